@@ -1,0 +1,53 @@
+"""The one gate to optional packages: it tells an absent install from a broken one."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+from t2t_deploy.errors import MissingDependencyError
+
+# module -> the extra that brings it
+EXTRAS = {
+    "torch": "export",
+    "onnxscript": "export",
+    "onnxsim": "export",
+    "onnxruntime": "cpu",
+    "tensorrt_rtx": "rtx",
+    "openvino": "openvino",
+}
+# import name of a module where it differs between wheels: the first that is installed is used
+_SPELLINGS = {"tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
+
+
+def is_installed(module: str) -> bool:
+    """Whether the module can be found; nothing is imported."""
+    return _installed_name(module) is not None
+
+
+def require(module: str) -> ModuleType:
+    """Import an optional module.
+
+    Raises MissingDependencyError saying what to install, or why an installed one does not import.
+    """
+    name = _installed_name(module)
+    extra = EXTRAS[module]
+    if name is None:
+        raise MissingDependencyError(
+            f"{module} is not installed; this step needs it: pip install 't2t-deploy[{extra}]'"
+        )
+    try:
+        return importlib.import_module(name)
+    except Exception as err:
+        raise MissingDependencyError(
+            f"{module} is installed but does not import ({type(err).__name__}: {err}); reinstall "
+            f"it: pip install --force-reinstall 't2t-deploy[{extra}]'"
+        ) from err
+
+
+def _installed_name(module: str) -> str | None:
+    for name in _SPELLINGS.get(module, (module,)):
+        if importlib.util.find_spec(name) is not None:
+            return name
+    return None

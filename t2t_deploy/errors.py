@@ -1,0 +1,85 @@
+"""Every error a user can fix, in one tree.
+
+    DeployError                    exit 1: anything the user can fix
+    ├── UsageError                 exit 2: options that contradict each other
+    ├── CheckpointError            a weights file that cannot become the asked model
+    │   └── AmbiguousVariantError  its shapes fit several variants
+    ├── ConfigError                a model description that makes no sense
+    ├── ImageError                 a picture that cannot be read
+    ├── ExportError                the graph could not be written, or broke its contract
+    ├── ArtifactError              a workspace file that is missing, altered or unsuitable
+    ├── BackendError               a runtime that cannot run here
+    │   └── MissingDependencyError an optional package is absent or broken
+    ├── EngineError                the builder refused the graph or the request
+    ├── InputError                 tensors whose name, dtype or shape do not fit a session
+    └── CheckFailed                exit 3: the work is done, a check fell short
+
+A message has three parts: what was found, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DeployError(Exception):
+    """Anything the user can fix; the command line prints it in one line."""
+
+    exit_status: ClassVar[int] = 1
+
+    @property
+    def kind(self) -> str:
+        """The stable name used in JSON output."""
+        return type(self).__name__
+
+
+class UsageError(DeployError):
+    """Options that contradict each other."""
+
+    exit_status = 2
+
+
+class CheckpointError(DeployError):
+    """A weights file that cannot become the asked model."""
+
+
+class AmbiguousVariantError(CheckpointError):
+    """The shapes in a checkpoint fit more than one variant."""
+
+
+class ConfigError(DeployError):
+    """A model description that makes no sense."""
+
+
+class ImageError(DeployError):
+    """A picture that cannot be read."""
+
+
+class ExportError(DeployError):
+    """The graph could not be written, or does not keep its contract."""
+
+
+class ArtifactError(DeployError):
+    """A file of the workspace is missing, altered or unsuitable."""
+
+
+class BackendError(DeployError):
+    """A runtime that cannot run on this machine."""
+
+
+class MissingDependencyError(BackendError):
+    """An optional package is absent or does not import."""
+
+
+class EngineError(DeployError):
+    """The engine builder refused the graph or the request."""
+
+
+class InputError(DeployError):
+    """Tensors whose name, dtype or shape do not fit a session."""
+
+
+class CheckFailed(DeployError):
+    """The work is done and kept, but a check on it fell short."""
+
+    exit_status = 3

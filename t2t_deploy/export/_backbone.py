@@ -1,0 +1,164 @@
+"""Backbone layers in deploy form: scale folded, q, k, v apart, the last block cut to the class row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from t2t_deploy.export._layers import DeployMlp, deploy_linear, deploy_norm, gelu
+from t2t_deploy.export._soft_split import constant
+from t2t_deploy.model import (
+    Attention,
+    Block,
+    DenseBlock,
+    GhostAttention,
+    GhostMlp,
+    SqueezeExcite,
+    Transition,
+)
+
+
+class DeployAttention(nn.Module):
+    """Softmax attention whose scale sits in the query weight; ``class_only`` asks one query.
+
+    Ghost attention arrives here as plain attention: concatenating W x with c * (W x) is one
+    projection by [W; diag(c) W].
+    """
+
+    def __init__(
+        self,
+        attention: Attention | GhostAttention,
+        num_tokens: int,
+        dtype: torch.dtype,
+        *,
+        class_only: bool,
+    ) -> None:
+        super().__init__()
+        q, k, v = qkv_weights(attention)
+        self.num_heads = attention.num_heads
+        self.num_tokens = num_tokens
+        self.num_queries = 1 if class_only else num_tokens
+        self.q, self.k, self.v = (bare_linear(w, dtype) for w in (q * attention.scale, k, v))
+        self.proj = deploy_linear(attention.proj, dtype)
+        self.gate = None
+        if isinstance(attention, Attention) and attention.se_layer is not None:
+            self.gate = DeployGate(attention.se_layer, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, queries, dim)."""
+        queries = x[:, : self.num_queries]
+        q = self.heads(self.q(queries), self.num_queries)
+        k, v = (self.heads(linear(x), self.num_tokens) for linear in (self.k, self.v))
+        weights = (q @ k.transpose(-2, -1)).softmax(dim=-1)
+        y = (weights @ v).transpose(1, 2).reshape(-1, self.num_queries, self.proj.in_features)
+        y = self.proj(y)
+        return y if self.gate is None else self.gate(y)
+
+    def heads(self, x: Tensor, tokens: int) -> Tensor:
+        """(B, tokens, dim) -> (B, heads, tokens, head width)."""
+        return x.reshape(-1, tokens, self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
+
+
+class DeployGate(nn.Module):
+    """Squeeze-excite over all tokens."""
+
+    def __init__(self, layer: SqueezeExcite, dtype: torch.dtype) -> None:
+        super().__init__()
+        down, _, up, _ = layer.fc
+        self.down = deploy_linear(down, dtype)
+        self.up = deploy_linear(up, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, N, dim)."""
+        return x * torch.sigmoid(self.up(torch.relu(self.down(x.mean(dim=1, keepdim=True)))))
+
+
+class DeployGhostMlp(nn.Module):
+    """Ghost MLP; its scaled copies pass the GELU and so cannot be folded."""
+
+    def __init__(self, mlp: GhostMlp, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.fc1 = deploy_linear(mlp.fc1, dtype)
+        self.fc2 = deploy_linear(mlp.fc2, dtype)
+        self.second = constant(mlp.cheap_operation2.weight.flatten(), dtype)
+        self.third = constant(mlp.cheap_operation3.weight.flatten(), dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, N, dim)."""
+        g = gelu(self.fc1(x))
+        copies = (g, gelu(g * self.second), gelu(g * self.third))
+        return self.fc2(torch.cat(copies, dim=-1))  # type: ignore[no-any-return]  # Module calls are Any
+
+
+class DeployBlock(nn.Module):
+    """A pre-norm block; ``class_only`` computes the class row and drops the others.
+
+    The squeeze-excite gate averages over all rows, so a gated attention keeps every query and only
+    what follows it is cut.
+    """
+
+    def __init__(
+        self, block: Block, num_tokens: int, dtype: torch.dtype, *, class_only: bool
+    ) -> None:
+        super().__init__()
+        self.class_only = class_only
+        gated = isinstance(block.attn, Attention) and block.attn.se_layer is not None
+        self.class_query = class_only and not gated
+        self.norm1 = deploy_norm(block.norm1, dtype)
+        self.attn = DeployAttention(block.attn, num_tokens, dtype, class_only=self.class_query)
+        self.norm2 = deploy_norm(block.norm2, dtype)
+        self.mlp = (
+            DeployGhostMlp(block.mlp, dtype)
+            if isinstance(block.mlp, GhostMlp)
+            else DeployMlp(block.mlp.fc1, block.mlp.fc2, dtype)
+        )
+        self.dense_linear = (
+            deploy_linear(block.dense_linear, dtype) if isinstance(block, DenseBlock) else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, N, dim [+ growth]), or (B, 1, ...) where only the class row is kept."""
+        attended = self.attn(self.norm1(x))
+        if self.class_only:
+            x, attended = x[:, :1], attended[:, :1]
+        y = x + attended
+        y = y + self.mlp(self.norm2(y))
+        if self.dense_linear is None:
+            return y
+        return torch.cat((x, self.dense_linear(y)), dim=-1)
+
+
+class DeployTransition(nn.Module):
+    """GELU(linear(x)) between dense stages."""
+
+    def __init__(self, transition: Transition, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.linear = deploy_linear(transition.linear, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, N, dim // 2)."""
+        return gelu(self.linear(x))
+
+
+def qkv_weights(attention: Attention | GhostAttention) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value weights, each (dim, dim)."""
+    if isinstance(attention, Attention):
+        q, k, v = attention.qkv.weight.detach().chunk(3)
+        return q, k, v
+    pairs = (
+        (attention.q, attention.cheap_operation_q),
+        (attention.k, attention.cheap_operation_k),
+        (attention.v, attention.cheap_operation_v),
+    )
+    q, k, v = (
+        torch.cat((linear.weight, linear.weight * cheap.weight.reshape(-1, 1))).detach()
+        for linear, cheap in pairs
+    )
+    return q, k, v
+
+
+def bare_linear(weight: Tensor, dtype: torch.dtype) -> nn.Linear:
+    """A Linear without bias around a weight (out, in)."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    linear.weight = constant(weight, dtype)
+    return linear

@@ -1,0 +1,101 @@
+"""Named forms of the rewrites, and which target gets which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeVar
+
+from t2t_deploy.errors import UsageError
+from t2t_deploy.types import Target
+
+
+class SoftSplitForm(str, Enum):
+    """How windows are taken from a map."""
+
+    UNFOLD = "unfold"
+    """Pad, k*k strided slices of the channels-last map, concatenate."""
+    CONV = "conv"
+    """Depthwise convolution with an identity kernel."""
+
+
+class PerformerForm(str, Enum):
+    """How the performer's normalised features are computed."""
+
+    PLAIN = "plain"
+    """As the paper writes it; features overflow half precision."""
+    STABLE = "stable"
+    """Shifted per feature, epsilon carried in the exponent: nothing overflows or vanishes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strategies:
+    """One form for each of the three soft splits, one for the performer."""
+
+    soft_split: tuple[SoftSplitForm, SoftSplitForm, SoftSplitForm]
+    performer: PerformerForm
+
+    def to_dict(self) -> dict[str, object]:
+        """The ``strategies`` object of the JSON contract."""
+        return {
+            "soft_split": [form.value for form in self.soft_split],
+            "performer": self.performer.value,
+        }
+
+
+_Form = TypeVar("_Form", SoftSplitForm, PerformerForm)
+_UNFOLD = (SoftSplitForm.UNFOLD,) * 3
+_DEFAULTS: Mapping[Target, Strategies] = {
+    target: Strategies(_UNFOLD, PerformerForm.STABLE) for target in Target
+}
+
+
+def choose_strategies(
+    target: Target, soft_split: str | None = None, performer: str | None = None
+) -> Strategies:
+    """The target's strategies, with what the user asked for in their place.
+
+    soft_split: one form, or three separated by commas; None or ``auto`` keeps the target's.
+    performer: a form; None or ``auto`` keeps the target's. Raises UsageError.
+    """
+    default = _DEFAULTS[target]
+    return Strategies(
+        soft_split=_parse_soft_split(soft_split, default.soft_split),
+        performer=(
+            default.performer
+            if performer in (None, "auto")
+            else _parse(PerformerForm, str(performer), "performer form")
+        ),
+    )
+
+
+def _parse_soft_split(
+    text: str | None, default: tuple[SoftSplitForm, SoftSplitForm, SoftSplitForm]
+) -> tuple[SoftSplitForm, SoftSplitForm, SoftSplitForm]:
+    words = [word.strip() for word in (text or "auto").split(",")]
+    if len(words) == 1:
+        words *= 3
+    if len(words) != 3:
+        raise UsageError(f"{len(words)} soft-split forms given: {text}; expected one or three")
+    first, second, third = (
+        kept if word == "auto" else _parse(SoftSplitForm, word, "soft-split form")
+        for word, kept in zip(words, default, strict=True)
+    )
+    return first, second, third
+
+
+def _parse(kind: type[_Form], word: str, what: str) -> _Form:
+    try:
+        return kind(word)
+    except ValueError:
+        known = ", ".join(form.value for form in kind)
+        raise UsageError(f"{word!r} is no {what}; expected one of: auto, {known}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteReport:
+    """What a rewrite did (name -> count) and what it declined (name -> reason)."""
+
+    applied: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,354 @@
+"""What a T2T-ViT is, without torch: dimensions, soft splits and the released variants."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from t2t_deploy.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class TokensType(str, Enum):
+    """Attention used inside the tokens-to-token module."""
+
+    PERFORMER = "performer"
+    TRANSFORMER = "transformer"
+
+
+class Backbone(str, Enum):
+    """Block design of the backbone (T2T-ViT, section 3.2)."""
+
+    PLAIN = "plain"
+    DENSE = "dense"
+    SE = "se"
+    GHOST = "ghost"
+
+
+@dataclass(frozen=True, slots=True)
+class SoftSplit:
+    """One soft split: overlapping square windows of a map, each flattened to a token.
+
+    kernel, overlap and padding are in pixels of the map; neighbouring windows share
+    ``overlap`` of them. Source: T2T-ViT, section 3.1, eq. 3.
+    """
+
+    kernel: int
+    overlap: int
+    padding: int
+
+    def __post_init__(self) -> None:
+        if not (self.kernel >= 1 and 0 <= self.overlap < self.kernel and 0 <= self.padding):
+            raise ConfigError(
+                f"soft split has kernel {self.kernel}, overlap {self.overlap}, padding "
+                f"{self.padding}; expected kernel >= 1, 0 <= overlap < kernel, padding >= 0"
+            )
+
+    @property
+    def stride(self) -> int:
+        """Step between windows, in pixels."""
+        return self.kernel - self.overlap
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of windows on a (height, width) map.
+
+        Raises ConfigError where the map is smaller than one window.
+        """
+        padded = (height + 2 * self.padding, width + 2 * self.padding)
+        if min(padded) < self.kernel:
+            raise ConfigError(
+                f"a map of {height}x{width} padded by {self.padding} is smaller than the soft "
+                f"split's window of {self.kernel}; use a larger image size"
+            )
+        rows, columns = ((side - self.kernel) // self.stride + 1 for side in padded)
+        return rows, columns
+
+    def num_tokens(self, height: int, width: int) -> int:
+        """Number of tokens made from a (height, width) map."""
+        return math.prod(self.grid(height, width))
+
+
+RELEASED_SPLITS = (SoftSplit(7, 3, 2), SoftSplit(3, 1, 1), SoftSplit(3, 1, 1))
+DENSE_STAGES = (3, 6, 6, 4)
+DENSE_GROWTH = 64
+SE_REDUCTION = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Dimensions of one T2T-ViT.
+
+    The dense backbone runs ``stages`` of layers instead of ``depth`` and widens by ``growth`` a
+    layer; the other backbones leave both unset.
+    """
+
+    name: str
+    tokens_type: TokensType
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    token_dim: int = 64
+    backbone: Backbone = Backbone.PLAIN
+    stages: tuple[int, ...] = ()
+    growth: int = 0
+    splits: tuple[SoftSplit, SoftSplit, SoftSplit] = RELEASED_SPLITS
+    image_size: int = 224
+    num_classes: int = 1000
+
+    def __post_init__(self) -> None:
+        for field in ("embed_dim", "depth", "num_heads", "token_dim", "image_size", "num_classes"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{field} is {value!r}; expected a whole number of at least 1")
+        if not (math.isfinite(self.mlp_ratio) and int(self.embed_dim * self.mlp_ratio) >= 1):
+            raise ConfigError(
+                f"mlp_ratio is {self.mlp_ratio}; expected a finite number that leaves the MLP of "
+                f"embed_dim {self.embed_dim} at least one channel"
+            )
+        if self.tokens_type is TokensType.PERFORMER and self.token_dim % 2:
+            raise ConfigError(
+                f"token_dim is {self.token_dim}; the performer has token_dim / 2 random features: "
+                "use an even width"
+            )
+        if (self.backbone is Backbone.DENSE) != bool(self.stages):
+            raise ConfigError("stages belong to the dense backbone, and it needs them")
+        if self.backbone is Backbone.DENSE and sum(self.stages) != self.depth:
+            raise ConfigError(
+                f"depth is {self.depth} and the dense stages are {list(self.stages)}; expected "
+                "depth to be their sum"
+            )
+        if (self.backbone is Backbone.DENSE) != (self.growth > 0):
+            raise ConfigError(
+                f"growth is {self.growth}; the dense backbone needs at least 1, the others 0"
+            )
+        if self.backbone is Backbone.GHOST and (self.embed_dim % 2 or self.mlp_ratio != 3):
+            raise ConfigError(
+                f"the ghost backbone has embed_dim {self.embed_dim} and mlp_ratio "
+                f"{self.mlp_ratio}; expected an even width and ratio 3"
+            )
+        for width in self.block_widths():
+            if width % self.num_heads:
+                raise ConfigError(
+                    f"a block of width {width} does not divide into {self.num_heads} heads; "
+                    "change embed_dim or num_heads"
+                )
+        self.grids()  # raises where the image is too small
+
+    def grids(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """(rows, columns) of tokens after each soft split.
+
+        Raises ConfigError unless the image size lies on the model's grid.
+        """
+        stride = math.prod(split.stride for split in self.splits)
+        if self.image_size % stride:
+            below = self.image_size // stride * stride
+            raise ConfigError(
+                f"image size is {self.image_size}; expected a multiple of {stride}, such as "
+                f"{max(below, stride)} or {below + stride}"
+            )
+        side = (self.image_size, self.image_size)
+        first = self.splits[0].grid(*side)
+        second = self.splits[1].grid(*first)
+        return first, second, self.splits[2].grid(*second)
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens that enter the backbone, the class token not counted."""
+        return math.prod(self.grids()[2])
+
+    @property
+    def num_features(self) -> int:
+        """Random features of the performer (kernel ratio 0.5)."""
+        return self.token_dim // 2
+
+    def block_widths(self) -> list[int]:
+        """Width at which each backbone layer computes."""
+        if self.backbone is not Backbone.DENSE:
+            return [self.embed_dim] * self.depth
+        widths: list[int] = []
+        width = self.embed_dim
+        for index, layers in enumerate(self.stages):
+            if index:
+                width //= 2
+            widths += [width + layer * self.growth for layer in range(layers)]
+            width += layers * self.growth
+        return widths
+
+    @property
+    def head_dim(self) -> int:
+        """Width of the final norm and of the classifier's input."""
+        return self.block_widths()[-1] + self.growth
+
+    def with_(self, *, image_size: int | None = None, num_classes: int | None = None) -> ModelConfig:
+        """The same model at another resolution or number of classes; None keeps."""
+        return dataclasses.replace(
+            self,
+            image_size=self.image_size if image_size is None else image_size,
+            num_classes=self.num_classes if num_classes is None else num_classes,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; `config_from_dict` reads it back."""
+        return {
+            "name": self.name,
+            "tokens_type": self.tokens_type.value,
+            "embed_dim": self.embed_dim,
+            "depth": self.depth,
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "token_dim": self.token_dim,
+            "backbone": self.backbone.value,
+            "stages": list(self.stages),
+            "growth": self.growth,
+            "splits": [[s.kernel, s.overlap, s.padding] for s in self.splits],
+            "image_size": self.image_size,
+            "num_classes": self.num_classes,
+        }
+
+
+def config_from_dict(values: Mapping[str, Any], source: str = "model description") -> ModelConfig:
+    """Build a config from plain values, as in TOML or a manifest.
+
+    Raises ConfigError for an unknown key (the nearest known one is named), a missing key or a
+    value of the wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(ModelConfig)}
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
+            raise ConfigError(f"{source} has the unknown key {key!r}; {hint}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if field.default is dataclasses.MISSING and name not in values
+    ]
+    if missing:
+        raise ConfigError(f"{source} lacks {', '.join(missing)}; add them")
+    converted = dict(values)
+    try:
+        converted["name"] = str(values["name"])
+        converted["tokens_type"] = TokensType(values["tokens_type"])
+        converted["mlp_ratio"] = float(values["mlp_ratio"])
+        if "backbone" in values:
+            converted["backbone"] = Backbone(values["backbone"])
+        if "stages" in values:
+            converted["stages"] = tuple(int(n) for n in values["stages"])
+        if "splits" in values:
+            splits = tuple(SoftSplit(*(int(n) for n in split)) for split in values["splits"])
+            if len(splits) != 3:
+                raise ConfigError(f"{source} has {len(splits)} splits; expected 3")
+            converted["splits"] = splits
+        return ModelConfig(**converted)
+    except (TypeError, ValueError) as err:
+        raise ConfigError(f"{source}: {err}") from err
+
+
+def config_from_toml(path: Path) -> ModelConfig:
+    """Read a model description; ``name`` defaults to the file's stem.
+
+    Raises ConfigError where the file is absent, not TOML or not a model.
+    """
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except OSError as err:
+        raise ConfigError(f"cannot read {path}: {err.strerror}; give a TOML file") from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{path} is not valid TOML: {err}") from err
+    return config_from_dict({"name": path.stem, **values}, source=str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Figures from the authors' page for one variant; None where none is given.
+
+    top1 in percent on ImageNet at 224 px, macs_g in 10^9 multiply-adds for one image.
+    """
+
+    top1: float | None = None
+    macs_g: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A released model: its dimensions and what its authors published."""
+
+    config: ModelConfig
+    published: Published
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+
+def _variant(
+    name: str,
+    dims: tuple[int, int, int, float],
+    published: Published = Published(),  # noqa: B008 - frozen
+    *,
+    tokens_type: TokensType = TokensType.PERFORMER,
+    backbone: Backbone = Backbone.PLAIN,
+) -> Variant:
+    embed_dim, depth, num_heads, mlp_ratio = dims
+    dense = backbone is Backbone.DENSE
+    config = ModelConfig(
+        name=name,
+        tokens_type=tokens_type,
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_ratio=mlp_ratio,
+        backbone=backbone,
+        stages=DENSE_STAGES if dense else (),
+        growth=DENSE_GROWTH if dense else 0,
+    )
+    return Variant(config, published)
+
+
+_TRANSFORMER = TokensType.TRANSFORMER
+# Source: the authors' released code with its model page, and the paper (ICCV 2021).
+VARIANTS: Mapping[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        _variant("7", (256, 7, 4, 2.0), Published(71.7, 1.1)),
+        _variant("10", (256, 10, 4, 2.0), Published(75.2, 1.5)),
+        _variant("12", (256, 12, 4, 2.0), Published(76.5, 1.8)),
+        _variant("14", (384, 14, 6, 3.0), Published(81.5, 4.8, "83.3 at 384 px")),
+        _variant("19", (448, 19, 7, 3.0), Published(81.9, 8.5)),
+        _variant("24", (512, 24, 8, 3.0), Published(82.3, 13.8, "84.2 with token labelling")),
+        _variant("t_14", (384, 14, 6, 3.0), Published(81.7, 6.1), tokens_type=_TRANSFORMER),
+        _variant("t_19", (448, 19, 7, 3.0), Published(82.4, 9.8), tokens_type=_TRANSFORMER),
+        _variant("t_24", (512, 24, 8, 3.0), Published(82.6, 15.0), tokens_type=_TRANSFORMER),
+        _variant("14_resnext", (384, 14, 32, 3.0)),
+        _variant("14_wide", (768, 4, 12, 3.0)),
+        _variant("dense", (128, sum(DENSE_STAGES), 8, 2.0), backbone=Backbone.DENSE),
+        _variant("14_se", (384, 14, 6, 3.0), backbone=Backbone.SE),
+        _variant("16_ghost", (384, 16, 6, 3.0), backbone=Backbone.GHOST),
+    )
+}
+
+
+def config_for_variant(name: str) -> ModelConfig:
+    """Dimensions of a released variant at 224 px and 1000 classes.
+
+    Raises ConfigError naming the nearest variant.
+    """
+    if name in VARIANTS:
+        return VARIANTS[name].config
+    near = difflib.get_close_matches(name, VARIANTS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(f"there is no variant {name!r}; {hint}The family: {', '.join(VARIANTS)}")

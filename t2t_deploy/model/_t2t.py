@@ -1,0 +1,81 @@
+"""The reference T2T-ViT: it computes what the paper says, in the paper's order.
+
+State-dict names and shapes are those of the released checkpoints.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from t2t_deploy.errors import InputError
+from t2t_deploy.model._backbone import make_blocks
+from t2t_deploy.model._config import ModelConfig, SoftSplit, TokensType
+from t2t_deploy.model._tokens import PerformerBlock, TransformerBlock
+
+
+def soft_split(x: Tensor, split: SoftSplit) -> Tensor:
+    """(B, C, H, W) -> (B, L, C * kernel * kernel), channel-major windows. Source: T2T-ViT, eq. 3."""
+    windows = functional.unfold(x, split.kernel, padding=split.padding, stride=split.stride)
+    return windows.transpose(1, 2)
+
+
+def restructure(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, rows * columns, C) -> (B, C, rows, columns). Source: T2T-ViT, eq. 2."""
+    return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+class TokensToToken(nn.Module):
+    """Image -> backbone tokens by three soft splits."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        kind = PerformerBlock if config.tokens_type is TokensType.PERFORMER else TransformerBlock
+        first, second, third = config.splits
+        self.config = config
+        self.attention1 = kind(3 * first.kernel**2, config.token_dim)
+        self.attention2 = kind(config.token_dim * second.kernel**2, config.token_dim)
+        self.project = nn.Linear(config.token_dim * third.kernel**2, config.embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, N, embed_dim)."""
+        first, second, third = self.config.splits
+        grid1, grid2, _ = self.config.grids()
+        y = self.attention1(soft_split(x, first))
+        y = self.attention2(soft_split(restructure(y, grid1), second))
+        return self.project(soft_split(restructure(y, grid2), third))  # type: ignore[no-any-return]  # Module calls are Any
+
+
+class T2TViT(nn.Module):
+    """T2T-ViT of any released or user-defined dimensions. Source: T2T-ViT (ICCV 2021)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens_to_token = TokensToToken(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
+        self.pos_embed = nn.Parameter(
+            torch.zeros(1, config.num_patches + 1, config.embed_dim), requires_grad=False
+        )
+        self.blocks = make_blocks(config)
+        self.norm = nn.LayerNorm(config.head_dim)
+        self.head = nn.Linear(config.head_dim, config.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised pictures (B, 3, S, S) -> logits (B, num_classes).
+
+        Raises InputError where S is not the model's image size.
+        """
+        size = self.config.image_size
+        if x.shape[1:] != (3, size, size):
+            raise InputError(
+                f"input is {tuple(x.shape)}; expected (B, 3, {size}, {size}): resize the picture, "
+                "or load the model with another image size"
+            )
+        tokens = self.tokens_to_token(x)
+        cls = self.cls_token.expand(x.shape[0], -1, -1)
+        z = torch.cat((cls, tokens), dim=1) + self.pos_embed
+        for block in self.blocks:
+            z = block(z)
+        return self.head(self.norm(z)[:, 0])  # type: ignore[no-any-return]  # Module calls are Any

@@ -1,0 +1,113 @@
+"""Words that every layer shares: precisions, targets, tensors, shape profiles, tolerances, verdicts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from t2t_deploy.errors import UsageError
+
+INPUT_NAME = "image"
+OUTPUT_NAME = "logits"
+
+
+class Precision(str, Enum):
+    """Arithmetic of a graph or engine."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    FP8 = "fp8"
+
+
+class Target(str, Enum):
+    """What a graph is made for; it chooses the form of the rewrites."""
+
+    PORTABLE = "portable"
+    CPU = "cpu"
+    TENSORRT = "tensorrt"
+    OPENVINO = "openvino"
+
+
+class Status(str, Enum):
+    """Outcome of a check or a measurement; not run is never passed."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_RUN = "not_run"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, numpy dtype name and shape of a tensor; None is a dimension free at run time."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def accepts(self, array: np.ndarray) -> bool:
+        """Whether the array's dtype and shape fit."""
+        return (
+            array.dtype == np.dtype(self.dtype)
+            and array.ndim == len(self.shape)
+            and all(
+                want is None or have == want
+                for have, want in zip(array.shape, self.shape, strict=True)
+            )
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} ({', '.join(shown_dim(d) for d in self.shape)})"
+
+
+def shown_dim(dim: int | None) -> str:
+    """A dimension as people read it."""
+    return "N" if dim is None else str(dim)
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeProfile:
+    """Batch sizes an engine accepts (min..max) and the one it is tuned for (opt)."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise UsageError(
+                f"batch profile is {self}; expected 1 <= min <= opt <= max, as in 1:8:32"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.min}:{self.opt}:{self.max}"
+
+    @classmethod
+    def parse(cls, text: str) -> ShapeProfile:
+        """Read MIN:OPT:MAX. Raises UsageError."""
+        match = re.fullmatch(r"(\d+):(\d+):(\d+)", text.strip())
+        if match is None:
+            raise UsageError(f"batch profile is {text!r}; expected MIN:OPT:MAX, as in 1:8:32")
+        return cls(*(int(group) for group in match.groups()))
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Largest accepted relative L2 error of the logits, and why that much."""
+
+    rel_l2: float
+    because: str
+
+
+# The command-line contract: changing one of these is a change of the contract.
+TOLERANCES = {
+    Precision.FP32: Tolerance(1e-5, "float32 sums in another order"),
+    Precision.FP16: Tolerance(5e-3, "11-bit significands through the whole backbone"),
+    Precision.BF16: Tolerance(4e-2, "8-bit significands through the whole backbone"),
+    Precision.INT8: Tolerance(6e-2, "8-bit weights and activations of every linear layer"),
+    Precision.FP8: Tolerance(6e-2, "E4M3 weights and activations of every linear layer"),
+}
