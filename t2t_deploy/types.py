@@ -1,4 +1,4 @@
-"""Words that every layer shares: precisions, targets, tensors, shape profiles, tolerances, verdicts."""
+"""Words that every layer shares: precisions, targets, tensors, profiles, tolerances, verdicts."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""Backbone layers in deploy form: scale folded, q, k, v apart, the last block cut to the class row."""
+"""Backbone layers in deploy form: scale folded, q, k, v apart, the last cut to the class row."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from t2t_deploy.export._layers import DeployMlp, deploy_linear, deploy_norm, gelu
-from t2t_deploy.export._soft_split import constant
+from t2t_deploy.export._layers import DeployMlp, constant, deploy_linear, deploy_norm, gelu
 from t2t_deploy.model import (
     Attention,
     Block,
@@ -36,6 +35,7 @@ class DeployAttention(nn.Module):
         super().__init__()
         q, k, v = qkv_weights(attention)
         self.num_heads = attention.num_heads
+        self.head_width = q.shape[0] // self.num_heads
         self.num_tokens = num_tokens
         self.num_queries = 1 if class_only else num_tokens
         self.q, self.k, self.v = (bare_linear(w, dtype) for w in (q * attention.scale, k, v))
@@ -46,7 +46,7 @@ class DeployAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, dim) -> (B, queries, dim)."""
-        queries = x[:, : self.num_queries]
+        queries = x if self.num_queries == self.num_tokens else x[:, : self.num_queries]
         q = self.heads(self.q(queries), self.num_queries)
         k, v = (self.heads(linear(x), self.num_tokens) for linear in (self.k, self.v))
         weights = (q @ k.transpose(-2, -1)).softmax(dim=-1)
@@ -56,7 +56,7 @@ class DeployAttention(nn.Module):
 
     def heads(self, x: Tensor, tokens: int) -> Tensor:
         """(B, tokens, dim) -> (B, heads, tokens, head width)."""
-        return x.reshape(-1, tokens, self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
+        return x.reshape(-1, tokens, self.num_heads, self.head_width).transpose(1, 2)
 
 
 class DeployGate(nn.Module):
@@ -64,9 +64,8 @@ class DeployGate(nn.Module):
 
     def __init__(self, layer: SqueezeExcite, dtype: torch.dtype) -> None:
         super().__init__()
-        down, _, up, _ = layer.fc
-        self.down = deploy_linear(down, dtype)
-        self.up = deploy_linear(up, dtype)
+        self.down = deploy_linear(layer.down, dtype)
+        self.up = deploy_linear(layer.up, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, dim) -> (B, N, dim)."""
@@ -87,7 +86,7 @@ class DeployGhostMlp(nn.Module):
         """(B, N, dim) -> (B, N, dim)."""
         g = gelu(self.fc1(x))
         copies = (g, gelu(g * self.second), gelu(g * self.third))
-        return self.fc2(torch.cat(copies, dim=-1))  # type: ignore[no-any-return]  # Module calls are Any
+        return self.fc2(torch.cat(copies, dim=-1))
 
 
 class DeployBlock(nn.Module):
@@ -117,7 +116,7 @@ class DeployBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, dim) -> (B, N, dim [+ growth]), or (B, 1, ...) where only the class row is kept."""
+        """(B, N, dim) -> (B, N, dim [+ growth]), or (B, 1, ...) of the class row alone."""
         attended = self.attn(self.norm1(x))
         if self.class_only:
             x, attended = x[:, :1], attended[:, :1]

@@ -10,11 +10,11 @@ from torch.nn import functional
 
 from t2t_deploy.errors import UsageError
 from t2t_deploy.export._backbone import DeployBlock, DeployTransition
-from t2t_deploy.export._layers import deploy_linear, deploy_norm
-from t2t_deploy.export._soft_split import constant, make_split_projection
+from t2t_deploy.export._layers import constant, deploy_linear, deploy_norm
+from t2t_deploy.export._soft_split import make_split_projection
 from t2t_deploy.export._strategies import RewriteReport, Strategies
 from t2t_deploy.export._token_block import DeployPerformer, DeployTokenTransformer, scaled_qkv
-from t2t_deploy.model import PerformerBlock, T2TViT, Transition
+from t2t_deploy.model import Block, PerformerBlock, T2TViT, Transition
 from t2t_deploy.types import Precision
 
 _DTYPES = {
@@ -37,76 +37,101 @@ class DeployT2TViT(nn.Module):
                 f"precision {precision.value} is made by quantising, not by export; export one of "
                 f"{', '.join(p.value for p in _DTYPES)}"
             )
-        config = reference.config
-        self.config = config
-        self.dtype = dtype = _DTYPES[precision]
+        self.config = reference.config
+        dtype = _DTYPES[precision]
         applied: Counter[str] = Counter()
         refused: dict[str, str] = {}
-
-        tokens = reference.tokens_to_token
-        picture = (config.image_size, config.image_size)
-        grids = (picture, *config.grids())
-        forms = strategies.soft_split
-        self.splits = nn.ModuleList()
-        self.token_blocks = nn.ModuleList()
-        for index, block in enumerate((tokens.attention1, tokens.attention2)):
-            num_tokens = config.splits[index].num_tokens(*grids[index])
-            performer = isinstance(block, PerformerBlock)
-            split = make_split_projection(
-                forms[index],
-                config.splits[index],
-                grids[index],
-                block.norm1,
-                block.kqv if performer else scaled_qkv(block),
-                dtype=dtype,
-                from_picture=index == 0,
-            )
-            self.splits.append(split)
-            applied[f"{forms[index].value}_soft_split"] += 1
-            if performer:
-                deployed = DeployPerformer(block, strategies.performer, num_tokens, dtype)
-                applied[f"{strategies.performer.value}_performer"] += 1
-            else:
-                deployed = DeployTokenTransformer(block, dtype)
-                applied["folded_attention_scale"] += 1
-            self.token_blocks.append(deployed)
-        self.project = make_split_projection(
-            forms[2], config.splits[2], grids[2], None, tokens.project, dtype=dtype
-        )
-        applied[f"{forms[2].value}_soft_split"] += 1
-
+        self.tokens = DeployTokens(reference, strategies, dtype, applied)
         self.position = constant(folded_position(reference), dtype)
         applied["folded_class_token"] += 1
-        self.blocks = nn.ModuleList()
-        last = len(reference.blocks) - 1
-        for index, layer in enumerate(reference.blocks):
-            if isinstance(layer, Transition):
-                self.blocks.append(DeployTransition(layer, dtype))
-                continue
-            deployed = DeployBlock(
-                layer, config.num_patches + 1, dtype, class_only=index == last
-            )
-            applied["folded_attention_scale"] += 1
-            self.blocks.append(deployed)
-            if index == last:
-                applied["class_row_only"] += 1
-                if deployed.class_query:
-                    applied["class_query_only"] += 1
-                else:
-                    refused["class_query_only"] = "the squeeze-excite gate averages all rows"
+        self.blocks = deploy_blocks(reference, dtype, applied, refused)
         self.norm = deploy_norm(reference.norm, dtype)
         self.head = deploy_linear(reference.head, dtype)
         self.report = RewriteReport(applied=dict(applied), refused=refused)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised pictures (B, 3, S, S) float32 -> logits (B, num_classes) float32."""
-        for split, block in zip(self.splits, self.token_blocks, strict=True):
-            x = block(split(x))
-        tokens = self.project(x)
-        z = functional.pad(tokens, (0, 0, 1, 0)) + self.position
+        z = functional.pad(self.tokens(x), (0, 0, 1, 0)) + self.position
         for block in self.blocks:
             z = block(z)
-        return self.head(self.norm(z[:, 0])).float()  # type: ignore[no-any-return]  # Module calls are Any
+        return self.head(self.norm(z[:, 0])).float()
+
+
+class DeployTokens(nn.Module):
+    """The tokens-to-token module: picture -> backbone tokens."""
+
+    def __init__(
+        self,
+        reference: T2TViT,
+        strategies: Strategies,
+        dtype: torch.dtype,
+        applied: Counter[str],
+    ) -> None:
+        super().__init__()
+        config, tokens = reference.config, reference.tokens_to_token
+        forms, splits = strategies.soft_split, config.splits
+        grids = ((config.image_size, config.image_size), *config.grids())
+        self.splits = nn.ModuleList()
+        self.blocks = nn.ModuleList()
+        for index, block in enumerate((tokens.attention1, tokens.attention2)):
+            linear: nn.Linear
+            deployed: DeployPerformer | DeployTokenTransformer
+            if isinstance(block, PerformerBlock):
+                count = splits[index].num_tokens(*grids[index])
+                linear = block.kqv
+                deployed = DeployPerformer(block, strategies.performer, count, dtype)
+                applied[f"{strategies.performer.value}_performer"] += 1
+            else:
+                linear = scaled_qkv(block)
+                deployed = DeployTokenTransformer(block, dtype)
+                applied["folded_attention_scale"] += 1
+            self.splits.append(
+                make_split_projection(
+                    forms[index],
+                    splits[index],
+                    grids[index],
+                    block.norm1,
+                    linear,
+                    dtype=dtype,
+                    from_picture=index == 0,
+                )
+            )
+            self.blocks.append(deployed)
+        self.project = make_split_projection(
+            forms[2], splits[2], grids[2], None, tokens.project, dtype=dtype
+        )
+        for form in forms:
+            applied[f"{form.value}_soft_split"] += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, S, S) float32 -> (B, N, embed_dim) in the compute dtype."""
+        for split, block in zip(self.splits, self.blocks, strict=True):
+            x = block(split(x))
+        return self.project(x)
+
+
+def deploy_blocks(
+    reference: T2TViT, dtype: torch.dtype, applied: Counter[str], refused: dict[str, str]
+) -> nn.ModuleList:
+    """The backbone's layers; the last one computes the class row only."""
+    blocks = nn.ModuleList()
+    num_tokens = reference.config.num_patches + 1
+    last = len(reference.blocks) - 1
+    for index, layer in enumerate(reference.blocks):
+        if isinstance(layer, Transition):
+            blocks.append(DeployTransition(layer, dtype))
+            continue
+        assert isinstance(layer, Block)
+        deployed = DeployBlock(layer, num_tokens, dtype, class_only=index == last)
+        blocks.append(deployed)
+        applied["folded_attention_scale"] += 1
+        if deployed.class_only:
+            applied["class_row_only"] += 1
+            if deployed.class_query:
+                applied["class_query_only"] += 1
+            else:
+                refused["class_query_only"] = "the squeeze-excite gate averages all rows"
+    return blocks
 
 
 def folded_position(reference: T2TViT) -> Tensor:

@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from t2t_deploy.export._soft_split import constant
-
 
 class DeployMlp(nn.Module):
     """fc2(GELU(fc1(x))) with the erf written out.
@@ -24,7 +22,7 @@ class DeployMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
-        return self.fc2(gelu(self.fc1(x)))  # type: ignore[no-any-return]  # Module calls are Any
+        return self.fc2(gelu(self.fc1(x)))
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -47,3 +45,8 @@ def deploy_norm(norm: nn.LayerNorm, dtype: torch.dtype) -> nn.LayerNorm:
     copy.weight = constant(norm.weight, dtype)
     copy.bias = constant(norm.bias, dtype)
     return copy
+
+
+def constant(values: Tensor, dtype: torch.dtype) -> nn.Parameter:
+    """A frozen copy of some weights in the dtype a layer computes in."""
+    return nn.Parameter(values.detach().to(dtype).contiguous(), requires_grad=False)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from t2t_deploy.export._layers import constant
 from t2t_deploy.export._strategies import SoftSplitForm
 from t2t_deploy.model import SoftSplit
 
@@ -25,6 +26,7 @@ class SlicedWindows(nn.Module):
         super().__init__()
         self.split = split
         self.grid = grid
+        self.channels = channels
         self.out_grid = split.grid(*grid)
         size = split.kernel**2
         self.columns = torch.arange(channels * size).reshape(channels, size).T.flatten()
@@ -32,7 +34,7 @@ class SlicedWindows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) or (B, H * W, C) -> (B, L, k * k * C)."""
         kernel, stride, padding = self.split.kernel, self.split.stride, self.split.padding
-        x = x.permute(0, 2, 3, 1) if x.ndim == 4 else x.reshape(-1, *self.grid, x.shape[-1])
+        x = x.permute(0, 2, 3, 1) if x.ndim == 4 else x.reshape(-1, *self.grid, self.channels)
         if padding:
             x = functional.pad(x, (0, 0, padding, padding, padding, padding))
         rows, columns = (stride * (count - 1) + 1 for count in self.out_grid)
@@ -41,7 +43,8 @@ class SlicedWindows(nn.Module):
             for i in range(kernel)
             for j in range(kernel)
         ]
-        return torch.cat(windows, dim=-1).flatten(1, 2)
+        tokens = torch.cat(windows, dim=-1)
+        return tokens.reshape(-1, self.split.num_tokens(*self.grid), len(self.columns))
 
 
 class ConvWindows(nn.Module):
@@ -51,15 +54,16 @@ class ConvWindows(nn.Module):
         super().__init__()
         self.split = split
         self.grid = grid
+        self.channels = channels
         size = split.kernel**2
         self.columns = torch.arange(channels * size)
         one_hot = torch.eye(size).reshape(size, 1, split.kernel, split.kernel)
         self.register_buffer("kernel", one_hot.repeat(channels, 1, 1, 1))
-        self.channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) or (B, H * W, C) -> (B, L, C * k * k), channel-major as ``unfold``."""
-        x = as_map(x, self.grid)
+        if x.ndim == 3:
+            x = x.transpose(1, 2).reshape(-1, self.channels, *self.grid)
         windows = functional.conv2d(
             x,
             self.get_buffer("kernel").to(x.dtype),
@@ -67,14 +71,8 @@ class ConvWindows(nn.Module):
             padding=self.split.padding,
             groups=self.channels,
         )
-        return windows.flatten(2).transpose(1, 2)
-
-
-def as_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, C, H, W) unchanged, or tokens (B, H * W, C) -> (B, C, H, W)."""
-    if x.ndim == 4:
-        return x
-    return x.transpose(1, 2).reshape(-1, x.shape[-1], *grid)
+        num_tokens = self.split.num_tokens(*self.grid)
+        return windows.reshape(-1, len(self.columns), num_tokens).transpose(1, 2)
 
 
 class SplitProjection(nn.Module):
@@ -110,9 +108,6 @@ class SplitProjection(nn.Module):
         return functional.linear(windows.to(self.dtype), self.weight, self.bias)
 
 
-_WINDOWS = {SoftSplitForm.UNFOLD: SlicedWindows, SoftSplitForm.CONV: ConvWindows}
-
-
 def make_split_projection(
     form: SoftSplitForm,
     split: SoftSplit,
@@ -130,11 +125,10 @@ def make_split_projection(
     no longer has.
     """
     channels = linear.in_features // split.kernel**2
-    windows = _WINDOWS[form](split, grid, channels)
+    windows: SlicedWindows | ConvWindows
+    if form is SoftSplitForm.UNFOLD:
+        windows = SlicedWindows(split, grid, channels)
+    else:
+        windows = ConvWindows(split, grid, channels)
     norm_dtype = torch.float32 if from_picture else dtype
     return SplitProjection(windows, norm, linear, dtype=dtype, norm_dtype=norm_dtype)
-
-
-def constant(values: Tensor, dtype: torch.dtype) -> nn.Parameter:
-    """A frozen copy of some weights in the dtype a layer computes in."""
-    return nn.Parameter(values.detach().to(dtype).contiguous(), requires_grad=False)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from t2t_deploy.export._layers import DeployMlp, deploy_linear, deploy_norm
-from t2t_deploy.export._soft_split import constant
+from t2t_deploy.export._layers import DeployMlp, constant, deploy_linear, deploy_norm
 from t2t_deploy.export._strategies import PerformerForm
 from t2t_deploy.model import PERFORMER_EPSILON, PerformerBlock, TransformerBlock
 
@@ -89,12 +88,11 @@ class DeployPerformer(nn.Module):
         self.attention = _FEATURES[form](block.w, num_tokens, torch.float32)
         self.proj = deploy_linear(block.proj, dtype)
         self.norm = deploy_norm(block.norm2, dtype)
-        fc1, _, fc2 = block.mlp
-        self.mlp = DeployMlp(fc1, fc2, dtype)
+        self.mlp = DeployMlp(block.fc1, block.fc2, dtype)
 
     def forward(self, kqv: Tensor) -> Tensor:
         """(B, T, 3 * e) -> (B, T, e)."""
-        k, q, v = kqv.split(self.token_dim, dim=-1)
+        k, q, v = thirds(kqv, self.token_dim)
         attended = self.attention(k.float(), q.float(), v.float()).to(self.dtype)
         y = v + self.proj(attended)
         return y + self.mlp(self.norm(y))
@@ -112,10 +110,15 @@ class DeployTokenTransformer(nn.Module):
 
     def forward(self, qkv: Tensor) -> Tensor:
         """(B, T, 3 * e) -> (B, T, e)."""
-        q, k, v = qkv.split(self.token_dim, dim=-1)
+        q, k, v = thirds(qkv, self.token_dim)
         attended = functional.softmax(q @ k.transpose(1, 2), dim=-1) @ v
         y = v + self.proj(attended)
         return y + self.mlp(self.norm(y))
+
+
+def thirds(x: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, T, 3 * width) -> three (B, T, width)."""
+    return x[..., :width], x[..., width : 2 * width], x[..., 2 * width :]
 
 
 def scaled_qkv(block: TransformerBlock) -> nn.Linear:

@@ -1,7 +1,106 @@
-"""Variant registry, reference T2T-ViT, checkpoint loading."""
+"""Variant registry, reference T2T-ViT, checkpoint loading.
+
+The registry and the dimensions need no torch; what does is imported on first use.
+"""
 
 from __future__ import annotations
-from t2t_deploy.model._backbone import *
-from t2t_deploy.model._config import *
-from t2t_deploy.model._t2t import *
-from t2t_deploy.model._tokens import *
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from t2t_deploy.model._config import (
+    VARIANTS,
+    Backbone,
+    ModelConfig,
+    Published,
+    SoftSplit,
+    TokensType,
+    Variant,
+    config_for_variant,
+    config_from_dict,
+    config_from_toml,
+)
+
+if TYPE_CHECKING:
+    from t2t_deploy.model._backbone import (
+        Attention,
+        Block,
+        DenseBlock,
+        GhostAttention,
+        GhostMlp,
+        SqueezeExcite,
+        Transition,
+    )
+    from t2t_deploy.model._checkpoint import (
+        Checkpoint,
+        load_checkpoint,
+        load_reference,
+        reference_from_state_dict,
+        save_weights,
+    )
+    from t2t_deploy.model._random import random_state_dict, random_tensor
+    from t2t_deploy.model._t2t import T2TViT, TokensToToken, restructure, soft_split
+    from t2t_deploy.model._tokens import PERFORMER_EPSILON, PerformerBlock, TransformerBlock
+
+_HOMES = {
+    "_backbone": (
+        "Attention",
+        "Block",
+        "DenseBlock",
+        "GhostAttention",
+        "GhostMlp",
+        "SqueezeExcite",
+        "Transition",
+    ),
+    "_checkpoint": (
+        "Checkpoint",
+        "load_checkpoint",
+        "load_reference",
+        "reference_from_state_dict",
+        "save_weights",
+    ),
+    "_random": ("random_state_dict", "random_tensor"),
+    "_t2t": ("T2TViT", "TokensToToken", "restructure", "soft_split"),
+    "_tokens": ("PERFORMER_EPSILON", "PerformerBlock", "TransformerBlock"),
+}
+_LAZY = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "PERFORMER_EPSILON",
+    "VARIANTS",
+    "Attention",
+    "Backbone",
+    "Block",
+    "Checkpoint",
+    "DenseBlock",
+    "GhostAttention",
+    "GhostMlp",
+    "ModelConfig",
+    "PerformerBlock",
+    "Published",
+    "SoftSplit",
+    "SqueezeExcite",
+    "T2TViT",
+    "TokensToToken",
+    "TokensType",
+    "TransformerBlock",
+    "Transition",
+    "Variant",
+    "config_for_variant",
+    "config_from_dict",
+    "config_from_toml",
+    "load_checkpoint",
+    "load_reference",
+    "random_state_dict",
+    "random_tensor",
+    "reference_from_state_dict",
+    "restructure",
+    "save_weights",
+    "soft_split",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,8 @@
-"""Backbone layers: the plain transformer block and the paper's CNN-inspired designs (section 3.2)."""
+"""Backbone layers: the plain block and the paper's CNN-inspired designs (section 3.2)."""
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,16 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, dim) -> (B, N, dim)."""
         return x * self.fc(x.mean(dim=1, keepdim=True))
+
+    @property
+    def down(self) -> nn.Linear:
+        """To the hidden channels."""
+        return cast(nn.Linear, self.fc[0])
+
+    @property
+    def up(self) -> nn.Linear:
+        """Back to all channels."""
+        return cast(nn.Linear, self.fc[2])
 
 
 class Attention(nn.Module):
@@ -67,7 +79,7 @@ class GhostAttention(nn.Module):
         q = torch.cat((q, scale_channels(q, self.cheap_operation_q)), dim=-1)
         k = torch.cat((k, scale_channels(k, self.cheap_operation_k)), dim=-1)
         v = torch.cat((v, scale_channels(v, self.cheap_operation_v)), dim=-1)
-        return self.proj(attend(q, k, v, self.num_heads, self.scale))  # type: ignore[no-any-return]  # Module calls are Any
+        return self.proj(attend(q, k, v, self.num_heads, self.scale))
 
 
 class GhostMlp(nn.Module):
@@ -86,13 +98,13 @@ class GhostMlp(nn.Module):
         g = self.act(self.fc1(x))
         second = self.act(scale_channels(g, self.cheap_operation2))
         third = self.act(scale_channels(g, self.cheap_operation3))
-        return self.fc2(torch.cat((g, second, third), dim=-1))  # type: ignore[no-any-return]  # Module calls are Any
+        return self.fc2(torch.cat((g, second, third), dim=-1))
 
 
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, dim: int, attn: nn.Module, mlp: nn.Module) -> None:
+    def __init__(self, dim: int, attn: Attention | GhostAttention, mlp: Mlp | GhostMlp) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
         self.attn = attn
@@ -108,7 +120,7 @@ class Block(nn.Module):
 class DenseBlock(Block):
     """A block whose result is mapped to ``growth`` channels and appended to its input."""
 
-    def __init__(self, dim: int, growth: int, attn: nn.Module, mlp: nn.Module) -> None:
+    def __init__(self, dim: int, growth: int, attn: Attention, mlp: Mlp) -> None:
         super().__init__(dim, attn, mlp)
         self.dense_linear = nn.Linear(dim, growth)
 
@@ -127,7 +139,7 @@ class Transition(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, dim) -> (B, N, dim // 2)."""
-        return self.act(self.linear(x))  # type: ignore[no-any-return]  # Module calls are Any
+        return self.act(self.linear(x))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, scale: float) -> Tensor:

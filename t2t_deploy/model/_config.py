@@ -49,7 +49,7 @@ class SoftSplit:
     padding: int
 
     def __post_init__(self) -> None:
-        if not (self.kernel >= 1 and 0 <= self.overlap < self.kernel and 0 <= self.padding):
+        if not (self.kernel >= 1 and 0 <= self.overlap < self.kernel and self.padding >= 0):
             raise ConfigError(
                 f"soft split has kernel {self.kernel}, overlap {self.overlap}, padding "
                 f"{self.padding}; expected kernel >= 1, 0 <= overlap < kernel, padding >= 0"
@@ -191,7 +191,9 @@ class ModelConfig:
         """Width of the final norm and of the classifier's input."""
         return self.block_widths()[-1] + self.growth
 
-    def with_(self, *, image_size: int | None = None, num_classes: int | None = None) -> ModelConfig:
+    def with_(
+        self, *, image_size: int | None = None, num_classes: int | None = None
+    ) -> ModelConfig:
         """The same model at another resolution or number of classes; None keeps."""
         return dataclasses.replace(
             self,
@@ -285,9 +287,10 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A released model: its dimensions and what its authors published."""
+    """A released model: its dimensions, its number of parameters and what its authors published."""
 
     config: ModelConfig
+    params: int
     published: Published
 
     @property
@@ -298,7 +301,8 @@ class Variant:
 def _variant(
     name: str,
     dims: tuple[int, int, int, float],
-    published: Published = Published(),  # noqa: B008 - frozen
+    params: int,
+    published: Published = Published(),
     *,
     tokens_type: TokensType = TokensType.PERFORMER,
     backbone: Backbone = Backbone.PLAIN,
@@ -316,7 +320,7 @@ def _variant(
         stages=DENSE_STAGES if dense else (),
         growth=DENSE_GROWTH if dense else 0,
     )
-    return Variant(config, published)
+    return Variant(config, params, published)
 
 
 _TRANSFORMER = TokensType.TRANSFORMER
@@ -324,20 +328,28 @@ _TRANSFORMER = TokensType.TRANSFORMER
 VARIANTS: Mapping[str, Variant] = {
     variant.name: variant
     for variant in (
-        _variant("7", (256, 7, 4, 2.0), Published(71.7, 1.1)),
-        _variant("10", (256, 10, 4, 2.0), Published(75.2, 1.5)),
-        _variant("12", (256, 12, 4, 2.0), Published(76.5, 1.8)),
-        _variant("14", (384, 14, 6, 3.0), Published(81.5, 4.8, "83.3 at 384 px")),
-        _variant("19", (448, 19, 7, 3.0), Published(81.9, 8.5)),
-        _variant("24", (512, 24, 8, 3.0), Published(82.3, 13.8, "84.2 with token labelling")),
-        _variant("t_14", (384, 14, 6, 3.0), Published(81.7, 6.1), tokens_type=_TRANSFORMER),
-        _variant("t_19", (448, 19, 7, 3.0), Published(82.4, 9.8), tokens_type=_TRANSFORMER),
-        _variant("t_24", (512, 24, 8, 3.0), Published(82.6, 15.0), tokens_type=_TRANSFORMER),
-        _variant("14_resnext", (384, 14, 32, 3.0)),
-        _variant("14_wide", (768, 4, 12, 3.0)),
-        _variant("dense", (128, sum(DENSE_STAGES), 8, 2.0), backbone=Backbone.DENSE),
-        _variant("14_se", (384, 14, 6, 3.0), backbone=Backbone.SE),
-        _variant("16_ghost", (384, 16, 6, 3.0), backbone=Backbone.GHOST),
+        _variant("7", (256, 7, 4, 2.0), 4_310_222, Published(71.7, 1.1)),
+        _variant("10", (256, 10, 4, 2.0), 5_889_230, Published(75.2, 1.5)),
+        _variant("12", (256, 12, 4, 2.0), 6_941_902, Published(76.5, 1.8)),
+        _variant("14", (384, 14, 6, 3.0), 21_545_550, Published(81.5, 4.8, "83.3 at 384 px")),
+        _variant("19", (448, 19, 7, 3.0), 39_177_422, Published(81.9, 8.5)),
+        _variant(
+            "24", (512, 24, 8, 3.0), 64_105_934, Published(82.3, 13.8, "84.2 with token labelling")
+        ),
+        _variant(
+            "t_14", (384, 14, 6, 3.0), 21_541_070, Published(81.7, 6.1), tokens_type=_TRANSFORMER
+        ),
+        _variant(
+            "t_19", (448, 19, 7, 3.0), 39_172_942, Published(82.4, 9.8), tokens_type=_TRANSFORMER
+        ),
+        _variant(
+            "t_24", (512, 24, 8, 3.0), 64_101_454, Published(82.6, 15.0), tokens_type=_TRANSFORMER
+        ),
+        _variant("14_resnext", (384, 14, 32, 3.0), 21_545_550),
+        _variant("14_wide", (768, 4, 12, 3.0), 25_156_302),
+        _variant("dense", (128, sum(DENSE_STAGES), 8, 2.0), 23_647_062, backbone=Backbone.DENSE),
+        _variant("14_se", (384, 14, 6, 3.0), 21_803_598, backbone=Backbone.SE),
+        _variant("16_ghost", (384, 16, 6, 3.0), 16_253_262, backbone=Backbone.GHOST),
     )
 }
 

@@ -16,4 +16,4 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
-        return self.fc2(self.act(self.fc1(x)))  # type: ignore[no-any-return]  # Module calls are Any
+        return self.fc2(self.act(self.fc1(x)))

@@ -16,7 +16,7 @@ from t2t_deploy.model._tokens import PerformerBlock, TransformerBlock
 
 
 def soft_split(x: Tensor, split: SoftSplit) -> Tensor:
-    """(B, C, H, W) -> (B, L, C * kernel * kernel), channel-major windows. Source: T2T-ViT, eq. 3."""
+    """(B, C, H, W) -> (B, L, C * kernel**2), channel-major windows. Source: T2T-ViT, eq. 3."""
     windows = functional.unfold(x, split.kernel, padding=split.padding, stride=split.stride)
     return windows.transpose(1, 2)
 
@@ -44,7 +44,7 @@ class TokensToToken(nn.Module):
         grid1, grid2, _ = self.config.grids()
         y = self.attention1(soft_split(x, first))
         y = self.attention2(soft_split(restructure(y, grid1), second))
-        return self.project(soft_split(restructure(y, grid2), third))  # type: ignore[no-any-return]  # Module calls are Any
+        return self.project(soft_split(restructure(y, grid2), third))
 
 
 class T2TViT(nn.Module):
@@ -78,4 +78,4 @@ class T2TViT(nn.Module):
         z = torch.cat((cls, tokens), dim=1) + self.pos_embed
         for block in self.blocks:
             z = block(z)
-        return self.head(self.norm(z)[:, 0])  # type: ignore[no-any-return]  # Module calls are Any
+        return self.head(self.norm(z)[:, 0])

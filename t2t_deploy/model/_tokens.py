@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +28,19 @@ class PerformerBlock(nn.Module):
         self.proj = nn.Linear(token_dim, token_dim)
         self.norm1 = nn.LayerNorm(in_dim)
         self.norm2 = nn.LayerNorm(token_dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(token_dim, token_dim), nn.GELU(), nn.Linear(token_dim, token_dim)
-        )
+        fc1, fc2 = (nn.Linear(token_dim, token_dim) for _ in range(2))
+        self.mlp = nn.Sequential(fc1, nn.GELU(), fc2)
         self.w = nn.Parameter(torch.zeros(self.num_features, token_dim), requires_grad=False)
+
+    @property
+    def fc1(self) -> nn.Linear:
+        """First layer of the MLP."""
+        return cast(nn.Linear, self.mlp[0])
+
+    @property
+    def fc2(self) -> nn.Linear:
+        """Second layer of the MLP."""
+        return cast(nn.Linear, self.mlp[2])
 
     def features(self, u: Tensor) -> Tensor:
         """(B, T, token_dim) -> (B, T, m) positive features."""
@@ -66,7 +76,7 @@ class TokenAttention(nn.Module):
         """(B, T, in_dim) -> (B, T, token_dim), its own skip (v) included."""
         q, k, v = self.qkv(x).split(self.token_dim, dim=-1)
         weights = ((q * self.scale) @ k.transpose(1, 2)).softmax(dim=-1)
-        return v + self.proj(weights @ v)  # type: ignore[no-any-return]  # Module calls are Any
+        return v + self.proj(weights @ v)
 
 
 class TransformerBlock(nn.Module):

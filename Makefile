@@ -1,0 +1,78 @@
+# `make demo` and `make test` work in a fresh clone. What they need is set up in .venv, once, and
+# again when pyproject.toml or constraints.txt change. Another Python: make PYTHON=python3.12 ...
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+# written last: without it a set-up was interrupted and starts from nothing
+READY := .venv/.ready
+EXTRAS := export,cpu,rtx,dev
+DEMO := build/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format clean
+
+help:
+	@echo 'make demo       export, build-trt and bench of T2T-ViT-14, in $(DEMO)'
+	@echo 'make test       every check that needs no GPU and is not slow'
+	@echo 'make test-slow  the slow ones; PYTEST_ARGS="tests/export -x" narrows either'
+	@echo 'make lint       ruff, mypy, import-linter'
+	@echo 'make format     ruff, rewriting files'
+	@echo 'make clean      remove .venv, build/ and caches; ./artifacts stays'
+
+$(READY): pyproject.toml constraints.txt
+	@command -v '$(PYTHON)' >/dev/null 2>&1 || { \
+	  echo "make: '$(PYTHON)' not found; t2t-deploy needs Python 3.10 or newer:" \
+	    'install it, or name one: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "make: '$(PYTHON)' is $$('$(PYTHON)' -V 2>&1); t2t-deploy needs Python 3.10 or newer:" \
+	    'name one: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: '$(PYTHON)' has no venv module; it makes the virtual environment:" \
+	    'install it (Debian, Ubuntu: apt install python3-venv)' >&2; exit 1; }
+	@echo 'Setting up .venv (a few minutes the first time) ...'
+	@if [ -e $@ ]; then rm $@; else '$(PYTHON)' -m venv --clear .venv; fi
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
+	  -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(READY)
+	@rm -rf $(DEMO) && mkdir -p $(DEMO)
+	@set -e; unset T2T_DEPLOY_WORKSPACE; \
+	bin="$$PWD/$(BIN)"; cd $(DEMO); \
+	step() { printf '\n$$ t2t-deploy %s\n' "$$*"; "$$bin/t2t-deploy" "$$@"; }; \
+	left_out=; \
+	step export --variant 14; \
+	if "$$bin/python" -c 'import sys; from t2t_deploy._optional import is_installed; \
+	sys.exit(not is_installed("tensorrt_rtx"))'; then \
+	  step build-trt --fp16; \
+	else \
+	  left_out="build-trt --fp16: TensorRT-RTX is not installed; its wheels are for Linux and Windows on x86-64, this is $$(uname -s) on $$(uname -m)"; \
+	  printf '\nLeft out: %s\n' "$$left_out"; \
+	fi; \
+	step bench; \
+	step workspace list; \
+	if [ -n "$$left_out" ]; then printf '\nLeft out: %s\n' "$$left_out"; fi; \
+	printf '\nMade in %s\n' "$$PWD"
+
+test: $(READY)
+	@$(BIN)/pytest -m 'not slow and not gpu' $(PYTEST_ARGS)
+
+test-slow: $(READY)
+	@$(BIN)/pytest -m 'slow and not gpu' $(PYTEST_ARGS)
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+format: $(READY)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	@rm -rf .venv build dist *.egg-info \
+	  .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find t2t_deploy tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,109 @@
+"""What a figure depends on besides the code: processor, memory, versions, load."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+FLAGS_OF_INTEREST = ("avx2", "avx512_bf16", "avx512_vnni", "amx_int8")
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Where and when a bench ran.
+
+    cpu_flags: those of `FLAGS_OF_INTEREST` the processor has; None where it cannot be told.
+    usable_cores: how many of the logical cores this process may use.
+    threads: the distinct settings of the cases; None is the runtime's own choice.
+    load_before, load_after: 1, 5 and 15 minute averages; None where the system has none.
+    """
+
+    date_utc: str
+    platform: str
+    cpu_model: str
+    cpu_flags: tuple[str, ...] | None
+    logical_cores: int
+    usable_cores: int
+    memory_bytes: int
+    governor: str | None
+    python: str
+    versions: dict[str, str]
+    threads: tuple[int | None, ...]
+    load_before: tuple[float, ...] | None
+    load_after: tuple[float, ...] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+
+def read_environment(
+    *, threads: Sequence[int | None], load_before: tuple[float, ...] | None
+) -> Environment:
+    """Describe this machine now; ``load_before`` is what `load_average` said before the work."""
+    info = _cpu_info()
+    return Environment(
+        date_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        platform=platform.platform(),
+        cpu_model=info.get("model name") or platform.processor() or platform.machine(),
+        cpu_flags=_flags(info),
+        logical_cores=os.cpu_count() or 1,
+        usable_cores=_usable_cores(),
+        memory_bytes=int(psutil.virtual_memory().total),
+        governor=_GOVERNOR.read_text().strip() if _GOVERNOR.is_file() else None,
+        python=platform.python_version(),
+        versions=library_versions(),
+        threads=tuple(dict.fromkeys(threads)),
+        load_before=load_before,
+        load_after=load_average(),
+    )
+
+
+def load_average() -> tuple[float, ...] | None:
+    """1, 5 and 15 minute load averages, or None where the system has none."""
+    return os.getloadavg() if hasattr(os, "getloadavg") else None
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the installed libraries that compute, by distribution name; none is imported."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        # a damaged install can lack its name
+        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+        if name in _PACKAGES or name.startswith("tensorrt"):
+            # the first on the path is the one that is imported
+            found.setdefault(name, distribution.version)
+    return dict(sorted(found.items()))
+
+
+def _cpu_info() -> dict[str, str]:
+    """The first processor's entries of /proc/cpuinfo; empty elsewhere than Linux."""
+    if not _CPUINFO.is_file():
+        return {}
+    first = _CPUINFO.read_text().split("\n\n", 1)[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip().lower(): value.strip() for key, _, value in pairs}
+
+
+def _flags(info: dict[str, str]) -> tuple[str, ...] | None:
+    if "flags" not in info:
+        return None
+    present = set(info["flags"].split())
+    return tuple(flag for flag in FLAGS_OF_INTEREST if flag in present)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,118 @@
+"""What a bench is asked and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from t2t_deploy.bench._environment import Environment
+from t2t_deploy.bench._statistics import Latency, Speedup
+from t2t_deploy.errors import UsageError
+from t2t_deploy.runtime._session import SessionRequest
+
+
+class BenchStatus(str, Enum):
+    """Outcome of one case; the values are part of the command-line contract."""
+
+    OK = "ok"
+    NOT_RUN = "not_run"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class BenchCase:
+    """One thing to measure.
+
+    artifact: how it is called in the report; None for the reference itself.
+    model: what it computes; speedups are taken against the eager case of the same model and batch.
+    """
+
+    request: SessionRequest
+    artifact: str | None
+    precision: str
+    batch: int
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise UsageError(f"batch is {self.batch}; expected 1 or more: pass --batch 1")
+
+    @property
+    def backend(self) -> str:
+        """Name of the runtime, as on the command line."""
+        return self.request.backend
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """Calls made before anything was recorded, the first call included.
+
+    stable: whether the last two chunks' medians agreed; False means the time limit came first.
+    """
+
+    iterations: int
+    stable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One turn of one case: the round and the turn within it (both from 1), and its samples."""
+
+    number: int
+    turn: int
+    samples_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """What was measured of one case; the measurements are None unless the status is ok.
+
+    load_ms: opening the session in a fresh process, the runtime's import included.
+    first_call_ms: the first call, where some runtimes compile.
+    baseline_rss_bytes, peak_rss_bytes: the worker before it loaded anything, and at its highest.
+    speedup_vs_eager: None for the eager case itself, and where there is none to compare with.
+    """
+
+    backend: str
+    artifact: str | None
+    precision: str
+    batch: int
+    status: BenchStatus
+    reason: str | None = None
+    latency_ms: Latency | None = None
+    images_per_s: float | None = None
+    speedup_vs_eager: Speedup | None = None
+    baseline_rss_bytes: int | None = None
+    peak_rss_bytes: int | None = None
+    unstable: bool = False
+    load_ms: float | None = None
+    first_call_ms: float | None = None
+    warm_up: WarmUp | None = None
+    rounds: tuple[Round, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, with the field names of the command-line contract."""
+        return asdict(self) | {"status": self.status.value}
+
+
+def not_run_result(
+    *, backend: str, artifact: str | None, precision: str, batch: int, reason: str
+) -> CaseResult:
+    """The row of a case that was not measured, and why."""
+    return CaseResult(backend, artifact, precision, batch, BenchStatus.NOT_RUN, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """Where the bench ran, and one result per case in the order asked."""
+
+    environment: Environment
+    results: tuple[CaseResult, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, with the field names of the command-line contract."""
+        return {
+            "environment": self.environment.to_dict(),
+            "results": [result.to_dict() for result in self.results],
+        }

@@ -1,0 +1,120 @@
+"""Measure cases side by side: one worker each, warmed up, then in interleaved rounds.
+
+Rounds are interleaved because machines drift (frequency, neighbours): cases measured one after the
+other are compared across minutes, cases of one round across seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+
+from t2t_deploy.bench._client import Worker
+from t2t_deploy.bench._environment import load_average, read_environment
+from t2t_deploy.bench._lane import Lane
+from t2t_deploy.bench._results import BenchCase, BenchReport, CaseResult
+from t2t_deploy.bench._statistics import round_medians, speedup_of
+from t2t_deploy.errors import UsageError
+
+Progress = Callable[[str, int, int], None]
+
+DEFAULT_ROUNDS = 7
+MIN_ROUNDS = 5
+"""The range of n rounds holds the true median with probability 1 - 2^(1-n): 0.94 at 5, 0.75 at 3.
+From fewer rounds no resampling can make a 95 % interval."""
+DEFAULT_ROUND_SECONDS = 0.5
+_EAGER = "eager"
+
+
+def run_bench(
+    cases: Sequence[BenchCase],
+    *,
+    rounds: int = DEFAULT_ROUNDS,
+    round_seconds: float = DEFAULT_ROUND_SECONDS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Measure all cases; one that fails becomes a failed result and the others go on.
+
+    round_seconds: about what one case takes of one round. seed: of the inputs, of the order of
+    turns and of the bootstrap. progress: called with what comes next, the steps done and the steps
+    in all. All models are held in memory at once, one process each; whatever is raised, no process
+    is left behind. Raises UsageError.
+    """
+    _check_request(cases, rounds, round_seconds)
+    load_before = load_average()
+    steps = len(cases) * (1 + rounds)
+    with ExitStack() as stack:
+
+        def tell(what: str, done: int) -> None:
+            if progress is not None:
+                progress(what, done, steps)
+
+        lanes: list[Lane] = []
+        for case in cases:
+            tell(f"loading and warming up {_label(case)}", len(lanes))
+            lane = Lane(case, stack.enter_context(Worker(case.request.threads)))
+            lane.prepare(seed)
+            lanes.append(lane)
+        done = len(lanes)
+        for number, order in enumerate(turn_orders(len(lanes), rounds, seed), start=1):
+            for turn, index in enumerate(order, start=1):
+                tell(f"round {number} of {rounds}: {_label(lanes[index].case)}", done)
+                lanes[index].take_turn(number, turn, round_seconds)
+                done += 1
+        tell("done", done)
+    environment = read_environment(
+        threads=[case.request.threads for case in cases], load_before=load_before
+    )
+    return BenchReport(environment, tuple(_result(lane, lanes, seed) for lane in lanes))
+
+
+def turn_orders(cases: int, rounds: int, seed: int) -> list[list[int]]:
+    """The order of the cases in each round, shuffled so that none always follows the same one."""
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(cases).tolist() for _ in range(rounds)]
+
+
+def _check_request(cases: Sequence[BenchCase], rounds: int, round_seconds: float) -> None:
+    if not cases:
+        raise UsageError("no case to bench; expected at least one: name a backend or an artifact")
+    if rounds < MIN_ROUNDS:
+        raise UsageError(
+            f"rounds is {rounds}; a 95 % interval takes at least {MIN_ROUNDS}: pass "
+            f"--rounds {MIN_ROUNDS} or more"
+        )
+    if not (math.isfinite(round_seconds) and round_seconds > 0):
+        raise UsageError(
+            f"a round is to take {round_seconds} s; expected a positive number: pass "
+            f"{DEFAULT_ROUND_SECONDS}"
+        )
+    eager = Counter((case.model, case.batch) for case in cases if case.backend == _EAGER)
+    for (model, batch), count in eager.items():
+        if count > 1:
+            raise UsageError(
+                f"{count} eager cases of {model or 'one model'} at batch {batch}; speedups are "
+                "taken against one: leave the others out"
+            )
+
+
+def _result(lane: Lane, lanes: Sequence[Lane], seed: int) -> CaseResult:
+    base = next((other for other in lanes if _is_base(other.case, lane.case)), None)
+    if base is None or base is lane or base.failed or lane.failed:
+        return lane.result(None)
+    return lane.result(speedup_of(_medians(base), _medians(lane), seed=seed))
+
+
+def _is_base(other: BenchCase, case: BenchCase) -> bool:
+    return (other.backend, other.model, other.batch) == (_EAGER, case.model, case.batch)
+
+
+def _medians(lane: Lane) -> np.ndarray:
+    return round_medians([round_.samples_ms for round_ in lane.rounds])
+
+
+def _label(case: BenchCase) -> str:
+    return f"{case.backend} {case.artifact or case.request.path.name}, batch {case.batch}"

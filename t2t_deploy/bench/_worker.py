@@ -1,0 +1,131 @@
+"""The process that loads one model and times it: JSON lines in, JSON lines out.
+
+    {"command": "load", "request": {...}, "batch": B, "seed": S}
+        -> {"ok": true, "load_ns", "first_call_ns", "baseline_rss_bytes", "peak_rss_bytes"}
+    {"command": "run", "iterations": N, "settle": K}
+        -> {"ok": true, "samples_ns": [N integers], "peak_rss_bytes"}
+    {"command": "close"}
+        -> {"ok": true}
+    whatever goes wrong
+        -> {"ok": false, "kind", "message"}
+
+Run as ``python -m t2t_deploy.bench._worker``; never imported by the parent.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from io import BufferedReader
+from typing import Any
+
+import numpy as np
+
+from t2t_deploy.bench._inputs import make_inputs
+from t2t_deploy.bench._memory import peak_resident_bytes, resident_bytes
+from t2t_deploy.runtime._session import Session, SessionRequest
+
+
+class _Bench:
+    """The one session of this process, and what is done with it."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._feeds: dict[str, np.ndarray] = {}
+
+    def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        match message["command"]:
+            case "load":
+                request = SessionRequest.from_dict(message["request"])
+                return self._load(request, message["batch"], message["seed"])
+            case "run":
+                return self._run(message["iterations"], message["settle"])
+            case "close":
+                return self._close()
+            case other:
+                raise ValueError(f"command is {other!r}; expected load, run or close")
+
+    def _load(self, request: SessionRequest, batch: int, seed: int) -> dict[str, Any]:
+        from t2t_deploy.runtime import open_session
+
+        baseline_rss_bytes = resident_bytes()
+        started = time.perf_counter_ns()
+        session = open_session(request)
+        loaded = time.perf_counter_ns()
+        self._session = session
+        self._feeds = make_inputs(session.inputs, batch=batch, seed=seed)
+        before_call = time.perf_counter_ns()
+        session.run(self._feeds)
+        after_call = time.perf_counter_ns()
+        return {
+            "load_ns": loaded - started,
+            "first_call_ns": after_call - before_call,
+            "baseline_rss_bytes": baseline_rss_bytes,
+            "peak_rss_bytes": peak_resident_bytes(),
+        }
+
+    def _run(self, iterations: int, settle: int) -> dict[str, Any]:
+        if self._session is None:
+            raise ValueError("run came before load")
+        run, feeds, clock = self._session.run, self._feeds, time.perf_counter_ns
+        samples_ns = []
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(settle):
+                run(feeds)
+            for _ in range(iterations):
+                started = clock()
+                run(feeds)
+                samples_ns.append(clock() - started)
+        finally:
+            gc.enable()
+        return {"samples_ns": samples_ns, "peak_rss_bytes": peak_resident_bytes()}
+
+    def _close(self) -> dict[str, Any]:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        return {}
+
+
+def main() -> None:
+    """Answer commands until told to close; end at once when the parent is gone."""
+    # Libraries print to descriptor 1 and may read descriptor 0: the protocol moves elsewhere.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    commands = os.fdopen(os.dup(0), "rb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(commands, lines), daemon=True).start()
+    bench = _Bench()
+    closing = False
+    while not closing:
+        message = json.loads(lines.get())
+        closing = message["command"] == "close"
+        try:
+            answer = {"ok": True, **bench.answer(message)}
+        except Exception as err:  # the parent decides what an error means; it gets all of them
+            traceback.print_exc(file=sys.stderr)
+            answer = {"ok": False, "kind": type(err).__name__, "message": str(err)}
+        answers.write(json.dumps(answer) + "\n")
+
+
+def _listen(commands: BufferedReader, lines: queue.SimpleQueue[bytes]) -> None:
+    """Hand on commands; at end of file the parent is gone, even if a long call is under way."""
+    for line in commands:
+        lines.put(line)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

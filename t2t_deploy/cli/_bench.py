@@ -1,0 +1,58 @@
+"""``t2t-deploy bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from t2t_deploy.cli._options import NumbersType, artifacts_argument, common_options, force_option
+from t2t_deploy.cli._output import Output
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@click.command("bench", short_help="Latency, throughput and memory against eager PyTorch.")
+@artifacts_argument
+@click.option("--backend", "backends", multiple=True, metavar="NAME", help="Repeatable.")
+@click.option("--batch", "batches", type=NumbersType(), default="1", show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="Default: the cores at hand.")
+@click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds; default 7, at least 5.")
+@force_option
+@common_options
+def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **options: Any) -> int:
+    """Measure artifacts (all of the workspace if none is named) against eager PyTorch.
+
+    Each runs in its own process; rounds are interleaved, so that a slow minute hits all alike.
+    """
+    from t2t_deploy.pipeline import (
+        DEFAULT_ROUNDS,
+        BenchRequest,
+        BenchStatus,
+        bench_artifacts,
+        bench_table,
+    )
+
+    report = bench_artifacts(
+        workspace,
+        BenchRequest(
+            artifacts=artifacts,
+            backends=options["backends"],
+            batches=options["batches"],
+            threads=options["threads"],
+            rounds=options["rounds"] or DEFAULT_ROUNDS,
+            force=options["force"],
+        ),
+        output,
+    )
+
+    def show(console: Console) -> None:
+        console.print(bench_table(report))
+
+    output.result(report.to_dict(), show)
+    failed = [row for row in report.results if row.status is BenchStatus.FAILED]
+    for row in failed:
+        output.note(f"{row.backend} {row.artifact} failed: {row.reason}")
+    return 1 if failed else 0

@@ -1,0 +1,140 @@
+"""``t2t-deploy build-trt``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from t2t_deploy.cli._options import (
+    artifact_argument,
+    common_options,
+    force_option,
+    output_option,
+)
+from t2t_deploy.cli._output import Output
+from t2t_deploy.cli._results import artifact_values, fail_if
+from t2t_deploy.errors import UsageError
+from t2t_deploy.types import Precision, ShapeProfile
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PRECISIONS = ("fp32", "fp16", "bf16")
+
+
+def _precision_flags(command: Any) -> Any:
+    for name in reversed(_PRECISIONS):
+        command = click.option(
+            f"--{name}", "precisions", flag_value=name, multiple=True, help=f"Compute in {name}."
+        )(command)
+    return command
+
+
+@click.command("build-trt", short_help="ONNX -> TensorRT engine, with what is in it.")
+@artifact_argument
+@_precision_flags
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "tensorrt-rtx"]),
+    default="auto",
+    show_default=True,
+    help="Engine builder.",
+)
+@click.option("--sm", metavar="86,89|portable|native", help="Compute capabilities to build for.")
+@click.option("--min-batch", type=click.IntRange(1), help="Smallest batch of the profile.")
+@click.option("--opt-batch", type=click.IntRange(1), help="Batch the profile is tuned for.")
+@click.option("--max-batch", type=click.IntRange(1), help="Largest batch of the profile.")
+@click.option("--profile", "profiles", multiple=True, metavar="MIN:OPT:MAX", help="Repeatable.")
+@click.option("--memory-limit", type=click.IntRange(1), metavar="MIB", help="Scratch memory.")
+@force_option
+@output_option
+@common_options
+def command(artifact: Path | None, workspace: Any, output: Output, **options: Any) -> int:
+    """Build a TensorRT engine from an export (the newest if none is named).
+
+    \b
+    t2t-deploy build-trt --fp16
+    t2t-deploy build-trt --fp16 --sm 86,89 --profile 1:8:32
+    """
+    from t2t_deploy.pipeline import BuildRequest, build_trt
+
+    precisions = dict.fromkeys(options["precisions"])
+    if len(precisions) > 1:
+        flags = " and ".join(f"--{name}" for name in precisions)
+        raise UsageError(f"{flags} were given together; an engine has one precision: choose one")
+    built = build_trt(
+        workspace,
+        BuildRequest(
+            artifact=artifact,
+            precision=Precision(next(iter(precisions))) if precisions else None,
+            profiles=_profiles(options),
+            sm=options["sm"],
+            memory_limit_mib=options["memory_limit"],
+            output=options["output_file"],
+            force=options["force"],
+        ),
+        output,
+    )
+    manifest = built.known()
+    engine = dict(manifest.details["engine"])
+    attestation = manifest.details["attestation"]
+    values = {
+        "artifact": artifact_values(built),
+        "engine": {"path": str(built.path), "sha256": manifest.sha256, **engine},
+        "attestation": attestation,
+        "runnable_here": manifest.details["runnable_here"],
+        "why_not": manifest.details["why_not"],
+    }
+
+    def show(console: Console) -> None:
+        show_engine(console, engine)
+        console.print(f"attestation {attestation['status']}: asked {attestation['asked']}")
+        if not manifest.details["runnable_here"]:
+            console.print(f"not runnable here: {manifest.details['why_not']}", markup=False)
+        console.print(str(built.path), markup=False)
+
+    output.result(values, show)
+    return fail_if(attestation, output)
+
+
+def show_engine(console: Console, engine: dict[str, Any]) -> None:
+    """A table of an engine's figures."""
+    from rich.table import Table
+
+    table = Table("figure", "value", title=f"{engine['backend']} {engine['backend_version']}")
+    moved = engine["moved_bytes"]
+    rows = {
+        "compute capability": ", ".join(engine["sm"]),
+        "batch profiles": ", ".join(engine["profiles"]),
+        "kernels": str(engine["kernels"]),
+        "kernels by dtype": ", ".join(f"{k} {n}" for k, n in engine["kernels_by_dtype"].items()),
+        "fused attention": str(engine["fused_attention"]),
+        "moved at the tuned batch": "unknown" if moved is None else f"{moved / 1e6:.1f} MB",
+        "activation memory": f"{engine['activation_bytes'] / 1e6:.1f} MB",
+        "weights": f"{engine['weights_bytes'] / 1e6:.1f} MB",
+        "file": f"{engine['size_bytes'] / 1e6:.1f} MB",
+        "built in": f"{engine['build_s']:.1f} s",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _profiles(options: dict[str, Any]) -> tuple[ShapeProfile, ...]:
+    """Profiles from --profile, or from --min/--opt/--max-batch; none given is none."""
+    bounds = {name: options[f"{name}_batch"] for name in ("min", "opt", "max")}
+    given = {name: value for name, value in bounds.items() if value is not None}
+    if options["profiles"] and given:
+        raise UsageError("--profile and --min/--opt/--max-batch both set the batch; use one way")
+    if options["profiles"]:
+        return tuple(ShapeProfile.parse(text) for text in options["profiles"])
+    if not given:
+        return ()
+    low = given.get("min", 1)
+    opt = given.get("opt", low)
+    return (ShapeProfile(low, opt, given.get("max", max(opt, DEFAULT_MAX_BATCH))),)
+
+
+DEFAULT_MAX_BATCH = 32

@@ -1,0 +1,44 @@
+"""``t2t-deploy doctor``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from t2t_deploy.cli._options import common_options
+from t2t_deploy.cli._output import Output
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@click.command("doctor", short_help="What this machine can build and run, and why not the rest.")
+@common_options
+def command(workspace: Any, output: Output) -> None:
+    """Tell what this machine can build and run, and why not the rest."""
+    from t2t_deploy.pipeline import examine_machine
+
+    found = examine_machine()
+
+    def show(console: Console) -> None:
+        from rich.table import Table
+
+        device = found["cuda_device"]
+        console.print(
+            f"t2t-deploy {found['t2t_deploy']}, Python {found['python']}, {found['platform']}, "
+            + (f"CUDA device of compute capability {device}" if device else "no CUDA device")
+        )
+        table = Table("step or backend", "here", "why not")
+        for name, state in found["can"].items():
+            table.add_row(name, "yes" if state["ok"] else "no", state["why_not"] or "")
+        for backend in found["backends"]:
+            runs = "yes" if backend["runs"] else "no"
+            table.add_row(backend["name"], runs, backend["reason"] or "")
+        console.print(table)
+        if found["onnxruntime"]["problem"]:
+            console.print(f"onnxruntime: {found['onnxruntime']['problem']}", markup=False)
+        versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+        console.print(versions, markup=False)
+
+    output.result(found, show)

@@ -1,0 +1,100 @@
+"""``t2t-deploy export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from t2t_deploy.cli._options import BatchType, common_options, output_option
+from t2t_deploy.cli._output import Output
+from t2t_deploy.cli._results import artifact_values, fail_if, show_verification
+from t2t_deploy.types import Precision, Target
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@click.command("export", short_help="Checkpoint -> verified ONNX.")
+@click.option("--variant", metavar="V", help="A released variant; see 't2t-deploy variants'.")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="TOML file with a model's own dimensions.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Weights: .pth.tar, .pth or .safetensors. Without it: seeded random weights.",
+)
+@click.option("--num-classes", type=click.IntRange(1), help="Classes; default the checkpoint's.")
+@click.option("--image-size", type=click.IntRange(1), help="Pixels; default the checkpoint's.")
+@click.option("--batch", type=BatchType(), default="dynamic", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Arithmetic; inputs and outputs stay float32.",
+)
+@click.option(
+    "--target",
+    type=click.Choice([target.value for target in Target]),
+    default="portable",
+    show_default=True,
+    help="What the graph is made for.",
+)
+@click.option(
+    "--soft-split",
+    default="auto",
+    show_default=True,
+    help="unfold, conv or auto; one, or three separated by commas.",
+)
+@click.option("--performer", default="auto", show_default=True, help="plain, stable or auto.")
+@click.option("--opset", type=int, help="ONNX opset; default 18.")
+@output_option
+@common_options
+def command(workspace: Any, output: Output, **options: Any) -> int:
+    """Export a checkpoint to ONNX and verify the file against the reference.
+
+    \b
+    t2t-deploy export --variant 14
+    t2t-deploy export --checkpoint 81.5_T2T_ViT_14.pth.tar --variant 14
+    t2t-deploy export --checkpoint tuned.pth --image-size 384 --batch 1
+    """
+    from t2t_deploy.pipeline import ExportRequest, export_model
+
+    artifact = export_model(
+        workspace,
+        ExportRequest(
+            variant=options["variant"],
+            config_file=options["config_file"],
+            checkpoint=options["checkpoint"],
+            num_classes=options["num_classes"],
+            image_size=options["image_size"],
+            batch=options["batch"],
+            precision=Precision(options["precision"]),
+            target=Target(options["target"]),
+            soft_split=options["soft_split"],
+            performer=options["performer"],
+            opset=options["opset"],
+            output=options["output_file"],
+        ),
+        output,
+    )
+    manifest = artifact.known()
+    values = {
+        "artifact": artifact_values(artifact),
+        "verification": manifest.verification,
+        "rewrites": manifest.details["rewrites"],
+        "notes": manifest.details["notes"],
+    }
+
+    def show(console: Console) -> None:
+        show_verification(console, manifest.verification)
+        console.print(str(artifact.path), markup=False)
+
+    output.result(values, show)
+    return fail_if(manifest.verification, output)

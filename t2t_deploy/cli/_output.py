@@ -1,0 +1,91 @@
+"""Where results, progress, notes and errors go.
+
+Results: stdout, as a table or as one JSON object. Everything else: stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+UNLIMITED_WIDTH = 400
+
+
+@dataclass(slots=True)
+class Output:
+    """How a command talks; it is also the pipeline's `Report`.
+
+    verbosity: -1 errors only, 0 notes and steps, 1 all progress even without a terminal.
+    """
+
+    as_json: bool = False
+    verbosity: int = 0
+    _bar: Progress | None = None
+
+    def result(self, values: dict[str, Any], show: Callable[[Console], None]) -> None:
+        """Print a command's result: the JSON object, or what ``show`` prints."""
+        self.finish()
+        if self.as_json:
+            print(json.dumps(values, indent=1, allow_nan=False), flush=True)
+        else:
+            show(_console(stderr=False))
+
+    def step(self, text: str) -> None:
+        """Say what is being done now."""
+        self.finish()
+        if self.verbosity >= 0:
+            _console(stderr=True).print(f"{text} ...", style="dim", markup=False)
+
+    def note(self, text: str) -> None:
+        """Say something the user should know."""
+        if self.verbosity >= 0:
+            _console(stderr=True).print(f"note: {text}", style="yellow", markup=False)
+
+    def progress(self, text: str, done: int, total: int) -> None:
+        """Move the progress bar; only where somebody can see it."""
+        if self.verbosity < 0 or not (sys.stderr.isatty() or self.verbosity > 0):
+            return
+        if self._bar is None:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TimeElapsedColumn(),
+                console=_console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+            self._bar.add_task(text, total=total)
+        self._bar.update(self._bar.task_ids[0], description=text, completed=done, total=total)
+
+    def finish(self) -> None:
+        """Take the progress bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def error(self, kind: str, message: str) -> None:
+        """Report an error, on stdout too where JSON is expected there."""
+        self.finish()
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        if self.as_json:
+            print(json.dumps({"error": {"kind": kind, "message": message}}), flush=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    # Nobody's window limits a file or a pipe: there, lines and tables stay whole.
+    return Console(
+        stderr=stderr, highlight=False, width=None if stream.isatty() else UNLIMITED_WIDTH
+    )

@@ -1,0 +1,83 @@
+"""``t2t-deploy workspace``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from t2t_deploy.cli._options import common_options
+from t2t_deploy.cli._output import Output
+from t2t_deploy.cli._results import artifact_values
+from t2t_deploy.errors import ArtifactError, CheckFailed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@click.group("workspace", short_help="List, check and tidy the artifacts.", no_args_is_help=False)
+def command() -> None:
+    """List, check and tidy the artifacts."""
+
+
+@command.command("list")
+@common_options
+def list_artifacts(workspace: Any, output: Output) -> None:
+    """List the artifacts, oldest first."""
+    artifacts = workspace.artifacts()
+
+    def show(console: Console) -> None:
+        from rich.table import Table
+
+        table = Table("artifact", "kind", "precision", "target", "MB", "state", "made")
+        for artifact in artifacts:
+            manifest = artifact.known()
+            table.add_row(
+                str(artifact.path),
+                manifest.kind,
+                manifest.precision.value,
+                manifest.target,
+                f"{manifest.size_bytes / 1e6:.1f}",
+                f"failed: {manifest.failure}" if manifest.failed else "usable",
+                manifest.created,
+            )
+        console.print(table)
+
+    output.result({"artifacts": [artifact_values(artifact) for artifact in artifacts]}, show)
+
+
+@command.command("check")
+@common_options
+def check(workspace: Any, output: Output) -> int:
+    """Compare every file with its manifest."""
+    problems = []
+    artifacts = workspace.artifacts()
+    for artifact in artifacts:
+        try:
+            workspace.checked(artifact, force=True)
+            if artifact.known().weights:
+                workspace.weights(artifact.known())
+        except ArtifactError as err:
+            problems.append(str(err))
+
+    def show(console: Console) -> None:
+        console.print(f"{len(artifacts)} artifacts, {len(problems)} problems")
+        for problem in problems:
+            console.print(problem, markup=False)
+
+    output.result({"artifacts": len(artifacts), "problems": problems}, show)
+    return CheckFailed.exit_status if problems else 0
+
+
+@command.command("prune")
+@common_options
+def prune(workspace: Any, output: Output) -> None:
+    """Remove what killed commands left behind."""
+    removed = workspace.prune()
+
+    def show(console: Console) -> None:
+        console.print(f"removed {len(removed)} files")
+        for path in removed:
+            console.print(str(path), markup=False)
+
+    output.result({"removed": [str(path) for path in removed]}, show)

@@ -1,0 +1,98 @@
+"""Deploy form -> ONNX ModelProto: trace, simplify, strip what depends on the machine.
+
+The trace is torch's TorchScript exporter, called here and nowhere else. It maps operations one to
+one, where the default exporter's optimiser removes the performer's epsilon and takes ten times as
+long (docs/architecture.md has the figures).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+
+import onnx
+import torch
+from torch.jit._trace import TracerWarning
+
+from t2t_deploy import __version__
+from t2t_deploy._optional import require
+from t2t_deploy.errors import ExportError, UsageError
+from t2t_deploy.export._deploy import DeployT2TViT
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME
+
+# The GELU that the deploy form writes out stays written out below 20; from 20 on exporters may use
+# an operator that ONNX Runtime's CPU kernels run slower than the form it fuses itself.
+DEFAULT_OPSET = 18
+MIN_OPSET = 17  # the first with LayerNormalization
+MAX_OPSET = 20  # the last torch's TorchScript exporter writes
+_TRACED_BATCH = 2
+
+
+def onnx_from_deploy(
+    deploy: DeployT2TViT, *, batch: int | None = None, opset: int = DEFAULT_OPSET
+) -> onnx.ModelProto:
+    """Trace the deploy form into a self-contained, simplified ONNX model.
+
+    batch: fixed batch size; None leaves it dynamic. Input ``image`` (batch, 3, S, S) float32,
+    output ``logits`` (batch, classes) float32. The same module gives the same bytes.
+
+    Raises UsageError for an opset out of range, ExportError where a stage refuses the graph.
+    """
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise UsageError(f"opset is {opset}; expected {MIN_OPSET} to {MAX_OPSET}")
+    onnxsim = require("onnxsim")
+    size = deploy.config.image_size
+    example = torch.zeros(_TRACED_BATCH if batch is None else batch, 3, size, size)
+    buffer = io.BytesIO()
+    with _quiet_exporter():
+        torch.onnx.export(
+            deploy.eval(),
+            (example,),
+            buffer,  # type: ignore[arg-type]  # the TorchScript exporter takes a stream
+            dynamo=False,
+            opset_version=opset,
+            dynamic_axes={name: {0: "batch"} for name in (INPUT_NAME, OUTPUT_NAME)}
+            if batch is None
+            else None,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            do_constant_folding=False,  # onnxsim folds more, and without warnings
+        )
+    traced = onnx.load_from_string(buffer.getvalue())
+    # Queries, keys and values stay three products: TensorRT merges them itself, and merged here
+    # they would have to be split again.
+    model, same = onnxsim.simplify(traced, skipped_optimizers=["fuse_qkv"])
+    if not same:
+        raise ExportError(
+            "onnxsim's simplified graph differs from the traced one; report this with the variant "
+            "and the options used"
+        )
+    strip_provenance(model)
+    return model
+
+
+def strip_provenance(model: onnx.ModelProto) -> None:
+    """Remove stack traces and paths, so that a file says nothing of the machine that made it."""
+    graph = model.graph
+    holders = (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer)
+    for holder in (model, graph, *holders):
+        holder.ClearField("doc_string")
+        holder.ClearField("metadata_props")
+    model.producer_name = "t2t-deploy"
+    model.producer_version = __version__
+    graph.name = "t2t_vit"
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's deprecation and tracing notes off stderr.
+
+    TracerWarning: the deploy form branches on ranks and sizes, which its config fixes.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", TracerWarning)
+        warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # onnxsim folds more
+        yield

@@ -1,0 +1,296 @@
+"""Weights files: released checkpoints, bare state dicts and safetensors, none of them trusted."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+
+from t2t_deploy.errors import AmbiguousVariantError, CheckpointError
+from t2t_deploy.model._config import VARIANTS, ModelConfig, config_for_variant
+from t2t_deploy.model._t2t import T2TViT
+
+# In order of preference: the published accuracy is the moving average's.
+_CONTAINERS = ("state_dict_ema", "state_dict")
+_WRAPPER = "module."
+_SHOWN_KEYS = 3
+_PICKLE_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+
+StateDict = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Weights that fit a model.
+
+    state_dict: float32 tensors with the released names, ``pos_embed`` already at the config's
+    resolution. container: where in the file they stood (``file`` for a bare state dict).
+    notes: what was changed on the way, one line each.
+    """
+
+    config: ModelConfig
+    state_dict: StateDict
+    container: str
+    notes: tuple[str, ...] = ()
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    variant: str | None = None,
+    config: ModelConfig | None = None,
+    image_size: int | None = None,
+    num_classes: int | None = None,
+) -> Checkpoint:
+    """Read a weights file and fit it to a model.
+
+    With neither ``variant`` nor ``config`` the variant is recognised from names and shapes. The
+    resolution and the number of classes come from the file; ``image_size`` resizes the position
+    table, ``num_classes`` must agree.
+
+    Raises CheckpointError naming the first few keys that do not fit, AmbiguousVariantError where
+    shapes fit several variants, ConfigError for an impossible size.
+    """
+    state_dict, container = read_state_dict(path)
+    classes = _num_classes(state_dict, path)
+    if num_classes is not None and num_classes != classes:
+        raise CheckpointError(
+            f"{path} has {classes} classes and {num_classes} were asked for; a classifier cannot "
+            "be resized: leave out the number of classes, or fine-tune first"
+        )
+    if config is None:
+        name = variant if variant is not None else recognise_variant(state_dict, path)
+        config = config_for_variant(name)
+    stored = config.with_(num_classes=classes, image_size=_stored_size(state_dict, config, path))
+    _check_keys(state_dict, stored, path)
+    _check_finite(state_dict, path)
+    notes = []
+    if image_size is not None and image_size != stored.image_size:
+        asked = stored.with_(image_size=image_size)
+        state_dict["pos_embed"] = resize_position(
+            state_dict["pos_embed"], stored.grids()[2], asked.grids()[2]
+        )
+        notes.append(f"pos_embed resized bicubically from {stored.image_size} to {image_size} px")
+        stored = asked
+    return Checkpoint(stored, state_dict, container, tuple(notes))
+
+
+def load_reference(weights: Path, config: ModelConfig) -> T2TViT:
+    """The reference model with weights written by `save_weights`, in evaluation mode."""
+    return reference_from_state_dict(load_checkpoint(weights, config=config).state_dict, config)
+
+
+def reference_from_state_dict(state_dict: StateDict, config: ModelConfig) -> T2TViT:
+    """The reference model around given weights, in evaluation mode; nothing is copied."""
+    with torch.device("meta"):
+        model = T2TViT(config)
+    model.load_state_dict(state_dict, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def save_weights(state_dict: StateDict, path: Path) -> None:
+    """Write a state dict as safetensors, the same bytes for the same weights."""
+    ordered = {key: state_dict[key].contiguous() for key in sorted(state_dict)}
+    save_file(ordered, path)
+
+
+def read_state_dict(path: Path) -> tuple[StateDict, str]:
+    """Tensors of a weights file in float32, and the container they stood in.
+
+    Nothing in the file is executed: pickles are read with torch's weights-only unpickler.
+    Raises CheckpointError.
+    """
+    if not path.exists():
+        raise CheckpointError(f"there is no file {path}; give a .pth.tar, .pth or .safetensors")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file; give a .pth.tar, .pth or .safetensors")
+    content = _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
+    container = "file"
+    for name in _CONTAINERS:
+        if isinstance(content.get(name), Mapping):
+            content, container = content[name], name
+            break
+    if not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        found = ", ".join(str(key) for key in list(content)[:_SHOWN_KEYS]) or "nothing"
+        raise CheckpointError(
+            f"{path} holds {found}; expected tensors, or a dictionary with "
+            f"{' or '.join(_CONTAINERS)}: save the model's state_dict()"
+        )
+    if all(str(key).startswith(_WRAPPER) for key in content):
+        content = {key[len(_WRAPPER) :]: value for key, value in content.items()}
+    return {str(key): _as_float32(key, value, path) for key, value in content.items()}, container
+
+
+def recognise_variant(state_dict: Mapping[str, torch.Tensor], path: Path) -> str:
+    """The released variant whose names and shapes these are.
+
+    Raises AmbiguousVariantError where several fit, CheckpointError where none does.
+    """
+    mismatches = {name: _mismatched_keys(state_dict, name) for name in VARIANTS}
+    fitting = [name for name, keys in mismatches.items() if not keys]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise AmbiguousVariantError(
+            f"{path} fits the variants {' and '.join(fitting)}, whose weights have the same "
+            f"shapes; say which: --variant {fitting[0]}"
+        )
+    nearest = min(mismatches, key=lambda name: len(mismatches[name]))
+    keys = sorted(mismatches[nearest])
+    raise CheckpointError(
+        f"{path} fits no released variant; the nearest is {nearest}, where {len(keys)} keys "
+        f"differ ({_shown(keys)}): give --variant, or --config for a model of your own dimensions"
+    )
+
+
+def resize_position(
+    position: torch.Tensor, old: tuple[int, int], new: tuple[int, int]
+) -> torch.Tensor:
+    """Resample the grid part of (1, 1 + rows * columns, dim) bicubically; the class row stays."""
+    cls, grid = position[:, :1], position[:, 1:]
+    grid = grid.transpose(1, 2).unflatten(2, old)
+    grid = functional.interpolate(grid, size=new, mode="bicubic", align_corners=False)
+    return torch.cat((cls, grid.flatten(2).transpose(1, 2)), dim=1).contiguous()
+
+
+@functools.lru_cache(maxsize=32)
+def _expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        model = T2TViT(config)
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+
+
+def _mismatched_keys(state_dict: Mapping[str, torch.Tensor], variant: str) -> set[str]:
+    """Keys absent on either side or of another shape; what fine-tuning changes is left out."""
+    expected = _expected_shapes(VARIANTS[variant].config)
+    different = expected.keys() ^ state_dict.keys()
+    for key in expected.keys() & state_dict.keys():
+        found, wanted = tuple(state_dict[key].shape), expected[key]
+        tuned = {"pos_embed": (0, 2), "head.weight": (1,), "head.bias": ()}
+        if key in tuned and len(found) == len(wanted):
+            found = tuple(found[axis] for axis in tuned[key])
+            wanted = tuple(wanted[axis] for axis in tuned[key])
+        if found != wanted:
+            different.add(key)
+    return different
+
+
+def _check_keys(state_dict: Mapping[str, torch.Tensor], config: ModelConfig, path: Path) -> None:
+    expected = _expected_shapes(config)
+    complaints = []
+    missing = [key for key in expected if key not in state_dict]
+    if missing:
+        complaints.append(f"lacks {len(missing)} of {len(expected)} keys ({_shown(missing)})")
+    unexpected = [key for key in state_dict if key not in expected]
+    if unexpected:
+        complaints.append(f"has {len(unexpected)} unexpected keys ({_shown(unexpected)})")
+    misshaped = [
+        f"{key} {tuple(state_dict[key].shape)}, expected {shape}"
+        for key, shape in expected.items()
+        if key in state_dict and tuple(state_dict[key].shape) != shape
+    ]
+    if misshaped:
+        complaints.append(f"has {len(misshaped)} mis-shaped tensors ({_shown(misshaped, '; ')})")
+    if complaints:
+        raise CheckpointError(
+            f"{path} is no {config.name}: it {', it '.join(complaints)}; give the variant the file "
+            "was trained as, or leave --variant out to have it recognised"
+        )
+
+
+def _check_finite(state_dict: Mapping[str, torch.Tensor], path: Path) -> None:
+    bad = [key for key, tensor in state_dict.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise CheckpointError(
+            f"{path} has NaN or infinity in {len(bad)} tensors ({_shown(bad)}); the training run "
+            "diverged or the file is damaged: use an earlier checkpoint"
+        )
+
+
+def _num_classes(state_dict: Mapping[str, torch.Tensor], path: Path) -> int:
+    head = state_dict.get("head.weight")
+    if head is None or head.ndim != 2 or head.shape[0] < 1:
+        found = _shown(list(state_dict))
+        raise CheckpointError(
+            f"{path} has no classifier head.weight (its keys: {found}); expected the state dict "
+            "of a T2T-ViT"
+        )
+    return int(head.shape[0])
+
+
+def _stored_size(state_dict: Mapping[str, torch.Tensor], config: ModelConfig, path: Path) -> int:
+    """Image size whose token grid the position table has."""
+    position = state_dict.get("pos_embed")
+    if position is None or position.ndim != 3:
+        return config.image_size  # _check_keys says what is wrong
+    patches = position.shape[1] - 1
+    side = math.isqrt(max(patches, 0))
+    size = side * math.prod(split.stride for split in config.splits)
+    if side < 1 or side * side != patches or config.with_(image_size=size).num_patches != patches:
+        raise CheckpointError(
+            f"{path} has a pos_embed for {patches} tokens, which is no square grid of "
+            f"{config.name}; expected 1 + n*n rows, as in {1 + config.num_patches}"
+        )
+    return size
+
+
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix == ".safetensors"
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as err:
+        raise CheckpointError(
+            f"{path} is no readable safetensors file ({err}); copy or download it again"
+        ) from err
+
+
+def _read_pickle(path: Path) -> Mapping[Any, Any]:
+    try:
+        # Released files carry the training options as a Namespace: a plain holder of values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as err:  # a damaged file can make torch's reader raise nearly anything
+        banned = _PICKLE_GLOBAL.search(str(err))
+        if banned is not None:
+            raise CheckpointError(
+                f"{path} holds a Python object ({banned.group(1)}), which could run code when "
+                "loaded and was not; expected tensors only: save the model's state_dict()"
+            ) from err
+        first_line = (str(err).strip() or type(err).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{path} is truncated or no checkpoint ({first_line[:160]}); copy or download it again"
+        ) from err
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}; expected a dictionary of tensors: save the "
+            "model's state_dict()"
+        )
+    return content
+
+
+def _as_float32(key: Any, tensor: torch.Tensor, path: Path) -> torch.Tensor:
+    if not tensor.is_floating_point() or tensor.is_sparse:
+        raise CheckpointError(
+            f"{path} has {key} as {tensor.dtype} {tensor.layout}; expected dense floating point"
+        )
+    return tensor.detach().to(torch.float32).contiguous()
+
+
+def _shown(keys: list[str], separator: str = ", ") -> str:
+    shown = separator.join(keys[:_SHOWN_KEYS])
+    return shown + (separator + "..." if len(keys) > _SHOWN_KEYS else "")

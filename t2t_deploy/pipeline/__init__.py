@@ -1,0 +1,36 @@
+"""The only place where stages meet: what each command does, without the command line."""
+
+from __future__ import annotations
+
+from t2t_deploy.bench import DEFAULT_ROUNDS, BenchReport, BenchStatus, bench_table
+from t2t_deploy.model import VARIANTS
+from t2t_deploy.pipeline._bench import BenchRequest, bench_artifacts
+from t2t_deploy.pipeline._build import BuildRequest, build_trt
+from t2t_deploy.pipeline._doctor import BackendState, examine_machine
+from t2t_deploy.pipeline._export import ExportRequest, export_model
+from t2t_deploy.pipeline._inspect import inspect_artifact
+from t2t_deploy.pipeline._progress import Report, silent
+from t2t_deploy.pipeline._verify import verify_artifacts
+from t2t_deploy.workspace import Artifact, Workspace
+
+__all__ = [
+    "DEFAULT_ROUNDS",
+    "VARIANTS",
+    "Artifact",
+    "BackendState",
+    "BenchReport",
+    "BenchRequest",
+    "BenchStatus",
+    "BuildRequest",
+    "ExportRequest",
+    "Report",
+    "Workspace",
+    "bench_artifacts",
+    "bench_table",
+    "build_trt",
+    "examine_machine",
+    "export_model",
+    "inspect_artifact",
+    "silent",
+    "verify_artifacts",
+]

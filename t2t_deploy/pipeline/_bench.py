@@ -1,0 +1,156 @@
+"""Which artifacts run on which backends, side by side with eager."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from t2t_deploy.bench import (
+    DEFAULT_ROUND_SECONDS,
+    DEFAULT_ROUNDS,
+    BenchCase,
+    BenchReport,
+    CaseResult,
+    not_run_result,
+    run_bench,
+)
+from t2t_deploy.errors import ArtifactError, BackendError
+from t2t_deploy.pipeline._progress import Report, silent
+from t2t_deploy.runtime import BACKENDS, SessionRequest, available_threads, why_not_runnable
+from t2t_deploy.types import Precision, Target
+from t2t_deploy.workspace import Artifact, Manifest, Workspace
+
+# What all turns of one bench may take together, so that a full workspace ends in time too.
+_TOTAL_SECONDS = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRequest:
+    """What to measure; empty means every artifact of the workspace on every backend."""
+
+    artifacts: Sequence[Path] = ()
+    backends: Sequence[str] = ()
+    batches: Sequence[int] = (1,)
+    threads: int | None = None
+    rounds: int = DEFAULT_ROUNDS
+    force: bool = False
+
+
+def bench_artifacts(
+    workspace: Workspace, request: BenchRequest, report: Report = silent
+) -> BenchReport:
+    """Measure artifacts against the eager reference of their own weights.
+
+    A backend that cannot run here becomes a row that says why, unless it was asked for by name.
+    Raises BackendError for one that was, ArtifactError where there is nothing to measure.
+    """
+    for name in request.backends:
+        reason = why_not_runnable(name)
+        if reason is not None:
+            raise BackendError(f"backend {name} cannot run here: {reason}")
+    artifacts = _chosen(workspace, request, report)
+    threads = request.threads or available_threads()
+    cases: list[BenchCase] = []
+    skipped: list[CaseResult] = []
+    named = bool(request.artifacts)
+    for batch in request.batches:
+        for artifact in artifacts:
+            for backend in request.backends or BACKENDS:
+                case, reason = _case(workspace, artifact, backend, batch, threads, named=named)
+                if case is not None and case not in cases:
+                    cases.append(case)
+                elif reason is not None:
+                    skipped.append(
+                        not_run_result(
+                            backend=backend,
+                            artifact=artifact.path.name,
+                            precision=_precision(artifact),
+                            batch=batch,
+                            reason=reason,
+                        )
+                    )
+    if not cases:
+        reasons = "; ".join(dict.fromkeys(str(row.reason) for row in skipped))
+        raise BackendError(f"nothing here can be measured: {reasons or 'no backend takes it'}")
+    turns = len(cases) * max(request.rounds, 1)
+    measured = run_bench(
+        cases,
+        rounds=request.rounds,
+        round_seconds=min(DEFAULT_ROUND_SECONDS, _TOTAL_SECONDS / turns),
+        progress=report.progress,
+    )
+    return dataclasses.replace(measured, results=(*measured.results, *skipped))
+
+
+def _chosen(workspace: Workspace, request: BenchRequest, report: Report) -> list[Artifact]:
+    if request.artifacts:
+        return [workspace.open(path, force=request.force) for path in request.artifacts]
+    everything = workspace.artifacts()
+    usable = [a for a in everything if request.force or not a.known().failed]
+    for artifact in everything:
+        if artifact not in usable:
+            report.note(f"left out {artifact.path.name}: {artifact.known().failure}")
+    if not usable:
+        raise ArtifactError(
+            f"workspace {workspace.root} has nothing to bench; make an artifact first: "
+            "t2t-deploy export --variant 14"
+        )
+    return [workspace.checked(artifact, force=True) for artifact in usable]
+
+
+def _case(
+    workspace: Workspace,
+    artifact: Artifact,
+    backend: str,
+    batch: int,
+    threads: int,
+    *,
+    named: bool,
+) -> tuple[BenchCase | None, str | None]:
+    """The case of an artifact on a backend, or why it is not measured; neither where it is moot."""
+    takes = BACKENDS[backend].takes
+    manifest = artifact.manifest
+    if takes == "weights":
+        if manifest is None or not manifest.weights:
+            return None, None
+        reason = why_not_runnable(backend)
+        if reason is not None:
+            return None, reason
+        request = SessionRequest(
+            backend, workspace.weights(manifest), threads=threads, config=manifest.config
+        )
+        label = f"{manifest.variant} {manifest.config['image_size']}px reference"
+        return BenchCase(request, label, Precision.FP32.value, batch, _model(manifest)), None
+    if takes != (manifest.kind if manifest else "onnx"):
+        return None, None
+    if manifest is not None and takes == "engine" and backend != _engine_backend(artifact):
+        return None, None
+    reason = why_not_runnable(backend)
+    if reason is None and manifest is not None and takes == "onnx" and backend == "ort-cpu":
+        if manifest.precision is Precision.BF16:
+            reason = "ONNX Runtime's CPU kernels have no bf16 matrix product"
+        elif manifest.target == Target.TENSORRT.value and not named:
+            reason = "made for TensorRT; name it to run it on the CPU all the same"
+        elif manifest.batch not in (None, batch):
+            reason = f"its batch is fixed at {manifest.batch}"
+    if reason is not None:
+        return None, reason
+    computes = _model(manifest) if manifest and manifest.weights else None
+    request = SessionRequest(backend, artifact.path, threads=threads)
+    return BenchCase(request, artifact.path.name, _precision(artifact), batch, computes), None
+
+
+def _model(manifest: Manifest) -> str:
+    """What is computed: the same weights fit models of several dimensions, as 14 and 14_resnext."""
+    return json.dumps([manifest.weights["sha256"], dict(manifest.config)], sort_keys=True)
+
+
+def _engine_backend(artifact: Artifact) -> str:
+    return str(artifact.known().details["engine"]["backend"])
+
+
+def _precision(artifact: Artifact) -> str:
+    return artifact.manifest.precision.value if artifact.manifest else "as stored"

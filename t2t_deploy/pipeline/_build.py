@@ -1,0 +1,157 @@
+"""ONNX file -> engine, with what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2t_deploy.errors import ArtifactError, BackendError
+from t2t_deploy.pipeline._export import ExportRequest, export_weights
+from t2t_deploy.pipeline._progress import Report, silent
+from t2t_deploy.types import Precision, ShapeProfile, Target
+from t2t_deploy.workspace import Artifact, Manifest, Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What to build; None means the default named in the field's comment."""
+
+    artifact: Path | None = None  # the newest export
+    precision: Precision | None = None  # the artifact's
+    profiles: Sequence[ShapeProfile] = ()  # 1:1:32 for a dynamic batch
+    sm: str | None = None  # native where a device is, else portable
+    memory_limit_mib: int | None = None  # the builder's
+    output: Path | None = None  # the workspace
+    force: bool = False
+
+
+def build_trt(workspace: Workspace, request: BuildRequest, report: Report = silent) -> Artifact:
+    """Build a TensorRT-RTX engine from an exported graph and attest what is in it.
+
+    A graph of another precision or target than the engine's is exported anew from the stored
+    weights. The attestation's verdict is in the manifest. Raises ArtifactError, EngineError,
+    BackendError, MissingDependencyError.
+    """
+    from t2t_deploy.runtime import attest, build_engine, device_capability, parse_sm, runnable_here
+
+    if request.artifact is None:
+        source = workspace.newest("onnx", force=request.force)
+        source = workspace.checked(source, force=request.force)
+        report.note(f"building from the newest export, {source.path.name}")
+    else:
+        source = workspace.open(request.artifact, force=request.force)
+        if source.manifest is not None and source.manifest.kind != "onnx":
+            raise ArtifactError(
+                f"{source.path} is an {source.manifest.kind}; an engine is built from an ONNX "
+                "file: name one, or none to take the newest export"
+            )
+    graph = _typed_graph(workspace, source, request, report)
+    sm = request.sm or ("native" if device_capability() is not None else "portable")
+    report.step(f"building {graph.path.name} for {sm}")
+    built = build_engine(
+        graph.path,
+        profiles=tuple(request.profiles),
+        sm=parse_sm(sm),
+        memory_limit_mib=request.memory_limit_mib,
+        progress=report.progress,
+    )
+    known = graph.manifest
+    precision = request.precision or (known.precision if known else Precision.FP32)
+    attestation = attest(built.figures, precision)
+    runnable = runnable_here(built.engine)
+    stem = graph.path.stem.rsplit("-", 1)[0] if known else graph.path.stem
+    targets = "_".join(built.sm)
+    figures = built.figures.to_dict() | {"moved_bytes": built.moved_bytes}
+    draft = Manifest(
+        kind="engine",
+        file="",
+        sha256="",
+        size_bytes=0,
+        variant=known.variant if known else graph.path.stem,
+        precision=precision,
+        config=known.config if known else {},
+        batch=known.batch if known else None,
+        target=Target.TENSORRT.value,
+        weights=known.weights if known else {},
+        opset=known.opset if known else None,
+        strategies=known.strategies if known else None,
+        parents=({"kind": "onnx", "file": graph.path.name, "sha256": _sha256(graph)},),
+    )
+
+    def write(path: Path) -> dict[str, Any]:
+        path.write_bytes(built.engine)
+        log = workspace.write_log(f"{stem}-sm{targets}.log", built.log)
+        details = {
+            "engine": {
+                **figures,
+                "backend": built.backend,
+                "backend_version": built.backend_version,
+                "sm": list(built.sm),
+                "profiles": [str(profile) for profile in built.profiles],
+                "size_bytes": len(built.engine),
+                "build_s": round(built.build_s, 3),
+                "log": f"logs/{log.name}",
+            },
+            "attestation": attestation.to_dict(),
+            "runnable_here": runnable.runs,
+            "why_not": runnable.why_not,
+        }
+        return {"details": details}
+
+    return workspace.store(draft, write, stem=f"{stem}-sm{targets}", output=request.output)
+
+
+def _typed_graph(
+    workspace: Workspace, source: Artifact, request: BuildRequest, report: Report
+) -> Artifact:
+    """The graph to build: the source itself, or its weights exported for TensorRT."""
+    manifest = source.manifest
+    if manifest is None:
+        report.note(f"{source.path.name} has no manifest: it is built as it is, never retyped")
+        return source
+    precision = request.precision or manifest.precision
+    if precision in (Precision.INT8, Precision.FP8) and manifest.precision is not precision:
+        raise BackendError(
+            f"{source.path.name} is {manifest.precision.value}; {precision.value} takes a "
+            "quantised graph, which this version does not make yet: build with --fp16"
+        )
+    asked = manifest.details.get("asked", {})
+
+    def suits(other: Manifest) -> bool:
+        return (
+            other.target == Target.TENSORRT.value
+            and other.precision is precision
+            and other.weights["sha256"] == manifest.weights["sha256"]
+            and (other.config, other.batch) == (manifest.config, manifest.batch)
+            and other.opset == manifest.opset
+            and other.details.get("asked", {}) == asked
+            and not other.failed
+        )
+
+    if suits(manifest) or (request.force and manifest.precision is precision):
+        return source
+    ready = [a for a in workspace.artifacts("onnx") if suits(a.known())]
+    if ready:
+        return workspace.checked(ready[-1])
+    report.note(
+        f"{source.path.name} is {manifest.precision.value} for {manifest.target}: exporting its "
+        f"weights again in {precision.value} for tensorrt"
+    )
+    form = ExportRequest(
+        batch=manifest.batch,
+        precision=precision,
+        target=Target.TENSORRT,
+        soft_split=asked.get("soft_split"),
+        performer=asked.get("performer"),
+        opset=manifest.opset,
+    )
+    graph = export_weights(workspace, manifest.config, manifest.weights, form, report)
+    return workspace.checked(graph, force=request.force)
+
+
+def _sha256(artifact: Artifact) -> str:
+    from t2t_deploy.workspace import file_sha256
+
+    return artifact.manifest.sha256 if artifact.manifest else file_sha256(artifact.path)

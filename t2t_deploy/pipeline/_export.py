@@ -1,0 +1,174 @@
+"""checkpoint -> deploy form -> ONNX file, verified against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2t_deploy._optional import require
+from t2t_deploy.errors import UsageError
+from t2t_deploy.pipeline._progress import Report, silent
+from t2t_deploy.pipeline._verify import verify_file
+from t2t_deploy.types import Precision, Target
+from t2t_deploy.workspace import Artifact, Manifest, Workspace, file_sha256
+
+RANDOM_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What to export; None means the default named in the field's comment.
+
+    A variant or a config is needed unless a checkpoint tells the variant by its shapes.
+    """
+
+    variant: str | None = None  # recognised from the checkpoint
+    config_file: Path | None = None
+    checkpoint: Path | None = None  # seeded random weights
+    num_classes: int | None = None  # the checkpoint's, else the config's
+    image_size: int | None = None  # the checkpoint's, else the config's
+    batch: int | None = None  # dynamic
+    precision: Precision = Precision.FP32
+    target: Target = Target.PORTABLE
+    soft_split: str | None = None  # the target's
+    performer: str | None = None  # the target's
+    opset: int | None = None  # the exporter's default
+    output: Path | None = None  # the workspace
+
+
+def export_model(workspace: Workspace, request: ExportRequest, report: Report = silent) -> Artifact:
+    """Export, check the graph, verify the written file; a failed verification is in the manifest.
+
+    Raises UsageError for options that contradict each other, CheckpointError, ConfigError,
+    ExportError, MissingDependencyError.
+    """
+    if request.variant is not None and request.config_file is not None:
+        raise UsageError("--variant and --config both describe the model; give one of them")
+    if request.variant is None and request.config_file is None and request.checkpoint is None:
+        raise UsageError("nothing says which model to export; give --variant, such as 14")
+    require("torch")
+    from t2t_deploy.model import (
+        config_for_variant,
+        config_from_toml,
+        load_checkpoint,
+        random_state_dict,
+        save_weights,
+    )
+
+    config = None if request.config_file is None else config_from_toml(request.config_file)
+    notes: tuple[str, ...] = ()
+    source: dict[str, Any]
+    if request.checkpoint is None:
+        base = config if config is not None else config_for_variant(str(request.variant))
+        fitted = base.with_(image_size=request.image_size, num_classes=request.num_classes)
+        state_dict = random_state_dict(fitted, RANDOM_SEED)
+        source = {"kind": "random", "seed": RANDOM_SEED}
+        notes = (
+            "the weights are seeded random numbers: good for benchmarks, useless for pictures",
+        )
+    else:
+        report.step(f"reading {request.checkpoint.name}")
+        checkpoint = load_checkpoint(
+            request.checkpoint,
+            variant=request.variant,
+            config=config,
+            image_size=request.image_size,
+            num_classes=request.num_classes,
+        )
+        fitted, state_dict, notes = checkpoint.config, checkpoint.state_dict, checkpoint.notes
+        source = {
+            "kind": "checkpoint",
+            "file": request.checkpoint.name,
+            "sha256": file_sha256(request.checkpoint),
+            "container": checkpoint.container,
+        }
+    for note in notes:
+        report.note(note)
+    sha256 = workspace.store_weights(lambda path: save_weights(state_dict, path))
+    weights = {"sha256": sha256, "source": source}
+    return export_weights(
+        workspace,
+        fitted.to_dict(),
+        weights,
+        request,
+        report,
+        details={"notes": list(notes)},
+    )
+
+
+def export_weights(
+    workspace: Workspace,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Any],
+    request: ExportRequest,
+    report: Report = silent,
+    *,
+    details: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Export stored weights; of the request only the form of the graph counts here."""
+    require("torch")
+    import onnx
+
+    from t2t_deploy.export import (
+        DEFAULT_OPSET,
+        DeployT2TViT,
+        check_graph,
+        choose_strategies,
+        onnx_from_deploy,
+    )
+    from t2t_deploy.model import config_from_dict, load_reference
+
+    strategies = choose_strategies(request.target, request.soft_split, request.performer)
+    opset = DEFAULT_OPSET if request.opset is None else request.opset
+    fitted = config_from_dict(config)
+    draft = Manifest(
+        kind="onnx",
+        file="",
+        sha256="",
+        size_bytes=0,
+        variant=fitted.name,
+        precision=request.precision,
+        config=fitted.to_dict(),
+        batch=request.batch,
+        target=request.target.value,
+        weights=weights,
+        opset=opset,
+        strategies=strategies.to_dict(),
+        parents=({"kind": "weights", "sha256": weights["sha256"]},),
+    )
+    reference = load_reference(workspace.weights(draft), fitted)
+    report.step(f"exporting {fitted.name} in {request.precision.value}")
+    deploy = DeployT2TViT(reference, strategies, request.precision)
+    model = check_graph(
+        onnx_from_deploy(deploy, batch=request.batch, opset=opset), batch=request.batch
+    )
+
+    def write(path: Path) -> dict[str, Any]:
+        onnx.save(model, path)
+        report.step("verifying the file against the reference")
+        checked = verify_file(path, draft, workspace.weights(draft))
+        return {
+            "verification": checked.to_dict(),
+            "details": {
+                **(details or {}),
+                "asked": {"soft_split": request.soft_split, "performer": request.performer},
+                "rewrites": {
+                    "applied": dict(deploy.report.applied),
+                    "refused": dict(deploy.report.refused),
+                },
+                "nodes": len(model.graph.node),
+            },
+        }
+
+    return workspace.store(draft, write, stem=_stem(draft), output=request.output)
+
+
+def _stem(manifest: Manifest) -> str:
+    """A file name that tells the artifact apart for people; the hash tells the rest."""
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in manifest.variant)[:40]
+    words = [name, str(manifest.config["image_size"]), manifest.precision.value, manifest.target]
+    if manifest.batch is not None:
+        words.append(f"b{manifest.batch}")
+    return "-".join(words)

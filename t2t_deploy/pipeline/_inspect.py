@@ -1,0 +1,67 @@
+"""What is in an ONNX file or an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from t2t_deploy.errors import ArtifactError
+from t2t_deploy.workspace import Workspace
+
+
+def inspect_artifact(workspace: Workspace, path: Path) -> dict[str, Any]:
+    """Graph or engine figures and lineage, JSON-ready. Raises ArtifactError."""
+    artifact = workspace.open(path, force=True)
+    manifest = artifact.manifest
+    summary: dict[str, Any] = {
+        "path": str(artifact.path),
+        "size_bytes": artifact.path.stat().st_size,
+        "kind": manifest.kind if manifest else "onnx",
+        "manifest": None,
+    }
+    if manifest is not None:
+        summary["manifest"] = {
+            "sha256": manifest.sha256,
+            "variant": manifest.variant,
+            "precision": manifest.precision.value,
+            "target": manifest.target,
+            "batch": "dynamic" if manifest.batch is None else manifest.batch,
+            "image_size": manifest.config.get("image_size"),
+            "num_classes": manifest.config.get("num_classes"),
+            "strategies": manifest.strategies,
+            "verification": manifest.verification,
+            "weights": dict(manifest.weights),
+            "parents": [dict(parent) for parent in manifest.parents],
+            "tools": dict(manifest.tools),
+            "created": manifest.created,
+            "rewrites": manifest.details.get("rewrites"),
+        }
+    if manifest is not None and manifest.kind == "engine":
+        summary["engine"] = manifest.details["engine"]
+        summary["attestation"] = manifest.details["attestation"]
+        return summary
+    summary["graph"] = _graph(artifact.path)
+    return summary
+
+
+def _graph(path: Path) -> dict[str, Any]:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from t2t_deploy.export import summarise_graph
+
+    try:
+        model = onnx.load(path, load_external_data=False)  # its sizes are in the file itself
+    except (DecodeError, OSError, ValueError) as err:
+        raise ArtifactError(f"{path} is no readable ONNX file ({err}); export it again") from err
+    if not model.HasField("graph"):
+        raise ArtifactError(f"{path} holds no ONNX graph; name an .onnx file")
+    graph = summarise_graph(model)
+    return {
+        "opset": graph.opset,
+        "nodes": graph.nodes,
+        "ops": dict(graph.ops),
+        "weight_bytes": dict(graph.weight_bytes),
+        "inputs": [str(spec) for spec in graph.inputs],
+        "outputs": [str(spec) for spec in graph.outputs],
+    }

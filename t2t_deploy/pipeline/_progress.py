@@ -1,0 +1,32 @@
+"""How the pipeline tells what it does, without knowing where it is shown."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Report(Protocol):
+    """Receives steps, notes and progress."""
+
+    def step(self, text: str) -> None:
+        """A new piece of work begins."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
+    def progress(self, text: str, done: int, total: int) -> None:
+        """How far the present piece of work is."""
+
+
+class _Silent:
+    def step(self, text: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def progress(self, text: str, done: int, total: int) -> None:
+        pass
+
+
+silent: Report = _Silent()

@@ -1,0 +1,59 @@
+"""What this machine can run: the CUDA device there is, and whether an engine loads on it."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from t2t_deploy.runtime._trt_module import BuilderLog, load_rtx, new_logger
+
+# CUdevice_attribute of the driver API, fixed since CUDA 5
+_MAJOR, _MINOR = 75, 76
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """Whether an engine runs on this machine, and why not."""
+
+    runs: bool
+    why_not: str | None
+
+
+def device_capability(ordinal: int = 0) -> str | None:
+    """Compute capability of a CUDA device as in ``86``; None without such a device."""
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+    device, value = ctypes.c_int(), ctypes.c_int()
+    if cuda.cuInit(0) != 0 or cuda.cuDeviceGet(ctypes.byref(device), ordinal) != 0:
+        return None
+    numbers = []
+    for attribute in (_MAJOR, _MINOR):
+        if cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device) != 0:
+            return None
+        numbers.append(str(value.value))
+    return "".join(numbers)
+
+
+def runnable_here(engine: bytes, trt: Any = None) -> Runnable:
+    """Load a serialized engine on this machine's device; nothing is run and nothing is kept.
+
+    trt: the TensorRT module; None takes TensorRT-RTX. Raises MissingDependencyError without it.
+    """
+    trt = load_rtx() if trt is None else trt
+    log = BuilderLog()
+    loaded = trt.Runtime(new_logger(trt, log)).deserialize_cuda_engine(engine)
+    return Runnable(True, None) if loaded is not None else Runnable(False, _why_not(log))
+
+
+def _why_not(log: BuilderLog) -> str:
+    errors = log.errors()
+    cuda = re.search(r"cudaError (\d+): ([^)]+)\)", errors)
+    if cuda:
+        what = "no CUDA device" if device_capability() is None else "the CUDA device refuses"
+        return f"{what}: {cuda[2]} (cudaError {cuda[1]})"
+    return f"the runtime does not load it: {errors or 'it gives no reason'}"

@@ -1,0 +1,236 @@
+"""Reads a builder log made with detailed profiling: every kernel, its tensors, the memory totals.
+
+After ``Layers:`` the log holds one line per layer:
+
+    Name: fc_myl0_1, LayerType: gemm, Inputs: [ { Name: x, Dimensions: [-1,32], ...}],
+    Constants: [...], Outputs: [...], TacticName: ..., StreamId: 0, Metadata: [ONNX Layer: fc]
+
+A dimension that depends on the batch is printed -1, also where it is a multiple of the batch (batch
+x tokens, batch x heads). An engine for several GPU architectures prints one list for all of them;
+one with several profiles prints a list per profile, one after the other, of which the later ones
+carry ``[profile 1]``, ``[profile 2]`` ... in some of their names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from t2t_deploy.errors import EngineError
+
+_MARK = "Layers:"
+_LAYER = re.compile(
+    r"Name: (?P<name>.+?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], "
+    r"Constants: \[(?P<constants>.*?)\], Outputs: \[(?P<outputs>.*?)\], "
+    r"TacticName: (?P<tactic>.*?), StreamId: (?P<stream>\d+), Metadata: ?(?P<metadata>.*)"
+)
+_TENSOR = re.compile(
+    r" \{ Name: (?P<name>.+?), Dimensions: \[(?P<dims>[-\d,]*)\], Strides: \[[-\d,]*\], "
+    r"StrideOrder: \[[-\d,]*\], Datatype: (?P<dtype>\w+), Format: [^{}]*? ?\}(?:,|$)"
+)
+# the names are parted by nothing, or by the control characters 1e and 1f
+_ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f\[]|$)")
+_PROFILE = re.compile(r"\[profile (\d+)\]")
+_GRAPH = re.compile(r"_myl(\d+)_\d+$")
+# bits of an element, by the log's name of its type
+_BITS = {
+    "Float": 32, "Half": 16, "BFloat16": 16, "FP8": 8, "Int8": 8, "UInt8": 8, "Bool": 8,
+    "Int32": 32, "Int64": 64, "Int4": 4, "FP4": 4, "E8M0": 8,
+}  # fmt: skip
+_INTEGERS = ("Int32", "Int64")
+
+
+@dataclass(frozen=True, slots=True)
+class LogTensor:
+    """A tensor of a kernel as the log prints it; a -1 in ``dims`` follows the batch."""
+
+    name: str
+    dims: tuple[int, ...]
+    dtype: str
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether its size depends on the batch."""
+        return -1 in self.dims
+
+    @property
+    def known_elements(self) -> int:
+        """Product of the dimensions that do not depend on the batch."""
+        return math.prod(dim for dim in self.dims if dim != -1)
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Bytes it occupies; None where its size depends on the batch."""
+        if self.is_dynamic:
+            return None
+        return (math.prod(self.dims) * _BITS[self.dtype] + 7) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One layer of an engine: ``kind`` is gemm, kgen, runtime_fusion, correlation, ..."""
+
+    name: str
+    kind: str
+    inputs: tuple[LogTensor, ...]
+    outputs: tuple[LogTensor, ...]
+    constants: tuple[LogTensor, ...]
+    onnx_layers: tuple[str, ...]
+
+    @property
+    def is_shape_work(self) -> bool:
+        """Whether it only computes sizes: it moves no tensor of numbers."""
+        tensors = self.inputs + self.outputs
+        return all(tensor.dtype in _INTEGERS and tensor.known_elements == 1 for tensor in tensors)
+
+    @property
+    def is_gemm_mha(self) -> bool:
+        """Whether it is a whole attention in one kernel."""
+        return self.name.startswith("_gemm_mha")
+
+    @property
+    def is_gemv_mha(self) -> bool:
+        """Whether it is a whole attention of a single query in one kernel."""
+        return self.name.startswith("_gemv_mha")
+
+    @property
+    def is_gemm_like(self) -> bool:
+        """Whether it is made around matrix products: gemm, convolution, fused linear, attention."""
+        return (
+            self.kind in ("gemm", "gemv", "correlation", "convolution")
+            or self.is_gemm_mha
+            or self.is_gemv_mha
+            or (self.kind == "runtime_fusion" and "Fc" in self.name)
+        )
+
+    @property
+    def dtype(self) -> str:
+        """The type it computes in, by the log's name of it.
+
+        For a kernel made around matrix products the type of what is multiplied: of its weights (the
+        largest constant with two real axes), else of its largest input. For any other the type of
+        its largest input, else of its largest output.
+        """
+        weights = [c for c in self.constants if sum(dim != 1 for dim in c.dims) >= 2]
+        if self.is_gemm_like and weights:
+            return max(weights, key=lambda tensor: tensor.known_elements).dtype
+        tensors = self.inputs or self.outputs or self.constants
+        return max(tensors, key=lambda tensor: tensor.known_elements).dtype
+
+
+@dataclass(frozen=True, slots=True)
+class LogTotals:
+    """Memory of the engine, in bytes; with several profiles that of the hungriest one.
+
+    Activation and scratch memory are those of the largest batch a profile takes.
+    """
+
+    activation_bytes: int
+    scratch_bytes: int
+    weights_bytes: int
+    host_persistent_bytes: int
+    device_persistent_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLog:
+    """What a builder log says: the layers of each profile, in order, and the totals."""
+
+    profiles: tuple[tuple[Kernel, ...], ...]
+    totals: LogTotals
+
+
+def parse_log(text: str) -> EngineLog:
+    """Read a builder log.
+
+    Raises EngineError where it has no layers, a layer line is not understood (it names the layer),
+    or a total is missing.
+    """
+    return EngineLog(_split_profiles(_layer_lines(text)), _totals(text))
+
+
+def parse_kernel(line: str) -> Kernel:
+    """Read one layer line. Raises EngineError naming the layer."""
+    match = _LAYER.fullmatch(line)
+    if match is None:
+        raise _not_understood(line, "the line")
+    return Kernel(
+        match["name"],
+        match["kind"],
+        _tensors(match["inputs"], line),
+        _tensors(match["outputs"], line),
+        _tensors(match["constants"], line),
+        tuple(_ONNX_LAYER.findall(match["metadata"])),
+    )
+
+
+def _tensors(text: str, line: str) -> tuple[LogTensor, ...]:
+    found = []
+    at = 0
+    while at < len(text):
+        match = _TENSOR.match(text, at)
+        if match is None or match["dtype"] not in _BITS:
+            raise _not_understood(line, f"the tensor '{text[at : at + 120].strip()}'")
+        dims = tuple(int(dim) for dim in match["dims"].split(",") if dim)
+        found.append(LogTensor(match["name"], dims, match["dtype"]))
+        at = match.end()
+    return tuple(found)
+
+
+def _not_understood(line: str, what: str) -> EngineError:
+    name = line.removeprefix("Name: ").split(", LayerType:")[0][:120]
+    return EngineError(
+        f"layer {name!r} of the builder log: {what} is not in a form this version reads; the "
+        "figures would be wrong, so none are given: report this with the log"
+    )
+
+
+def _layer_lines(text: str) -> list[str]:
+    # not splitlines(): it would also split at the control characters between ONNX names
+    lines = text.split("\n")
+    starts = [at for at, line in enumerate(lines) if line.endswith(f": {_MARK}") or line == _MARK]
+    if not starts:
+        raise EngineError(
+            "the builder log has no 'Layers:' section, which detailed profiling verbosity prints; "
+            "build the engine with this tool to get its figures"
+        )
+    found = []
+    for line in lines[starts[0] + 1 :]:
+        if not line.strip():
+            break
+        found.append(line)
+    return found
+
+
+def _split_profiles(lines: list[str]) -> tuple[tuple[Kernel, ...], ...]:
+    """Layers of one compiled graph belong together: a ``[profile N]`` in one speaks for all."""
+    graphs: dict[str, list[str]] = {}
+    for line in lines:
+        name = line.removeprefix("Name: ").split(", LayerType:")[0]
+        graph = _GRAPH.search(name)
+        graphs.setdefault(graph[1] if graph else "", []).append(line)
+    profiles: dict[int, list[Kernel]] = {}
+    for group in graphs.values():
+        marks = [int(mark) for line in group for mark in _PROFILE.findall(line)]
+        profiles.setdefault(max(marks, default=0), []).extend(map(parse_kernel, group))
+    return tuple(tuple(profiles[index]) for index in sorted(profiles))
+
+
+def _totals(text: str) -> LogTotals:
+    def largest(label: str) -> int:
+        found = re.findall(rf"\b{label}: (\d+) bytes", text)
+        if not found:
+            raise EngineError(
+                f"the builder log does not state {label!r}; it is cut short or from an unknown "
+                "builder: build the engine again"
+            )
+        return max(map(int, found))
+
+    return LogTotals(
+        activation_bytes=largest("Total Activation Memory"),
+        scratch_bytes=largest("Max Scratch Memory"),
+        weights_bytes=largest("Total Weights Memory"),
+        host_persistent_bytes=largest("Total Host Persistent Memory"),
+        device_persistent_bytes=largest("Total Device Persistent Memory"),
+    )

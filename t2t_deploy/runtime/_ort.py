@@ -1,0 +1,95 @@
+"""ONNX Runtime sessions on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from t2t_deploy._optional import require
+from t2t_deploy.errors import ArtifactError, BackendError
+from t2t_deploy.runtime._session import check_feeds
+from t2t_deploy.types import TensorSpec
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+_CPU = "CPUExecutionProvider"
+
+
+class OrtSession:
+    """An ONNX file in ONNX Runtime, on the CPU and nowhere else.
+
+    threads: intra-op threads; None leaves one per core.
+    Raises ArtifactError where the file is missing or no valid model.
+    """
+
+    backend = "ort-cpu"
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        ort = require("onnxruntime")
+        if not path.is_file():
+            raise ArtifactError(f"there is no file {path}; export the model first")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            session = ort.InferenceSession(str(path), options, providers=[_CPU])
+        except Exception as err:
+            # onnxruntime's errors share no public base class.
+            if type(err).__module__.startswith("onnxruntime"):
+                text = str(err).strip().splitlines()[0]
+                raise ArtifactError(
+                    f"ONNX Runtime refuses {path}: {text}; export the model again"
+                ) from err
+            raise
+        if session.get_providers() != [_CPU]:
+            raise BackendError(
+                f"ONNX Runtime runs on {session.get_providers()}, expected {_CPU}; is another "
+                "provider forced by the environment?"
+            )
+        self.inputs = tuple(_spec(node) for node in session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in session.get_outputs())
+        self._session = session
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute all outputs. Raises InputError, or BackendError on a closed session."""
+        check_feeds(self.inputs, feeds)
+        if self._session is None:
+            raise BackendError("the session is closed; open a new one")
+        names = [spec.name for spec in self.outputs]
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+    def close(self) -> None:
+        """Free the model."""
+        self._session = None
+
+    def __enter__(self) -> OrtSession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _spec(node: Any) -> TensorSpec:
+    shape = tuple(dim if isinstance(dim, int) else None for dim in node.shape)
+    if node.type not in _DTYPES:
+        raise ArtifactError(
+            f"tensor {node.name!r} is {node.type}; expected one of {', '.join(_DTYPES)}"
+        )
+    return TensorSpec(node.name, _DTYPES[node.type], shape)

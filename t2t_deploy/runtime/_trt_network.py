@@ -1,0 +1,183 @@
+"""The ONNX graph as TensorRT's network: its parsing, its batch, its multiply-adds."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from t2t_deploy.errors import ArtifactError, EngineError
+from t2t_deploy.types import ShapeProfile, TensorSpec
+
+DEFAULT_PROFILE = ShapeProfile(1, 1, 32)
+# TensorRT's names of the types that numpy calls otherwise
+_NUMPY_NAMES = {
+    "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "UINT8": "uint8",
+    "INT32": "int32", "INT64": "int64", "BOOL": "bool",
+}  # fmt: skip
+_SHOWN_NODES = 3
+
+
+def parse_network(trt: Any, builder: Any, logger: Any, onnx_path: Path, name: str) -> Any:
+    """Parse an ONNX file into a strongly typed network.
+
+    Raises ArtifactError for a missing file, EngineError naming the nodes the parser refused.
+    """
+    if not onnx_path.is_file():
+        raise ArtifactError(f"no ONNX file at {onnx_path}; export one first or correct the path")
+    flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    network = builder.create_network(1 << int(flag))
+    # the engine stores it; an unnamed network gets a number that the builder counts up
+    network.name = name
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(onnx_path)) or network.num_outputs == 0:
+        raise EngineError(_parser_message(parser, onnx_path))
+    return network
+
+
+def _parser_message(parser: Any, onnx_path: Path) -> str:
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    told = [
+        f"node {error.node_name() or error.node()!r} ({error.node_operator()}): "
+        f"{' '.join(error.desc().split())}"
+        for error in errors
+        if error.node() >= 0
+    ]
+    if not told:
+        return f"{onnx_path} is not an ONNX model that the parser reads; export it again"
+    more = f" and {len(told) - _SHOWN_NODES} more" if len(told) > _SHOWN_NODES else ""
+    return (
+        f"the parser refused {onnx_path}: {'; '.join(told[:_SHOWN_NODES])}{more}. Export it for "
+        "the target 'tensorrt', or replace these operators"
+    )
+
+
+def tensor_specs(network: Any, *, outputs: bool) -> tuple[TensorSpec, ...]:
+    """The network's inputs or outputs; a dimension free at run time is None."""
+    if outputs:
+        return tuple(_spec(network.get_output(index)) for index in range(network.num_outputs))
+    return tuple(_spec(network.get_input(index)) for index in range(network.num_inputs))
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    dtype = tensor.dtype.name
+    shape = tuple(None if dim < 0 else int(dim) for dim in tensor.shape)
+    return TensorSpec(tensor.name, _NUMPY_NAMES.get(dtype, dtype.lower()), shape)
+
+
+def resolve_profiles(
+    inputs: Sequence[TensorSpec], profiles: Sequence[ShapeProfile]
+) -> tuple[ShapeProfile, ...]:
+    """The batch profiles to build with, given what the graph leaves free.
+
+    Raises EngineError where a dimension other than the batch is free, inputs disagree about the
+    batch, or a profile asks a fixed batch to vary.
+    """
+    for spec in inputs:
+        if None in spec.shape[1:]:
+            raise EngineError(
+                f"input {spec} leaves more than the batch free; profiles here set the batch only: "
+                "export with fixed sizes after the first dimension"
+            )
+    batches = {spec.shape[0] if spec.shape else None for spec in inputs}
+    if batches == {None}:
+        return tuple(profiles) or (DEFAULT_PROFILE,)
+    fixed = max(batch for batch in batches if batch is not None)
+    if batches != {fixed}:
+        shown = "; ".join(map(str, inputs))
+        raise EngineError(f"inputs {shown} disagree about the batch: export them with one batch")
+    only = ShapeProfile(fixed, fixed, fixed)
+    other = [str(profile) for profile in profiles if profile != only]
+    if other:
+        raise EngineError(
+            f"the graph takes batches of exactly {fixed}, and profile {', '.join(other)} asks for "
+            f"others: export with --batch dynamic, or build with {only}"
+        )
+    return (only,)
+
+
+def add_profiles(
+    builder: Any, config: Any, inputs: Sequence[TensorSpec], profiles: Sequence[ShapeProfile]
+) -> None:
+    """Give the configuration one optimisation profile per batch range; none for a fixed batch."""
+    free = [spec for spec in inputs if spec.shape[:1] == (None,)]
+    if not free:
+        return
+    for batches in profiles:
+        profile = builder.create_optimization_profile()
+        for spec in free:
+            rest = spec.shape[1:]
+            profile.set_shape(
+                spec.name, (batches.min, *rest), (batches.opt, *rest), (batches.max, *rest)
+            )
+        config.add_optimization_profile(profile)
+
+
+def layer_macs(trt: Any, network: Any, batch: int) -> dict[str, int]:
+    """Multiply-adds of every matrix product and convolution at ``batch``, by ONNX node name.
+
+    The batch is pinned for the count and freed again.
+    """
+    freed = []
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shape = tuple(tensor.shape)
+        if shape and shape[0] == -1:
+            freed.append((tensor, shape))
+            tensor.shape = (batch, *shape[1:])
+    try:
+        found: Counter[str] = Counter()
+        for index in range(network.num_layers):
+            layer = network.get_layer(index)
+            macs = _macs(trt, layer)
+            if macs:
+                found[_onnx_name(layer)] += macs
+        return dict(found)
+    finally:
+        for tensor, shape in freed:
+            tensor.shape = shape
+
+
+def _macs(trt: Any, layer: Any) -> int:
+    out = math.prod(layer.get_output(0).shape)
+    if layer.type == trt.LayerType.MATRIX_MULTIPLY:
+        layer.__class__ = trt.IMatrixMultiplyLayer
+        # the summed axis is the last of the first operand, or the one before it if transposed
+        axis = -2 if layer.op0 == trt.MatrixOperation.TRANSPOSE else -1
+        return int(out * layer.get_input(0).shape[axis])
+    if layer.type == trt.LayerType.CONVOLUTION:
+        layer.__class__ = trt.IConvolutionLayer
+        channels = layer.get_input(0).shape[1] // layer.num_groups
+        return int(out * channels * math.prod(layer.kernel_size_nd))
+    return 0
+
+
+def _onnx_name(layer: Any) -> str:
+    match = re.fullmatch(r"\[ONNX Layer: (.*)\]", layer.metadata)
+    return match[1] if match else str(layer.name)
+
+
+def check_turing(trt: Any, network: Any, sms: Sequence[str]) -> None:
+    """Raise EngineError where SM 75 is targeted and a matrix product has float32 operands.
+
+    The builder refuses these too (also between Q/DQ), a pass later and less plainly.
+    """
+    if "75" not in sms:
+        return
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    names = [
+        _onnx_name(layer)
+        for layer in layers
+        if layer.type == trt.LayerType.MATRIX_MULTIPLY
+        and layer.get_input(0).dtype == trt.DataType.FLOAT
+    ]
+    if names:
+        shown = ", ".join(names[:_SHOWN_NODES]) + (", ..." if len(names) > _SHOWN_NODES else "")
+        raise EngineError(
+            f"{len(names)} matrix products of the graph are float32 ({shown}); SM 75 (Turing) "
+            "multiplies in fp16 only: export with --precision fp16 and without float32 islands, "
+            "or leave 75 out of --sm"
+        )

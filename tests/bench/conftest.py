@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from t2t_deploy.bench import BenchCase, _client, _lane
+from t2t_deploy.runtime import SessionRequest
+
+FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
+
+MakeCase = Callable[..., BenchCase]
+
+
+@pytest.fixture(autouse=True)
+def short_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here depends on being warm."""
+    monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 0.05)
+    monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.01)
+
+
+@pytest.fixture
+def fake_case(monkeypatch: pytest.MonkeyPatch) -> MakeCase:
+    """Makes cases that a fake session serves, in a worker that is otherwise the real one."""
+    monkeypatch.setattr(_client, "WORKER_COMMAND", FAKE_WORKER)
+
+    def make(
+        name: str = "fake",
+        backend: str = "ort-cpu",
+        batch: int = 1,
+        model: str | None = None,
+        threads: int | None = None,
+        **config: Any,
+    ) -> BenchCase:
+        request = SessionRequest(backend, Path(name), threads, config)
+        return BenchCase(request, name, "fp32", batch, model)
+
+    return make
+
+
+@pytest.fixture
+def wait_until_ended() -> Callable[[list[int]], None]:
+    """Fails unless all processes end soon; a zombie that nobody collects has ended."""
+
+    def alive(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def wait(pids: list[int]) -> None:
+        deadline = time.monotonic() + 5
+        while left := [pid for pid in pids if alive(pid)]:
+            assert time.monotonic() < deadline, f"still running: {left}"
+            time.sleep(0.02)
+
+    return wait

@@ -1,0 +1,69 @@
+"""The real worker over sessions that misbehave as the request's config says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+import t2t_deploy.runtime
+from t2t_deploy.bench import _worker
+from t2t_deploy.runtime import SessionRequest
+from t2t_deploy.types import TensorSpec
+
+
+class FakeSession:
+    """Config: sleep_s, noise, die_at, hold_pipe, fail, fixed, log, pids, detach, crash_at_close."""
+
+    def __init__(self, request: SessionRequest) -> None:
+        self.backend = request.backend
+        self._config = dict(request.config or {})
+        self._name = request.path.name
+        self._calls = 0
+        self.inputs = (TensorSpec("image", "float32", (self._config.get("fixed"), 3, 4, 4)),)
+        self.outputs = (TensorSpec("logits", "float32", (None, 2)),)
+        if "fail" in self._config:
+            raise RuntimeError(self._config["fail"].format(**os.environ))
+        if "pids" in self._config:
+            # a child, and with "detach" another one in a session of its own
+            children = [
+                subprocess.Popen(["sleep", "60"], start_new_session=own)
+                for own in (False, True)[: 1 + self._config.get("detach", False)]
+            ]
+            pids = [os.getpid(), *(child.pid for child in children)]
+            self._append(self._config["pids"], "".join(f"{pid}\n" for pid in pids))
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self._calls += 1
+        if "log" in self._config:
+            self._append(self._config["log"], f"{self._name} {feeds['image'].sum():.6f}\n")
+        if self._config.get("noise"):
+            print("print")
+            os.write(1, b"a library's printf\n")
+            sys.stdin.read()
+        if self._calls == self._config.get("die_at"):
+            if self._config.get("hold_pipe") and os.fork() == 0:
+                time.sleep(60)
+            print("last words", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self._config.get("sleep_s", 0))
+        return {"logits": np.zeros((feeds["image"].shape[0], 2), np.float32)}
+
+    def close(self) -> None:
+        if self._config.get("crash_at_close"):
+            os.abort()
+
+    @staticmethod
+    def _append(path: str, text: str) -> None:
+        with open(path, "a") as file:
+            file.write(text)
+
+
+if __name__ == "__main__":
+    t2t_deploy.runtime.open_session = FakeSession  # type: ignore[assignment]
+    _worker.main()

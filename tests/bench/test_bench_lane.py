@@ -1,0 +1,66 @@
+"""Warm-up of one case, over a worker whose clock is simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from t2t_deploy.bench import BenchCase, BenchStatus, WarmUp, _lane
+from t2t_deploy.bench._client import Worker
+from t2t_deploy.bench._lane import Lane
+from t2t_deploy.runtime import SessionRequest
+
+
+class SimulatedWorker:
+    """Each chunk's calls take the next of ``chunks_ms``; time passes on ``now`` alone."""
+
+    def __init__(self, chunks_ms: Iterator[float]) -> None:
+        self.now = 0.0
+        self.asked: list[tuple[int, int]] = []
+        self._chunks_ms = chunks_ms
+
+    def load(self, case: BenchCase, seed: int) -> dict[str, Any]:
+        return {"load_ns": 7_000_000, "first_call_ns": 900_000_000, "baseline_rss_bytes": 1}
+
+    def run(self, iterations: int, *, settle: int = 0, expected_ns: float) -> dict[str, Any]:
+        self.asked.append((iterations, settle))
+        call_ms = next(self._chunks_ms)
+        self.now += iterations * call_ms / 1e3
+        return {"samples_ns": [round(call_ms * 1e6)] * iterations, "peak_rss_bytes": 2}
+
+
+def prepared(
+    monkeypatch: pytest.MonkeyPatch, chunks_ms: list[float]
+) -> tuple[Lane, SimulatedWorker]:
+    worker = SimulatedWorker(iter(chunks_ms))
+    monkeypatch.setattr(_lane, "monotonic", lambda: worker.now)
+    monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 5.0)
+    monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.25)
+    case = BenchCase(SessionRequest("ort-cpu", Path("a")), "a", "fp32", 4)
+    lane = Lane(case, cast(Worker, worker))
+    lane.prepare(seed=0)
+    return lane, worker
+
+
+def test_warm_up_ends_when_two_chunks_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane, worker = prepared(monkeypatch, [50.0, 25.0, 20.0, 20.5, 20.0])
+    # 3, then 0.25 s of 50, 25 and 20 ms calls; 20.5 is within 5 % of 20
+    assert worker.asked == [(3, 0), (5, 0), (10, 0), (12, 0)]
+    lane.take_turn(1, 1, round_seconds=0.41)
+    result = lane.result(None)
+    assert result.warm_up == WarmUp(iterations=31, stable=True)
+    assert worker.asked[-1] == (20, 1)  # sized by the last chunk, after one unrecorded call
+    assert result.status is BenchStatus.OK
+    assert (result.load_ms, result.first_call_ms, result.peak_rss_bytes) == (7.0, 900.0, 2)
+    assert result.images_per_s == pytest.approx(200.0)
+    assert [len(round_.samples_ms) for round_ in result.rounds] == [20]
+
+
+def test_warm_up_that_never_settles_ends_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane, worker = prepared(monkeypatch, [1000.0, 2000.0, 1000.0, 2000.0])
+    assert worker.asked == [(3, 0), (3, 0)]  # 9 s; the limit is looked at between chunks
+    lane.take_turn(1, 1, round_seconds=0.5)
+    assert lane.result(None).warm_up == WarmUp(iterations=7, stable=False)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import io
+import platform
+import subprocess
+import sys
+
+import numpy as np
+from rich.console import Console
+
+from t2t_deploy.bench import (
+    BenchReport,
+    BenchStatus,
+    CaseResult,
+    Latency,
+    Speedup,
+    WarmUp,
+    bench_table,
+    not_run_result,
+)
+from t2t_deploy.bench import _environment as environment_module
+from t2t_deploy.bench._environment import Environment, load_average, read_environment
+
+
+def here() -> Environment:
+    return read_environment(threads=[2, None, 2], load_before=load_average())
+
+
+def test_environment() -> None:
+    found = here()
+    assert found.threads == (2, None)
+    assert 1 <= found.usable_cores <= found.logical_cores
+    assert found.memory_bytes > 1 << 28
+    assert found.cpu_model
+    assert found.python == platform.python_version()
+    assert found.versions["numpy"] == np.__version__
+    assert found.date_utc.endswith("+00:00")
+
+
+def test_processor_flags_of_interest() -> None:
+    assert environment_module._flags({"flags": "fpu amx_int8 avx2 avx512_vnni_extra"}) == (
+        "avx2",
+        "amx_int8",
+    )
+    assert environment_module._flags({}) is None
+
+
+def test_not_run_has_its_reason_and_no_figures() -> None:
+    found = not_run_result(
+        backend="ort-cuda", artifact="a.onnx", precision="fp16", batch=8, reason="no CUDA device"
+    ).to_dict()
+    assert (found["status"], found["reason"]) == ("not_run", "no CUDA device")
+    assert found["latency_ms"] is found["images_per_s"] is found["peak_rss_bytes"] is None
+    assert found["unstable"] is False
+
+
+def test_table_shows_every_row_for_what_it_is() -> None:
+    measured = CaseResult(
+        *("ort-cpu", "a.onnx", "fp32", 8, BenchStatus.OK),
+        latency_ms=Latency(40.0, 41.0, 42.5, 40.1, 0.5, (40.0,)),
+        images_per_s=200.0,
+        speedup_vs_eager=Speedup(1.5, 1.4, 1.625),
+        peak_rss_bytes=123_000_000,
+        unstable=True,
+        warm_up=WarmUp(9, stable=False),
+    )
+    failed = CaseResult("openvino", "b.onnx", "bf16", 1, BenchStatus.FAILED, "KeyError: [x]")
+    not_run = not_run_result(
+        backend="tensorrt", artifact=None, precision="fp16", batch=1, reason="no device"
+    )
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(bench_table(BenchReport(here(), (measured, failed, not_run))))
+    rows = [
+        [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
+        for line in console.export_text().splitlines()
+        if line[0] in "│┃"
+    ]
+    header = "backend|artifact|precision|batch|p50 ms|p99 ms|images/s|vs eager|peak MB|note"
+    none = ["-"] * 5
+    figures = ["40.00", "42.50", "200.0", "1.50 [1.40, 1.62]", "123"]
+    note = "unstable: rounds spread by more than 10%; not warm when measured"
+    assert rows == [
+        header.split("|"),
+        ["ort-cpu", "a.onnx", "fp32", "8", *figures, note],
+        ["openvino", "b.onnx", "bf16", "1", *none, "failed: KeyError: [x]"],
+        ["tensorrt", "-", "fp16", "1", *none, "not run: no device"],
+    ]
+
+
+def test_importing_the_package_loads_no_runtime() -> None:
+    heavy = ("torch", "onnxruntime", "onnx", "openvino", "rich")
+    code = f"import sys, t2t_deploy.bench; print([m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

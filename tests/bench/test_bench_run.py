@@ -1,0 +1,144 @@
+"""What `run_bench` asks of its workers, over fake sessions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, run_bench
+from t2t_deploy.bench._lane import MAX_ITERATIONS, MIN_ITERATIONS, iterations_for
+from t2t_deploy.bench._run import turn_orders
+from t2t_deploy.errors import UsageError
+
+MakeCase = Callable[..., BenchCase]
+
+
+def bench(*cases: BenchCase) -> BenchReport:
+    return run_bench(cases, rounds=5, round_seconds=0.005)
+
+
+def test_rounds_interleave(fake_case: MakeCase, tmp_path: Path) -> None:
+    log, names = tmp_path / "log", ("a", "b", "c")
+    report = bench(*(fake_case(name, log=str(log), sleep_s=0.0005) for name in names))
+
+    calls = [line.split() for line in log.read_text().splitlines()]
+    expected = [*names, *(names[index] for order in turn_orders(3, 5, 0) for index in order)]
+    assert [name for name, _ in groupby(name for name, _ in calls)] == [
+        name for name, _ in groupby(expected)
+    ]
+    assert len({total for _, total in calls}) == 1, "all cases get the same numbers"
+
+    seen = {
+        (round_.number, round_.turn): name
+        for name, result in zip(names, report.results, strict=True)
+        for round_ in result.rounds
+    }
+    assert [seen[key] for key in sorted(seen)] == expected[3:]
+
+
+def test_turns_are_shuffled_and_complete() -> None:
+    orders = turn_orders(4, 7, seed=0)
+    assert [sorted(order) for order in orders] == [[0, 1, 2, 3]] * 7
+    assert len({tuple(order) for order in orders}) > 1
+    assert orders == turn_orders(4, 7, seed=0) != turn_orders(4, 7, seed=1)
+
+
+def test_iterations_fill_the_asked_time() -> None:
+    assert iterations_for(0.5, 25e6) == 20
+    assert iterations_for(0.5, 1e10) == MIN_ITERATIONS == 3
+    assert iterations_for(0.5, 0) == MAX_ITERATIONS == 200
+
+
+def test_speedup_is_against_eager_of_the_same_model_and_batch(fake_case: MakeCase) -> None:
+    report = bench(
+        fake_case("slow", "eager", model="14", sleep_s=0.02),
+        fake_case("fast", model="14", sleep_s=0.001),
+        fake_case("other model", model="7", sleep_s=0.001),
+        fake_case("other batch", model="14", batch=2, sleep_s=0.001),
+    )
+    slow, fast, *others = report.results
+    assert slow.speedup_vs_eager is None
+    assert fast.speedup_vs_eager is not None and fast.latency_ms is not None
+    assert fast.speedup_vs_eager.low > 1
+    assert [other.speedup_vs_eager for other in others] == [None, None]
+    assert fast.images_per_s == pytest.approx(1e3 / fast.latency_ms.p50)
+    assert fast.latency_ms.samples == tuple(
+        value for round_ in fast.rounds for value in round_.samples_ms
+    )
+
+
+def test_without_a_measured_base_there_is_no_speedup(fake_case: MakeCase) -> None:
+    base, other = bench(fake_case("dies", "eager", die_at=1), fake_case("goes on")).results
+    assert base.status is BenchStatus.FAILED
+    assert other.status is BenchStatus.OK
+    assert other.speedup_vs_eager is None
+
+
+def test_the_documents_fields(fake_case: MakeCase) -> None:
+    values = json.loads(json.dumps(bench(fake_case("a"), fake_case("b", fail="no")).to_dict()))
+    ok, failed = values["results"]
+    contract = {
+        *("backend", "artifact", "precision", "batch", "status", "reason", "latency_ms"),
+        *("images_per_s", "speedup_vs_eager", "peak_rss_bytes", "unstable"),
+    }
+    more = {"baseline_rss_bytes", "load_ms", "first_call_ms", "warm_up", "rounds"}
+    assert set(ok) == set(failed) == contract | more
+    assert set(ok["latency_ms"]) == {"p50", "p90", "p99", "mean", "stdev", "samples"}
+    assert (ok["status"], ok["reason"]) == ("ok", None)
+    assert 0 < ok["baseline_rss_bytes"] <= ok["peak_rss_bytes"]
+    assert (failed["status"], failed["latency_ms"]) == ("failed", None)
+    assert values["environment"]["threads"] == [None]
+
+
+def test_a_fixed_batch_is_not_run(fake_case: MakeCase) -> None:
+    wrong, right = bench(fake_case("four", fixed=4), fake_case("any")).results
+    assert wrong.status is BenchStatus.NOT_RUN
+    assert wrong.reason == (
+        "input 'image' has its batch fixed to 4; batch 1 was asked: bench with --batch 4, or "
+        "export with --batch dynamic"
+    )
+    assert right.status is BenchStatus.OK
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"rounds": 4}, "rounds is 4.*at least 5"), ({"round_seconds": 0.0}, "expected a positive")],
+)
+def test_arguments_out_of_range(
+    fake_case: MakeCase, arguments: dict[str, float], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run_bench([fake_case()], **arguments)  # type: ignore[arg-type]
+
+
+def test_nothing_to_bench() -> None:
+    with pytest.raises(UsageError, match="no case to bench"):
+        run_bench([])
+
+
+def test_two_bases_are_ambiguous(fake_case: MakeCase) -> None:
+    with pytest.raises(UsageError, match="2 eager cases of 14 at batch 1"):
+        bench(fake_case("a", "eager", model="14"), fake_case("b", "eager", model="14"))
+
+
+def test_a_batch_of_none_is_refused(fake_case: MakeCase) -> None:
+    with pytest.raises(UsageError, match="batch is 0"):
+        fake_case(batch=0)
+
+
+def test_progress_counts_every_step(fake_case: MakeCase) -> None:
+    steps: list[tuple[str, int, int]] = []
+    run_bench(
+        [fake_case("a"), fake_case("b", fail="no")],
+        rounds=5,
+        round_seconds=0.005,
+        progress=lambda what, done, total: steps.append((what, done, total)),
+    )
+    assert [done for _, done, _ in steps] == list(range(13))
+    assert {total for _, _, total in steps} == {12}
+    assert steps[0][0] == "loading and warming up ort-cpu a, batch 1"
+    assert steps[-1][0] == "done"

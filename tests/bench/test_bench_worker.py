@@ -1,0 +1,151 @@
+"""Workers that fail, die, chatter or outlive their parent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, _client, run_bench
+from t2t_deploy.bench._client import Worker, WorkerError, worker_environment
+
+MakeCase = Callable[..., BenchCase]
+WaitUntilEnded = Callable[[list[int]], None]
+
+
+def bench(*cases: BenchCase) -> BenchReport:
+    return run_bench(cases, rounds=5, round_seconds=0.005)
+
+
+def test_an_error_fails_one_case_and_the_thread_count_reaches_the_worker(
+    fake_case: MakeCase,
+) -> None:
+    bad, good = bench(
+        fake_case(threads=3, fail="{OMP_NUM_THREADS} of {MKL_NUM_THREADS}\nthreads"), fake_case()
+    ).results
+    assert (bad.status, bad.reason) == (BenchStatus.FAILED, "RuntimeError: 3 of 3 threads")
+    assert good.status is BenchStatus.OK
+
+
+@pytest.mark.parametrize(
+    "hold_pipe", [False, True], ids=["alone", "while a forked child holds its pipe"]
+)
+def test_a_worker_killed_mid_run_fails_one_case(fake_case: MakeCase, hold_pipe: bool) -> None:
+    dead, good = bench(fake_case(die_at=10, hold_pipe=hold_pipe), fake_case()).results
+    assert dead.status is BenchStatus.FAILED
+    assert dead.reason == (
+        "the worker died of SIGKILL (often: out of memory); stderr ends: last words"
+    )
+    assert dead.latency_ms is None and dead.rounds == ()
+    assert good.status is BenchStatus.OK
+
+
+def test_a_worker_that_hangs_is_ended(fake_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_client, "LOAD_TIMEOUT_S", 1.0)
+    (hung,) = bench(fake_case(sleep_s=60)).results
+    assert (hung.status, hung.reason) == (
+        BenchStatus.FAILED,
+        "no answer from the worker within 1 s; it was ended",
+    )
+
+
+def test_what_a_library_prints_does_not_reach_the_protocol(fake_case: MakeCase) -> None:
+    (result,) = bench(fake_case(noise=True)).results
+    assert (result.status, result.reason) == (BenchStatus.OK, None)
+
+
+def test_a_crash_while_closing_keeps_the_measurement(fake_case: MakeCase) -> None:
+    (result,) = bench(fake_case(crash_at_close=True)).results
+    assert result.status is BenchStatus.OK
+
+
+def test_peak_memory_is_the_workers_own(fake_case: MakeCase) -> None:
+    ballast = np.ones(400 << 20, np.uint8)
+    (result,) = bench(fake_case()).results
+    assert result.peak_rss_bytes is not None
+    assert result.peak_rss_bytes < ballast.nbytes
+
+
+def test_a_command_that_is_no_command(fake_case: MakeCase) -> None:
+    fake_case()
+    with Worker(None) as worker:
+        with pytest.raises(WorkerError, match="ValueError: run came before load"):
+            worker.run(1, expected_ns=0)
+        with pytest.raises(WorkerError, match="ValueError: command is 'jump'"):
+            worker._ask({"command": "jump"}, 10)
+
+
+@pytest.mark.parametrize("step", [0, 1, 3], ids=["first", "second load", "in a round"])
+def test_no_process_is_left_after_an_interrupt(
+    fake_case: MakeCase, wait_until_ended: WaitUntilEnded, tmp_path: Path, step: int
+) -> None:
+    pids = tmp_path / "pids"
+    pids.touch()
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    cases = [fake_case(str(index), pids=str(pids), detach=True) for index in range(2)]
+    with pytest.raises(KeyboardInterrupt):
+        run_bench(cases, rounds=5, round_seconds=0.005, progress=interrupt)
+    left = [int(line) for line in pids.read_text().split()]
+    assert len(left) == 3 * min(step, 2)  # each worker has two children
+    wait_until_ended(left)
+
+
+def test_no_process_is_left_after_a_bench(
+    fake_case: MakeCase, wait_until_ended: WaitUntilEnded, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    bench(fake_case(pids=str(pids)), fake_case(pids=str(pids), die_at=10))
+    left = [int(line) for line in pids.read_text().split()]
+    assert len(left) == 4
+    wait_until_ended(left)
+
+
+def test_a_worker_ends_with_its_parent_even_in_a_call(
+    fake_case: MakeCase, wait_until_ended: WaitUntilEnded, tmp_path: Path
+) -> None:
+    log, pids = tmp_path / "log", tmp_path / "pids"
+    case = fake_case("a", sleep_s=60, log=str(log), pids=str(pids))
+    message = {"command": "load", "request": case.request.to_dict(), "batch": 1, "seed": 0}
+    worker = subprocess.Popen(
+        _client.WORKER_COMMAND, stdin=subprocess.PIPE, env=worker_environment(None)
+    )
+    assert worker.stdin
+    try:
+        worker.stdin.write(json.dumps(message).encode() + b"\n")
+        worker.stdin.flush()
+        deadline = time.monotonic() + 20
+        while not log.exists():  # the call that takes a minute has begun
+            assert time.monotonic() < deadline and worker.poll() is None
+            time.sleep(0.02)
+        worker.stdin.close()
+        assert worker.wait(timeout=10) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+        subprocess.run(["kill", pids.read_text().split()[1]], check=True)
+
+
+def test_environment_leaves_threads_alone_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert worker_environment(None)["OMP_NUM_THREADS"] == "7"
+    assert worker_environment(2)["OMP_NUM_THREADS"] == "2"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH is new in Python 3.11")
+def test_a_file_in_the_working_folder_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "psutil.py").write_text("raise RuntimeError('the wrong psutil')")
+    monkeypatch.chdir(tmp_path)
+    with Worker(None) as worker:
+        assert worker._ask({"command": "close"}, 20) == {"ok": True}

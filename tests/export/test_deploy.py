@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from t2t_deploy.errors import UsageError
+from t2t_deploy.export import DeployT2TViT, PerformerForm, Strategies, choose_strategies
+from t2t_deploy.model import VARIANTS, T2TViT
+from t2t_deploy.types import TOLERANCES, Precision, Target
+
+from .conftest import KINDS, reference_of, relative_error
+
+FORMS = ["unfold", "conv", "conv,unfold,conv"]
+
+
+@pytest.mark.parametrize("soft_split", FORMS)
+@pytest.mark.parametrize("performer", [form.value for form in PerformerForm])
+def test_equal_to_the_reference(reference: T2TViT, soft_split: str, performer: str) -> None:
+    strategies = choose_strategies(Target.PORTABLE, soft_split, performer)
+    deploy = DeployT2TViT(reference, strategies, Precision.FP32)
+    pictures = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        error = relative_error(deploy(pictures).numpy(), reference(pictures).numpy())
+    assert error < 2e-6
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
+def test_typed_forms_stay_within_tolerance(reference: T2TViT, precision: Precision) -> None:
+    deploy = DeployT2TViT(reference, choose_strategies(Target.TENSORRT), precision)
+    pictures = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        logits = deploy(pictures)
+        error = relative_error(logits.numpy(), reference(pictures).numpy())
+    assert logits.dtype == torch.float32
+    assert error < TOLERANCES[precision].rel_l2
+
+
+def test_what_was_rewritten_is_counted(kind: str, reference: T2TViT) -> None:
+    strategies = choose_strategies(Target.PORTABLE, "conv,unfold,unfold", "stable")
+    report = DeployT2TViT(reference, strategies, Precision.FP32).report
+    config = KINDS[kind]
+    wanted = {
+        "conv_soft_split": 1,
+        "unfold_soft_split": 2,
+        "folded_class_token": 1,
+        "folded_attention_scale": config.depth,
+        "class_row_only": 1,
+        "class_query_only": 1,
+        "stable_performer": 2,
+    }
+    if kind == "transformer":
+        del wanted["stable_performer"]
+        wanted["folded_attention_scale"] += 2
+    if kind == "se":
+        del wanted["class_query_only"]
+    assert report.applied == wanted
+    assert list(report.refused) == (["class_query_only"] if kind == "se" else [])
+
+
+def first_layers(deploy: DeployT2TViT) -> tuple[Any, Any]:
+    """Attention of the first backbone block, and the first token block."""
+    return deploy.blocks[0].attn, deploy.tokens.blocks[0]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "least"),
+    [
+        ("scale", 1e-3),
+        ("class token", 1e-3),
+        ("key and query", 1e-3),
+        ("ghost copy", 1e-3),
+        ("transposed projection", 1e-3),
+    ],
+)
+def test_a_wrong_version_is_far_outside_the_tolerance(mistake: str, least: float) -> None:
+    """Each fold done wrongly once, by hand, on the deployed weights."""
+    config = KINDS["ghost" if mistake == "ghost copy" else "performer"]
+    reference = reference_of(config)
+    deploy = DeployT2TViT(reference, choose_strategies(Target.PORTABLE), Precision.FP32)
+    attention, block = first_layers(deploy)
+    pictures = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        wanted = reference(pictures).numpy()  # first: float32 weights are shared, not copied
+    with torch.no_grad():
+        if mistake == "scale":
+            attention.q.weight *= 16**0.5
+        elif mistake == "class token":
+            deploy.position[:, :1] -= reference.cls_token
+        elif mistake == "key and query":
+            block.attention.forward = lambda k, q, v, f=block.attention.forward: f(q, k, v)
+        elif mistake == "ghost copy":
+            half = attention.v.weight.shape[0] // 2
+            attention.v.weight[half:] = attention.v.weight[:half]
+        else:
+            block.proj.weight.copy_(block.proj.weight.T.clone())
+    with torch.inference_mode():
+        error = relative_error(deploy(pictures).numpy(), wanted)
+    assert error > least
+
+
+def test_quantised_precisions_are_refused() -> None:
+    message = "precision int8 is made by quantising, not by export; export one of fp32, fp16, bf16"
+    with pytest.raises(UsageError, match=re.escape(message)):
+        DeployT2TViT(
+            reference_of(KINDS["performer"]), choose_strategies(Target.CPU), Precision.INT8
+        )
+
+
+@pytest.mark.parametrize(
+    ("soft_split", "performer", "message"),
+    [
+        ("folding", None, "'folding' is no soft-split form; expected one of: auto, unfold, conv"),
+        ("conv,conv", None, "2 soft-split forms given: conv,conv; expected one or three"),
+        (None, "fast", "'fast' is no performer form; expected one of: auto, plain, stable"),
+    ],
+)
+def test_unknown_forms_are_refused(
+    soft_split: str | None, performer: str | None, message: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        choose_strategies(Target.PORTABLE, soft_split, performer)
+
+
+def test_auto_keeps_the_targets_choice() -> None:
+    default = choose_strategies(Target.CPU)
+    mixed = choose_strategies(Target.CPU, "auto,conv,auto", "auto")
+    assert isinstance(default, Strategies)
+    assert mixed.soft_split[1].value == "conv"
+    assert mixed.soft_split[::2] == default.soft_split[::2]
+    assert mixed.performer == default.performer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_equals_its_reference(variant: str) -> None:
+    reference = reference_of(VARIANTS[variant].config)
+    deploy = DeployT2TViT(reference, choose_strategies(Target.PORTABLE), Precision.FP32)
+    pictures = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        error = relative_error(deploy(pictures).numpy(), reference(pictures).numpy())
+    assert error < 2e-6

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import hashlib
+import re
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from t2t_deploy.errors import ExportError, UsageError
+from t2t_deploy.export import (
+    DeployT2TViT,
+    check_graph,
+    choose_strategies,
+    onnx_from_deploy,
+    summarise_graph,
+)
+from t2t_deploy.model import T2TViT, random_state_dict, reference_from_state_dict
+from t2t_deploy.types import Precision, Target
+
+from .conftest import KINDS, Infer, reference_of, relative_error
+
+
+def exported(
+    reference: T2TViT,
+    soft_split: str = "auto",
+    performer: str = "auto",
+    *,
+    batch: int | None = None,
+    precision: Precision = Precision.FP32,
+    opset: int = 18,
+) -> onnx.ModelProto:
+    strategies = choose_strategies(Target.PORTABLE, soft_split, performer)
+    deploy = DeployT2TViT(reference, strategies, precision)
+    return check_graph(onnx_from_deploy(deploy, batch=batch, opset=opset), batch=batch)
+
+
+@pytest.mark.parametrize("soft_split", ["unfold", "conv"])
+def test_dynamic_batch_equals_the_reference_at_any_batch(
+    reference: T2TViT, soft_split: str, infer: Infer
+) -> None:
+    model = exported(reference, soft_split)
+    for batch in (1, 2, 5):
+        pictures = torch.randn(batch, 3, 32, 32)
+        with torch.inference_mode():
+            wanted = reference(pictures).numpy()
+        assert relative_error(infer(model, pictures), wanted) < 2e-6
+
+
+def test_fixed_batch_has_no_free_dimension(reference: T2TViT, infer: Infer) -> None:
+    model = exported(reference, batch=3)
+    assert [spec.shape for spec in summarise_graph(model).inputs] == [(3, 3, 32, 32)]
+    pictures = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        wanted = reference(pictures).numpy()
+    assert relative_error(infer(model, pictures), wanted) < 2e-6
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16])
+@pytest.mark.parametrize("opset", [17, 20])
+def test_typed_graphs_pass_full_inference(precision: Precision, opset: int) -> None:
+    model = exported(reference_of(KINDS["performer"]), precision=precision, opset=opset)
+    summary = summarise_graph(model)
+    assert summary.opset == opset
+    assert [spec.dtype for spec in (*summary.inputs, *summary.outputs)] == ["float32"] * 2
+    typed = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision.value]
+    floats = {k: n for k, n in summary.weight_bytes.items() if k.startswith(("float", "bfloat"))}
+    assert max(floats, key=lambda name: floats[name]) == typed
+
+
+def test_the_same_model_gives_the_same_bytes() -> None:
+    digests = {
+        hashlib.sha256(exported(reference_of(KINDS["performer"])).SerializeToString()).hexdigest()
+        for _ in range(2)
+    }
+    assert len(digests) == 1
+
+
+def test_a_file_says_nothing_of_the_machine_that_made_it() -> None:
+    model = exported(reference_of(KINDS["performer"]))
+    text = model.SerializeToString()
+    assert b"t2t_deploy/" not in text
+    assert b".py" not in text
+    assert model.producer_name == "t2t-deploy"
+
+
+def test_graph_of_the_performer_is_what_it_should_be() -> None:
+    """Exact counts of what matters: one product per linear layer, no reshaping of sizes."""
+    ops = summarise_graph(exported(reference_of(KINDS["performer"]), "conv", batch=1)).ops
+    assert ops["Conv"] == 3
+    assert ops["Softmax"] == 2
+    assert ops["LayerNormalization"] == 2 + 2 + 2 * 2 + 1
+    assert ops["Erf"] == 2 + 2
+    assert ops["ReduceMax"] == 4
+    assert not {"Shape", "Range", "Expand", "Where", "ConstantOfShape"} & ops.keys()
+
+
+def large_keys(kind: str, scale: float) -> T2TViT:
+    """A performer whose keys and queries are so large that many denominators are near epsilon."""
+    state = random_state_dict(KINDS[kind])
+    for block in ("attention1", "attention2"):
+        for name in ("weight", "bias"):
+            rows = state[f"tokens_to_token.{block}.kqv.{name}"]
+            rows[: len(rows) * 2 // 3] *= scale
+    return reference_from_state_dict(state, KINDS[kind])
+
+
+@pytest.mark.parametrize("performer", ["plain", "stable"])
+@pytest.mark.parametrize("scale", [1.0, 4.0, 12.0])
+def test_epsilon_survives_the_exporter(performer: str, scale: float, infer: Infer) -> None:
+    """torch's default exporter drops it, and then 0/0 gives NaN where eager is finite."""
+    reference = large_keys("performer", scale)
+    model = exported(reference, performer=performer)
+    pictures = torch.randn(4, 3, 32, 32)
+    with torch.inference_mode():
+        wanted = reference(pictures).numpy()
+    found = infer(model, pictures)
+    assert np.isfinite(found).all()
+    assert relative_error(found, wanted) < 1e-5
+
+
+def test_without_epsilon_the_same_check_fails(
+    monkeypatch: pytest.MonkeyPatch, infer: Infer
+) -> None:
+    monkeypatch.setattr("t2t_deploy.export._token_block.PERFORMER_EPSILON", 0.0)
+    reference = large_keys("performer", 12.0)
+    found = infer(exported(reference, performer="plain"), torch.randn(4, 3, 32, 32))
+    assert not np.isfinite(found).all()
+
+
+def test_opsets_out_of_range_are_refused() -> None:
+    with pytest.raises(UsageError, match="opset is 16; expected 17 to 20"):
+        exported(reference_of(KINDS["performer"]), opset=16)
+
+
+def graph_with(
+    nodes: list[onnx.NodeProto],
+    shape: tuple[int | str, ...] = (1, 4),
+    out: tuple[int | str, ...] = (1, 4),
+) -> onnx.ModelProto:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, out)
+    graph = helper.make_graph(nodes, "g", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+CAST_BACK = helper.make_node("Cast", ["n"], ["y"], to=TensorProto.FLOAT)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (graph_with([helper.make_node("Relu", ["missing"], ["y"])]), "graph is invalid"),
+        (
+            graph_with([helper.make_node("NonZero", ["x"], ["n"]), CAST_BACK], out=("a", "b")),
+            "graph has NonZero; expected static shapes",
+        ),
+        (
+            graph_with([helper.make_node("Shape", ["x"], ["n"]), CAST_BACK], out=(2,)),
+            "graph has 1 Shape operators; expected none",
+        ),
+        (
+            graph_with([helper.make_node("Relu", ["x"], ["y"])], ("b", 4), ("b", 4)),
+            r"tensor x has free dimensions \[0\]; expected none",
+        ),
+    ],
+)
+def test_graphs_that_break_the_contract_are_refused(model: onnx.ModelProto, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        check_graph(model, batch=1)
+
+
+def test_a_free_dimension_other_than_the_batch_is_refused() -> None:
+    model = graph_with([helper.make_node("Relu", ["x"], ["y"])], ("b", "n"), ("b", "n"))
+    with pytest.raises(ExportError, match=re.escape("free dimensions [0, 1]; expected at most")):
+        check_graph(model, batch=None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [224, 384])
+def test_a_released_size_exports_at_other_resolutions(size: int, infer: Infer) -> None:
+    from t2t_deploy.model import config_for_variant
+
+    reference = reference_of(config_for_variant("7").with_(image_size=size))
+    pictures = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        wanted = reference(pictures).numpy()
+    assert relative_error(infer(exported(reference), pictures), wanted) < 2e-6

@@ -1,0 +1,158 @@
+"""The wheel and the sdist hold t2t_deploy and nothing else that can be imported."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+import t2t_deploy
+
+ROOT = Path(__file__).parents[2]
+LINKS = ("export", "calibration")
+NOT_SOURCE = shutil.ignore_patterns("__pycache__")
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What `python -m build` wrote."""
+
+    wheel: Path
+    sdist: Path
+
+
+def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    # the checkout must not be importable: only what was built is looked at
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Both distributions, built from a copy: a build leaves folders behind in its source."""
+    source = tmp_path_factory.mktemp("source")
+    for entry in sorted(ROOT.iterdir()):
+        if entry.is_symlink():
+            (source / entry.name).symlink_to(entry.readlink())
+        elif entry.is_file():
+            shutil.copy2(entry, source)
+    for folder in ("t2t_deploy", "tests"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=NOT_SOURCE)
+    out = source / "dist"
+    # --wheel beside --sdist: each from the source tree, as `pip install .` does it
+    options = ("--no-isolation", "--wheel", "--sdist", "--outdir", out)
+    done = run(sys.executable, "-m", "build", *options, source, folder=source)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = out.glob("*.whl")
+    (sdist,) = out.glob("*.tar.gz")
+    return Built(wheel, sdist)
+
+
+def source_files() -> set[str]:
+    folder = ROOT / "t2t_deploy"
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
+
+
+def test_the_links_point_into_the_package() -> None:
+    assert {name: os.readlink(ROOT / name) for name in LINKS} == {
+        name: f"t2t_deploy/{name}" for name in LINKS
+    }
+
+
+def test_the_wheel_holds_the_whole_package_and_nothing_else(built: Built) -> None:
+    with zipfile.ZipFile(built.wheel) as wheel:
+        names = set(wheel.namelist())
+    metadata = f"t2t_deploy-{t2t_deploy.__version__}.dist-info/"
+    files = {name for name in names if not name.startswith(metadata)}
+    # a file missing here has a suffix that package-data in pyproject.toml does not name
+    assert files == source_files()
+    assert "t2t_deploy/py.typed" in files
+    assert f"{metadata}licenses/LICENSE" in names
+
+
+def test_the_sdist_holds_no_link_and_no_package_beside_ours(built: Built) -> None:
+    with tarfile.open(built.sdist) as sdist:
+        members = sdist.getmembers()
+    assert [member.name for member in members if member.issym() or member.islnk()] == []
+    inside = {member.name.partition("/")[2] for member in members if member.isfile()}
+    assert {name for name in inside if name.startswith("t2t_deploy/")} == source_files()
+    folders = {name.partition("/")[0] for name in inside if "/" in name}
+    assert folders == {"t2t_deploy", "t2t_deploy.egg-info"}
+    assert {"pyproject.toml", "setup.py", "LICENSE", "constraints.txt"} <= inside
+
+
+def test_the_metadata_says_what_the_project_says(built: Built) -> None:
+    with zipfile.ZipFile(built.wheel) as wheel:
+        folder = f"t2t_deploy-{t2t_deploy.__version__}.dist-info"
+        metadata = Parser().parsestr(wheel.read(f"{folder}/METADATA").decode())
+        entry_points = wheel.read(f"{folder}/entry_points.txt").decode()
+    assert metadata["Version"] == t2t_deploy.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert set(metadata.get_all("Provides-Extra", [])) == {
+        *("export", "cpu", "gpu", "rtx", "tensorrt", "openvino", "dev"),
+    }
+    assert entry_points.split() == [
+        *("[console_scripts]", "t2t-deploy", "=", "t2t_deploy.cli:main"),
+    ]
+
+
+@pytest.mark.parametrize("system", ["linux x86_64", "win32 AMD64", "darwin arm64", "linux aarch64"])
+def test_tensorrt_rtx_is_asked_for_only_where_it_has_wheels(built: Built, system: str) -> None:
+    requirements = pytest.importorskip("packaging.requirements")
+    with zipfile.ZipFile(built.wheel) as wheel:
+        name = f"t2t_deploy-{t2t_deploy.__version__}.dist-info/METADATA"
+        metadata = Parser().parsestr(wheel.read(name).decode())
+    platform, machine = system.split()
+    environment = {"sys_platform": platform, "platform_machine": machine, "extra": "rtx"}
+    asked = set()
+    for line in metadata.get_all("Requires-Dist", []):
+        requirement = requirements.Requirement(line)
+        if "rtx" in requirement.name and requirement.marker.evaluate(environment):
+            asked.add(requirement.name)
+    has_wheels = system in ("linux x86_64", "win32 AMD64")
+    both = {"tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings"}
+    assert asked == (both if has_wheels else set())
+
+
+def test_the_installed_wheel_claims_one_import_name(built: Built, tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index")
+    done = run(*pip, "--target", target, built.wheel, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    program = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(target)!r})\n"
+        "import t2t_deploy.export._strategies as strategies\n"
+        "print(strategies.__file__)\n"
+    )
+    done = run(sys.executable, "-c", program, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(target)
+    for name in LINKS:
+        program = f"import sys\nsys.path.insert(0, {str(target)!r})\nimport {name}\n"
+        done = run(sys.executable, "-c", program, folder=tmp_path)
+        assert f"ModuleNotFoundError: No module named '{name}'" in done.stderr
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_this_installation_claims_one_import_name(name: str, tmp_path: Path) -> None:
+    """An editable installation too: it must not put the checkout on the path."""
+    done = run(sys.executable, "-c", f"import {name}", folder=tmp_path)
+    assert f"ModuleNotFoundError: No module named '{name}'" in done.stderr

@@ -1,0 +1,60 @@
+"""`import t2t_deploy` and `t2t-deploy --help` load no framework."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import t2t_deploy
+
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt_rtx",
+    "tensorrt_rtx_bindings",
+)
+
+IMPORT = "import t2t_deploy"
+HELP = """
+import runpy
+sys.argv = ["t2t-deploy", "--help"]
+try:
+    runpy.run_module("t2t_deploy", run_name="__main__", alter_sys=True)
+except SystemExit as exit:
+    assert not exit.code, exit.code
+"""
+# what the program prints goes before the last line, which is ours
+REPORT = "print('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+
+
+def packages_after(program: str) -> set[str]:
+    """Top-level packages in sys.modules after the program ran in a fresh interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import json, sys\n{program}\n{REPORT}"],
+        cwd=Path(t2t_deploy.__file__).parents[1],  # so that it is importable, installed or not
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("program", [IMPORT, HELP], ids=["import", "help"])
+def test_no_framework_is_loaded(program: str) -> None:
+    loaded = packages_after(program)
+    assert "t2t_deploy" in loaded
+    assert loaded.isdisjoint(HEAVY), sorted(loaded.intersection(HEAVY))
+
+
+@pytest.mark.parametrize("package", ["onnx", "safetensors"])
+def test_a_loaded_package_is_seen(package: str) -> None:
+    assert package in packages_after(f"import {package}")

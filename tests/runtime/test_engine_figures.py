@@ -1,0 +1,126 @@
+"""Figures and the attestation, from the same log excerpt and from kernels made up here."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from t2t_deploy.runtime._engine_figures import MIN_SHARES, EngineFigures, attest, figures_from_log
+from t2t_deploy.types import Precision, Status
+
+LOG = (Path(__file__).parent / "test_engine_log.txt").read_text(encoding="utf-8")
+# the second profile's layers alone: the log of an engine for batch 4
+FIXED = re.sub(r"Name: \S+_myl0_\d+, LayerType.*\n", "", LOG).replace(" [profile 1]", "")
+# batch x tokens x inputs x outputs, and the two products of 4 heads of 32
+MACS = {
+    "qkv": 4 * 64 * 128 * 384,
+    "scores": 4 * 4 * 64 * 64 * 32,
+    "mix": 4 * 4 * 64 * 64 * 32,
+    "proj": 4 * 64 * 128 * 128,
+}
+
+
+def test_figures_of_a_fixed_batch() -> None:
+    figures = figures_from_log(FIXED, MACS)
+    assert (figures.kernels, figures.shape_ops, figures.profiles) == (5, 0, 1)
+    assert figures.kernels_by_kind == {"gemm": 2, "kgen": 3}
+    assert figures.kernels_by_dtype == {"Float": 1, "Half": 4}
+    assert figures.gemms_by_dtype == {"Half": 3}
+    assert (figures.gemm_mha, figures.gemv_mha, figures.fused_attention) == (1, 0, 1)
+    picture, tokens = 4 * 64 * 128 * 4, 4 * 64 * 128 * 2
+    # cast; qkv; attention reads q, k, v; proj; transpose and cast
+    moved = (picture + tokens) + 4 * tokens + 4 * tokens + 2 * tokens + (tokens + picture)
+    assert figures.moved_bytes == moved == 1_048_576
+
+
+def test_every_multiply_add_has_its_kernel() -> None:
+    figures = figures_from_log(FIXED, MACS)
+    assert figures.macs_by_dtype == {"Half": sum(MACS.values())}
+    assert figures.macs_unplaced == 0
+    assert figures_from_log(FIXED, {**MACS, "gone": 7}).macs_unplaced == 7
+
+
+def test_a_node_goes_to_the_kernel_that_multiplies() -> None:
+    # the first kernel, which reads float32, also names the node: as one that adds a bias would
+    text = FIXED.replace("[ONNX Layer: cast_in]", "[ONNX Layer: cast_in][ONNX Layer: qkv]")
+    assert set(figures_from_log(text, MACS).macs_by_dtype) == {"Half"}
+
+
+def test_a_node_without_such_a_kernel_goes_to_the_one_that_names_it() -> None:
+    text = FIXED.replace("[ONNX Layer: qkv]", "").replace("cast_in", "qkv")
+    found = figures_from_log(text, MACS).macs_by_dtype
+    assert found == {"Float": MACS["qkv"], "Half": sum(MACS.values()) - MACS["qkv"]}
+
+
+def test_a_free_batch_has_no_moved_bytes() -> None:
+    figures = figures_from_log(LOG)
+    assert figures.moved_bytes is None
+    assert (figures.kernels, figures.shape_ops, figures.profiles) == (5, 5, 2)
+
+
+def test_json_form_keeps_the_contract() -> None:
+    values = figures_from_log(FIXED, MACS).to_dict()
+    contract = {
+        "activation_bytes",
+        "weights_bytes",
+        "kernels",
+        "kernels_by_dtype",
+        "moved_bytes",
+        "fused_attention",
+    }
+    assert contract <= set(values)
+    assert values["kernels_by_dtype"] == {"Float": 1, "Half": 4}
+
+
+def made_of(**macs: int) -> EngineFigures:
+    return dataclasses.replace(figures_from_log(FIXED), macs_by_dtype=macs)
+
+
+@pytest.mark.parametrize(
+    ("precision", "name"),
+    [
+        (Precision.FP32, "Float"),
+        (Precision.FP16, "Half"),
+        (Precision.BF16, "BFloat16"),
+        (Precision.INT8, "Int8"),
+        (Precision.FP8, "FP8"),
+    ],
+)
+def test_attestation_names(precision: Precision, name: str) -> None:
+    verdict = attest(made_of(**{name: 100}), precision)
+    assert (verdict.status, verdict.found, verdict.reason) == (Status.PASSED, {name: 1.0}, None)
+
+
+def test_small_islands_pass_and_a_wrong_build_fails() -> None:
+    assert attest(made_of(Half=89, Float=11), Precision.FP16).status is Status.PASSED
+    wrong = attest(made_of(Half=2, Float=98), Precision.FP16)
+    assert wrong.status is Status.FAILED
+    assert wrong.found == {"Half": 0.02, "Float": 0.98}
+    assert wrong.reason is not None
+    assert "fp16 was asked and 2.0% Half, 98.0% Float" in wrong.reason
+    assert "at least 75% Half" in wrong.reason
+    assert wrong.to_dict()["status"] == "failed"
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_the_least_share_is_the_border(precision: Precision) -> None:
+    name = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8", "fp8": "FP8"}
+    least = round(MIN_SHARES[precision].share * 100)
+    at = made_of(**{name[precision.value]: least, "UInt8": 100 - least})
+    below = made_of(**{name[precision.value]: least - 1, "UInt8": 101 - least})
+    assert attest(at, precision).status is Status.PASSED
+    assert attest(below, precision).status is Status.FAILED
+
+
+def test_without_the_graph_kernels_are_counted() -> None:
+    verdict = attest(figures_from_log(FIXED), Precision.FP16)
+    assert (verdict.status, verdict.by, verdict.found) == (Status.PASSED, "kernels", {"Half": 1.0})
+    assert attest(figures_from_log(FIXED), Precision.FP32).status is Status.FAILED
+
+
+def test_nothing_to_judge_is_not_passed() -> None:
+    nothing = dataclasses.replace(figures_from_log(FIXED), gemms_by_dtype={})
+    assert attest(nothing, Precision.FP16).status is Status.NOT_RUN

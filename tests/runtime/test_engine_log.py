@@ -1,0 +1,109 @@
+"""Reading a builder log: the excerpt is a real build of one attention, free batch and batch 4."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from t2t_deploy.errors import EngineError
+from t2t_deploy.runtime._engine_log import parse_kernel, parse_log
+
+LOG = (Path(__file__).parent / "test_engine_log.txt").read_text(encoding="utf-8")
+LINE = next(line for line in LOG.split("\n") if line.startswith("Name: proj_myl0_8"))
+
+
+def test_each_profile_has_its_layers() -> None:
+    log = parse_log(LOG)
+    assert [len(layers) for layers in log.profiles] == [10, 5]
+    assert {t.dims[0] for t in log.profiles[0][1].inputs} == {-1}
+    assert {t.dims[0] for t in log.profiles[1][0].inputs} == {4}
+
+
+def test_kernel_fields() -> None:
+    kernel = parse_kernel(LINE)
+    assert (kernel.name, kernel.kind) == ("proj_myl0_8", "gemm")
+    assert [(t.dims, t.dtype) for t in kernel.inputs] == [((-1, 128), "Half")]
+    assert [(t.dims, t.dtype) for t in kernel.outputs] == [((-1, 128), "Half")]
+    assert [(t.dims, t.dtype) for t in kernel.constants] == [
+        ((128, 128), "Half"),
+        ((1,), "Float"),
+        ((1,), "Float"),
+    ]
+    assert kernel.onnx_layers == ("proj",)
+
+
+@pytest.mark.parametrize("separator", ["", "\x1e", "\x1f"])
+def test_onnx_names_are_parted_by_control_characters(separator: str) -> None:
+    metadata = separator.join(["[ONNX Layer: proj]", "[ONNX Layer: a[0]/b]"])
+    log = parse_log(LOG.replace("Metadata: [ONNX Layer: proj]", f"Metadata: {metadata}", 1))
+    assert log.profiles[0][8].onnx_layers == ("proj", "a[0]/b")
+
+
+def test_fused_attention_names_all_its_nodes() -> None:
+    attention = parse_log(LOG).profiles[0][7]
+    assert attention.is_gemm_mha
+    assert not attention.is_gemv_mha
+    assert attention.onnx_layers == ("mix", "softmax", "scores")
+
+
+def test_shape_work_is_told_from_kernels() -> None:
+    layers = parse_log(LOG).profiles[0]
+    assert [layer.kind for layer in layers if layer.is_shape_work] == [
+        "shape_call",
+        "reshape",
+        "cast",
+        "reshape",
+        "cast",
+    ]
+
+
+def test_totals_are_those_of_the_hungriest_profile() -> None:
+    totals = parse_log(LOG).totals
+    assert totals.activation_bytes == 8_716_288
+    assert totals.scratch_bytes == 8_716_288
+    assert totals.weights_bytes == 131_328
+    assert (totals.host_persistent_bytes, totals.device_persistent_bytes) == (80, 0)
+
+
+def test_dtype_is_that_of_the_weights_not_of_a_residual() -> None:
+    line = LINE.replace("[128,128], Strides: [128,1], StrideOrder: [1,0], Datatype: Half", "W")
+    line = line.replace("W", "[128,128], Strides: [128,1], StrideOrder: [1,0], Datatype: Int8")
+    assert parse_kernel(line).dtype == "Int8"
+
+
+def test_dtype_without_weights_is_that_of_the_largest_input() -> None:
+    layers = parse_log(LOG).profiles[0]
+    assert layers[1].dtype == "Float"  # reads the picture, writes Half
+    assert layers[7].dtype == "Half"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("LayerType: gemm, ", "", "the line"),
+        ("Datatype: Half", "Datatype: Quarter", "the tensor '{ Name: __mye5598_myl0"),
+        ("Dimensions: [-1,128]", "Dims: [-1,128]", "the tensor '{ Name: __mye5598_myl0"),
+        ("StreamId: 0", "StreamId: none", "the line"),
+    ],
+)
+def test_a_line_that_does_not_fit_is_an_error(old: str, new: str, told: str) -> None:
+    text = LOG.replace(LINE, LINE.replace(old, new, 1))
+    with pytest.raises(EngineError, match="layer 'proj_myl0_8") as caught:
+        parse_log(text)
+    assert told in str(caught.value)
+
+
+def test_a_line_that_is_no_layer_is_an_error() -> None:
+    with pytest.raises(EngineError, match="layer 'something else'"):
+        parse_log(LOG.replace(LINE, "something else"))
+
+
+def test_a_log_without_layers_is_an_error() -> None:
+    with pytest.raises(EngineError, match="no 'Layers:' section"):
+        parse_log(LOG.replace("VERBOSE: Layers:", ""))
+
+
+def test_a_log_without_totals_is_an_error() -> None:
+    with pytest.raises(EngineError, match="does not state 'Total Weights Memory'"):
+        parse_log(LOG.replace("Total Weights Memory", ""))
