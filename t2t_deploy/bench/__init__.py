@@ -19,7 +19,7 @@ from t2t_deploy.bench._run import (
     run_bench,
 )
 from t2t_deploy.bench._statistics import Latency, Speedup
-from t2t_deploy.bench._table import bench_table
+from t2t_deploy.bench._table import bench_table, not_run_lines
 
 __all__ = [
     "DEFAULT_ROUNDS",
@@ -35,6 +35,7 @@ __all__ = [
     "Speedup",
     "WarmUp",
     "bench_table",
+    "not_run_lines",
     "not_run_result",
     "run_bench",
 ]

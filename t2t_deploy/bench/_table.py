@@ -27,9 +27,9 @@ _RIGHT = frozenset(("batch", "p50 ms", "p99 ms", "images/s", "vs eager", "peak M
 
 
 def bench_table(report: BenchReport) -> Table:
-    """One row per case; one that failed or was not run says so, with its reason.
+    """One row per case that was tried; one that failed says so, with its reason.
 
-    vs eager: how many times faster, [low, high] of its 95 % interval. MB: 10^6 bytes.
+    What was not run is told by `not_run_lines`. vs eager: how many times faster, [low, high] of its 95 % interval. MB: 10^6 bytes.
     """
     from rich.table import Table  # rich is slow to import and only wanted here
     from rich.text import Text
@@ -43,9 +43,21 @@ def bench_table(report: BenchReport) -> Table:
             overflow="fold",
         )
     for result in report.results:
+        if result.status is BenchStatus.NOT_RUN:
+            continue
         # as Text: square brackets in a cell would be read as markup
         table.add_row(*(Text(cell) for cell in _cells(result)))
     return table
+
+
+def not_run_lines(report: BenchReport) -> list[str]:
+    """What was not run and why, one line for each reason."""
+    skipped: dict[str, dict[str, None]] = {}
+    for result in report.results:
+        if result.status is BenchStatus.NOT_RUN:
+            name = f"{result.backend} of {result.artifact or _NONE}"
+            skipped.setdefault(str(result.reason), {})[name] = None
+    return [f"not run: {', '.join(names)}: {reason}" for reason, names in skipped.items()]
 
 
 def _cells(result: CaseResult) -> tuple[str, ...]:
@@ -71,8 +83,6 @@ def _ratio(speedup: Speedup) -> str:
 def _note(result: CaseResult) -> str:
     if result.status is BenchStatus.FAILED:
         return f"failed: {result.reason}"
-    if result.status is BenchStatus.NOT_RUN:
-        return f"not run: {result.reason}"
     notes = []
     if result.unstable:
         notes.append(f"unstable: rounds spread by more than {UNSTABLE_SPREAD:.0%}")

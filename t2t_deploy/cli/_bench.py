@@ -33,6 +33,7 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
         BenchStatus,
         bench_artifacts,
         bench_table,
+        not_run_lines,
     )
 
     report = bench_artifacts(
@@ -50,6 +51,8 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
 
     def show(console: Console) -> None:
         console.print(bench_table(report))
+        for line in not_run_lines(report):
+            console.print(line, markup=False, style="dim")
 
     output.result(report.to_dict(), show)
     failed = [row for row in report.results if row.status is BenchStatus.FAILED]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from t2t_deploy.bench import DEFAULT_ROUNDS, BenchReport, BenchStatus, bench_table
+from t2t_deploy.bench import DEFAULT_ROUNDS, BenchReport, BenchStatus, bench_table, not_run_lines
 from t2t_deploy.model import VARIANTS
 from t2t_deploy.pipeline._bench import BenchRequest, bench_artifacts
 from t2t_deploy.pipeline._build import BuildRequest, build_trt
@@ -31,6 +31,7 @@ __all__ = [
     "examine_machine",
     "export_model",
     "inspect_artifact",
+    "not_run_lines",
     "silent",
     "verify_artifacts",
 ]

@@ -16,6 +16,7 @@ from t2t_deploy.bench import (
     Speedup,
     WarmUp,
     bench_table,
+    not_run_lines,
     not_run_result,
 )
 from t2t_deploy.bench import _environment as environment_module
@@ -83,8 +84,9 @@ def test_table_shows_every_row_for_what_it_is() -> None:
         header.split("|"),
         ["ort-cpu", "a.onnx", "fp32", "8", *figures, note],
         ["openvino", "b.onnx", "bf16", "1", *none, "failed: KeyError: [x]"],
-        ["tensorrt", "-", "fp16", "1", *none, "not run: no device"],
     ]
+    report = BenchReport(here(), (measured, failed, not_run, not_run))
+    assert not_run_lines(report) == ["not run: tensorrt of -: no device"]
 
 
 def test_importing_the_package_loads_no_runtime() -> None:
