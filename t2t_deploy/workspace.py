@@ -15,6 +15,7 @@ import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import tempfile
@@ -115,6 +116,14 @@ class Artifact:
         return self.manifest
 
 
+@dataclass(frozen=True, slots=True)
+class WorkspaceCheck:
+    """How many artifacts were compared with their manifests, and what is wrong, a line each."""
+
+    artifacts: int
+    problems: tuple[str, ...]
+
+
 class Workspace:
     """A folder of artifacts. Nothing is created before something is stored."""
 
@@ -125,13 +134,26 @@ class Workspace:
 
     def artifacts(self, kind: str | None = None) -> list[Artifact]:
         """All artifacts, oldest first. Raises ArtifactError for an unreadable manifest."""
-        kinds = _FOLDERS if kind is None else {kind: _FOLDERS[kind]}
         found = []
-        for folder in kinds.values():
-            for path in (self.root / folder).glob(f"*{MANIFEST_SUFFIX}"):
-                manifest = read_manifest(path)
-                found.append(Artifact(path.with_name(manifest.file), manifest))
+        for path in self._manifests(kind):
+            manifest = read_manifest(path)
+            found.append(Artifact(path.with_name(manifest.file), manifest))
         return sorted(found, key=lambda artifact: artifact.known().sequence)
+
+    def check(self) -> WorkspaceCheck:
+        """Compare every file, and the weights it was made from, with its manifest."""
+        problems = []
+        count = 0
+        for path in self._manifests():
+            try:
+                manifest = read_manifest(path)
+                count += 1
+                self.checked(Artifact(path.with_name(manifest.file), manifest), force=True)
+                if manifest.weights:
+                    self.weights(manifest)
+            except ArtifactError as err:
+                problems.append(str(err))
+        return WorkspaceCheck(count, tuple(dict.fromkeys(problems)))
 
     def newest(
         self,
@@ -208,6 +230,11 @@ class Workspace:
         if file_sha256(path) != sha256:
             raise ArtifactError(f"{path} was altered; remove it and export again")
         return path
+
+    def _manifests(self, kind: str | None = None) -> list[Path]:
+        folders = _FOLDERS.values() if kind is None else (_FOLDERS[kind],)
+        found = ((self.root / folder).glob(f"*{MANIFEST_SUFFIX}") for folder in folders)
+        return sorted(itertools.chain.from_iterable(found))
 
     def _find(self, name: str) -> Path | None:
         candidates = (self.root / folder / name for folder in _FOLDERS.values())

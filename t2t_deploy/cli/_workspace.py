@@ -9,7 +9,7 @@ import click
 from t2t_deploy.cli._options import common_options
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._results import artifact_values
-from t2t_deploy.errors import ArtifactError, CheckFailed
+from t2t_deploy.errors import CheckFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,23 +50,15 @@ def list_artifacts(workspace: Any, output: Output) -> None:
 @common_options
 def check(workspace: Any, output: Output) -> int:
     """Compare every file with its manifest."""
-    problems = []
-    artifacts = workspace.artifacts()
-    for artifact in artifacts:
-        try:
-            workspace.checked(artifact, force=True)
-            if artifact.known().weights:
-                workspace.weights(artifact.known())
-        except ArtifactError as err:
-            problems.append(str(err))
+    found = workspace.check()
 
     def show(console: Console) -> None:
-        console.print(f"{len(artifacts)} artifacts, {len(problems)} problems")
-        for problem in problems:
+        console.print(f"{found.artifacts} artifacts, {len(found.problems)} problems")
+        for problem in found.problems:
             console.print(problem, markup=False)
 
-    output.result({"artifacts": len(artifacts), "problems": problems}, show)
-    return CheckFailed.exit_status if problems else 0
+    output.result({"artifacts": found.artifacts, "problems": list(found.problems)}, show)
+    return CheckFailed.exit_status if found.problems else 0
 
 
 @command.command("prune")

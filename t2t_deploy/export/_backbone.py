@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from t2t_deploy.export._layers import DeployMlp, constant, deploy_linear, deploy_norm, gelu
+from t2t_deploy.export._layers import DeployMlp, constant, deploy_linear, deploy_norm, gelu, linear_of
 from t2t_deploy.model import (
     Attention,
     Block,
@@ -38,7 +38,7 @@ class DeployAttention(nn.Module):
         self.head_width = q.shape[0] // self.num_heads
         self.num_tokens = num_tokens
         self.num_queries = 1 if class_only else num_tokens
-        self.q, self.k, self.v = (bare_linear(w, dtype) for w in (q * attention.scale, k, v))
+        self.q, self.k, self.v = (linear_of(w, None, dtype) for w in (q * attention.scale, k, v))
         self.proj = deploy_linear(attention.proj, dtype)
         self.gate = None
         if isinstance(attention, Attention) and attention.se_layer is not None:
@@ -154,10 +154,3 @@ def qkv_weights(attention: Attention | GhostAttention) -> tuple[Tensor, Tensor, 
         for linear, cheap in pairs
     )
     return q, k, v
-
-
-def bare_linear(weight: Tensor, dtype: torch.dtype) -> nn.Linear:
-    """A Linear without bias around a weight (out, in)."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    linear.weight = constant(weight, dtype)
-    return linear

@@ -12,8 +12,8 @@ from t2t_deploy.errors import UsageError
 from t2t_deploy.export._backbone import DeployBlock, DeployTransition
 from t2t_deploy.export._layers import constant, deploy_linear, deploy_norm
 from t2t_deploy.export._soft_split import make_split_projection
-from t2t_deploy.export._strategies import RewriteReport, Strategies
-from t2t_deploy.export._token_block import DeployPerformer, DeployTokenTransformer, scaled_qkv
+from t2t_deploy.export._strategies import PerformerForm, RewriteReport, Strategies
+from t2t_deploy.export._token_block import PlainPerformer, StablePerformer, TokenTransformer
 from t2t_deploy.model import Block, PerformerBlock, T2TViT, Transition
 from t2t_deploy.types import Precision
 
@@ -22,6 +22,9 @@ _DTYPES = {
     Precision.FP16: torch.float16,
     Precision.BF16: torch.bfloat16,
 }
+
+
+_PERFORMERS = {PerformerForm.PLAIN: PlainPerformer, PerformerForm.STABLE: StablePerformer}
 
 
 class DeployT2TViT(nn.Module):
@@ -74,16 +77,13 @@ class DeployTokens(nn.Module):
         self.splits = nn.ModuleList()
         self.blocks = nn.ModuleList()
         for index, block in enumerate((tokens.attention1, tokens.attention2)):
-            linear: nn.Linear
-            deployed: DeployPerformer | DeployTokenTransformer
+            deployed: PlainPerformer | StablePerformer | TokenTransformer
             if isinstance(block, PerformerBlock):
                 count = splits[index].num_tokens(*grids[index])
-                linear = block.kqv
-                deployed = DeployPerformer(block, strategies.performer, count, dtype)
+                deployed = _PERFORMERS[strategies.performer](block, count, dtype)
                 applied[f"{strategies.performer.value}_performer"] += 1
             else:
-                linear = scaled_qkv(block)
-                deployed = DeployTokenTransformer(block, dtype)
+                deployed = TokenTransformer(block, dtype)
                 applied["folded_attention_scale"] += 1
             self.splits.append(
                 make_split_projection(
@@ -91,14 +91,14 @@ class DeployTokens(nn.Module):
                     splits[index],
                     grids[index],
                     block.norm1,
-                    linear,
+                    deployed.linears,
                     dtype=dtype,
                     from_picture=index == 0,
                 )
             )
             self.blocks.append(deployed)
         self.project = make_split_projection(
-            forms[2], splits[2], grids[2], None, tokens.project, dtype=dtype
+            forms[2], splits[2], grids[2], None, (tokens.project,), dtype=dtype
         )
         for form in forms:
             applied[f"{form.value}_soft_split"] += 1
@@ -106,8 +106,9 @@ class DeployTokens(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) float32 -> (B, N, embed_dim) in the compute dtype."""
         for split, block in zip(self.splits, self.blocks, strict=True):
-            x = block(split(x))
-        return self.project(x)
+            x = block(*split(x))
+        (tokens,) = self.project(x)
+        return tokens
 
 
 def deploy_blocks(

@@ -32,11 +32,18 @@ def gelu(x: Tensor) -> Tensor:
 
 def deploy_linear(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:
     """A frozen copy in another dtype."""
-    copy = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
-    copy.weight = constant(linear.weight, dtype)
-    if linear.bias is not None:
-        copy.bias = constant(linear.bias, dtype)
-    return copy
+    return linear_of(linear.weight, linear.bias, dtype)
+
+
+def linear_of(
+    weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32
+) -> nn.Linear:
+    """A frozen Linear around a weight (out, in) and a bias (out,)."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = constant(weight, dtype)
+    if bias is not None:
+        linear.bias = constant(bias, dtype)
+    return linear
 
 
 def deploy_norm(norm: nn.LayerNorm, dtype: torch.dtype) -> nn.LayerNorm:

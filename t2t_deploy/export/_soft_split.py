@@ -6,11 +6,13 @@ each form takes the layout that costs it least.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from t2t_deploy.export._layers import constant
+from t2t_deploy.export._layers import constant, linear_of
 from t2t_deploy.export._strategies import SoftSplitForm
 from t2t_deploy.model import SoftSplit
 
@@ -76,13 +78,13 @@ class ConvWindows(nn.Module):
 
 
 class SplitProjection(nn.Module):
-    """soft split -> [LayerNorm ->] Linear, windows taken by slices or by convolution."""
+    """soft split -> [LayerNorm ->] linear layers, windows taken by slices or by convolution."""
 
     def __init__(
         self,
         windows: SlicedWindows | ConvWindows,
         norm: nn.LayerNorm | None,
-        linear: nn.Linear,
+        linears: Sequence[nn.Linear],
         *,
         dtype: torch.dtype,
         norm_dtype: torch.dtype,
@@ -92,20 +94,22 @@ class SplitProjection(nn.Module):
         self.dtype = dtype
         self.norm_dtype = norm_dtype
         columns = windows.columns
-        self.weight = constant(linear.weight[:, columns], dtype)
-        self.bias = None if linear.bias is None else constant(linear.bias, dtype)
+        self.linears = nn.ModuleList(
+            linear_of(linear.weight[:, columns], linear.bias, dtype) for linear in linears
+        )
         self.norm = None
         if norm is not None:
             self.norm = nn.LayerNorm(len(columns), eps=norm.eps)
             self.norm.weight = constant(norm.weight[columns], norm_dtype)
             self.norm.bias = constant(norm.bias[columns], norm_dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """A map -> (B, L, out) in the compute dtype."""
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """A map -> (B, L, out) for each linear layer, in the compute dtype."""
         windows = self.windows(x.to(self.norm_dtype))
         if self.norm is not None:
             windows = self.norm(windows)
-        return functional.linear(windows.to(self.dtype), self.weight, self.bias)
+        windows = windows.to(self.dtype)
+        return tuple(linear(windows) for linear in self.linears)
 
 
 def make_split_projection(
@@ -113,22 +117,22 @@ def make_split_projection(
     split: SoftSplit,
     grid: tuple[int, int],
     norm: nn.LayerNorm | None,
-    linear: nn.Linear,
+    linears: Sequence[nn.Linear],
     *,
     dtype: torch.dtype,
     from_picture: bool = False,
 ) -> SplitProjection:
-    """The asked form of ``linear(norm(unfold(map)))`` on a (rows, columns) grid.
+    """The asked form of ``linear(norm(unfold(map)))``, for each linear, on a (rows, columns) grid.
 
     From a picture everything up to and with the first LayerNorm stays float32: where a window is
     flat over space and channels, its normalised values differ only in bits that a 16-bit picture
     no longer has.
     """
-    channels = linear.in_features // split.kernel**2
+    channels = linears[0].in_features // split.kernel**2
     windows: SlicedWindows | ConvWindows
     if form is SoftSplitForm.UNFOLD:
         windows = SlicedWindows(split, grid, channels)
     else:
         windows = ConvWindows(split, grid, channels)
     norm_dtype = torch.float32 if from_picture else dtype
-    return SplitProjection(windows, norm, linear, dtype=dtype, norm_dtype=norm_dtype)
+    return SplitProjection(windows, norm, linears, dtype=dtype, norm_dtype=norm_dtype)

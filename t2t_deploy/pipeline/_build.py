@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.pipeline._export import ExportRequest, export_weights
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.types import Precision, ShapeProfile, Target
+from t2t_deploy.types import Precision, ShapeProfile, Status, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
+
+if TYPE_CHECKING:
+    from t2t_deploy.runtime import Attestation, EngineFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
     weights. The attestation's verdict is in the manifest. Raises ArtifactError, EngineError,
     BackendError, MissingDependencyError.
     """
-    from t2t_deploy.runtime import attest, build_engine, device_capability, parse_sm, runnable_here
+    from t2t_deploy.runtime import build_engine, device_capability, parse_sm, runnable_here
 
     if request.artifact is None:
         source = workspace.newest("onnx", force=request.force)
@@ -58,8 +62,8 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
         progress=report.progress,
     )
     known = graph.manifest
-    precision = request.precision or (known.precision if known else Precision.FP32)
-    attestation = attest(built.figures, precision)
+    attestation = _attest(built.figures, request.precision or (known.precision if known else None))
+    precision = Precision(attestation.asked)
     runnable = runnable_here(built.engine)
     stem = graph.path.stem.rsplit("-", 1)[0] if known else graph.path.stem
     targets = "_".join(built.sm)
@@ -101,6 +105,20 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
         return {"details": details}
 
     return workspace.store(draft, write, stem=f"{stem}-sm{targets}", output=request.output)
+
+
+def _attest(figures: EngineFigures, asked: Precision | None) -> Attestation:
+    """Attest the asked precision; where none was, as of a foreign file, the one that prevails."""
+    from t2t_deploy.runtime import attest
+
+    if asked is not None:
+        return attest(figures, asked)
+    attestations = [attest(figures, precision) for precision in Precision]
+    for attestation in attestations:
+        if attestation.status is Status.PASSED:
+            return attestation
+    reason = "no precision was asked of a file without manifest, and none prevails in it"
+    return dataclasses.replace(attestations[0], status=Status.NOT_RUN, reason=reason)
 
 
 def _typed_graph(
