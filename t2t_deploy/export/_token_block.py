@@ -18,8 +18,9 @@ from t2t_deploy.model import PERFORMER_EPSILON, PerformerBlock, TransformerBlock
 # A power of two, so that scaling by it is exact. torch 2.13's default exporter removes additions of
 # constants up to 1e-8, the performer's epsilon among them; 1e-8 * 2**20 is out of its reach.
 _EPSILON_SCALE = 2.0**20
-# The epsilon term is exp of at most this: still finite in float32, and far above any numerator.
-_MAX_EPSILON_EXPONENT = 80.0
+# Epsilon is shared by this many keys, so that the number of keys stays a multiple of 8: matrix
+# products of other sizes leave the tensor cores.
+_EPSILON_KEYS = 8
 
 
 class PlainPerformer(nn.Module):
@@ -55,55 +56,61 @@ class PlainPerformer(nn.Module):
 
 
 class StablePerformer(nn.Module):
-    """A performer block whose features are shifted into (0, 1], with epsilon as one more of them.
+    """A performer block as two softmaxes, its epsilon as further keys without a value.
 
-    With a_k = k wT - |k|^2 / 2 and a_q likewise, any shifts g_j and c_t give the paper's result,
-    epsilon included, once numerator and denominator are multiplied by m exp(-c):
+    With a_k = k wT - |k|^2 / 2, a_q likewise and L_j = log sum_t exp(a_k[t, j]), the paper's
+    (qp @ (kpT v)) / (qp . sum_t kp + eps), numerator and denominator times m, is
 
-        kp = exp(a_k - g),  qp = exp(a_q + g - c),  S_j = sum_t kp[t, j]
-        out = (qp @ (kpT v)) / (qp . S + exp(log(eps m) - c))
+        means = softmax_t(a_k)T v
+        out = softmax_j([a_q + L, log(eps m)]) @ [means, 0]
 
-    g_j = max_t a_k[t, j] - log s, with s a power of two near 1/sqrt(T), keeps every S_j in
-    [s, T s]; c_t = max(max_j (a_q + g), log(eps m)) keeps qp and the epsilon term in [0, 1], and
-    one of them at 1. So nothing overflows, vanishes or is added to nothing, in half precision too.
+    Every weight lies in [0, 1] and each row sums to 1, so nothing overflows, vanishes or is added
+    to nothing, in half precision too, and epsilon counts where it counted before. Exponents are
+    float32: features are exponentials of differences of large numbers.
 
-    The random projection is part of the linear layers, and ``proj`` is applied to the (m, e)
-    summary kpT v instead of to T tokens. Exponents are float32: features are exponentials of
-    differences of large numbers.
+    The random projection is part of the linear layers; ``proj`` is applied to the (m, e) means
+    instead of to T tokens; the bias of v passes both softmaxes unchanged and is added at the end.
     """
 
     def __init__(self, block: PerformerBlock, num_tokens: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.num_features = block.num_features
+        m = block.num_features
+        self.num_features = m
         self.split_norms = (num_tokens, 2, block.token_dim)
         self.dtype = dtype
         self.linears = performer_linears(block)
-        self.log_scale = -round(math.log2(num_tokens) / 2) * math.log(2)
-        self.log_epsilon = math.log(PERFORMER_EPSILON * self.num_features)
-        self.proj_weight = constant(block.proj.weight.T, dtype)
-        self.proj_bias = constant(block.proj.bias, dtype)
+        self.log_epsilon = math.log(PERFORMER_EPSILON * m / _EPSILON_KEYS)
+        # Means over T tokens have weights near 1/T, which half precision holds poorly. A power of
+        # two near sqrt(T) lifts them and is taken back by the projection that follows.
+        self.gain = 2.0 ** round(math.log2(num_tokens) / 2)
+        proj = block.proj.weight.detach().double().T
+        v_bias = block.kqv.bias.detach().double()[-block.token_dim :]
+        self.proj_weight = constant(proj / self.gain, dtype)
+        self.means_bias = constant(v_bias @ proj, dtype)
+        self.bias = constant(v_bias + block.proj.bias.detach().double(), dtype)
         self.tail = TokenMlp(block.norm2, block.fc1, block.fc2, dtype)
 
     def forward(self, projected: Tensor, kq: Tensor, v: Tensor) -> Tensor:
         """(B, T, 2 * m), (B, T, 2 * e), (B, T, e), as ``linears`` give them -> (B, T, e)."""
-        y = v + self.attention(projected, kq, v) + self.proj_bias
-        return self.tail(y)
+        return self.tail(v + self.attention(projected, kq, v) + self.bias)
 
     def attention(self, projected: Tensor, kq: Tensor, v: Tensor) -> Tensor:
-        """[k wT, q wT], [k, q] and v -> (B, T, e), ``proj`` without its bias applied."""
+        """[k wT, q wT], [k, q], v without bias -> (B, T, e), ``proj`` without bias applied."""
         kq = kq.float().reshape(-1, *self.split_norms)
         half_norms = (kq * kq).sum(dim=-1) * 0.5
         a_k = projected[..., : self.num_features].float() - half_norms[..., :1]
         a_q = projected[..., self.num_features :].float() - half_norms[..., 1:]
-        g = a_k.amax(dim=1, keepdim=True) - self.log_scale
-        kp = torch.exp(a_k - g)
-        b = a_q + g
-        c = b.amax(dim=2, keepdim=True).clamp(min=self.log_epsilon)
-        qp = torch.exp(b - c)
+        largest = a_k.amax(dim=1, keepdim=True)
+        kp = torch.exp(a_k - largest)
         total = kp.sum(dim=1, keepdim=True)
-        denominator = (qp * total).sum(dim=2, keepdim=True) + torch.exp(self.log_epsilon - c)
-        summary = (kp.to(self.dtype).transpose(1, 2) @ v) @ self.proj_weight
-        return (qp.to(self.dtype) @ summary) / denominator.to(self.dtype)
+        key_weights = (kp / total * self.gain).to(self.dtype)
+        means = (key_weights.transpose(1, 2) @ v) @ self.proj_weight + self.means_bias
+        keys = functional.pad(
+            a_q + (largest + torch.log(total)), (0, _EPSILON_KEYS), value=self.log_epsilon
+        )
+        return keys.softmax(dim=-1).to(self.dtype) @ functional.pad(
+            means, (0, 0, 0, _EPSILON_KEYS)
+        )
 
 
 class TokenTransformer(nn.Module):
@@ -149,19 +156,18 @@ def pieces(x: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, ...]:
     return tuple(x[..., s : s + width] for s, width in zip(starts, widths, strict=True))
 
 
-def performer_linears(block: PerformerBlock) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
-    """Linear layers that give [k wT, q wT], [k, q] and v.
+def performer_linears(block: PerformerBlock) -> tuple[tuple[nn.Linear, ...], tuple[Tensor, Tensor]]:
+    """Linear layers that give [k wT, q wT], [k, q] and v, and the biases of the first two.
 
-    Apart, because each is read by other operations: slices of one wide result would be copied.
+    Three, because slices of one wide result would be copied before they are multiplied; without
+    biases, because runtimes then multiply all three at once.
     """
     weight, bias = block.kqv.weight.detach().double(), block.kqv.bias.detach().double()
     w, e = block.w.detach().double(), block.token_dim
-    projected = linear_of(
-        torch.cat((w @ weight[:e], w @ weight[e : 2 * e])),
-        torch.cat((w @ bias[:e], w @ bias[e : 2 * e])),
-    )
-    kq = linear_of(weight[: 2 * e], bias[: 2 * e])
-    return projected, kq, linear_of(weight[2 * e :], bias[2 * e :])
+    (k, q, v), (k_bias, q_bias, _) = weight.split(e), bias.split(e)
+    linears = (torch.cat((w @ k, w @ q)), torch.cat((k, q)), v)
+    biases = torch.cat((w @ k_bias, w @ q_bias)), torch.cat((k_bias, q_bias))
+    return tuple(linear_of(rows, None, weight.dtype) for rows in linears), biases
 
 
 def with_folded_scale(block: TransformerBlock) -> nn.Linear:
