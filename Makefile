@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 BIN := .venv/bin
 # written last: without it a set-up was interrupted and starts from nothing
 READY := .venv/.ready
-EXTRAS := export,cpu,rtx,dev
+EXTRAS := export,cpu,rtx,plot,dev
 DEMO := build/demo
 
 .DEFAULT_GOAL := help

@@ -16,6 +16,7 @@ EXTRAS = {
     "onnxruntime": "cpu",
     "tensorrt_rtx": "rtx",
     "openvino": "openvino",
+    "matplotlib": "plot",
 }
 # import name of a module where it differs between wheels: the first that is installed is used
 _SPELLINGS = {"tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from t2t_deploy.errors import UsageError
 from t2t_deploy.export._backbone import DeployBlock, DeployTransition
-from t2t_deploy.export._layers import constant, deploy_linear, deploy_norm
-from t2t_deploy.export._soft_split import make_split_projection
+from t2t_deploy.export._layers import Affine, constant, deploy_linear, deploy_norm
+from t2t_deploy.export._splits import make_split
 from t2t_deploy.export._strategies import PerformerForm, RewriteReport, Strategies
 from t2t_deploy.export._token_block import PlainPerformer, StablePerformer, TokenTransformer
 from t2t_deploy.model import Block, PerformerBlock, T2TViT, Transition
@@ -86,28 +86,27 @@ class DeployTokens(nn.Module):
                 deployed = TokenTransformer(block, dtype)
                 applied["folded_attention_scale"] += 1
             self.splits.append(
-                make_split_projection(
+                make_split(
                     forms[index],
                     splits[index],
                     grids[index],
-                    block.norm1,
-                    deployed.linears,
+                    block.norm1.eps,
+                    deployed.consumers,
                     dtype=dtype,
                     from_picture=index == 0,
                 )
             )
             self.blocks.append(deployed)
-        self.project = make_split_projection(
-            forms[2], splits[2], grids[2], None, (tokens.project,), dtype=dtype
-        )
+        project = Affine.of(tokens.project)
+        self.project = make_split(forms[2], splits[2], grids[2], None, (project,), dtype=dtype)
         for form in forms:
             applied[f"{form.value}_soft_split"] += 1
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) float32 -> (B, N, embed_dim) in the compute dtype."""
         for split, block in zip(self.splits, self.blocks, strict=True):
-            x = block(*split(x))
-        (tokens,) = self.project(x)
+            x = block(split(x))
+        (tokens,) = self.project(x).values
         return tokens
 
 
@@ -136,10 +135,12 @@ def deploy_blocks(
 
 
 def folded_position(reference: T2TViT) -> Tensor:
-    """(1, N + 1, dim): position table with the class token added to its first row.
+    """(1, N + 1, dim): position table plus the class token, and plus the bias of ``project``.
 
-    Tokens padded with one zero row in front, plus this, are [cls; tokens] + pos_embed.
+    Tokens without that bias, padded with one zero row in front, plus this, are
+    [cls; tokens] + pos_embed.
     """
-    position = reference.pos_embed.detach().clone()
-    position[:, :1] += reference.cls_token.detach()
+    position = reference.pos_embed.detach().double()
+    position[:, :1] += reference.cls_token.detach().double()
+    position[:, 1:] += reference.tokens_to_token.project.bias.detach().double()
     return position

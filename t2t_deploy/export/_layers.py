@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,46 @@ class DeployMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
         return self.fc2(gelu(self.fc1(x)))
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """y = x @ weight.T + bias in float64: weight (out, in), bias (out,).
+
+    Rewrites compose and fold these; a layer casts the result once.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> Affine:
+        """The map of a Linear; an absent bias is zero."""
+        weight = linear.weight.detach().double()
+        if linear.bias is None:
+            return cls(weight, torch.zeros(len(weight), dtype=torch.float64))
+        return cls(weight, linear.bias.detach().double())
+
+    def after_norm(self, norm: nn.LayerNorm) -> Affine:
+        """The same map of the normalised input before the norm's own scale and shift."""
+        bias = self.bias + self.weight @ norm.bias.detach().double()
+        return Affine(self.weight * norm.weight.detach().double(), bias)
+
+    def rows(self, start: int, stop: int) -> Affine:
+        """Some outputs only."""
+        return Affine(self.weight[start:stop], self.bias[start:stop])
+
+    def then(self, matrix: Tensor) -> Affine:
+        """matrix @ y for a matrix (out', out)."""
+        matrix = matrix.detach().double()
+        return Affine(matrix @ self.weight, matrix @ self.bias)
+
+    @staticmethod
+    def stacked(*parts: Affine) -> Affine:
+        """Outputs one after the other."""
+        return Affine(
+            torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+        )
 
 
 def gelu(x: Tensor) -> Tensor:

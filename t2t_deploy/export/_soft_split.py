@@ -1,27 +1,40 @@
-"""Soft splits as static-shape operations, together with the layers that consume them.
+"""Soft splits as static-shape operations, together with the norm and products that follow them.
+
+    windows -> normalise -> product with each consumer's weight
 
 A map enters either as a picture (B, C, H, W) or as the tokens (B, H * W, C) of the block before;
-each form takes the layout that costs it least.
+each form takes the layout that costs it least. The norm's own scale and shift are folded into the
+consumers beforehand (`Affine.after_norm`), so that normalising is (u - mean) * rstd here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from t2t_deploy.export._layers import constant, linear_of
-from t2t_deploy.export._strategies import SoftSplitForm
+from t2t_deploy.export._layers import Affine, constant
 from t2t_deploy.model import SoftSplit
 
 
-class SlicedWindows(nn.Module):
-    """Windows by k*k strided slices of the channels-last map.
+class Products(NamedTuple):
+    """Windows times each consumer's weight, (B, L, out) each, biases not added.
 
-    The columns of a token come position by position, all channels of each: `columns` gives their
-    place in the channel-major order of ``unfold``.
+    rstd: (B, L, 1) still to be multiplied in, where the norm was folded; None where it is done.
+    """
+
+    values: tuple[Tensor, ...]
+    rstd: Tensor | None
+
+
+class SlicedWindows(nn.Module):
+    """Windows by k*k strided slices.
+
+    Tokens are sliced channels-last, so that the columns of a window come position by position, all
+    channels of each: `columns` gives their place in the channel-major order of ``unfold``.
     """
 
     def __init__(self, split: SoftSplit, grid: tuple[int, int], channels: int) -> None:
@@ -77,62 +90,30 @@ class ConvWindows(nn.Module):
         return windows.reshape(-1, len(self.columns), num_tokens).transpose(1, 2)
 
 
-class SplitProjection(nn.Module):
-    """soft split -> [LayerNorm ->] linear layers, windows taken by slices or by convolution."""
+class WindowProducts(nn.Module):
+    """Windows, written out; LayerNorm; products. norm_dtype is what windows and norm compute in."""
 
     def __init__(
         self,
         windows: SlicedWindows | ConvWindows,
-        norm: nn.LayerNorm | None,
-        linears: Sequence[nn.Linear],
+        eps: float | None,
+        consumers: Sequence[Affine],
         *,
         dtype: torch.dtype,
         norm_dtype: torch.dtype,
     ) -> None:
         super().__init__()
         self.windows = windows
+        self.eps = eps
         self.dtype = dtype
         self.norm_dtype = norm_dtype
         columns = windows.columns
-        self.linears = nn.ModuleList(
-            linear_of(linear.weight[:, columns], linear.bias, dtype) for linear in linears
-        )
-        self.norm = None
-        if norm is not None:
-            self.norm = nn.LayerNorm(len(columns), eps=norm.eps)
-            self.norm.weight = constant(norm.weight[columns], norm_dtype)
-            self.norm.bias = constant(norm.bias[columns], norm_dtype)
+        self.weights = nn.ParameterList(constant(c.weight[:, columns], dtype) for c in consumers)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """A map -> (B, L, out) for each linear layer, in the compute dtype."""
+    def forward(self, x: Tensor) -> Products:
+        """A map -> products in the compute dtype."""
         windows = self.windows(x.to(self.norm_dtype))
-        if self.norm is not None:
-            windows = self.norm(windows)
+        if self.eps is not None:
+            windows = functional.layer_norm(windows, (len(self.windows.columns),), eps=self.eps)
         windows = windows.to(self.dtype)
-        return tuple(linear(windows) for linear in self.linears)
-
-
-def make_split_projection(
-    form: SoftSplitForm,
-    split: SoftSplit,
-    grid: tuple[int, int],
-    norm: nn.LayerNorm | None,
-    linears: Sequence[nn.Linear],
-    *,
-    dtype: torch.dtype,
-    from_picture: bool = False,
-) -> SplitProjection:
-    """The asked form of ``linear(norm(unfold(map)))``, for each linear, on a (rows, columns) grid.
-
-    From a picture everything up to and with the first LayerNorm stays float32: where a window is
-    flat over space and channels, its normalised values differ only in bits that a 16-bit picture
-    no longer has.
-    """
-    channels = linears[0].in_features // split.kernel**2
-    windows: SlicedWindows | ConvWindows
-    if form is SoftSplitForm.UNFOLD:
-        windows = SlicedWindows(split, grid, channels)
-    else:
-        windows = ConvWindows(split, grid, channels)
-    norm_dtype = torch.float32 if from_picture else dtype
-    return SplitProjection(windows, norm, linears, dtype=dtype, norm_dtype=norm_dtype)
+        return Products(tuple(functional.linear(windows, w) for w in self.weights), None)

@@ -18,6 +18,11 @@ class SoftSplitForm(str, Enum):
     """Pad, k*k strided slices of the channels-last map, concatenate."""
     CONV = "conv"
     """Depthwise convolution with an identity kernel."""
+    FOLDED = "folded"
+    """LayerNorm folded into the product, which becomes a convolution of the map. Loses flat regions
+    of a picture to cancellation: not for the first split, save to measure it."""
+    CENTRED = "centred"
+    """Slices less a pixel of their own, LayerNorm folded into the product: safe on pictures."""
 
 
 class PerformerForm(str, Enum):

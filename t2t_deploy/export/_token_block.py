@@ -1,7 +1,7 @@
-"""Token blocks in deploy form: everything after the soft split's linear layers.
+"""Token blocks in deploy form: everything after the products of the soft split.
 
-A block chooses the linear layers before it (``linears``): a performer adds its random projection
-to them, a transformer its scale.
+A block chooses the products before it (``consumers``): a performer adds its random projection to
+them, a transformer its scale; both fold the scale and shift of their first norm into them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from t2t_deploy.export._layers import DeployMlp, constant, deploy_linear, deploy_norm, linear_of
+from t2t_deploy.export._layers import Affine, DeployMlp, constant, deploy_linear, deploy_norm
+from t2t_deploy.export._soft_split import Products
 from t2t_deploy.model import PERFORMER_EPSILON, PerformerBlock, TransformerBlock
 
 # A power of two, so that scaling by it is exact. torch 2.13's default exporter removes additions of
 # constants up to 1e-8, the performer's epsilon among them; 1e-8 * 2**20 is out of its reach.
 _EPSILON_SCALE = 2.0**20
-# Epsilon is shared by this many keys, so that the number of keys stays a multiple of 8: matrix
-# products of other sizes leave the tensor cores.
-_EPSILON_KEYS = 8
 
 
 class PlainPerformer(nn.Module):
@@ -34,15 +32,18 @@ class PlainPerformer(nn.Module):
         super().__init__()
         self.token_dim = block.token_dim
         self.dtype = dtype
-        self.linears = (block.kqv,)
+        kqv = Affine.of(block.kqv).after_norm(block.norm1)
+        self.consumers = (kqv,)
+        self.bias = constant(kqv.bias, dtype)
         self.w = constant(block.w, torch.float32)
         self.key_scale = _EPSILON_SCALE / block.num_features
         self.proj = deploy_linear(block.proj, dtype)
         self.tail = TokenMlp(block.norm2, block.fc1, block.fc2, dtype)
 
-    def forward(self, kqv: Tensor) -> Tensor:
-        """(B, T, 3 * e) -> (B, T, e)."""
-        k, q, v = pieces(kqv, (self.token_dim,) * 3)
+    def forward(self, products: Products) -> Tensor:
+        """Products with ``consumers`` -> (B, T, e)."""
+        (kqv,) = products.values
+        k, q, v = pieces(scaled(kqv, products.rstd) + self.bias, self.token_dim)
         y = v + self.proj(self.attention(k.float(), q.float(), v.float()).to(self.dtype))
         return self.tail(y)
 
@@ -56,7 +57,7 @@ class PlainPerformer(nn.Module):
 
 
 class StablePerformer(nn.Module):
-    """A performer block as two softmaxes, its epsilon as further keys without a value.
+    """A performer block as two softmaxes, its epsilon as one more key without a value.
 
     With a_k = k wT - |k|^2 / 2, a_q likewise and L_j = log sum_t exp(a_k[t, j]), the paper's
     (qp @ (kpT v)) / (qp . sum_t kp + eps), numerator and denominator times m, is
@@ -64,53 +65,66 @@ class StablePerformer(nn.Module):
         means = softmax_t(a_k)T v
         out = softmax_j([a_q + L, log(eps m)]) @ [means, 0]
 
-    Every weight lies in [0, 1] and each row sums to 1, so nothing overflows, vanishes or is added
-    to nothing, in half precision too, and epsilon counts where it counted before. Exponents are
-    float32: features are exponentials of differences of large numbers.
+    Every weight lies in [0, 1] and each row of them sums to 1, so nothing overflows, vanishes or is
+    added to nothing, in half precision too, and epsilon counts where it counted before. Exponents
+    are float32: features are exponentials of differences of large numbers.
 
-    The random projection is part of the linear layers; ``proj`` is applied to the (m, e) means
-    instead of to T tokens; the bias of v passes both softmaxes unchanged and is added at the end.
+    The random projection is part of the products before the block; ``proj`` is applied to the
+    (m, e) means instead of to T tokens; a bias of v passes a mean unchanged and is added at the
+    end.
     """
 
     def __init__(self, block: PerformerBlock, num_tokens: int, dtype: torch.dtype) -> None:
         super().__init__()
-        m = block.num_features
+        m, e = block.num_features, block.token_dim
         self.num_features = m
-        self.split_norms = (num_tokens, 2, block.token_dim)
+        self.split_norms = (num_tokens, 2, e)
         self.dtype = dtype
-        self.linears = performer_linears(block)
-        self.log_epsilon = math.log(PERFORMER_EPSILON * m / _EPSILON_KEYS)
+        kqv = Affine.of(block.kqv).after_norm(block.norm1)
+        k, q, v = kqv.rows(0, e), kqv.rows(e, 2 * e), kqv.rows(2 * e, 3 * e)
+        projected, kq = Affine.stacked(k.then(block.w), q.then(block.w)), Affine.stacked(k, q)
+        # Three products: slices of one wide result would be copied before they are multiplied.
+        self.consumers = (projected, kq, v)
+        self.projected_bias = constant(projected.bias, dtype)
+        self.kq_bias = constant(kq.bias, dtype)
+        self.log_epsilon = math.log(PERFORMER_EPSILON * m)
         # Means over T tokens have weights near 1/T, which half precision holds poorly. A power of
         # two near sqrt(T) lifts them and is taken back by the projection that follows.
         self.gain = 2.0 ** round(math.log2(num_tokens) / 2)
-        proj = block.proj.weight.detach().double().T
-        v_bias = block.kqv.bias.detach().double()[-block.token_dim :]
-        self.proj_weight = constant(proj / self.gain, dtype)
-        self.means_bias = constant(v_bias @ proj, dtype)
-        self.bias = constant(v_bias + block.proj.bias.detach().double(), dtype)
+        proj = Affine.of(block.proj)
+        self.proj_weight = constant(proj.weight.T / self.gain, dtype)
+        self.means_bias = constant(proj.weight @ v.bias, dtype)
+        self.bias = constant(v.bias + proj.bias, dtype)
         self.tail = TokenMlp(block.norm2, block.fc1, block.fc2, dtype)
 
-    def forward(self, projected: Tensor, kq: Tensor, v: Tensor) -> Tensor:
-        """(B, T, 2 * m), (B, T, 2 * e), (B, T, e), as ``linears`` give them -> (B, T, e)."""
-        return self.tail(v + self.attention(projected, kq, v) + self.bias)
+    def forward(self, products: Products) -> Tensor:
+        """Products with ``consumers`` -> (B, T, e)."""
+        projected, kq, v = (scaled(product, products.rstd) for product in products.values)
+        m = self.num_features
+        kw = projected[..., :m] + self.projected_bias[:m]
+        qw = projected[..., m:] + self.projected_bias[m:]
+        key_weights, query_weights = self.weights(kw, qw, kq + self.kq_bias)
+        means = (key_weights.transpose(1, 2) @ v) @ self.proj_weight + self.means_bias
+        return self.tail(v + query_weights @ means + self.bias)
 
-    def attention(self, projected: Tensor, kq: Tensor, v: Tensor) -> Tensor:
-        """[k wT, q wT], [k, q], v without bias -> (B, T, e), ``proj`` without bias applied."""
+    def weights(self, kw: Tensor, qw: Tensor, kq: Tensor) -> tuple[Tensor, Tensor]:
+        """k wT, q wT (B, T, m) and [k, q] (B, T, 2 * e) -> softmax_t(a_k) times ``gain`` and
+        softmax_j without its last column, (B, T, m) each.
+        """
         kq = kq.float().reshape(-1, *self.split_norms)
         half_norms = (kq * kq).sum(dim=-1) * 0.5
-        a_k = projected[..., : self.num_features].float() - half_norms[..., :1]
-        a_q = projected[..., self.num_features :].float() - half_norms[..., 1:]
+        a_k = kw.float() - half_norms[..., :1]
+        a_q = qw.float() - half_norms[..., 1:]
         largest = a_k.amax(dim=1, keepdim=True)
         kp = torch.exp(a_k - largest)
         total = kp.sum(dim=1, keepdim=True)
-        key_weights = (kp / total * self.gain).to(self.dtype)
-        means = (key_weights.transpose(1, 2) @ v) @ self.proj_weight + self.means_bias
-        keys = functional.pad(
-            a_q + (largest + torch.log(total)), (0, _EPSILON_KEYS), value=self.log_epsilon
-        )
-        return keys.softmax(dim=-1).to(self.dtype) @ functional.pad(
-            means, (0, 0, 0, _EPSILON_KEYS)
-        )
+        keys = a_q + (largest + torch.log(total))
+        most = keys.amax(dim=2, keepdim=True)
+        qp = torch.exp(keys - most)
+        # Beyond exp(80) times all features together, epsilon leaves nothing of them in any case.
+        epsilon = torch.exp((self.log_epsilon - most).clamp(max=80.0))
+        query_weights = qp / (qp.sum(dim=2, keepdim=True) + epsilon)
+        return (kp / total * self.gain).to(self.dtype), query_weights.to(self.dtype)
 
 
 class TokenTransformer(nn.Module):
@@ -118,14 +132,21 @@ class TokenTransformer(nn.Module):
 
     def __init__(self, block: TransformerBlock, dtype: torch.dtype) -> None:
         super().__init__()
-        self.token_dim = block.attn.token_dim
-        self.linears = (with_folded_scale(block),)
+        e = block.attn.token_dim
+        self.token_dim = e
+        scale = torch.ones(3 * e, dtype=torch.float64)
+        scale[:e] = block.attn.scale
+        qkv = Affine.of(block.attn.qkv).after_norm(block.norm1)
+        qkv = Affine(qkv.weight * scale[:, None], qkv.bias * scale)
+        self.consumers = (qkv,)
+        self.bias = constant(qkv.bias, dtype)
         self.proj = deploy_linear(block.attn.proj, dtype)
         self.tail = TokenMlp(block.norm2, block.mlp.fc1, block.mlp.fc2, dtype)
 
-    def forward(self, qkv: Tensor) -> Tensor:
-        """(B, T, 3 * e) -> (B, T, e)."""
-        q, k, v = pieces(qkv, (self.token_dim,) * 3)
+    def forward(self, products: Products) -> Tensor:
+        """Products with ``consumers`` -> (B, T, e)."""
+        (qkv,) = products.values
+        q, k, v = pieces(scaled(qkv, products.rstd) + self.bias, self.token_dim)
         attended = functional.softmax(q @ k.transpose(1, 2), dim=-1) @ v
         return self.tail(v + self.proj(attended))
 
@@ -150,28 +171,11 @@ def half_norm(u: Tensor) -> Tensor:
     return (u * u).sum(dim=-1, keepdim=True) * 0.5
 
 
-def pieces(x: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """Consecutive columns of the last axis."""
-    starts = [sum(widths[:index]) for index in range(len(widths))]
-    return tuple(x[..., s : s + width] for s, width in zip(starts, widths, strict=True))
+def pieces(x: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Three runs of columns of the last axis."""
+    return x[..., :width], x[..., width : 2 * width], x[..., 2 * width :]
 
 
-def performer_linears(block: PerformerBlock) -> tuple[tuple[nn.Linear, ...], tuple[Tensor, Tensor]]:
-    """Linear layers that give [k wT, q wT], [k, q] and v, and the biases of the first two.
-
-    Three, because slices of one wide result would be copied before they are multiplied; without
-    biases, because runtimes then multiply all three at once.
-    """
-    weight, bias = block.kqv.weight.detach().double(), block.kqv.bias.detach().double()
-    w, e = block.w.detach().double(), block.token_dim
-    (k, q, v), (k_bias, q_bias, _) = weight.split(e), bias.split(e)
-    linears = (torch.cat((w @ k, w @ q)), torch.cat((k, q)), v)
-    biases = torch.cat((w @ k_bias, w @ q_bias)), torch.cat((k_bias, q_bias))
-    return tuple(linear_of(rows, None, weight.dtype) for rows in linears), biases
-
-
-def with_folded_scale(block: TransformerBlock) -> nn.Linear:
-    """The qkv projection with the attention scale in the query rows."""
-    weight = block.attn.qkv.weight.detach().clone()
-    weight[: block.attn.token_dim] *= block.attn.scale
-    return linear_of(weight, None)
+def scaled(x: Tensor, rstd: Tensor | None) -> Tensor:
+    """x * rstd, where a norm was folded and left it to do."""
+    return x if rstd is None else x * rstd

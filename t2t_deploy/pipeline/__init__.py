@@ -10,7 +10,7 @@ from t2t_deploy.pipeline._doctor import BackendState, examine_machine
 from t2t_deploy.pipeline._export import ExportRequest, export_model
 from t2t_deploy.pipeline._inspect import inspect_artifact
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.pipeline._verify import verify_artifacts
+from t2t_deploy.pipeline._verify import VerifiedArtifact, verify_artifacts
 from t2t_deploy.workspace import Artifact, Workspace
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "BuildRequest",
     "ExportRequest",
     "Report",
+    "VerifiedArtifact",
     "Workspace",
     "bench_artifacts",
     "bench_table",

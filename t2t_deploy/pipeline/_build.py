@@ -117,7 +117,7 @@ def _attest(figures: EngineFigures, asked: Precision | None) -> Attestation:
     for attestation in attestations:
         if attestation.status is Status.PASSED:
             return attestation
-    reason = "no precision was asked of a file without manifest, and none prevails in it"
+    reason = "no precision was asked of a file without manifest, and none prevails"
     return dataclasses.replace(attestations[0], status=Status.NOT_RUN, reason=reason)
 
 

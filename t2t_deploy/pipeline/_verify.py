@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from t2t_deploy.calibration import image_set_from_folder
 from t2t_deploy.errors import ArtifactError
+from t2t_deploy.pipeline._nodewise import check_plot_request, draw_nodewise, nodewise_file
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import SessionRequest, open_session, why_not_runnable
 from t2t_deploy.types import TOLERANCES, Precision, Status
 from t2t_deploy.verify import (
+    NodewiseReport,
+    NodewiseSession,
     PictureSet,
     Verification,
+    nodewise_not_run,
     not_verified,
     standard_pictures,
     verify_session,
@@ -20,6 +26,24 @@ from t2t_deploy.verify import (
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 _MAX_PICTURES = 64
+# Node by node takes seconds where a runtime takes tenths of one.
+_MAX_NODEWISE_PICTURES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedArtifact:
+    """An artifact and its verdicts. plot: the picture of the node by node one."""
+
+    artifact: Artifact
+    verification: Verification
+    nodewise: NodewiseReport | None = None
+    plot: Path | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether one of the verdicts is that it fell short."""
+        verdicts = (self.verification, self.nodewise)
+        return any(v is not None and v.status is Status.FAILED for v in verdicts)
 
 
 def verify_file(
@@ -27,20 +51,29 @@ def verify_file(
 ) -> Verification:
     """Compare a file with the reference on the standard pictures, or on others.
 
-    What no runtime here can run is reported as not run, with the reason.
+    What no runtime here can run is reported as not run, with the reason. bf16 has no runtime on a
+    CPU: it is evaluated node by node, on three pictures, which the result says.
     """
     tolerance = TOLERANCES[manifest.precision]
     if manifest.kind == "engine":
         backend = str(manifest.details["engine"]["backend"])
         reason = why_not_runnable(backend)
         return not_verified(tolerance, reason or f"no {backend} session in this version")
-    if manifest.precision is Precision.BF16:
-        return not_verified(tolerance, "ONNX Runtime's CPU kernels have no bf16 matrix product")
     reason = why_not_runnable("ort-cpu")
     if reason is not None:
         return not_verified(tolerance, reason)
     chosen = standard_pictures(manifest.config["image_size"]) if pictures is None else pictures
     eager = SessionRequest("eager", weights, config=manifest.config)
+    if manifest.precision is Precision.BF16:
+        few = _first(chosen, _MAX_NODEWISE_PICTURES)
+        with open_session(eager) as reference, NodewiseSession(path) as rounding:
+            result = verify_session(reference, rounding, few, tolerance)
+        how = (
+            f"evaluated node by node on {len(few.names)} pictures: ONNX Runtime's CPU kernels have "
+            "no bf16 matrix product"
+        )
+        reason = how if result.reason is None else f"{result.reason}; {how}"
+        return dataclasses.replace(result, reason=reason)
     with open_session(eager) as reference, open_session(SessionRequest("ort-cpu", path)) as other:
         result = verify_session(reference, other, chosen, tolerance)
     return result
@@ -51,11 +84,16 @@ def verify_artifacts(
     paths: Sequence[Path],
     images: Path | None = None,
     report: Report = silent,
-) -> list[tuple[Artifact, Verification]]:
+    *,
+    nodewise: bool = False,
+    plot: Path | None = None,
+) -> list[VerifiedArtifact]:
     """Verify artifacts again, all of the workspace when none is named.
 
     images: a folder of pictures to take instead of the standard ones. A verdict on the standard
-    pictures replaces the one in the manifest. Raises ArtifactError, ImageError.
+    pictures replaces the one in the manifest. nodewise: also evaluate each graph with rounding
+    and overflow after every node, and draw it, in ``plot`` or the workspace's logs.
+    Raises ArtifactError, ImageError, UsageError.
     """
     if paths:
         artifacts = [workspace.open(path, force=True) for path in paths]
@@ -65,22 +103,43 @@ def verify_artifacts(
         raise ArtifactError(
             f"workspace {workspace.root} has no artifact; make one first: t2t-deploy export"
         )
+    check_plot_request(plot, len(artifacts))
     results = []
     for artifact in artifacts:
         manifest = artifact.known()
-        report.step(f"verifying {artifact.path.name}")
+        name = artifact.path.name
+        report.step(f"verifying {name}")
+        tolerance = TOLERANCES[manifest.precision]
         pictures = None
         if not manifest.weights:
             reason = "made from a file without manifest, so its reference is unknown"
-            results.append((artifact, not_verified(TOLERANCES[manifest.precision], reason)))
+            unknown = nodewise_not_run(tolerance, reason) if nodewise else None
+            results.append(VerifiedArtifact(artifact, not_verified(tolerance, reason), unknown))
             continue
         if images is not None:
             pictures = _pictures_from_folder(images, int(manifest.config["image_size"]), report)
-        result = verify_file(artifact.path, manifest, workspace.weights(manifest), pictures)
+        weights = workspace.weights(manifest)
+        result = verify_file(artifact.path, manifest, weights, pictures)
         if pictures is None and result.status is not Status.NOT_RUN:
             artifact = workspace.update(artifact, verification=result.to_dict())
-        results.append((artifact, result))
+        if not nodewise:
+            results.append(VerifiedArtifact(artifact, result))
+            continue
+        report.step(f"evaluating {name} node by node")
+        few = None if pictures is None else _first(pictures, _MAX_NODEWISE_PICTURES)
+        try:
+            found = nodewise_file(artifact.path, manifest, weights, few, report)
+        except ArtifactError as err:
+            if paths:
+                raise
+            found = nodewise_not_run(tolerance, str(err))
+        picture = draw_nodewise(workspace, name, found, plot, report)
+        results.append(VerifiedArtifact(artifact, result, found, picture))
     return results
+
+
+def _first(pictures: PictureSet, count: int) -> PictureSet:
+    return PictureSet(pictures.names[:count], pictures.pictures[:count], pictures.absent)
 
 
 def _pictures_from_folder(folder: Path, size: int, report: Report) -> PictureSet:

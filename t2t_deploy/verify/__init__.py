@@ -9,15 +9,31 @@ from t2t_deploy.verify._compare import (
     not_verified,
     verify_session,
 )
+from t2t_deploy.verify._nodewise import (
+    NodeFigures,
+    NodewiseReport,
+    evaluate_nodewise,
+    nodewise_not_run,
+    nodewise_pictures,
+)
+from t2t_deploy.verify._nodewise_graph import NodewiseSession
+from t2t_deploy.verify._nodewise_plot import plot_nodewise
 from t2t_deploy.verify._pictures import PictureSet, flat_pictures, standard_pictures
 
 __all__ = [
+    "NodeFigures",
+    "NodewiseReport",
+    "NodewiseSession",
     "PictureSet",
     "Verification",
     "compare_logits",
+    "evaluate_nodewise",
     "flat_pictures",
     "logits_of",
+    "nodewise_not_run",
+    "nodewise_pictures",
     "not_verified",
+    "plot_nodewise",
     "standard_pictures",
     "verify_session",
 ]
