@@ -78,18 +78,17 @@ class Manifest:
     @property
     def failed(self) -> bool:
         """Whether a check on the artifact fell short."""
-        checks = (self.verification, self.details.get("attestation"))
-        return any(check and check["status"] == Status.FAILED.value for check in checks)
+        return bool(self._failed_checks())
 
     @property
     def failure(self) -> str:
         """The failed checks in words."""
-        checks = (self.verification, self.details.get("attestation"))
-        return "; ".join(
-            str(check.get("reason"))
-            for check in checks
-            if check and check["status"] == Status.FAILED.value
-        )
+        return "; ".join(str(check.get("reason")) for check in self._failed_checks())
+
+    def _failed_checks(self) -> list[Mapping[str, Any]]:
+        details = self.details
+        checks = (self.verification, details.get("attestation"), details.get("nodewise"))
+        return [check for check in checks if check and check["status"] == Status.FAILED.value]
 
     def to_json(self) -> str:
         """Indented JSON, keys in a fixed order."""

@@ -29,7 +29,8 @@ _RIGHT = frozenset(("batch", "p50 ms", "p99 ms", "images/s", "vs eager", "peak M
 def bench_table(report: BenchReport) -> Table:
     """One row per case that was tried; one that failed says so, with its reason.
 
-    What was not run is told by `not_run_lines`. vs eager: how many times faster, [low, high] of its 95 % interval. MB: 10^6 bytes.
+    What was not run is told by `not_run_lines`. vs eager: how many times faster, [low, high] of its
+    95 % interval. MB: 10^6 bytes.
     """
     from rich.table import Table  # rich is slow to import and only wanted here
     from rich.text import Text

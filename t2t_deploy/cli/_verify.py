@@ -9,39 +9,52 @@ import click
 
 from t2t_deploy.cli._options import artifacts_argument, common_options
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import CheckFailed
-from t2t_deploy.types import Status
+from t2t_deploy.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from t2t_deploy.pipeline import VerifiedArtifact
 
 
 @click.command("verify", short_help="Artifacts against the reference.")
 @artifacts_argument
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures to use.")
+@click.option(
+    "--nodewise",
+    is_flag=True,
+    help="Evaluate each graph with true rounding and overflow after every node as well.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="PNG of --nodewise, instead of the one in the workspace's logs.",
+)
 @common_options
 def command(
-    artifacts: tuple[Path, ...], images: Path | None, workspace: Any, output: Output
+    artifacts: tuple[Path, ...],
+    images: Path | None,
+    nodewise: bool,
+    plot: Path | None,
+    workspace: Any,
+    output: Output,
 ) -> int:
     """Verify artifacts (all of the workspace if none is named) against the reference."""
     from t2t_deploy.pipeline import verify_artifacts
 
-    results = verify_artifacts(workspace, artifacts, images, output)
-    values = {
-        "results": [
-            {"artifact": str(artifact.path), **verification.to_dict()}
-            for artifact, verification in results
-        ]
-    }
+    if plot is not None and not nodewise:
+        raise UsageError("--plot draws what --nodewise finds; give --nodewise too")
+    results = verify_artifacts(workspace, artifacts, images, output, nodewise=nodewise, plot=plot)
 
     def show(console: Console) -> None:
         from rich.table import Table
 
         table = Table("artifact", "status", "rel. error", "tolerance", "top-1 agreement", "reason")
-        for artifact, found in results:
+        for result in results:
+            found = result.verification
             known = found.rel_l2 is not None
             table.add_row(
-                artifact.path.name,
+                result.artifact.path.name,
                 found.status.value,
                 f"{found.rel_l2:.2e}" if known else "",
                 f"{found.tolerance:.0e}",
@@ -49,10 +62,65 @@ def command(
                 found.reason or "",
             )
         console.print(table)
+        for result in results:
+            _show_nodewise(console, result)
 
-    output.result(values, show)
-    failed = [a.path.name for a, found in results if found.status is Status.FAILED]
+    output.result({"results": [_values(result) for result in results]}, show)
+    failed = [result.artifact.path.name for result in results if result.failed]
     if not failed:
         return 0
     Output().error(CheckFailed.__name__, f"failed verification: {', '.join(failed)}")
     return CheckFailed.exit_status
+
+
+def _values(result: VerifiedArtifact) -> dict[str, Any]:
+    values = {"artifact": str(result.artifact.path), **result.verification.to_dict()}
+    if result.nodewise is not None:
+        plot = None if result.plot is None else str(result.plot)
+        values["nodewise"] = {**result.nodewise.to_dict(), "plot": plot}
+    return values
+
+
+def _show_nodewise(console: Console, result: VerifiedArtifact) -> None:
+    from rich.table import Table
+
+    report = result.nodewise
+    if report is None:
+        return
+    status = report.status.value.replace("_", " ")
+    console.print(f"\n{result.artifact.path.name}, node by node: {status}", markup=False)
+    if report.reason is not None:
+        console.print(report.reason, markup=False)
+    if not report.nodes:
+        return
+    overflow = report.first_overflow
+    lines = [
+        "first overflow: "
+        + ("none" if overflow is None else f"{overflow.tensor} ({overflow.op}, {overflow.dtype})")
+    ]
+    if report.logits.rel_l2 is not None:
+        lines.append(
+            f"logits against the float64 reference: {report.logits.rel_l2:.2e} of "
+            f"{report.logits.tolerance:.0e} allowed; from the stored weights alone "
+            f"{report.weights_rel_l2:.2e}; pictures: {', '.join(report.logits.pictures)}"
+        )
+    if result.plot is not None:
+        lines.append(f"picture: {result.plot}")
+    for line in lines:
+        console.print(line, markup=False)
+    ranges = Table("largest range", "operator", "type", "largest |x|", "of the type's range")
+    for node in report.largest_range:
+        ranges.add_row(
+            node.tensor, node.op, node.dtype, f"{node.max_abs:.4g}", f"{node.range_share:.2g}"
+        )
+    jumps = Table("largest error added", "operator", "type", "added", "its error")
+    for node in report.largest_jumps:
+        jumps.add_row(
+            node.tensor,
+            node.op,
+            node.dtype,
+            f"{node.error_jump:.2e}",
+            f"{node.rel_error:.2e}" if node.rel_error is not None else "not finite",
+        )
+    console.print(ranges)
+    console.print(jumps)

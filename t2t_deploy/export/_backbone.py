@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from t2t_deploy.export._layers import DeployMlp, constant, deploy_linear, deploy_norm, gelu, linear_of
+from t2t_deploy.export._layers import (
+    DeployMlp,
+    constant,
+    deploy_linear,
+    deploy_norm,
+    gelu,
+    linear_of,
+)
 from t2t_deploy.model import (
     Attention,
     Block,
@@ -46,7 +53,7 @@ class DeployAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, dim) -> (B, queries, dim)."""
-        queries = x if self.num_queries == self.num_tokens else x[:, : self.num_queries]
+        queries = x[:, :1] if self.num_queries == 1 else x
         q = self.heads(self.q(queries), self.num_queries)
         k, v = (self.heads(linear(x), self.num_tokens) for linear in (self.k, self.v))
         weights = (q @ k.transpose(-2, -1)).softmax(dim=-1)

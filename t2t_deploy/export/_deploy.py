@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,14 @@ from t2t_deploy.errors import UsageError
 from t2t_deploy.export._backbone import DeployBlock, DeployTransition
 from t2t_deploy.export._layers import Affine, constant, deploy_linear, deploy_norm
 from t2t_deploy.export._splits import make_split
-from t2t_deploy.export._strategies import PerformerForm, RewriteReport, Strategies
+from t2t_deploy.export._strategies import (
+    PerformerForm,
+    RewriteReport,
+    SoftSplitForm,
+    Strategies,
+)
 from t2t_deploy.export._token_block import PlainPerformer, StablePerformer, TokenTransformer
-from t2t_deploy.model import Block, PerformerBlock, T2TViT, Transition
+from t2t_deploy.model import Block, PerformerBlock, T2TViT, TransformerBlock, Transition
 from t2t_deploy.types import Precision
 
 _DTYPES = {
@@ -22,15 +28,14 @@ _DTYPES = {
     Precision.FP16: torch.float16,
     Precision.BF16: torch.bfloat16,
 }
-
-
-_PERFORMERS = {PerformerForm.PLAIN: PlainPerformer, PerformerForm.STABLE: StablePerformer}
+_FOLD_NORM = frozenset({SoftSplitForm.FOLDED, SoftSplitForm.CENTRED})
 
 
 class DeployT2TViT(nn.Module):
     """A T2T-ViT rewritten for export; inputs and outputs are float32 whatever it computes in.
 
-    ``report`` counts the rewrites. Weights are carried over exactly, then cast once.
+    ``report`` counts the rewrites. Weights are folded in float64, then cast once. Raises UsageError
+    for a precision that is made by quantising.
     """
 
     def __init__(self, reference: T2TViT, strategies: Strategies, precision: Precision) -> None:
@@ -42,15 +47,14 @@ class DeployT2TViT(nn.Module):
             )
         self.config = reference.config
         dtype = _DTYPES[precision]
-        applied: Counter[str] = Counter()
-        refused: dict[str, str] = {}
-        self.tokens = DeployTokens(reference, strategies, dtype, applied)
+        ledger = _Ledger()
+        self.tokens = DeployTokens(reference, strategies, dtype, ledger)
         self.position = constant(folded_position(reference), dtype)
-        applied["folded_class_token"] += 1
-        self.blocks = deploy_blocks(reference, dtype, applied, refused)
+        ledger.applied["folded_class_token"] += 1
+        self.blocks = deploy_blocks(reference, dtype, ledger)
         self.norm = deploy_norm(reference.norm, dtype)
         self.head = deploy_linear(reference.head, dtype)
-        self.report = RewriteReport(applied=dict(applied), refused=refused)
+        self.report = RewriteReport(applied=dict(ledger.applied), refused=ledger.refused)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised pictures (B, 3, S, S) float32 -> logits (B, num_classes) float32."""
@@ -60,15 +64,19 @@ class DeployT2TViT(nn.Module):
         return self.head(self.norm(z[:, 0])).float()
 
 
+@dataclass(slots=True)
+class _Ledger:
+    """What has been rewritten so far."""
+
+    applied: Counter[str] = field(default_factory=Counter)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
 class DeployTokens(nn.Module):
     """The tokens-to-token module: picture -> backbone tokens."""
 
     def __init__(
-        self,
-        reference: T2TViT,
-        strategies: Strategies,
-        dtype: torch.dtype,
-        applied: Counter[str],
+        self, reference: T2TViT, strategies: Strategies, dtype: torch.dtype, ledger: _Ledger
     ) -> None:
         super().__init__()
         config, tokens = reference.config, reference.tokens_to_token
@@ -77,14 +85,9 @@ class DeployTokens(nn.Module):
         self.splits = nn.ModuleList()
         self.blocks = nn.ModuleList()
         for index, block in enumerate((tokens.attention1, tokens.attention2)):
-            deployed: PlainPerformer | StablePerformer | TokenTransformer
-            if isinstance(block, PerformerBlock):
-                count = splits[index].num_tokens(*grids[index])
-                deployed = _PERFORMERS[strategies.performer](block, count, dtype)
-                applied[f"{strategies.performer.value}_performer"] += 1
-            else:
-                deployed = TokenTransformer(block, dtype)
-                applied["folded_attention_scale"] += 1
+            num_tokens = splits[index].num_tokens(*grids[index])
+            deployed = deploy_token_block(block, num_tokens, strategies, dtype, ledger)
+            self.blocks.append(deployed)
             self.splits.append(
                 make_split(
                     forms[index],
@@ -96,23 +99,47 @@ class DeployTokens(nn.Module):
                     from_picture=index == 0,
                 )
             )
-            self.blocks.append(deployed)
+            if forms[index] in _FOLD_NORM:
+                ledger.applied["folded_layer_norm"] += 1
         project = Affine.of(tokens.project)
         self.project = make_split(forms[2], splits[2], grids[2], None, (project,), dtype=dtype)
         for form in forms:
-            applied[f"{form.value}_soft_split"] += 1
+            ledger.applied[f"{form.value}_soft_split"] += 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, S, S) float32 -> (B, N, embed_dim) in the compute dtype."""
+        """(B, 3, S, S) float32 -> (B, N, embed_dim) in the compute dtype, bias not added."""
         for split, block in zip(self.splits, self.blocks, strict=True):
             x = block(split(x))
         (tokens,) = self.project(x).values
         return tokens
 
 
-def deploy_blocks(
-    reference: T2TViT, dtype: torch.dtype, applied: Counter[str], refused: dict[str, str]
-) -> nn.ModuleList:
+def deploy_token_block(
+    block: PerformerBlock | TransformerBlock,
+    num_tokens: int,
+    strategies: Strategies,
+    dtype: torch.dtype,
+    ledger: _Ledger,
+) -> PlainPerformer | StablePerformer | TokenTransformer:
+    """The asked form of a token block on ``num_tokens`` tokens."""
+    if isinstance(block, PerformerBlock):
+        ledger.applied[f"{strategies.performer.value}_performer"] += 1
+        if strategies.performer is PerformerForm.PLAIN:
+            return PlainPerformer(block, dtype)
+        return StablePerformer(block, num_tokens, dtype)
+    ledger.applied["folded_attention_scale"] += 1
+    groups = strategies.query_groups
+    if num_tokens % groups:
+        ledger.refused["query_groups"] = (
+            f"{num_tokens} tokens do not divide into {groups} groups of queries"
+        )
+        groups = 1
+    if groups > 1:
+        ledger.applied["query_groups"] += 1
+    return TokenTransformer(block, num_tokens, dtype, groups=groups)
+
+
+def deploy_blocks(reference: T2TViT, dtype: torch.dtype, ledger: _Ledger) -> nn.ModuleList:
     """The backbone's layers; the last one computes the class row only."""
     blocks = nn.ModuleList()
     num_tokens = reference.config.num_patches + 1
@@ -124,18 +151,19 @@ def deploy_blocks(
         assert isinstance(layer, Block)
         deployed = DeployBlock(layer, num_tokens, dtype, class_only=index == last)
         blocks.append(deployed)
-        applied["folded_attention_scale"] += 1
+        ledger.applied["folded_attention_scale"] += 1
         if deployed.class_only:
-            applied["class_row_only"] += 1
+            ledger.applied["class_row_only"] += 1
             if deployed.class_query:
-                applied["class_query_only"] += 1
+                ledger.applied["class_query_only"] += 1
             else:
-                refused["class_query_only"] = "the squeeze-excite gate averages all rows"
+                reason = "the squeeze-excite gate averages all rows"
+                ledger.refused["class_query_only"] = reason
     return blocks
 
 
 def folded_position(reference: T2TViT) -> Tensor:
-    """(1, N + 1, dim): position table plus the class token, and plus the bias of ``project``.
+    """(1, N + 1, dim) float64: position table plus the class token, and the bias of ``project``.
 
     Tokens without that bias, padded with one zero row in front, plus this, are
     [cls; tokens] + pos_embed.

@@ -76,9 +76,7 @@ def deploy_linear(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:
     return linear_of(linear.weight, linear.bias, dtype)
 
 
-def linear_of(
-    weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32
-) -> nn.Linear:
+def linear_of(weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32) -> nn.Linear:
     """A frozen Linear around a weight (out, in) and a bias (out,)."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     linear.weight = constant(weight, dtype)

@@ -49,17 +49,21 @@ class SlicedWindows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) or (B, H * W, C) -> (B, L, k * k * C)."""
         kernel, stride, padding = self.split.kernel, self.split.stride, self.split.padding
-        x = x.permute(0, 2, 3, 1) if x.ndim == 4 else x.reshape(-1, *self.grid, self.channels)
-        if padding:
-            x = functional.pad(x, (0, 0, padding, padding, padding, padding))
+        num_tokens = self.split.num_tokens(*self.grid)
         rows, columns = (stride * (count - 1) + 1 for count in self.out_grid)
-        windows = [
-            x[:, i : i + rows : stride, j : j + columns : stride]
+        places = [
+            (slice(i, i + rows, stride), slice(j, j + columns, stride))
             for i in range(kernel)
             for j in range(kernel)
         ]
-        tokens = torch.cat(windows, dim=-1)
-        return tokens.reshape(-1, self.split.num_tokens(*self.grid), len(self.columns))
+        edges = (padding,) * 4
+        if x.ndim == 4:
+            x = functional.pad(x, edges)
+            windows = torch.cat([x[:, :, i, j] for i, j in places], dim=1)
+            return windows.reshape(-1, len(self.columns), num_tokens).transpose(1, 2)
+        x = functional.pad(x.reshape(-1, *self.grid, self.channels), (0, 0, *edges))
+        windows = torch.cat([x[:, i, j] for i, j in places], dim=-1)
+        return windows.reshape(-1, num_tokens, len(self.columns))
 
 
 class ConvWindows(nn.Module):

@@ -36,23 +36,34 @@ class PerformerForm(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Strategies:
-    """One form for each of the three soft splits, one for the performer."""
+    """One form for each of the three soft splits, one for the performer.
+
+    query_groups: runs of queries that stand where heads would in single-head attention; 1 is none.
+    """
 
     soft_split: tuple[SoftSplitForm, SoftSplitForm, SoftSplitForm]
     performer: PerformerForm
+    query_groups: int = 1
 
     def to_dict(self) -> dict[str, object]:
         """The ``strategies`` object of the JSON contract."""
         return {
             "soft_split": [form.value for form in self.soft_split],
             "performer": self.performer.value,
+            "query_groups": self.query_groups,
         }
 
 
 _Form = TypeVar("_Form", SoftSplitForm, PerformerForm)
-_UNFOLD = (SoftSplitForm.UNFOLD,) * 3
+_UNFOLD, _CENTRED = SoftSplitForm.UNFOLD, SoftSplitForm.CENTRED
+# Measured reasons stand in docs/rewrites.md, with the command that prints them.
 _DEFAULTS: Mapping[Target, Strategies] = {
-    target: Strategies(_UNFOLD, PerformerForm.STABLE) for target in Target
+    Target.PORTABLE: Strategies((_UNFOLD,) * 3, PerformerForm.STABLE),
+    Target.CPU: Strategies((_UNFOLD,) * 3, PerformerForm.STABLE),
+    Target.OPENVINO: Strategies((_UNFOLD,) * 3, PerformerForm.STABLE),
+    # TensorRT-RTX, SM86, fp16, batch 1: fewest kernels and bytes moved of all safe combinations;
+    # two groups of queries let it fuse the token attention of the t_ variants.
+    Target.TENSORRT: Strategies((_CENTRED, _UNFOLD, _UNFOLD), PerformerForm.STABLE, query_groups=2),
 }
 
 
@@ -66,6 +77,7 @@ def choose_strategies(
     """
     default = _DEFAULTS[target]
     return Strategies(
+        query_groups=default.query_groups,
         soft_split=_parse_soft_split(soft_split, default.soft_split),
         performer=(
             default.performer

@@ -28,7 +28,7 @@ class PlainPerformer(nn.Module):
     factors stand in the keys' features, with the scale that keeps epsilon visible.
     """
 
-    def __init__(self, block: PerformerBlock, num_tokens: int, dtype: torch.dtype) -> None:
+    def __init__(self, block: PerformerBlock, dtype: torch.dtype) -> None:
         super().__init__()
         self.token_dim = block.token_dim
         self.dtype = dtype
@@ -108,8 +108,9 @@ class StablePerformer(nn.Module):
         return self.tail(v + query_weights @ means + self.bias)
 
     def weights(self, kw: Tensor, qw: Tensor, kq: Tensor) -> tuple[Tensor, Tensor]:
-        """k wT, q wT (B, T, m) and [k, q] (B, T, 2 * e) -> softmax_t(a_k) times ``gain`` and
-        softmax_j without its last column, (B, T, m) each.
+        """Weights of keys, times ``gain``, and of queries: (B, T, m) each.
+
+        kw, qw: k wT and q wT, (B, T, m). kq: [k, q], (B, T, 2 * e).
         """
         kq = kq.float().reshape(-1, *self.split_norms)
         half_norms = (kq * kq).sum(dim=-1) * 0.5
@@ -128,27 +129,39 @@ class StablePerformer(nn.Module):
 
 
 class TokenTransformer(nn.Module):
-    """A single-head softmax block; the attention scale stands in the query rows."""
+    """A single-head softmax block; the attention scale stands in the query rows.
 
-    def __init__(self, block: TransformerBlock, dtype: torch.dtype) -> None:
+    groups: the queries are cut into that many runs, which stand where heads would. Each sees all
+    keys and values, so the result is the same; runtimes that fuse attention only for several heads
+    then do not write the T x T weights out.
+    """
+
+    def __init__(
+        self, block: TransformerBlock, num_tokens: int, dtype: torch.dtype, *, groups: int = 1
+    ) -> None:
         super().__init__()
         e = block.attn.token_dim
-        self.token_dim = e
-        scale = torch.ones(3 * e, dtype=torch.float64)
-        scale[:e] = block.attn.scale
+        self.groups = groups
+        self.queries = (groups, num_tokens // groups, e)
+        self.tokens = (num_tokens, e)
         qkv = Affine.of(block.attn.qkv).after_norm(block.norm1)
-        qkv = Affine(qkv.weight * scale[:, None], qkv.bias * scale)
-        self.consumers = (qkv,)
-        self.bias = constant(qkv.bias, dtype)
+        q, k, v = qkv.rows(0, e), qkv.rows(e, 2 * e), qkv.rows(2 * e, 3 * e)
+        q = Affine(q.weight * block.attn.scale, q.bias * block.attn.scale)
+        self.consumers = (q, k, v)
+        self.biases = nn.ParameterList(constant(part.bias, dtype) for part in self.consumers)
         self.proj = deploy_linear(block.attn.proj, dtype)
         self.tail = TokenMlp(block.norm2, block.mlp.fc1, block.mlp.fc2, dtype)
 
     def forward(self, products: Products) -> Tensor:
         """Products with ``consumers`` -> (B, T, e)."""
-        (qkv,) = products.values
-        q, k, v = pieces(scaled(qkv, products.rstd) + self.bias, self.token_dim)
-        attended = functional.softmax(q @ k.transpose(1, 2), dim=-1) @ v
-        return self.tail(v + self.proj(attended))
+        q, k, v = (
+            scaled(product, products.rstd) + bias
+            for product, bias in zip(products.values, self.biases, strict=True)
+        )
+        q = q.reshape(-1, *self.queries)
+        keys, values = (torch.stack((t,) * self.groups, dim=1) for t in (k, v))
+        attended = functional.softmax(q @ keys.transpose(2, 3), dim=-1) @ values
+        return self.tail(v + self.proj(attended.reshape(-1, *self.tokens)))
 
 
 class TokenMlp(nn.Module):

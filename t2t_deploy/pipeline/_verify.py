@@ -92,7 +92,8 @@ def verify_artifacts(
 
     images: a folder of pictures to take instead of the standard ones. A verdict on the standard
     pictures replaces the one in the manifest. nodewise: also evaluate each graph with rounding
-    and overflow after every node, and draw it, in ``plot`` or the workspace's logs.
+    and overflow after every node, and draw it, in ``plot`` or the workspace's logs; that verdict
+    stands in the manifest beside the other, since a runtime may hide what it finds.
     Raises ArtifactError, ImageError, UsageError.
     """
     if paths:
@@ -134,6 +135,9 @@ def verify_artifacts(
                 raise
             found = nodewise_not_run(tolerance, str(err))
         picture = draw_nodewise(workspace, name, found, plot, report)
+        if pictures is None and found.status is not Status.NOT_RUN:
+            details = {**artifact.known().details, "nodewise": found.summary()}
+            artifact = workspace.update(artifact, details=details)
         results.append(VerifiedArtifact(artifact, result, found, picture))
     return results
 

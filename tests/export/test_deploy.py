@@ -13,7 +13,7 @@ from t2t_deploy.types import TOLERANCES, Precision, Target
 
 from .conftest import KINDS, reference_of, relative_error
 
-FORMS = ["unfold", "conv", "conv,unfold,conv"]
+FORMS = ["unfold", "conv", "conv,folded,conv", "centred,unfold,unfold", "centred,centred,folded"]
 
 
 @pytest.mark.parametrize("soft_split", FORMS)
@@ -39,12 +39,14 @@ def test_typed_forms_stay_within_tolerance(reference: T2TViT, precision: Precisi
 
 
 def test_what_was_rewritten_is_counted(kind: str, reference: T2TViT) -> None:
-    strategies = choose_strategies(Target.PORTABLE, "conv,unfold,unfold", "stable")
+    strategies = choose_strategies(Target.TENSORRT, "centred,conv,unfold", "stable")
     report = DeployT2TViT(reference, strategies, Precision.FP32).report
     config = KINDS[kind]
     wanted = {
+        "centred_soft_split": 1,
         "conv_soft_split": 1,
-        "unfold_soft_split": 2,
+        "unfold_soft_split": 1,
+        "folded_layer_norm": 1,
         "folded_class_token": 1,
         "folded_attention_scale": config.depth,
         "class_row_only": 1,
@@ -54,6 +56,7 @@ def test_what_was_rewritten_is_counted(kind: str, reference: T2TViT) -> None:
     if kind == "transformer":
         del wanted["stable_performer"]
         wanted["folded_attention_scale"] += 2
+        wanted["query_groups"] = 2
     if kind == "se":
         del wanted["class_query_only"]
     assert report.applied == wanted
@@ -90,12 +93,12 @@ def test_a_wrong_version_is_far_outside_the_tolerance(mistake: str, least: float
         elif mistake == "class token":
             deploy.position[:, :1] -= reference.cls_token
         elif mistake == "key and query":
-            block.attention.forward = lambda k, q, v, f=block.attention.forward: f(q, k, v)
+            block.kq_bias.copy_(block.kq_bias.roll(len(block.kq_bias) // 2))
         elif mistake == "ghost copy":
             half = attention.v.weight.shape[0] // 2
             attention.v.weight[half:] = attention.v.weight[:half]
         else:
-            block.proj.weight.copy_(block.proj.weight.T.clone())
+            block.proj_weight.copy_(block.proj_weight.T.clone())
     with torch.inference_mode():
         error = relative_error(deploy(pictures).numpy(), wanted)
     assert error > least
@@ -112,7 +115,11 @@ def test_quantised_precisions_are_refused() -> None:
 @pytest.mark.parametrize(
     ("soft_split", "performer", "message"),
     [
-        ("folding", None, "'folding' is no soft-split form; expected one of: auto, unfold, conv"),
+        (
+            "folding",
+            None,
+            "'folding' is no soft-split form; expected one of: auto, unfold, conv, folded, centred",
+        ),
         ("conv,conv", None, "2 soft-split forms given: conv,conv; expected one or three"),
         (None, "fast", "'fast' is no performer form; expected one of: auto, plain, stable"),
     ],

@@ -1,0 +1,124 @@
+"""Soft split -> LayerNorm -> product with the LayerNorm folded away.
+
+Rows of a consumer's weight W less their mean over the D = C k k columns give products that no
+longer depend on the mean of a window u, whatever constant is taken from it:
+
+    ((u - mean(u)) * rstd) @ W.T = ((u - shift) @ W'.T) * rstd,  rstd = 1 / sqrt(var(u) + eps)
+
+and the product of all windows with W' is a convolution of the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from t2t_deploy.export._layers import Affine, constant
+from t2t_deploy.export._soft_split import Products, SlicedWindows
+from t2t_deploy.model import SoftSplit
+
+
+class FoldedConv(nn.Module):
+    """Products as convolutions of the tokens' map; var(u) from channel means, averaged in float32.
+
+    W' sums to zero over a window: where a map is flat over space *and* channels the convolution is
+    pure cancellation. Maps of token blocks, whose channels differ, are not; pictures are.
+    """
+
+    def __init__(
+        self,
+        split: SoftSplit,
+        grid: tuple[int, int],
+        eps: float | None,
+        consumers: Sequence[Affine],
+        *,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.split = split
+        self.grid = grid
+        self.eps = eps
+        self.dtype = dtype
+        self.channels = consumers[0].weight.shape[1] // split.kernel**2
+        self.num_tokens = split.num_tokens(*grid)
+        self.widths = [len(consumer.weight) for consumer in consumers]
+        shape = (self.channels, split.kernel, split.kernel)
+        weights = [c.weight if eps is None else centred(c.weight) for c in consumers]
+        self.weights = nn.ParameterList(constant(w.unflatten(1, shape), dtype) for w in weights)
+
+    def forward(self, x: Tensor) -> Products:
+        """(B, C, H, W) or (B, H * W, C) -> products in the compute dtype."""
+        image = x
+        if x.ndim == 3:
+            image = x.transpose(1, 2).reshape(-1, self.channels, *self.grid)
+        rstd = None if self.eps is None else self.window_rstd(image.float()).to(self.dtype)
+        image = image.to(self.dtype)
+        values = []
+        for weight, width in zip(self.weights, self.widths, strict=True):
+            maps = functional.conv2d(
+                image, weight, stride=self.split.stride, padding=self.split.padding
+            )
+            values.append(maps.reshape(-1, width, self.num_tokens).transpose(1, 2))
+        return Products(tuple(values), rstd)
+
+    def window_rstd(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) float32 -> (B, L, 1): one over the deviation of each window."""
+        assert self.eps is not None
+        channel_means = (image.mean(dim=1, keepdim=True), (image * image).mean(dim=1, keepdim=True))
+        means = torch.cat(channel_means, dim=1)
+        kernel, padding = self.split.kernel, self.split.padding
+        if 2 * padding > kernel:  # more than pooling itself may pad
+            means, padding = functional.pad(means, (padding,) * 4), 0
+        pooled = functional.avg_pool2d(means, kernel, self.split.stride, padding)
+        mean, square = pooled[:, :1], pooled[:, 1:]
+        variance = (square - mean * mean).clamp(min=0)
+        return torch.rsqrt(variance + self.eps).reshape(-1, self.num_tokens, 1)
+
+
+class CentredWindows(nn.Module):
+    """Windows less a pixel of their own, float32, before they are cast and multiplied with W'.
+
+    Pictures have flat regions: on a cream background all values of a window agree to three digits,
+    and their differences are all that the LayerNorm sees. The middle pixel's mean over channels is
+    a shift that needs no sum over the window. It lies within sqrt(D / C) deviations of the window's
+    mean, so the differences can be 16 bit and their moments give var(u) without cancellation.
+    """
+
+    def __init__(
+        self,
+        split: SoftSplit,
+        grid: tuple[int, int],
+        eps: float,
+        consumers: Sequence[Affine],
+        *,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        channels = consumers[0].weight.shape[1] // split.kernel**2
+        self.windows = SlicedWindows(split, grid, channels)
+        self.eps = eps
+        self.dtype = dtype
+        middle = split.kernel * (split.kernel // 2) + split.kernel // 2
+        self.middle = slice(middle * channels, (middle + 1) * channels)
+        columns = self.windows.columns
+        self.weights = nn.ParameterList(
+            constant(centred(c.weight)[:, columns], dtype) for c in consumers
+        )
+
+    def forward(self, x: Tensor) -> Products:
+        """(B, C, H, W) float32, or (B, H * W, C) -> products in the compute dtype."""
+        windows = self.windows(x.float())
+        u = windows - windows[..., self.middle].mean(dim=-1, keepdim=True)
+        mean = u.mean(dim=-1, keepdim=True)
+        variance = ((u * u).mean(dim=-1, keepdim=True) - mean * mean).clamp(min=0)
+        rstd = torch.rsqrt(variance + self.eps).to(self.dtype)
+        u = u.to(self.dtype)
+        return Products(tuple(functional.linear(u, weight) for weight in self.weights), rstd)
+
+
+def centred(weight: Tensor) -> Tensor:
+    """Rows (O, D) less their mean."""
+    return weight - weight.mean(dim=1, keepdim=True)

@@ -1,0 +1,395 @@
+"""Where a typed graph overflows, how large its tensors get, how its error grows: node by node.
+
+Each picture goes through the graph twice from the same stored weights: rounded after every node,
+and not rounded at all, in float64 where ONNX Runtime has such a kernel. Their difference is the
+error of the activations' rounding, by depth; that of the logits from a float64 reference on the
+original weights is the error of the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from t2t_deploy.errors import ArtifactError
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Status, Tolerance
+from t2t_deploy.verify._compare import Verification, compare_logits, not_verified
+from t2t_deploy.verify._nodewise_graph import (
+    Evaluation,
+    FloatFormat,
+    NodeKernels,
+    Step,
+    TypedGraph,
+    rounded,
+    typed_graph_from_onnx,
+)
+from t2t_deploy.verify._pictures import PictureSet, flat_pictures, standard_pictures
+
+if TYPE_CHECKING:
+    import onnx
+
+SHOWN_NODES = 5
+# They move numbers, so that what they show was shown by the node before.
+_MOVES = frozenset(
+    {"Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split"}
+    | {"Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"}
+)
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFigures:
+    """One float tensor, over all pictures.
+
+    max_abs, min_nonzero_abs: of the finite numbers the node computes, before rounding; None where
+    there are none. non_finite: after rounding. overflow: infinities that arise here: by rounding,
+    or in the node itself from finite inputs. underflow: numbers rounded to zero. subnormal_share:
+    of all numbers, those rounded to zero or to a subnormal. rel_error: ||a - b|| / ||b|| between
+    the rounded and the unrounded run, of the worst picture, None where it is not finite.
+    error_jump: the same less that of the worst input. overflow_on: the first picture with one.
+    """
+
+    index: int
+    name: str
+    op: str
+    tensor: str
+    dtype: str
+    dtype_max: float
+    elements: int
+    max_abs: float | None
+    min_nonzero_abs: float | None
+    non_finite: int
+    overflow: int
+    underflow: int
+    subnormal_share: float
+    rel_error: float | None
+    error_jump: float | None
+    overflow_on: str | None = None
+
+    @property
+    def range_share(self) -> float:
+        """max_abs as a share of the largest finite number of the type; above 1 it overflows."""
+        return 0.0 if self.max_abs is None else self.max_abs / self.dtype_max
+
+    @property
+    def moves_only(self) -> bool:
+        """Whether the node copies numbers without computing any."""
+        return self.op in _MOVES
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class NodewiseReport:
+    """A graph node by node, and the verdict on its logits against the float64 reference.
+
+    It fails where a number is not finite anywhere, or the logits are beyond the tolerance.
+    weights_rel_l2: the logits' error in the unrounded run, that is of the stored weights alone.
+    float32_ops: operators that the unrounded run computed in float32.
+    """
+
+    status: Status
+    logits: Verification
+    reason: str | None = None
+    nodes: tuple[NodeFigures, ...] = ()
+    weights_rel_l2: float | None = None
+    float32_ops: tuple[str, ...] = ()
+
+    @property
+    def first_overflow(self) -> NodeFigures | None:
+        """The first node, in the order of evaluation, that makes an infinity."""
+        return next((node for node in self.nodes if node.overflow), None)
+
+    @property
+    def first_non_finite(self) -> NodeFigures | None:
+        """The first node with an infinity or NaN; not the one above where NaN comes of 0/0."""
+        return next((node for node in self.nodes if node.non_finite), None)
+
+    @property
+    def largest_range(self) -> tuple[NodeFigures, ...]:
+        """The nodes nearest to the end of their type's range, nearest first."""
+        return _largest(self.nodes, lambda node: node.range_share)
+
+    @property
+    def largest_jumps(self) -> tuple[NodeFigures, ...]:
+        """The nodes that add most to the error of their inputs, most first."""
+        return _largest(self.nodes, lambda node: node.error_jump or 0.0)
+
+    def summary(self) -> dict[str, Any]:
+        """The verdict without the nodes, for a manifest."""
+        return {
+            "status": self.status.value,
+            "reason": self.reason,
+            "rel_l2": self.logits.rel_l2,
+            "max_abs": self.logits.max_abs,
+            "tolerance": self.logits.tolerance,
+            "pictures": dict(self.logits.pictures),
+            "weights_rel_l2": self.weights_rel_l2,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ``nodewise`` object of the JSON output."""
+        overflow, non_finite = self.first_overflow, self.first_non_finite
+        return {
+            **self.summary(),
+            "float32_ops": list(self.float32_ops),
+            "first_overflow": None if overflow is None else overflow.to_dict(),
+            "first_non_finite": None if non_finite is None else non_finite.to_dict(),
+            "largest_range": [node.tensor for node in self.largest_range],
+            "largest_jumps": [node.tensor for node in self.largest_jumps],
+            "nodes": [node.to_dict() for node in self.nodes],
+        }
+
+
+def nodewise_not_run(tolerance: Tolerance, reason: str) -> NodewiseReport:
+    """A report of nothing: not run is not passed."""
+    return NodewiseReport(Status.NOT_RUN, not_verified(tolerance, reason), reason)
+
+
+def nodewise_pictures(size: int) -> PictureSet:
+    """Fixed noise, a photograph if there is one, and cream, the worst case of the first LayerNorm.
+
+    size: in pixels.
+    """
+    standard, flat = standard_pictures(size), flat_pictures(size)
+    photographs = [i for i, name in enumerate(standard.names) if not name.startswith("noise")]
+    chosen = [0, *photographs[:1]]
+    cream = flat.names.index("cream")
+    return PictureSet(
+        names=(*(standard.names[i] for i in chosen), "cream"),
+        pictures=np.concatenate((standard.pictures[chosen], flat.pictures[cream : cream + 1])),
+        absent=standard.absent,
+    )
+
+
+def evaluate_nodewise(
+    source: Path | onnx.ModelProto,
+    pictures: PictureSet,
+    wanted: np.ndarray,
+    tolerance: Tolerance,
+    *,
+    progress: Progress | None = None,
+) -> NodewiseReport:
+    """Evaluate a typed graph with true rounding and overflow after every node.
+
+    wanted: float64 logits (n, classes) of the reference on the n pictures, the original weights.
+    A dynamic batch runs one picture at a time; a fixed one in its size, the last batch repeated
+    full. Raises ArtifactError where the graph cannot be evaluated, InputError where the pictures
+    do not fit it.
+    """
+    graph = typed_graph_from_onnx(source)
+    if OUTPUT_NAME not in {spec.name for spec in graph.outputs}:
+        names = ", ".join(spec.name for spec in graph.outputs)
+        raise ArtifactError(
+            f"the graph's outputs are {names}; node by node compares {OUTPUT_NAME!r}: export the "
+            "model with t2t-deploy"
+        )
+    kernels = NodeKernels(graph)
+    runs = _Runs(
+        graph, Evaluation(graph, kernels, np.float32), Evaluation(graph, kernels, np.float64)
+    )
+    size = graph.inputs[0].shape[0] or 1
+    starts = range(0, len(pictures.names), size)
+    merged: list[NodeFigures] = []
+    found, unrounded = [], []
+    for done, start in enumerate(starts):
+        chunk = pictures.pictures[start : start + size]
+        count = len(chunk)
+        chunk = np.concatenate((chunk, np.repeat(chunk[-1:], size - count, axis=0)))
+        figures = []
+        for index, rows in enumerate(runs.rows(chunk)):
+            figures += rows
+            if progress is not None:
+                steps = len(graph.steps)
+                progress("node by node", done * steps + index + 1, len(starts) * steps)
+        on = ", ".join(pictures.names[start : start + size])
+        figures = [dataclasses.replace(f, overflow_on=on) if f.overflow else f for f in figures]
+        if merged:
+            figures = [_merged(*pair) for pair in zip(merged, figures, strict=True)]
+        merged = figures
+        found.append(runs.rounded.results()[OUTPUT_NAME][:count])
+        unrounded.append(runs.exact.results()[OUTPUT_NAME][:count])
+    logits = compare_logits(wanted, np.concatenate(found), pictures.names, tolerance)
+    weights = compare_logits(wanted, np.concatenate(unrounded), pictures.names, tolerance)
+    report = NodewiseReport(
+        status=logits.status,
+        logits=logits,
+        reason=logits.reason,
+        nodes=tuple(merged),
+        weights_rel_l2=weights.rel_l2,
+        float32_ops=tuple(sorted(kernels.float32_ops)),
+    )
+    problem = _problem(report)
+    if problem is None:
+        return report
+    return dataclasses.replace(report, status=Status.FAILED, reason=problem)
+
+
+def _problem(report: NodewiseReport) -> str | None:
+    """What is wrong inside the graph, whatever the logits look like."""
+    node = report.first_overflow or report.first_non_finite
+    if node is None:
+        return None
+    if not node.overflow:
+        return (
+            f"{node.non_finite} of {node.elements} numbers are NaN first in {node.tensor} "
+            f"({node.op}, {node.dtype})"
+        )
+    reach = f"it reaches {node.max_abs:.3g}, {node.dtype} ends at {node.dtype_max:.3g}"
+    return (
+        f"{node.op} overflows first in {node.tensor} on {node.overflow_on}: {node.overflow} of "
+        f"{node.elements} numbers become infinite; {reach}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """The two runs of one graph, side by side, so that few tensors are held at a time."""
+
+    graph: TypedGraph
+    rounded: Evaluation
+    exact: Evaluation
+
+    def rows(self, pictures: np.ndarray) -> Iterator[list[NodeFigures]]:
+        """Take pictures through both; the figures of each node's float outputs."""
+        errors: dict[str, float] = {}
+        broken: set[str] = set()
+        index = 0
+        for run in (self.rounded, self.exact):
+            run.start({INPUT_NAME: pictures})
+        for step in self.graph.steps:
+            computed, truth = self.rounded.compute(step), self.exact.compute(step)
+            kept = rounded(step, computed)
+            error_before = max((errors.get(tensor, 0.0) for tensor in step.inputs), default=0.0)
+            rows = []
+            for place, (tensor, form) in enumerate(zip(step.outputs, step.formats, strict=True)):
+                if form is None:
+                    continue
+                row = _figures(
+                    _Result(step, tensor, form, computed[place], kept[place], truth[place]),
+                    index=index,
+                    finite_inputs=broken.isdisjoint(step.inputs),
+                    error_before=error_before,
+                )
+                errors[tensor] = math.inf if row.rel_error is None else row.rel_error
+                if row.non_finite:
+                    broken.add(tensor)
+                rows.append(row)
+                index += 1
+            self.rounded.keep(step, kept)
+            self.exact.keep(step, truth)
+            yield rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """One output of a node: as computed, as its type holds it, as it should be."""
+
+    step: Step
+    tensor: str
+    form: FloatFormat
+    computed: np.ndarray
+    kept: np.ndarray
+    truth: np.ndarray
+
+
+def _figures(
+    result: _Result, *, index: int, finite_inputs: bool, error_before: float
+) -> NodeFigures:
+    form, kept = result.form, result.kept
+    size = np.abs(result.computed)
+    non_finite = overflow = underflow = subnormal = 0
+    if not np.isfinite(kept).all():
+        finite = np.isfinite(size)
+        infinite = np.isinf(kept)
+        overflow = int((infinite if finite_inputs else infinite & finite).sum())
+        non_finite = int(kept.size - np.isfinite(kept).sum())
+        size = size[finite]
+    largest = float(size.max()) if size.size else None
+    smallest = float(size.min()) if size.size else None
+    if smallest == 0.0:
+        nonzero = size[size > 0]
+        smallest = float(nonzero.min()) if nonzero.size else None
+    if smallest is not None and smallest < form.smallest_normal:
+        stored = form.round(size[size > 0])
+        underflow = int((stored == 0).sum())
+        subnormal = int((stored < form.smallest_normal).sum())
+    error = _relative_error(kept, result.truth)
+    return NodeFigures(
+        index=index,
+        name=result.step.name,
+        op=result.step.op,
+        tensor=result.tensor,
+        dtype=form.name,
+        dtype_max=form.max,
+        elements=kept.size,
+        max_abs=largest,
+        min_nonzero_abs=smallest,
+        non_finite=non_finite,
+        overflow=overflow,
+        underflow=underflow,
+        subnormal_share=subnormal / max(kept.size, 1),
+        rel_error=error,
+        error_jump=None if error is None else max(error - error_before, 0.0),
+    )
+
+
+def _relative_error(found: np.ndarray, wanted: np.ndarray) -> float | None:
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        difference = np.subtract(found, wanted, dtype=np.float64)
+    error, norm = _norm(difference), _norm(wanted)
+    if error == 0.0:
+        return 0.0
+    relative = error / norm if norm > 0.0 else math.inf
+    return relative if math.isfinite(relative) else None
+
+
+def _norm(array: np.ndarray) -> float:
+    # Not linalg.norm: that wakes the threads of numpy's BLAS, which then take cores from
+    # ONNX Runtime's (11 s of processor time instead of 5 for three pictures of variant 14).
+    return math.sqrt(float(np.square(array).sum()))
+
+
+def _merged(a: NodeFigures, b: NodeFigures) -> NodeFigures:
+    elements = a.elements + b.elements
+    subnormals = a.subnormal_share * a.elements + b.subnormal_share * b.elements
+    return dataclasses.replace(
+        a,
+        elements=elements,
+        max_abs=_chosen(max, a.max_abs, b.max_abs),
+        min_nonzero_abs=_chosen(min, a.min_nonzero_abs, b.min_nonzero_abs),
+        non_finite=a.non_finite + b.non_finite,
+        overflow=a.overflow + b.overflow,
+        underflow=a.underflow + b.underflow,
+        subnormal_share=subnormals / max(elements, 1),
+        rel_error=_worst(a.rel_error, b.rel_error),
+        error_jump=_worst(a.error_jump, b.error_jump),
+        overflow_on=a.overflow_on or b.overflow_on,
+    )
+
+
+def _worst(a: float | None, b: float | None) -> float | None:
+    """The larger error; None, which is not finite, is larger than any."""
+    return None if a is None or b is None else max(a, b)
+
+
+def _chosen(choose: Callable[[Iterable[float]], float], *values: float | None) -> float | None:
+    known = [value for value in values if value is not None]
+    return choose(known) if known else None
+
+
+def _largest(
+    nodes: Sequence[NodeFigures], key: Callable[[NodeFigures], float]
+) -> tuple[NodeFigures, ...]:
+    computing = (node for node in nodes if not node.moves_only and key(node) > 0.0)
+    return tuple(itertools.islice(sorted(computing, key=key, reverse=True), SHOWN_NODES))

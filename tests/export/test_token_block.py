@@ -1,0 +1,204 @@
+"""Token blocks in deploy form against the reference block in float64."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from t2t_deploy.export import _token_block
+from t2t_deploy.export._soft_split import Products
+from t2t_deploy.export._token_block import PlainPerformer, StablePerformer, TokenTransformer
+from t2t_deploy.model import PerformerBlock, TransformerBlock, random_tensor
+
+TOKENS, INPUT, WIDTH = 48, 27, 64
+FORMS = (PlainPerformer, StablePerformer)
+
+
+def performer(gain: float = 1.0, seed: int = 0) -> PerformerBlock:
+    """A block with seeded weights, its keys and queries ``gain`` times as large as usual."""
+    block = PerformerBlock(INPUT, WIDTH)
+    state = {
+        key: torch.from_numpy(random_tensor(f"attention.{key}", value.shape, seed))
+        for key, value in block.state_dict().items()
+    }
+    for name in ("kqv.weight", "kqv.bias"):
+        state[name][: 2 * WIDTH] *= gain
+    block.load_state_dict(state)
+    return block
+
+
+def aligned_performer(length: float) -> PerformerBlock:
+    """Keys near one row of w, queries near another, so that plain features are very large."""
+    block = performer(0.3)
+    with torch.no_grad():
+        rows = functional.normalize(block.w, dim=1) * length
+        block.kqv.bias[:WIDTH] = rows[0]
+        block.kqv.bias[WIDTH : 2 * WIDTH] = rows[1]
+    return block
+
+
+def exact(block: torch.nn.Module, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        result: Tensor = copy.deepcopy(block).double()(x.double())
+    return result
+
+
+def products_for(deployed: Any, x: Tensor, dtype: torch.dtype) -> Products:
+    """What a soft split hands a block: normalised tokens times its consumers' weights."""
+    normal = functional.layer_norm(x.double(), x.shape[-1:])
+    values = tuple((normal @ c.weight.T).to(dtype) for c in deployed.consumers)
+    return Products(values, None)
+
+
+def run(form: Any, block: Any, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    deployed = make(form, block, dtype)
+    with torch.inference_mode():
+        result: Tensor = deployed(products_for(deployed, x, dtype))
+    return result
+
+
+def make(form: Any, block: Any, dtype: torch.dtype = torch.float32) -> Any:
+    if form is PlainPerformer:
+        return PlainPerformer(block, dtype)
+    return form(block, TOKENS, dtype)
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    return float((found.double() - wanted).norm() / wanted.norm())
+
+
+PICTURE = torch.randn(2, TOKENS, INPUT, generator=torch.Generator().manual_seed(1))
+
+
+def without_attention(block: PerformerBlock) -> PerformerBlock:
+    """The same block, its attended values replaced by zeros."""
+    cut = copy.deepcopy(block)
+    cut.proj.weight.data.zero_()
+    return cut
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("gain", [1.0, 3.0, 5.0, 10.0])
+def test_performer_forms_equal_the_block(form: Any, gain: float) -> None:
+    block = performer(gain)
+    assert error(run(form, block, PICTURE), exact(block, PICTURE)) < 2e-6
+
+
+@pytest.mark.parametrize(
+    ("gain", "epsilon_alone"), [(1.0, False), (2.0, False), (3.0, True), (5.0, True), (10.0, True)]
+)
+def test_what_each_stress_covers(gain: float, epsilon_alone: bool) -> None:
+    """Without attention the result changes; from gain 3 on denominators are epsilon alone.
+
+    There features vanish, so these gains test epsilon and ranges, not attention;
+    `aligned_performer` tests attention with huge features.
+    """
+    block = performer(gain)
+    changed = error(exact(without_attention(block), PICTURE), exact(block, PICTURE))
+    assert (changed < 1e-3) is epsilon_alone
+
+
+@pytest.mark.parametrize("gain", [1.0, 3.0, 5.0, 10.0])
+def test_stable_performer_holds_in_half_precision(gain: float) -> None:
+    block = performer(gain)
+    wanted = exact(block, PICTURE)
+    for dtype, most in ((torch.float16, 3e-3), (torch.bfloat16, 2e-2)):
+        found = run(StablePerformer, block, PICTURE, dtype)
+        assert found.isfinite().all()
+        assert error(found, wanted) < most
+
+
+@pytest.mark.parametrize("length", [3.0, 32**0.5, 8.0])
+def test_stable_performer_holds_where_features_are_huge(length: float) -> None:
+    block = aligned_performer(length)
+    wanted = exact(block, PICTURE)
+    assert error(exact(without_attention(block), PICTURE), wanted) > 1e-2
+    assert error(run(StablePerformer, block, PICTURE), wanted) < 2e-6
+    half = run(StablePerformer, block, PICTURE, torch.float16)
+    assert half.isfinite().all()
+    assert error(half, wanted) < 3e-3
+
+
+def test_plain_features_leave_half_precision() -> None:
+    block = aligned_performer(32**0.5)
+    k, q, _ = block.kqv(block.norm1(PICTURE)).split(WIDTH, dim=-1)
+    largest = max(float(block.features(u).detach().max()) for u in (k, q))
+    assert largest > 3e5
+
+
+def test_one_shift_for_the_whole_picture_would_underflow() -> None:
+    """Why the shift is per feature: keys favour one feature, queries another."""
+    block = aligned_performer(6.0)
+    k, q, v = block.kqv(block.norm1(PICTURE)).split(WIDTH, dim=-1)
+
+    def log_features(u: Tensor) -> Tensor:
+        return u @ block.w.T - u.square().sum(-1, keepdim=True) / 2
+
+    a_k, a_q = log_features(k), log_features(q)
+    kp = torch.exp(a_k - a_k.amax(dim=(1, 2), keepdim=True)).half()
+    qp = torch.exp(a_q - a_q.amax(dim=2, keepdim=True)).half()
+    out = (qp @ (kp.transpose(1, 2) @ v.half())) / (qp @ kp.sum(1).unsqueeze(-1))
+    assert not out.isfinite().all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_epsilon_is_kept_and_its_loss_would_show(
+    form: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With larger keys and queries denominators come near 1e-8."""
+    block = performer(4.0)
+    wanted = exact(block, PICTURE)
+    assert error(run(form, block, PICTURE), wanted) < 2e-6
+    monkeypatch.setattr(_token_block, "PERFORMER_EPSILON", 1e-30)
+    assert error(run(form, block, PICTURE), wanted) > 1e-3
+
+
+def transformer() -> TransformerBlock:
+    block = TransformerBlock(INPUT, WIDTH)
+    block.load_state_dict(
+        {
+            key: torch.from_numpy(random_tensor(f"attention.{key}", value.shape))
+            for key, value in block.state_dict().items()
+        }
+    )
+    return block
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4, 6])
+def test_groups_of_queries_change_nothing(groups: int) -> None:
+    block = transformer()
+    deployed = TokenTransformer(block, TOKENS, torch.float32, groups=groups)
+    with torch.inference_mode():
+        found = deployed(products_for(deployed, PICTURE, torch.float32))
+    assert error(found, exact(block, PICTURE)) < 1e-6
+
+
+def test_groups_that_see_their_own_keys_only_are_caught() -> None:
+    """The wrong version: keys and values cut like the queries."""
+    block = transformer()
+    deployed = TokenTransformer(block, TOKENS, torch.float32, groups=2)
+    products = products_for(deployed, PICTURE, torch.float32)
+    q, k, v = (p + b for p, b in zip(products.values, deployed.biases, strict=True))
+    q, k, v = (t.reshape(2, 2, TOKENS // 2, WIDTH) for t in (q, k, v))
+    attended = (q @ k.transpose(2, 3)).softmax(-1) @ v
+    wrong = deployed.tail(v.reshape(2, TOKENS, WIDTH) + deployed.proj(attended.flatten(1, 2)))
+    assert error(wrong, exact(block, PICTURE)) > 1e-2
+
+
+def test_a_pending_rstd_is_applied_by_every_block() -> None:
+    for form, block in (
+        (PlainPerformer, performer()),
+        (StablePerformer, performer()),
+        (TokenTransformer, transformer()),
+    ):
+        deployed = make(form, block)
+        done = products_for(deployed, PICTURE, torch.float32)
+        rstd = torch.rand(2, TOKENS, 1) + 0.5
+        pending = Products(tuple(value / rstd for value in done.values), rstd)
+        with torch.inference_mode():
+            torch.testing.assert_close(deployed(pending), deployed(done), rtol=1e-4, atol=1e-5)
