@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     "--soft-split",
     default="auto",
     show_default=True,
-    help="unfold, conv or auto; one, or three separated by commas.",
+    help="unfold, conv, folded, centred or auto; one, or three separated by commas.",
 )
 @click.option("--performer", default="auto", show_default=True, help="plain, stable or auto.")
 @click.option("--opset", type=int, help="ONNX opset; default 18.")

@@ -138,6 +138,8 @@ def export_weights(
         strategies=strategies.to_dict(),
         parents=({"kind": "weights", "sha256": weights["sha256"]},),
     )
+    for hazard in strategies.hazards():
+        report.note(f"hazard: {hazard}")
     reference = load_reference(workspace.weights(draft), fitted)
     report.step(f"exporting {fitted.name} in {request.precision.value}")
     deploy = DeployT2TViT(reference, strategies, request.precision)

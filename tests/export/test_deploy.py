@@ -131,6 +131,17 @@ def test_unknown_forms_are_refused(
         choose_strategies(Target.PORTABLE, soft_split, performer)
 
 
+def test_unsafe_forms_say_so_and_defaults_have_no_hazard() -> None:
+    for target in Target:
+        assert choose_strategies(target).hazards() == ()
+    unsafe = choose_strategies(Target.CPU, "folded", "plain").hazards()
+    assert [hazard.split(":")[0] for hazard in unsafe] == [
+        "soft split 'folded' on the picture",
+        "performer 'plain'",
+    ]
+    assert choose_strategies(Target.CPU, "centred,folded,folded").hazards() == ()
+
+
 def test_auto_keeps_the_targets_choice() -> None:
     default = choose_strategies(Target.CPU)
     mixed = choose_strategies(Target.CPU, "auto,conv,auto", "auto")
