@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# Two workers with one thread each: the tests' models are too small to fill more threads.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2
 
 BIN := .venv/bin
 # written last: without it a set-up was interrupted and starts from nothing
@@ -57,10 +59,10 @@ demo: $(READY)
 	printf '\nMade in %s\n' "$$PWD"
 
 test: $(READY)
-	@$(BIN)/pytest -m 'not slow and not gpu' $(PYTEST_ARGS)
+	@$(PYTEST) -m 'not slow and not gpu' $(PYTEST_ARGS)
 
 test-slow: $(READY)
-	@$(BIN)/pytest -m 'slow and not gpu' $(PYTEST_ARGS)
+	@$(PYTEST) -m 'slow and not gpu' $(PYTEST_ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

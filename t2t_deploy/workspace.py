@@ -316,7 +316,13 @@ class Workspace:
         return folder
 
     def _next_sequence(self) -> int:
-        return max((a.known().sequence for a in self.artifacts()), default=0) + 1
+        """One more than any readable manifest has; a damaged one elsewhere stops nobody."""
+        sequences = [0]
+        for folder in _FOLDERS.values():
+            for path in (self.root / folder).glob(f"*{MANIFEST_SUFFIX}"):
+                with contextlib.suppress(ArtifactError):
+                    sequences.append(read_manifest(path).sequence)
+        return max(sequences) + 1
 
 
 def manifest_path_for(path: Path) -> Path:

@@ -54,6 +54,11 @@ if TYPE_CHECKING:
 )
 @click.option("--performer", default="auto", show_default=True, help="plain, stable or auto.")
 @click.option("--opset", type=int, help="ONNX opset; default 18.")
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Write nothing; show what every combination of strategies costs and loses.",
+)
 @output_option
 @common_options
 def command(workspace: Any, output: Output, **options: Any) -> int:
@@ -63,27 +68,29 @@ def command(workspace: Any, output: Output, **options: Any) -> int:
     t2t-deploy export --variant 14
     t2t-deploy export --checkpoint 81.5_T2T_ViT_14.pth.tar --variant 14
     t2t-deploy export --checkpoint tuned.pth --image-size 384 --batch 1
+    t2t-deploy export --variant 14 --precision fp16 --target tensorrt --compare
     """
     from t2t_deploy.pipeline import ExportRequest, export_model
 
-    artifact = export_model(
-        workspace,
-        ExportRequest(
-            variant=options["variant"],
-            config_file=options["config_file"],
-            checkpoint=options["checkpoint"],
-            num_classes=options["num_classes"],
-            image_size=options["image_size"],
-            batch=options["batch"],
-            precision=Precision(options["precision"]),
-            target=Target(options["target"]),
-            soft_split=options["soft_split"],
-            performer=options["performer"],
-            opset=options["opset"],
-            output=options["output_file"],
-        ),
-        output,
+    request = ExportRequest(
+        variant=options["variant"],
+        config_file=options["config_file"],
+        checkpoint=options["checkpoint"],
+        num_classes=options["num_classes"],
+        image_size=options["image_size"],
+        batch=options["batch"],
+        precision=Precision(options["precision"]),
+        target=Target(options["target"]),
+        soft_split=options["soft_split"],
+        performer=options["performer"],
+        opset=options["opset"],
+        output=options["output_file"],
     )
+    if options["compare"]:
+        from t2t_deploy.cli._compare import compare
+
+        return compare(request, output)
+    artifact = export_model(workspace, request, output)
     manifest = artifact.known()
     values = {
         "artifact": artifact_values(artifact),

@@ -19,11 +19,12 @@ from t2t_deploy.export._strategies import (
 
 if TYPE_CHECKING:
     from t2t_deploy.export._deploy import DeployT2TViT
-    from t2t_deploy.export._to_onnx import DEFAULT_OPSET, onnx_from_deploy
+    from t2t_deploy.export._to_onnx import DEFAULT_OPSET, check_opset, onnx_from_deploy
 
 _LAZY = {
     "DEFAULT_OPSET": "_to_onnx",
     "DeployT2TViT": "_deploy",
+    "check_opset": "_to_onnx",
     "onnx_from_deploy": "_to_onnx",
 }
 
@@ -36,6 +37,7 @@ __all__ = [
     "SoftSplitForm",
     "Strategies",
     "check_graph",
+    "check_opset",
     "choose_strategies",
     "onnx_from_deploy",
     "summarise_graph",

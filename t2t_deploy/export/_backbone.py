@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from t2t_deploy.export._layers import (
+    DeployLinear,
     DeployMlp,
     constant,
     deploy_linear,
     deploy_norm,
     gelu,
-    linear_of,
 )
 from t2t_deploy.model import (
     Attention,
@@ -45,7 +45,7 @@ class DeployAttention(nn.Module):
         self.head_width = q.shape[0] // self.num_heads
         self.num_tokens = num_tokens
         self.num_queries = 1 if class_only else num_tokens
-        self.q, self.k, self.v = (linear_of(w, None, dtype) for w in (q * attention.scale, k, v))
+        self.q, self.k, self.v = (DeployLinear(w, None, dtype) for w in (q * attention.scale, k, v))
         self.proj = deploy_linear(attention.proj, dtype)
         self.gate = None
         if isinstance(attention, Attention) and attention.se_layer is not None:

@@ -105,7 +105,7 @@ class CentredWindows(nn.Module):
         self.middle = slice(middle * channels, (middle + 1) * channels)
         columns = self.windows.columns
         self.weights = nn.ParameterList(
-            constant(centred(c.weight)[:, columns], dtype) for c in consumers
+            constant(centred(c.weight)[:, columns].T, dtype) for c in consumers
         )
 
     def forward(self, x: Tensor) -> Products:
@@ -116,7 +116,7 @@ class CentredWindows(nn.Module):
         variance = ((u * u).mean(dim=-1, keepdim=True) - mean * mean).clamp(min=0)
         rstd = torch.rsqrt(variance + self.eps).to(self.dtype)
         u = u.to(self.dtype)
-        return Products(tuple(functional.linear(u, weight) for weight in self.weights), rstd)
+        return Products(tuple(u @ weight for weight in self.weights), rstd)
 
 
 def centred(weight: Tensor) -> Tensor:

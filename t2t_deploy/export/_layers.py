@@ -71,18 +71,27 @@ def gelu(x: Tensor) -> Tensor:
     return x * (torch.erf(x / math.sqrt(2)) + 1) * 0.5
 
 
-def deploy_linear(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:
+class DeployLinear(nn.Module):
+    """x @ weight + bias around frozen copies; weight is kept (in, out), as products take it.
+
+    A weight that must be transposed is left to the exporter to fold, and of bf16 it cannot.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.weight = constant(weight.T, dtype)
+        self.bias = None if bias is None else constant(bias, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        y = x @ self.weight
+        return y if self.bias is None else y + self.bias
+
+
+def deploy_linear(linear: nn.Linear, dtype: torch.dtype) -> DeployLinear:
     """A frozen copy in another dtype."""
-    return linear_of(linear.weight, linear.bias, dtype)
-
-
-def linear_of(weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32) -> nn.Linear:
-    """A frozen Linear around a weight (out, in) and a bias (out,)."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = constant(weight, dtype)
-    if bias is not None:
-        linear.bias = constant(bias, dtype)
-    return linear
+    return DeployLinear(linear.weight, linear.bias, dtype)
 
 
 def deploy_norm(norm: nn.LayerNorm, dtype: torch.dtype) -> nn.LayerNorm:

@@ -112,7 +112,7 @@ class WindowProducts(nn.Module):
         self.dtype = dtype
         self.norm_dtype = norm_dtype
         columns = windows.columns
-        self.weights = nn.ParameterList(constant(c.weight[:, columns], dtype) for c in consumers)
+        self.weights = nn.ParameterList(constant(c.weight[:, columns].T, dtype) for c in consumers)
 
     def forward(self, x: Tensor) -> Products:
         """A map -> products in the compute dtype."""
@@ -120,4 +120,4 @@ class WindowProducts(nn.Module):
         if self.eps is not None:
             windows = functional.layer_norm(windows, (len(self.windows.columns),), eps=self.eps)
         windows = windows.to(self.dtype)
-        return Products(tuple(functional.linear(windows, w) for w in self.weights), None)
+        return Products(tuple(windows @ weight for weight in self.weights), None)

@@ -40,8 +40,7 @@ def onnx_from_deploy(
 
     Raises UsageError for an opset out of range, ExportError where a stage refuses the graph.
     """
-    if not MIN_OPSET <= opset <= MAX_OPSET:
-        raise UsageError(f"opset is {opset}; expected {MIN_OPSET} to {MAX_OPSET}")
+    check_opset(opset)
     onnxsim = require("onnxsim")
     size = deploy.config.image_size
     example = torch.zeros(_TRACED_BATCH if batch is None else batch, 3, size, size)
@@ -71,6 +70,12 @@ def onnx_from_deploy(
         )
     strip_provenance(model)
     return model
+
+
+def check_opset(opset: int) -> None:
+    """Raise UsageError unless graphs of this opset can be written."""
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise UsageError(f"opset is {opset}; expected {MIN_OPSET} to {MAX_OPSET}")
 
 
 def strip_provenance(model: onnx.ModelProto) -> None:

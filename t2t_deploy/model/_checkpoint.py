@@ -245,7 +245,9 @@ def _stored_size(state_dict: Mapping[str, torch.Tensor], config: ModelConfig, pa
 
 
 def _is_safetensors(path: Path) -> bool:
-    return path.suffix == ".safetensors"
+    """By name, or by content: a length in 8 bytes, then a JSON object."""
+    with path.open("rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

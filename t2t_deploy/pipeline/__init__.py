@@ -6,6 +6,12 @@ from t2t_deploy.bench import DEFAULT_ROUNDS, BenchReport, BenchStatus, bench_tab
 from t2t_deploy.model import VARIANTS
 from t2t_deploy.pipeline._bench import BenchRequest, bench_artifacts
 from t2t_deploy.pipeline._build import BuildRequest, build_trt
+from t2t_deploy.pipeline._compare import (
+    ComparedStrategies,
+    StrategyComparison,
+    compare_strategies,
+    split_name,
+)
 from t2t_deploy.pipeline._doctor import BackendState, examine_machine
 from t2t_deploy.pipeline._export import ExportRequest, export_model
 from t2t_deploy.pipeline._inspect import inspect_artifact
@@ -22,17 +28,21 @@ __all__ = [
     "BenchRequest",
     "BenchStatus",
     "BuildRequest",
+    "ComparedStrategies",
     "ExportRequest",
     "Report",
+    "StrategyComparison",
     "VerifiedArtifact",
     "Workspace",
     "bench_artifacts",
     "bench_table",
     "build_trt",
+    "compare_strategies",
     "examine_machine",
     "export_model",
     "inspect_artifact",
     "not_run_lines",
     "silent",
+    "split_name",
     "verify_artifacts",
 ]

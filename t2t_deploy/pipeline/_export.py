@@ -49,6 +49,7 @@ def export_model(workspace: Workspace, request: ExportRequest, report: Report = 
     if request.variant is None and request.config_file is None and request.checkpoint is None:
         raise UsageError("nothing says which model to export; give --variant, such as 14")
     require("torch")
+    from t2t_deploy.export import check_opset, choose_strategies
     from t2t_deploy.model import (
         config_for_variant,
         config_from_toml,
@@ -57,6 +58,10 @@ def export_model(workspace: Workspace, request: ExportRequest, report: Report = 
         save_weights,
     )
 
+    # What is wrong with the request is said before weights are read or stored.
+    choose_strategies(request.target, request.soft_split, request.performer)
+    if request.opset is not None:
+        check_opset(request.opset)
     config = None if request.config_file is None else config_from_toml(request.config_file)
     notes: tuple[str, ...] = ()
     source: dict[str, Any]
@@ -65,9 +70,7 @@ def export_model(workspace: Workspace, request: ExportRequest, report: Report = 
         fitted = base.with_(image_size=request.image_size, num_classes=request.num_classes)
         state_dict = random_state_dict(fitted, RANDOM_SEED)
         source = {"kind": "random", "seed": RANDOM_SEED}
-        notes = (
-            "the weights are seeded random numbers: good for benchmarks, useless for pictures",
-        )
+        notes = ("the weights are seeded random numbers: they serve benchmarking only",)
     else:
         report.step(f"reading {request.checkpoint.name}")
         checkpoint = load_checkpoint(

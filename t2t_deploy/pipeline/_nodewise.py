@@ -83,7 +83,7 @@ def draw_nodewise(
     target = workspace.root / "logs" / f"{Path(name).stem}.nodewise.png" if plot is None else plot
     make_folder(target.parent)
     with temporary_file(target.parent, ".png") as temporary:
-        plot_nodewise(found, temporary, title=f"{name}, node by node")
+        plot_nodewise(found, temporary, title=f"{name}, node by node: {found.status.value}")
         publish(temporary, target)
     return target
 

@@ -83,17 +83,22 @@ def _draw_errors(axes: Axes, report: NodewiseReport) -> None:
             markersize=6,
             label=f"logits against the float64 reference: {logits.rel_l2:.1e}",
         )
-    for place, node in enumerate(report.largest_jumps[:3]):
+    for place, node in enumerate(sorted(report.largest_jumps[:3], key=lambda node: node.index)):
         late = node.index > 0.7 * len(report.nodes)
         axes.annotate(
             _short(node),
             (node.index, node.rel_error or math.nan),
-            xytext=(node.index, 0.32 - 0.08 * place),
+            xytext=(node.index, 0.16 + 0.08 * place),
             textcoords=("data", "axes fraction"),
             ha="right" if late else "left",
             fontsize=8,
             color=_GREY,
-            arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.6},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": _GREY,
+                "linewidth": 0.6,
+                "relpos": (1, 1) if late else (0, 1),
+            },
         )
     axes.set_ylabel("relative error against\nthe unrounded run")
     axes.legend(loc="lower right", fontsize=9, framealpha=0.9)

@@ -95,8 +95,8 @@ def test_a_wrong_version_is_far_outside_the_tolerance(mistake: str, least: float
         elif mistake == "key and query":
             block.kq_bias.copy_(block.kq_bias.roll(len(block.kq_bias) // 2))
         elif mistake == "ghost copy":
-            half = attention.v.weight.shape[0] // 2
-            attention.v.weight[half:] = attention.v.weight[:half]
+            half = attention.v.weight.shape[1] // 2
+            attention.v.weight[:, half:] = attention.v.weight[:, :half]
         else:
             block.proj_weight.copy_(block.proj_weight.T.clone())
     with torch.inference_mode():

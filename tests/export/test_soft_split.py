@@ -118,7 +118,7 @@ def test_weights_that_are_not_centred_are_caught(form: SoftSplitForm) -> None:
     assert error(values(layer(picture))[0], wanted) < 1e-6
     uncentred = consumers[0].weight.float()
     if isinstance(layer, CentredWindows):
-        uncentred = uncentred[:, layer.windows.columns]
+        uncentred = uncentred[:, layer.windows.columns].T
     layer.weights[0].data = uncentred.reshape(layer.weights[0].shape)
     assert error(values(layer(picture))[0], wanted) > 1e-2
 

@@ -1,0 +1,117 @@
+"""The table of ``t2t-deploy export --compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from t2t_deploy.cli._output import Output
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from t2t_deploy.pipeline import ComparedStrategies, ExportRequest, StrategyComparison
+
+Cell = Callable[["ComparedStrategies"], str]
+
+_NONE = "-"
+_DEFAULT = "*"
+_HAZARD = "!"
+
+
+def compare(request: ExportRequest, output: Output) -> int:
+    """Compare the strategies and print the result; exit status 1 where none could be exported."""
+    from t2t_deploy.pipeline import compare_strategies
+
+    comparison = compare_strategies(request, output)
+    output.result(comparison.to_dict(), lambda console: _show(console, comparison))
+    return 0 if any(row.exported for row in comparison.rows) else 1
+
+
+def _show(console: Console, comparison: StrategyComparison) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = comparison.rows
+    table = Table(
+        title=f"{comparison.variant} {comparison.precision.value}, batch {comparison.batch}",
+        caption=f"{_DEFAULT} default of target {comparison.target.value}; {_HAZARD} hazard; "
+        "errors: worst relative L2 against float64 on standard and on flat pictures; "
+        "ms: ONNX Runtime, CPU; kernels and after: TensorRT-RTX engine; MB: 10^6 bytes",
+    )
+    columns = _columns(comparison)
+    for name in columns:
+        words = name in ("soft split", "performer")
+        table.add_column(name, justify="left" if words else "right", no_wrap=not words)
+    for row in rows:
+        cells = (Text(cell(row)) for cell in columns.values())
+        table.add_row(*cells, style="bold" if row.default else None)
+    console.print(table)
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        for hazard in row.hazards:
+            told.setdefault(f"hazard: {hazard}", []).append(row.name)
+        if row.reason is not None:
+            told.setdefault(row.reason, []).append(row.name)
+    for line, names in told.items():
+        whose = "all" if len(names) == len(rows) else " | ".join(names)
+        console.print(f"{whose}: {line}", markup=False, style="dim")
+
+
+def _columns(comparison: StrategyComparison) -> dict[str, Cell]:
+    """Name and content of each column; runtimes that measured nothing have none."""
+    from t2t_deploy.pipeline import split_name
+
+    rows = comparison.rows
+    columns: dict[str, Cell] = {
+        "": lambda row: (_DEFAULT if row.default else "") + (_HAZARD if row.hazards else ""),
+        "soft split": lambda row: split_name(row.strategies),
+    }
+    if comparison.token_attention == "performer":
+        columns["performer"] = lambda row: row.strategies.performer.value
+    else:
+        columns["query groups"] = lambda row: str(row.strategies.query_groups)
+    columns |= {
+        "nodes": lambda row: _shown(row.nodes, "d"),
+        "MB": lambda row: _shown(row.size_bytes, ".1f", 1e6),
+        "error": lambda row: _shown(row.rel_l2, ".1e"),
+        "flat error": lambda row: _shown(row.rel_l2_flat, ".1e"),
+    }
+    if any(row.latency_ms is not None for row in rows):
+        columns["p50 ms"] = _latency
+    if any(row.speedup_vs_eager is not None for row in rows):
+        columns["vs eager"] = _speedup
+    if any(row.engine is not None for row in rows):
+        columns |= {
+            "kernels": _figure("kernels", "d"),
+            "moved MB": _figure("moved_bytes", ".1f", 1e6),
+            "act. MB": _figure("activation_bytes", ".1f", 1e6),
+            "fused att.": _figure("fused_attention", "d"),
+        }
+    return columns
+
+
+def _figure(name: str, form: str, unit: float | None = None) -> Cell:
+    """The cell of an engine's figure."""
+
+    def cell(row: ComparedStrategies) -> str:
+        return _shown(None if row.engine is None else getattr(row.engine, name), form, unit)
+
+    return cell
+
+
+def _shown(value: float | None, form: str, unit: float | None = None) -> str:
+    if value is None:
+        return _NONE
+    return format(value if unit is None else value / unit, form)
+
+
+def _latency(row: ComparedStrategies) -> str:
+    return _NONE if row.latency_ms is None else f"{row.latency_ms.p50:.1f}"
+
+
+def _speedup(row: ComparedStrategies) -> str:
+    speedup = row.speedup_vs_eager
+    if speedup is None:
+        return _NONE
+    return f"{speedup.ratio:.2f} [{speedup.low:.2f}, {speedup.high:.2f}]"

@@ -1,0 +1,447 @@
+"""Every sensible combination of strategies side by side; nothing of it is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from t2t_deploy._optional import is_installed, require
+from t2t_deploy.bench import (
+    DEFAULT_ROUND_SECONDS,
+    MIN_ROUNDS,
+    BenchCase,
+    BenchStatus,
+    CaseResult,
+    Latency,
+    Speedup,
+    run_bench,
+)
+from t2t_deploy.errors import DeployError, MissingDependencyError, UsageError
+from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
+from t2t_deploy.pipeline._export import RANDOM_SEED, ExportRequest
+from t2t_deploy.pipeline._progress import Report, silent
+from t2t_deploy.runtime import (
+    SessionRequest,
+    available_threads,
+    build_engine,
+    open_session,
+    why_not_runnable,
+)
+from t2t_deploy.types import TOLERANCES, Precision, ShapeProfile, Target
+from t2t_deploy.verify import (
+    NodewiseSession,
+    PictureSet,
+    compare_logits,
+    flat_pictures,
+    logits_of,
+    standard_pictures,
+)
+
+if TYPE_CHECKING:
+    from t2t_deploy.model import ModelConfig, T2TViT
+
+ENGINE_SM = "86"
+_RUNTIME = "ort-cpu"
+# Measuring gets what exporting and building leave of this, so that a comparison stays one a person
+# waits for; a case always takes a few calls a round, however little is left.
+_TOTAL_SECONDS = 170.0
+_WARM_UP_SECONDS = 4.0  # of one case, its process included
+_MIN_ROUND_SECONDS = 0.05
+# Node by node a picture takes seconds: fixed noise and a photograph, black and cream.
+_NODEWISE_STANDARD = ("noise 0", "china")
+_NODEWISE_FLAT = ("black", "cream")
+_U, _F, _C = SoftSplitForm.UNFOLD, SoftSplitForm.FOLDED, SoftSplitForm.CENTRED
+_SOFT_SPLITS = (
+    *((form,) * 3 for form in SoftSplitForm),
+    (_C, _U, _U),
+    (_C, _F, _F),
+    (_C, _C, _F),
+    (_U, _F, _F),
+)
+# What one combination may raise while the others go on; torch's exporter and ONNX Runtime raise
+# RuntimeError, a full disk OSError.
+_FAILURES = (DeployError, RuntimeError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSummary:
+    """Figures of an engine at the compared batch, in bytes and counts; see `EngineFigures`."""
+
+    kernels: int
+    moved_bytes: int | None
+    activation_bytes: int
+    fused_attention: int
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedStrategies:
+    """One combination, and what its graph costs and loses.
+
+    name: the combination in few words. default: whether it is the target's own. rel_l2,
+    rel_l2_flat: largest relative L2 error of one picture's logits against the reference in float64,
+    over the standard and the flat pictures. latency_ms, speedup_vs_eager: in ONNX Runtime on the
+    CPU. engine: of TensorRT-RTX. What was not run or failed is None, and ``reason`` says why; a
+    reason may also say how a figure was come by.
+    """
+
+    name: str
+    strategies: Strategies
+    default: bool = False
+    nodes: int | None = None
+    size_bytes: int | None = None
+    rel_l2: float | None = None
+    rel_l2_flat: float | None = None
+    latency_ms: Latency | None = None
+    speedup_vs_eager: Speedup | None = None
+    engine: EngineSummary | None = None
+    reason: str | None = None
+
+    @property
+    def exported(self) -> bool:
+        """Whether the combination became a file."""
+        return self.size_bytes is not None
+
+    @property
+    def hazards(self) -> tuple[str, ...]:
+        """Known ways in which the combination loses numbers, one line each."""
+        return self.strategies.hazards()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: a row of ``export --compare``."""
+        values = dataclasses.asdict(self)
+        del values["strategies"]
+        return {**self.strategies.to_dict(), **values, "hazards": list(self.hazards)}
+
+    def because(self, reason: str) -> ComparedStrategies:
+        """The same with one more reason."""
+        joined = reason if self.reason is None else f"{self.reason}; {reason}"
+        return dataclasses.replace(self, reason=joined)
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyComparison:
+    """All combinations of one model, precision and target.
+
+    batch: what latencies and engines are of: the graph's fixed batch, 1 where it is free.
+    token_attention: the form of the token blocks, which tells whether ``performer`` or
+    ``query_groups`` makes a difference.
+    """
+
+    variant: str
+    precision: Precision
+    target: Target
+    batch: int
+    token_attention: str
+    rows: tuple[ComparedStrategies, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``export --compare``."""
+        return {
+            "variant": self.variant,
+            "precision": self.precision.value,
+            "target": self.target.value,
+            "batch": self.batch,
+            "token_attention": self.token_attention,
+            "engine_sm": ENGINE_SM,
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+
+def compare_strategies(request: ExportRequest, report: Report = silent) -> StrategyComparison:
+    """Export every sensible combination, and compare size, error, latency and engine.
+
+    All files lie in a temporary folder that is gone at the end. A combination that fails is a row
+    with its reason. Strategies of the request that differ from the target's are one more row.
+    Raises UsageError, CheckpointError, ConfigError, MissingDependencyError.
+    """
+    if request.output is not None:
+        raise UsageError(
+            f"--compare writes no artifact and -o names {request.output}; leave one of them out"
+        )
+    started_s = monotonic()
+    default = choose_strategies(request.target)
+    asked = choose_strategies(request.target, request.soft_split, request.performer)
+    require("torch")
+    from t2t_deploy.model import TokensType, reference_from_state_dict, save_weights
+
+    config, state_dict = _weights(request, report)
+    performer = config.tokens_type is TokensType.PERFORMER
+    if not performer:  # its form makes no difference then
+        asked = dataclasses.replace(asked, performer=default.performer)
+    combinations = strategies_to_compare(default, performer=performer)
+    if asked not in combinations:
+        combinations = (*combinations, asked)
+    with tempfile.TemporaryDirectory(prefix="t2t-deploy-compare-") as temporary:
+        folder = Path(temporary)
+        weights = folder / "weights.safetensors"
+        save_weights(state_dict, weights)
+        report.step("computing the reference in float64")
+        # a model of its own: the deploy form shares the float32 weights of the other
+        ruler = _ruler(reference_from_state_dict(state_dict, config), request.precision)
+        reference = reference_from_state_dict(state_dict, config)
+        rows = []
+        files = []
+        for index, strategies in enumerate(combinations, start=1):
+            name = strategy_name(strategies, performer=performer)
+            report.step(f"exporting {name} ({index} of {len(combinations)})")
+            files.append(folder / f"{index}.onnx")
+            row = ComparedStrategies(name, strategies, default=strategies == default)
+            rows.append(_examined(row, reference, request, ruler, files[-1], report))
+        left_s = _TOTAL_SECONDS - (monotonic() - started_s)
+        eager = SessionRequest("eager", weights, available_threads(), config.to_dict())
+        rows = _measured(rows, files, eager, request, left_s, report)
+    return StrategyComparison(
+        variant=config.name,
+        precision=request.precision,
+        target=request.target,
+        batch=request.batch or 1,
+        token_attention=config.tokens_type.value,
+        rows=tuple(rows),
+    )
+
+
+def strategies_to_compare(default: Strategies, *, performer: bool) -> tuple[Strategies, ...]:
+    """The combinations worth seeing beside a target's default, which is one of them.
+
+    performer: the token blocks are performers, whose plain form is compared on the default's soft
+    splits; else it is the number of query groups that is.
+    """
+    splits = dict.fromkeys((*_SOFT_SPLITS, default.soft_split))
+    found = [dataclasses.replace(default, soft_split=split) for split in splits]
+    if performer:
+        found += [dataclasses.replace(default, performer=form) for form in PerformerForm]
+    else:
+        found += [dataclasses.replace(default, query_groups=groups) for groups in (1, 2)]
+    return tuple(dict.fromkeys(found))
+
+
+def strategy_name(strategies: Strategies, *, performer: bool) -> str:
+    """A combination in few words, of them only what makes a difference to the token blocks."""
+    groups = strategies.query_groups
+    blocks = f"{groups} query group{'s' if groups > 1 else ''}"
+    return f"{split_name(strategies)}, {strategies.performer.value if performer else blocks}"
+
+
+def split_name(strategies: Strategies) -> str:
+    """The soft splits as ``--soft-split`` takes them; one form for all three stands once."""
+    forms = [form.value for form in strategies.soft_split]
+    return forms[0] if len(set(forms)) == 1 else ",".join(forms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruler:
+    """Pictures, and the reference's logits of them in float64."""
+
+    standard: PictureSet
+    standard_logits: np.ndarray
+    flat: PictureSet
+    flat_logits: np.ndarray
+
+
+def _weights(request: ExportRequest, report: Report) -> tuple[ModelConfig, dict[str, Any]]:
+    """Dimensions and weights that a request names, read once and kept in memory."""
+    from t2t_deploy.model import (
+        config_for_variant,
+        config_from_toml,
+        load_checkpoint,
+        random_state_dict,
+    )
+
+    if request.variant is not None and request.config_file is not None:
+        raise UsageError("--variant and --config both describe the model; give one of them")
+    config = None if request.config_file is None else config_from_toml(request.config_file)
+    if request.checkpoint is not None:
+        report.step(f"reading {request.checkpoint.name}")
+        checkpoint = load_checkpoint(
+            request.checkpoint,
+            variant=request.variant,
+            config=config,
+            image_size=request.image_size,
+            num_classes=request.num_classes,
+        )
+        for note in checkpoint.notes:
+            report.note(note)
+        return checkpoint.config, checkpoint.state_dict
+    if config is None:
+        if request.variant is None:
+            raise UsageError("nothing says which model to export; give --variant, such as 14")
+        config = config_for_variant(request.variant)
+    config = config.with_(image_size=request.image_size, num_classes=request.num_classes)
+    report.note("the weights are seeded random numbers: they serve benchmarking only")
+    return config, random_state_dict(config, RANDOM_SEED)
+
+
+def _ruler(model: T2TViT, precision: Precision) -> _Ruler:
+    import torch
+
+    size = model.config.image_size
+    standard, flat = standard_pictures(size), flat_pictures(size)
+    if precision is Precision.BF16:
+        standard, flat = _only(standard, _NODEWISE_STANDARD), _only(flat, _NODEWISE_FLAT)
+    exact = model.double()
+
+    def logits(pictures: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            one_by_one = [exact(torch.from_numpy(one[None]).double()) for one in pictures]
+        return np.concatenate([result.numpy() for result in one_by_one])
+
+    return _Ruler(standard, logits(standard.pictures), flat, logits(flat.pictures))
+
+
+def _only(pictures: PictureSet, names: Sequence[str]) -> PictureSet:
+    """Those of the names that are at hand."""
+    kept = [index for index, name in enumerate(pictures.names) if name in names]
+    return PictureSet(
+        tuple(pictures.names[index] for index in kept), pictures.pictures[kept], pictures.absent
+    )
+
+
+def _examined(
+    row: ComparedStrategies,
+    reference: T2TViT,
+    request: ExportRequest,
+    ruler: _Ruler,
+    path: Path,
+    report: Report,
+) -> ComparedStrategies:
+    """The row with its file written, compared with the reference and built into an engine."""
+    import onnx
+
+    from t2t_deploy.export import DEFAULT_OPSET, DeployT2TViT, check_graph, onnx_from_deploy
+
+    try:
+        deploy = DeployT2TViT(reference, row.strategies, request.precision)
+        opset = DEFAULT_OPSET if request.opset is None else request.opset
+        traced = onnx_from_deploy(deploy, batch=request.batch, opset=opset)
+        model = check_graph(traced, batch=request.batch)
+        onnx.save(model, path)
+    except (UsageError, MissingDependencyError):
+        raise  # of the request or the machine: every combination would fail alike
+    except _FAILURES as err:
+        return row.because(f"not exported: {_line(err)}")
+    row = dataclasses.replace(row, nodes=len(model.graph.node), size_bytes=path.stat().st_size)
+    for refusal in deploy.report.refused.items():
+        if refusal[0] == "query_groups":  # the others are alike in all rows
+            row = row.because(refusal[1])
+    try:
+        row = _with_errors(row, path, request.precision, ruler)
+    except _FAILURES as err:
+        row = row.because(f"not compared: {_line(err)}")
+    if not is_installed("tensorrt_rtx"):
+        return row
+    try:
+        return _with_engine(row, path, request.batch, report)
+    except _FAILURES as err:
+        return row.because(f"no engine: {_line(err)}")
+
+
+def _with_errors(
+    row: ComparedStrategies, path: Path, precision: Precision, ruler: _Ruler
+) -> ComparedStrategies:
+    reason = why_not_runnable(_RUNTIME)
+    if reason is not None:
+        return row.because(f"not compared: {reason}")
+    nodewise = precision is Precision.BF16
+    session = NodewiseSession(path) if nodewise else open_session(SessionRequest(_RUNTIME, path))
+    with session:
+        found = [logits_of(session, those.pictures) for those in (ruler.standard, ruler.flat)]
+    tolerance = TOLERANCES[precision]
+    standard = compare_logits(ruler.standard_logits, found[0], ruler.standard.names, tolerance)
+    flat = compare_logits(ruler.flat_logits, found[1], ruler.flat.names, tolerance)
+    row = dataclasses.replace(row, rel_l2=standard.rel_l2, rel_l2_flat=flat.rel_l2)
+    for verdict in (standard, flat):
+        if verdict.rel_l2 is None:  # no number at all; one beyond the tolerance speaks for itself
+            row = row.because(str(verdict.reason))
+    if nodewise:
+        names = ", ".join((*ruler.standard.names, *ruler.flat.names))
+        row = row.because(f"errors were evaluated node by node, on {names} alone")
+    return row
+
+
+def _with_engine(
+    row: ComparedStrategies, path: Path, batch: int | None, report: Report
+) -> ComparedStrategies:
+    built = build_engine(
+        path,
+        # pinned: the builder's log tells no sizes of a free batch
+        profiles=(ShapeProfile(1, 1, 1),) if batch is None else (),
+        sm=(ENGINE_SM,),
+        progress=report.progress,
+    )
+    figures = built.figures
+    summary = EngineSummary(
+        kernels=figures.kernels,
+        moved_bytes=built.moved_bytes,
+        activation_bytes=figures.activation_bytes,
+        fused_attention=figures.fused_attention,
+    )
+    return dataclasses.replace(row, engine=summary)
+
+
+def _measured(
+    rows: Sequence[ComparedStrategies],
+    files: Sequence[Path],
+    eager: SessionRequest,
+    request: ExportRequest,
+    left_s: float,
+    report: Report,
+) -> list[ComparedStrategies]:
+    """The rows with latencies, one process each and all of one round within seconds."""
+    exported = [index for index, row in enumerate(rows) if row.exported]
+    reason = why_not_runnable(_RUNTIME)
+    if request.precision is Precision.BF16:
+        reason = "ONNX Runtime's CPU kernels have no bf16 matrix product"
+    if reason is not None or not exported:
+        told = f"no latency: {reason}"
+        return [row.because(told) if row.exported else row for row in rows]
+    batch, precision, model = request.batch or 1, request.precision.value, "the compared one"
+    cases = [
+        BenchCase(
+            SessionRequest(_RUNTIME, files[index], eager.threads),
+            rows[index].name,
+            precision,
+            batch,
+            model,
+        )
+        for index in exported
+    ]
+    # The reference computes in float32: it is no base for the speed of another precision.
+    base = [BenchCase(eager, "reference", precision, batch, model)]
+    everything = cases + (base if request.precision is Precision.FP32 else [])
+    left_s -= _WARM_UP_SECONDS * len(everything)
+    wanted_s = max(left_s / (MIN_ROUNDS * len(everything)), _MIN_ROUND_SECONDS)
+    report.step(f"measuring {len(everything)} cases in interleaved rounds")
+    measured = run_bench(
+        everything,
+        rounds=MIN_ROUNDS,
+        round_seconds=min(DEFAULT_ROUND_SECONDS, wanted_s),
+        progress=report.progress,
+    )
+    found: dict[int, CaseResult] = dict(zip(exported, measured.results, strict=False))
+    return [
+        _with_latency(row, found[index]) if index in found else row
+        for index, row in enumerate(rows)
+    ]
+
+
+def _with_latency(row: ComparedStrategies, result: CaseResult) -> ComparedStrategies:
+    if result.status is not BenchStatus.OK:
+        return row.because(f"no latency: {result.reason}")
+    if result.unstable:
+        row = row.because("the latency is unstable: its rounds differ")
+    return dataclasses.replace(
+        row, latency_ms=result.latency_ms, speedup_vs_eager=result.speedup_vs_eager
+    )
+
+
+def _line(err: Exception) -> str:
+    """The error in one line; an unexpected one with its kind."""
+    text = (str(err).strip() or type(err).__name__).splitlines()[0]
+    return text if isinstance(err, DeployError) else f"{type(err).__name__}: {text}"

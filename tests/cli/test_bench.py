@@ -1,0 +1,111 @@
+"""What `bench` measures, leaves out and refuses; the measuring itself is tests/bench."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2t_deploy.bench import _lane
+from t2t_deploy.pipeline import _bench
+from t2t_deploy.runtime import device_capability
+
+Run = Callable[..., Any]
+
+needs_no_device = pytest.mark.skipif(
+    device_capability() is not None, reason="a CUDA device is here: these backends may run"
+)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured does not matter here, that it is does."""
+    monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 0.05)
+    monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.01)
+    monkeypatch.setattr(_bench, "DEFAULT_ROUND_SECONDS", 0.01)
+
+
+def test_one_backend_by_name(run: Run, onnx_file: Path) -> None:
+    done = run("bench", "--backend", "ort-cpu", "--rounds", 5, "--threads", 1, "--batch", "1,3")
+    assert done.status == 0
+    rows = [line for line in done.out.splitlines() if line.startswith("│")]
+    assert len(rows) == 2 and all("ort-cpu" in row and onnx_file.name in row for row in rows)
+    assert "not run" not in done.out
+
+
+@pytest.mark.parametrize("backend", ["ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"])
+@needs_no_device
+def test_a_backend_that_needs_a_device_is_an_error_when_named(
+    run: Run, workspace: Path, backend: str
+) -> None:
+    done = run("bench", "--backend", backend, "--json")
+    assert done.status == 1
+    assert done.json["error"] == {
+        "kind": "BackendError",
+        "message": f"backend {backend} cannot run here: no CUDA device",
+    }
+
+
+def test_a_backend_that_does_not_exist(run: Run, workspace: Path) -> None:
+    done = run("bench", "--backend", "cuda")
+    assert done.status == 2
+    assert done.err.startswith("error: there is no backend 'cuda'; known: eager, compile, ort-cpu,")
+
+
+def test_too_few_rounds(run: Run, workspace: Path) -> None:
+    done = run("bench", "--rounds", 4)
+    assert done.status == 2
+    assert "rounds is 4" in done.err and "pass --rounds 5 or more" in done.err
+
+
+def test_a_fixed_batch_is_not_run_at_another(run: Run, tiny_toml: Path) -> None:
+    exported = run("export", "--config", tiny_toml, "--batch", 4, "--json").json
+    name = Path(exported["artifact"]["path"]).name
+    done = run("bench", "--backend", "ort-cpu", "--rounds", 5, "--batch", "1,4", "--json")
+    assert done.status == 0
+    four, one = done.json["results"]
+    assert (four["batch"], four["status"], four["artifact"]) == (4, "ok", name)
+    assert (one["batch"], one["status"]) == (1, "not_run")
+    assert one["reason"] == "its batch is fixed at 4"
+
+    done = run("bench", "--backend", "ort-cpu", name)
+    assert done.status == 1
+    assert "error: nothing here can be measured: its batch is fixed at 4" in done.err
+
+
+def test_a_file_that_does_not_load_fails(run: Run) -> None:
+    Path("junk.onnx").write_bytes(bytes(range(256)) * 10)
+    done = run("bench", "junk.onnx", "--rounds", 5, "--json")
+    assert done.status == 1
+    (failed,) = (row for row in done.json["results"] if row["status"] == "failed")
+    assert failed["backend"] == "ort-cpu"
+    assert "ONNX Runtime refuses junk.onnx" in failed["reason"]
+    assert f"note: ort-cpu junk.onnx failed: {failed['reason']}" in done.err
+
+
+def test_a_foreign_file_is_measured_without_a_reference(run: Run, onnx_file: Path) -> None:
+    shutil.copy(onnx_file, "theirs.onnx")
+    done = run("bench", "theirs.onnx", "--rounds", 5, "--threads", 1, "--json")
+    assert done.status == 0
+    (row,) = (row for row in done.json["results"] if row["status"] == "ok")
+    assert (row["artifact"], row["precision"]) == ("theirs.onnx", "as stored")
+    assert row["speedup_vs_eager"] is None
+
+
+def test_a_failed_artifact_is_left_out(
+    run: Run, onnx_file: Path, change_manifest: Callable[..., None]
+) -> None:
+    verification = json.loads(Path(f"{onnx_file}.manifest.json").read_text())["verification"]
+    change_manifest(
+        onnx_file, verification=verification | {"status": "failed", "reason": "too far off"}
+    )
+    done = run("bench")
+    assert done.status == 1
+    assert f"note: left out {onnx_file.name}: too far off" in done.err
+    done = run("bench", "--force", "--backend", "ort-cpu", "--rounds", 5)
+    assert done.status == 0
+    assert onnx_file.name in done.out

@@ -1,0 +1,283 @@
+"""Weights files and model descriptions that cannot be exported: one line each, exit 1."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from t2t_deploy.model import ModelConfig, T2TViT, config_for_variant, config_from_toml
+from t2t_deploy.model import random_state_dict as random_weights
+
+Run = Callable[..., Any]
+StateDict = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_toml: Path) -> ModelConfig:
+    return config_from_toml(tiny_toml)
+
+
+@pytest.fixture
+def weights(tiny: ModelConfig) -> StateDict:
+    return random_weights(tiny)
+
+
+@pytest.fixture
+def refused(run: Run, tiny_toml: Path) -> Callable[..., str]:
+    """Export a file as the tiny model, or with other options; returns the error's message."""
+
+    def export(content: Path | object, *options: object) -> str:
+        path = content if isinstance(content, Path) else Path("model.pth")
+        if path is not content:
+            torch.save(content, path)
+        done = run("export", "--checkpoint", path, *(options or ("--config", tiny_toml)))
+        assert (done.status, done.out) == (1, "")
+        last = str(done.err.splitlines()[-1])
+        assert last.startswith("error: ")
+        assert not Path("artifacts").exists(), "nothing is stored of a refused file"
+        return last.removeprefix("error: ")
+
+    return export
+
+
+def without_data(config: ModelConfig) -> StateDict:
+    """All names and shapes of a model, a few kB as a file."""
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in T2TViT(config).state_dict().items()}
+    return {key: torch.zeros(1).expand(shape) for key, shape in shapes.items()}
+
+
+def test_no_such_file(refused: Callable[..., str]) -> None:
+    assert refused(Path("no.pth.tar")) == (
+        "there is no file no.pth.tar; give a .pth.tar, .pth or .safetensors"
+    )
+
+
+def test_a_directory(refused: Callable[..., str]) -> None:
+    Path("folder.pth").mkdir()
+    assert refused(Path("folder.pth")).startswith("folder.pth is not a file; give a .pth.tar")
+
+
+def _saved(weights: StateDict, *, zipped: bool) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(weights, buffer, _use_new_zipfile_serialization=zipped)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda weights: _saved(weights, zipped=True)[:-100],
+        lambda weights: _saved(weights, zipped=True)[:5000],
+        lambda weights: _saved(weights, zipped=False)[:5000],
+        lambda weights: bytes(range(256)) * 20,
+        lambda weights: b"<!DOCTYPE html><html>404</html>",
+        lambda weights: b"",
+    ],
+    ids=["end cut", "half a zip", "half a legacy file", "random bytes", "a web page", "empty"],
+)
+def test_truncated_or_no_checkpoint(
+    refused: Callable[..., str], weights: StateDict, damage: Callable[[StateDict], bytes]
+) -> None:
+    Path("model.pth.tar").write_bytes(damage(weights))
+    message = refused(Path("model.pth.tar"))
+    assert message.startswith("model.pth.tar is truncated or no checkpoint (")
+    assert message.endswith("; copy or download it again")
+
+
+def test_truncated_safetensors(refused: Callable[..., str], weights: StateDict) -> None:
+    path = Path("model.safetensors")
+    save_file(weights, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    message = refused(path)
+    assert message.startswith("model.safetensors is no readable safetensors file (")
+    assert message.endswith("; copy or download it again")
+
+
+class Malicious:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch executed",)
+
+
+@pytest.mark.parametrize("zipped", [True, False, None], ids=["zip", "legacy", "bare pickle"])
+def test_a_pickle_that_runs_a_command(
+    refused: Callable[..., str], weights: StateDict, zipped: bool | None
+) -> None:
+    content = {"state_dict": weights, "args": Malicious()}
+    path = Path("model.pth.tar")
+    if zipped is None:
+        path.write_bytes(pickle.dumps({"args": Malicious()}, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    assert refused(path) == (
+        "model.pth.tar holds a Python object (posix.system), which could run code when loaded and "
+        "was not; expected tensors only: save the model's state_dict()"
+    )
+    assert not Path("executed").exists()
+    with path.open("rb") as file:  # the file is as malicious as it claims
+        torch.load(file, weights_only=False) if zipped is not None else pickle.load(file)
+    assert Path("executed").exists()
+
+
+def test_a_whole_module(refused: Callable[..., str], tiny: ModelConfig) -> None:
+    assert "holds a Python object (t2t_deploy.model._t2t.T2TViT)" in refused(T2TViT(tiny))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.zeros(2)], "model.pth holds a list; expected a dictionary of tensors: save"),
+        ({"epoch": 3}, "model.pth holds epoch; expected tensors, or a dictionary with state_dict_"),
+        ({}, "model.pth holds nothing; expected tensors"),
+        ({"state_dict": {}}, "model.pth holds nothing; expected tensors"),
+        (
+            {"conv1.weight": torch.zeros(4, 3, 7, 7), "fc.weight": torch.zeros(10, 4)},
+            "model.pth has no classifier head.weight (its keys: conv1.weight, fc.weight); expected",
+        ),
+        ({"head.weight": torch.zeros(10, 4, dtype=torch.int64)}, "has head.weight as torch.int64"),
+    ],
+    ids=["list", "no tensors", "empty", "empty state dict", "another model", "integers"],
+)
+def test_no_state_dict_of_this_model(
+    refused: Callable[..., str], content: object, message: str
+) -> None:
+    assert message in refused(content)
+
+
+def test_missing_unexpected_and_mis_shaped_keys(
+    refused: Callable[..., str], weights: StateDict
+) -> None:
+    keys = [key for key in weights if key.startswith("blocks.0.")]
+    assert len(keys) > 3
+    for key in keys:
+        del weights[key]
+    weights["extra.weight"] = torch.zeros(1)
+    weights["cls_token"] = torch.zeros(1, 1, 8)
+    assert refused(weights) == (
+        f"model.pth is no tiny: it lacks {len(keys)} of {len(weights) - 1 + len(keys)} keys "
+        f"({', '.join(keys[:3])}, ...), it has 1 unexpected keys (extra.weight), it has 1 "
+        "mis-shaped tensors (cls_token (1, 1, 8), expected (1, 1, 16)); give the variant the file "
+        "was trained as, or leave --variant out to have it recognised"
+    )
+
+
+def test_the_wrong_variant(refused: Callable[..., str]) -> None:
+    message = refused(without_data(config_for_variant("7")), "--variant", "10")
+    assert message.startswith("model.pth is no 10: it lacks ")
+    assert "(blocks.7." in message
+
+
+def test_no_released_variant(refused: Callable[..., str], weights: StateDict) -> None:
+    message = refused(weights, "-q")
+    assert message.startswith("model.pth fits no released variant; the nearest is ")
+    assert message.endswith("give --variant, or --config for a model of your own dimensions")
+
+
+def test_two_variants_of_the_same_shapes(refused: Callable[..., str]) -> None:
+    assert refused(without_data(config_for_variant("14")), "-q") == (
+        "model.pth fits the variants 14 and 14_resnext, whose weights have the same shapes; say "
+        "which: --variant 14"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("t14", "there is no variant 't14'; did you mean 't_14'? The family: 7, 10, 12, 14,"),
+        ("14_resnet", "there is no variant '14_resnet'; did you mean '14_resnext'?"),
+        ("huge", "there is no variant 'huge'; The family: 7, 10,"),
+    ],
+)
+def test_unknown_variant(
+    refused: Callable[..., str], run: Run, weights: StateDict, name: str, message: str
+) -> None:
+    assert refused(weights, "--variant", name).startswith(message)
+    done = run("export", "--variant", name, "--json")
+    assert done.status == 1
+    assert done.json["error"]["kind"] == "ConfigError"
+    assert done.json["error"]["message"].startswith(message)
+
+
+def test_another_number_of_classes(
+    refused: Callable[..., str], weights: StateDict, tiny_toml: Path
+) -> None:
+    options = ("--config", tiny_toml, "--num-classes", 1000)
+    assert refused(weights, *options) == (
+        "model.pth has 10 classes and 1000 were asked for; a classifier cannot be resized: leave "
+        "out the number of classes, or fine-tune first"
+    )
+
+
+def test_an_image_size_off_the_grid(
+    refused: Callable[..., str], weights: StateDict, tiny_toml: Path
+) -> None:
+    options = ("--config", tiny_toml, "--image-size", 40)
+    message = "image size is 40; expected a multiple of 16, such as 32 or 48"
+    assert refused(weights, *options) == message
+
+
+def test_a_position_table_of_no_square(refused: Callable[..., str], weights: StateDict) -> None:
+    weights["pos_embed"] = torch.zeros(1, 7, 16)
+    assert refused(weights) == (
+        "model.pth has a pos_embed for 6 tokens, which is no square grid of tiny; expected "
+        "1 + n*n rows, as in 5"
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(
+    refused: Callable[..., str], weights: StateDict, value: float
+) -> None:
+    weights["head.bias"][3] = value
+    weights["norm.weight"][0] = value
+    assert refused(weights) == (
+        "model.pth has NaN or infinity in 2 tensors (norm.weight, head.bias); the training run "
+        "diverged or the file is damaged: use an earlier checkpoint"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("embed_dim", "embed_dims"), "has the unknown key 'embed_dims'; did you mean 'embed_dim'"),
+        (("depth = 2\n", ""), "model.toml lacks depth; add them"),
+        (("depth = 2", "depth = "), "model.toml is not valid TOML: Invalid value"),
+        (("depth = 2", "depth = 2.5"), "depth is 2.5; expected a whole number of at least 1"),
+        (("= 2\n", '= "two"\n'), "'two'; expected a whole number"),
+        (('"performer"', '"perform"'), "'perform' is not a valid TokensType"),
+        (("num_heads = 2", "num_heads = 3"), "a block of width 16 does not divide into 3 heads"),
+        (("token_dim = 16", "token_dim = 15"), "token_dim is 15; the performer has token_dim / 2"),
+        (("= 32", "= 33"), "image size is 33; expected a multiple of 16, such as 32 or 48"),
+    ],
+)
+def test_descriptions_that_make_no_sense(
+    run: Run, tiny_toml: Path, change: tuple[str, str], message: str
+) -> None:
+    text = tiny_toml.read_text()
+    assert change[0] in text
+    Path("model.toml").write_text(text.replace(*change))
+    done = run("export", "--config", "model.toml", "--json")
+    assert done.status == 1
+    assert done.json["error"]["kind"] == "ConfigError"
+    assert message in done.json["error"]["message"]
+    assert not Path("artifacts").exists()
+
+
+def test_no_description(run: Run) -> None:
+    done = run("export", "--config", "no.toml")
+    assert (done.status, done.err) == (
+        1,
+        "error: cannot read no.toml: No such file or directory; give a TOML file\n",
+    )
+    Path("binary.toml").write_bytes(b"\xff\xfe\x00")
+    done = run("export", "--config", "binary.toml")
+    assert done.status == 1
+    assert "binary.toml is not valid TOML" in done.err

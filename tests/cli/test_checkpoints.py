@@ -1,0 +1,146 @@
+"""Weights files as people have them, exported: what is stored is what the file means."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+
+from t2t_deploy.model import ModelConfig, config_for_variant, config_from_toml, random_state_dict
+from t2t_deploy.workspace import file_sha256, read_manifest
+
+Run = Callable[..., Any]
+StateDict = dict[str, torch.Tensor]
+Exported = tuple[Any, StateDict]
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_toml: Path) -> ModelConfig:
+    return config_from_toml(tiny_toml)
+
+
+@pytest.fixture(scope="session")
+def weights(tiny: ModelConfig) -> StateDict:
+    return random_state_dict(tiny, seed=1)
+
+
+@pytest.fixture
+def export(run: Run, tiny_toml: Path) -> Callable[..., Exported]:
+    """Export a file; returns the manifest and the stored weights."""
+
+    def call(path: Path, *options: object) -> Exported:
+        form = ("--batch", 1, *(options or ("--config", tiny_toml)))
+        done = run("export", "--checkpoint", path, *form, "--json")
+        assert done.status == 0, done.err
+        assert done.json["verification"]["status"] == "passed"
+        manifest = read_manifest(Path(f"{done.json['artifact']['path']}.manifest.json"))
+        assert manifest.weights["source"]["file"] == path.name
+        assert manifest.weights["source"]["sha256"] == file_sha256(path)
+        return manifest, load_file(f"artifacts/weights/{manifest.weights['sha256']}.safetensors")
+
+    return call
+
+
+def same(found: StateDict, wanted: StateDict) -> bool:
+    return found.keys() == wanted.keys() and all(
+        tensor.dtype == torch.float32 and torch.equal(tensor, wanted[key].float())
+        for key, tensor in found.items()
+    )
+
+
+def saved(content: object) -> Path:
+    torch.save(content, "model.pth.tar")
+    return Path("model.pth.tar")
+
+
+def test_a_released_file(
+    export: Callable[..., Exported], tiny: ModelConfig, weights: StateDict
+) -> None:
+    path = saved(
+        {
+            "epoch": 310,
+            "arch": "T2t_vit_14",
+            "state_dict": random_state_dict(tiny, seed=2),
+            "optimizer": {"state": {}, "param_groups": [{"lr": 1e-3}]},
+            "args": argparse.Namespace(model="t2t_vit_14", lr=5e-4),
+            "state_dict_ema": weights,
+        }
+    )
+    manifest, stored = export(path)
+    assert same(stored, weights)
+    assert manifest.weights["source"]["container"] == "state_dict_ema"
+
+
+@pytest.mark.parametrize("form", ["state_dict", "bare", "module.", "legacy", "float16"])
+def test_other_forms(export: Callable[..., Exported], weights: StateDict, form: str) -> None:
+    container, wanted = "file", weights
+    if form == "state_dict":
+        path, container = saved({"state_dict": weights, "state_dict_ema": None}), "state_dict"
+    elif form == "bare":
+        path = saved(weights)
+    elif form == "module.":
+        path = saved({f"module.{key}": value for key, value in weights.items()})
+    elif form == "legacy":
+        path = Path("model.pth")
+        torch.save(weights, path, _use_new_zipfile_serialization=False)
+    else:
+        wanted = {key: value.half() for key, value in weights.items()}
+        path = saved(wanted)
+    manifest, stored = export(path)
+    assert same(stored, wanted)
+    assert manifest.weights["source"]["container"] == container
+
+
+def test_safetensors(export: Callable[..., Exported], weights: StateDict) -> None:
+    save_file(weights, "model.safetensors")
+    manifest, stored = export(Path("model.safetensors"))
+    assert same(stored, weights)
+    assert manifest.weights["source"]["kind"] == "checkpoint"
+
+
+def test_other_classes_come_from_the_file(
+    export: Callable[..., Exported], tiny: ModelConfig
+) -> None:
+    manifest, stored = export(saved(random_state_dict(tiny.with_(num_classes=37))))
+    assert manifest.config["num_classes"] == 37
+    assert stored["head.weight"].shape == (37, 16)
+
+
+def test_another_resolution(
+    export: Callable[..., Exported], weights: StateDict, tiny_toml: Path
+) -> None:
+    manifest, stored = export(saved(weights), "--config", tiny_toml, "--image-size", 64)
+    assert manifest.config["image_size"] == 64
+    assert manifest.details["notes"] == ["pos_embed resized bicubically from 32 to 64 px"]
+    old = weights["pos_embed"]
+    grid = old[:, 1:].reshape(1, 2, 2, 16).permute(0, 3, 1, 2)
+    wanted = functional.interpolate(grid, size=(4, 4), mode="bicubic", align_corners=False)
+    assert torch.equal(stored["pos_embed"][:, :1], old[:, :1])
+    assert torch.equal(stored["pos_embed"][:, 1:], wanted.permute(0, 2, 3, 1).reshape(1, 16, 16))
+    assert same(
+        {key: value for key, value in stored.items() if key != "pos_embed"},
+        {key: value for key, value in weights.items() if key != "pos_embed"},
+    )
+
+
+def test_the_resolution_comes_from_the_file(
+    export: Callable[..., Exported], tiny: ModelConfig
+) -> None:
+    wanted = random_state_dict(tiny.with_(image_size=48))
+    manifest, stored = export(saved(wanted))
+    assert manifest.config["image_size"] == 48
+    assert manifest.details["notes"] == []
+    assert same(stored, wanted)
+
+
+def test_the_variant_is_recognised(export: Callable[..., Exported]) -> None:
+    config = config_for_variant("7").with_(num_classes=10, image_size=64)
+    manifest, _ = export(saved(random_state_dict(config)), "-q")
+    assert manifest.variant == "7"
+    assert (manifest.config["num_classes"], manifest.config["image_size"]) == (10, 64)

@@ -1,0 +1,175 @@
+"""`inspect`, `variants` and `doctor`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from t2t_deploy._optional import is_installed
+from t2t_deploy.export import DEFAULT_OPSET
+
+Run = Callable[..., Any]
+
+
+def test_an_export(run: Run, onnx_file: Path) -> None:
+    done = run("inspect", onnx_file, "--json")
+    assert done.status == 0
+    (found,) = done.json["artifacts"]
+    model = onnx.load(onnx_file)
+    assert found["graph"]["nodes"] == len(model.graph.node) == sum(found["graph"]["ops"].values())
+    assert found["graph"]["opset"] == DEFAULT_OPSET
+    assert found["graph"]["inputs"] == ["image float32 (N, 3, 32, 32)"]
+    assert found["graph"]["outputs"] == ["logits float32 (N, 10)"]
+    assert set(found["graph"]["weight_bytes"]) <= {"float32", "int64"}
+    manifest = found["manifest"]
+    assert (manifest["variant"], manifest["precision"], manifest["batch"]) == (
+        *("tiny", "fp32", "dynamic"),
+    )
+    assert manifest["weights"]["source"] == {"kind": "random", "seed": 0}
+    assert manifest["verification"]["status"] == "passed"
+    assert manifest["tools"]["torch"]
+
+
+def test_by_name_alone(run: Run, onnx_file: Path) -> None:
+    done = run("inspect", onnx_file.name, "--json")
+    assert done.json["artifacts"][0]["path"] == f"artifacts/onnx/{onnx_file.name}"
+
+
+def test_an_engine_beside_its_graph(run: Run, built: Path, engine_file: Path) -> None:
+    (graph,) = (built / "onnx").glob("*.onnx")
+    done = run("inspect", engine_file, graph, "--json")
+    assert done.status == 0
+    engine, source = done.json["artifacts"]
+    assert engine["manifest"]["parents"][0]["sha256"] == source["manifest"]["sha256"]
+    assert engine["engine"]["kernels"] == sum(engine["engine"]["kernels_by_dtype"].values())
+    assert engine["attestation"]["status"] == "passed"
+    assert "float16" in source["graph"]["weight_bytes"]
+
+    done = run("inspect", engine_file, graph)
+    assert done.status == 0
+    assert engine_file.name in done.out and graph.name in done.out
+    (kernels,) = (line for line in done.out.splitlines() if "engine.kernels " in line)
+    assert str(engine["engine"]["kernels"]) in kernels
+
+
+def test_a_foreign_file(run: Run, onnx_file: Path) -> None:
+    shutil.copy(onnx_file, "theirs.onnx")
+    (found,) = run("inspect", "theirs.onnx", "--json").json["artifacts"]
+    assert found["manifest"] is None
+    assert found["graph"]["inputs"] == ["image float32 (N, 3, 32, 32)"]
+
+
+def test_a_foreign_file_whose_weights_lie_elsewhere(run: Run) -> None:
+    weight = numpy_helper.from_array(np.zeros((64, 64), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    onnx.save(model, "split.onnx", save_as_external_data=True, location="split.weights")
+    Path("split.weights").unlink()
+    done = run("inspect", "split.onnx", "--json")
+    assert done.status == 0
+    assert done.json["artifacts"][0]["graph"]["weight_bytes"] == {"float32": 4 * 4096}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no model at all", "junk.onnx is no readable ONNX file ("),
+        (bytes(range(256)) * 10, "junk.onnx is no readable ONNX file ("),
+        (b"", "junk.onnx holds no ONNX graph; name an .onnx file"),
+    ],
+)
+def test_a_file_that_is_no_model(run: Run, content: bytes, message: str) -> None:
+    Path("junk.onnx").write_bytes(content)
+    done = run("inspect", "junk.onnx", "--json")
+    assert done.status == 1
+    assert done.json["error"]["kind"] == "ArtifactError"
+    assert message in done.json["error"]["message"]
+
+
+def test_no_such_file(run: Run) -> None:
+    done = run("inspect", "no.onnx")
+    assert done.status == 1
+    assert "there is no artifact no.onnx; 't2t-deploy workspace list' shows" in done.err
+
+
+def test_variants(run: Run) -> None:
+    done = run("variants", "--json")
+    assert done.status == 0
+    rows = {row["variant"]: row for row in done.json["variants"]}
+    assert list(rows) == [
+        *("7", "10", "12", "14", "19", "24", "t_14", "t_19", "t_24"),
+        *("14_resnext", "14_wide", "dense", "14_se", "16_ghost"),
+    ]
+    assert rows["14"]["params"] == 21_545_550
+    assert (rows["14"]["embed_dim"], rows["14"]["depth"], rows["14"]["num_heads"]) == (384, 14, 6)
+    assert (rows["14"]["top1"], rows["14_resnext"]["top1"]) == (81.5, None)
+    table = run("variants").out
+    assert all(name in table for name in rows)
+    assert "21.55" in table
+
+
+def test_variants_need_no_torch(environment: dict[str, str]) -> None:
+    program = "import sys; sys.modules['torch'] = None; from t2t_deploy.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "variants", "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["variants"]) == 14
+
+
+def test_doctor(run: Run) -> None:
+    done = run("doctor", "--json")
+    assert done.status == 0
+    found = done.json
+    assert [backend["name"] for backend in found["backends"]] == [
+        *("eager", "compile", "ort-cpu", "ort-cuda", "ort-tensorrt", "openvino"),
+        *("tensorrt", "tensorrt-rtx"),
+    ]
+    assert all(backend["runs"] == (backend["reason"] is None) for backend in found["backends"])
+    assert found["can"]["export"] == {"ok": True, "why_not": None}
+    assert found["can"]["build-trt"]["ok"] is is_installed("tensorrt_rtx")
+    assert found["versions"]["torch"]
+    table = run("doctor").out
+    assert "build-trt" in table and "ort-cpu" in table
+
+
+def test_doctor_on_a_bare_machine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
+    done = run("doctor", "--json")
+    assert done.status == 0
+    assert done.json["can"]["export"] == {
+        "ok": False,
+        "why_not": "torch is not installed; this step needs it: pip install 't2t-deploy[export]'",
+    }
+    reasons = {backend["name"]: backend["reason"] for backend in done.json["backends"]}
+    assert reasons["ort-cpu"] == "onnxruntime is not installed"
+    assert reasons["eager"] == "torch is not installed"
+
+
+def test_export_without_torch(run: Run, tiny_toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
+    done = run("export", "--config", tiny_toml)
+    assert (done.status, done.err) == (
+        1,
+        "error: torch is not installed; this step needs it: pip install 't2t-deploy[export]'\n",
+    )

@@ -1,0 +1,164 @@
+"""The job itself: checkpoint -> verified ONNX -> engine -> table, and what scripts read of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2t_deploy.export import DEFAULT_OPSET
+
+Run = Callable[..., Any]
+
+ARTIFACT = {
+    *("path", "sha256", "variant", "precision", "batch", "image_size", "num_classes", "opset"),
+    "strategies",
+}
+VERIFICATION = {"status", "rel_l2", "max_abs", "cosine", "tolerance", "reason"}
+ENGINE = {
+    *("path", "sha256", "backend", "backend_version", "sm", "size_bytes", "activation_bytes"),
+    *("weights_bytes", "kernels", "kernels_by_dtype", "moved_bytes", "fused_attention", "build_s"),
+}
+ROW = {
+    *("backend", "artifact", "precision", "batch", "status", "reason", "latency_ms"),
+    *("images_per_s", "speedup_vs_eager", "peak_rss_bytes", "unstable"),
+}
+
+
+def test_in_order_in_an_empty_folder(
+    program: list[str],
+    environment: dict[str, str],
+    tiny_toml: Path,
+    tmp_path: Path,
+    tensorrt_rtx: None,
+) -> None:
+    def t2t_deploy(*words: str) -> Any:
+        done = subprocess.run(
+            [*program, *words, "--json"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)  # one object and nothing else
+
+    exported = t2t_deploy("export", "--config", str(tiny_toml))
+    assert set(exported) >= {"artifact", "verification"}
+    artifact = exported["artifact"]
+    assert set(artifact) >= ARTIFACT
+    onnx_path = Path(artifact["path"])
+    assert onnx_path.parent == Path("artifacts/onnx")
+    assert sha256(tmp_path / onnx_path) == artifact["sha256"]
+    assert (artifact["variant"], artifact["precision"], artifact["batch"]) == (
+        *("tiny", "fp32", "dynamic"),
+    )
+    assert (artifact["image_size"], artifact["num_classes"]) == (32, 10)
+    assert artifact["opset"] == DEFAULT_OPSET
+    assert set(artifact["strategies"]) >= {"soft_split", "performer"}
+    assert len(artifact["strategies"]["soft_split"]) == 3
+    assert set(exported["verification"]) >= VERIFICATION
+    assert exported["verification"]["status"] == "passed"
+    assert exported["verification"]["tolerance"] == 1e-5
+    assert exported["verification"]["rel_l2"] <= 1e-5
+
+    built = t2t_deploy("build-trt", "--fp16", "--sm", "86")
+    assert set(built) >= {"artifact", "engine", "attestation", "runnable_here", "why_not"}
+    assert set(built["artifact"]) >= ARTIFACT and set(built["engine"]) >= ENGINE
+    assert built["artifact"]["precision"] == "fp16"
+    engine = built["engine"]
+    assert (engine["backend"], engine["sm"]) == ("tensorrt-rtx", ["86"])
+    assert sha256(tmp_path / engine["path"]) == engine["sha256"]
+    assert engine["size_bytes"] == (tmp_path / engine["path"]).stat().st_size
+    assert sum(engine["kernels_by_dtype"].values()) == engine["kernels"]
+    assert engine["kernels_by_dtype"]["Half"] > engine["kernels_by_dtype"]["Float"]
+    assert built["attestation"]["status"] == "passed"
+    assert built["attestation"]["asked"] == "fp16"
+
+    # the engine and the graph it is made of find their way to the export's weights
+    manifest = json.loads((tmp_path / f"{engine['path']}.manifest.json").read_text())
+    (parent,) = manifest["parents"]
+    graph = tmp_path / "artifacts/onnx" / parent["file"]
+    assert sha256(graph) == parent["sha256"]
+    stored = {manifest["weights"]["sha256"]}
+    assert {file.stem for file in (tmp_path / "artifacts/weights").iterdir()} == stored
+
+    measured = t2t_deploy("bench", "--rounds", "5", "--threads", "1")
+    assert set(measured) >= {"environment", "results"}
+    rows = measured["results"]
+    assert all(set(row) >= ROW for row in rows)
+    ok = {row["backend"]: row for row in rows if row["status"] == "ok"}
+    assert set(ok) == {"eager", "ort-cpu"}
+    assert ok["ort-cpu"]["artifact"] == onnx_path.name
+    assert set(ok["ort-cpu"]["latency_ms"]) == {"p50", "p90", "p99", "mean", "stdev", "samples"}
+    assert set(ok["ort-cpu"]["speedup_vs_eager"]) == {"ratio", "low", "high"}
+    assert ok["eager"]["speedup_vs_eager"] is None
+    assert all(row["peak_rss_bytes"] > 0 for row in ok.values())
+    rest = [row for row in rows if row["status"] != "ok"]
+    assert {row["status"] for row in rest} == {"not_run"}
+    assert all(row["reason"] and row["latency_ms"] is None for row in rest)
+    assert {row["backend"] for row in rest} >= {"compile", "ort-cuda", "openvino", "tensorrt-rtx"}
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_people_read(run: Run, tiny_toml: Path) -> None:
+    done = run("export", "--config", tiny_toml, "--batch", 1)
+    assert done.status == 0
+    assert "verification passed: relative error" in done.out
+    (path,) = Path("artifacts/onnx").glob("*.onnx")
+    assert done.out.splitlines()[-1] == str(path)
+    assert "seeded random numbers: they serve benchmarking only" in done.err
+
+
+def test_quiet_says_nothing_but_the_result(run: Run, tiny_toml: Path) -> None:
+    done = run("export", "--config", tiny_toml, "--batch", 1, "-q")
+    assert (done.status, done.err) == (0, "")
+    assert "verification passed" in done.out
+
+
+def test_the_workspace_of_the_environment(
+    run: Run, exported_once: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("T2T_DEPLOY_WORKSPACE", str(exported_once))
+    (listed,) = run("workspace", "list", "--json").json["artifacts"]
+    assert Path(listed["path"]).parent == exported_once / "onnx"
+    assert run("workspace", "list", "--workspace", "other", "--json").json == {"artifacts": []}
+    assert not Path("artifacts").exists() and not Path("other").exists()
+
+
+def test_an_output_file_serves_as_artifact(run: Run, tiny_toml: Path) -> None:
+    output = Path("my models") / "größe 1.onnx"
+    output.parent.mkdir()
+    output.write_text("what stood here before")
+    exported = run("export", "--config", tiny_toml, "--batch", 1, "-o", output, "--json").json
+    assert exported["artifact"]["path"] == str(output)
+    assert {path.name for path in output.parent.iterdir()} == {
+        output.name,
+        f"{output.name}.manifest.json",
+    }
+    assert not Path("artifacts/onnx").exists()
+
+    verified = run("verify", output, "--json")
+    assert verified.status == 0
+    (result,) = verified.json["results"]
+    assert (result["artifact"], result["status"]) == (str(output), "passed")
+
+    again = run("export", "--config", tiny_toml, "--batch", 2, "-o", output, "--json").json
+    assert again["artifact"]["sha256"] == sha256(output) != exported["artifact"]["sha256"]
+    assert run("inspect", output, "--json").json["artifacts"][0]["manifest"]["batch"] == 2
+
+
+def test_a_workspace_can_be_moved(run: Run, workspace: Path) -> None:
+    moved = workspace.rename("verschoben nach 東京")
+    done = run("verify", "--workspace", moved, "--json")
+    assert done.status == 0
+    assert [row["status"] for row in done.json["results"]] == ["passed"]

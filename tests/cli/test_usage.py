@@ -1,0 +1,143 @@
+"""Help, wrong usage, and how errors look to people and to scripts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2t_deploy import __version__
+
+Run = Callable[..., Any]
+
+COMMANDS = ["variants", "export", "build-trt", "verify", "bench", "inspect", "workspace", "doctor"]
+
+
+def test_help_lists_the_commands_in_the_order_of_the_work(run: Run) -> None:
+    done = run("--help")
+    assert (done.status, done.err) == (0, "")
+    listed = done.out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == COMMANDS
+
+
+@pytest.mark.parametrize(
+    "words", [[name] for name in COMMANDS] + [["workspace", name] for name in ("list", "check")]
+)
+def test_every_command_has_help(run: Run, words: list[str]) -> None:
+    done = run(*words, "--help")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith(f"Usage: t2t-deploy {' '.join(words)}")
+    if words != ["workspace"]:
+        for option in ("--workspace", "T2T_DEPLOY_WORKSPACE", "--verbose", "--quiet", "--json"):
+            assert option in done.out
+
+
+def test_version(run: Run) -> None:
+    done = run("--version")
+    assert (done.status, done.out) == (0, f"t2t-deploy, version {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Missing command. Try 't2t-deploy --help'."),
+        (["workspace"], "Missing command. Try 't2t-deploy workspace --help'."),
+        (["nosuch"], "No such command 'nosuch'. Try 't2t-deploy --help'."),
+        (["export", "--nosuch"], "No such option"),
+        (["export", "--precision", "int4"], "'int4' is not one of"),
+        (["export", "--batch", "0"], "'0' is no batch; expected 'dynamic' or a number from 1"),
+        (["export", "--batch", "some"], "'some' is no batch"),
+        (["export", "--num-classes", "0"], "0 is not in the range"),
+        (["export"], "nothing says which model to export; give --variant, such as 14"),
+        (["export", "--variant", "7", "--config", "x.toml"], "--variant and --config both"),
+        (["export", "--variant", "7", "-o", "."], "is a directory"),
+        (["build-trt", "--fp16", "--fp32"], "--fp16 and --fp32 were given together"),
+        (["build-trt", "--fp32", "--fp16", "--bf16"], "an engine has one precision: choose one"),
+        (["build-trt", "--profile", "1:8"], "batch profile is '1:8'; expected MIN:OPT:MAX"),
+        (["build-trt", "--profile", "8:4:32"], "batch profile is 8:4:32; expected 1 <= min"),
+        (["build-trt", "--min-batch", "4", "--max-batch", "2"], "batch profile is 4:4:2"),
+        (["build-trt", "--profile", "1:1:1", "--max-batch", "2"], "both set the batch"),
+        (["bench", "--batch", "1,x"], "'1,x'; expected numbers from 1, as in 1,8"),
+        (["bench", "--threads", "0"], "0 is not in the range"),
+        (["inspect"], "Missing argument 'ARTIFACT'"),
+    ],
+)
+def test_wrong_usage(run: Run, words: list[str], message: str) -> None:
+    done = run(*words)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert message in done.err
+    if message.startswith("Missing command"):
+        return  # groups take no --json
+    done = run(*words, "--json")
+    assert done.status == 2
+    assert set(done.json) == {"error"} and set(done.json["error"]) == {"kind", "message"}
+    assert done.json["error"]["kind"] == "UsageError"
+    assert message in done.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--soft-split", "fold", "'fold' is no soft-split form; expected one of: auto, unfold"),
+        ("--soft-split", "conv,conv", "2 soft-split forms given: conv,conv; expected one or three"),
+        ("--performer", "fast", "'fast' is no performer form; expected one of: auto, plain, stabl"),
+        ("--opset", "9", "opset is 9; expected 17 to 20"),
+    ],
+)
+def test_forms_that_do_not_exist(
+    run: Run, tiny_toml: Path, option: str, value: str, message: str
+) -> None:
+    done = run("export", "--config", tiny_toml, option, value)
+    assert done.status == 2
+    assert message in done.err
+    assert not Path("artifacts/onnx").exists()
+
+
+def test_a_workspace_that_is_a_file(run: Run) -> None:
+    Path("artifacts").write_text("no folder")
+    done = run("workspace", "list")
+    assert done.status == 2
+    assert "Directory 'artifacts' is a file" in done.err
+
+
+def test_an_error_for_people_and_for_scripts(run: Run) -> None:
+    message = "workspace artifacts has no suitable onnx artifact; make one first: t2t-deploy export"
+    done = run("build-trt", "--fp16")
+    assert (done.status, done.out, done.err) == (1, "", f"error: {message}\n")
+    done = run("build-trt", "--fp16", "--json")
+    assert (done.status, done.err) == (1, f"error: {message}\n")
+    assert done.json == {"error": {"kind": "ArtifactError", "message": message}}
+
+
+def test_a_bug_shows_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("t2t_deploy.pipeline.examine_machine", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run("doctor")
+
+
+def test_status_and_streams_of_a_process(
+    program: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [*program, "bench", "--json"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["kind"] == "ArtifactError"
+    assert done.stderr == (
+        "error: workspace artifacts has nothing to bench; make an artifact first: "
+        "t2t-deploy export --variant 14\n"
+    )
+    assert list(tmp_path.iterdir()) == []

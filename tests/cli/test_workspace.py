@@ -1,0 +1,235 @@
+"""Altered, damaged and missing files are refused; what is kept is kept once and found again."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2t_deploy.workspace import manifest_path_for
+
+Run = Callable[..., Any]
+
+
+def flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        *(("build-trt", True), ("bench", True), ("verify", True), ("inspect", True)),
+        *(("build-trt", False), ("bench", False), ("verify", False)),
+    ],
+)
+def test_an_altered_artifact_is_refused(
+    run: Run, onnx_file: Path, command: str, named: bool
+) -> None:
+    flip_last_byte(onnx_file)
+    shown = Path("artifacts/onnx", onnx_file.name)
+    done = run(command, *([shown] if named else []), "--json")
+    assert done.status == 1
+    message = done.json["error"]["message"]
+    assert message.startswith(f"{shown} was altered: its SHA-256 is ")
+    assert message.endswith("; make it again")
+    assert done.json["error"]["kind"] == "ArtifactError"
+
+
+def test_an_altered_engine_is_refused(run: Run, engine_file: Path) -> None:
+    flip_last_byte(engine_file)
+    done = run("inspect", engine_file)
+    assert done.status == 1
+    assert f"{engine_file} was altered: its SHA-256 is " in done.err
+
+
+@pytest.mark.parametrize("command", [["build-trt", "--fp16"], ["bench"], ["verify"]])
+def test_altered_weights_are_refused(run: Run, workspace: Path, command: list[str]) -> None:
+    (weights,) = (workspace / "weights").iterdir()
+    flip_last_byte(weights)
+    done = run(*command)
+    assert done.status == 1
+    assert f"error: artifacts/weights/{weights.name} was altered; remove it and export" in done.err
+
+
+def test_weights_that_are_gone(run: Run, workspace: Path, onnx_file: Path) -> None:
+    (weights,) = (workspace / "weights").iterdir()
+    weights.unlink()
+    done = run("verify")
+    assert done.status == 1
+    assert (
+        f"error: workspace artifacts lacks the weights {weights.stem[:12]} of {onnx_file.name}; "
+        "use the workspace it was exported in, or export it again here"
+    ) in done.err
+
+
+def test_an_artifact_that_is_gone(run: Run, onnx_file: Path) -> None:
+    onnx_file.unlink()
+    done = run("bench")
+    assert done.status == 1
+    assert f"{onnx_file.name} is gone, its manifest is not; make it again" in done.err
+
+
+def test_a_manifest_of_a_newer_version(
+    run: Run, onnx_file: Path, change_manifest: Callable[..., None]
+) -> None:
+    change_manifest(onnx_file, manifest_version=99)
+    done = run("build-trt")
+    assert done.status == 1
+    assert done.err.endswith(
+        f"{onnx_file.name}.manifest.json has manifest format 99, this t2t-deploy reads up to 1; "
+        "update t2t-deploy\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"", b"[]", b"{}", b"\xff\xfe", b'{"precision": "fp32", "parents": []}']
+)
+def test_a_damaged_manifest(run: Run, onnx_file: Path, content: bytes) -> None:
+    manifest_path_for(onnx_file).write_bytes(content)
+    for words in (["build-trt"], ["bench", onnx_file], ["workspace", "list"]):
+        done = run(*words)
+        assert done.status == 1
+        assert f"{onnx_file.name}.manifest.json is no valid manifest (" in done.err
+        assert done.err.endswith("); remove it and make the artifact again\n")
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.onnx", ""])
+def test_a_manifest_of_a_file_elsewhere(
+    run: Run, onnx_file: Path, change_manifest: Callable[..., None], name: str
+) -> None:
+    change_manifest(onnx_file, file=name)
+    done = run("bench")
+    assert done.status == 1
+    assert f"names {name!r}; expected a file beside it" in done.err
+
+
+def test_check(run: Run, workspace: Path, onnx_file: Path) -> None:
+    done = run("workspace", "check", "--json")
+    assert (done.status, done.json) == (0, {"artifacts": 1, "problems": []})
+    flip_last_byte(onnx_file)
+    done = run("workspace", "check", "--json")
+    assert done.status == 3
+    (problem,) = done.json["problems"]
+    assert f"{onnx_file.name} was altered" in problem
+    done = run("workspace", "check")
+    assert done.status == 3
+    assert done.out.splitlines()[0] == "1 artifacts, 1 problems"
+
+
+def test_check_reports_a_damaged_manifest_and_goes_on(
+    run: Run, workspace: Path, onnx_file: Path
+) -> None:
+    damaged = workspace / "onnx" / "other.onnx.manifest.json"
+    damaged.write_text("{")
+    flip_last_byte(onnx_file)
+    done = run("workspace", "check", "--json")
+    assert done.status == 3
+    assert done.json["artifacts"] == 1
+    first, second = sorted(done.json["problems"], key=len)
+    assert "other.onnx.manifest.json is no valid manifest" in first + second
+    assert f"{onnx_file.name} was altered" in first + second
+
+
+def test_check_looks_at_the_weights(run: Run, workspace: Path) -> None:
+    (weights,) = (workspace / "weights").iterdir()
+    flip_last_byte(weights)
+    done = run("workspace", "check", "--json")
+    assert done.status == 3
+    assert [f"{weights.name} was altered" in text for text in done.json["problems"]] == [True]
+
+
+def test_the_newest_is_the_last_made_whatever_the_clock(
+    run: Run, workspace: Path, tiny_toml: Path, tensorrt_rtx: None
+) -> None:
+    done = run("export", "--config", tiny_toml, "--batch", 2, "--target", "tensorrt", "--json")
+    path = Path(done.json["artifact"]["path"])
+    manifest = json.loads(manifest_path_for(path).read_text())
+    assert manifest["sequence"] == 2
+    manifest["created"] = "1999-01-01T00:00:00+00:00"
+    manifest_path_for(path).write_text(json.dumps(manifest))
+    os.utime(path, (0, 0))
+    os.utime(manifest_path_for(path), (0, 0))
+    done = run("build-trt", "--sm", "nonsense")
+    assert f"note: building from the newest export, {path.name}" in done.err
+    assert run("workspace", "list", "--json").json["artifacts"][-1]["path"] == str(path)
+
+
+def test_weights_are_stored_once(run: Run, workspace: Path, tiny_toml: Path) -> None:
+    (weights,) = (workspace / "weights").iterdir()
+    assert run("export", "--config", tiny_toml, "--batch", 1).status == 0
+    assert len(list((workspace / "onnx").glob("*.onnx"))) == 2
+    assert list((workspace / "weights").iterdir()) == [weights]
+
+
+def test_list(run: Run, onnx_file: Path) -> None:
+    done = run("workspace", "list", "--json")
+    assert done.status == 0
+    (listed,) = done.json["artifacts"]
+    assert (listed["path"], listed["kind"]) == (f"artifacts/onnx/{onnx_file.name}", "onnx")
+    assert "usable" in run("workspace", "list").out
+
+
+def test_prune_removes_what_killed_commands_left(run: Run, workspace: Path) -> None:
+    left = workspace / "onnx" / ".t2t-tmp-abc.onnx"
+    left.write_bytes(b"half a file")
+    kept = sorted(path for path in workspace.rglob("*") if path.is_file() and path != left)
+    done = run("workspace", "prune", "--json")
+    shown = str(Path("artifacts") / left.relative_to(workspace))
+    assert (done.status, done.json) == (0, {"removed": [shown]})
+    assert sorted(path for path in workspace.rglob("*") if path.is_file()) == kept
+    assert run("workspace", "prune").out == "removed 0 files\n"
+
+
+def test_a_folder_that_takes_no_file(
+    run: Run, tiny_toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*arguments: Any, **options: Any) -> Any:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(tempfile, "mkstemp", denied)
+    done = run("export", "--config", tiny_toml)
+    assert done.status == 1
+    assert done.err.splitlines()[-1] == (
+        "error: cannot write in artifacts/weights: Permission denied; free some space or choose "
+        "another place with --workspace or -o"
+    )
+
+
+def test_a_full_disk_leaves_the_old_file(
+    run: Run,
+    tiny_toml: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    temporaries: Callable[[], list[Path]],
+) -> None:
+    import onnx
+
+    def full(model: onnx.ModelProto, path: Path) -> None:
+        Path(path).write_bytes(b"as much as fits")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(onnx, "save", full)
+    output = Path("model.onnx")
+    output.write_bytes(b"the old file")
+    done = run("export", "--config", tiny_toml, "--batch", 1, "-o", output)
+    assert done.status == 1
+    assert "error: cannot write in .: No space left on device; free some space" in done.err
+    assert output.read_bytes() == b"the old file"
+    assert temporaries() == []
+
+
+def test_a_folder_that_cannot_be_made(run: Run, tiny_toml: Path) -> None:
+    Path("file").write_text("no folder")
+    done = run("export", "--config", tiny_toml, "--workspace", "file/below")
+    assert done.status == 1
+    assert "error: cannot create file/below/weights: Not a directory; choose another" in done.err
+    done = run("export", "--config", tiny_toml, "--batch", 1, "-o", "file/model.onnx")
+    assert done.status == 1
+    assert "error: cannot create file: File exists; choose another place" in done.err

@@ -1,0 +1,390 @@
+"""`export --compare`: which combinations, what is told of each, and that nothing is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2t_deploy import export
+from t2t_deploy._optional import is_installed
+from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult, _lane
+from t2t_deploy.cli import main
+from t2t_deploy.errors import CheckpointError, EngineError, ExportError, UsageError
+from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
+from t2t_deploy.pipeline import ExportRequest, StrategyComparison, _compare, compare_strategies
+from t2t_deploy.pipeline._compare import strategies_to_compare, strategy_name
+from t2t_deploy.types import Precision, Target
+
+TINY = """\
+tokens_type = "{tokens}"
+embed_dim = 16
+depth = 1
+num_heads = 2
+mlp_ratio = 2.0
+token_dim = 16
+image_size = 32
+num_classes = 10
+"""
+UNIFORM = {(form,) * 3 for form in SoftSplitForm}
+# Each is one of the eight soft splits to see, so that no default makes a ninth.
+DEFAULTS = [choose_strategies(target) for target in Target]
+
+
+@pytest.fixture(autouse=True)
+def empty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to stand in, and one for temporary files that must be empty again at the end."""
+    monkeypatch.delenv("T2T_DEPLOY_WORKSPACE", raising=False)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    return scratch
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> ExportRequest:
+    return request_of(tmp_path, "performer")
+
+
+def request_of(folder: Path, tokens: str) -> ExportRequest:
+    path = folder / f"tiny_{tokens}.toml"
+    path.write_text(TINY.format(tokens=tokens))
+    return ExportRequest(config_file=path)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `run_bench` was asked, instead of its running; no case can be measured, no engine
+    built."""
+    asked: list[dict[str, Any]] = []
+
+    def fake(cases: Sequence[BenchCase], **options: Any) -> BenchReport:
+        asked.append({"cases": list(cases), **options})
+        assert all(case.request.path.is_file() for case in cases)
+        results = (
+            CaseResult(case.backend, case.artifact, case.precision, case.batch, BenchStatus.FAILED)
+            for case in cases
+        )
+        because = tuple(dataclasses.replace(result, reason="not today") for result in results)
+        return BenchReport(environment=None, results=because)  # type: ignore[arg-type]  # unseen
+
+    monkeypatch.setattr(_compare, "run_bench", fake)
+    monkeypatch.setattr(_compare, "is_installed", lambda module: False)
+    return asked
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two combinations are enough: the default and the hazardous one."""
+
+    def few(default: Strategies, *, performer: bool) -> tuple[Strategies, ...]:
+        folded = (SoftSplitForm.FOLDED,) * 3
+        return default, dataclasses.replace(default, soft_split=folded)
+
+    monkeypatch.setattr(_compare, "strategies_to_compare", few)
+
+
+def breaking(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Let the export of three convolutions fail."""
+    deploy = export.DeployT2TViT
+
+    def construct(reference: Any, strategies: Strategies, precision: Precision) -> Any:
+        if strategies.soft_split == (SoftSplitForm.CONV,) * 3:
+            raise error
+        return deploy(reference, strategies, precision)
+
+    monkeypatch.setattr(export, "DeployT2TViT", construct, raising=False)
+
+
+def by_name(comparison: StrategyComparison) -> dict[str, Any]:
+    return {row.name: row for row in comparison.rows}
+
+
+@pytest.mark.parametrize("default", DEFAULTS)
+@pytest.mark.parametrize("performer", [True, False])
+def test_the_combinations(default: Strategies, performer: bool) -> None:
+    found = strategies_to_compare(default, performer=performer)
+    assert len(found) == len(set(found)) == 9
+    assert found.count(default) == 1
+    same = [s for s in found if dataclasses.replace(s, soft_split=default.soft_split) == default]
+    assert {s.soft_split for s in same} > UNIFORM and len(same) == 8
+    (other,) = set(found) - set(same)
+    assert other.soft_split == default.soft_split
+    if performer:
+        assert other.performer is PerformerForm.PLAIN
+    else:
+        assert {other.query_groups, default.query_groups} == {1, 2}
+
+
+def test_a_default_that_is_no_other_row_is_one_more() -> None:
+    odd = (SoftSplitForm.CONV, SoftSplitForm.UNFOLD, SoftSplitForm.CONV)
+    default = Strategies(odd, PerformerForm.STABLE)
+    assert strategies_to_compare(default, performer=True).count(default) == 1
+
+
+def test_a_combination_in_words() -> None:
+    unfold, conv = SoftSplitForm.UNFOLD, SoftSplitForm.CONV
+    one = Strategies((unfold,) * 3, PerformerForm.PLAIN)
+    assert strategy_name(one, performer=True) == "unfold, plain"
+    assert strategy_name(one, performer=False) == "unfold, 1 query group"
+    mixed = Strategies((conv, unfold, conv), PerformerForm.STABLE, query_groups=2)
+    assert strategy_name(mixed, performer=True) == "conv,unfold,conv, stable"
+    assert strategy_name(mixed, performer=False) == "conv,unfold,conv, 2 query groups"
+
+
+def test_all_are_exported_and_compared(
+    tiny: ExportRequest, measured: list[dict[str, Any]], empty_folders: Path
+) -> None:
+    comparison = compare_strategies(tiny)
+    rows = comparison.rows
+    assert (len(rows), [row.default for row in rows].count(True)) == (9, 1)
+    (default,) = (row for row in rows if row.default)
+    assert default.strategies == choose_strategies(Target.PORTABLE)
+    for row in rows:
+        assert row.exported and row.nodes is not None and row.nodes > 50
+        assert row.rel_l2 is not None and row.rel_l2 < 1e-5
+        assert row.rel_l2_flat is not None and row.engine is None
+        assert row.reason == "no latency: not today"
+        hazardous = row.strategies.soft_split[0] is SoftSplitForm.FOLDED
+        assert any("on the picture" in hazard for hazard in row.hazards) == hazardous
+    named = by_name(comparison)
+    assert named["folded, stable"].rel_l2_flat > 20 * named["centred, stable"].rel_l2_flat
+    assert not list(empty_folders.iterdir())
+    assert not list(Path.cwd().iterdir())
+
+    (asked,) = measured
+    *cases, eager = asked["cases"]
+    assert [case.artifact for case in cases] == list(named)
+    assert (eager.backend, eager.precision, eager.batch) == ("eager", "fp32", 1)
+    assert len({case.model for case in asked["cases"]}) == 1
+    assert asked["rounds"] == 5 and 0 < asked["round_seconds"] <= 0.5
+
+
+def test_little_time_left_is_shared(
+    tiny: ExportRequest, measured: list[dict[str, Any]], two: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_compare, "_TOTAL_SECONDS", 0.0)
+    compare_strategies(tiny)
+    assert measured[0]["round_seconds"] == _compare._MIN_ROUND_SECONDS
+
+
+def test_the_json(tiny: ExportRequest, measured: list[dict[str, Any]], two: None) -> None:
+    request = dataclasses.replace(tiny, batch=2, target=Target.TENSORRT)
+    values = json.loads(json.dumps(compare_strategies(request).to_dict(), allow_nan=False))
+    rows = values.pop("rows")
+    assert values == {
+        "variant": "tiny_performer",
+        "precision": "fp32",
+        "target": "tensorrt",
+        "batch": 2,
+        "token_attention": "performer",
+        "engine_sm": "86",
+    }
+    assert measured[0]["cases"][0].batch == 2
+    default, folded = rows
+    assert set(default) == {
+        *("name", "soft_split", "performer", "query_groups", "default", "nodes", "size_bytes"),
+        *("rel_l2", "rel_l2_flat", "hazards", "latency_ms", "speedup_vs_eager", "engine"),
+        "reason",
+    }
+    assert default["soft_split"] == ["centred", "unfold", "unfold"]
+    assert (default["performer"], default["default"], default["hazards"]) == ("stable", True, [])
+    assert default["latency_ms"] is default["speedup_vs_eager"] is default["engine"] is None
+    assert folded["default"] is False and len(folded["hazards"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ExportError("it has an If"), "not exported: it has an If"),
+        (RuntimeError("torch gave up\nin line 3"), "not exported: RuntimeError: torch gave up"),
+        (OSError(28, "disk full"), "not exported: OSError: [Errno 28] disk full"),
+    ],
+)
+def test_one_that_fails_is_a_row(
+    tiny: ExportRequest,
+    measured: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    reason: str,
+) -> None:
+    breaking(monkeypatch, error)
+    rows = by_name(compare_strategies(tiny))
+    failed = rows.pop("conv, stable")
+    assert not failed.exported and failed.reason == reason
+    assert (failed.nodes, failed.rel_l2, failed.latency_ms, failed.engine) == (None,) * 4
+    assert len(rows) == 8 and all(row.exported for row in rows.values())
+    assert len(measured[0]["cases"]) == 9
+
+
+def test_a_bug_is_not_a_row(
+    tiny: ExportRequest,
+    measured: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    empty_folders: Path,
+) -> None:
+    breaking(monkeypatch, KeyError("of ours"))
+    with pytest.raises(KeyError):
+        compare_strategies(tiny)
+    assert not list(empty_folders.iterdir())
+
+
+def test_what_is_wrong_with_the_request_is_said_once(
+    tiny: ExportRequest, measured: list[dict[str, Any]], two: None
+) -> None:
+    with pytest.raises(UsageError, match="opset is 3"):
+        compare_strategies(dataclasses.replace(tiny, opset=3))
+    with pytest.raises(UsageError, match="nothing says which model to export"):
+        compare_strategies(ExportRequest())
+    with pytest.raises(UsageError, match="both describe the model"):
+        compare_strategies(dataclasses.replace(tiny, variant="7"))
+    with pytest.raises(CheckpointError):
+        compare_strategies(dataclasses.replace(tiny, checkpoint=Path("absent.pth")))
+    assert not measured
+
+
+def test_what_is_asked_is_one_more_row(
+    tiny: ExportRequest, measured: list[dict[str, Any]], two: None
+) -> None:
+    request = dataclasses.replace(tiny, soft_split="unfold,conv,auto", performer="plain")
+    *_, asked = compare_strategies(request).rows
+    assert asked.name == "unfold,conv,unfold, plain"
+    assert not asked.default and asked.exported and len(asked.hazards) == 1
+
+
+def test_query_groups_of_token_transformers(
+    tmp_path: Path, measured: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = dataclasses.replace(
+        request_of(tmp_path, "transformer"),
+        target=Target.TENSORRT,
+        performer="plain",
+        image_size=48,
+    )
+    comparison = compare_strategies(request)
+    assert comparison.token_attention == "transformer"
+    assert [row.strategies.query_groups for row in comparison.rows].count(1) == 1
+    assert len(comparison.rows) == 9  # the form of a performer is no other combination here
+    assert all(row.exported for row in comparison.rows)
+
+
+def test_bf16_is_evaluated_node_by_node(
+    tiny: ExportRequest, measured: list[dict[str, Any]], two: None
+) -> None:
+    rows = compare_strategies(dataclasses.replace(tiny, precision=Precision.BF16)).rows
+    for row in rows:
+        assert row.rel_l2 is not None and 1e-4 < row.rel_l2 < 4e-2
+        assert row.reason is not None and row.latency_ms is None
+        assert "node by node, on noise 0" in row.reason and "no bf16" in row.reason
+    assert not measured
+
+
+def test_an_engine_that_is_refused(
+    tiny: ExportRequest,
+    measured: list[dict[str, Any]],
+    two: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(path: Path, **options: Any) -> Any:
+        assert (options["sm"], [str(p) for p in options["profiles"]]) == (("86",), ["1:1:1"])
+        raise EngineError("too large")
+
+    monkeypatch.setattr(_compare, "is_installed", lambda module: True)
+    monkeypatch.setattr(_compare, "build_engine", refuse)
+    for row in compare_strategies(tiny).rows:
+        assert row.engine is None and row.rel_l2 is not None
+        assert row.reason == "no engine: too large; no latency: not today"
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured does not matter here, that it is does."""
+    monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 0.05)
+    monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.01)
+    monkeypatch.setattr(_compare, "DEFAULT_ROUND_SECONDS", 0.01)
+
+
+def exit_status(*words: object) -> int:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as leaving:
+            main([str(word) for word in words])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert isinstance(leaving.value.code, int)
+    return leaving.value.code
+
+
+def test_latencies_and_engines_for_real(
+    tiny: ExportRequest,
+    two: None,
+    short: None,
+    empty_folders: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_status("export", "--config", tiny.config_file, "--compare", "--json") == 0
+    default, folded = json.loads(capfd.readouterr().out)["rows"]
+    for row in (default, folded):
+        assert row["latency_ms"]["p50"] > 0 and len(row["latency_ms"]["samples"]) >= 15
+        speedup = row["speedup_vs_eager"]
+        assert speedup["low"] <= speedup["ratio"] <= speedup["high"]
+        if is_installed("tensorrt_rtx"):
+            engine = row["engine"]
+            assert engine["kernels"] > 10 and engine["moved_bytes"] > 0
+            assert engine["activation_bytes"] > 0 and engine["fused_attention"] >= 0
+        else:
+            assert row["engine"] is None
+    assert not list(empty_folders.iterdir()) and not list(Path.cwd().iterdir())
+
+
+def test_the_table(
+    tiny: ExportRequest,
+    measured: list[dict[str, Any]],
+    two: None,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_status("export", "--config", tiny.config_file, "--compare") == 0
+    done = capfd.readouterr()
+    default, folded = (line for line in done.out.splitlines() if line.startswith("│"))
+    assert [cell.strip() for cell in default.split("│")[1:4]] == [
+        *("*", "centred,unfold,unfold", "stable")
+    ]
+    assert [cell.strip() for cell in folded.split("│")[1:4]] == ["!", "folded", "stable"]
+    assert "folded, stable: hazard: soft split 'folded' on the picture" in done.out
+    assert "all: no latency: not today" in done.out
+    assert "p50" not in done.out and "kernels and after" in done.out
+    assert "(2 of 2) ..." in done.err
+
+
+def test_where_none_can_be_exported(
+    tiny: ExportRequest,
+    measured: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    conv = Strategies((SoftSplitForm.CONV,) * 3, PerformerForm.STABLE)
+    only: Callable[..., tuple[Strategies, ...]] = lambda default, performer: (conv,)  # noqa: E731
+    monkeypatch.setattr(_compare, "strategies_to_compare", only)
+    breaking(monkeypatch, ExportError("no"))
+    words = ("--config", tiny.config_file, "--soft-split", "conv", "--compare")
+    assert exit_status("export", *words) == 1
+    assert "all: not exported: no" in capfd.readouterr().out
+    assert not measured
+
+
+def test_an_output_is_refused(
+    tiny: ExportRequest, measured: list[dict[str, Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--config", tiny.config_file, "--compare", "-o", "x.onnx")
+    assert exit_status("export", *words) == 2
+    assert "error: --compare writes no artifact and -o names x.onnx" in capfd.readouterr().err
+    assert not list(Path.cwd().iterdir()) and not measured

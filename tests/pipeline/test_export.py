@@ -1,0 +1,79 @@
+"""`export_model` from Python: what it returns, and what it tells on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from t2t_deploy.errors import UsageError
+from t2t_deploy.pipeline import ExportRequest, export_model
+from t2t_deploy.types import Precision, Target
+from t2t_deploy.workspace import Workspace
+
+TINY = """\
+tokens_type = "transformer"
+embed_dim = 16
+depth = 1
+num_heads = 2
+mlp_ratio = 2.0
+token_dim = 16
+image_size = 32
+num_classes = 10
+"""
+
+
+class Told:
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.notes: list[str] = []
+
+    def step(self, text: str) -> None:
+        self.steps.append(text)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def progress(self, text: str, done: int, total: int) -> None:
+        raise AssertionError("an export has no progress to show")
+
+
+def test_what_is_returned_and_told(tmp_path: Path) -> None:
+    config = tmp_path / "größe klein.toml"
+    config.write_text(TINY)
+    told = Told()
+    request = ExportRequest(
+        config_file=config, num_classes=3, image_size=48, precision=Precision.FP16
+    )
+    artifact = export_model(Workspace(tmp_path / "ws"), request, told)
+    manifest = artifact.known()
+    assert artifact.path.name.startswith("größe_klein-48-fp16-portable-")
+    assert (manifest.config["num_classes"], manifest.config["image_size"]) == (3, 48)
+    assert manifest.weights["source"] == {"kind": "random", "seed": 0}
+    assert manifest.parents == ({"kind": "weights", "sha256": manifest.weights["sha256"]},)
+    assert manifest.verification is not None
+    assert manifest.verification["status"] == "passed"
+    assert 1e-5 < manifest.verification["rel_l2"] < manifest.verification["tolerance"] == 5e-3
+    assert told.steps == [
+        "exporting größe klein in fp16",
+        "verifying the file against the reference",
+    ]
+    assert told.notes == list(manifest.details["notes"])
+    assert "serve benchmarking only" in told.notes[0]
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    config = tmp_path / "tiny.toml"
+    config.write_text(TINY)
+    request = ExportRequest(config_file=config, batch=1, target=Target.TENSORRT)
+    one, two = (export_model(Workspace(tmp_path / name), request) for name in ("one", "two"))
+    assert one.known().sha256 == two.known().sha256
+
+
+def test_contradictions(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "ws")
+    with pytest.raises(UsageError, match="--variant and --config both describe the model"):
+        export_model(workspace, ExportRequest(variant="7", config_file=tmp_path / "x.toml"))
+    with pytest.raises(UsageError, match="nothing says which model to export"):
+        export_model(workspace, ExportRequest())
+    assert not workspace.root.exists()
