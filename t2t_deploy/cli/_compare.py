@@ -34,10 +34,7 @@ def _show(console: Console, comparison: StrategyComparison) -> None:
 
     rows = comparison.rows
     table = Table(
-        title=f"{comparison.variant} {comparison.precision.value}, batch {comparison.batch}",
-        caption=f"{_DEFAULT} default of target {comparison.target.value}; {_HAZARD} hazard; "
-        "errors: worst relative L2 against float64 on standard and on flat pictures; "
-        "ms: ONNX Runtime, CPU; kernels and after: TensorRT-RTX engine; MB: 10^6 bytes",
+        title=f"{comparison.variant} {comparison.precision.value}, batch {comparison.batch}"
     )
     columns = _columns(comparison)
     for name in columns:
@@ -47,6 +44,7 @@ def _show(console: Console, comparison: StrategyComparison) -> None:
         cells = (Text(cell(row)) for cell in columns.values())
         table.add_row(*cells, style="bold" if row.default else None)
     console.print(table)
+    console.print(_legend(comparison, tuple(columns)), markup=False)
     told: dict[str, list[str]] = {}
     for row in rows:
         for hazard in row.hazards:
@@ -89,6 +87,21 @@ def _columns(comparison: StrategyComparison) -> dict[str, Cell]:
             "fused att.": _figure("fused_attention", "d"),
         }
     return columns
+
+
+def _legend(comparison: StrategyComparison, columns: tuple[str, ...]) -> str:
+    """What the table's words mean, of the columns that it has."""
+    parts = [
+        f"{_DEFAULT} default of target {comparison.target.value}",
+        f"{_HAZARD} hazard",
+        "errors: worst relative L2 against float64, on standard and on flat pictures",
+        "MB: 10^6 bytes",
+    ]
+    if "p50 ms" in columns:
+        parts.append("p50: ONNX Runtime, CPU")
+    if "kernels" in columns:
+        parts.append(f"from kernels on: TensorRT-RTX engine for SM{comparison.engine_sm}")
+    return "; ".join(parts)
 
 
 def _figure(name: str, form: str, unit: float | None = None) -> Cell:

@@ -130,7 +130,7 @@ class StrategyComparison:
     """All combinations of one model, precision and target.
 
     batch: what latencies and engines are of: the graph's fixed batch, 1 where it is free.
-    token_attention: the form of the token blocks, which tells whether ``performer`` or
+    engine_sm: the compute capability of the engines. token_attention: the form of the token blocks, which tells whether ``performer`` or
     ``query_groups`` makes a difference.
     """
 
@@ -140,6 +140,7 @@ class StrategyComparison:
     batch: int
     token_attention: str
     rows: tuple[ComparedStrategies, ...]
+    engine_sm: str = ENGINE_SM
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of ``export --compare``."""
@@ -149,7 +150,7 @@ class StrategyComparison:
             "target": self.target.value,
             "batch": self.batch,
             "token_attention": self.token_attention,
-            "engine_sm": ENGINE_SM,
+            "engine_sm": self.engine_sm,
             "rows": [row.to_dict() for row in self.rows],
         }
 
@@ -169,8 +170,11 @@ def compare_strategies(request: ExportRequest, report: Report = silent) -> Strat
     default = choose_strategies(request.target)
     asked = choose_strategies(request.target, request.soft_split, request.performer)
     require("torch")
+    from t2t_deploy.export import check_opset
     from t2t_deploy.model import TokensType, reference_from_state_dict, save_weights
 
+    if request.opset is not None:
+        check_opset(request.opset)
     config, state_dict = _weights(request, report)
     performer = config.tokens_type is TokensType.PERFORMER
     if not performer:  # its form makes no difference then
@@ -322,8 +326,8 @@ def _examined(
         traced = onnx_from_deploy(deploy, batch=request.batch, opset=opset)
         model = check_graph(traced, batch=request.batch)
         onnx.save(model, path)
-    except (UsageError, MissingDependencyError):
-        raise  # of the request or the machine: every combination would fail alike
+    except MissingDependencyError:
+        raise  # every combination would fail alike
     except _FAILURES as err:
         return row.because(f"not exported: {_line(err)}")
     row = dataclasses.replace(row, nodes=len(model.graph.node), size_bytes=path.stat().st_size)
