@@ -53,12 +53,17 @@ def bench_table(report: BenchReport) -> Table:
 
 def not_run_lines(report: BenchReport) -> list[str]:
     """What was not run and why, one line for each reason."""
-    skipped: dict[str, dict[str, None]] = {}
+    skipped: dict[str, list[CaseResult]] = {}
     for result in report.results:
         if result.status is BenchStatus.NOT_RUN:
-            name = f"{result.backend} of {result.artifact or _NONE}"
-            skipped.setdefault(str(result.reason), {})[name] = None
-    return [f"not run: {', '.join(names)}: {reason}" for reason, names in skipped.items()]
+            skipped.setdefault(str(result.reason), []).append(result)
+    lines = []
+    for reason, results in skipped.items():
+        backends = ", ".join(dict.fromkeys(result.backend for result in results))
+        artifacts = dict.fromkeys(result.artifact for result in results)
+        which = f"{len(artifacts)} artifacts" if len(artifacts) > 1 else next(iter(artifacts))
+        lines.append(f"not run: {backends} ({which or _NONE}): {reason}")
+    return lines
 
 
 def _cells(result: CaseResult) -> tuple[str, ...]:

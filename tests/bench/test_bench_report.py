@@ -86,7 +86,7 @@ def test_table_shows_every_row_for_what_it_is() -> None:
         ["openvino", "b.onnx", "bf16", "1", *none, "failed: KeyError: [x]"],
     ]
     report = BenchReport(here(), (measured, failed, not_run, not_run))
-    assert not_run_lines(report) == ["not run: tensorrt of -: no device"]
+    assert not_run_lines(report) == ["not run: tensorrt (-): no device"]
 
 
 def test_importing_the_package_loads_no_runtime() -> None:

@@ -32,6 +32,14 @@ token_dim = 16
 image_size = 32
 num_classes = 10
 """
+# kernel, overlap, padding; at 20 px, maps of 5 x 5 tokens
+ODD_GRIDS = """\
+splits = [
+    [7, 3, 2],
+    [3, 2, 1],
+    [3, 2, 1],
+]
+"""
 UNIFORM = {(form,) * 3 for form in SoftSplitForm}
 # Each is one of the eight soft splits to see, so that no default makes a ninth.
 DEFAULTS = [choose_strategies(target) for target in Target]
@@ -302,9 +310,14 @@ def test_query_groups_that_do_not_divide(
     tmp_path: Path, measured: list[dict[str, Any]], two: None
 ) -> None:
     request = request_of(tmp_path, "transformer")
-    request = dataclasses.replace(request, target=Target.TENSORRT, image_size=16 * 3)
-    default = compare_strategies(dataclasses.replace(request, image_size=20)).rows[0]
-    assert default.reason is not None and "tokens do not divide into 2 groups" in default.reason
+    assert request.config_file is not None
+    with request.config_file.open("a") as file:
+        file.write(ODD_GRIDS)
+    default, _ = compare_strategies(
+        dataclasses.replace(request, target=Target.TENSORRT, image_size=20)
+    ).rows
+    assert default.reason is not None
+    assert "25 tokens do not divide into 2 groups of queries" in default.reason
 
 
 def test_bf16_is_evaluated_node_by_node(
