@@ -51,7 +51,8 @@ class Strategies:
         if self.soft_split[0] is SoftSplitForm.FOLDED:
             found.append(
                 "soft split 'folded' on the picture: flat regions (a plain background) are lost to "
-                "cancellation, relative errors of 3 % in fp32 and 20 % in fp16 were measured: use 'centred'"
+                "cancellation, relative errors of 3 % in fp32 and 20 % in fp16 were measured: "
+                "use 'centred'"
             )
         if self.performer is PerformerForm.PLAIN:
             found.append(

@@ -25,7 +25,7 @@ from t2t_deploy.bench import (
 )
 from t2t_deploy.errors import DeployError, MissingDependencyError, UsageError
 from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
-from t2t_deploy.pipeline._export import RANDOM_SEED, ExportRequest
+from t2t_deploy.pipeline._export import ExportRequest, read_model
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import (
     SessionRequest,
@@ -45,7 +45,7 @@ from t2t_deploy.verify import (
 )
 
 if TYPE_CHECKING:
-    from t2t_deploy.model import ModelConfig, T2TViT
+    from t2t_deploy.model import T2TViT
 
 ENGINE_SM = "86"
 _RUNTIME = "ort-cpu"
@@ -171,12 +171,10 @@ def compare_strategies(request: ExportRequest, report: Report = silent) -> Strat
     default = choose_strategies(request.target)
     asked = choose_strategies(request.target, request.soft_split, request.performer)
     require("torch")
-    from t2t_deploy.export import check_opset
     from t2t_deploy.model import TokensType, reference_from_state_dict, save_weights
 
-    if request.opset is not None:
-        check_opset(request.opset)
-    config, state_dict = _weights(request, report)
+    model = read_model(request, report)
+    config, state_dict = model.config, model.state_dict
     performer = config.tokens_type is TokensType.PERFORMER
     if not performer:  # its form makes no difference then
         asked = dataclasses.replace(asked, performer=default.performer)
@@ -248,39 +246,6 @@ class _Ruler:
     standard_logits: np.ndarray
     flat: PictureSet
     flat_logits: np.ndarray
-
-
-def _weights(request: ExportRequest, report: Report) -> tuple[ModelConfig, dict[str, Any]]:
-    """Dimensions and weights that a request names, read once and kept in memory."""
-    from t2t_deploy.model import (
-        config_for_variant,
-        config_from_toml,
-        load_checkpoint,
-        random_state_dict,
-    )
-
-    if request.variant is not None and request.config_file is not None:
-        raise UsageError("--variant and --config both describe the model; give one of them")
-    config = None if request.config_file is None else config_from_toml(request.config_file)
-    if request.checkpoint is not None:
-        report.step(f"reading {request.checkpoint.name}")
-        checkpoint = load_checkpoint(
-            request.checkpoint,
-            variant=request.variant,
-            config=config,
-            image_size=request.image_size,
-            num_classes=request.num_classes,
-        )
-        for note in checkpoint.notes:
-            report.note(note)
-        return checkpoint.config, checkpoint.state_dict
-    if config is None:
-        if request.variant is None:
-            raise UsageError("nothing says which model to export; give --variant, such as 14")
-        config = config_for_variant(request.variant)
-    config = config.with_(image_size=request.image_size, num_classes=request.num_classes)
-    report.note("the weights are seeded random numbers: they serve benchmarking only")
-    return config, random_state_dict(config, RANDOM_SEED)
 
 
 def _ruler(model: T2TViT, precision: Precision) -> _Ruler:

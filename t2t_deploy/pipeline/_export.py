@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import UsageError
@@ -13,6 +13,11 @@ from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._verify import verify_file
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace, file_sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from t2t_deploy.model import ModelConfig
 
 RANDOM_SEED = 0
 
@@ -44,6 +49,36 @@ def export_model(workspace: Workspace, request: ExportRequest, report: Report = 
     Raises UsageError for options that contradict each other, CheckpointError, ConfigError,
     ExportError, MissingDependencyError.
     """
+    read = read_model(request, report)
+    from t2t_deploy.model import save_weights
+
+    sha256 = workspace.store_weights(lambda path: save_weights(read.state_dict, path))
+    weights = {"sha256": sha256, "source": read.source}
+    return export_weights(
+        workspace,
+        read.config.to_dict(),
+        weights,
+        request,
+        report,
+        details={"notes": list(read.notes)},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """The model a request names: dimensions, weights, where they came from, what was changed."""
+
+    config: ModelConfig
+    state_dict: dict[str, Tensor]
+    source: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def read_model(request: ExportRequest, report: Report = silent) -> NamedModel:
+    """Read, or draw, the weights a request names; its notes are reported.
+
+    What is wrong with the request itself is said before anything is read. Raises as `export_model`.
+    """
     if request.variant is not None and request.config_file is not None:
         raise UsageError("--variant and --config both describe the model; give one of them")
     if request.variant is None and request.config_file is None and request.checkpoint is None:
@@ -55,22 +90,21 @@ def export_model(workspace: Workspace, request: ExportRequest, report: Report = 
         config_from_toml,
         load_checkpoint,
         random_state_dict,
-        save_weights,
     )
 
-    # What is wrong with the request is said before weights are read or stored.
     choose_strategies(request.target, request.soft_split, request.performer)
     if request.opset is not None:
         check_opset(request.opset)
     config = None if request.config_file is None else config_from_toml(request.config_file)
-    notes: tuple[str, ...] = ()
-    source: dict[str, Any]
     if request.checkpoint is None:
         base = config if config is not None else config_for_variant(str(request.variant))
         fitted = base.with_(image_size=request.image_size, num_classes=request.num_classes)
-        state_dict = random_state_dict(fitted, RANDOM_SEED)
-        source = {"kind": "random", "seed": RANDOM_SEED}
-        notes = ("the weights are seeded random numbers: they serve benchmarking only",)
+        model = NamedModel(
+            config=fitted,
+            state_dict=random_state_dict(fitted, RANDOM_SEED),
+            source={"kind": "random", "seed": RANDOM_SEED},
+            notes=("the weights are seeded random numbers: they serve benchmarking only",),
+        )
     else:
         report.step(f"reading {request.checkpoint.name}")
         checkpoint = load_checkpoint(
@@ -80,25 +114,16 @@ def export_model(workspace: Workspace, request: ExportRequest, report: Report = 
             image_size=request.image_size,
             num_classes=request.num_classes,
         )
-        fitted, state_dict, notes = checkpoint.config, checkpoint.state_dict, checkpoint.notes
         source = {
             "kind": "checkpoint",
             "file": request.checkpoint.name,
             "sha256": file_sha256(request.checkpoint),
             "container": checkpoint.container,
         }
-    for note in notes:
+        model = NamedModel(checkpoint.config, checkpoint.state_dict, source, checkpoint.notes)
+    for note in model.notes:
         report.note(note)
-    sha256 = workspace.store_weights(lambda path: save_weights(state_dict, path))
-    weights = {"sha256": sha256, "source": source}
-    return export_weights(
-        workspace,
-        fitted.to_dict(),
-        weights,
-        request,
-        report,
-        details={"notes": list(notes)},
-    )
+    return model
 
 
 def export_weights(

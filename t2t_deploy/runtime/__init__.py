@@ -12,13 +12,14 @@ from t2t_deploy.runtime._backends import (
 from t2t_deploy.runtime._engine_build import EngineBuild, build_engine, trtexec_line
 from t2t_deploy.runtime._engine_device import Runnable, device_capability, runnable_here
 from t2t_deploy.runtime._engine_figures import Attestation, EngineFigures, attest
-from t2t_deploy.runtime._session import Session, SessionRequest, check_feeds
+from t2t_deploy.runtime._session import ClosingSession, Session, SessionRequest, check_feeds
 from t2t_deploy.runtime._trt_module import parse_sm
 
 __all__ = [
     "BACKENDS",
     "Attestation",
     "Backend",
+    "ClosingSession",
     "EngineBuild",
     "EngineFigures",
     "Runnable",

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import BackendError
-from t2t_deploy.runtime._session import check_feeds
+from t2t_deploy.runtime._session import ClosingSession, check_feeds
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, TensorSpec
 
 
-class EagerSession:
+class EagerSession(ClosingSession):
     """The reference T2T-ViT under ``inference_mode``, float32.
 
     weights: safetensors file of a state dict; config: the model's dimensions.
@@ -51,14 +50,3 @@ class EagerSession:
     def close(self) -> None:
         """Free the model."""
         self._model = None
-
-    def __enter__(self) -> EagerSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, BackendError
-from t2t_deploy.runtime._session import check_feeds
+from t2t_deploy.runtime._session import ClosingSession, check_feeds
 from t2t_deploy.types import TensorSpec
 
 _DTYPES = {
@@ -26,7 +25,7 @@ _DTYPES = {
 _CPU = "CPUExecutionProvider"
 
 
-class OrtSession:
+class OrtSession(ClosingSession):
     """An ONNX file in ONNX Runtime, on the CPU and nowhere else.
 
     threads: intra-op threads; None leaves one per core.
@@ -73,17 +72,6 @@ class OrtSession:
     def close(self) -> None:
         """Free the model."""
         self._session = None
-
-    def __enter__(self) -> OrtSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _spec(node: Any) -> TensorSpec:

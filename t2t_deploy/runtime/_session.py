@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -43,6 +43,28 @@ class Session(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+_Session = TypeVar("_Session", bound="ClosingSession")
+
+
+class ClosingSession:
+    """Base of sessions: a context manager that closes on leaving."""
+
+    def close(self) -> None:
+        """Free what the session holds."""
+        raise NotImplementedError
+
+    def __enter__(self: _Session) -> _Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 @dataclass(frozen=True, slots=True)

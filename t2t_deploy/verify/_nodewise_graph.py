@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, BackendError
-from t2t_deploy.runtime import check_feeds
+from t2t_deploy.runtime import ClosingSession, check_feeds
 from t2t_deploy.types import TensorSpec
 
 if TYPE_CHECKING:
@@ -374,7 +373,7 @@ def rounded(step: Step, computed: Sequence[np.ndarray]) -> list[np.ndarray]:
     ]
 
 
-class NodewiseSession:
+class NodewiseSession(ClosingSession):
     """A typed graph as a `Session` that rounds after every node.
 
     Several times slower than a runtime, and right about overflow and bf16. Raises
@@ -402,17 +401,6 @@ class NodewiseSession:
     def close(self) -> None:
         """Free the graph."""
         self._graph = None
-
-    def __enter__(self) -> NodewiseSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _as(array: np.ndarray | None, dtype: type[np.floating[Any]]) -> np.ndarray | None:
