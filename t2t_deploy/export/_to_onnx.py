@@ -1,8 +1,7 @@
 """Deploy form -> ONNX ModelProto: trace, simplify, strip what depends on the machine.
 
 The trace is torch's TorchScript exporter, called here and nowhere else. It maps operations one to
-one, where the default exporter's optimiser removes the performer's epsilon and takes ten times as
-long (docs/architecture.md has the figures).
+one, where the default exporter's optimiser removes the performer's epsilon (docs/architecture.md).
 """
 
 from __future__ import annotations

@@ -130,6 +130,31 @@ def test_without_epsilon_the_same_check_fails(
     assert not np.isfinite(found).all()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("performer", ["plain", "stable"])
+def test_the_default_exporter_would_do_as_well(performer: str, infer: Infer) -> None:
+    """Should the TorchScript exporter go: forms and epsilon survive the other one's optimiser."""
+    reference = large_keys("performer", 12.0)
+    strategies = choose_strategies(Target.PORTABLE, performer=performer)
+    deploy = DeployT2TViT(reference, strategies, Precision.FP32).eval()
+    pictures = torch.randn(2, 3, 32, 32)
+    program = torch.onnx.export(
+        deploy,
+        (pictures,),
+        dynamo=True,
+        opset_version=18,
+        input_names=["image"],
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None
+    found = infer(program.model_proto, pictures)
+    with torch.inference_mode():
+        wanted = reference(pictures).numpy()
+    assert relative_error(found, wanted) < 1e-5
+
+
 def test_opsets_out_of_range_are_refused() -> None:
     with pytest.raises(UsageError, match="opset is 16; expected 17 to 20"):
         exported(reference_of(KINDS["performer"]), opset=16)
