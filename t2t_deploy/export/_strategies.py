@@ -71,8 +71,8 @@ class Strategies:
 
 
 _Form = TypeVar("_Form", SoftSplitForm, PerformerForm)
-# The picture's windows are centred everywhere: of the forms that keep flat pictures it is the most
-# exact, at the cost of none. Measured reasons stand in docs/rewrites.md.
+# The picture's windows are centred everywhere, which keeps flat pictures; docs/rewrites.md has the
+# figures of all forms.
 _SPLITS = (SoftSplitForm.CENTRED, SoftSplitForm.UNFOLD, SoftSplitForm.UNFOLD)
 _DEFAULTS: Mapping[Target, Strategies] = {
     Target.PORTABLE: Strategies(_SPLITS, PerformerForm.STABLE),

@@ -38,7 +38,13 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
     weights. The attestation's verdict is in the manifest. Raises ArtifactError, EngineError,
     BackendError, MissingDependencyError.
     """
-    from t2t_deploy.runtime import build_engine, device_capability, parse_sm, runnable_here
+    from t2t_deploy.runtime import (
+        build_engine,
+        device_capability,
+        parse_sm,
+        runnable_here,
+        trtexec_line,
+    )
 
     if request.artifact is None:
         source = workspace.newest("onnx", force=request.force)
@@ -97,6 +103,8 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
                 "size_bytes": len(built.engine),
                 "build_s": round(built.build_s, 3),
                 "log": f"logs/{log.name}",
+                # names without folders, as in all of a manifest
+                "trtexec": trtexec_line(built, Path(graph.path.name), Path(f"{stem}.engine")),
             },
             "attestation": attestation.to_dict(),
             "runnable_here": runnable.runs,

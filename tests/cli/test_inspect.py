@@ -53,6 +53,8 @@ def test_an_engine_beside_its_graph(run: Run, built: Path, engine_file: Path) ->
     assert engine["manifest"]["parents"][0]["sha256"] == source["manifest"]["sha256"]
     assert engine["engine"]["kernels"] == sum(engine["engine"]["kernels_by_dtype"].values())
     assert engine["attestation"]["status"] == "passed"
+    line = engine["engine"]["trtexec"]
+    assert line.startswith(f"tensorrt_rtx --onnx={graph.name} ") and "/" not in line
     assert "float16" in source["graph"]["weight_bytes"]
 
     done = run("inspect", engine_file, graph)
