@@ -66,6 +66,32 @@ class DeployAttention(nn.Module):
         return x.reshape(-1, tokens, self.num_heads, self.head_width).transpose(1, 2)
 
 
+class ClassQueryAttention(nn.Module):
+    """Attention of the class query alone, its keys and values never written out.
+
+    Per head, with one query q: q . (K x_t) = (KT q) . x_t, and sum_t p_t (V x_t) = V (sum_t p_t
+    x_t). Two products with all N tokens become two with one row.
+    """
+
+    def __init__(self, attention: Attention | GhostAttention, dtype: torch.dtype) -> None:
+        super().__init__()
+        q, k, v = qkv_weights(attention)
+        heads = (attention.num_heads, -1, q.shape[1])
+        self.num_heads, self.dim = attention.num_heads, q.shape[1]
+        self.q = DeployLinear(q * attention.scale, None, dtype)
+        self.k = constant(k.reshape(heads), dtype)
+        self.v = constant(v.reshape(heads).transpose(1, 2), dtype)
+        self.proj = deploy_linear(attention.proj, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, 1, dim)."""
+        q = self.q(x[:, :1]).reshape(-1, self.num_heads, 1, self.k.shape[1])
+        queries = (q @ self.k).reshape(-1, self.num_heads, self.dim)
+        means = (queries @ x.transpose(1, 2)).softmax(dim=-1) @ x
+        y = means.reshape(-1, self.num_heads, 1, self.dim) @ self.v
+        return self.proj(y.reshape(-1, 1, self.proj.in_features))
+
+
 class DeployGate(nn.Module):
     """Squeeze-excite over all tokens."""
 
@@ -100,18 +126,28 @@ class DeployBlock(nn.Module):
     """A pre-norm block; ``class_only`` computes the class row and drops the others.
 
     The squeeze-excite gate averages over all rows, so a gated attention keeps every query and only
-    what follows it is cut.
+    what follows it is cut. fold_class_keys: see `ClassQueryAttention`.
     """
 
     def __init__(
-        self, block: Block, num_tokens: int, dtype: torch.dtype, *, class_only: bool
+        self,
+        block: Block,
+        num_tokens: int,
+        dtype: torch.dtype,
+        *,
+        class_only: bool,
+        fold_class_keys: bool = False,
     ) -> None:
         super().__init__()
         self.class_only = class_only
         gated = isinstance(block.attn, Attention) and block.attn.se_layer is not None
         self.class_query = class_only and not gated
         self.norm1 = deploy_norm(block.norm1, dtype)
-        self.attn = DeployAttention(block.attn, num_tokens, dtype, class_only=self.class_query)
+        self.attn = (
+            ClassQueryAttention(block.attn, dtype)
+            if self.class_query and fold_class_keys
+            else DeployAttention(block.attn, num_tokens, dtype, class_only=self.class_query)
+        )
         self.norm2 = deploy_norm(block.norm2, dtype)
         self.mlp = (
             DeployGhostMlp(block.mlp, dtype)

@@ -19,7 +19,12 @@ from t2t_deploy.export._strategies import (
     SoftSplitForm,
     Strategies,
 )
-from t2t_deploy.export._token_block import PlainPerformer, StablePerformer, TokenTransformer
+from t2t_deploy.export._token_block import (
+    PlainPerformer,
+    SoftmaxPerformer,
+    StablePerformer,
+    TokenTransformer,
+)
 from t2t_deploy.model import Block, PerformerBlock, T2TViT, TransformerBlock, Transition
 from t2t_deploy.types import Precision
 
@@ -51,7 +56,7 @@ class DeployT2TViT(nn.Module):
         self.tokens = DeployTokens(reference, strategies, dtype, ledger)
         self.position = constant(folded_position(reference), dtype)
         ledger.applied["folded_class_token"] += 1
-        self.blocks = deploy_blocks(reference, dtype, ledger)
+        self.blocks = deploy_blocks(reference, strategies, dtype, ledger)
         self.norm = deploy_norm(reference.norm, dtype)
         self.head = deploy_linear(reference.head, dtype)
         self.report = RewriteReport(applied=dict(ledger.applied), refused=ledger.refused)
@@ -120,12 +125,14 @@ def deploy_token_block(
     strategies: Strategies,
     dtype: torch.dtype,
     ledger: _Ledger,
-) -> PlainPerformer | StablePerformer | TokenTransformer:
+) -> PlainPerformer | StablePerformer | SoftmaxPerformer | TokenTransformer:
     """The asked form of a token block on ``num_tokens`` tokens."""
     if isinstance(block, PerformerBlock):
         ledger.applied[f"{strategies.performer.value}_performer"] += 1
         if strategies.performer is PerformerForm.PLAIN:
             return PlainPerformer(block, dtype)
+        if strategies.performer is PerformerForm.SOFTMAX:
+            return SoftmaxPerformer(block, num_tokens, dtype)
         return StablePerformer(block, num_tokens, dtype)
     ledger.applied["folded_attention_scale"] += 1
     groups = strategies.query_groups
@@ -139,7 +146,9 @@ def deploy_token_block(
     return TokenTransformer(block, num_tokens, dtype, groups=groups)
 
 
-def deploy_blocks(reference: T2TViT, dtype: torch.dtype, ledger: _Ledger) -> nn.ModuleList:
+def deploy_blocks(
+    reference: T2TViT, strategies: Strategies, dtype: torch.dtype, ledger: _Ledger
+) -> nn.ModuleList:
     """The backbone's layers; the last one computes the class row only."""
     blocks = nn.ModuleList()
     num_tokens = reference.config.num_patches + 1
@@ -149,16 +158,26 @@ def deploy_blocks(reference: T2TViT, dtype: torch.dtype, ledger: _Ledger) -> nn.
             blocks.append(DeployTransition(layer, dtype))
             continue
         assert isinstance(layer, Block)
-        deployed = DeployBlock(layer, num_tokens, dtype, class_only=index == last)
+        deployed = DeployBlock(
+            layer,
+            num_tokens,
+            dtype,
+            class_only=index == last,
+            fold_class_keys=strategies.fold_class_keys,
+        )
         blocks.append(deployed)
         ledger.applied["folded_attention_scale"] += 1
         if deployed.class_only:
             ledger.applied["class_row_only"] += 1
             if deployed.class_query:
                 ledger.applied["class_query_only"] += 1
+                if strategies.fold_class_keys:
+                    ledger.applied["folded_class_keys"] += 1
             else:
                 reason = "the squeeze-excite gate averages all rows"
                 ledger.refused["class_query_only"] = reason
+                if strategies.fold_class_keys:
+                    ledger.refused["folded_class_keys"] = reason
     return blocks
 
 

@@ -101,8 +101,6 @@ class CentredWindows(nn.Module):
         self.windows = SlicedWindows(split, grid, channels)
         self.eps = eps
         self.dtype = dtype
-        middle = split.kernel * (split.kernel // 2) + split.kernel // 2
-        self.middle = slice(middle * channels, (middle + 1) * channels)
         columns = self.windows.columns
         self.weights = nn.ParameterList(
             constant(centred(c.weight)[:, columns].T, dtype) for c in consumers
@@ -111,7 +109,7 @@ class CentredWindows(nn.Module):
     def forward(self, x: Tensor) -> Products:
         """(B, C, H, W) float32, or (B, H * W, C) -> products in the compute dtype."""
         windows = self.windows(x.float())
-        u = windows - windows[..., self.middle].mean(dim=-1, keepdim=True)
+        u = windows - self.windows.middle_mean(windows)
         mean = u.mean(dim=-1, keepdim=True)
         variance = ((u * u).mean(dim=-1, keepdim=True) - mean * mean).clamp(min=0)
         rstd = torch.rsqrt(variance + self.eps).to(self.dtype)

@@ -39,5 +39,11 @@ def make_split(
         windows = ConvWindows(split, grid, channels)
     else:
         windows = SlicedWindows(split, grid, channels)
-    norm_dtype = torch.float32 if from_picture else dtype
-    return WindowProducts(windows, eps, consumers, dtype=dtype, norm_dtype=norm_dtype)
+    return WindowProducts(
+        windows,
+        eps,
+        consumers,
+        dtype=dtype,
+        norm_dtype=torch.float32 if from_picture else dtype,
+        shifted=form is SoftSplitForm.SHIFTED and eps is not None,
+    )

@@ -88,9 +88,7 @@ class StablePerformer(nn.Module):
         self.projected_bias = constant(projected.bias, dtype)
         self.kq_bias = constant(kq.bias, dtype)
         self.log_epsilon = math.log(PERFORMER_EPSILON * m)
-        # Means over T tokens have weights near 1/T, which half precision holds poorly. A power of
-        # two near sqrt(T) lifts them and is taken back by the projection that follows.
-        self.gain = 2.0 ** round(math.log2(num_tokens) / 2)
+        self.gain = mean_gain(num_tokens)
         proj = Affine.of(block.proj)
         self.proj_weight = constant(proj.weight.T / self.gain, dtype)
         self.means_bias = constant(proj.weight @ v.bias, dtype)
@@ -126,6 +124,63 @@ class StablePerformer(nn.Module):
         epsilon = torch.exp((self.log_epsilon - most).clamp(max=80.0))
         query_weights = qp / (qp.sum(dim=2, keepdim=True) + epsilon)
         return (kp / total * self.gain).to(self.dtype), query_weights.to(self.dtype)
+
+
+class SoftmaxPerformer(nn.Module):
+    """The stable performer in two Softmax operators (the formulas are `StablePerformer`'s).
+
+    A softmax over tokens does not tell its sum, but its largest weight is one over it:
+
+        L_j = max_t a_k[t, j] - log max_t softmax_t(a_k)[t, j]
+
+    and a softmax over features does not change when -|q|^2 / 2 moves from all features to the one
+    key that stands for epsilon, with the other sign. Keys are kept features first, so that both
+    run over the last axis. The projection's bias passes the means unchanged, as rows of the first
+    softmax sum to 1: it is added to the values and taken back from the means.
+    """
+
+    def __init__(self, block: PerformerBlock, num_tokens: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        m, e = block.num_features, block.token_dim
+        self.num_features, self.num_tokens = m, num_tokens
+        self.dtype = dtype
+        kqv = Affine.of(block.kqv).after_norm(block.norm1)
+        v, proj = kqv.rows(2 * e, 3 * e), Affine.of(block.proj)
+        # keys and queries over sqrt(2), so that |k|^2 / 2 is their sum of squares
+        half = math.sqrt(0.5)
+        k, q = (
+            Affine(p.weight * half, p.bias * half) for p in (kqv.rows(0, e), kqv.rows(e, 2 * e))
+        )
+        self.consumers = (k, q, Affine(v.weight, v.bias + proj.bias))
+        self.biases = nn.ParameterList(constant(part.bias, dtype) for part in self.consumers)
+        w = block.w.detach().double() / half
+        self.w = constant(w, torch.float32)
+        self.w_transposed = constant(w.T, torch.float32)
+        self.log_epsilon = math.log(PERFORMER_EPSILON * m)
+        self.gain = 1.0 if dtype is torch.float32 else mean_gain(num_tokens)
+        self.proj_weight = constant(proj.weight.T / self.gain, dtype)
+        self.means_bias = constant(-(proj.weight @ proj.bias), dtype)
+        self.tail = TokenMlp(block.norm2, block.fc1, block.fc2, dtype)
+
+    def forward(self, products: Products) -> Tensor:
+        """Products with ``consumers`` -> (B, T, e)."""
+        k, q, v = (
+            scaled(product, products.rstd) + bias
+            for product, bias in zip(products.values, self.biases, strict=True)
+        )
+        k, q = k.float(), q.float()
+        squares = (k * k).sum(dim=-1).reshape(-1, 1, self.num_tokens)
+        a_k = self.w @ k.transpose(1, 2) - squares
+        weights = functional.softmax(a_k, dim=-1)
+        largest = a_k.amax(dim=-1), weights.amax(dim=-1)
+        log_sums = (largest[0] - torch.log(largest[1])).reshape(-1, 1, self.num_features)
+        if self.gain != 1:
+            weights = weights * self.gain
+        means = (weights.to(self.dtype) @ v) @ self.proj_weight + self.means_bias
+        epsilon = (q * q).sum(dim=-1, keepdim=True) + self.log_epsilon
+        keys = torch.cat((q @ self.w_transposed + log_sums, epsilon), dim=-1)
+        query_weights = functional.softmax(keys, dim=-1).to(self.dtype)
+        return self.tail(v + query_weights @ functional.pad(means, (0, 0, 0, 1)))
 
 
 class TokenTransformer(nn.Module):
@@ -177,6 +232,14 @@ class TokenMlp(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         """(B, T, e) -> (B, T, e)."""
         return y + self.mlp(self.norm(y))
+
+
+def mean_gain(num_tokens: int) -> float:
+    """What the weights of a mean over T tokens are lifted by, and the projection after it lowered.
+
+    They are near 1/T, which half precision holds poorly: a power of two near sqrt(T).
+    """
+    return 2.0 ** round(math.log2(num_tokens) / 2)
 
 
 def half_norm(u: Tensor) -> Tensor:

@@ -60,10 +60,10 @@ _NODEWISE_STANDARD = ("noise 0", "china")
 _NODEWISE_FLAT = ("black", "cream")
 _U, _F, _C = SoftSplitForm.UNFOLD, SoftSplitForm.FOLDED, SoftSplitForm.CENTRED
 _SOFT_SPLITS = (
-    *((form,) * 3 for form in SoftSplitForm),
+    *((form,) * 3 for form in (_U, SoftSplitForm.CONV, _F, _C)),
+    (SoftSplitForm.SHIFTED, _U, _U),
     (_C, _U, _U),
     (_C, _F, _F),
-    (_C, _C, _F),
     (_U, _F, _F),
 )
 # What one combination may raise while the others go on; torch's exporter and ONNX Runtime raise
@@ -213,7 +213,7 @@ def compare_strategies(request: ExportRequest, report: Report = silent) -> Strat
 def strategies_to_compare(default: Strategies, *, performer: bool) -> tuple[Strategies, ...]:
     """The combinations worth seeing beside a target's default, which is one of them.
 
-    performer: the token blocks are performers, whose plain form is compared on the default's soft
+    performer: the token blocks are performers, whose other forms are compared on the default's soft
     splits; else it is the number of query groups that is.
     """
     splits = dict.fromkeys((*_SOFT_SPLITS, default.soft_split))

@@ -8,12 +8,20 @@ import torch
 
 from t2t_deploy.errors import UsageError
 from t2t_deploy.export import DeployT2TViT, PerformerForm, Strategies, choose_strategies
+from t2t_deploy.export._backbone import ClassQueryAttention
 from t2t_deploy.model import VARIANTS, T2TViT
 from t2t_deploy.types import TOLERANCES, Precision, Target
 
 from .conftest import KINDS, reference_of, relative_error
 
-FORMS = ["unfold", "conv", "conv,folded,conv", "centred,unfold,unfold", "centred,centred,folded"]
+FORMS = [
+    "unfold",
+    "conv",
+    "conv,folded,conv",
+    "centred,unfold,unfold",
+    "centred,centred,folded",
+    "shifted",
+]
 
 
 @pytest.mark.parametrize("soft_split", FORMS)
@@ -61,6 +69,36 @@ def test_what_was_rewritten_is_counted(kind: str, reference: T2TViT) -> None:
         del wanted["class_query_only"]
     assert report.applied == wanted
     assert list(report.refused) == (["class_query_only"] if kind == "se" else [])
+
+
+def test_the_cpu_forms_are_counted(kind: str, reference: T2TViT) -> None:
+    deploy = DeployT2TViT(reference, choose_strategies(Target.CPU), Precision.FP32)
+    applied, refused = deploy.report.applied, deploy.report.refused
+    assert (applied["shifted_soft_split"], applied["unfold_soft_split"]) == (1, 2)
+    assert applied.get("softmax_performer", 0) == (0 if kind == "transformer" else 2)
+    assert applied.get("folded_class_keys", 0) == (0 if kind == "se" else 1)
+    assert list(refused) == (["class_query_only", "folded_class_keys"] if kind == "se" else [])
+    pictures = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        error = relative_error(deploy(pictures).numpy(), reference(pictures).numpy())
+    assert error < 2e-6
+
+
+@pytest.mark.parametrize("mistake", [None, "keys", "values"])
+def test_class_keys_and_values_are_those_of_their_head(mistake: str | None) -> None:
+    """On rows that differ, unlike the tokens of seeded weights; the wrong version swaps heads."""
+    reference = reference_of(KINDS["performer"])
+    last: Any = reference.blocks[-1]
+    with torch.no_grad():
+        last.attn.qkv.weight.mul_(8)  # seeded ones attend almost evenly
+    attention = ClassQueryAttention(last.attn, torch.float32)
+    x = torch.randn(2, 5, reference.config.embed_dim)
+    with torch.inference_mode():
+        if mistake is not None:
+            weight = getattr(attention, mistake[0])
+            weight.copy_(weight.flip(0))
+        error = relative_error(attention(x).numpy(), last.attn(x)[:, :1].numpy())
+    assert error < 2e-6 if mistake is None else error > 1e-3
 
 
 def first_layers(deploy: DeployT2TViT) -> tuple[Any, Any]:
@@ -118,10 +156,15 @@ def test_quantised_precisions_are_refused() -> None:
         (
             "folding",
             None,
-            "'folding' is no soft-split form; expected one of: auto, unfold, conv, folded, centred",
+            "'folding' is no soft-split form; expected one of: auto, unfold, conv, folded, "
+            "centred, shifted",
         ),
         ("conv,conv", None, "2 soft-split forms given: conv,conv; expected one or three"),
-        (None, "fast", "'fast' is no performer form; expected one of: auto, plain, stable"),
+        (
+            None,
+            "fast",
+            "'fast' is no performer form; expected one of: auto, plain, stable, softmax",
+        ),
     ],
 )
 def test_unknown_forms_are_refused(

@@ -145,7 +145,9 @@ def test_a_forgotten_permutation_is_caught() -> None:
 CREAM = torch.tensor([2.198, 2.201, 2.204]).reshape(1, 3, 1, 1).expand(1, 3, 32, 32)
 
 
-@pytest.mark.parametrize("form", [SoftSplitForm.UNFOLD, SoftSplitForm.CENTRED])
+@pytest.mark.parametrize(
+    "form", [SoftSplitForm.UNFOLD, SoftSplitForm.CENTRED, SoftSplitForm.SHIFTED]
+)
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.float16, 2e-3)])
 def test_flat_pictures_keep_their_signal(
     form: SoftSplitForm, dtype: torch.dtype, most: float
@@ -155,6 +157,38 @@ def test_flat_pictures_keep_their_signal(
     layer = make_split(form, split, (32, 32), EPS, consumers, dtype=dtype, from_picture=True)
     (wanted,) = exact(CREAM, split, consumers)
     assert error(values(layer(CREAM))[0][:, 9:10], wanted[:, 9:10]) < most
+
+
+def test_a_shift_keeps_moments_that_the_norm_would_cancel() -> None:
+    """ONNX Runtime takes the variance as mean(u^2) - mean(u)^2, in float32."""
+    split = SoftSplit(7, 3, 2)
+    windows = SlicedWindows(split, (32, 32), 3)
+    u = windows(CREAM)[:, 9:10]
+    wanted = u.double().var(dim=-1, correction=0)
+
+    def lost(values: Tensor) -> float:
+        mean = values.mean(dim=-1)
+        return error((values * values).mean(dim=-1) - mean * mean, wanted)
+
+    assert lost(u - windows.middle_mean(u)) < 1e-4
+    assert lost(u) > 1e-2
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_shift_must_be_one_number_per_window(
+    constant: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = SoftSplit(7, 3, 2)
+    consumers = drawn_consumers(147, 16)
+    picture = torch.randn(1, 3, 32, 32) + 2
+    if not constant:  # the wrong version: the middle pixel's channels, each from its own
+        monkeypatch.setattr(
+            SlicedWindows, "middle_mean", lambda self, u: u[..., self.middle].repeat(1, 1, 49)
+        )
+    layer = make_split(SoftSplitForm.SHIFTED, split, (32, 32), EPS, consumers, dtype=torch.float32)
+    (wanted,) = exact(picture, split, consumers)
+    found = error(values(layer(picture))[0], wanted)
+    assert found < 1e-6 if constant else found > 1e-2
 
 
 @pytest.mark.parametrize(

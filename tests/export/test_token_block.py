@@ -12,11 +12,17 @@ from torch.nn import functional
 
 from t2t_deploy.export import _token_block
 from t2t_deploy.export._soft_split import Products
-from t2t_deploy.export._token_block import PlainPerformer, StablePerformer, TokenTransformer
+from t2t_deploy.export._token_block import (
+    PlainPerformer,
+    SoftmaxPerformer,
+    StablePerformer,
+    TokenTransformer,
+)
 from t2t_deploy.model import PerformerBlock, TransformerBlock, random_tensor
 
 TOKENS, INPUT, WIDTH = 48, 27, 64
-FORMS = (PlainPerformer, StablePerformer)
+SAFE_FORMS = (StablePerformer, SoftmaxPerformer)
+FORMS = (PlainPerformer, *SAFE_FORMS)
 
 
 def performer(gain: float = 1.0, seed: int = 0) -> PerformerBlock:
@@ -103,23 +109,25 @@ def test_what_each_stress_covers(gain: float, epsilon_alone: bool) -> None:
     assert (changed < 1e-3) is epsilon_alone
 
 
+@pytest.mark.parametrize("form", SAFE_FORMS)
 @pytest.mark.parametrize("gain", [1.0, 3.0, 5.0, 10.0])
-def test_stable_performer_holds_in_half_precision(gain: float) -> None:
+def test_safe_performers_hold_in_half_precision(form: Any, gain: float) -> None:
     block = performer(gain)
     wanted = exact(block, PICTURE)
     for dtype, most in ((torch.float16, 3e-3), (torch.bfloat16, 2e-2)):
-        found = run(StablePerformer, block, PICTURE, dtype)
+        found = run(form, block, PICTURE, dtype)
         assert found.isfinite().all()
         assert error(found, wanted) < most
 
 
+@pytest.mark.parametrize("form", SAFE_FORMS)
 @pytest.mark.parametrize("length", [3.0, 32**0.5, 8.0])
-def test_stable_performer_holds_where_features_are_huge(length: float) -> None:
+def test_safe_performers_hold_where_features_are_huge(form: Any, length: float) -> None:
     block = aligned_performer(length)
     wanted = exact(block, PICTURE)
     assert error(exact(without_attention(block), PICTURE), wanted) > 1e-2
-    assert error(run(StablePerformer, block, PICTURE), wanted) < 2e-6
-    half = run(StablePerformer, block, PICTURE, torch.float16)
+    assert error(run(form, block, PICTURE), wanted) < 2e-6
+    half = run(form, block, PICTURE, torch.float16)
     assert half.isfinite().all()
     assert error(half, wanted) < 3e-3
 
@@ -158,6 +166,24 @@ def test_epsilon_is_kept_and_its_loss_would_show(
     assert error(run(form, block, PICTURE), wanted) > 1e-3
 
 
+@pytest.mark.parametrize("mistake", ["log of the sums", "projected bias", "query norms"])
+def test_a_wrong_softmax_performer_is_caught(mistake: str) -> None:
+    """Each thing the form moves elsewhere, left where it was moved to but not taken from."""
+    block = performer(2.0 if mistake == "query norms" else 1.0)
+    wanted = exact(block, PICTURE)
+    deployed = make(SoftmaxPerformer, block)
+    products = products_for(deployed, PICTURE, torch.float32)
+    with torch.inference_mode():
+        assert error(deployed(products), wanted) < 2e-6
+        if mistake == "log of the sums":
+            deployed.w_transposed.copy_(deployed.w_transposed.flip(1))
+        elif mistake == "projected bias":
+            deployed.means_bias.zero_()
+        else:
+            deployed.log_epsilon += 3.0
+        assert error(deployed(products), wanted) > 1e-4
+
+
 def transformer() -> TransformerBlock:
     block = TransformerBlock(INPUT, WIDTH)
     block.load_state_dict(
@@ -194,6 +220,7 @@ def test_a_pending_rstd_is_applied_by_every_block() -> None:
     for form, block in (
         (PlainPerformer, performer()),
         (StablePerformer, performer()),
+        (SoftmaxPerformer, performer()),
         (TokenTransformer, transformer()),
     ):
         deployed = make(form, block)
