@@ -103,4 +103,5 @@ def deploy_norm(norm: nn.LayerNorm, dtype: torch.dtype) -> nn.LayerNorm:
 
 def constant(values: Tensor, dtype: torch.dtype) -> nn.Parameter:
     """A frozen copy of some weights in the dtype a layer computes in."""
-    return nn.Parameter(values.detach().to(dtype).contiguous(), requires_grad=False)
+    copied = values.detach().to(dtype, copy=True).contiguous()
+    return nn.Parameter(copied, requires_grad=False)

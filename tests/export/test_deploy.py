@@ -89,8 +89,6 @@ def test_class_keys_and_values_are_those_of_their_head(mistake: str | None) -> N
     """On rows that differ, unlike the tokens of seeded weights; the wrong version swaps heads."""
     reference = reference_of(KINDS["performer"])
     last: Any = reference.blocks[-1]
-    with torch.no_grad():
-        last.attn.qkv.weight.mul_(8)  # seeded ones attend almost evenly
     attention = ClassQueryAttention(last.attn, torch.float32)
     x = torch.randn(2, 5, reference.config.embed_dim)
     with torch.inference_mode():
@@ -99,6 +97,18 @@ def test_class_keys_and_values_are_those_of_their_head(mistake: str | None) -> N
             weight.copy_(weight.flip(0))
         error = relative_error(attention(x).numpy(), last.attn(x)[:, :1].numpy())
     assert error < 2e-6 if mistake is None else error > 1e-3
+
+
+def test_the_deploy_form_owns_its_weights(reference: T2TViT) -> None:
+    """What is changed in it must not reach the model that it is compared with."""
+    owned = {t.untyped_storage().data_ptr() for t in reference.state_dict().values()}
+    deploy = DeployT2TViT(reference, choose_strategies(Target.CPU), Precision.FP32)
+    shared = [
+        name
+        for name, tensor in deploy.state_dict().items()
+        if tensor.untyped_storage().data_ptr() in owned
+    ]
+    assert shared == []
 
 
 def first_layers(deploy: DeployT2TViT) -> tuple[Any, Any]:
