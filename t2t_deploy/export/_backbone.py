@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from t2t_deploy.export._graph import CONTRIB_DOMAIN
 from t2t_deploy.export._layers import (
     DeployLinear,
     DeployMlp,
@@ -24,11 +27,34 @@ from t2t_deploy.model import (
 )
 
 
+class FusedAttention(torch.autograd.Function):
+    """softmax(q kT) v per head, exported as ONNX Runtime's ``MultiHeadAttention``.
+
+    Source: ONNX Runtime's contrib operators, com.microsoft.MultiHeadAttention-1.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, num_heads: int, num_queries: int
+    ) -> Tensor:
+        """(B, Q, dim), (B, N, dim), (B, N, dim) -> (B, Q, dim); the scale stands in q."""
+        q, k, v = (split_heads(x, x.shape[1], num_heads) for x in (q, k, v))
+        return ((q @ k.transpose(-2, -1)).softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def symbolic(g: Any, q: Any, k: Any, v: Any, num_heads: int, num_queries: int) -> Any:
+        """The node in the exported graph, its shape told, since no exporter can infer it."""
+        op = f"{CONTRIB_DOMAIN}::MultiHeadAttention"
+        shape = [None, num_queries, q.type().varyingSizes()[-1]]
+        node = g.op(op, q, k, v, num_heads_i=num_heads, scale_f=1.0)
+        return node.setType(q.type().with_sizes(shape))
+
+
 class DeployAttention(nn.Module):
     """Softmax attention whose scale sits in the query weight; ``class_only`` asks one query.
 
     Ghost attention arrives here as plain attention: concatenating W x with c * (W x) is one
-    projection by [W; diag(c) W].
+    projection by [W; diag(c) W]. fused: as one operator of ONNX Runtime's own.
     """
 
     def __init__(
@@ -38,11 +64,12 @@ class DeployAttention(nn.Module):
         dtype: torch.dtype,
         *,
         class_only: bool,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         q, k, v = qkv_weights(attention)
+        self.fused = fused
         self.num_heads = attention.num_heads
-        self.head_width = q.shape[0] // self.num_heads
         self.num_tokens = num_tokens
         self.num_queries = 1 if class_only else num_tokens
         self.q, self.k, self.v = (DeployLinear(w, None, dtype) for w in (q * attention.scale, k, v))
@@ -54,16 +81,18 @@ class DeployAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, dim) -> (B, queries, dim)."""
         queries = x[:, :1] if self.num_queries == 1 else x
-        q = self.heads(self.q(queries), self.num_queries)
-        k, v = (self.heads(linear(x), self.num_tokens) for linear in (self.k, self.v))
-        weights = (q @ k.transpose(-2, -1)).softmax(dim=-1)
-        y = (weights @ v).transpose(1, 2).reshape(-1, self.num_queries, self.proj.in_features)
+        q, k, v = self.q(queries), self.k(x), self.v(x)
+        if self.fused:
+            y: Tensor = FusedAttention.apply(  # type: ignore[no-untyped-call]
+                q, k, v, self.num_heads, self.num_queries
+            )
+        else:
+            q = split_heads(q, self.num_queries, self.num_heads)
+            k, v = (split_heads(part, self.num_tokens, self.num_heads) for part in (k, v))
+            y = (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+            y = y.transpose(1, 2).reshape(-1, self.num_queries, self.proj.in_features)
         y = self.proj(y)
         return y if self.gate is None else self.gate(y)
-
-    def heads(self, x: Tensor, tokens: int) -> Tensor:
-        """(B, tokens, dim) -> (B, heads, tokens, head width)."""
-        return x.reshape(-1, tokens, self.num_heads, self.head_width).transpose(1, 2)
 
 
 class ClassQueryAttention(nn.Module):
@@ -126,7 +155,8 @@ class DeployBlock(nn.Module):
     """A pre-norm block; ``class_only`` computes the class row and drops the others.
 
     The squeeze-excite gate averages over all rows, so a gated attention keeps every query and only
-    what follows it is cut. fold_class_keys: see `ClassQueryAttention`.
+    what follows it is cut. fold_class_keys: see `ClassQueryAttention`; fuse_attention: see
+    `FusedAttention`.
     """
 
     def __init__(
@@ -137,6 +167,7 @@ class DeployBlock(nn.Module):
         *,
         class_only: bool,
         fold_class_keys: bool = False,
+        fuse_attention: bool = False,
     ) -> None:
         super().__init__()
         self.class_only = class_only
@@ -146,7 +177,9 @@ class DeployBlock(nn.Module):
         self.attn = (
             ClassQueryAttention(block.attn, dtype)
             if self.class_query and fold_class_keys
-            else DeployAttention(block.attn, num_tokens, dtype, class_only=self.class_query)
+            else DeployAttention(
+                block.attn, num_tokens, dtype, class_only=self.class_query, fused=fuse_attention
+            )
         )
         self.norm2 = deploy_norm(block.norm2, dtype)
         self.mlp = (
@@ -180,6 +213,11 @@ class DeployTransition(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, dim) -> (B, N, dim // 2)."""
         return gelu(self.linear(x))
+
+
+def split_heads(x: Tensor, tokens: int, num_heads: int) -> Tensor:
+    """(B, tokens, dim) -> (B, heads, tokens, dim / heads)."""
+    return x.reshape(-1, tokens, num_heads, x.shape[-1] // num_heads).transpose(1, 2)
 
 
 def qkv_weights(attention: Attention | GhostAttention) -> tuple[Tensor, Tensor, Tensor]:

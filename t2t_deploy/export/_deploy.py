@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from t2t_deploy.errors import UsageError
-from t2t_deploy.export._backbone import DeployBlock, DeployTransition
+from t2t_deploy.export._backbone import DeployAttention, DeployBlock, DeployTransition
 from t2t_deploy.export._layers import Affine, constant, deploy_linear, deploy_norm
 from t2t_deploy.export._splits import make_split
 from t2t_deploy.export._strategies import (
@@ -152,6 +152,9 @@ def deploy_blocks(
     """The backbone's layers; the last one computes the class row only."""
     blocks = nn.ModuleList()
     num_tokens = reference.config.num_patches + 1
+    fuse = strategies.fuse_attention and dtype is torch.float32
+    if strategies.fuse_attention and not fuse:
+        ledger.refused["fused_attention"] = "ONNX Runtime's CPU kernel takes float32 only"
     last = len(reference.blocks) - 1
     for index, layer in enumerate(reference.blocks):
         if isinstance(layer, Transition):
@@ -164,9 +167,12 @@ def deploy_blocks(
             dtype,
             class_only=index == last,
             fold_class_keys=strategies.fold_class_keys,
+            fuse_attention=fuse,
         )
         blocks.append(deployed)
         ledger.applied["folded_attention_scale"] += 1
+        if isinstance(deployed.attn, DeployAttention) and deployed.attn.fused:
+            ledger.applied["fused_attention"] += 1
         if deployed.class_only:
             ledger.applied["class_row_only"] += 1
             if deployed.class_query:

@@ -15,6 +15,7 @@ from t2t_deploy.types import TensorSpec
 FORBIDDEN_OPS = frozenset(
     {"Range", "Loop", "If", "Scan", "NonZero", "SequenceAt", "SplitToSequence", "ConstantOfShape"}
 )
+CONTRIB_DOMAIN = "com.microsoft"  # of ONNX Runtime's own operators
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 
@@ -30,10 +31,13 @@ class GraphSummary:
     outputs: tuple[TensorSpec, ...]
 
 
-def check_graph(model: onnx.ModelProto, *, batch: int | None) -> onnx.ModelProto:
+def check_graph(
+    model: onnx.ModelProto, *, batch: int | None, contrib: bool = False
+) -> onnx.ModelProto:
     """Check the export contract; returns the model with inferred shapes.
 
-    batch: the fixed batch size, None for dynamic. Raises ExportError naming what breaks it.
+    batch: the fixed batch size, None for dynamic. contrib: ONNX Runtime's own operators may stand
+    in it, with the types the export gave them. Raises ExportError naming what breaks it.
     """
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -48,11 +52,12 @@ def check_graph(model: onnx.ModelProto, *, batch: int | None) -> onnx.ModelProto
     # The class token is folded into the position table, so not even a dynamic batch needs Shape.
     if ops["Shape"]:
         raise ExportError(f"the exported graph has {ops['Shape']} Shape operators; expected none")
-    foreign = sorted({node.domain for node in graph.node} - _STANDARD_DOMAINS)
+    allowed = _STANDARD_DOMAINS | {CONTRIB_DOMAIN} if contrib else _STANDARD_DOMAINS
+    foreign = sorted({node.domain for node in graph.node} - allowed)
     if foreign or inferred.functions:
         raise ExportError(
             f"the exported graph uses domains {foreign} and {len(inferred.functions)} functions; "
-            "expected standard operators only"
+            f"expected those of {sorted(allowed)} only"
         )
     nested = [n.name for n in graph.node if any(a.HasField("g") or a.graphs for a in n.attribute)]
     if nested:

@@ -45,12 +45,14 @@ class Strategies:
     query_groups: runs of queries that stand where heads would in single-head attention; 1 is none.
     fold_class_keys: the last attention's keys and values, which one query alone reads, are never
         written out: their weights move to the query and to the weighted mean.
+    fuse_attention: backbone attention as one operator of ONNX Runtime's own (float32 only).
     """
 
     soft_split: tuple[SoftSplitForm, SoftSplitForm, SoftSplitForm]
     performer: PerformerForm
     query_groups: int = 1
     fold_class_keys: bool = False
+    fuse_attention: bool = False
 
     def hazards(self) -> tuple[str, ...]:
         """Known ways in which these forms lose numbers that others keep, one line each."""
@@ -75,6 +77,7 @@ class Strategies:
             "performer": self.performer.value,
             "query_groups": self.query_groups,
             "fold_class_keys": self.fold_class_keys,
+            "fuse_attention": self.fuse_attention,
         }
 
 
@@ -89,6 +92,7 @@ _DEFAULTS: Mapping[Target, Strategies] = {
         (SoftSplitForm.SHIFTED, SoftSplitForm.UNFOLD, SoftSplitForm.UNFOLD),
         PerformerForm.SOFTMAX,
         fold_class_keys=True,
+        fuse_attention=True,
     ),
     Target.OPENVINO: Strategies(_SPLITS, PerformerForm.STABLE),
     # Two groups of queries let TensorRT fuse the token attention of the t_ variants.

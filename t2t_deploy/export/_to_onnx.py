@@ -19,6 +19,7 @@ from t2t_deploy import __version__
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ExportError, UsageError
 from t2t_deploy.export._deploy import DeployT2TViT
+from t2t_deploy.export._graph import CONTRIB_DOMAIN
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME
 
 # The GELU that the deploy form writes out stays written out below 20; from 20 on exporters may use
@@ -68,6 +69,7 @@ def onnx_from_deploy(
             "and the options used"
         )
     strip_provenance(model)
+    _set_contrib_batch(model, batch)
     return model
 
 
@@ -75,6 +77,18 @@ def check_opset(opset: int) -> None:
     """Raise UsageError unless graphs of this opset can be written."""
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise UsageError(f"opset is {opset}; expected {MIN_OPSET} to {MAX_OPSET}")
+
+
+def _set_contrib_batch(model: onnx.ModelProto, batch: int | None) -> None:
+    """Give the outputs of contrib operators the batch of the graph, which only inference tells."""
+    graph = model.graph
+    contrib = {out for n in graph.node if n.domain == CONTRIB_DOMAIN for out in n.output}
+    for info in graph.value_info:
+        if info.name in contrib:
+            first = info.type.tensor_type.shape.dim[0]
+            first.Clear()
+            if batch is not None:
+                first.dim_value = batch
 
 
 def strip_provenance(model: onnx.ModelProto) -> None:

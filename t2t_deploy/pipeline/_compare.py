@@ -290,7 +290,7 @@ def _examined(
         deploy = DeployT2TViT(reference, row.strategies, request.precision)
         opset = DEFAULT_OPSET if request.opset is None else request.opset
         traced = onnx_from_deploy(deploy, batch=request.batch, opset=opset)
-        model = check_graph(traced, batch=request.batch)
+        model = check_graph(traced, batch=request.batch, contrib=row.strategies.fuse_attention)
         onnx.save(model, path)
     except MissingDependencyError:
         raise  # every combination would fail alike

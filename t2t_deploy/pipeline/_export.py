@@ -172,7 +172,9 @@ def export_weights(
     report.step(f"exporting {fitted.name} in {request.precision.value}")
     deploy = DeployT2TViT(reference, strategies, request.precision)
     model = check_graph(
-        onnx_from_deploy(deploy, batch=request.batch, opset=opset), batch=request.batch
+        onnx_from_deploy(deploy, batch=request.batch, opset=opset),
+        batch=request.batch,
+        contrib=strategies.fuse_attention,
     )
 
     def write(path: Path) -> dict[str, Any]:

@@ -76,6 +76,9 @@ def test_the_cpu_forms_are_counted(kind: str, reference: T2TViT) -> None:
     applied, refused = deploy.report.applied, deploy.report.refused
     assert (applied["shifted_soft_split"], applied["unfold_soft_split"]) == (1, 2)
     assert applied.get("softmax_performer", 0) == (0 if kind == "transformer" else 2)
+    # the folded class keys leave nothing to fuse in the last block
+    blocks = KINDS[kind].depth
+    assert applied["fused_attention"] == (blocks if kind == "se" else blocks - 1)
     assert applied.get("folded_class_keys", 0) == (0 if kind == "se" else 1)
     assert list(refused) == (["class_query_only", "folded_class_keys"] if kind == "se" else [])
     pictures = torch.randn(3, 3, 32, 32)

@@ -31,10 +31,12 @@ def exported(
     batch: int | None = None,
     precision: Precision = Precision.FP32,
     opset: int = 18,
+    target: Target = Target.PORTABLE,
 ) -> onnx.ModelProto:
-    strategies = choose_strategies(Target.PORTABLE, soft_split, performer)
+    strategies = choose_strategies(target, soft_split, performer)
     deploy = DeployT2TViT(reference, strategies, precision)
-    return check_graph(onnx_from_deploy(deploy, batch=batch, opset=opset), batch=batch)
+    traced = onnx_from_deploy(deploy, batch=batch, opset=opset)
+    return check_graph(traced, batch=batch, contrib=strategies.fuse_attention)
 
 
 @pytest.mark.parametrize("soft_split", ["unfold", "conv"])
@@ -56,6 +58,44 @@ def test_fixed_batch_has_no_free_dimension(reference: T2TViT, infer: Infer) -> N
     with torch.inference_mode():
         wanted = reference(pictures).numpy()
     assert relative_error(infer(model, pictures), wanted) < 2e-6
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_the_cpu_graph_has_one_operator_for_attention(
+    kind: str, reference: T2TViT, batch: int | None, infer: Infer
+) -> None:
+    """All its tensors are typed, which `check_graph` holds, although no tool infers its types."""
+    model = exported(reference, target=Target.CPU, batch=batch)
+    blocks = KINDS[kind].depth
+    fused = summarise_graph(model).ops["MultiHeadAttention"]
+    assert fused == (blocks if kind == "se" else blocks - 1)
+    pictures = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        wanted = reference(pictures).numpy()
+    assert relative_error(infer(model, pictures), wanted) < 2e-6
+    for node in model.graph.node:  # the wrong version
+        for attribute in node.attribute:
+            if attribute.name == "scale":
+                attribute.f = 3.0
+    assert relative_error(infer(model, pictures), wanted) > 1e-5
+
+
+def test_operators_of_one_runtime_stay_out_of_portable_graphs() -> None:
+    deploy = DeployT2TViT(
+        reference_of(KINDS["performer"]), choose_strategies(Target.CPU), Precision.FP32
+    )
+    with pytest.raises(ExportError, match=re.escape("domains ['com.microsoft']")):
+        check_graph(onnx_from_deploy(deploy), batch=None)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
+def test_half_precision_keeps_attention_in_standard_operators(precision: Precision) -> None:
+    deploy = DeployT2TViT(
+        reference_of(KINDS["performer"]), choose_strategies(Target.CPU), precision
+    )
+    assert "fused_attention" not in deploy.report.applied
+    assert "float32 only" in deploy.report.refused["fused_attention"]
+    check_graph(onnx_from_deploy(deploy), batch=None)
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16])

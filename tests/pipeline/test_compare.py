@@ -213,8 +213,10 @@ def test_the_json(tiny: ExportRequest, measured: list[dict[str, Any]], two: None
     assert measured[0]["cases"][0].batch == 2
     default, folded = rows
     assert set(default) == {
-        *("name", "soft_split", "performer", "query_groups", "fold_class_keys", "default"),
+        *("name", "soft_split", "performer", "query_groups", "default"),
         *(
+            "fold_class_keys",
+            "fuse_attention",
             "nodes",
             "size_bytes",
             "rel_l2",
