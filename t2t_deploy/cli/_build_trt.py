@@ -37,10 +37,10 @@ def _precision_flags(command: Any) -> Any:
 @_precision_flags
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "tensorrt-rtx"]),
+    type=click.Choice(["auto", "tensorrt", "tensorrt-rtx"]),
     default="auto",
     show_default=True,
-    help="Engine builder.",
+    help="Engine builder; auto takes TensorRT where it and a GPU are, else TensorRT-RTX.",
 )
 @click.option("--sm", metavar="86,89|portable|native", help="Compute capabilities to build for.")
 @click.option("--min-batch", type=click.IntRange(1), help="Smallest batch of the profile.")
@@ -48,6 +48,7 @@ def _precision_flags(command: Any) -> Any:
 @click.option("--max-batch", type=click.IntRange(1), help="Largest batch of the profile.")
 @click.option("--profile", "profiles", multiple=True, metavar="MIN:OPT:MAX", help="Repeatable.")
 @click.option("--memory-limit", type=click.IntRange(1), metavar="MIB", help="Scratch memory.")
+@click.option("--opt-level", type=click.IntRange(0, 5), help="Builder's effort; its default is 3.")
 @force_option
 @output_option
 @common_options
@@ -72,6 +73,8 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
             profiles=_profiles(options),
             sm=options["sm"],
             memory_limit_mib=options["memory_limit"],
+            backend=options["backend"],
+            optimization_level=options["opt_level"],
             output=options["output_file"],
             force=options["force"],
         ),

@@ -27,19 +27,23 @@ class BuildRequest:
     profiles: Sequence[ShapeProfile] = ()  # 1:1:32 for a dynamic batch
     sm: str | None = None  # native where a device is, else portable
     memory_limit_mib: int | None = None  # the builder's
+    backend: str = "auto"  # TensorRT where it is installed and a device is, else TensorRT-RTX
+    optimization_level: int | None = None  # the builder's
     output: Path | None = None  # the workspace
     force: bool = False
 
 
 def build_trt(workspace: Workspace, request: BuildRequest, report: Report = silent) -> Artifact:
-    """Build a TensorRT-RTX engine from an exported graph and attest what is in it.
+    """Build an engine from an exported graph and attest what is in it.
 
     A graph of another precision or target than the engine's is exported anew from the stored
     weights. The attestation's verdict is in the manifest. Raises ArtifactError, EngineError,
     BackendError, MissingDependencyError.
     """
     from t2t_deploy.runtime import (
+        BuildOptions,
         build_engine,
+        choose_builder,
         device_capability,
         parse_sm,
         runnable_here,
@@ -57,20 +61,22 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
                 f"{source.path} is an {source.manifest.kind}; an engine is built from an ONNX "
                 "file: name one, or none to take the newest export"
             )
+    module = choose_builder(request.backend)
     graph = _typed_graph(workspace, source, request, report)
     sm = request.sm or ("native" if device_capability() is not None else "portable")
     report.step(f"building {graph.path.name} for {sm}")
-    built = build_engine(
-        graph.path,
+    options = BuildOptions(
         profiles=tuple(request.profiles),
         sm=parse_sm(sm),
         memory_limit_mib=request.memory_limit_mib,
-        progress=report.progress,
+        optimization_level=request.optimization_level,
+        timing_cache=workspace.root / "timing",
     )
+    built = build_engine(graph.path, options, module=module, progress=report.progress)
     known = graph.manifest
     attestation = _attest(built.figures, request.precision or (known.precision if known else None))
     precision = Precision(attestation.asked)
-    runnable = runnable_here(built.engine)
+    runnable = runnable_here(built.engine, module.trt)
     stem = graph.path.stem.rsplit("-", 1)[0] if known else graph.path.stem
     targets = "_".join(built.sm)
     figures = built.figures.to_dict() | {"moved_bytes": built.moved_bytes}
@@ -99,6 +105,8 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
                 "backend": built.backend,
                 "backend_version": built.backend_version,
                 "sm": list(built.sm),
+                "memory_limit_mib": options.memory_limit_mib,
+                "optimization_level": options.optimization_level,
                 "profiles": [str(profile) for profile in built.profiles],
                 "size_bytes": len(built.engine),
                 "build_s": round(built.build_s, 3),

@@ -28,6 +28,7 @@ from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_s
 from t2t_deploy.pipeline._export import ExportRequest, read_model
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import (
+    BuildOptions,
     SessionRequest,
     available_threads,
     build_engine,
@@ -340,9 +341,11 @@ def _with_engine(
 ) -> ComparedStrategies:
     built = build_engine(
         path,
-        # pinned: the builder's log tells no sizes of a free batch
-        profiles=(ShapeProfile(1, 1, 1),) if batch is None else (),
-        sm=(ENGINE_SM,),
+        BuildOptions(
+            # pinned: the builder's log tells no sizes of a free batch
+            profiles=(ShapeProfile(1, 1, 1),) if batch is None else (),
+            sm=(ENGINE_SM,),
+        ),
         progress=report.progress,
     )
     figures = built.figures

@@ -9,16 +9,19 @@ from t2t_deploy.runtime._backends import (
     open_session,
     why_not_runnable,
 )
-from t2t_deploy.runtime._engine_build import EngineBuild, build_engine, trtexec_line
+from t2t_deploy.runtime._engine_build import BuildOptions, EngineBuild, build_engine
 from t2t_deploy.runtime._engine_device import Runnable, device_capability, runnable_here
 from t2t_deploy.runtime._engine_figures import Attestation, EngineFigures, attest
 from t2t_deploy.runtime._session import ClosingSession, Session, SessionRequest, check_feeds
-from t2t_deploy.runtime._trt_module import parse_sm
+from t2t_deploy.runtime._trt_choice import BuilderModule, choose_builder, parse_sm
+from t2t_deploy.runtime._trtexec import trtexec_line
 
 __all__ = [
     "BACKENDS",
     "Attestation",
     "Backend",
+    "BuildOptions",
+    "BuilderModule",
     "ClosingSession",
     "EngineBuild",
     "EngineFigures",
@@ -29,6 +32,7 @@ __all__ = [
     "available_threads",
     "build_engine",
     "check_feeds",
+    "choose_builder",
     "device_capability",
     "open_session",
     "parse_sm",

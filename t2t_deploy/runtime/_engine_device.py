@@ -6,9 +6,8 @@ import ctypes
 import re
 import sys
 from dataclasses import dataclass
-from typing import Any
 
-from t2t_deploy.runtime._trt_module import BuilderLog, load_rtx, new_logger
+from t2t_deploy.runtime._trt_module import BuilderLog, TensorRT, load_rtx, new_logger
 
 # CUdevice_attribute of the driver API, fixed since CUDA 5
 _MAJOR, _MINOR = 75, 76
@@ -24,13 +23,11 @@ class Runnable:
 
 def device_capability(ordinal: int = 0) -> str | None:
     """Compute capability of a CUDA device as in ``86``; None without such a device."""
-    try:
-        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
+    found = _device(ordinal)
+    if found is None:
         return None
-    device, value = ctypes.c_int(), ctypes.c_int()
-    if cuda.cuInit(0) != 0 or cuda.cuDeviceGet(ctypes.byref(device), ordinal) != 0:
-        return None
+    cuda, device = found
+    value = ctypes.c_int()
     numbers = []
     for attribute in (_MAJOR, _MINOR):
         if cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device) != 0:
@@ -39,7 +36,28 @@ def device_capability(ordinal: int = 0) -> str | None:
     return "".join(numbers)
 
 
-def runnable_here(engine: bytes, trt: Any = None) -> Runnable:
+def device_name(ordinal: int = 0) -> str | None:
+    """What a CUDA device calls itself; None without such a device."""
+    found = _device(ordinal)
+    name = ctypes.create_string_buffer(256)
+    if found is None or found[0].cuDeviceGetName(name, len(name), found[1]) != 0:
+        return None
+    return name.value.decode(errors="replace")
+
+
+def _device(ordinal: int) -> tuple[ctypes.CDLL, ctypes.c_int] | None:
+    """The driver's library and the handle of a device."""
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+    device = ctypes.c_int()
+    if cuda.cuInit(0) != 0 or cuda.cuDeviceGet(ctypes.byref(device), ordinal) != 0:
+        return None
+    return cuda, device
+
+
+def runnable_here(engine: bytes, trt: TensorRT | None = None) -> Runnable:
     """Load a serialized engine on this machine's device; nothing is run and nothing is kept.
 
     trt: the TensorRT module; None takes TensorRT-RTX. Raises MissingDependencyError without it.

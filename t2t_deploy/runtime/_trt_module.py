@@ -1,77 +1,51 @@
-"""TensorRT's Python module as a value: what it can target, what it says, how it is stopped.
+"""TensorRT's Python module as a value: its interface, its log, how it is stopped.
 
 TensorRT and TensorRT-RTX share their builder interface, so the engine code takes the module as an
-argument. Enum values differ between them: always go by name, and ask ``hasattr`` before a feature.
+argument, typed by what it uses of it. Types come from the stubs of whichever is type-checked (see
+the Makefile); enum values differ between them: always go by name, and ask ``hasattr`` before a
+feature that only one has.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, SupportsInt, TypeVar, cast
 
 from t2t_deploy._optional import require
-from t2t_deploy.errors import EngineError, UsageError
 
-BACKEND_RTX = "tensorrt-rtx"
-PORTABLE = ("portable",)
-NATIVE = ("native",)
-HOPPER = "90"
+if TYPE_CHECKING:
+    import tensorrt
 
 # phase, steps done, steps in all
 Progress = Callable[[str, int, int], None]
 _T = TypeVar("_T")
 
 
-def load_rtx() -> Any:
+class TensorRT(Protocol):
+    """What is used of the module, alike in TensorRT 10, 11 and TensorRT-RTX 1."""
+
+    __version__: str
+    Builder: type[tensorrt.Builder]
+    DataType: type[tensorrt.DataType]
+    Dims: type[tensorrt.Dims]
+    IConvolutionLayer: type[tensorrt.IConvolutionLayer]
+    ILogger: type[tensorrt.ILogger]
+    IMatrixMultiplyLayer: type[tensorrt.IMatrixMultiplyLayer]
+    IProgressMonitor: type[tensorrt.IProgressMonitor]
+    LayerType: type[tensorrt.LayerType]
+    MatrixOperation: type[tensorrt.MatrixOperation]
+    MemoryPoolType: type[tensorrt.MemoryPoolType]
+    NetworkDefinitionCreationFlag: type[tensorrt.NetworkDefinitionCreationFlag]
+    OnnxParser: type[tensorrt.OnnxParser]
+    ProfilingVerbosity: type[tensorrt.ProfilingVerbosity]
+    Runtime: type[tensorrt.Runtime]
+
+
+def load_rtx() -> TensorRT:
     """The TensorRT-RTX bindings. Raises MissingDependencyError."""
-    return require("tensorrt_rtx")
-
-
-def parse_sm(text: str) -> tuple[str, ...]:
-    """Read ``86,89``, ``portable`` or ``native``; ``8.6`` and ``sm86`` also mean 86.
-
-    The result is sorted and holds each target once, so that the order typed does not change the
-    engine. Whether a target can be built for is the builder's to say. Raises UsageError.
-    """
-    names = [part.strip().lower() for part in text.split(",")]
-    if names in (["portable"], ["native"]):
-        return (names[0],)
-    found = [re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", name) for name in names]
-    if not all(found):
-        raise UsageError(
-            f"GPU targets are {text!r}; expected compute capabilities such as 86,89, or the one "
-            "word 'portable' or 'native'"
-        )
-    return tuple(sorted({match[1] + match[2] for match in found if match}, key=int))
-
-
-def supported_sms(trt: Any) -> tuple[str, ...]:
-    """The compute capabilities that the module's builder can target, ascending."""
-    if not hasattr(trt, "ComputeCapability"):
-        return ()
-    members = trt.ComputeCapability.__members__
-    return tuple(sorted((name[2:] for name in members if re.fullmatch(r"SM\d+", name)), key=int))
-
-
-def check_sms(trt: Any, sms: tuple[str, ...]) -> None:
-    """Raise EngineError unless the module's builder can target every one of these numbers."""
-    known = supported_sms(trt)
-    unknown = [sm for sm in sms if sm not in known]
-    if not unknown:
-        return
-    expected = ", ".join(known) or "only the device of this machine"
-    hopper = (
-        "; TensorRT-RTX has no Hopper (90): use the onnxruntime-gpu or TensorRT backend there"
-        if HOPPER in unknown
-        else ""
-    )
-    raise EngineError(
-        f"this builder (version {trt.__version__}) cannot target SM {', '.join(unknown)}; it "
-        f"targets {expected}: choose from those, or 'portable'{hopper}"
-    )
+    return cast(TensorRT, require("tensorrt_rtx"))
 
 
 @dataclass(slots=True)
@@ -91,14 +65,23 @@ class BuilderLog:
         return "; ".join(" ".join(text.split()) for text in found[-last:])
 
 
-def new_logger(trt: Any, log: BuilderLog) -> Any:
+def to_bytes(memory: tensorrt.IHostMemory) -> bytes:
+    """A copy of what TensorRT serialised."""
+    return bytes(cast(Any, memory))  # a buffer, which only one of the stubs knows
+
+
+def new_logger(trt: TensorRT, log: BuilderLog) -> tensorrt.ILogger:
     """An ``ILogger`` that keeps every message, down to the verbose ones."""
+    if TYPE_CHECKING:
+        from tensorrt import ILogger
+    else:
+        ILogger = trt.ILogger
 
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the base exists only at run time
+    class Logger(ILogger):  # type: ignore[misc, unused-ignore]  # without stubs
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+            ILogger.__init__(self)
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: tensorrt.ILogger.Severity, message: str) -> None:
             log.entries.append((severity.name, message))
 
     return Logger()
@@ -120,24 +103,31 @@ class Cancel:
         self.requested.set()
 
 
-def new_monitor(trt: Any, progress: Progress | None, cancel: Cancel) -> Any:
+def new_monitor(
+    trt: TensorRT, progress: Progress | None, cancel: Cancel
+) -> tensorrt.IProgressMonitor:
     """An ``IProgressMonitor`` that reports steps and stops the build once ``cancel`` is requested.
 
     Nothing may leave its methods: the bindings print an escaping exception to stderr and go on.
     """
+    if TYPE_CHECKING:
+        from tensorrt import IProgressMonitor
+    else:
+        IProgressMonitor = trt.IProgressMonitor
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # as above
+    class Monitor(IProgressMonitor):  # type: ignore[misc, unused-ignore]  # without stubs
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
+            IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}
 
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self.steps[phase] = steps
+        def phase_start(self, phase: str, parent: str | None, steps: SupportsInt) -> None:
+            self.steps[phase] = int(steps)
 
-        def step_complete(self, phase: str, step: int) -> bool:
+        def step_complete(self, phase: str, step: SupportsInt) -> bool:
             if progress is not None and not cancel.requested.is_set():
                 try:
-                    progress(phase, step + 1, self.steps.get(phase, step + 1))
+                    done = int(step) + 1
+                    progress(phase, done, self.steps.get(phase, done))
                 except BaseException as err:
                     cancel.request(err)
             return not cancel.requested.is_set()

@@ -7,10 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from t2t_deploy.errors import ArtifactError, EngineError
+from t2t_deploy.runtime._trt_module import TensorRT
 from t2t_deploy.types import ShapeProfile, TensorSpec
+
+if TYPE_CHECKING:
+    import tensorrt
 
 DEFAULT_PROFILE = ShapeProfile(1, 1, 32)
 # TensorRT's names of the types that numpy calls otherwise
@@ -18,10 +22,12 @@ _NUMPY_NAMES = {
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "UINT8": "uint8",
     "INT32": "int32", "INT64": "int64", "BOOL": "bool",
 }  # fmt: skip
-_SHOWN_NODES = 3
+SHOWN_NODES = 3
 
 
-def parse_network(trt: Any, builder: Any, logger: Any, onnx_path: Path, name: str) -> Any:
+def parse_network(
+    trt: TensorRT, builder: tensorrt.Builder, logger: tensorrt.ILogger, onnx_path: Path, name: str
+) -> tensorrt.INetworkDefinition:
     """Parse an ONNX file into a strongly typed network.
 
     Raises ArtifactError for a missing file, EngineError naming the nodes the parser refused.
@@ -38,7 +44,7 @@ def parse_network(trt: Any, builder: Any, logger: Any, onnx_path: Path, name: st
     return network
 
 
-def _parser_message(parser: Any, onnx_path: Path) -> str:
+def _parser_message(parser: tensorrt.OnnxParser, onnx_path: Path) -> str:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     told = [
         f"node {error.node_name() or error.node()!r} ({error.node_operator()}): "
@@ -48,24 +54,28 @@ def _parser_message(parser: Any, onnx_path: Path) -> str:
     ]
     if not told:
         return f"{onnx_path} is not an ONNX model that the parser reads; export it again"
-    more = f" and {len(told) - _SHOWN_NODES} more" if len(told) > _SHOWN_NODES else ""
+    more = f" and {len(told) - SHOWN_NODES} more" if len(told) > SHOWN_NODES else ""
     return (
-        f"the parser refused {onnx_path}: {'; '.join(told[:_SHOWN_NODES])}{more}. Export it for "
+        f"the parser refused {onnx_path}: {'; '.join(told[:SHOWN_NODES])}{more}. Export it for "
         "the target 'tensorrt', or replace these operators"
     )
 
 
-def tensor_specs(network: Any, *, outputs: bool) -> tuple[TensorSpec, ...]:
+def tensor_specs(network: tensorrt.INetworkDefinition, *, outputs: bool) -> tuple[TensorSpec, ...]:
     """The network's inputs or outputs; a dimension free at run time is None."""
     if outputs:
         return tuple(_spec(network.get_output(index)) for index in range(network.num_outputs))
     return tuple(_spec(network.get_input(index)) for index in range(network.num_inputs))
 
 
-def _spec(tensor: Any) -> TensorSpec:
-    dtype = tensor.dtype.name
-    shape = tuple(None if dim < 0 else int(dim) for dim in tensor.shape)
-    return TensorSpec(tensor.name, _NUMPY_NAMES.get(dtype, dtype.lower()), shape)
+def _spec(tensor: tensorrt.ITensor) -> TensorSpec:
+    shape = tuple(None if dim < 0 else int(dim) for dim in sizes(tensor.shape))
+    return TensorSpec(tensor.name, numpy_name(tensor.dtype), shape)
+
+
+def sizes(dims: tensorrt.Dims) -> tuple[int, ...]:
+    """TensorRT's dimensions as a tuple; -1 is free."""
+    return tuple(dims[index] for index in range(len(dims)))
 
 
 def resolve_profiles(
@@ -100,7 +110,11 @@ def resolve_profiles(
 
 
 def add_profiles(
-    builder: Any, config: Any, inputs: Sequence[TensorSpec], profiles: Sequence[ShapeProfile]
+    trt: TensorRT,
+    builder: tensorrt.Builder,
+    config: tensorrt.IBuilderConfig,
+    inputs: Sequence[TensorSpec],
+    profiles: Sequence[ShapeProfile],
 ) -> None:
     """Give the configuration one optimisation profile per batch range; none for a fixed batch."""
     free = [spec for spec in inputs if spec.shape[:1] == (None,)]
@@ -109,14 +123,15 @@ def add_profiles(
     for batches in profiles:
         profile = builder.create_optimization_profile()
         for spec in free:
-            rest = spec.shape[1:]
-            profile.set_shape(
-                spec.name, (batches.min, *rest), (batches.opt, *rest), (batches.max, *rest)
+            rest = [dim for dim in spec.shape[1:] if dim is not None]
+            low, opt, high = (
+                trt.Dims([batch, *rest]) for batch in (batches.min, batches.opt, batches.max)
             )
+            profile.set_shape(spec.name, low, opt, high)
         config.add_optimization_profile(profile)
 
 
-def layer_macs(trt: Any, network: Any, batch: int) -> dict[str, int]:
+def layer_macs(trt: TensorRT, network: tensorrt.INetworkDefinition, batch: int) -> dict[str, int]:
     """Multiply-adds of every matrix product and convolution at ``batch``, by ONNX node name.
 
     The batch is pinned for the count and freed again.
@@ -124,60 +139,67 @@ def layer_macs(trt: Any, network: Any, batch: int) -> dict[str, int]:
     freed = []
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        shape = tuple(tensor.shape)
+        shape = sizes(tensor.shape)
         if shape and shape[0] == -1:
             freed.append((tensor, shape))
-            tensor.shape = (batch, *shape[1:])
+            tensor.shape = trt.Dims([batch, *shape[1:]])
     try:
         found: Counter[str] = Counter()
         for index in range(network.num_layers):
             layer = network.get_layer(index)
             macs = _macs(trt, layer)
             if macs:
-                found[_onnx_name(layer)] += macs
+                found[onnx_name(layer)] += macs
         return dict(found)
     finally:
         for tensor, shape in freed:
-            tensor.shape = shape
+            tensor.shape = trt.Dims(list(shape))
 
 
-def _macs(trt: Any, layer: Any) -> int:
-    out = math.prod(layer.get_output(0).shape)
+def _macs(trt: TensorRT, layer: tensorrt.ILayer) -> int:
+    out = math.prod(sizes(layer.get_output(0).shape))
     if layer.type == trt.LayerType.MATRIX_MULTIPLY:
         layer.__class__ = trt.IMatrixMultiplyLayer
+        product = cast("tensorrt.IMatrixMultiplyLayer", layer)
         # the summed axis is the last of the first operand, or the one before it if transposed
-        axis = -2 if layer.op0 == trt.MatrixOperation.TRANSPOSE else -1
+        axis = -2 if product.op0 == trt.MatrixOperation.TRANSPOSE else -1
         return int(out * layer.get_input(0).shape[axis])
     if layer.type == trt.LayerType.CONVOLUTION:
         layer.__class__ = trt.IConvolutionLayer
-        channels = layer.get_input(0).shape[1] // layer.num_groups
-        return int(out * channels * math.prod(layer.kernel_size_nd))
+        convolution = cast("tensorrt.IConvolutionLayer", layer)
+        channels = layer.get_input(0).shape[1] // convolution.num_groups
+        return int(out * channels * math.prod(sizes(convolution.kernel_size_nd)))
     return 0
 
 
-def _onnx_name(layer: Any) -> str:
+def product_operands(
+    trt: TensorRT, network: tensorrt.INetworkDefinition
+) -> list[tuple[str, frozenset[tensorrt.DataType]]]:
+    """ONNX name of every matrix product and the types of its operand: as it is, as it is stored.
+
+    The two differ behind a dequantisation.
+    """
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    made_by = {layer.get_output(0).name: layer for layer in layers}
+    found = []
+    for layer in layers:
+        if layer.type == trt.LayerType.MATRIX_MULTIPLY:
+            operand = layer.get_input(0)
+            types = {operand.dtype}
+            maker = made_by.get(operand.name)
+            if maker is not None and maker.type == trt.LayerType.DEQUANTIZE:
+                types.add(maker.get_input(0).dtype)
+            found.append((onnx_name(layer), frozenset(types)))
+    return found
+
+
+def onnx_name(layer: tensorrt.ILayer) -> str:
+    """The ONNX node a layer was parsed from."""
     match = re.fullmatch(r"\[ONNX Layer: (.*)\]", layer.metadata)
     return match[1] if match else str(layer.name)
 
 
-def check_turing(trt: Any, network: Any, sms: Sequence[str]) -> None:
-    """Raise EngineError where SM 75 is targeted and a matrix product has float32 operands.
-
-    The builder refuses these too (also between Q/DQ), a pass later and less plainly.
-    """
-    if "75" not in sms:
-        return
-    layers = (network.get_layer(index) for index in range(network.num_layers))
-    names = [
-        _onnx_name(layer)
-        for layer in layers
-        if layer.type == trt.LayerType.MATRIX_MULTIPLY
-        and layer.get_input(0).dtype == trt.DataType.FLOAT
-    ]
-    if names:
-        shown = ", ".join(names[:_SHOWN_NODES]) + (", ..." if len(names) > _SHOWN_NODES else "")
-        raise EngineError(
-            f"{len(names)} matrix products of the graph are float32 ({shown}); SM 75 (Turing) "
-            "multiplies in fp16 only: export with --precision fp16 and without float32 islands, "
-            "or leave 75 out of --sm"
-        )
+def numpy_name(dtype: tensorrt.DataType) -> str:
+    """TensorRT's type by numpy's name, where it has one."""
+    name = str(dtype.name)
+    return _NUMPY_NAMES.get(name, name.lower())

@@ -11,6 +11,8 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -18,13 +20,23 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.errors import ArtifactError, BackendError, EngineError
-from t2t_deploy.runtime import _engine_build
-from t2t_deploy.runtime._engine_build import EngineBuild, build_engine, trtexec_line
+from t2t_deploy.errors import ArtifactError, BackendError, EngineError, UsageError
+from t2t_deploy.runtime import _engine_build, _timing_cache, _trt_choice
+from t2t_deploy.runtime._engine_build import BuildOptions, EngineBuild, build_engine
 from t2t_deploy.runtime._engine_device import device_capability, runnable_here
 from t2t_deploy.runtime._engine_figures import attest
-from t2t_deploy.runtime._trt_module import load_rtx, supported_sms
+from t2t_deploy.runtime._timing_cache import TimingCache
+from t2t_deploy.runtime._trt_choice import (
+    BACKEND_CLASSIC,
+    BACKEND_RTX,
+    BuilderModule,
+    check_strong_typing,
+    choose_builder,
+    supported_sms,
+)
+from t2t_deploy.runtime._trt_module import BuilderLog, Progress, load_rtx, new_logger
 from t2t_deploy.runtime._trt_network import resolve_profiles
+from t2t_deploy.runtime._trtexec import trtexec_line
 from t2t_deploy.types import Precision, ShapeProfile, Status, TensorSpec
 
 pytestmark = pytest.mark.skipif(
@@ -36,12 +48,24 @@ Batch = int | str
 TOKENS, WIDTH, OUT = 16, 32, 64
 
 
+def build(
+    path: Path,
+    *,
+    progress: Progress | None = None,
+    module: BuilderModule | None = None,
+    **options: Any,
+) -> EngineBuild:
+    return build_engine(path, BuildOptions(**options), module=module, progress=progress)
+
+
 def save(
     path: Path,
     nodes: Sequence[onnx.NodeProto],
     weights: Sequence[onnx.TensorProto],
     shape_in: Sequence[Batch],
     shape_out: Sequence[Batch],
+    *,
+    opset: int = 18,
 ) -> Path:
     graph = helper.make_graph(
         nodes,
@@ -50,8 +74,8 @@ def save(
         [helper.make_tensor_value_info("logits", FP32, shape_out)],
         weights,
     )
-    opset = helper.make_opsetid("", 18)
-    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
+    opsets = [helper.make_opsetid("", opset)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
     return path
 
 
@@ -129,12 +153,12 @@ def free_fp32(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def fixed_build(fixed_fp16: Path) -> EngineBuild:
-    return build_engine(fixed_fp16, sm=["86"])
+    return build(fixed_fp16, sm=["86"])
 
 
 @pytest.fixture(scope="module")
 def free_build(free_fp32: Path) -> EngineBuild:
-    return build_engine(free_fp32, sm=["86"], profiles=[ShapeProfile(1, 2, 8)])
+    return build(free_fp32, sm=["86"], profiles=[ShapeProfile(1, 2, 8)])
 
 
 def test_what_a_build_tells(fixed_build: EngineBuild) -> None:
@@ -144,7 +168,7 @@ def test_what_a_build_tells(fixed_build: EngineBuild) -> None:
     assert fixed_build.profiles == (ShapeProfile(4, 4, 4),)
     assert fixed_build.inputs == (TensorSpec("image", "float32", (4, TOKENS, WIDTH)),)
     assert fixed_build.outputs == (TensorSpec("logits", "float32", (4, TOKENS, OUT)),)
-    assert fixed_build.network_name == "t2t_deploy"
+    assert fixed_build.options.network_name == "t2t_deploy"
     assert fixed_build.build_s > 0
     assert len(fixed_build.engine) > 10_000
     assert "Layers:" in fixed_build.log
@@ -163,13 +187,13 @@ def test_figures_of_a_fixed_batch(fixed_build: EngineBuild) -> None:
 
 
 def test_same_input_same_bytes(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
-    assert build_engine(fixed_fp16, sm=["86"]).engine == fixed_build.engine
+    assert build(fixed_fp16, sm=["86"]).engine == fixed_build.engine
 
 
 def test_same_bytes_in_another_process(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
     code = (
-        "import hashlib, pathlib, sys; from t2t_deploy.runtime._engine_build import build_engine; "
-        "engine = build_engine(pathlib.Path(sys.argv[1]), sm=['86']).engine; "
+        "import hashlib, pathlib, sys; from t2t_deploy.runtime import BuildOptions, build_engine; "
+        "engine = build_engine(pathlib.Path(sys.argv[1]), BuildOptions(sm=['86'])).engine; "
         "print(hashlib.sha256(engine).hexdigest())"
     )
     done = subprocess.run(
@@ -180,15 +204,13 @@ def test_same_bytes_in_another_process(fixed_fp16: Path, fixed_build: EngineBuil
 
 def test_the_network_name_is_in_the_engine(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
     assert b"t2t_deploy" in fixed_build.engine
-    named = build_engine(fixed_fp16, sm=["86"], network_name="by_another_name")
+    named = build(fixed_fp16, sm=["86"], network_name="by_another_name")
     assert b"by_another_name" in named.engine
-    assert named.network_name == "by_another_name"
+    assert named.options.network_name == "by_another_name"
 
 
 def test_same_input_same_bytes_with_a_free_batch(free_fp32: Path, free_build: EngineBuild) -> None:
-    again = build_engine(
-        free_fp32, sm=["86", "86"], profiles=[ShapeProfile(1, 2, 8)], pin_figures=False
-    )
+    again = build(free_fp32, sm=["86", "86"], profiles=[ShapeProfile(1, 2, 8)], pin_figures=False)
     assert again.engine == free_build.engine
     assert again.pinned is None
     assert again.moved_bytes is None
@@ -206,50 +228,50 @@ def test_a_free_batch_is_counted_at_the_tuned_one(free_build: EngineBuild) -> No
 
 
 def test_a_free_batch_without_a_profile_takes_the_default(free_fp16: Path) -> None:
-    build = build_engine(free_fp16, pin_figures=False)
-    assert build.profiles == (ShapeProfile(1, 1, 32),)
-    assert "MinShape: [1,16,32], OptShape: [1,16,32], MaxShape: [32,16,32]" in build.log
+    built = build(free_fp16, pin_figures=False)
+    assert built.profiles == (ShapeProfile(1, 1, 32),)
+    assert "MinShape: [1,16,32], OptShape: [1,16,32], MaxShape: [32,16,32]" in built.log
 
 
 def test_several_profiles(folder: Path) -> None:
     path = attention(folder / "free_attention.onnx", "N")
     profiles = [ShapeProfile(1, 2, 8), ShapeProfile(4, 4, 4)]
-    build = build_engine(path, sm=["86"], profiles=profiles)
-    assert build.profiles == tuple(profiles)
-    assert build.figures.profiles == 2
-    assert (build.figures.kernels, build.figures.shape_ops) == (5, 5)
-    assert build.figures.gemm_mha == 1
-    assert build.pinned is not None
-    assert build.pinned.profiles == 1
+    built = build(path, sm=["86"], profiles=profiles)
+    assert built.profiles == tuple(profiles)
+    assert built.figures.profiles == 2
+    assert (built.figures.kernels, built.figures.shape_ops) == (5, 5)
+    assert built.figures.gemm_mha == 1
+    assert built.pinned is not None
+    assert built.pinned.profiles == 1
     # the attention's two products are in the same kernel
-    assert build.figures.macs_by_dtype == {
+    assert built.figures.macs_by_dtype == {
         "Half": 2 * 64 * 128 * (4 * 128) + 2 * (2 * 4 * 64**2 * 32)
     }
-    assert attest(build.figures, Precision.FP16).found == {"Half": 1.0}
+    assert attest(built.figures, Precision.FP16).found == {"Half": 1.0}
 
 
 def test_two_targets_in_any_order(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
-    build = build_engine(fixed_fp16, sm=["89", "86"])
-    assert build.sm == ("86", "89")
-    assert "Number of target compute capabilities: 2" in build.log
-    assert build.engine == build_engine(fixed_fp16, sm=["86", "89"]).engine
-    assert build.engine != fixed_build.engine
+    built = build(fixed_fp16, sm=["89", "86"])
+    assert built.sm == ("86", "89")
+    assert "Number of target compute capabilities: 2" in built.log
+    assert built.engine == build(fixed_fp16, sm=["86", "89"]).engine
+    assert built.engine != fixed_build.engine
     # one list of kernels serves all targets
-    assert build.log.count("Layers:\n") == 1
-    assert build.figures.kernels == fixed_build.figures.kernels
+    assert built.log.count("Layers:\n") == 1
+    assert built.figures.kernels == fixed_build.figures.kernels
 
 
 @pytest.mark.parametrize("sm", [(), ("portable",)])
 def test_portable(fixed_fp16: Path, sm: tuple[str, ...]) -> None:
-    build = build_engine(fixed_fp16, sm=sm)
-    assert build.sm == ("portable",)
-    assert build.figures.kernels == 3
+    built = build(fixed_fp16, sm=sm)
+    assert built.sm == ("portable",)
+    assert built.figures.kernels == 3
 
 
 def test_bf16(folder: Path) -> None:
-    build = build_engine(linear(folder / "bf16.onnx", BF16, 2), sm=["86"])
-    assert attest(build.figures, Precision.BF16).status is Status.PASSED
-    assert attest(build.figures, Precision.FP16).status is Status.FAILED
+    built = build(linear(folder / "bf16.onnx", BF16, 2), sm=["86"])
+    assert attest(built.figures, Precision.BF16).status is Status.PASSED
+    assert attest(built.figures, Precision.FP16).status is Status.FAILED
 
 
 def test_the_wrong_precision_fails_attestation(
@@ -266,30 +288,30 @@ def test_the_wrong_precision_fails_attestation(
 
 def test_settings_reach_the_builder(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
     trt = load_rtx()
-    order = _engine_build._Order(fixed_fp16, (), (), 64, "name")
-    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    order = _engine_build._Order(fixed_fp16, (), BuildOptions(memory_limit_mib=64))
+    builder = trt.Builder(new_logger(trt, BuilderLog()))
     config = _engine_build._config(trt, builder, order)
     assert config.max_aux_streams == 0
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 64 << 20
-    assert build_engine(fixed_fp16, sm=["86"], memory_limit_mib=64).engine
+    assert build(fixed_fp16, sm=["86"], memory_limit_mib=64).engine
     with pytest.raises(EngineError, match="memory limit is 0 MiB; expected at least 1"):
-        build_engine(fixed_fp16, memory_limit_mib=0)
+        build(fixed_fp16, memory_limit_mib=0)
 
 
 def test_a_fixed_batch_refuses_another(fixed_fp16: Path) -> None:
-    build = build_engine(fixed_fp16, profiles=[ShapeProfile(4, 4, 4)])
-    assert build.profiles == (ShapeProfile(4, 4, 4),)
+    built = build(fixed_fp16, profiles=[ShapeProfile(4, 4, 4)])
+    assert built.profiles == (ShapeProfile(4, 4, 4),)
     with pytest.raises(
         EngineError, match=r"batches of exactly 4, and profile 1:1:8 .* --batch dynamic"
     ):
-        build_engine(fixed_fp16, profiles=[ShapeProfile(1, 1, 8)])
+        build(fixed_fp16, profiles=[ShapeProfile(1, 1, 8)])
 
 
 def test_more_than_the_batch_free_is_refused(folder: Path) -> None:
     nodes = [helper.make_node("Relu", ["image"], ["logits"], "act")]
     path = save(folder / "sizes.onnx", nodes, [], ["N", "side"], ["N", "side"])
     with pytest.raises(EngineError, match=r"input image float32 \(N, N\) leaves more than the ba"):
-        build_engine(path)
+        build(path)
 
 
 def test_inputs_that_disagree_about_the_batch_are_refused() -> None:
@@ -301,38 +323,158 @@ def test_inputs_that_disagree_about_the_batch_are_refused() -> None:
 def test_turing_refuses_float32_products_before_building(
     free_fp32: Path, free_fp16: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert build_engine(free_fp16, sm=["75"], pin_figures=False).sm == ("75",)
+    assert build(free_fp16, sm=["75"], pin_figures=False).sm == ("75",)
     monkeypatch.setattr(_engine_build, "_config", lambda *_: pytest.fail("the builder was asked"))
-    with pytest.raises(EngineError, match=r"1 matrix products .* float32 \(fc\); SM 75 .* fp16"):
-        build_engine(free_fp32, sm=["75", "86"])
+    with pytest.raises(
+        EngineError, match=r"1 matrix products .* float32 \(fc\); SM 75 .* SM 80 .* fp16"
+    ):
+        build(free_fp32, sm=["75", "86"])
+
+
+def fp8_linear(path: Path) -> Path:
+    """A product whose operands are quantised to E4M3."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "s", "z"], ["xq"], "quantise"),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["x"], "dequantise"),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"], "weights"),
+        helper.make_node("MatMul", ["x", "wd"], ["logits"], "fc"),
+    ]
+    e4m3 = TensorProto.FLOAT8E4M3FN
+    weights = [
+        weight("w", e4m3, WIDTH, OUT),
+        helper.make_tensor("s", FP32, [], [1.0]),
+        helper.make_tensor("z", e4m3, [], [0.0]),
+    ]
+    opset = 19  # the first that quantises to 8-bit floats
+    return save(path, nodes, weights, [4, TOKENS, WIDTH], [4, TOKENS, OUT], opset=opset)
+
+
+@pytest.mark.parametrize("sm", [["86"], ["86", "89"], []])
+def test_fp8_is_refused_below_ada(
+    folder: Path, sm: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fp8_linear(folder / "fp8.onnx")
+    monkeypatch.setattr(_engine_build, "_config", lambda *_: pytest.fail("the builder was asked"))
+    who = "SM 86" if sm else "a portable engine, which runs from SM 80 on,"
+    with pytest.raises(EngineError, match=rf"are fp8 \(fc\); {who} cannot .* SM 89 is the first"):
+        build(path, sm=sm)
+
+
+def test_fp8_builds_for_ada(folder: Path) -> None:
+    figures = build(fp8_linear(folder / "fp8.onnx"), sm=["89", "120"]).figures
+    assert attest(figures, Precision.FP8).status is Status.PASSED
+
+
+def test_bf16_is_refused_on_turing(folder: Path) -> None:
+    with pytest.raises(EngineError, match=r"are bfloat16 \(fc\); SM 75 cannot"):
+        build(linear(folder / "bf16_75.onnx", BF16, 2), sm=["75"])
+
+
+def test_a_memory_limit_that_is_too_low_is_told_what_would_do(folder: Path) -> None:
+    path = attention(folder / "hungry.onnx", "N")
+    profile = ShapeProfile(1, 1, 256)
+    with pytest.raises(EngineError) as caught:
+        build(path, sm=["86"], profiles=[profile], memory_limit_mib=1)
+    found = re.search(
+        r"1 MiB of scratch memory; at batch 256 .* --memory-limit (\d+)", str(caught.value)
+    )
+    assert found
+    assert build(path, sm=["86"], profiles=[profile], memory_limit_mib=int(found[1])).engine
+
+
+def test_optimisation_levels(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
+    for level in (-1, 6):
+        with pytest.raises(EngineError, match=f"level is {level}; expected 0 .* to 5"):
+            build(fixed_fp16, optimization_level=level)
+    least = build(fixed_fp16, sm=["86"], optimization_level=0)
+    assert "at optimization level 0" in least.log
+    assert "at optimization level 0" not in fixed_build.log
+
+
+# -- the path of TensorRT, with TensorRT-RTX handed in -----------------------------------------
+
+
+def classic() -> BuilderModule:
+    return BuilderModule(BACKEND_CLASSIC, load_rtx())
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
+def test_tensorrt_builds_through_the_same_code(
+    fixed_fp16: Path, fixed_build: EngineBuild, tmp_path: Path
+) -> None:
+    built = build(fixed_fp16, sm=["86"], module=classic(), timing_cache=tmp_path / "timing")
+    assert built.backend == "tensorrt"
+    assert built.engine == fixed_build.engine
+    (cache,) = (tmp_path / "timing").iterdir()
+    assert cache.suffix == ".timing" and cache.stat().st_size > 0
+    before = cache.name
+    build(fixed_fp16, sm=["86"], module=classic(), timing_cache=tmp_path / "timing")
+    assert [path.name for path in cache.parent.iterdir()] == [before]
+
+
+def test_tensorrt_rtx_keeps_no_timing_cache(fixed_fp16: Path, tmp_path: Path) -> None:
+    build(fixed_fp16, sm=["86"], timing_cache=tmp_path / "timing")
+    assert not (tmp_path / "timing").exists()
+
+
+def test_timing_caches_are_per_graph_device_and_version(
+    fixed_fp16: Path, free_fp16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {TimingCache.open(tmp_path, fixed_fp16, "10.0").path}
+    paths.add(TimingCache.open(tmp_path, free_fp16, "10.0").path)
+    paths.add(TimingCache.open(tmp_path, fixed_fp16, "10.1").path)
+    monkeypatch.setattr(_timing_cache, "device_name", lambda: "another")
+    paths.add(TimingCache.open(tmp_path, fixed_fp16, "10.0").path)
+    assert len(paths) == 4
+
+
+def test_which_builder_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_trt_choice, "device_capability", lambda: None)
+    assert choose_builder().backend == BACKEND_RTX
+    with pytest.raises(UsageError, match="no builder 'trt'; known: auto, tensorrt, tensorrt-rtx"):
+        choose_builder("trt")
+    monkeypatch.setattr(_trt_choice, "require", lambda name: load_rtx())
+    with pytest.raises(BackendError, match=r"no CUDA device was found: build with --backend tens"):
+        choose_builder("tensorrt")
+    monkeypatch.setattr(_trt_choice, "device_capability", lambda: "86")
+    monkeypatch.setattr(_trt_choice, "is_installed", lambda name: True)
+    assert choose_builder().backend == choose_builder("tensorrt").backend == BACKEND_CLASSIC
+    assert choose_builder("tensorrt-rtx").backend == BACKEND_RTX
+
+
+def test_a_tensorrt_without_strong_typing_is_refused() -> None:
+    flags = SimpleNamespace(__members__={"EXPLICIT_BATCH": 0})
+    old = SimpleNamespace(__version__="8.6.1", NetworkDefinitionCreationFlag=flags)
+    with pytest.raises(BackendError, match=r"TensorRT 8\.6\.1 cannot .* install 10\.0"):
+        check_strong_typing(cast(Any, old))
 
 
 def test_unknown_targets(fixed_fp16: Path) -> None:
     known = ", ".join(supported_sms(load_rtx()))
     with pytest.raises(EngineError, match=f"cannot target SM 61; it targets {known}"):
-        build_engine(fixed_fp16, sm=["61"])
+        build(fixed_fp16, sm=["61"])
     with pytest.raises(EngineError, match="TensorRT-RTX has no Hopper"):
-        build_engine(fixed_fp16, sm=["86", "90"])
+        build(fixed_fp16, sm=["86", "90"])
 
 
 def test_native_needs_a_device(fixed_fp16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine_build, "device_capability", lambda: None)
+    monkeypatch.setattr(_trt_choice, "device_capability", lambda: None)
     with pytest.raises(BackendError, match="no CUDA device was found: name the targets"):
-        build_engine(fixed_fp16, sm=["native"])
-    monkeypatch.setattr(_engine_build, "device_capability", lambda: "89")
-    assert build_engine(fixed_fp16, sm=["native"]).sm == ("89",)
+        build(fixed_fp16, sm=["native"])
+    monkeypatch.setattr(_trt_choice, "device_capability", lambda: "89")
+    assert build(fixed_fp16, sm=["native"]).sm == ("89",)
 
 
 def test_a_missing_file(folder: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no ONNX file at .*nowhere\.onnx"):
-        build_engine(folder / "nowhere.onnx")
+        build(folder / "nowhere.onnx")
 
 
 def test_a_file_that_is_no_model(folder: Path) -> None:
     path = folder / "text.onnx"
     path.write_bytes(b"no model")
     with pytest.raises(EngineError, match=r"text\.onnx.*not an ONNX model that the parser reads"):
-        build_engine(path)
+        build(path)
 
 
 def test_the_parser_names_the_node(folder: Path) -> None:
@@ -342,7 +484,7 @@ def test_the_parser_names_the_node(folder: Path) -> None:
     ]
     path = save(folder / "unknown.onnx", nodes, [], [1, 3], [1, 3])
     with pytest.raises(EngineError, match=r"node 'mystery' \(NoSuchOperator\): ") as caught:
-        build_engine(path)
+        build(path)
     assert "\n" not in str(caught.value)
     assert "Plugin not found" in str(caught.value)
 
@@ -350,14 +492,14 @@ def test_the_parser_names_the_node(folder: Path) -> None:
 def test_a_build_that_fails_tells_the_last_errors(
     free_fp32: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_engine_build, "check_turing", lambda *_: None)
+    monkeypatch.setattr(_engine_build, "check_computable", lambda *_: None)
     with pytest.raises(EngineError, match=r"made no engine from .*FP32 GEMM is not supported"):
-        build_engine(free_fp32, sm=["75"])
+        build(free_fp32, sm=["75"])
 
 
 def test_progress_counts_up(fixed_fp16: Path) -> None:
     steps: list[tuple[str, int, int]] = []
-    build_engine(fixed_fp16, progress=lambda *step: steps.append(step))
+    build(fixed_fp16, progress=lambda *step: steps.append(step))
     assert {phase for phase, _, _ in steps} >= {"Building engine"}
     assert all(1 <= done <= of for _, done, of in steps)
 
@@ -374,13 +516,13 @@ def test_progress_that_raises_cancels(
 
     before = sorted(fixed_fp16.parent.iterdir())
     with pytest.raises(type(error)) as caught:
-        build_engine(fixed_fp16, sm=["86"], progress=progress)
+        build(fixed_fp16, sm=["86"], progress=progress)
     assert caught.value is error
     assert len(calls) == 1
     assert sorted(fixed_fp16.parent.iterdir()) == before
     assert not [thread for thread in threading.enumerate() if thread.name == "engine-build"]
     # nothing of the cancelled build is left in the process either
-    assert build_engine(fixed_fp16, sm=["86"]).engine == fixed_build.engine
+    assert build(fixed_fp16, sm=["86"]).engine == fixed_build.engine
 
 
 def test_ctrl_c_cancels(fixed_fp16: Path) -> None:
@@ -392,7 +534,7 @@ def test_ctrl_c_cancels(fixed_fp16: Path) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        build_engine(fixed_fp16, sm=["86"], progress=progress)
+        build(fixed_fp16, sm=["86"], progress=progress)
     assert asked.is_set()
 
 
@@ -400,7 +542,7 @@ def test_ctrl_c_with_the_monitor_stopped(folder: Path) -> None:
     """The builder is told to stop: it does not go on to the end of its phases."""
     path = attention(folder / "cancelled.onnx", 2)
     whole: list[str] = []
-    build_engine(path, sm=["86"], progress=lambda phase, *_: whole.append(phase))
+    build(path, sm=["86"], progress=lambda phase, *_: whole.append(phase))
     seen: list[str] = []
 
     def progress(phase: str, done: int, steps: int) -> None:
@@ -409,7 +551,7 @@ def test_ctrl_c_with_the_monitor_stopped(folder: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_engine(path, sm=["86"], progress=progress)
+        build(path, sm=["86"], progress=progress)
     assert len(seen) == 5 < len(whole)
 
 
@@ -428,7 +570,7 @@ def test_a_portable_engine_loads_on_a_supported_device(fixed_fp16: Path) -> None
     assert device is not None
     if device not in supported_sms(load_rtx()):
         pytest.skip(f"TensorRT-RTX does not support SM {device}")
-    assert runnable_here(build_engine(fixed_fp16, sm=["native"]).engine).runs
+    assert runnable_here(build(fixed_fp16, sm=["native"]).engine).runs
 
 
 def test_an_engine_that_is_none_does_not_run() -> None:

@@ -13,14 +13,12 @@ from types import SimpleNamespace
 import pytest
 
 from t2t_deploy.errors import EngineError, UsageError
+from t2t_deploy.runtime._trt_choice import check_sms, parse_sm, supported_sms
 from t2t_deploy.runtime._trt_module import (
     BuilderLog,
     Cancel,
-    check_sms,
     new_monitor,
-    parse_sm,
     run_cancellable,
-    supported_sms,
 )
 
 FAKE = SimpleNamespace(
