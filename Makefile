@@ -11,6 +11,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 EXTRAS := export,cpu,rtx,plot,dev
 DEMO := build/demo
+STUBS := .venv/stubs
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format clean
@@ -19,7 +20,7 @@ help:
 	@echo 'make demo       export, build-trt and bench of T2T-ViT-14, in $(DEMO)'
 	@echo 'make test       every check that needs no GPU and is not slow'
 	@echo 'make test-slow  the slow ones; PYTEST_ARGS="tests/export -x" narrows either'
-	@echo 'make lint       ruff, mypy, import-linter'
+	@echo 'make lint       ruff, mypy (against both TensorRTs), import-linter'
 	@echo 'make format     ruff, rewriting files'
 	@echo 'make clean      remove .venv, build/ and caches; ./artifacts stays'
 
@@ -64,10 +65,16 @@ test: $(READY)
 test-slow: $(READY)
 	@$(PYTEST) -m 'slow and not gpu' $(PYTEST_ARGS)
 
-lint: $(READY)
+$(STUBS)/.ready: $(READY) tools/tensorrt_stubs.py
+	@$(BIN)/python tools/tensorrt_stubs.py $(STUBS)
+	@touch $@
+
+# types are checked against both TensorRTs, whose stubs stand for `tensorrt` in turn
+lint: $(READY) $(STUBS)/.ready
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@MYPYPATH=$(STUBS)/classic $(BIN)/mypy
+	@MYPYPATH=$(STUBS)/rtx $(BIN)/mypy --cache-dir .mypy_cache/rtx t2t_deploy tests/runtime
 	@$(BIN)/lint-imports --no-logo
 
 format: $(READY)

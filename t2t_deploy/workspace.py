@@ -30,7 +30,9 @@ from t2t_deploy.types import Precision, Status
 
 MANIFEST_VERSION = 1
 MANIFEST_SUFFIX = ".manifest.json"
+_CHECKSUM = "checksum"
 _TEMPORARY = ".t2t-tmp-"
+_ENGINE_SUFFIXES = frozenset({".engine", ".plan", ".trt"})
 _FOLDERS = {"onnx": "onnx", "engine": "engines"}
 _TOOLS = (
     "torch",
@@ -91,10 +93,10 @@ class Manifest:
         return [check for check in checks if check and check["status"] == Status.FAILED.value]
 
     def to_json(self) -> str:
-        """Indented JSON, keys in a fixed order."""
+        """The manifest as it is written."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values["precision"] = self.precision.value
-        return json.dumps(values, indent=1, sort_keys=True) + "\n"
+        return manifest_text(values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,13 @@ class Artifact:
 
     path: Path
     manifest: Manifest | None
+
+    @property
+    def kind(self) -> str:
+        """Kind by the manifest, else by the name: engine or onnx."""
+        if self.manifest is not None:
+            return self.manifest.kind
+        return "engine" if self.path.suffix in _ENGINE_SUFFIXES else "onnx"
 
     def known(self) -> Manifest:
         """The manifest. Raises ArtifactError for a foreign file."""
@@ -340,6 +349,12 @@ def read_manifest(path: Path) -> Manifest:
                 f"{path} has manifest format {version}, this t2t-deploy reads up to "
                 f"{MANIFEST_VERSION}; update t2t-deploy"
             )
+        stated = values.pop(_CHECKSUM)
+        if stated != _checksum(values):
+            raise ArtifactError(
+                f"{path} was altered: its checksum is {_checksum(values)[:12]}, it states "
+                f"{str(stated)[:12]}; remove it and make the artifact again"
+            )
         values["precision"] = Precision(values["precision"])
         values["parents"] = tuple(values["parents"])
         manifest = Manifest(**values)
@@ -352,6 +367,18 @@ def read_manifest(path: Path) -> Manifest:
     if not manifest.file or Path(manifest.file).name != manifest.file:
         raise ArtifactError(f"{path} names {manifest.file!r}; expected a file beside it")
     return manifest
+
+
+def manifest_text(values: Mapping[str, Any]) -> str:
+    """A manifest's values as indented JSON, keys in a fixed order, with a checksum of them."""
+    stated = {key: value for key, value in values.items() if key != _CHECKSUM}
+    sealed = stated | {_CHECKSUM: _checksum(stated)}
+    return json.dumps(sealed, indent=1, sort_keys=True) + "\n"
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's values: it shows damage, not a forger."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def tool_versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ be taken for the real one, and out of the repository.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -35,17 +36,20 @@ def main() -> None:
     pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     # without what it depends on: TensorRT itself, of several GB
     subprocess.run([*pip, "--no-deps", "--target", folder / "classic", CLASSIC], check=True)
+    for path in (folder / "classic").rglob("*.pyi"):
+        path.write_text(repaired(path.read_text()))
+    if importlib.util.find_spec(RTX) is None:
+        # no wheels for this platform: checked against the classic ones twice
+        shutil.copytree(folder / "classic", folder / "rtx")
+        return
     made = folder / "made"
     command = [sys.executable, "-m", "pybind11_stubgen", RTX, "-o", made, "--ignore-all-errors"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     (folder / "rtx").mkdir()
     (made / RTX).rename(folder / "rtx" / "tensorrt")
     made.rmdir()
-    for path in folder.rglob("*.pyi"):
-        text = repaired(path.read_text())
-        if folder / "rtx" in path.parents:
-            text = text.replace(RTX, "tensorrt")
-        path.write_text(text)
+    for path in (folder / "rtx").rglob("*.pyi"):
+        path.write_text(repaired(path.read_text()).replace(RTX, "tensorrt"))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from t2t_deploy.cli._options import NumbersType, artifacts_argument, common_options, force_option
+from t2t_deploy.cli._options import (
+    NumbersType,
+    artifacts_argument,
+    common_options,
+    force_option,
+    trust_option,
+)
 from t2t_deploy.cli._output import Output
 
 if TYPE_CHECKING:
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="Default: the cores at hand.")
 @click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds; default 7, at least 5.")
 @force_option
+@trust_option
 @common_options
 def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **options: Any) -> int:
     """Measure artifacts (all of the workspace if none is named) against eager PyTorch.
@@ -45,6 +52,7 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
             threads=options["threads"],
             rounds=options["rounds"] or DEFAULT_ROUNDS,
             force=options["force"],
+            trust=options["trust"],
         ),
         output,
     )

@@ -86,6 +86,9 @@ artifacts_argument = click.argument("artifacts", nargs=-1, type=click.Path(path_
 force_option = click.option(
     "--force", is_flag=True, help="Use an artifact although a check on it failed."
 )
+trust_option = click.option(
+    "--trust", is_flag=True, help="Load an engine without manifest: it is code, and runs."
+)
 output_option = click.option(
     "-o",
     "output_file",

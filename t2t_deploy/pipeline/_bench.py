@@ -17,7 +17,8 @@ from t2t_deploy.bench import (
     not_run_result,
     run_bench,
 )
-from t2t_deploy.errors import ArtifactError, BackendError
+from t2t_deploy.errors import ArtifactError, BackendError, EngineError
+from t2t_deploy.pipeline._engine import check_engine
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import BACKENDS, SessionRequest, available_threads, why_not_runnable
 from t2t_deploy.types import Precision, Target
@@ -37,6 +38,7 @@ class BenchRequest:
     threads: int | None = None
     rounds: int = DEFAULT_ROUNDS
     force: bool = False
+    trust: bool = False
 
 
 def bench_artifacts(
@@ -87,7 +89,11 @@ def bench_artifacts(
 
 def _chosen(workspace: Workspace, request: BenchRequest, report: Report) -> list[Artifact]:
     if request.artifacts:
-        return [workspace.open(path, force=request.force) for path in request.artifacts]
+        named = [workspace.open(path, force=request.force) for path in request.artifacts]
+        for artifact in named:
+            if artifact.kind == "engine":
+                check_engine(artifact, trust=request.trust)
+        return named
     everything = workspace.artifacts()
     usable = [a for a in everything if request.force or not a.known().failed]
     for artifact in everything:
@@ -124,11 +130,13 @@ def _case(
         )
         label = f"{manifest.variant} {manifest.config['image_size']}px reference"
         return BenchCase(request, label, Precision.FP32.value, batch, _model(manifest)), None
-    if takes != (manifest.kind if manifest else "onnx"):
+    if takes != artifact.kind:
         return None, None
     if manifest is not None and takes == "engine" and backend != _engine_backend(artifact):
         return None, None
     reason = why_not_runnable(backend)
+    if reason is None and takes == "engine" and not named:
+        reason = _why_not_loaded(artifact)
     if reason is None and manifest is not None and takes == "onnx" and backend == "ort-cpu":
         if manifest.precision is Precision.BF16:
             reason = "ONNX Runtime's CPU kernels have no bf16 matrix product"
@@ -141,6 +149,14 @@ def _case(
     computes = _model(manifest) if manifest and manifest.weights else None
     request = SessionRequest(backend, artifact.path, threads=threads)
     return BenchCase(request, artifact.path.name, _precision(artifact), batch, computes), None
+
+
+def _why_not_loaded(engine: Artifact) -> str | None:
+    try:
+        check_engine(engine)
+    except EngineError as err:
+        return str(err)
+    return None
 
 
 def _model(manifest: Manifest) -> str:

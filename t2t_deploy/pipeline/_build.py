@@ -56,9 +56,9 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
         report.note(f"building from the newest export, {source.path.name}")
     else:
         source = workspace.open(request.artifact, force=request.force)
-        if source.manifest is not None and source.manifest.kind != "onnx":
+        if source.kind != "onnx":
             raise ArtifactError(
-                f"{source.path} is an {source.manifest.kind}; an engine is built from an ONNX "
+                f"{source.path} is an {source.kind}; an engine is built from an ONNX "
                 "file: name one, or none to take the newest export"
             )
     module = choose_builder(request.backend)

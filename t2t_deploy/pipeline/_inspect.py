@@ -16,7 +16,7 @@ def inspect_artifact(workspace: Workspace, path: Path) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "path": str(artifact.path),
         "size_bytes": artifact.path.stat().st_size,
-        "kind": manifest.kind if manifest else "onnx",
+        "kind": artifact.kind,
         "manifest": None,
     }
     if manifest is not None:
@@ -39,6 +39,8 @@ def inspect_artifact(workspace: Workspace, path: Path) -> dict[str, Any]:
     if manifest is not None and manifest.kind == "engine":
         summary["engine"] = manifest.details["engine"]
         summary["attestation"] = manifest.details["attestation"]
+        return summary
+    if artifact.kind == "engine":
         return summary
     summary["graph"] = _graph(artifact.path)
     return summary

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2t_deploy.calibration import image_set_from_folder
-from t2t_deploy.errors import ArtifactError
+from t2t_deploy.errors import ArtifactError, EngineError
+from t2t_deploy.pipeline._engine import check_engine
 from t2t_deploy.pipeline._nodewise import check_plot_request, draw_nodewise, nodewise_file
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import SessionRequest, open_session, why_not_runnable
@@ -57,6 +58,7 @@ def verify_file(
     tolerance = TOLERANCES[manifest.precision]
     if manifest.kind == "engine":
         backend = str(manifest.details["engine"]["backend"])
+        check_engine(Artifact(path, manifest))
         reason = why_not_runnable(backend)
         return not_verified(tolerance, reason or f"no {backend} session in this version")
     reason = why_not_runnable("ort-cpu")
@@ -120,7 +122,12 @@ def verify_artifacts(
         if images is not None:
             pictures = _pictures_from_folder(images, int(manifest.config["image_size"]), report)
         weights = workspace.weights(manifest)
-        result = verify_file(artifact.path, manifest, weights, pictures)
+        try:
+            result = verify_file(artifact.path, manifest, weights, pictures)
+        except EngineError as err:
+            if paths:
+                raise
+            result = not_verified(tolerance, str(err))
         if pictures is None and result.status is not Status.NOT_RUN:
             artifact = workspace.update(artifact, verification=result.to_dict())
         if not nodewise:

@@ -13,7 +13,12 @@ from t2t_deploy.runtime._engine_build import BuildOptions, EngineBuild, build_en
 from t2t_deploy.runtime._engine_device import Runnable, device_capability, runnable_here
 from t2t_deploy.runtime._engine_figures import Attestation, EngineFigures, attest
 from t2t_deploy.runtime._session import ClosingSession, Session, SessionRequest, check_feeds
-from t2t_deploy.runtime._trt_choice import BuilderModule, choose_builder, parse_sm
+from t2t_deploy.runtime._trt_choice import (
+    BuilderModule,
+    choose_builder,
+    engine_version,
+    parse_sm,
+)
 from t2t_deploy.runtime._trtexec import trtexec_line
 
 __all__ = [
@@ -34,6 +39,7 @@ __all__ = [
     "check_feeds",
     "choose_builder",
     "device_capability",
+    "engine_version",
     "open_session",
     "parse_sm",
     "runnable_here",

@@ -62,6 +62,15 @@ def choose_builder(backend: str = AUTO) -> BuilderModule:
     return BuilderModule(BACKEND_RTX, load_rtx())
 
 
+def engine_version(backend: str) -> str | None:
+    """Version of the TensorRT that loads engines of this backend; None where it is not installed.
+
+    Raises MissingDependencyError where it is installed and broken.
+    """
+    module = {BACKEND_RTX: "tensorrt_rtx", BACKEND_CLASSIC: "tensorrt"}[backend]
+    return str(require(module).__version__) if is_installed(module) else None
+
+
 def check_strong_typing(trt: TensorRT) -> None:
     """Raise BackendError for a TensorRT that cannot hold a graph to its own types."""
     if "STRONGLY_TYPED" not in trt.NetworkDefinitionCreationFlag.__members__:

@@ -19,7 +19,7 @@ import pytest
 import t2t_deploy
 from t2t_deploy._optional import is_installed
 from t2t_deploy.cli import main
-from t2t_deploy.workspace import file_sha256, manifest_path_for
+from t2t_deploy.workspace import file_sha256, manifest_path_for, manifest_text
 
 TINY = """\
 tokens_type = "performer"
@@ -169,7 +169,7 @@ def change_manifest() -> Callable[..., None]:
         values.update(fields)
         if "sha256" in fields and fields["sha256"] is None:
             values["sha256"] = file_sha256(artifact)
-        path.write_text(json.dumps(values))
+        path.write_text(manifest_text(values))
 
     return change
 

@@ -86,7 +86,7 @@ def test_what_people_read(run: Run, built: Path) -> None:
     [
         ("90", "cannot target SM 90; it targets 75, 80, 86, 89, 120, 121"),
         ("86,90", "cannot target SM 90; "),
-        ("75", "SM 75 (Turing) multiplies in fp16 only"),
+        ("75", "SM 75 cannot multiply in it, SM 80 is the first"),
     ],
 )
 def test_targets_that_cannot_be_built_for(run: Run, built: Path, sm: str, message: str) -> None:
@@ -108,7 +108,7 @@ def test_targets_that_are_none(run: Run, built: Path) -> None:
 
 
 def test_native_without_a_device(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2t_deploy.runtime._engine_build.device_capability", lambda: None)
+    monkeypatch.setattr("t2t_deploy.runtime._trt_choice.device_capability", lambda: None)
     done = run("build-trt", "--fp16", "--sm", "native", "--json")
     assert done.status == 1
     assert done.json["error"] == {

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from t2t_deploy.workspace import manifest_path_for
+from t2t_deploy.workspace import manifest_path_for, manifest_text
 
 Run = Callable[..., Any]
 
@@ -154,7 +154,7 @@ def test_the_newest_is_the_last_made_whatever_the_clock(
     manifest = json.loads(manifest_path_for(path).read_text())
     assert manifest["sequence"] == 2
     manifest["created"] = "1999-01-01T00:00:00+00:00"
-    manifest_path_for(path).write_text(json.dumps(manifest))
+    manifest_path_for(path).write_text(manifest_text(manifest))
     os.utime(path, (0, 0))
     os.utime(manifest_path_for(path), (0, 0))
     done = run("build-trt", "--sm", "nonsense")

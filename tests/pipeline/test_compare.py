@@ -20,6 +20,7 @@ from t2t_deploy.errors import CheckpointError, EngineError, ExportError, UsageEr
 from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
 from t2t_deploy.pipeline import ExportRequest, StrategyComparison, _compare, compare_strategies
 from t2t_deploy.pipeline._compare import strategies_to_compare, strategy_name
+from t2t_deploy.runtime import BuildOptions
 from t2t_deploy.types import Precision, Target
 
 TINY = """\
@@ -353,8 +354,8 @@ def test_an_engine_that_is_refused(
     two: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(path: Path, **options: Any) -> Any:
-        assert (options["sm"], [str(p) for p in options["profiles"]]) == (("86",), ["1:1:1"])
+    def refuse(path: Path, options: BuildOptions, **_: Any) -> Any:
+        assert (options.sm, [str(p) for p in options.profiles]) == (("86",), ["1:1:1"])
         raise EngineError("too large")
 
     monkeypatch.setattr(_compare, "is_installed", lambda module: True)

@@ -77,7 +77,7 @@ def test_errors_of_a_log_are_one_line() -> None:
 def test_monitor_reports_steps() -> None:
     seen: list[tuple[str, int, int]] = []
     monitor = new_monitor(FAKE, lambda *step: seen.append(step), Cancel())
-    monitor.phase_start("outer", None, 2)
+    monitor.phase_start("outer", "", 2)
     monitor.phase_start("inner", "outer", 3)
     assert monitor.step_complete("inner", 0)
     monitor.phase_finish("inner")

@@ -19,7 +19,7 @@ from t2t_deploy.cli import main
 from t2t_deploy.errors import ArtifactError, MissingDependencyError, UsageError
 from t2t_deploy.pipeline import ExportRequest, Workspace, export_model, verify_artifacts
 from t2t_deploy.types import Precision, Status
-from t2t_deploy.workspace import file_sha256, manifest_path_for
+from t2t_deploy.workspace import file_sha256, manifest_path_for, manifest_text
 
 pytest.importorskip("onnxruntime")
 
@@ -72,7 +72,7 @@ def change(path: Path, model: onnx.ModelProto) -> None:
     """Put another graph in the place of an artifact, the manifest knowing of it."""
     onnx.save(model, path)
     values = manifest_of(path) | {"sha256": file_sha256(path)}
-    manifest_path_for(path).write_text(json.dumps(values))
+    manifest_path_for(path).write_text(manifest_text(values))
 
 
 @pytest.fixture
@@ -307,7 +307,7 @@ def engine(root: Path, request: pytest.FixtureRequest) -> Callable[[], Path]:
         values = manifest_of(source)
         values |= {"kind": "engine", "file": path.name, "sha256": file_sha256(path)}
         values["details"] = {"engine": {"backend": "tensorrt-rtx"}}
-        manifest_path_for(path).write_text(json.dumps(values))
+        manifest_path_for(path).write_text(manifest_text(values))
         return path
 
     return make

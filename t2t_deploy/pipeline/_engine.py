@@ -1,0 +1,49 @@
+"""Whether an engine may be loaded: who made it, for which runtime, for which GPU."""
+
+from __future__ import annotations
+
+from t2t_deploy.errors import EngineError
+from t2t_deploy.runtime import device_capability, engine_version
+from t2t_deploy.workspace import Artifact
+
+_PORTABLE = "portable"
+_PORTABLE_FROM = 80
+
+
+def check_engine(artifact: Artifact, *, trust: bool = False) -> None:
+    """Raise EngineError unless an engine, its hash checked already, may be loaded on this machine.
+
+    trust: an engine without manifest may be loaded all the same. Whether the runtime and a device
+    are here at all is not asked.
+    """
+    manifest = artifact.manifest
+    if manifest is None:
+        if not trust:
+            raise EngineError(
+                f"{artifact.path} has no manifest, and an engine is code that the GPU's driver "
+                "runs: build it again from its ONNX file with t2t-deploy build-trt, or pass "
+                "--trust if you know who made it"
+            )
+        return
+    engine = manifest.details["engine"]
+    backend, built_with = str(engine["backend"]), str(engine["backend_version"])
+    installed = engine_version(backend)
+    if installed is not None and installed != built_with:
+        raise EngineError(
+            f"{artifact.path.name} was built with {backend} {built_with}, and {installed} is "
+            "installed; an engine runs in the version that built it: build it again, or install "
+            f"{built_with}"
+        )
+    device, targets = device_capability(), [str(name) for name in engine["sm"]]
+    if device is None or device in targets:
+        return
+    if targets != [_PORTABLE]:
+        raise EngineError(
+            f"{artifact.path.name} was built for SM {', '.join(targets)}, and this machine's GPU "
+            f"is SM {device}: build it again with --sm {device}"
+        )
+    if int(device) < _PORTABLE_FROM:
+        raise EngineError(
+            f"{artifact.path.name} is portable from SM {_PORTABLE_FROM} on, and this machine's GPU "
+            f"is SM {device}: build it again with --sm {device}"
+        )

@@ -1,0 +1,94 @@
+"""A build that is stopped or killed at any moment leaves no partial engine and no manifest."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from t2t_deploy.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("tensorrt_rtx")
+FLAGS = ("--fp32", "--sm", "86")  # another precision: its graph is exported on the way
+MOMENTS = 10
+
+
+def stopped(
+    program: list[str], environment: dict[str, str], folder: Path, kind: int, after_s: float
+) -> int:
+    """Status of a build stopped after some time, its workspace in ``folder``."""
+    process = subprocess.Popen(
+        [*program, "build-trt", *FLAGS, "--workspace", "artifacts"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        process.wait(after_s)
+    except subprocess.TimeoutExpired:
+        process.send_signal(kind)
+    return process.wait(60)
+
+
+def check(folder: Path, before: set[Path], whole: bool) -> None:
+    """What is there is whole: no engine without its manifest, nor the other way round."""
+    workspace = Workspace(folder / "artifacts")
+    assert workspace.check().problems == ()
+    engines = {path.name for path in (workspace.root / "engines").iterdir() if path.is_file()}
+    visible = {name for name in engines if not name.startswith(".t2t-tmp-")}
+    assert {f"{name}.manifest.json" for name in visible if name.endswith(".engine")} == {
+        name for name in visible if name.endswith(".json")
+    }
+    assert len(visible) == (4 if whole else 2)
+    workspace.prune()
+    assert not list(workspace.root.rglob(".t2t-tmp-*"))
+    assert before <= set(workspace.root.rglob("*"))
+
+
+def build_seconds(program: list[str], environment: dict[str, str], folder: Path) -> float:
+    started = time.monotonic()
+    assert stopped(program, environment, folder, signal.SIGINT, 600) == 0
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize(
+    ("kind", "moments"),
+    [
+        pytest.param(signal.SIGKILL, 1, id="SIGKILL"),
+        pytest.param(signal.SIGINT, MOMENTS, id="SIGINT", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, MOMENTS, id="SIGKILL-often", marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_build_leaves_nothing_partial(
+    program: list[str],
+    environment: dict[str, str],
+    built_once: Path,
+    tmp_path: Path,
+    kind: int,
+    moments: int,
+) -> None:
+    def fresh(name: str) -> Path:
+        shutil.copytree(built_once, tmp_path / name / "artifacts")
+        return tmp_path / name
+
+    whole_s = build_seconds(program, environment, fresh("whole"))
+    stream = random.Random(0)
+    cut_short = 0
+    for number in range(moments):
+        folder = fresh(str(number))
+        before = set((folder / "artifacts").rglob("*"))
+        status = stopped(program, environment, folder, kind, stream.uniform(0.1, 1) * whole_s)
+        expected = 130 if kind == signal.SIGINT else -kind
+        # before the program has started, Python itself answers Ctrl-C
+        assert status in {0, expected, -signal.SIGINT if kind == signal.SIGINT else expected, 1}
+        cut_short += status != 0
+        check(folder, before, whole=status == 0)
+    assert cut_short > 0
+    # the workspace a build was cut short in is usable
+    assert stopped(program, environment, folder, kind, 600) == 0

@@ -1,0 +1,85 @@
+"""Engines of the released variants: each builds, is what was asked, and is the same twice.
+
+Without a GPU. The three builds of `make test` are of a small model, which the command-line tests
+have; these are full size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from t2t_deploy._optional import is_installed
+from t2t_deploy.model import VARIANTS
+from t2t_deploy.pipeline import BuildRequest, ExportRequest, Workspace, build_trt, export_model
+from t2t_deploy.types import Precision, ShapeProfile, Target
+from t2t_deploy.workspace import Artifact
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"),
+]
+
+ONE, MANY = ShapeProfile(1, 1, 1), ShapeProfile(1, 8, 32)
+FORMS = {
+    "static": (1, ()),
+    "dynamic": (None, (ShapeProfile(1, 1, 32),)),
+    "two profiles": (None, (ONE, MANY)),
+}
+TARGETS = ("75", "86", "89", "120", "86,120")
+
+
+def exported(folder: Path, variant: str, precision: Precision, batch: int | None) -> Workspace:
+    workspace = Workspace(folder / "artifacts")
+    form = ExportRequest(variant=variant, precision=precision, batch=batch, target=Target.TENSORRT)
+    artifact = export_model(workspace, form)
+    assert not artifact.known().failed
+    return workspace
+
+
+def check(engine: Artifact, precision: Precision, sm: str, fused: int) -> None:
+    details = engine.known().details
+    assert details["attestation"]["status"] == "passed"
+    assert details["attestation"]["asked"] == precision.value
+    assert details["engine"]["sm"] == sm.split(",")
+    if precision is not Precision.FP32:  # float32 attention is not fused
+        assert details["engine"]["fused_attention"] >= fused
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_builds_in_fp16(tmp_path: Path, variant: str) -> None:
+    workspace = exported(tmp_path, variant, Precision.FP16, None)
+    request = BuildRequest(precision=Precision.FP16, sm="86")
+    engine = build_trt(workspace, request)
+    check(engine, Precision.FP16, "86", VARIANTS[variant].config.depth - 1)
+    again = build_trt(workspace, request)
+    assert again.known().sha256 == engine.known().sha256
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16, Precision.FP16])
+@pytest.mark.parametrize("variant", ["7", "14", "t_14"])
+def test_every_precision_and_profile_builds(
+    tmp_path: Path, variant: str, precision: Precision, form: str
+) -> None:
+    batch, profiles = FORMS[form]
+    workspace = exported(tmp_path, variant, precision, batch)
+    engine = build_trt(workspace, BuildRequest(sm="86", profiles=profiles))
+    check(engine, precision, "86", VARIANTS[variant].config.depth - 1)
+    found = engine.known().details["engine"]["profiles"]
+    assert found == [str(profile) for profile in profiles or (ONE,)]
+
+
+@pytest.mark.parametrize("variant", ["7", "14", "t_14"])
+def test_every_target_builds(tmp_path: Path, variant: str) -> None:
+    """fp16 for all; the other precisions for all but Turing, which lacks them."""
+    for precision in (Precision.FP16, Precision.FP32, Precision.BF16):
+        workspace = exported(tmp_path / precision.value, variant, precision, 1)
+        for sm in TARGETS:
+            if sm == "75" and precision is not Precision.FP16:
+                continue
+            engine = build_trt(workspace, BuildRequest(sm=sm))
+            check(engine, precision, sm, 0)
+            again = build_trt(workspace, BuildRequest(sm=sm))
+            assert again.known().sha256 == engine.known().sha256
