@@ -9,6 +9,7 @@ feature that only one has.
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, SupportsInt, TypeVar, cast
@@ -138,13 +139,25 @@ def new_monitor(
     return Monitor()
 
 
+def _free_locals(err: BaseException | None) -> None:
+    """Drop what the frames of an exception hold, here and now.
+
+    Kept by a traceback, a builder would be freed by the garbage collector, which may well run
+    inside the logger's callback: that is called with the lock held which freeing a builder takes,
+    and the process hangs (seen).
+    """
+    while err is not None:
+        traceback.clear_frames(err.__traceback__)
+        err = err.__context__
+
+
 def run_cancellable(work: Callable[[], _T], cancel: Cancel) -> _T:
     """Run ``work`` on its own thread and wait for it, so that Ctrl-C is noticed meanwhile.
 
     The builder releases the interpreter lock but holds its thread for seconds, and an exception
     that a signal raises inside its callbacks is swallowed (measured: the build runs to its end).
     Here the signal reaches the waiting thread; ``work`` is asked to stop, always waited for (it
-    uses the caller's objects), and then the exception is raised.
+    uses the caller's objects), and then the exception is raised, its frames without their locals.
     """
     results: list[_T] = []
     begun, ended = threading.Event(), threading.Event()
@@ -156,6 +169,7 @@ def run_cancellable(work: Callable[[], _T], cancel: Cancel) -> _T:
                 results.append(work())
         except BaseException as err:
             cancel.request(err)
+            _free_locals(err)
         finally:
             ended.set()
 

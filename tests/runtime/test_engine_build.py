@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import re
@@ -475,6 +476,23 @@ def test_a_file_that_is_no_model(folder: Path) -> None:
     path.write_bytes(b"no model")
     with pytest.raises(EngineError, match=r"text\.onnx.*not an ONNX model that the parser reads"):
         build(path)
+
+
+def test_a_failed_build_leaves_no_builder_to_the_garbage_collector(folder: Path) -> None:
+    """Collected inside a callback of the next build, one would hang the process."""
+    path = folder / "none.onnx"
+    path.write_text("no model")
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(EngineError) as caught:
+            build(path)
+        kinds = {type(found).__name__ for found in gc.get_objects()}
+    finally:
+        gc.enable()
+    assert caught.value.__traceback__ is not None
+    assert "EngineError" in kinds
+    assert not kinds & {"Builder", "INetworkDefinition", "OnnxParser", "IBuilderConfig", "Logger"}
 
 
 def test_the_parser_names_the_node(folder: Path) -> None:
