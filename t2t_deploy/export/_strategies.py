@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TypeVar
 
 from t2t_deploy.errors import UsageError
-from t2t_deploy.types import Target
+from t2t_deploy.types import Precision, Target
 
 
 class SoftSplitForm(str, Enum):
@@ -69,6 +69,23 @@ class Strategies:
                 "use 'stable'"
             )
         return tuple(found)
+
+    def check_precision(self, precision: Precision) -> None:
+        """Raise UsageError where ONNX lacks an operator of these forms in that precision."""
+        if precision is not Precision.BF16:
+            return
+        later = self.soft_split[1:]
+        convolved = (SoftSplitForm.FOLDED, SoftSplitForm.CONV)
+        # windows of the picture are cut out in float32, folded products of it are not
+        found = [form for form in convolved if form in later]
+        if self.soft_split[0] is SoftSplitForm.FOLDED:
+            found.append(SoftSplitForm.FOLDED)
+        if found:
+            raise UsageError(
+                f"soft split {found[0].value!r} is a convolution, which ONNX has in bf16 from "
+                "opset 22 on, two more than torch's exporter writes: use 'unfold' or 'centred', or "
+                "--precision fp16"
+            )
 
     def to_dict(self) -> dict[str, object]:
         """The ``strategies`` object of the JSON contract."""

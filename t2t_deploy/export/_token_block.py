@@ -85,7 +85,9 @@ class StablePerformer(nn.Module):
         projected, kq = Affine.stacked(k.then(block.w), q.then(block.w)), Affine.stacked(k, q)
         # Three products: slices of one wide result would be copied before they are multiplied.
         self.consumers = (projected, kq, v)
-        self.projected_bias = constant(projected.bias, dtype)
+        # apart: a bfloat16 constant that the graph slices is one that nothing folds
+        self.key_bias = constant(projected.bias[:m], dtype)
+        self.query_bias = constant(projected.bias[m:], dtype)
         self.kq_bias = constant(kq.bias, dtype)
         self.log_epsilon = math.log(PERFORMER_EPSILON * m)
         self.gain = mean_gain(num_tokens)
@@ -99,8 +101,8 @@ class StablePerformer(nn.Module):
         """Products with ``consumers`` -> (B, T, e)."""
         projected, kq, v = (scaled(product, products.rstd) for product in products.values)
         m = self.num_features
-        kw = projected[..., :m] + self.projected_bias[:m]
-        qw = projected[..., m:] + self.projected_bias[m:]
+        kw = projected[..., :m] + self.key_bias
+        qw = projected[..., m:] + self.query_bias
         key_weights, query_weights = self.weights(kw, qw, kq + self.kq_bias)
         means = (key_weights.transpose(1, 2) @ v) @ self.proj_weight + self.means_bias
         return self.tail(v + query_weights @ means + self.bias)

@@ -288,6 +288,7 @@ def _examined(
     from t2t_deploy.export import DEFAULT_OPSET, DeployT2TViT, check_graph, onnx_from_deploy
 
     try:
+        row.strategies.check_precision(request.precision)
         deploy = DeployT2TViT(reference, row.strategies, request.precision)
         opset = DEFAULT_OPSET if request.opset is None else request.opset
         traced = onnx_from_deploy(deploy, batch=request.batch, opset=opset)

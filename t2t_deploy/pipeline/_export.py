@@ -92,7 +92,8 @@ def read_model(request: ExportRequest, report: Report = silent) -> NamedModel:
         random_state_dict,
     )
 
-    choose_strategies(request.target, request.soft_split, request.performer)
+    strategies = choose_strategies(request.target, request.soft_split, request.performer)
+    strategies.check_precision(request.precision)
     if request.opset is not None:
         check_opset(request.opset)
     config = None if request.config_file is None else config_from_toml(request.config_file)

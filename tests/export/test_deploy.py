@@ -155,6 +155,18 @@ def test_a_wrong_version_is_far_outside_the_tolerance(mistake: str, least: float
     assert error > least
 
 
+@pytest.mark.parametrize(
+    ("soft_split", "named"),
+    [("conv", "conv"), ("folded,unfold,unfold", "folded"), ("centred,folded,folded", "folded")],
+)
+def test_convolutions_are_refused_in_bf16(soft_split: str, named: str) -> None:
+    strategies = choose_strategies(Target.PORTABLE, soft_split)
+    strategies.check_precision(Precision.FP16)
+    with pytest.raises(UsageError, match=f"soft split '{named}' is a convolution, .* opset 22"):
+        strategies.check_precision(Precision.BF16)
+    choose_strategies(Target.PORTABLE, "conv,unfold,unfold").check_precision(Precision.BF16)
+
+
 def test_quantised_precisions_are_refused() -> None:
     message = "precision int8 is made by quantising, not by export; export one of fp32, fp16, bf16"
     with pytest.raises(UsageError, match=re.escape(message)):
