@@ -106,6 +106,33 @@ def test_float16_rounding(value: float, rounded: float) -> None:
     assert FLOAT16.round(f32([value]))[0] == np.float32(rounded)
 
 
+def test_float16_rounding_is_exact() -> None:
+    """Against numpy's: any numbers, and each of the type with its middles and their neighbours."""
+    generator = np.random.default_rng(0)
+    bits = generator.integers(0, 2**32, 200_000, dtype=np.uint64).astype(np.uint32)
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    middles = (halves[:-1] + halves[1:]) / 2
+    near = np.concatenate((halves, middles, np.nextafter(middles, 0), np.nextafter(middles, 9e9)))
+    extreme = f32([65519.996, 65520, 1e9, np.inf])
+    values = np.concatenate((bits.view(np.float32), near, -near, extreme, -extreme, f32([np.nan])))
+    with np.errstate(over="ignore", invalid="ignore"):
+        wanted = values.astype(np.float16).astype(np.float32)
+    found = FLOAT16.round(values)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, wanted)
+    numbers = ~np.isnan(wanted)
+    np.testing.assert_array_equal(np.signbit(found[numbers]), np.signbit(wanted[numbers]))
+
+
+@pytest.mark.parametrize("form", [FLOAT16, BFLOAT16], ids=lambda form: form.name)
+@pytest.mark.parametrize("shape", [(), (0, 3), (3, 4)])
+def test_rounding_keeps_the_shape(form: FloatFormat, shape: tuple[int, ...]) -> None:
+    values = np.full(shape, 1 / 3, np.float32).T
+    found = form.round(values)
+    assert (found.shape, found.dtype) == (values.shape, np.float32)
+    assert np.all(found == form.round(f32([1 / 3]))[0])
+
+
 def test_the_ends_of_the_types() -> None:
     for form, dtype in ((FLOAT16, np.float16), (BFLOAT16, ml_dtypes.bfloat16)):
         info = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]  # as the package has it
