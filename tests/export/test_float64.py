@@ -13,13 +13,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
 import pytest
 import torch
 
-from t2t_deploy.export import DeployT2TViT, Strategies, choose_strategies
+from t2t_deploy.export import (
+    DeployT2TViT,
+    PerformerForm,
+    SoftSplitForm,
+    Strategies,
+    choose_strategies,
+)
 from t2t_deploy.model import (
     VARIANTS,
     ModelConfig,
@@ -216,3 +223,23 @@ def test_a_first_split_that_cancels_is_caught(soft_split: str, broken: set[str])
     found = complaints(FLAT, errors(logits(deploy, pictures, batch=5), wanted), eager)
     assert found.keys() >= broken
     assert bool(found) is bool(broken)
+
+
+@pytest.mark.parametrize("performer", PerformerForm)
+@pytest.mark.parametrize("first", SoftSplitForm)
+def test_any_combination_is_near_or_warns(first: SoftSplitForm, performer: PerformerForm) -> None:
+    """All 25 forms of the later splits, on flat pictures, noise and a photograph."""
+    state, config = weights_at("7", 224)
+    reference = reference_from_state_dict(state, config)
+    names = ("noise 0", "china", *FLAT)
+    pictures = pictures_at(224, names)
+    wanted = logits(in_float64(state, config), pictures.double())
+    worst = {}
+    for later in itertools.product(SoftSplitForm, repeat=2):
+        strategies = Strategies((first, *later), performer)
+        deploy = DeployT2TViT(reference, strategies, Precision.FP32)
+        worst[strategies] = float(errors(logits(deploy, pictures, batch=9), wanted).max())
+    beyond = {s: error for s, error in worst.items() if not error <= FLAT_LIMIT}
+    assert {s: error for s, error in beyond.items() if not s.hazards()} == {}
+    # the warning about the picture's fold is not for nothing
+    assert bool(beyond) is (first is SoftSplitForm.FOLDED)
