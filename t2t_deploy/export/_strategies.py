@@ -65,8 +65,8 @@ class Strategies:
             )
         if self.performer is PerformerForm.PLAIN:
             found.append(
-                "performer 'plain': its features reach exp of half a row of w squared, which overflows "
-                "even in float32 where a row is longer than 13: use 'stable'"
+                "performer 'plain': features reach exp of half a row of w squared, which "
+                "overflows even float32 where a row is longer than 13: use 'stable'"
             )
         return tuple(found)
 

@@ -235,8 +235,8 @@ def test_any_combination_is_near_or_warns(first: SoftSplitForm, performer: Perfo
     pictures = pictures_at(224, names)
     wanted = logits(in_float64(state, config), pictures.double())
     worst = {}
-    for later in itertools.product(SoftSplitForm, repeat=2):
-        strategies = Strategies((first, *later), performer)
+    for second, third in itertools.product(SoftSplitForm, repeat=2):
+        strategies = Strategies((first, second, third), performer)
         deploy = DeployT2TViT(reference, strategies, Precision.FP32)
         worst[strategies] = float(errors(logits(deploy, pictures, batch=9), wanted).max())
     beyond = {s: error for s, error in worst.items() if not error <= FLAT_LIMIT}
