@@ -17,7 +17,8 @@ from t2t_deploy.bench import (
     not_run_result,
     run_bench,
 )
-from t2t_deploy.errors import ArtifactError, BackendError
+from t2t_deploy.errors import BackendError
+from t2t_deploy.pipeline._artifacts import usable_artifacts
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import BACKENDS, SessionRequest, available_threads, why_not_runnable
 from t2t_deploy.types import Precision, Target
@@ -51,7 +52,9 @@ def bench_artifacts(
         reason = why_not_runnable(name)
         if reason is not None:
             raise BackendError(f"backend {name} cannot run here: {reason}")
-    artifacts = _chosen(workspace, request, report)
+    artifacts = usable_artifacts(
+        workspace, request.artifacts, force=request.force, purpose="bench", report=report
+    )
     threads = request.threads or available_threads()
     cases: list[BenchCase] = []
     skipped: list[CaseResult] = []
@@ -83,22 +86,6 @@ def bench_artifacts(
         progress=report.progress,
     )
     return dataclasses.replace(measured, results=(*measured.results, *skipped))
-
-
-def _chosen(workspace: Workspace, request: BenchRequest, report: Report) -> list[Artifact]:
-    if request.artifacts:
-        return [workspace.open(path, force=request.force) for path in request.artifacts]
-    everything = workspace.artifacts()
-    usable = [a for a in everything if request.force or not a.known().failed]
-    for artifact in everything:
-        if artifact not in usable:
-            report.note(f"left out {artifact.path.name}: {artifact.known().failure}")
-    if not usable:
-        raise ArtifactError(
-            f"workspace {workspace.root} has nothing to bench; make an artifact first: "
-            "t2t-deploy export --variant 14"
-        )
-    return [workspace.checked(artifact, force=True) for artifact in usable]
 
 
 def _case(
