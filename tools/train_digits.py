@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("-o", dest="output", type=Path, help="checkpoint to write")
     parser.add_argument("--write-images", type=Path, metavar="DIR")
     parser.add_argument("--epochs", type=int, default=80)
-    parser.add_argument("--rate", type=float, default=1e-3, help="largest learning rate")
+    parser.add_argument("--rate", type=float, default=2e-3, help="largest learning rate")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if (options.config is None) != (options.output is None):

@@ -19,8 +19,12 @@ _COLUMNS = 3
 _PANEL_INCHES = 4.6
 # Up to this many classes, each has its name on the axes and each pair its number of pictures.
 _MOST_NAMED = 20
+_RIGHT = "#1f5fa8"
 _WRONG = "#d62728"
 _DARK = 0.5
+# Area of the dot of all pictures of a class, and of the smallest that is seen, in points squared.
+_DOT_POINTS = 20.0
+_SMALLEST_DOT_POINTS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +66,22 @@ def plot_confusion(
 
 def _draw(axes: Axes, panel: ConfusionPanel, names: Sequence[str]) -> None:
     counts = panel.confusion
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = counts / np.maximum(totals, 1)
-    classes = len(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.set_title(panel.title, fontsize=9, loc="left")
+    axes.tick_params(length=0, labelsize=8)
+    if len(counts) > _MOST_NAMED:
+        _draw_dots(axes, shares)
+    else:
+        _draw_numbers(axes, counts, shares)
+        labels = names or [str(index) for index in range(len(counts))]
+        long = max(len(label) for label in labels) > 3
+        axes.set_xticks(range(len(counts)), labels, rotation=90 if long else 0)
+        axes.set_yticks(range(len(counts)), labels)
+
+
+def _draw_numbers(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
     # The square root lifts the few that are wrong out of the white.
     axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    axes.tick_params(length=0, labelsize=8)
-    if classes > _MOST_NAMED:
-        return
-    labels = names or [str(index) for index in range(classes)]
-    long = max(len(label) for label in labels) > 3
-    axes.set_xticks(range(classes), labels, rotation=90 if long else 0)
-    axes.set_yticks(range(classes), labels)
     for row, column in np.argwhere(counts):
         right = row == column
         axes.text(
@@ -86,3 +93,14 @@ def _draw(axes: Axes, panel: ConfusionPanel, names: Sequence[str]) -> None:
             fontsize=7,
             color=("white" if shares[row, column] > _DARK else "black") if right else _WRONG,
         )
+
+
+def _draw_dots(axes: Axes, shares: np.ndarray) -> None:
+    """A dot for each pair, its area the share: cells would be smaller than a pixel."""
+    rows, columns = np.nonzero(shares)
+    areas = np.maximum(_DOT_POINTS * shares[rows, columns], _SMALLEST_DOT_POINTS)
+    colours = np.where(rows == columns, _RIGHT, _WRONG)
+    axes.scatter(columns, rows, s=areas, c=colours, linewidths=0)
+    axes.set_aspect("equal")
+    axes.set_xlim(-0.5, len(shares) - 0.5)
+    axes.set_ylim(len(shares) - 0.5, -0.5)
