@@ -33,7 +33,7 @@ KINDS = ("performer", "transformer")
 LEAST_RIGHT = 588  # of 600
 MOST_LOST = 1
 
-Evaluate = Callable[[str, Precision], EvaluatedArtifact]
+Evaluate = Callable[..., tuple[EvaluatedArtifact, ...]]
 
 
 @pytest.fixture(scope="module")
@@ -46,19 +46,20 @@ def test_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def evaluate(tmp_path: Path, test_folder: Path) -> Evaluate:
-    """Export a trained model and evaluate it on the test part."""
+    """Export a trained model in some precisions and evaluate them on the test part."""
 
-    def run(kind: str, precision: Precision) -> EvaluatedArtifact:
+    def run(kind: str, *precisions: Precision) -> tuple[EvaluatedArtifact, ...]:
         workspace = Workspace(tmp_path / "artifacts")
-        request = ExportRequest(
-            config_file=FOLDER / f"{kind}.toml",
-            checkpoint=FOLDER / f"{kind}.pth.tar",
-            precision=precision,
-        )
-        artifact = export_model(workspace, request)
-        named = EvaluateRequest(images=test_folder, artifacts=[artifact.path], batch=50)
-        (result,) = evaluate_artifacts(workspace, named).results
-        return result
+        paths = []
+        for precision in precisions:
+            request = ExportRequest(
+                config_file=FOLDER / f"{kind}.toml",
+                checkpoint=FOLDER / f"{kind}.pth.tar",
+                precision=precision,
+            )
+            paths.append(export_model(workspace, request).path)
+        named = EvaluateRequest(images=test_folder, artifacts=paths, batch=50)
+        return evaluate_artifacts(workspace, named).results
 
     return run
 
@@ -110,10 +111,7 @@ def test_checkpoints_are_small_and_of_the_released_layout(kind: str) -> None:
     assert checkpoint.container == "state_dict_ema"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
-def test_accuracy_of_exports(kind: str, precision: Precision, evaluate: Evaluate) -> None:
-    result = evaluate(kind, precision)
+def check_accuracy(result: EvaluatedArtifact) -> None:
     assert result.status is Status.PASSED
     assert result.accuracy is not None and result.reference is not None
     assert result.accuracy.images == 600
@@ -122,26 +120,28 @@ def test_accuracy_of_exports(kind: str, precision: Precision, evaluate: Evaluate
     assert right(result.accuracy.agreement) >= 600 - MOST_LOST
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_accuracy_of_exports(kind: str, evaluate: Evaluate) -> None:
+    for result in evaluate(kind, Precision.FP32, Precision.FP16):
+        check_accuracy(result)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_accuracy_of_bf16(kind: str, evaluate: Evaluate) -> None:
     """Node by node: no runtime on a CPU multiplies in bf16."""
-    result = evaluate(kind, Precision.BF16)
-    assert result.status is Status.PASSED and result.reason == "evaluated node by node"
-    assert result.accuracy is not None and result.reference is not None
-    assert result.accuracy.images == 600
-    assert right(result.accuracy.top1) >= right(result.reference.top1) - MOST_LOST
-    assert right(result.accuracy.agreement) >= 600 - MOST_LOST
+    (result,) = evaluate(kind, Precision.BF16)
+    assert result.reason == "evaluated node by node"
+    check_accuracy(result)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("factor", [30.0, 100.0])
-def test_outliers_leave_a_trained_model_as_it_is(kind: str, factor: float) -> None:
+def test_outliers_leave_a_trained_model_as_it_is(kind: str) -> None:
     """In float64, where no rounding hides what is wrong."""
     config = config_from_toml(FOLDER / f"{kind}.toml")
     trained = load_checkpoint(FOLDER / f"{kind}.pth.tar", config=config).state_dict
     plain = {key: tensor.double() for key, tensor in trained.items()}
-    found = with_outliers(plain, factor)
+    found = with_outliers(plain, 100)
     assert len(found.channels) == 4 + 2 * config.depth
     inputs = torch.from_numpy(digits_split().calibration.inputs(config.image_size)).double()
     with torch.inference_mode():
