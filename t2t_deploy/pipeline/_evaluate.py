@@ -56,7 +56,8 @@ class EvaluateRequest:
 class EvaluatedArtifact:
     """An artifact and its figures.
 
-    status: passed where every picture was read and gave finite logits, failed where one did not.
+    status: passed where every picture was read and gave finite logits, of the reference too, failed
+    where one did not.
     batch: pictures at a time. reference: the figures of the float32 model with the same weights.
     """
 
@@ -178,6 +179,7 @@ def _evaluate_model(
             names = ", ".join(artifacts[place].path.name for place in runners)
             report.step(f"evaluating {names} on {len(images.paths)} pictures")
             _run(list(runners.values()), reference, images, unreadable, report)
+    base = None if reference is None else reference.total.result()
     results = []
     for place, (artifact, reason) in enumerate(zip(artifacts, reasons, strict=True)):
         if reason is not None:
@@ -185,14 +187,14 @@ def _evaluate_model(
             continue
         runner = runners[place]
         accuracy = runner.total.result()
-        short = _what_fell_short(accuracy, len(images.paths))
+        short = _what_fell_short(accuracy, base, len(images.paths))
         remarks = [runner.remark, no_reference and f"no reference: {no_reference}", short]
         results.append(
             EvaluatedArtifact(
                 artifact,
                 Status.PASSED if short is None else Status.FAILED,
                 accuracy,
-                None if reference is None else reference.total.result(),
+                base,
                 runner.batch,
                 "; ".join(remark for remark in remarks if remark) or None,
             )
@@ -286,14 +288,16 @@ def _open_reference(
     return _Runner(session, request.batch, AccuracySum(int(manifest.config["num_classes"])))
 
 
-def _what_fell_short(accuracy: Accuracy, asked: int) -> str | None:
+def _what_fell_short(accuracy: Accuracy, reference: Accuracy | None, asked: int) -> str | None:
     found = []
     if accuracy.images < asked:
         found.append(f"{asked - accuracy.images} of {asked} pictures cannot be read")
-    if accuracy.non_finite:
-        found.append(
-            f"logits of {accuracy.non_finite} of {accuracy.images} pictures are NaN or infinite"
-        )
+    for whose, figures in (("", accuracy), ("the reference's ", reference)):
+        if figures is not None and figures.non_finite:
+            found.append(
+                f"{whose}logits of {figures.non_finite} of {figures.images} pictures are NaN or "
+                "infinite"
+            )
     return "; ".join(found) or None
 
 

@@ -132,3 +132,22 @@ def test_files_that_cannot_be_read_are_told_and_keep_no_label(make: Make) -> Non
     told = [(path.name, reason) for batch in batches for path, reason in batch.unreadable]
     assert [name for name, _ in told] == ["b.png", "c.png", "d.png"]
     assert all(reason.startswith("cannot read the picture ") for _, reason in told)
+
+
+def test_pictures_are_read_as_they_are_asked_for(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, only one batch of them is held."""
+    opened: list[str] = []
+
+    def counting(path: Path) -> Image.Image:
+        opened.append(path.name)
+        return read_image(path)
+
+    monkeypatch.setattr("t2t_deploy.calibration._labelled_set.read_image", counting)
+    batches = labelled_set_from_folder(make(*(f"{name}.png" for name in "abcde"))).batches(
+        32, 2, 10
+    )
+    assert opened == []
+    next(batches)
+    assert opened == ["a.png", "b.png"]

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from PIL import Image
+
+from t2t_deploy.model import config_from_toml, random_state_dict
 
 Run = Callable[..., Any]
 CLASSES = 10
@@ -195,6 +198,20 @@ def test_logits_that_are_no_numbers_exit_3(
     assert (row["status"], row["top1"], row["top5"], row["agreement"]) == ("failed", 0, 0, 0)
     assert (row["non_finite"], row["rel_l2_mean"]) == (30, None)
     assert row["reason"] == "logits of 30 of 30 pictures are NaN or infinite"
+
+
+def test_a_reference_without_numbers_exits_3(run: Run, tiny_toml: Path, val: Path) -> None:
+    weights = random_state_dict(config_from_toml(tiny_toml))
+    weights["head.weight"] *= 1e38
+    weights["norm.weight"] *= 1e3
+    torch.save(weights, "large.pth")
+    words = ("--config", tiny_toml, "--checkpoint", "large.pth")
+    assert run("export", *words).status == 3
+    done = run("evaluate", "--images", val, "--force", "--json")
+    assert done.status == 3
+    assert (
+        "; the reference's logits of 30 of 30 pictures are NaN" in done.json["results"][0]["reason"]
+    )
 
 
 def test_a_file_without_manifest(run: Run, onnx_file: Path, val: Path, flat: Path) -> None:

@@ -92,6 +92,7 @@ def test_no_agreement_with_a_reference_that_is_no_number() -> None:
     sound = np.stack([one(0, 3)] * 2)
     found = figures(sound, None, both)
     assert (found.agreement, found.non_finite, found.rel_l2_max) == (0.0, 0, None)
+    assert found.confusion.sum() == 0
 
 
 def test_nothing_at_all() -> None:
