@@ -19,7 +19,6 @@ from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import (
     Session,
     SessionRequest,
-    available_threads,
     open_session,
     why_not_runnable,
 )
@@ -264,9 +263,9 @@ def _open(artifact: Artifact, request: EvaluateRequest, stack: contextlib.ExitSt
     session: Session
     if _is_bf16(artifact):
         remark = "evaluated node by node"
-        session = NodewiseSession(artifact.path, threads=available_threads())
+        session = NodewiseSession(artifact.path)
     else:
-        session = open_session(SessionRequest("ort-cpu", artifact.path, available_threads()))
+        session = open_session(SessionRequest("ort-cpu", artifact.path))
     stack.enter_context(session)
     taken, given = session.inputs[0].shape, session.outputs[0].shape
     square = len(taken) == 4 and taken[1] == 3 and taken[2] == taken[3] is not None
@@ -283,7 +282,7 @@ def _open_reference(
 ) -> _Runner:
     manifest = artifact.known()
     weights = workspace.weights(manifest)
-    eager = SessionRequest("eager", weights, available_threads(), manifest.config)
+    eager = SessionRequest("eager", weights, config=manifest.config)
     session = stack.enter_context(open_session(eager))
     return _Runner(session, request.batch, AccuracySum(int(manifest.config["num_classes"])))
 
