@@ -20,6 +20,7 @@ _COMMANDS = {
     "export": "_export",
     "build-trt": "_build_trt",
     "verify": "_verify",
+    "evaluate": "_evaluate",
     "bench": "_bench",
     "inspect": "_inspect",
     "workspace": "_workspace",

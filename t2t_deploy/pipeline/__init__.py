@@ -13,6 +13,13 @@ from t2t_deploy.pipeline._compare import (
     split_name,
 )
 from t2t_deploy.pipeline._doctor import BackendState, examine_machine
+from t2t_deploy.pipeline._evaluate import (
+    DEFAULT_BATCH,
+    EvaluatedArtifact,
+    EvaluateRequest,
+    Evaluation,
+    evaluate_artifacts,
+)
 from t2t_deploy.pipeline._export import ExportRequest, export_model
 from t2t_deploy.pipeline._inspect import inspect_artifact
 from t2t_deploy.pipeline._progress import Report, silent
@@ -20,6 +27,7 @@ from t2t_deploy.pipeline._verify import VerifiedArtifact, verify_artifacts
 from t2t_deploy.workspace import Artifact, Workspace
 
 __all__ = [
+    "DEFAULT_BATCH",
     "DEFAULT_ROUNDS",
     "VARIANTS",
     "Artifact",
@@ -29,6 +37,9 @@ __all__ = [
     "BenchStatus",
     "BuildRequest",
     "ComparedStrategies",
+    "EvaluateRequest",
+    "EvaluatedArtifact",
+    "Evaluation",
     "ExportRequest",
     "Report",
     "StrategyComparison",
@@ -38,6 +49,7 @@ __all__ = [
     "bench_table",
     "build_trt",
     "compare_strategies",
+    "evaluate_artifacts",
     "examine_machine",
     "export_model",
     "inspect_artifact",

@@ -17,7 +17,8 @@ from t2t_deploy.bench import (
     not_run_result,
     run_bench,
 )
-from t2t_deploy.errors import ArtifactError, BackendError, EngineError
+from t2t_deploy.errors import BackendError, EngineError
+from t2t_deploy.pipeline._artifacts import usable_artifacts
 from t2t_deploy.pipeline._engine import check_engine
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import BACKENDS, SessionRequest, available_threads, why_not_runnable
@@ -53,7 +54,14 @@ def bench_artifacts(
         reason = why_not_runnable(name)
         if reason is not None:
             raise BackendError(f"backend {name} cannot run here: {reason}")
-    artifacts = _chosen(workspace, request, report)
+    artifacts = usable_artifacts(
+        workspace,
+        request.artifacts,
+        force=request.force,
+        purpose="bench",
+        report=report,
+        trust=request.trust,
+    )
     threads = request.threads or available_threads()
     cases: list[BenchCase] = []
     skipped: list[CaseResult] = []
@@ -85,26 +93,6 @@ def bench_artifacts(
         progress=report.progress,
     )
     return dataclasses.replace(measured, results=(*measured.results, *skipped))
-
-
-def _chosen(workspace: Workspace, request: BenchRequest, report: Report) -> list[Artifact]:
-    if request.artifacts:
-        named = [workspace.open(path, force=request.force) for path in request.artifacts]
-        for artifact in named:
-            if artifact.kind == "engine":
-                check_engine(artifact, trust=request.trust)
-        return named
-    everything = workspace.artifacts()
-    usable = [a for a in everything if request.force or not a.known().failed]
-    for artifact in everything:
-        if artifact not in usable:
-            report.note(f"left out {artifact.path.name}: {artifact.known().failure}")
-    if not usable:
-        raise ArtifactError(
-            f"workspace {workspace.root} has nothing to bench; make an artifact first: "
-            "t2t-deploy export --variant 14"
-        )
-    return [workspace.checked(artifact, force=True) for artifact in usable]
 
 
 def _case(

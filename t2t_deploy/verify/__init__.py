@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from t2t_deploy.verify._accuracy import Accuracy, AccuracySum
 from t2t_deploy.verify._compare import (
     Verification,
     compare_logits,
@@ -9,6 +10,7 @@ from t2t_deploy.verify._compare import (
     not_verified,
     verify_session,
 )
+from t2t_deploy.verify._confusion_plot import ConfusionPanel, plot_confusion
 from t2t_deploy.verify._nodewise import (
     NodeFigures,
     NodewiseReport,
@@ -21,6 +23,9 @@ from t2t_deploy.verify._nodewise_plot import plot_nodewise
 from t2t_deploy.verify._pictures import PictureSet, flat_pictures, standard_pictures
 
 __all__ = [
+    "Accuracy",
+    "AccuracySum",
+    "ConfusionPanel",
     "NodeFigures",
     "NodewiseReport",
     "NodewiseSession",
@@ -33,6 +38,7 @@ __all__ = [
     "nodewise_not_run",
     "nodewise_pictures",
     "not_verified",
+    "plot_confusion",
     "plot_nodewise",
     "standard_pictures",
     "verify_session",

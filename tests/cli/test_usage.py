@@ -14,7 +14,10 @@ from t2t_deploy import __version__
 
 Run = Callable[..., Any]
 
-COMMANDS = ["variants", "export", "build-trt", "verify", "bench", "inspect", "workspace", "doctor"]
+COMMANDS = [
+    *("variants", "export", "build-trt", "verify", "evaluate", "bench", "inspect", "workspace"),
+    "doctor",
+]
 
 
 def test_help_lists_the_commands_in_the_order_of_the_work(run: Run) -> None:

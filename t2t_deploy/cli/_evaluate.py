@@ -1,0 +1,167 @@
+"""``t2t-deploy evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from t2t_deploy.cli._options import artifacts_argument, common_options, force_option
+from t2t_deploy.cli._output import Output
+from t2t_deploy.errors import CheckFailed
+from t2t_deploy.types import Precision, Status
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from t2t_deploy.pipeline import EvaluatedArtifact, Evaluation
+
+_SHOWN_UNREADABLE = 10
+
+
+@click.command("evaluate", short_help="Accuracy on a folder, against the reference.")
+@artifacts_argument
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of class folders, or of pictures without labels.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    help="Pictures at a time where the artifact's batch is free; default 8.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1), help="Take this many pictures, from all classes in turn."
+)
+@click.option(
+    "--confusion",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.png",
+    help="Draw which classes are taken for which.",
+)
+@force_option
+@common_options
+def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **options: Any) -> int:
+    """Compare artifacts (all of the workspace if none is named) on pictures.
+
+    Class folders that are all named by numbers mean these classes. Others must be as many as the
+    model has classes, and mean them in the order of their names. Pictures without class folders
+    have no labels: what counts then is agreement with the float32 reference.
+    """
+    from t2t_deploy.pipeline import DEFAULT_BATCH, EvaluateRequest, evaluate_artifacts
+
+    found = evaluate_artifacts(
+        workspace,
+        EvaluateRequest(
+            images=options["images"],
+            artifacts=artifacts,
+            batch=options["batch"] or DEFAULT_BATCH,
+            limit=options["limit"],
+            confusion=options["confusion"],
+            force=options["force"],
+        ),
+        output,
+    )
+    output.result(_values(found), lambda console: _show(console, found))
+    if not found.failed:
+        return 0
+    short = [r.artifact.path.name for r in found.results if r.status is Status.FAILED]
+    what = [f"{len(found.unreadable)} pictures cannot be read"] if found.unreadable else []
+    what += [f"failed: {', '.join(short)}"] if short else []
+    Output().error(CheckFailed.__name__, "; ".join(what))
+    return CheckFailed.exit_status
+
+
+def _values(found: Evaluation) -> dict[str, Any]:
+    return {
+        "images": {
+            "folder": str(found.images.folder),
+            "count": len(found.images.paths),
+            "left_out": found.images.left_out,
+            "labelled": found.images.has_labels,
+            "unreadable": list(found.unreadable),
+        },
+        "results": [_row(result) for result in found.results],
+        "confusion": None if found.plot is None else str(found.plot),
+    }
+
+
+def _row(result: EvaluatedArtifact) -> dict[str, Any]:
+    manifest, figures, reference = result.artifact.manifest, result.accuracy, result.reference
+    return {
+        "artifact": str(result.artifact.path),
+        "precision": None if manifest is None else manifest.precision.value,
+        "status": result.status.value,
+        "reason": result.reason,
+        "batch": result.batch,
+        "images": 0 if figures is None else figures.images,
+        "top1": None if figures is None else figures.top1,
+        "top5": None if figures is None else figures.top5,
+        "agreement": None if figures is None else figures.agreement,
+        "rel_l2_mean": None if figures is None else figures.rel_l2_mean,
+        "rel_l2_max": None if figures is None else figures.rel_l2_max,
+        "non_finite": None if figures is None else figures.non_finite,
+        "reference": None
+        if reference is None
+        else {"top1": reference.top1, "top5": reference.top5},
+    }
+
+
+def _show(console: Console, found: Evaluation) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for heading in ("artifact", "precision", "status"):
+        table.add_column(heading)
+    for heading in ("images", "batch", "top-1", "top-5", "agreement", "mean error", "worst"):
+        table.add_column(heading, justify="right")
+    table.add_column("reason")
+    for name, figures in found.references.items():
+        table.add_row(
+            name,
+            Precision.FP32.value,
+            "",
+            str(figures.images),
+            "",
+            _percent(figures.top1),
+            _percent(figures.top5),
+        )
+    for result in found.results:
+        manifest, accuracy = result.artifact.manifest, result.accuracy
+        row = [
+            result.artifact.path.name,
+            "" if manifest is None else manifest.precision.value,
+            result.status.value,
+        ]
+        if accuracy is not None:
+            row += [
+                str(accuracy.images),
+                str(result.batch),
+                _percent(accuracy.top1),
+                _percent(accuracy.top5),
+                _percent(accuracy.agreement),
+                _error(accuracy.rel_l2_mean),
+                _error(accuracy.rel_l2_max),
+            ]
+        else:
+            row += [""] * 7
+        table.add_row(*row, result.reason or "")
+    console.print(table)
+    for line in found.unreadable[:_SHOWN_UNREADABLE]:
+        console.print(line, markup=False)
+    left = len(found.unreadable) - _SHOWN_UNREADABLE
+    if left > 0:
+        console.print(f"and {left} more; --json names them all", markup=False)
+    if found.plot is not None:
+        console.print(f"confusion of classes: {found.plot}", markup=False)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else f"{value:.2e}"

@@ -1,0 +1,344 @@
+"""Accuracy of artifacts on a folder of pictures, side by side with the reference."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from t2t_deploy._optional import require
+from t2t_deploy.calibration import LabelledSet, labelled_set_from_folder
+from t2t_deploy.errors import ArtifactError, BackendError, ImageError, UsageError
+from t2t_deploy.pipeline._artifacts import usable_artifacts
+from t2t_deploy.pipeline._progress import Report, silent
+from t2t_deploy.runtime import (
+    Session,
+    SessionRequest,
+    open_session,
+    why_not_runnable,
+)
+from t2t_deploy.types import Precision, Status
+from t2t_deploy.verify import (
+    Accuracy,
+    AccuracySum,
+    ConfusionPanel,
+    NodewiseSession,
+    plot_confusion,
+)
+from t2t_deploy.workspace import Artifact, Workspace, make_folder, publish, temporary_file
+
+DEFAULT_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateRequest:
+    """What to evaluate, and on what; no artifacts means every one of the workspace.
+
+    batch: pictures at a time where the artifact's batch is free. limit: how many pictures, None
+    takes all. confusion: PNG to write, None writes none.
+    """
+
+    images: Path
+    artifacts: Sequence[Path] = ()
+    batch: int = DEFAULT_BATCH
+    limit: int | None = None
+    confusion: Path | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedArtifact:
+    """An artifact and its figures.
+
+    status: passed where every picture was read and gave finite logits, of the reference too, failed
+    where one did not.
+    batch: pictures at a time. reference: the figures of the float32 model with the same weights.
+    """
+
+    artifact: Artifact
+    status: Status
+    accuracy: Accuracy | None = None
+    reference: Accuracy | None = None
+    batch: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Results in the order of the artifacts; a line for each picture that could not be read.
+
+    references: the float32 models by name, each once. plot: the confusion of classes.
+    """
+
+    images: LabelledSet
+    results: tuple[EvaluatedArtifact, ...]
+    references: Mapping[str, Accuracy]
+    unreadable: tuple[str, ...]
+    plot: Path | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a picture was not read, or an artifact gave logits that are no numbers."""
+        return bool(self.unreadable) or any(r.status is Status.FAILED for r in self.results)
+
+
+def evaluate_artifacts(
+    workspace: Workspace, request: EvaluateRequest, report: Report = silent
+) -> Evaluation:
+    """Run artifacts, and the references of their weights, over the same pictures.
+
+    Pictures are read once for all artifacts of the same model, a batch at a time. What cannot run
+    here is reported as not run, with the reason.
+    Raises BackendError where that is all of them, ArtifactError, ImageError, UsageError,
+    MissingDependencyError.
+    """
+    _check_confusion(request.confusion)
+    images = labelled_set_from_folder(request.images, limit=request.limit)
+    if images.left_out:
+        report.note(f"took {len(images.paths)} pictures, left out {images.left_out}")
+    artifacts = usable_artifacts(
+        workspace, request.artifacts, force=request.force, purpose="evaluate", report=report
+    )
+    models: dict[str, list[Artifact]] = {}
+    for artifact in artifacts:
+        models.setdefault(_model_key(artifact), []).append(artifact)
+    results: list[EvaluatedArtifact] = []
+    references: dict[str, Accuracy] = {}
+    unreadable: dict[Path, str] = {}
+    for members in models.values():
+        found = _evaluate_model(workspace, members, images, request, unreadable, report)
+        results += found
+        reference = next((r.reference for r in found if r.reference is not None), None)
+        if reference is not None:
+            references[_reference_name(members[0], references)] = reference
+    results.sort(key=lambda result: artifacts.index(result.artifact))
+    if all(result.status is Status.NOT_RUN for result in results):
+        reasons = "; ".join(dict.fromkeys(str(result.reason) for result in results))
+        raise BackendError(f"nothing here can be evaluated: {reasons}")
+    evaluation = Evaluation(
+        images, tuple(results), references, tuple(unreadable.values()), request.confusion
+    )
+    if request.confusion is not None:
+        _draw(evaluation, request.confusion)
+    return evaluation
+
+
+@dataclass(slots=True)
+class _Runner:
+    """An open session and what its logits add up to. batch: pictures at a time."""
+
+    session: Session
+    batch: int
+    total: AccuracySum
+    remark: str | None = None
+
+    def logits(self, pictures: np.ndarray) -> np.ndarray:
+        """Logits (n, classes) of pictures (n, 3, S, S); a fixed batch is filled by repeating."""
+        source, target = self.session.inputs[0].name, self.session.outputs[0].name
+        fixed = self.session.inputs[0].shape[0]
+        results = []
+        for start in range(0, len(pictures), self.batch):
+            chunk = pictures[start : start + self.batch]
+            count = len(chunk)
+            if fixed is not None and count < fixed:
+                chunk = np.concatenate((chunk, np.repeat(chunk[-1:], fixed - count, axis=0)))
+            found = self.session.run({source: np.ascontiguousarray(chunk)})[target]
+            results.append(found[:count])
+        return np.concatenate(results)
+
+
+def _evaluate_model(
+    workspace: Workspace,
+    artifacts: Sequence[Artifact],
+    images: LabelledSet,
+    request: EvaluateRequest,
+    unreadable: dict[Path, str],
+    report: Report,
+) -> list[EvaluatedArtifact]:
+    """Evaluate artifacts of one model side by side; files not read are added to ``unreadable``."""
+    reasons = [_why_not_evaluated(artifact, images, request) for artifact in artifacts]
+    no_reference = _why_no_reference(artifacts[0])
+    if no_reference is not None and not images.has_labels:
+        reasons = [reason or f"no labels, and no reference: {no_reference}" for reason in reasons]
+    with contextlib.ExitStack() as stack:
+        runners = {
+            place: _open(artifact, request, stack)
+            for place, artifact in enumerate(artifacts)
+            if reasons[place] is None
+        }
+        reference = None
+        if runners and no_reference is None:
+            reference = _open_reference(workspace, artifacts[0], request, stack)
+        if runners:
+            names = ", ".join(artifacts[place].path.name for place in runners)
+            report.step(f"evaluating {names} on {len(images.paths)} pictures")
+            _run(list(runners.values()), reference, images, unreadable, report)
+    base = None if reference is None else reference.total.result()
+    results = []
+    for place, (artifact, reason) in enumerate(zip(artifacts, reasons, strict=True)):
+        if reason is not None:
+            results.append(EvaluatedArtifact(artifact, Status.NOT_RUN, reason=reason))
+            continue
+        runner = runners[place]
+        accuracy = runner.total.result()
+        short = _what_fell_short(accuracy, base, len(images.paths))
+        remarks = [runner.remark, no_reference and f"no reference: {no_reference}", short]
+        results.append(
+            EvaluatedArtifact(
+                artifact,
+                Status.PASSED if short is None else Status.FAILED,
+                accuracy,
+                base,
+                runner.batch,
+                "; ".join(remark for remark in remarks if remark) or None,
+            )
+        )
+    return results
+
+
+def _run(
+    runners: Sequence[_Runner],
+    reference: _Runner | None,
+    images: LabelledSet,
+    unreadable: dict[Path, str],
+    report: Report,
+) -> None:
+    """Take every picture through every session, reading it once."""
+    size = runners[0].session.inputs[0].shape[-1]
+    assert size is not None  # _open refuses others
+    # A common multiple, so that only the last batch of each session is short.
+    step = math.lcm(*(runner.batch for runner in runners))
+    done = 0
+    for batch in images.batches(size, step, runners[0].total.num_classes):
+        unreadable.update(batch.unreadable)
+        if len(batch.pictures):
+            wanted = None
+            if reference is not None:
+                wanted = reference.logits(batch.pictures)
+                reference.total.add(wanted, batch.labels, wanted)
+            for runner in runners:
+                runner.total.add(runner.logits(batch.pictures), batch.labels, wanted)
+        done += len(batch.pictures) + len(batch.unreadable)
+        report.progress("evaluating", done, len(images.paths))
+
+
+def _why_not_evaluated(
+    artifact: Artifact, images: LabelledSet, request: EvaluateRequest
+) -> str | None:
+    """None where a runtime here can run the artifact and, unless it was named, classes fit it."""
+    manifest = artifact.manifest
+    if manifest is not None and manifest.kind == "engine":
+        backend = str(manifest.details["engine"]["backend"])
+        return why_not_runnable(backend) or f"no {backend} session in this version"
+    reason = why_not_runnable("ort-cpu")
+    if reason is not None or request.artifacts or manifest is None:
+        return reason
+    if images.has_labels:
+        try:
+            images.class_indices(int(manifest.config["num_classes"]))
+        except ImageError as err:
+            return str(err)
+    if _is_bf16(artifact):
+        return (
+            "ONNX Runtime's CPU kernels have no bf16 matrix product; name it to evaluate it node "
+            "by node, which is slow"
+        )
+    return None
+
+
+def _why_no_reference(artifact: Artifact) -> str | None:
+    if artifact.manifest is None or not artifact.manifest.weights:
+        return "made from a file without manifest"
+    return why_not_runnable("eager")
+
+
+def _open(artifact: Artifact, request: EvaluateRequest, stack: contextlib.ExitStack) -> _Runner:
+    """A session of the artifact. Raises ArtifactError where it takes no pictures."""
+    remark = None
+    session: Session
+    if _is_bf16(artifact):
+        remark = "evaluated node by node"
+        session = NodewiseSession(artifact.path)
+    else:
+        session = open_session(SessionRequest("ort-cpu", artifact.path))
+    stack.enter_context(session)
+    taken, given = session.inputs[0].shape, session.outputs[0].shape
+    square = len(taken) == 4 and taken[1] == 3 and taken[2] == taken[3] is not None
+    if not (square and len(given) == 2 and given[1] is not None):
+        raise ArtifactError(
+            f"{artifact.path} takes {session.inputs[0]} and gives {session.outputs[0]}; expected "
+            "pictures (N, 3, S, S) and logits (N, classes): evaluate a classifier"
+        )
+    return _Runner(session, taken[0] or request.batch, AccuracySum(given[1]), remark)
+
+
+def _open_reference(
+    workspace: Workspace, artifact: Artifact, request: EvaluateRequest, stack: contextlib.ExitStack
+) -> _Runner:
+    manifest = artifact.known()
+    weights = workspace.weights(manifest)
+    eager = SessionRequest("eager", weights, config=manifest.config)
+    session = stack.enter_context(open_session(eager))
+    return _Runner(session, request.batch, AccuracySum(int(manifest.config["num_classes"])))
+
+
+def _what_fell_short(accuracy: Accuracy, reference: Accuracy | None, asked: int) -> str | None:
+    found = []
+    if accuracy.images < asked:
+        found.append(f"{asked - accuracy.images} of {asked} pictures cannot be read")
+    for whose, figures in (("", accuracy), ("the reference's ", reference)):
+        if figures is not None and figures.non_finite:
+            found.append(
+                f"{whose}logits of {figures.non_finite} of {figures.images} pictures are NaN or "
+                "infinite"
+            )
+    return "; ".join(found) or None
+
+
+def _is_bf16(artifact: Artifact) -> bool:
+    return artifact.manifest is not None and artifact.manifest.precision is Precision.BF16
+
+
+def _model_key(artifact: Artifact) -> str:
+    """What is computed; a file without known weights is a model of its own."""
+    manifest = artifact.manifest
+    if manifest is None or not manifest.weights:
+        return str(artifact.path)
+    return json.dumps([manifest.weights["sha256"], dict(manifest.config)], sort_keys=True)
+
+
+def _reference_name(artifact: Artifact, taken: Container[str]) -> str:
+    manifest = artifact.known()
+    name = f"{manifest.variant} {manifest.config['image_size']}px reference"
+    # the same dimensions with other weights
+    return f"{name} {manifest.weights['sha256'][:8]}" if name in taken else name
+
+
+def _check_confusion(path: Path | None) -> None:
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--confusion is {path}; expected a file that ends in .png")
+    require("matplotlib")
+
+
+def _draw(evaluation: Evaluation, path: Path) -> None:
+    """Write the confusion of classes whole or not at all."""
+    labelled = evaluation.images.has_labels
+    figures = list(evaluation.references.items()) if labelled else []
+    figures += [(r.artifact.path.name, r.accuracy) for r in evaluation.results if r.accuracy]
+    panels = []
+    for name, found in figures:
+        share = found.top1 if labelled else found.agreement
+        title = f"{name}\n{'top-1' if labelled else 'agreement'} {share or 0:.2%}"
+        panels.append(ConfusionPanel(title, found.confusion))
+    truth = "class of the picture" if labelled else "class the reference finds"
+    make_folder(path.parent)
+    with temporary_file(path.parent, ".png") as temporary:
+        plot_confusion(panels, temporary, truth=truth)
+        publish(temporary, path)

@@ -1,0 +1,152 @@
+"""Trained models: what 16-bit exports cost in accuracy on handwritten digits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from digits import Digits, digits_split
+from PIL import Image
+
+from t2t_deploy.calibration import labelled_set_from_folder
+from t2t_deploy.model import config_from_toml, load_checkpoint, reference_from_state_dict
+from t2t_deploy.pipeline import (
+    EvaluatedArtifact,
+    EvaluateRequest,
+    ExportRequest,
+    Workspace,
+    evaluate_artifacts,
+    export_model,
+)
+from t2t_deploy.types import Precision, Status
+
+from ..outliers import with_outliers
+
+pytest.importorskip("onnxruntime")
+
+FOLDER = Path(__file__).parents[1] / "digits"
+KINDS = ("performer", "transformer")
+LEAST_RIGHT = 588  # of 600
+MOST_LOST = 1
+
+Evaluate = Callable[..., tuple[EvaluatedArtifact, ...]]
+
+
+@pytest.fixture(scope="module")
+def test_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test part as files in class folders."""
+    folder = tmp_path_factory.mktemp("digits") / "test"
+    digits_split().test.write(folder)
+    return folder
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, test_folder: Path) -> Evaluate:
+    """Export a trained model in some precisions and evaluate them on the test part."""
+
+    def run(kind: str, *precisions: Precision) -> tuple[EvaluatedArtifact, ...]:
+        workspace = Workspace(tmp_path / "artifacts")
+        paths = []
+        for precision in precisions:
+            request = ExportRequest(
+                config_file=FOLDER / f"{kind}.toml",
+                checkpoint=FOLDER / f"{kind}.pth.tar",
+                precision=precision,
+            )
+            paths.append(export_model(workspace, request).path)
+        named = EvaluateRequest(images=test_folder, artifacts=paths, batch=50)
+        return evaluate_artifacts(workspace, named).results
+
+    return run
+
+
+def right(share: float | None) -> int:
+    assert share is not None
+    return round(share * 600)
+
+
+def test_the_split_is_fixed() -> None:
+    split = digits_split()
+    parts = (split.train, split.calibration, split.test)
+    assert [len(part) for part in parts] == [1097, 100, 600]
+    everything = np.concatenate([part.indices for part in parts])
+    assert sorted(everything.tolist()) == list(range(1797))
+    digest = hashlib.sha256(split.test.indices.astype("<i8").tobytes()).hexdigest()
+    assert digest.startswith("ea73c85318616b95")
+    assert min(np.bincount(split.test.labels)) >= 45
+
+
+def test_no_picture_is_in_two_parts() -> None:
+    """Not even a copy under another number."""
+
+    def contents(part: Digits) -> set[bytes]:
+        return {pixels.tobytes() for pixels in part.pixels}
+
+    split = digits_split()
+    parts = [contents(part) for part in (split.train, split.calibration, split.test)]
+    assert len(set.union(*parts)) == sum(len(part) for part in parts) == 1797
+
+
+def test_the_files_are_the_pictures(test_folder: Path) -> None:
+    part = digits_split().test
+    found = labelled_set_from_folder(test_folder)
+    assert found.folders == tuple("0123456789") and len(found.paths) == 600
+    wanted = dict(zip(part.indices.tolist(), part.inputs(32), strict=True))
+    for batch, paths in zip(found.batches(32, 600, 10), [found.paths], strict=True):
+        for path, picture in zip(paths, batch.pictures, strict=True):
+            np.testing.assert_array_equal(picture, wanted[int(path.stem)])
+    with Image.open(found.paths[0]) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "L", (10, 10))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_checkpoints_are_small_and_of_the_released_layout(kind: str) -> None:
+    path = FOLDER / f"{kind}.pth.tar"
+    assert path.stat().st_size < 2_000_000
+    checkpoint = load_checkpoint(path, config=config_from_toml(FOLDER / f"{kind}.toml"))
+    assert checkpoint.container == "state_dict_ema"
+
+
+def check_accuracy(result: EvaluatedArtifact) -> None:
+    assert result.status is Status.PASSED
+    assert result.accuracy is not None and result.reference is not None
+    assert result.accuracy.images == 600
+    assert right(result.reference.top1) >= LEAST_RIGHT
+    assert right(result.accuracy.top1) >= right(result.reference.top1) - MOST_LOST
+    assert right(result.accuracy.agreement) >= 600 - MOST_LOST
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_accuracy_of_exports(kind: str, evaluate: Evaluate) -> None:
+    for result in evaluate(kind, Precision.FP32, Precision.FP16):
+        check_accuracy(result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_accuracy_of_bf16(kind: str, evaluate: Evaluate) -> None:
+    """Node by node: no runtime on a CPU multiplies in bf16."""
+    (result,) = evaluate(kind, Precision.BF16)
+    assert result.reason == "evaluated node by node"
+    check_accuracy(result)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_outliers_leave_a_trained_model_as_it_is(kind: str) -> None:
+    """In float64, where no rounding hides what is wrong."""
+    config = config_from_toml(FOLDER / f"{kind}.toml")
+    trained = load_checkpoint(FOLDER / f"{kind}.pth.tar", config=config).state_dict
+    plain = {key: tensor.double() for key, tensor in trained.items()}
+    found = with_outliers(plain, 100)
+    assert len(found.channels) == 4 + 2 * config.depth
+    inputs = torch.from_numpy(digits_split().calibration.inputs(config.image_size)).double()
+    with torch.inference_mode():
+        wanted, logits = (
+            reference_from_state_dict(dict(weights), config)(inputs)
+            for weights in (plain, found.state_dict)
+        )
+    torch.testing.assert_close(logits, wanted, rtol=1e-10, atol=1e-10)

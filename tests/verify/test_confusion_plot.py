@@ -1,0 +1,65 @@
+"""The picture of what is taken for what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2t_deploy.verify import ConfusionPanel, plot_confusion
+
+pytest.importorskip("matplotlib")
+
+
+def drawn(path: Path, *confusions: np.ndarray) -> np.ndarray:
+    """The picture's pixels, (height, width, 3)."""
+    panels = [ConfusionPanel(f"artifact {n}", each) for n, each in enumerate(confusions)]
+    plot_confusion(panels, path, truth="class of the picture")
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"), np.int32)
+
+
+def reds(pixels: np.ndarray) -> int:
+    red, green, blue = np.moveaxis(pixels, -1, 0)
+    return int(((red > green + 60) & (red > blue + 60)).sum())
+
+
+def test_mistakes_are_red(tmp_path: Path) -> None:
+    fine = np.diag([7] * 5)
+    wrong = fine.copy()
+    wrong[1, 3] = 2
+    assert reds(drawn(tmp_path / "a.png", fine)) == 0
+    assert reds(drawn(tmp_path / "b.png", wrong)) > 5
+
+
+def test_panels_stand_side_by_side(tmp_path: Path) -> None:
+    one = np.diag([7] * 5)
+    sizes = {n: drawn(tmp_path / f"{n}.png", *[one] * n).shape[:2] for n in (1, 2, 3, 4)}
+    height, width = sizes[1]
+    assert [sizes[n] for n in (2, 3)] == [(height, width * 2), (height, width * 3)]
+    rows, columns = sizes[4]
+    assert columns == width * 3 and abs(rows - 2 * height) <= 1
+
+
+def test_of_many_classes_each_mistake_is_seen(tmp_path: Path) -> None:
+    """Cells are smaller than a pixel there."""
+    fine = np.diag([50] * 1000)
+    assert reds(drawn(tmp_path / "a.png", fine)) == 0
+    for row in (10, 501, 900):
+        wrong = fine.copy()
+        wrong[row, 700] = 1
+        assert reds(drawn(tmp_path / "b.png", wrong)) >= 1, row
+
+
+def test_a_class_without_pictures(tmp_path: Path) -> None:
+    drawn(tmp_path / "a.png", np.zeros((3, 3), np.int64))
+
+
+def test_the_same_bytes_each_time(tmp_path: Path) -> None:
+    one = np.diag([7] * 5)
+    for name in ("a.png", "b.png"):
+        drawn(tmp_path / name, one)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
