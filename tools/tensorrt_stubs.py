@@ -43,7 +43,15 @@ def main() -> None:
         shutil.copytree(folder / "classic", folder / "rtx")
         return
     made = folder / "made"
-    command = [sys.executable, "-m", "pybind11_stubgen", RTX, "-o", made, "--ignore-all-errors"]
+    command = [
+        sys.executable,
+        "-m",
+        "pybind11_stubgen",
+        RTX,
+        "-o",
+        str(made),
+        "--ignore-all-errors",
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     (folder / "rtx").mkdir()
     (made / RTX).rename(folder / "rtx" / "tensorrt")
