@@ -10,29 +10,62 @@ from t2t_deploy.runtime._backends import (
     why_not_runnable,
 )
 from t2t_deploy.runtime._engine_build import EngineBuild, build_engine, trtexec_line
-from t2t_deploy.runtime._engine_device import Runnable, device_capability, runnable_here
+from t2t_deploy.runtime._engine_device import (
+    Obstacle,
+    Runnable,
+    device_capability,
+    runnable_here,
+    why_no_device,
+)
 from t2t_deploy.runtime._engine_figures import Attestation, EngineFigures, attest
-from t2t_deploy.runtime._session import ClosingSession, Session, SessionRequest, check_feeds
+from t2t_deploy.runtime._requirements import (
+    GPU_BACKENDS,
+    MODULES,
+    TENSORRT_MODULES,
+    build_obstacle,
+    import_obstacle,
+    run_obstacle,
+)
+from t2t_deploy.runtime._session import (
+    CallTiming,
+    ClosingSession,
+    Session,
+    SessionRequest,
+    TimedRun,
+    TimedSession,
+    check_feeds,
+)
 from t2t_deploy.runtime._trt_module import parse_sm
 
 __all__ = [
     "BACKENDS",
+    "GPU_BACKENDS",
+    "MODULES",
+    "TENSORRT_MODULES",
     "Attestation",
     "Backend",
+    "CallTiming",
     "ClosingSession",
     "EngineBuild",
     "EngineFigures",
+    "Obstacle",
     "Runnable",
     "Session",
     "SessionRequest",
+    "TimedRun",
+    "TimedSession",
     "attest",
     "available_threads",
     "build_engine",
+    "build_obstacle",
     "check_feeds",
     "device_capability",
+    "import_obstacle",
     "open_session",
     "parse_sm",
+    "run_obstacle",
     "runnable_here",
     "trtexec_line",
+    "why_no_device",
     "why_not_runnable",
 ]
