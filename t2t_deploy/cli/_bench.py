@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from t2t_deploy.cli._options import NumbersType, artifacts_argument, common_options, force_option
+from t2t_deploy.cli._options import (
+    DeviceType,
+    NumbersType,
+    artifacts_argument,
+    common_options,
+    force_option,
+)
 from t2t_deploy.cli._output import Output
 
 if TYPE_CHECKING:
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--backend", "backends", multiple=True, metavar="NAME", help="Repeatable.")
 @click.option("--batch", "batches", type=NumbersType(), default="1", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Default: the cores at hand.")
+@click.option("--device", type=DeviceType(), help="Of the GPU backends; eager runs there too.")
 @click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds; default 7, at least 5.")
 @force_option
 @common_options
@@ -43,6 +50,7 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
             backends=options["backends"],
             batches=options["batches"],
             threads=options["threads"],
+            device=options["device"],
             rounds=options["rounds"] or DEFAULT_ROUNDS,
             force=options["force"],
         ),

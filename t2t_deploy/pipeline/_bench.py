@@ -23,6 +23,9 @@ from t2t_deploy.runtime import BACKENDS, SessionRequest, available_threads, why_
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
+# what the runtimes compile on this machine's device, below the workspace
+_CACHE = "cache"
+_ANY_PRECISION = "-"
 # What all turns of one bench may take together, so that a full workspace ends in time too.
 _TOTAL_SECONDS = 100.0
 
@@ -35,6 +38,7 @@ class BenchRequest:
     backends: Sequence[str] = ()
     batches: Sequence[int] = (1,)
     threads: int | None = None
+    device: int | None = None  # cuda:0 for backends that need one, the CPU for eager
     rounds: int = DEFAULT_ROUNDS
     force: bool = False
 
@@ -48,7 +52,7 @@ def bench_artifacts(
     Raises BackendError for one that was, ArtifactError where there is nothing to measure.
     """
     for name in request.backends:
-        reason = why_not_runnable(name)
+        reason = why_not_runnable(name, request.device)
         if reason is not None:
             raise BackendError(f"backend {name} cannot run here: {reason}")
     artifacts = _chosen(workspace, request, report)
@@ -59,7 +63,9 @@ def bench_artifacts(
     for batch in request.batches:
         for artifact in artifacts:
             for backend in request.backends or BACKENDS:
-                case, reason = _case(workspace, artifact, backend, batch, threads, named=named)
+                case, reason = _case(
+                    workspace, artifact, backend, batch, threads, request.device, named=named
+                )
                 if case is not None and case not in cases:
                     cases.append(case)
                 elif reason is not None:
@@ -72,6 +78,8 @@ def bench_artifacts(
                             reason=reason,
                         )
                     )
+    if not request.backends:
+        skipped += _untried(cases, skipped, request)
     if not cases:
         reasons = "; ".join(dict.fromkeys(str(row.reason) for row in skipped))
         raise BackendError(f"nothing here can be measured: {reasons or 'no backend takes it'}")
@@ -83,6 +91,26 @@ def bench_artifacts(
         progress=report.progress,
     )
     return dataclasses.replace(measured, results=(*measured.results, *skipped))
+
+
+def _untried(
+    cases: Sequence[BenchCase], skipped: Sequence[CaseResult], request: BenchRequest
+) -> list[CaseResult]:
+    """Backends that cannot run here and that no artifact was made for: they are told too."""
+    mentioned = {case.backend for case in cases} | {row.backend for row in skipped}
+    reasons = {
+        backend: why_not_runnable(backend, request.device)
+        for backend in BACKENDS
+        if backend not in mentioned
+    }
+    return [
+        not_run_result(
+            backend=backend, artifact=None, precision=_ANY_PRECISION, batch=batch, reason=reason
+        )
+        for batch in request.batches
+        for backend, reason in reasons.items()
+        if reason is not None
+    ]
 
 
 def _chosen(workspace: Workspace, request: BenchRequest, report: Report) -> list[Artifact]:
@@ -107,6 +135,7 @@ def _case(
     backend: str,
     batch: int,
     threads: int,
+    device: int | None,
     *,
     named: bool,
 ) -> tuple[BenchCase | None, str | None]:
@@ -116,11 +145,15 @@ def _case(
     if takes == "weights":
         if manifest is None or not manifest.weights:
             return None, None
-        reason = why_not_runnable(backend)
+        reason = why_not_runnable(backend, device)
         if reason is not None:
             return None, reason
         request = SessionRequest(
-            backend, workspace.weights(manifest), threads=threads, config=manifest.config
+            backend,
+            workspace.weights(manifest),
+            threads=threads,
+            config=manifest.config,
+            device=device,
         )
         label = f"{manifest.variant} {manifest.config['image_size']}px reference"
         return BenchCase(request, label, Precision.FP32.value, batch, _model(manifest)), None
@@ -128,7 +161,7 @@ def _case(
         return None, None
     if manifest is not None and takes == "engine" and backend != _engine_backend(artifact):
         return None, None
-    reason = why_not_runnable(backend)
+    reason = why_not_runnable(backend, device)
     if reason is None and manifest is not None and takes == "onnx" and backend == "ort-cpu":
         if manifest.precision is Precision.BF16:
             reason = "ONNX Runtime's CPU kernels have no bf16 matrix product"
@@ -139,7 +172,14 @@ def _case(
     if reason is not None:
         return None, reason
     computes = _model(manifest) if manifest and manifest.weights else None
-    request = SessionRequest(backend, artifact.path, threads=threads)
+    request = SessionRequest(
+        backend,
+        artifact.path,
+        threads=threads,
+        device=device,
+        precision=manifest.precision if manifest else None,
+        cache=workspace.root / _CACHE / backend,
+    )
     return BenchCase(request, artifact.path.name, _precision(artifact), batch, computes), None
 
 
