@@ -100,6 +100,9 @@ class OrtGpuSession(ClosingSession):
                     f"{self._provider.name} would leave nodes of {path.name} to the CPU, which is "
                     "ruled out: export with --target tensorrt, or see ONNX Runtime's log on stderr"
                 ) from err
+            if type(err) is RuntimeError:  # of the Python layer, before a session is there
+                text = str(err).strip().splitlines()[-1]
+                raise BackendError(f"{self._provider.name} does not start: {text}") from err
             raise_refusal(err, path)
         found = session.get_providers()
         if found[:1] != [self._provider.name]:

@@ -38,9 +38,12 @@ def run_obstacle(name: str, device: int | None = None) -> Obstacle | None:
     checks: list[_Check] = []
     if name in GPU_BACKENDS or (name in TORCH_BACKENDS and device is not None):
         checks.append(lambda: why_no_device(device or 0))
-    if name == "openvino" or (name == "compile" and device is None):
-        instead = "--device cuda:0" if name == "compile" else "--backend ort-cpu"
-        checks.append(lambda: Obstacle("not part of this version of t2t-deploy", f"use {instead}"))
+    if name == "compile" and device is None:
+        told = Obstacle("torch.compile is run on a GPU only", "name one: --device cuda:0")
+        checks.append(lambda: told)
+    if name == "openvino":
+        missing = Obstacle("not part of this version of t2t-deploy", "use --backend ort-cpu")
+        checks.append(lambda: missing)
     checks.append(lambda: _absent(MODULES[name], extra_of(name)))
     if name in GPU_BACKENDS:
         checks.append(lambda: import_obstacle(name))
