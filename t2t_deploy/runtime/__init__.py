@@ -14,6 +14,7 @@ from t2t_deploy.runtime._engine_device import (
     Obstacle,
     Runnable,
     device_capability,
+    device_name,
     runnable_here,
     why_no_device,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "build_obstacle",
     "check_feeds",
     "device_capability",
+    "device_name",
     "import_obstacle",
     "open_session",
     "parse_sm",

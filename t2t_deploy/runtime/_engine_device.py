@@ -77,6 +77,17 @@ def device_capability(ordinal: int = 0) -> str | None:
     return "".join(numbers)
 
 
+def device_name(ordinal: int = 0) -> str | None:
+    """What the maker calls a CUDA device; None without such a device."""
+    if why_no_device(ordinal) is not None:
+        return None
+    cuda, device, name = ctypes.CDLL(_DRIVER), ctypes.c_int(), ctypes.create_string_buffer(256)
+    found = cuda.cuDeviceGet(ctypes.byref(device), ordinal) or cuda.cuDeviceGetName(
+        name, len(name), device
+    )
+    return None if found != 0 else name.value.decode()
+
+
 def runnable_here(engine: bytes, trt: Any = None) -> Runnable:
     """Load a serialized engine on this machine's device; nothing is run and nothing is kept.
 

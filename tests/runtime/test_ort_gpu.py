@@ -15,6 +15,7 @@ from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.runtime import _ort_gpu
 from t2t_deploy.runtime._ort_gpu import OrtGpuSession, provider_options, session_options
 from t2t_deploy.runtime._ort_placement import (
+    RECORD_PLACEMENT,
     PlacedNode,
     Placement,
     check_placement,
@@ -90,7 +91,7 @@ def real_session(path: Path, options: Any) -> Any:
 
 def test_the_placement_of_a_real_session(flatten: Path) -> None:
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry(*_ort_gpu.RECORD_PLACEMENT)
+    options.add_session_config_entry(*RECORD_PLACEMENT)
     placement = read_placement(real_session(flatten, options))
     if placement is None:
         pytest.skip(f"onnxruntime {onnxruntime.__version__} cannot tell")
@@ -106,7 +107,7 @@ def test_a_release_that_cannot_tell() -> None:
 
 
 def test_the_options_rule_the_cpu_out(flatten: Path) -> None:
-    """The real library, asked for a provider it does not have, as a machine without GPU is."""
+    """The real library then refuses even a session that names the CPU."""
     options = session_options(onnxruntime, threads=1)
     with pytest.raises(Exception, match=r"[Ff]allback to (the )?CPU|disabled fallback"):
         real_session(flatten, options)
@@ -127,7 +128,7 @@ def test_a_provider_that_is_listed_and_leaves_all_to_the_cpu(
     monkeypatch.setattr(_ort_gpu, "why_no_provider", lambda ort, backend: None)
     with (
         pytest.warns(UserWarning, match="is not in available provider names"),
-        pytest.raises(BackendError, match="would leave nodes of flatten.onnx to the CPU"),
+        pytest.raises(BackendError, match=r"would leave nodes of flatten\.onnx to the CPU"),
     ):
         OrtGpuSession(flatten, backend="ort-cuda")
 
