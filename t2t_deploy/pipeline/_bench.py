@@ -20,7 +20,7 @@ from t2t_deploy.bench import (
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import BACKENDS, SessionRequest, available_threads, why_not_runnable
-from t2t_deploy.types import Precision, Target
+from t2t_deploy.types import Precision, ShapeProfile, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 # what the runtimes compile on this machine's device, below the workspace
@@ -169,6 +169,11 @@ def _case(
             reason = "made for TensorRT; name it to run it on the CPU all the same"
         elif manifest.batch not in (None, batch):
             reason = f"its batch is fixed at {manifest.batch}"
+    if reason is None and manifest is not None and takes == "engine":
+        profiles = manifest.details["engine"].get("profiles", ())
+        held = [p.min <= batch <= p.max for p in map(ShapeProfile.parse, profiles)]
+        if held and not any(held):
+            reason = f"its profiles take {', '.join(profiles)}"
     if reason is not None:
         return None, reason
     computes = _model(manifest) if manifest and manifest.weights else None

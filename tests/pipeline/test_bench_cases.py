@@ -148,6 +148,24 @@ def test_named_backends(
         bench_artifacts(workspace, BenchRequest(backends=("ort-cpu", "openvino")))
 
 
+def test_a_batch_that_an_engine_does_not_take(
+    workspace: Workspace,
+    add: Callable[..., Artifact],
+    measured: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_bench, "why_not_runnable", lambda name, device: None)
+    built = {"engine": {"backend": "tensorrt-rtx", "profiles": ["1:1:4", "8:8:16"]}}
+    name = add(kind="engine", target="tensorrt", details=built).path.name
+    report = bench_artifacts(
+        workspace, BenchRequest(backends=("tensorrt-rtx",), batches=(4, 5, 16, 32))
+    )
+    assert rows(measured["cases"]) == [("tensorrt-rtx", name, 4), ("tensorrt-rtx", name, 16)]
+    assert [(row.batch, row.reason) for row in report.results] == [
+        (batch, "its profiles take 1:1:4, 8:8:16") for batch in (5, 32)
+    ]
+
+
 def test_what_a_session_is_told(
     workspace: Workspace,
     add: Callable[..., Artifact],
