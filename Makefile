@@ -3,23 +3,30 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 # Two workers with one thread each: the tests' models are too small to fill more threads.
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2
 
 BIN := .venv/bin
 # written last: without it a set-up was interrupted and starts from nothing
 READY := .venv/.ready
+# onnxruntime-gpu fills the same folder as onnxruntime: an environment of its own
+GPU_BIN := .venv-gpu/bin
+GPU_READY := .venv-gpu/.ready
+GPU_EXTRAS := export,gpu,rtx,dev
 EXTRAS := export,cpu,rtx,plot,dev
 DEMO := build/demo
 STUBS := .venv/stubs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow test-gpu bench-gpu lint format clean
 
 help:
 	@echo 'make demo       export, build-trt and bench of T2T-ViT-14, in $(DEMO)'
 	@echo 'make test       every check that needs no GPU and is not slow'
 	@echo 'make test-slow  the slow ones; PYTEST_ARGS="tests/export -x" narrows either'
+	@echo 'make test-gpu   the checks on a GPU; without one all are skipped, with the reason'
+	@echo 'make bench-gpu  builds, checks and times engines; a report in docs/results'
 	@echo 'make lint       ruff, mypy (against both TensorRTs), import-linter'
 	@echo 'make format     ruff, rewriting files'
 	@echo 'make clean      remove .venv, build/ and caches; ./artifacts stays'
@@ -65,6 +72,20 @@ test: $(READY)
 test-slow: $(READY)
 	@$(PYTEST) -m 'slow and not gpu' $(PYTEST_ARGS)
 
+$(GPU_READY): pyproject.toml constraints.txt
+	@echo 'Setting up .venv-gpu ...'
+	@if [ -e $@ ]; then rm $@; else '$(PYTHON)' -m venv --clear .venv-gpu; fi
+	@$(GPU_BIN)/python -m pip install -qq --disable-pip-version-check \
+	  -c constraints.txt -e '.[$(GPU_EXTRAS)]' 'onnxruntime-gpu[cuda,cudnn]'
+	@touch $@
+
+# one process: the tests measure the device's free memory
+test-gpu: $(GPU_READY)
+	@$(GPU_BIN)/pytest -m gpu -rs tests/gpu $(PYTEST_ARGS)
+
+bench-gpu: $(GPU_READY)
+	@$(GPU_BIN)/python tools/bench_gpu.py $(BENCH_ARGS)
+
 $(STUBS)/.ready: $(READY) tools/tensorrt_stubs.py
 	@$(BIN)/python tools/tensorrt_stubs.py $(STUBS)
 	@touch $@
@@ -82,6 +103,6 @@ format: $(READY)
 	@$(BIN)/ruff format .
 
 clean:
-	@rm -rf .venv build dist *.egg-info \
+	@rm -rf .venv .venv-gpu build dist *.egg-info \
 	  .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find t2t_deploy tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 from types import ModuleType
@@ -15,6 +16,8 @@ EXTRAS = {
     "onnxsim": "export",
     "onnxruntime": "cpu",
     "tensorrt_rtx": "rtx",
+    "tensorrt": "tensorrt",
+    "cuda.bindings.runtime": "rtx",
     "openvino": "openvino",
     "matplotlib": "plot",
 }
@@ -49,6 +52,8 @@ def require(module: str) -> ModuleType:
 
 def _installed_name(module: str) -> str | None:
     for name in _SPELLINGS.get(module, (module,)):
-        if importlib.util.find_spec(name) is not None:
-            return name
+        # of a module inside a package, the package that holds it may be the one that is absent
+        with contextlib.suppress(ModuleNotFoundError):
+            if importlib.util.find_spec(name) is not None:
+                return name
     return None

@@ -39,6 +39,15 @@ def test_an_absent_package(package: Path) -> None:
     )
 
 
+def test_a_module_of_an_absent_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As cuda.bindings.runtime where nothing of cuda is installed."""
+    module = f"{NAME}.bindings.runtime"
+    monkeypatch.setitem(_optional.EXTRAS, module, "fancy")
+    assert not is_installed(module)
+    with pytest.raises(MissingDependencyError, match=f"^{NAME}.bindings.runtime is not installed"):
+        require(module)
+
+
 @pytest.mark.parametrize(
     ("content", "shown"),
     [

@@ -9,6 +9,7 @@ from time import monotonic
 from t2t_deploy.bench._client import Worker, WorkerError
 from t2t_deploy.bench._results import BenchCase, BenchStatus, CaseResult, Round, WarmUp
 from t2t_deploy.bench._statistics import Speedup, is_unstable, latency_of, round_medians
+from t2t_deploy.runtime._session import CallTiming
 
 MIN_ITERATIONS = 3
 MAX_ITERATIONS = 200
@@ -33,6 +34,7 @@ class Lane:
         self._peak_rss_bytes = 0
         self._warm_up: WarmUp | None = None
         self._call_ns = 0.0
+        self._parts_ms: list[dict[str, float]] = []
 
     def prepare(self, seed: int) -> None:
         """Load the model, call it once, and warm it up."""
@@ -71,6 +73,7 @@ class Lane:
             load_ms=self._loaded["load_ns"] / 1e6,
             first_call_ms=self._loaded["first_call_ns"] / 1e6,
             warm_up=self._warm_up,
+            parts_ms=_median_parts(self._parts_ms),
             rounds=tuple(self.rounds),
         )
 
@@ -109,8 +112,16 @@ class Lane:
     def _run(self, iterations: int, settle: int = 0) -> list[int]:
         answer = self._worker.run(iterations, settle=settle, expected_ns=self._call_ns)
         self._peak_rss_bytes = answer["peak_rss_bytes"]
+        # of the latest calls, when it is warm
+        self._parts_ms = answer.get("parts_ms", [])
         samples_ns: list[int] = answer["samples_ns"]
         return samples_ns
+
+
+def _median_parts(parts_ms: list[dict[str, float]]) -> CallTiming | None:
+    if not parts_ms:
+        return None
+    return CallTiming(**{name: median(part[name] for part in parts_ms) for name in parts_ms[0]})
 
 
 def iterations_for(seconds: float, call_ns: float) -> int:

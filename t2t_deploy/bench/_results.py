@@ -9,7 +9,7 @@ from typing import Any
 from t2t_deploy.bench._environment import Environment
 from t2t_deploy.bench._statistics import Latency, Speedup
 from t2t_deploy.errors import UsageError
-from t2t_deploy.runtime._session import SessionRequest
+from t2t_deploy.runtime._session import CallTiming, SessionRequest
 
 
 class BenchStatus(str, Enum):
@@ -25,7 +25,8 @@ class BenchCase:
     """One thing to measure.
 
     artifact: how it is called in the report; None for the reference itself.
-    model: what it computes; speedups are taken against the eager case of the same model and batch.
+    model: what it computes; speedups are taken against the eager fp32 case of the same model and
+        batch.
     """
 
     request: SessionRequest
@@ -72,6 +73,8 @@ class CaseResult:
     first_call_ms: the first call, where some runtimes compile.
     baseline_rss_bytes, peak_rss_bytes: the worker before it loaded anything, and at its highest.
     speedup_vs_eager: None for the eager case itself, and where there is none to compare with.
+    parts_ms: medians of copying in, computing, copying out and all of it, timed apart from the
+        latencies; None of a backend that does not tell them.
     """
 
     backend: str
@@ -89,6 +92,7 @@ class CaseResult:
     load_ms: float | None = None
     first_call_ms: float | None = None
     warm_up: WarmUp | None = None
+    parts_ms: CallTiming | None = None
     rounds: tuple[Round, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from t2t_deploy.bench._lane import Lane
 from t2t_deploy.bench._results import BenchCase, BenchReport, CaseResult
 from t2t_deploy.bench._statistics import round_medians, speedup_of
 from t2t_deploy.errors import UsageError
+from t2t_deploy.types import Precision
 
 Progress = Callable[[str, int, int], None]
 
@@ -92,7 +93,7 @@ def _check_request(cases: Sequence[BenchCase], rounds: int, round_seconds: float
             f"a round is to take {round_seconds} s; expected a positive number: pass "
             f"{DEFAULT_ROUND_SECONDS}"
         )
-    eager = Counter((case.model, case.batch) for case in cases if case.backend == _EAGER)
+    eager = Counter((case.model, case.batch) for case in cases if _may_be_base(case))
     for (model, batch), count in eager.items():
         if count > 1:
             raise UsageError(
@@ -109,7 +110,12 @@ def _result(lane: Lane, lanes: Sequence[Lane], seed: int) -> CaseResult:
 
 
 def _is_base(other: BenchCase, case: BenchCase) -> bool:
-    return (other.backend, other.model, other.batch) == (_EAGER, case.model, case.batch)
+    return _may_be_base(other) and (other.model, other.batch) == (case.model, case.batch)
+
+
+def _may_be_base(case: BenchCase) -> bool:
+    # under autocast eager is one more thing to compare
+    return (case.backend, case.precision) == (_EAGER, Precision.FP32.value)
 
 
 def _medians(lane: Lane) -> np.ndarray:

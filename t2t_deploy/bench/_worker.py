@@ -4,6 +4,7 @@
         -> {"ok": true, "load_ns", "first_call_ns", "baseline_rss_bytes", "peak_rss_bytes"}
     {"command": "run", "iterations": N, "settle": K}
         -> {"ok": true, "samples_ns": [N integers], "peak_rss_bytes"}
+           and of a session that tells them apart "parts_ms": [{"h2d_ms", ...}, a few calls]
     {"command": "close"}
         -> {"ok": true}
     whatever goes wrong
@@ -30,7 +31,9 @@ import numpy as np
 
 from t2t_deploy.bench._inputs import make_inputs
 from t2t_deploy.bench._memory import peak_resident_bytes, resident_bytes
-from t2t_deploy.runtime._session import Session, SessionRequest
+from t2t_deploy.runtime._session import Session, SessionRequest, TimedSession
+
+_TIMED_CALLS = 5
 
 
 class _Bench:
@@ -87,7 +90,12 @@ class _Bench:
                 samples_ns.append(clock() - started)
         finally:
             gc.enable()
-        return {"samples_ns": samples_ns, "peak_rss_bytes": peak_resident_bytes()}
+        answer = {"samples_ns": samples_ns, "peak_rss_bytes": peak_resident_bytes()}
+        if isinstance(self._session, TimedSession):
+            # after the samples, and few: the events between the parts cost time themselves
+            timed = [self._session.timed_run(feeds) for _ in range(_TIMED_CALLS)]
+            answer["parts_ms"] = [call.timing.to_dict() for call in timed]
+        return answer
 
     def _close(self) -> dict[str, Any]:
         if self._session is not None:

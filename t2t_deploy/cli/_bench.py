@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from t2t_deploy.cli._options import (
+    DeviceType,
     NumbersType,
     artifacts_argument,
     common_options,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--backend", "backends", multiple=True, metavar="NAME", help="Repeatable.")
 @click.option("--batch", "batches", type=NumbersType(), default="1", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Default: the cores at hand.")
+@click.option("--device", type=DeviceType(), help="Of the GPU backends; eager runs there too.")
 @click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds; default 7, at least 5.")
 @force_option
 @trust_option
@@ -50,6 +52,7 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
             backends=options["backends"],
             batches=options["batches"],
             threads=options["threads"],
+            device=options["device"],
             rounds=options["rounds"] or DEFAULT_ROUNDS,
             force=options["force"],
             trust=options["trust"],

@@ -29,13 +29,22 @@ def command(workspace: Any, output: Output) -> None:
             f"t2t-deploy {found['t2t_deploy']}, Python {found['python']}, {found['platform']}, "
             + (f"CUDA device of compute capability {device}" if device else "no CUDA device")
         )
-        table = Table("step or backend", "here", "why not")
         for name, state in found["can"].items():
-            table.add_row(name, "yes" if state["ok"] else "no", state["why_not"] or "")
+            console.print(f"{name}: {state['why_not'] or 'yes'}", markup=False)
+        table = Table("backend", "version", "imports", "device", "builds", "runs")
+        steps: dict[str, list[str]] = {}
         for backend in found["backends"]:
-            runs = "yes" if backend["runs"] else "no"
-            table.add_row(backend["name"], runs, backend["reason"] or "")
+            flags = [backend[name] for name in ("importable", "device", "builds", "runs")]
+            table.add_row(
+                backend["name"],
+                backend["version"] or "-",
+                *("-" if flag is None else "yes" if flag else "no" for flag in flags),
+            )
+            for step in backend["steps"]:
+                steps.setdefault(step, []).append(backend["name"])
         console.print(table)
+        for step, names in steps.items():
+            console.print(f"{', '.join(names)}: {step}", markup=False)
         if found["onnxruntime"]["problem"]:
             console.print(f"onnxruntime: {found['onnxruntime']['problem']}", markup=False)
         versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())

@@ -79,6 +79,23 @@ class NumbersType(click.ParamType[Any]):
         return tuple(dict.fromkeys(int(word) for word in words))
 
 
+class DeviceType(click.ParamType[Any]):
+    """``cuda:N``; the value is N."""
+
+    name = "cuda:N"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        """Read the value. Fails as a usage error."""
+        if value is None or isinstance(value, int):
+            return value
+        kind, _, ordinal = value.partition(":")
+        if kind != "cuda" or not ordinal.isdecimal():
+            self.fail(f"{value!r} is no device; expected cuda:0, cuda:1 and so on", param, ctx)
+        return int(ordinal)
+
+
 artifact_argument = click.argument(
     "artifact", required=False, type=click.Path(path_type=Path), default=None
 )

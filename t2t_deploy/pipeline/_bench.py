@@ -22,9 +22,12 @@ from t2t_deploy.pipeline._artifacts import usable_artifacts
 from t2t_deploy.pipeline._engine import check_engine
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import BACKENDS, SessionRequest, available_threads, why_not_runnable
-from t2t_deploy.types import Precision, Target
+from t2t_deploy.types import Precision, ShapeProfile, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
+# what the runtimes compile on this machine's device, below the workspace
+_CACHE = "cache"
+_ANY_PRECISION = "-"
 # What all turns of one bench may take together, so that a full workspace ends in time too.
 _TOTAL_SECONDS = 100.0
 
@@ -37,6 +40,7 @@ class BenchRequest:
     backends: Sequence[str] = ()
     batches: Sequence[int] = (1,)
     threads: int | None = None
+    device: int | None = None  # cuda:0 for backends that need one, the CPU for eager
     rounds: int = DEFAULT_ROUNDS
     force: bool = False
     trust: bool = False
@@ -51,7 +55,7 @@ def bench_artifacts(
     Raises BackendError for one that was, ArtifactError where there is nothing to measure.
     """
     for name in request.backends:
-        reason = why_not_runnable(name)
+        reason = why_not_runnable(name, request.device)
         if reason is not None:
             raise BackendError(f"backend {name} cannot run here: {reason}")
     artifacts = usable_artifacts(
@@ -69,7 +73,9 @@ def bench_artifacts(
     for batch in request.batches:
         for artifact in artifacts:
             for backend in request.backends or BACKENDS:
-                case, reason = _case(workspace, artifact, backend, batch, threads, named=named)
+                case, reason = _case(
+                    workspace, artifact, backend, batch, threads, request.device, named=named
+                )
                 if case is not None and case not in cases:
                     cases.append(case)
                 elif reason is not None:
@@ -82,6 +88,8 @@ def bench_artifacts(
                             reason=reason,
                         )
                     )
+    if not request.backends:
+        skipped += _untried(cases, skipped, request)
     if not cases:
         reasons = "; ".join(dict.fromkeys(str(row.reason) for row in skipped))
         raise BackendError(f"nothing here can be measured: {reasons or 'no backend takes it'}")
@@ -95,12 +103,33 @@ def bench_artifacts(
     return dataclasses.replace(measured, results=(*measured.results, *skipped))
 
 
+def _untried(
+    cases: Sequence[BenchCase], skipped: Sequence[CaseResult], request: BenchRequest
+) -> list[CaseResult]:
+    """Backends that cannot run here and that no artifact was made for: they are told too."""
+    mentioned = {case.backend for case in cases} | {row.backend for row in skipped}
+    reasons = {
+        backend: why_not_runnable(backend, request.device)
+        for backend in BACKENDS
+        if backend not in mentioned
+    }
+    return [
+        not_run_result(
+            backend=backend, artifact=None, precision=_ANY_PRECISION, batch=batch, reason=reason
+        )
+        for batch in request.batches
+        for backend, reason in reasons.items()
+        if reason is not None
+    ]
+
+
 def _case(
     workspace: Workspace,
     artifact: Artifact,
     backend: str,
     batch: int,
     threads: int,
+    device: int | None,
     *,
     named: bool,
 ) -> tuple[BenchCase | None, str | None]:
@@ -110,11 +139,15 @@ def _case(
     if takes == "weights":
         if manifest is None or not manifest.weights:
             return None, None
-        reason = why_not_runnable(backend)
+        reason = why_not_runnable(backend, device)
         if reason is not None:
             return None, reason
         request = SessionRequest(
-            backend, workspace.weights(manifest), threads=threads, config=manifest.config
+            backend,
+            workspace.weights(manifest),
+            threads=threads,
+            config=manifest.config,
+            device=device,
         )
         label = f"{manifest.variant} {manifest.config['image_size']}px reference"
         return BenchCase(request, label, Precision.FP32.value, batch, _model(manifest)), None
@@ -122,7 +155,7 @@ def _case(
         return None, None
     if manifest is not None and takes == "engine" and backend != _engine_backend(artifact):
         return None, None
-    reason = why_not_runnable(backend)
+    reason = why_not_runnable(backend, device)
     if reason is None and takes == "engine" and not named:
         reason = _why_not_loaded(artifact)
     if reason is None and manifest is not None and takes == "onnx" and backend == "ort-cpu":
@@ -132,10 +165,22 @@ def _case(
             reason = "made for TensorRT; name it to run it on the CPU all the same"
         elif manifest.batch not in (None, batch):
             reason = f"its batch is fixed at {manifest.batch}"
+    if reason is None and manifest is not None and takes == "engine":
+        profiles = manifest.details["engine"].get("profiles", ())
+        held = [p.min <= batch <= p.max for p in map(ShapeProfile.parse, profiles)]
+        if held and not any(held):
+            reason = f"its profiles take {', '.join(profiles)}"
     if reason is not None:
         return None, reason
     computes = _model(manifest) if manifest and manifest.weights else None
-    request = SessionRequest(backend, artifact.path, threads=threads)
+    request = SessionRequest(
+        backend,
+        artifact.path,
+        threads=threads,
+        device=device,
+        precision=manifest.precision if manifest else None,
+        cache=workspace.root / _CACHE / backend,
+    )
     return BenchCase(request, artifact.path.name, _precision(artifact), batch, computes), None
 
 

@@ -11,18 +11,41 @@ from typing import Any
 from t2t_deploy import __version__
 from t2t_deploy._optional import EXTRAS, is_installed, require
 from t2t_deploy.errors import MissingDependencyError
-from t2t_deploy.runtime import BACKENDS, device_capability, why_not_runnable
+from t2t_deploy.runtime import (
+    BACKENDS,
+    GPU_BACKENDS,
+    MODULES,
+    TENSORRT_MODULES,
+    build_obstacle,
+    device_capability,
+    import_obstacle,
+    run_obstacle,
+    why_no_device,
+)
 from t2t_deploy.workspace import tool_versions
 
 
 @dataclass(frozen=True, slots=True)
 class BackendState:
-    """Whether a backend runs here; reason and next step where it does not."""
+    """What a backend can do here, and the next step for what it cannot.
+
+    version: of the installed package, None where there is none. importable: it also loads.
+    device: whether there is what it computes on. builds: whether its engines can be built here,
+    None of a backend that has none. runs: whether it can run.
+    reason, next_step: what keeps it from running; None where nothing does.
+    steps: of all that it cannot do, the reason and the next step in one line each.
+    """
 
     name: str
     about: str
+    version: str | None
+    importable: bool
+    device: bool
+    builds: bool | None
     runs: bool
     reason: str | None
+    next_step: str | None
+    steps: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -31,23 +54,44 @@ class BackendState:
 
 def examine_machine() -> dict[str, Any]:
     """Versions, what can be built here, and each backend's state, JSON-ready."""
-    backends = []
-    for backend in BACKENDS.values():
-        reason = why_not_runnable(backend.name)
-        backends.append(BackendState(backend.name, backend.about, reason is None, reason).to_dict())
+    absent = why_no_device()
     return {
         "t2t_deploy": __version__,
         "python": platform.python_version(),
         "platform": f"{sys.platform} {platform.machine()}",
         "cuda_device": device_capability(),
+        "why_no_device": None if absent is None else str(absent),
         "versions": tool_versions(),
         "can": {
             "export": _importable("torch", "onnxsim"),
             "build-trt": _importable("tensorrt_rtx"),
         },
         "onnxruntime": _onnxruntime_packages(),
-        "backends": backends,
+        "backends": [backend_state(name).to_dict() for name in BACKENDS],
     }
+
+
+def backend_state(name: str) -> BackendState:
+    """What one backend can do here; nothing is opened. Its package is imported."""
+    module = MODULES[name]
+    importing = import_obstacle(name)
+    running = run_obstacle(name)
+    if running is None:  # what `run_obstacle` leaves to the opening of a session
+        running = importing
+    building = build_obstacle(name) if name in TENSORRT_MODULES else None
+    version = getattr(require(module), "__version__", None) if importing is None else None
+    return BackendState(
+        name=name,
+        about=BACKENDS[name].about,
+        version=None if version is None else str(version),
+        importable=importing is None,
+        device=name not in GPU_BACKENDS or why_no_device() is None,
+        builds=building is None if name in TENSORRT_MODULES else None,
+        runs=running is None,
+        reason=None if running is None else running.reason,
+        next_step=None if running is None else running.next_step,
+        steps=tuple(dict.fromkeys(str(each) for each in (running, importing, building) if each)),
+    )
 
 
 def _importable(*modules: str) -> dict[str, Any]:

@@ -10,9 +10,32 @@ from t2t_deploy.runtime._backends import (
     why_not_runnable,
 )
 from t2t_deploy.runtime._engine_build import BuildOptions, EngineBuild, build_engine
-from t2t_deploy.runtime._engine_device import Runnable, device_capability, runnable_here
+from t2t_deploy.runtime._engine_device import (
+    Obstacle,
+    Runnable,
+    device_capability,
+    device_name,
+    runnable_here,
+    why_no_device,
+)
 from t2t_deploy.runtime._engine_figures import Attestation, EngineFigures, attest
-from t2t_deploy.runtime._session import ClosingSession, Session, SessionRequest, check_feeds
+from t2t_deploy.runtime._requirements import (
+    GPU_BACKENDS,
+    MODULES,
+    TENSORRT_MODULES,
+    build_obstacle,
+    import_obstacle,
+    run_obstacle,
+)
+from t2t_deploy.runtime._session import (
+    CallTiming,
+    ClosingSession,
+    Session,
+    SessionRequest,
+    TimedRun,
+    TimedSession,
+    check_feeds,
+)
 from t2t_deploy.runtime._trt_choice import (
     BuilderModule,
     choose_builder,
@@ -23,26 +46,38 @@ from t2t_deploy.runtime._trtexec import trtexec_line
 
 __all__ = [
     "BACKENDS",
+    "GPU_BACKENDS",
+    "MODULES",
+    "TENSORRT_MODULES",
     "Attestation",
     "Backend",
     "BuildOptions",
     "BuilderModule",
+    "CallTiming",
     "ClosingSession",
     "EngineBuild",
     "EngineFigures",
+    "Obstacle",
     "Runnable",
     "Session",
     "SessionRequest",
+    "TimedRun",
+    "TimedSession",
     "attest",
     "available_threads",
     "build_engine",
+    "build_obstacle",
     "check_feeds",
     "choose_builder",
     "device_capability",
+    "device_name",
     "engine_version",
+    "import_obstacle",
     "open_session",
     "parse_sm",
+    "run_obstacle",
     "runnable_here",
     "trtexec_line",
+    "why_no_device",
     "why_not_runnable",
 ]

@@ -6,9 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from t2t_deploy._optional import is_installed
+from t2t_deploy._optional import require
 from t2t_deploy.errors import BackendError, UsageError
-from t2t_deploy.runtime._engine_device import device_capability
+from t2t_deploy.runtime._requirements import (
+    ORT_GPU_BACKENDS,
+    TENSORRT_MODULES,
+    TORCH_BACKENDS,
+    run_obstacle,
+)
 from t2t_deploy.runtime._session import Session, SessionRequest
 
 
@@ -35,23 +40,18 @@ BACKENDS: Mapping[str, Backend] = {
         Backend("tensorrt-rtx", "engine", "TensorRT for RTX"),
     )
 }
-_NEEDS = {"eager": "torch", "ort-cpu": "onnxruntime"}
-_NEED_CUDA = frozenset({"ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"})
 
 
-def why_not_runnable(name: str) -> str | None:
-    """None where the backend can run here, else the reason in one line.
+def why_not_runnable(name: str, device: int | None = None) -> str | None:
+    """None where the backend can run here, else what is missing and the next step, in one line.
 
+    device: ordinal of the CUDA device asked for; None as in `SessionRequest`.
     Raises UsageError for an unknown name.
     """
     if name not in BACKENDS:
         raise UsageError(f"there is no backend {name!r}; known: {', '.join(BACKENDS)}")
-    if name in _NEED_CUDA and device_capability() is None:
-        return "no CUDA device"
-    if name not in _NEEDS:
-        return "not part of this version of t2t-deploy"
-    module = _NEEDS[name]
-    return None if is_installed(module) else f"{module} is not installed"
+    obstacle = run_obstacle(name, device)
+    return None if obstacle is None else str(obstacle)
 
 
 def open_session(request: SessionRequest) -> Session:
@@ -59,18 +59,50 @@ def open_session(request: SessionRequest) -> Session:
 
     Raises BackendError where the runtime cannot run here, ArtifactError for a bad file.
     """
-    reason = why_not_runnable(request.backend)
+    reason = why_not_runnable(request.backend, request.device)
     if reason is not None:
         raise BackendError(f"backend {request.backend} cannot run here: {reason}")
-    if request.backend == "eager":
-        from t2t_deploy.runtime._eager import EagerSession
+    if request.backend in TORCH_BACKENDS:
+        return _torch_session(request)
+    if request.backend in TENSORRT_MODULES:
+        from t2t_deploy.runtime._trt_session import TensorRTSession
 
-        if request.config is None:
-            raise BackendError("an eager session needs the model's dimensions: pass a config")
-        return EagerSession(request.path, request.config, threads=request.threads)
+        return TensorRTSession(
+            require(TENSORRT_MODULES[request.backend]),
+            request.path,
+            backend=request.backend,
+            device=request.device or 0,
+            cache=request.cache,
+        )
+    if request.backend in ORT_GPU_BACKENDS:
+        from t2t_deploy.runtime._ort_gpu import OrtGpuSession
+
+        return OrtGpuSession(
+            request.path,
+            backend=request.backend,
+            device=request.device or 0,
+            precision=request.precision,
+            cache=request.cache,
+            threads=request.threads,
+        )
     from t2t_deploy.runtime._ort import OrtSession
 
     return OrtSession(request.path, threads=request.threads)
+
+
+def _torch_session(request: SessionRequest) -> Session:
+    from t2t_deploy.runtime._eager import EagerSession
+
+    if request.config is None:
+        raise BackendError("an eager session needs the model's dimensions: pass a config")
+    return EagerSession(
+        request.path,
+        request.config,
+        threads=request.threads,
+        device=request.device,
+        autocast=request.precision,
+        compiled=request.backend == "compile",
+    )
 
 
 def available_threads() -> int:

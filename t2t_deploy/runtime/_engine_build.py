@@ -254,6 +254,8 @@ def _config(trt: TensorRT, builder: tensorrt.Builder, order: _Order) -> tensorrt
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     # no helper streams: their signal and wait kernels and memory buy nothing at these sizes
     config.max_aux_streams = 0
+    # on by default, and 10 bits of mantissa are no float32
+    config.clear_flag(trt.BuilderFlag.TF32)
     if options.memory_limit_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.memory_limit_mib * _MIB)
     if options.optimization_level is not None:

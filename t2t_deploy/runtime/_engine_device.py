@@ -11,6 +11,20 @@ from t2t_deploy.runtime._trt_module import BuilderLog, TensorRT, load_rtx, new_l
 
 # CUdevice_attribute of the driver API, fixed since CUDA 5
 _MAJOR, _MINOR = 75, 76
+_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+# how TensorRT's log names an error of the CUDA runtime: number, text
+CUDA_ERROR = re.compile(r"cudaError (\d+): ([^)]+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """What keeps something from running here, and the next step."""
+
+    reason: str
+    next_step: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.next_step}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +33,31 @@ class Runnable:
 
     runs: bool
     why_not: str | None
+
+
+def why_no_device(ordinal: int = 0) -> Obstacle | None:
+    """What keeps CUDA device ``ordinal`` from being used: the driver, any device, or this one."""
+    try:
+        cuda = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return Obstacle(
+            f"no NVIDIA driver ({_DRIVER} not found)",
+            "install it on a machine with an NVIDIA GPU, or start the container with --gpus all",
+        )
+    status, count = cuda.cuInit(0), ctypes.c_int()
+    status = status or cuda.cuDeviceGetCount(ctypes.byref(count))
+    if status != 0 or count.value == 0:
+        told = f" (driver status {status})" if status else ""
+        return Obstacle(
+            f"the NVIDIA driver is there and finds no device{told}",
+            "see what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES hides it",
+        )
+    if not 0 <= ordinal < count.value:
+        return Obstacle(
+            f"there is no cuda:{ordinal}; this machine has {count.value}",
+            f"choose from cuda:0 to cuda:{count.value - 1}",
+        )
+    return None
 
 
 def device_capability(ordinal: int = 0) -> str | None:
@@ -48,7 +87,7 @@ def device_name(ordinal: int = 0) -> str | None:
 def _device(ordinal: int) -> tuple[ctypes.CDLL, ctypes.c_int] | None:
     """The driver's library and the handle of a device."""
     try:
-        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        cuda = ctypes.CDLL(_DRIVER)
     except OSError:
         return None
     device = ctypes.c_int()
@@ -65,12 +104,13 @@ def runnable_here(engine: bytes, trt: TensorRT | None = None) -> Runnable:
     trt = load_rtx() if trt is None else trt
     log = BuilderLog()
     loaded = trt.Runtime(new_logger(trt, log)).deserialize_cuda_engine(engine)
-    return Runnable(True, None) if loaded is not None else Runnable(False, _why_not(log))
+    return Runnable(True, None) if loaded is not None else Runnable(False, load_refusal(log))
 
 
-def _why_not(log: BuilderLog) -> str:
+def load_refusal(log: BuilderLog) -> str:
+    """Why a runtime did not load an engine, from what it said."""
     errors = log.errors()
-    cuda = re.search(r"cudaError (\d+): ([^)]+)\)", errors)
+    cuda = CUDA_ERROR.search(errors)
     if cuda:
         what = "no CUDA device" if device_capability() is None else "the CUDA device refuses"
         return f"{what}: {cuda[2]} (cudaError {cuda[1]})"

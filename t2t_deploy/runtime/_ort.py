@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -45,20 +45,14 @@ class OrtSession(ClosingSession):
         try:
             session = ort.InferenceSession(str(path), options, providers=[_CPU])
         except Exception as err:
-            # onnxruntime's errors share no public base class.
-            if type(err).__module__.startswith("onnxruntime"):
-                text = str(err).strip().splitlines()[0]
-                raise ArtifactError(
-                    f"ONNX Runtime refuses {path}: {text}; export the model again"
-                ) from err
-            raise
+            raise_refusal(err, path)
         if session.get_providers() != [_CPU]:
             raise BackendError(
                 f"ONNX Runtime runs on {session.get_providers()}, expected {_CPU}; is another "
                 "provider forced by the environment?"
             )
-        self.inputs = tuple(_spec(node) for node in session.get_inputs())
-        self.outputs = tuple(_spec(node) for node in session.get_outputs())
+        self.inputs = tuple(tensor_spec(node) for node in session.get_inputs())
+        self.outputs = tuple(tensor_spec(node) for node in session.get_outputs())
         self._session = session
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -74,7 +68,17 @@ class OrtSession(ClosingSession):
         self._session = None
 
 
-def _spec(node: Any) -> TensorSpec:
+def raise_refusal(err: Exception, path: Path) -> NoReturn:
+    """Raise why a session did not open: ONNX Runtime's own errors in one line, others as is."""
+    # they share no public base class
+    if not type(err).__module__.startswith("onnxruntime"):
+        raise err
+    text = str(err).strip().splitlines()[0]
+    raise ArtifactError(f"ONNX Runtime refuses {path}: {text}; export the model again") from err
+
+
+def tensor_spec(node: Any) -> TensorSpec:
+    """A session's input or output. Raises ArtifactError for a type that numpy does not have."""
     shape = tuple(dim if isinstance(dim, int) else None for dim in node.shape)
     if node.type not in _DTYPES:
         raise ArtifactError(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from t2t_deploy.errors import InputError
-from t2t_deploy.types import TensorSpec
+from t2t_deploy.types import Precision, TensorSpec
 
 
 class Session(Protocol):
@@ -68,17 +68,58 @@ class ClosingSession:
 
 
 @dataclass(frozen=True, slots=True)
+class CallTiming:
+    """Where the time of one call on a device went, ms.
+
+    h2d, kernel, d2h: copying in, computing, copying out, as the device's own clock saw them.
+    end_to_end: on the host's clock, with copying from and to the caller's arrays.
+    """
+
+    h2d_ms: float
+    kernel_ms: float
+    d2h_ms: float
+    end_to_end_ms: float
+
+    def to_dict(self) -> dict[str, float]:
+        """JSON-ready form."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class TimedRun:
+    """The outputs of one call, and where its time went."""
+
+    outputs: dict[str, np.ndarray]
+    timing: CallTiming
+
+
+@runtime_checkable
+class TimedSession(Protocol):
+    """A session on a device that can tell copies from computing."""
+
+    def timed_run(self, feeds: Mapping[str, np.ndarray]) -> TimedRun:
+        """As `Session.run`, with the times of its parts."""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionRequest:
     """Everything needed to open a session, in this process or another.
 
     path: the ONNX file, the engine, or the safetensors weights (eager, which needs ``config``).
     threads: intra-op threads; None leaves the runtime's choice.
+    device: ordinal of the CUDA device; None is 0 for a backend that needs one, and the CPU for
+        PyTorch.
+    precision: of the graph, where the runtime must be told; of PyTorch's autocast.
+    cache: folder for what a runtime compiles and can read again; None keeps nothing.
     """
 
     backend: str
     path: Path
     threads: int | None = None
     config: Mapping[str, Any] | None = None
+    device: int | None = None
+    precision: Precision | None = None
+    cache: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form for a worker process."""
@@ -87,12 +128,23 @@ class SessionRequest:
             "path": str(self.path),
             "threads": self.threads,
             "config": None if self.config is None else dict(self.config),
+            "device": self.device,
+            "precision": None if self.precision is None else self.precision.value,
+            "cache": None if self.cache is None else str(self.cache),
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SessionRequest:
         """Read what `to_dict` wrote."""
-        return cls(values["backend"], Path(values["path"]), values["threads"], values["config"])
+        return cls(
+            backend=values["backend"],
+            path=Path(values["path"]),
+            threads=values["threads"],
+            config=values["config"],
+            device=values["device"],
+            precision=None if values["precision"] is None else Precision(values["precision"]),
+            cache=None if values["cache"] is None else Path(values["cache"]),
+        )
 
 
 def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> None:

@@ -29,6 +29,7 @@ class TensorRT(Protocol):
 
     __version__: str
     Builder: type[tensorrt.Builder]
+    BuilderFlag: type[tensorrt.BuilderFlag]
     DataType: type[tensorrt.DataType]
     Dims: type[tensorrt.Dims]
     IConvolutionLayer: type[tensorrt.IConvolutionLayer]
@@ -42,6 +43,8 @@ class TensorRT(Protocol):
     OnnxParser: type[tensorrt.OnnxParser]
     ProfilingVerbosity: type[tensorrt.ProfilingVerbosity]
     Runtime: type[tensorrt.Runtime]
+    TensorIOMode: type[tensorrt.TensorIOMode]
+    TensorLocation: type[tensorrt.TensorLocation]
 
 
 def load_rtx() -> TensorRT:

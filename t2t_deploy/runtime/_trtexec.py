@@ -24,6 +24,7 @@ def trtexec_line(build: EngineBuild, onnx_path: Path, engine_path: Path) -> str:
         "--skipInference",
         "--profilingVerbosity=detailed",
         "--maxAuxStreams=0",
+        "--noTF32",
     ]
     if build.options.memory_limit_mib is not None:
         words.append(f"--memPoolSize=workspace:{build.options.memory_limit_mib}")

@@ -13,12 +13,13 @@ import numpy as np
 
 import t2t_deploy.runtime
 from t2t_deploy.bench import _worker
-from t2t_deploy.runtime import SessionRequest
+from t2t_deploy.runtime import CallTiming, SessionRequest, TimedRun
 from t2t_deploy.types import TensorSpec
 
 
 class FakeSession:
-    """Config: sleep_s, noise, die_at, hold_pipe, fail, fixed, log, pids, detach, crash_at_close."""
+    """Config: sleep_s, parts_ms, noise, die_at, hold_pipe, fail, fixed, log, pids, detach,
+    crash_at_close."""
 
     def __init__(self, request: SessionRequest) -> None:
         self.backend = request.backend
@@ -27,6 +28,10 @@ class FakeSession:
         self._calls = 0
         self.inputs = (TensorSpec("image", "float32", (self._config.get("fixed"), 3, 4, 4)),)
         self.outputs = (TensorSpec("logits", "float32", (None, 2)),)
+        if "parts_ms" in self._config:
+            self.timed_run = lambda feeds: TimedRun(
+                self.run(feeds), CallTiming(*self._config["parts_ms"])
+            )
         if "fail" in self._config:
             raise RuntimeError(self._config["fail"].format(**os.environ))
         if "pids" in self._config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from itertools import groupby
@@ -13,6 +14,7 @@ from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, run_bench
 from t2t_deploy.bench._lane import MAX_ITERATIONS, MIN_ITERATIONS, iterations_for
 from t2t_deploy.bench._run import turn_orders
 from t2t_deploy.errors import UsageError
+from t2t_deploy.runtime import CallTiming
 
 MakeCase = Callable[..., BenchCase]
 
@@ -85,13 +87,27 @@ def test_the_documents_fields(fake_case: MakeCase) -> None:
         *("backend", "artifact", "precision", "batch", "status", "reason", "latency_ms"),
         *("images_per_s", "speedup_vs_eager", "peak_rss_bytes", "unstable"),
     }
-    more = {"baseline_rss_bytes", "load_ms", "first_call_ms", "warm_up", "rounds"}
+    more = {"baseline_rss_bytes", "load_ms", "first_call_ms", "warm_up", "rounds", "parts_ms"}
     assert set(ok) == set(failed) == contract | more
     assert set(ok["latency_ms"]) == {"p50", "p90", "p99", "mean", "stdev", "samples"}
     assert (ok["status"], ok["reason"]) == ("ok", None)
     assert 0 < ok["baseline_rss_bytes"] <= ok["peak_rss_bytes"]
     assert (failed["status"], failed["latency_ms"]) == ("failed", None)
     assert values["environment"]["threads"] == [None]
+
+
+def test_times_of_a_calls_parts(fake_case: MakeCase) -> None:
+    told, untold = bench(fake_case("a", parts_ms=[1, 2, 3, 7]), fake_case("b")).results
+    assert told.parts_ms == CallTiming(h2d_ms=1, kernel_ms=2, d2h_ms=3, end_to_end_ms=7)
+    assert untold.parts_ms is None
+
+
+def test_eager_under_autocast_is_no_base(fake_case: MakeCase) -> None:
+    exact = fake_case("exact", "eager", model="14", sleep_s=0.01)
+    half = dataclasses.replace(fake_case("half", "eager", model="14"), precision="fp16")
+    base, other = bench(exact, half).results
+    assert base.speedup_vs_eager is None
+    assert other.speedup_vs_eager is not None and other.speedup_vs_eager.ratio > 1
 
 
 def test_a_fixed_batch_is_not_run(fake_case: MakeCase) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from t2t_deploy.bench import _lane
 from t2t_deploy.pipeline import _bench
-from t2t_deploy.runtime import device_capability
+from t2t_deploy.runtime import GPU_BACKENDS, device_capability, why_no_device
 
 Run = Callable[..., Any]
 
@@ -44,10 +44,51 @@ def test_a_backend_that_needs_a_device_is_an_error_when_named(
 ) -> None:
     done = run("bench", "--backend", backend, "--json")
     assert done.status == 1
+    reason = why_no_device()
+    assert reason is not None and reason.reason.startswith(("no NVIDIA driver (", "the NVIDIA dr"))
     assert done.json["error"] == {
         "kind": "BackendError",
-        "message": f"backend {backend} cannot run here: no CUDA device",
+        "message": f"backend {backend} cannot run here: {reason}",
     }
+
+
+@needs_no_device
+def test_without_names_what_needs_a_device_is_told_with_its_reason(
+    run: Run, workspace: Path
+) -> None:
+    done = run("bench", "--rounds", 5, "--threads", 1, "--json")
+    assert done.status == 0
+    rows = {row["backend"]: row for row in done.json["results"]}
+    for backend in GPU_BACKENDS:
+        assert rows[backend]["status"] == "not_run"
+        assert rows[backend]["reason"] == str(why_no_device())
+        assert rows[backend]["latency_ms"] is None
+    assert rows["eager"]["status"] == rows["ort-cpu"]["status"] == "ok"
+    assert rows["eager"]["parts_ms"] is None
+
+    shown = run("bench", "--rounds", 5, "--threads", 1).out
+    (line,) = (line for line in shown.split("not run: ") if str(why_no_device())[:20] in line)
+    assert all(name in line for name in GPU_BACKENDS)
+
+
+def test_eager_by_name_needs_no_device(run: Run, workspace: Path) -> None:
+    done = run("bench", "--backend", "eager", "--rounds", 5, "--threads", 1, "--json")
+    assert done.status == 0
+    assert [(row["backend"], row["status"]) for row in done.json["results"]] == [("eager", "ok")]
+
+
+@needs_no_device
+def test_eager_on_a_device_that_is_not_there(run: Run, workspace: Path) -> None:
+    done = run("bench", "--backend", "eager", "--device", "cuda:0")
+    assert done.status == 1
+    assert done.err == f"error: backend eager cannot run here: {why_no_device()}\n"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:x", "0"])
+def test_a_device_that_is_no_device(run: Run, workspace: Path, device: str) -> None:
+    done = run("bench", "--device", device)
+    assert done.status == 2
+    assert f"'{device}' is no device; expected cuda:0, cuda:1 and so on" in done.err
 
 
 def test_a_backend_that_does_not_exist(run: Run, workspace: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.export import DEFAULT_OPSET
+from t2t_deploy.runtime import why_no_device
 
 Run = Callable[..., Any]
 
@@ -153,6 +155,33 @@ def test_doctor(run: Run) -> None:
     assert found["versions"]["torch"]
     table = run("doctor").out
     assert "build-trt" in table and "ort-cpu" in table
+
+    states = {backend["name"]: backend for backend in found["backends"]}
+    ort = states["ort-cpu"]
+    assert (ort["importable"], ort["device"], ort["builds"], ort["runs"], ort["steps"]) == (
+        *(True, True, None, True, []),
+    )
+    assert ort["version"] == importlib.metadata.version("onnxruntime")
+    rtx, absent = states["tensorrt-rtx"], why_no_device()
+    assert rtx["builds"] is rtx["importable"] is is_installed("tensorrt_rtx")
+    assert rtx["device"] is (absent is None)
+    if absent is not None:
+        assert (rtx["reason"], rtx["next_step"]) == (absent.reason, absent.next_step)
+        # told once, of all four
+        (line,) = (line for line in table.split("\n") if absent.reason in line)
+        assert line.startswith("ort-cuda, ort-tensorrt, tensorrt, tensorrt-rtx: ")
+    for state in states.values():
+        assert bool(state["steps"]) is not (state["runs"] and state["builds"] is not False)
+
+
+def test_doctor_tells_every_missing_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of TensorRT both the device, which comes first, and the package."""
+    monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
+    states = {state["name"]: state for state in run("doctor", "--json").json["backends"]}
+    steps = states["tensorrt"]["steps"]
+    assert steps[-1] == "tensorrt is not installed: pip install 't2t-deploy[tensorrt]'"
+    assert len(steps) == (1 if why_no_device() is None else 2)
+    assert (states["tensorrt"]["version"], states["tensorrt"]["importable"]) == (None, False)
 
 
 def test_doctor_on_a_bare_machine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(
         _bench,
         "why_not_runnable",
-        lambda name: None if name in ("eager", "ort-cpu") else f"no {name} here",
+        lambda name, device: None if name in ("eager", "ort-cpu") else f"no {name} here",
     )
     return asked
 
@@ -91,9 +91,13 @@ def test_every_artifact_and_one_reference_of_each_model(
     assert len({case.model for case in cases}) == 1
     assert {case.request.threads for case in cases} == {3}
     not_run = {(row.backend, row.reason) for row in report.results}
-    others = ("compile", "ort-cuda", "ort-tensorrt", "openvino")
+    others = ("compile", "ort-cuda", "ort-tensorrt", "openvino", "tensorrt", "tensorrt-rtx")
     assert not_run == {(name, f"no {name} here") for name in others}
     assert all(row.status is BenchStatus.NOT_RUN for row in report.results)
+    # nothing was built, so they have no artifact; the others are told of each
+    assert {row.backend for row in report.results if row.artifact is None} == {
+        *("tensorrt", "tensorrt-rtx"),
+    }
 
 
 def test_the_same_weights_in_other_dimensions_are_another_model(
@@ -144,6 +148,40 @@ def test_named_backends(
         bench_artifacts(workspace, BenchRequest(backends=("ort-cpu", "openvino")))
 
 
+def test_a_batch_that_an_engine_does_not_take(
+    workspace: Workspace,
+    add: Callable[..., Artifact],
+    measured: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_bench, "why_not_runnable", lambda name, device: None)
+    built = {"engine": {"backend": "tensorrt-rtx", "profiles": ["1:1:4", "8:8:16"]}}
+    name = add(kind="engine", target="tensorrt", details=built).path.name
+    report = bench_artifacts(
+        workspace, BenchRequest(backends=("tensorrt-rtx",), batches=(4, 5, 16, 32))
+    )
+    assert rows(measured["cases"]) == [("tensorrt-rtx", name, 4), ("tensorrt-rtx", name, 16)]
+    assert [(row.batch, row.reason) for row in report.results] == [
+        (batch, "its profiles take 1:1:4, 8:8:16") for batch in (5, 32)
+    ]
+
+
+def test_what_a_session_is_told(
+    workspace: Workspace,
+    add: Callable[..., Artifact],
+    measured: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: set[int | None] = set()
+    monkeypatch.setattr(_bench, "why_not_runnable", lambda name, device: asked.add(device))
+    add(precision=Precision.FP16)
+    bench_artifacts(workspace, BenchRequest(backends=("eager", "ort-tensorrt"), device=1))
+    eager, tensorrt = (case.request for case in measured["cases"])
+    assert asked == {1} and eager.device == tensorrt.device == 1
+    assert (eager.precision, tensorrt.precision) == (None, Precision.FP16)
+    assert tensorrt.cache == workspace.root / "cache" / "ort-tensorrt"
+
+
 def test_a_backend_that_does_not_exist(workspace: Workspace) -> None:
     with pytest.raises(UsageError, match="there is no backend 'gpu'; known: eager, compile"):
         bench_artifacts(workspace, BenchRequest(backends=("gpu",)))
@@ -157,7 +195,7 @@ def test_an_engine_runs_on_the_backend_that_built_it(
     monkeypatch: pytest.MonkeyPatch,
     known: bool,
 ) -> None:
-    monkeypatch.setattr(_bench, "why_not_runnable", lambda name: None)
+    monkeypatch.setattr(_bench, "why_not_runnable", lambda name, device: None)
     unknown: dict[str, Any] = {} if known else {"weights": {}}
     built = {"engine": {"backend": "tensorrt-rtx"}}
     name = add(kind="engine", target="tensorrt", details=built, **unknown).path.name

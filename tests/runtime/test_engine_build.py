@@ -293,6 +293,8 @@ def test_settings_reach_the_builder(fixed_fp16: Path, fixed_build: EngineBuild) 
     builder = trt.Builder(new_logger(trt, BuilderLog()))
     config = _engine_build._config(trt, builder, order)
     assert config.max_aux_streams == 0
+    assert not config.get_flag(trt.BuilderFlag.TF32)
+    assert builder.create_builder_config().get_flag(trt.BuilderFlag.TF32)  # the default
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 64 << 20
     assert build(fixed_fp16, sm=["86"], memory_limit_mib=64).engine
     with pytest.raises(EngineError, match="memory limit is 0 MiB; expected at least 1"):

@@ -1,0 +1,174 @@
+"""A serialized engine on this machine's device: loading it, what it takes, which profile fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from t2t_deploy.errors import ArtifactError, BackendError, EngineError, InputError
+from t2t_deploy.runtime._engine_device import CUDA_ERROR, load_refusal
+from t2t_deploy.runtime._trt_module import BuilderLog, TensorRT, new_logger
+from t2t_deploy.runtime._trt_network import sizes
+from t2t_deploy.types import ShapeProfile, TensorSpec
+
+if TYPE_CHECKING:
+    import tensorrt
+
+# TensorRT's names of the types a caller can pass as numpy arrays
+_DTYPES = {
+    "FLOAT": "float32", "HALF": "float16", "INT8": "int8", "UINT8": "uint8",
+    "INT32": "int32", "INT64": "int64", "BOOL": "bool",
+}  # fmt: skip
+_KEPT_MESSAGES = 50
+
+
+class _LastMessages(list[tuple[str, str]]):
+    """Log entries of a session that may run for months."""
+
+    def append(self, entry: tuple[str, str]) -> None:
+        super().append(entry)
+        del self[:-_KEPT_MESSAGES]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """An engine in device memory, and what it takes.
+
+    trt: the TensorRT module it was loaded with. runtime: must outlive the engine.
+    profiles: the batches it takes, in the engine's order; one for a fixed batch.
+    log: the runtime's last messages.
+    """
+
+    trt: TensorRT
+    runtime: tensorrt.Runtime
+    engine: tensorrt.ICudaEngine
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profiles: tuple[ShapeProfile, ...]
+    log: BuilderLog
+
+
+def read_engine(path: Path) -> bytes:
+    """The bytes of an engine file. Raises ArtifactError."""
+    if not path.is_file():
+        raise ArtifactError(f"there is no file {path}; build one first: t2t-deploy build-trt")
+    return path.read_bytes()
+
+
+def load_engine(trt: TensorRT, serialized: bytes, name: str) -> LoadedEngine:
+    """Load a serialized engine on the current device.
+
+    trt: ``tensorrt`` or ``tensorrt_rtx``; name: of the engine, for messages.
+    Raises BackendError where the device is missing or refuses, EngineError where the bytes are no
+    engine of this runtime, or one that takes what sessions here do not pass.
+    """
+    log = BuilderLog(_LastMessages())
+    runtime = trt.Runtime(new_logger(trt, log))
+    engine = runtime.deserialize_cuda_engine(serialized)
+    if engine is None:
+        device = CUDA_ERROR.search(log.errors()) is not None
+        advice = (
+            "run it on a machine with a GPU that it was built for"
+            if device
+            else f"build it with the installed version, {trt.__version__}"
+        )
+        kind = BackendError if device else EngineError
+        raise kind(f"{name} does not load: {load_refusal(log)}; {advice}")
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    specs: dict[bool, list[TensorSpec]] = {True: [], False: []}
+    for tensor in names:
+        specs[engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT].append(
+            _spec(trt, engine, tensor)
+        )
+    inputs, outputs = tuple(specs[True]), tuple(specs[False])
+    ranges = {
+        spec.name: [
+            [sizes(shape) for shape in engine.get_tensor_profile_shape(spec.name, index)]
+            for index in range(engine.num_optimization_profiles)
+        ]
+        for spec in inputs
+    }
+    profiles = batch_profiles(inputs, ranges)
+    return LoadedEngine(trt, runtime, engine, inputs, outputs, profiles, log)
+
+
+def _spec(trt: TensorRT, engine: tensorrt.ICudaEngine, name: str) -> TensorSpec:
+    dtype = engine.get_tensor_dtype(name).name
+    if dtype not in _DTYPES:
+        raise EngineError(
+            f"tensor {name!r} of the engine is {dtype}; sessions pass {', '.join(_DTYPES)}: "
+            "export with float32 inputs and outputs"
+        )
+    if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
+        raise EngineError(
+            f"tensor {name!r} of the engine is a shape kept in host memory; sessions pass tensors "
+            "on the device: export with fixed sizes after the batch"
+        )
+    shape = tuple(None if dim < 0 else int(dim) for dim in sizes(engine.get_tensor_shape(name)))
+    return TensorSpec(name, _DTYPES[dtype], shape)
+
+
+def batch_profiles(
+    inputs: Sequence[TensorSpec], ranges: Mapping[str, Sequence[Sequence[Sequence[int]]]]
+) -> tuple[ShapeProfile, ...]:
+    """The batches that an engine's profiles take.
+
+    ranges: smallest, tuned and largest shape of each input in each profile.
+    Raises EngineError where more than the batch is free, or inputs disagree about it.
+    """
+    for spec in inputs:
+        if None in spec.shape[1:] or not spec.shape:
+            raise EngineError(
+                f"input {spec} leaves more than the batch free; sessions set the batch only: "
+                "export with fixed sizes after the first dimension"
+            )
+    batches = {spec.shape[0] for spec in inputs}
+    (batch, *others) = batches
+    found: list[set[tuple[int, ...]]]
+    if batch is not None:
+        found = [{(batch, batch, batch)}]
+    else:
+        found = [
+            {tuple(int(shape[0]) for shape in shapes) for shapes in profile}
+            for profile in zip(*(ranges[spec.name] for spec in inputs), strict=True)
+        ]
+    if others or any(len(each) > 1 for each in found):
+        shown = "; ".join(map(str, inputs))
+        raise EngineError(f"inputs {shown} disagree about the batch: build them with one batch")
+    return tuple(ShapeProfile(*each.pop()) for each in found)
+
+
+def batch_of(inputs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> int:
+    """The batch of feeds that `check_feeds` has passed. Raises InputError for several."""
+    batches = {spec.name: int(feeds[spec.name].shape[0]) for spec in inputs}
+    if len(set(batches.values())) > 1:
+        shown = ", ".join(f"{name} {batch}" for name, batch in batches.items())
+        raise InputError(f"the inputs' batches differ ({shown}); pass one batch of all")
+    return next(iter(batches.values()))
+
+
+def choose_profile(profiles: Sequence[ShapeProfile], batch: int) -> int:
+    """Index of the profile to run a batch with: of those that take it, the one tuned nearest.
+
+    Of equally near ones the narrower, then the first. Raises InputError where none takes it.
+    """
+    fitting = [
+        (abs(profile.opt - batch), profile.max - profile.min, index)
+        for index, profile in enumerate(profiles)
+        if profile.min <= batch <= profile.max
+    ]
+    if not fitting:
+        taken = ", ".join(dict.fromkeys(_range(profile) for profile in profiles))
+        raise InputError(
+            f"the batch is {batch}; this engine takes {taken}: split or pad the batch, or build "
+            f"with a profile that holds {batch}, as in --profile 1:{batch}:{batch}"
+        )
+    return min(fitting)[-1]
+
+
+def _range(profile: ShapeProfile) -> str:
+    return str(profile.min) if profile.min == profile.max else f"{profile.min} to {profile.max}"

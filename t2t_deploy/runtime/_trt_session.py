@@ -1,0 +1,330 @@
+"""TensorRT and TensorRT-RTX engines on a GPU: own buffers, CUDA graphs, contexts for threads."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from t2t_deploy.errors import BackendError
+from t2t_deploy.runtime._cuda import Cuda, Graph
+from t2t_deploy.runtime._pool import Pool
+from t2t_deploy.runtime._session import CallTiming, ClosingSession, TimedRun, check_feeds
+from t2t_deploy.runtime._trt_engine import (
+    LoadedEngine,
+    batch_of,
+    choose_profile,
+    load_engine,
+    read_engine,
+)
+from t2t_deploy.runtime._trt_module import TensorRT
+from t2t_deploy.runtime._trt_network import sizes
+from t2t_deploy.types import TensorSpec
+
+if TYPE_CHECKING:
+    import tensorrt
+
+DEFAULT_CONTEXTS = 2
+"""One computes while another's pictures are copied; each has activations and buffers of its own."""
+
+
+class TensorRTSession(ClosingSession):
+    """An engine on one device; `run` may be called from several threads.
+
+    trt: ``tensorrt`` or ``tensorrt_rtx``, the one the engine was built with.
+    device: ordinal of the CUDA device.
+    contexts: most execution contexts per profile; further threads wait for one.
+    cuda_graph: replay each batch size as one graph, recorded after its first call.
+    cache: folder for the kernels that TensorRT-RTX compiles here; None keeps none.
+
+    Raises ArtifactError for a missing file, EngineError for bytes that are no engine of this
+    runtime, BackendError where device or driver refuse, MissingDependencyError.
+    """
+
+    def __init__(
+        self,
+        trt: TensorRT,
+        path: Path,
+        *,
+        backend: str,
+        device: int = 0,
+        contexts: int = DEFAULT_CONTEXTS,
+        cuda_graph: bool = True,
+        cache: Path | None = None,
+    ) -> None:
+        self.backend = backend
+        serialized = read_engine(path)
+        self._cuda = Cuda(device)
+        engine = load_engine(trt, serialized, path.name)
+        self.inputs, self.outputs = engine.inputs, engine.outputs
+        self.profiles = engine.profiles
+        self.graph_refusal: str | None = None
+        """Why calls are not replayed as graphs, where that was tried."""
+        self._captured: set[int] = set()
+        self._cuda_graph = cuda_graph
+        self._engine: LoadedEngine | None = engine
+        self._settings = _RuntimeSettings(engine, None if cache is None else cache / path.name)
+        self._pools = [
+            Pool(functools.partial(self._new_context, index), _Context.close, contexts)
+            for index in range(len(engine.profiles))
+        ]
+        try:
+            with self._pools[0].lend():  # what is wrong with the engine shows here, not in a call
+                pass
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute all outputs. Raises InputError, or BackendError on a closed session."""
+        return self._run(feeds, timed=False).outputs
+
+    def timed_run(self, feeds: Mapping[str, np.ndarray]) -> TimedRun:
+        """As `run`, with events between copies and kernels, which cost some microseconds."""
+        return self._run(feeds, timed=True)
+
+    @property
+    def captured_batches(self) -> tuple[int, ...]:
+        """Batch sizes that have been recorded as a graph, ascending."""
+        return tuple(sorted(self._captured))
+
+    def close(self) -> None:
+        """Free contexts and buffers, those in use when their call is done; keep the cache."""
+        with contextlib.ExitStack() as stack:  # in reverse order, all of it whatever one raises
+            stack.callback(setattr, self, "_engine", None)
+            stack.callback(self._settings.forget)
+            for pool in self._pools:
+                stack.callback(pool.close)
+            stack.callback(self._settings.save)
+            self._cuda.activate()
+
+    def _run(self, feeds: Mapping[str, np.ndarray], *, timed: bool) -> TimedRun:
+        started_ns = time.perf_counter_ns()
+        check_feeds(self.inputs, feeds)
+        batch = batch_of(self.inputs, feeds)
+        pool = self._pools[choose_profile(self.profiles, batch)]
+        self._cuda.activate()
+        with pool.lend() as context:
+            outputs = context.run(feeds, batch, timed=timed)
+            end_to_end_ms = (time.perf_counter_ns() - started_ns) / 1e6
+            parts_ms = context.times_ms() if timed else (0.0, 0.0, 0.0)
+            if self._cuda_graph and batch not in context.graphs:
+                self._capture(context, batch)
+        return TimedRun(outputs, CallTiming(*parts_ms, end_to_end_ms))
+
+    def _capture(self, context: _Context, batch: int) -> None:
+        try:
+            context.capture(batch)
+            self._captured.add(batch)
+        except BackendError as err:
+            # the same kernels run one by one: slower, and said, but nothing is wrong with them
+            self._cuda_graph, self.graph_refusal = False, str(err)
+
+    def _new_context(self, index: int) -> _Context:
+        if self._engine is None:
+            raise BackendError("the session is closed; open a new one")
+        return _Context(self._cuda, self._engine, self._settings.config, index)
+
+
+class _RuntimeSettings:
+    """How contexts are to run, where the runtime can be told; RTX's cache of compiled kernels."""
+
+    def __init__(self, loaded: LoadedEngine, cache_path: Path | None) -> None:
+        self.config: Any = None
+        self._cache: Any = None
+        self._path = None if cache_path is None else cache_path.with_suffix(".kernels")
+        self._stored = b""
+        if not hasattr(loaded.engine, "create_runtime_config"):
+            return
+        self.config = loaded.engine.create_runtime_config()
+        if hasattr(self.config, "dynamic_shapes_kernel_specialization_strategy"):
+            # the lazy one changes kernels between calls: other bits, and a graph of the slow ones
+            rtx: Any = loaded.trt  # no stub of TensorRT's has it
+            strategy = rtx.DynamicShapesKernelSpecializationStrategy.EAGER
+            self.config.dynamic_shapes_kernel_specialization_strategy = strategy
+        if self._path is None or not hasattr(self.config, "create_runtime_cache"):
+            return
+        self._cache = self.config.create_runtime_cache()
+        if self._path.is_file():
+            self._stored = self._path.read_bytes()
+            # one of another driver, device or release is refused and replaced at the end
+            self._cache.deserialize(self._stored)
+        self.config.set_runtime_cache(self._cache)
+
+    def save(self) -> None:
+        """Write what was compiled; only once, and only if there is something new."""
+        cache, self._cache = self._cache, None
+        if cache is None or self._path is None:
+            return
+        content = bytes(cache.serialize())
+        if content == self._stored:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # sessions in other processes write the same name: each renames a file of its own
+            temporary = self._path.with_suffix(f".{os.getpid()}.part")
+            temporary.write_bytes(content)
+            temporary.replace(self._path)
+        except OSError as err:
+            raise BackendError(
+                f"compiled kernels cannot be kept in {self._path.parent}: {err.strerror}; make the "
+                "folder writable"
+            ) from err
+
+    def forget(self) -> None:
+        """Let go of what belongs to the engine."""
+        self.config = self._cache = None
+
+
+class _Context:
+    """One execution context at one profile, its stream, and buffers for its largest batch.
+
+    Addresses never change, so that a graph stays valid as long as the context.
+    """
+
+    def __init__(self, cuda: Cuda, loaded: LoadedEngine, config: Any, index: int) -> None:
+        self._cuda, self._loaded = cuda, loaded
+        self.graphs: dict[int, Graph] = {}
+        self._shapes: dict[int, dict[str, tuple[int, ...]]] = {}
+        self._batch: int | None = None
+        self._device: dict[str, int] = {}
+        self._host: dict[str, np.ndarray] = {}
+        with contextlib.ExitStack() as stack:
+            self._stream = stack.enter_context(cuda.stream())
+            self._events = [stack.enter_context(cuda.event()) for _ in range(4)]
+            self._context = self._new_context(config)
+            stack.callback(setattr, self, "_context", None)  # while its stream is there
+            self._check(
+                self._context.set_optimization_profile_async(index, int(self._stream)),
+                f"profile {index}",
+            )
+            cuda.synchronize(self._stream)
+            largest = loaded.profiles[index].max
+            self._set_batch(largest)
+            for spec in (*loaded.inputs, *loaded.outputs):
+                shape = self._shapes[largest][spec.name]
+                size_bytes = buffer_bytes(spec, shape)
+                address = stack.enter_context(cuda.device_memory(size_bytes))
+                self._device[spec.name] = address
+                self._host[spec.name] = stack.enter_context(cuda.pinned_memory(size_bytes))
+                self._check(
+                    self._context.set_tensor_address(spec.name, address), f"address of {spec.name}"
+                )
+            stack.callback(self._free_graphs)
+            stack.callback(cuda.synchronize, self._stream)
+            self._owned = stack.pop_all()
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], batch: int, *, timed: bool
+    ) -> dict[str, np.ndarray]:
+        """Copy in, compute, copy out, wait."""
+        if batch not in self.graphs:
+            self._set_batch(batch)
+        arguments = {spec.name: self._staged(spec, batch) for spec in self._loaded.inputs}
+        for name, staged in arguments.items():
+            np.copyto(staged, feeds[name])
+        self._mark(0, timed)
+        for name, staged in arguments.items():
+            self._cuda.copy_to_device(self._device[name], staged, self._stream)
+        self._mark(1, timed)
+        if batch in self.graphs:
+            self._cuda.launch(self.graphs[batch], self._stream)
+        else:
+            self._enqueue()
+        self._mark(2, timed)
+        results = {spec.name: self._staged(spec, batch) for spec in self._loaded.outputs}
+        for name, staged in results.items():
+            self._cuda.copy_from_device(staged, self._device[name], self._stream)
+        self._mark(3, timed)
+        self._cuda.synchronize(self._stream)
+        return {name: staged.copy() for name, staged in results.items()}
+
+    def times_ms(self) -> tuple[float, float, float]:
+        """Copying in, computing and copying out of the last timed call."""
+        start, copied, computed, end = self._events
+        return (
+            self._cuda.elapsed_ms(start, copied),
+            self._cuda.elapsed_ms(copied, computed),
+            self._cuda.elapsed_ms(computed, end),
+        )
+
+    def capture(self, batch: int) -> None:
+        """Record the batch that was just run: what a plain run sets up must not be recorded.
+
+        Raises BackendError where the engine cannot be recorded.
+        """
+        context, stream = self._context, int(self._stream)
+        if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(stream):
+            raise BackendError("the engine works with the host between its kernels")
+        self.graphs[batch] = self._cuda.capture(self._stream, self._enqueue)
+
+    def close(self) -> None:
+        """Free everything, after the work under way."""
+        self._cuda.activate()
+        self._owned.close()
+
+    def _new_context(self, config: Any) -> tensorrt.IExecutionContext:
+        engine = self._loaded.engine
+        context = (
+            engine.create_execution_context()
+            if config is None
+            else engine.create_execution_context(runtime_config=config)
+        )
+        self._check(context is not None, "an execution context")
+        return context
+
+    def _set_batch(self, batch: int) -> None:
+        if batch == self._batch:
+            return
+        self._batch = None
+        shapes = {}
+        for spec in self._loaded.inputs:
+            shapes[spec.name] = (batch, *(int(dim or 0) for dim in spec.shape[1:]))
+            shown = "x".join(map(str, shapes[spec.name]))
+            self._check(
+                self._context.set_input_shape(spec.name, shapes[spec.name]),
+                f"shape {shown} of {spec.name}",
+            )
+        for spec in self._loaded.outputs:
+            shapes[spec.name] = sizes(self._context.get_tensor_shape(spec.name))
+        self._shapes[batch] = shapes
+        self._batch = batch
+
+    def _staged(self, spec: TensorSpec, batch: int) -> np.ndarray:
+        """The part of the pinned buffer that a batch fills, as its tensor."""
+        shape = self._shapes[batch][spec.name]
+        used = self._host[spec.name][: buffer_bytes(spec, shape)]
+        return used.view(np.dtype(spec.dtype)).reshape(shape)
+
+    def _enqueue(self) -> None:
+        self._check(self._context.execute_async_v3(int(self._stream)), "execution")
+
+    def _mark(self, index: int, timed: bool) -> None:
+        if timed:
+            self._cuda.record(self._events[index], self._stream)
+
+    def _check(self, accepted: bool, what: str) -> None:
+        if not accepted:
+            why = self._loaded.log.errors() or "it gives no reason"
+            raise BackendError(f"TensorRT refused {what}: {why}")
+
+    def _free_graphs(self) -> None:
+        while self.graphs:
+            self._cuda.free_graph(self.graphs.popitem()[1])
+
+
+def buffer_bytes(spec: TensorSpec, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor of that shape. Raises BackendError where a dimension is not known."""
+    if min(shape, default=1) < 0:
+        raise BackendError(
+            f"the engine does not tell the shape of {spec.name!r} ({shape}) before it runs; "
+            "sessions need it: export without operators whose shape depends on values"
+        )
+    return math.prod(shape) * np.dtype(spec.dtype).itemsize

@@ -1,0 +1,98 @@
+"""Engines and graphs of T2T-ViT-7, made once on the machine with the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+
+from t2t_deploy.errors import EngineError
+from t2t_deploy.pipeline import BuildRequest, ExportRequest, build_trt, export_model
+from t2t_deploy.runtime import (
+    TENSORRT_MODULES,
+    Session,
+    SessionRequest,
+    open_session,
+    why_not_runnable,
+)
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, ShapeProfile, Target
+from t2t_deploy.workspace import Artifact, Workspace
+
+VARIANT = "7"
+PROFILES = ("1:1:4", "2:8:8")
+
+MakeArtifact = Callable[[Precision], Artifact]
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("gpu") / "artifacts")
+
+
+@pytest.fixture(scope="session")
+def graph(workspace: Workspace) -> MakeArtifact:
+    """An exported graph for TensorRT, by precision."""
+
+    @cache
+    def make(precision: Precision) -> Artifact:
+        request = ExportRequest(variant=VARIANT, precision=precision, target=Target.TENSORRT)
+        return export_model(workspace, request)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def engine(workspace: Workspace, graph: MakeArtifact) -> MakeArtifact:
+    """An engine of two profiles for this machine's device, by precision."""
+    reasons = {name: why_not_runnable(name) for name in TENSORRT_MODULES}
+    if None not in reasons.values():
+        pytest.skip("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+
+    @cache
+    def make(precision: Precision) -> Artifact:
+        profiles = tuple(map(ShapeProfile.parse, PROFILES))
+        request = BuildRequest(graph(precision).path, precision, profiles)
+        return build_trt(workspace, request)
+
+    def make_or_skip(precision: Precision) -> Artifact:
+        try:
+            return make(precision)
+        except EngineError as err:
+            if "cannot target SM" in str(err) or "Turing" in str(err):
+                pytest.skip(f"not for this device: {err}")
+            raise
+
+    return make_or_skip
+
+
+@pytest.fixture(scope="session")
+def logits(workspace: Workspace, graph: MakeArtifact) -> Callable[[np.ndarray], np.ndarray]:
+    """What the float32 reference answers, on the CPU."""
+    manifest = graph(Precision.FP32).known()
+    request = SessionRequest("eager", workspace.weights(manifest), config=manifest.config)
+    reference: Session = open_session(request)
+    return lambda image: reference.run({INPUT_NAME: image})[OUTPUT_NAME]
+
+
+@pytest.fixture(scope="session")
+def images() -> Callable[[int], np.ndarray]:
+    """Noise of the model's input shape; the same for the same batch."""
+
+    def make(batch: int) -> np.ndarray:
+        shape = (batch, 3, 224, 224)
+        return np.random.default_rng(batch).standard_normal(shape, dtype=np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def worst() -> Callable[[np.ndarray, np.ndarray], float]:
+    """The worst picture's ||a - b|| / ||b||."""
+
+    def rel_l2(found: np.ndarray, wanted: np.ndarray) -> float:
+        errors = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+        return float(errors.max())
+
+    return rel_l2

@@ -1,0 +1,152 @@
+"""No node on the CPU: what is asked of ONNX Runtime, and how its answer is judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from t2t_deploy.errors import ArtifactError, BackendError
+from t2t_deploy.runtime import _ort_gpu
+from t2t_deploy.runtime._ort_gpu import OrtGpuSession, provider_options, session_options
+from t2t_deploy.runtime._ort_placement import (
+    RECORD_PLACEMENT,
+    PlacedNode,
+    Placement,
+    check_placement,
+    read_placement,
+    shape_work,
+)
+from t2t_deploy.types import Precision
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+@pytest.fixture
+def flatten(tmp_path: Path) -> Path:
+    """Relu, then a reshape whose size is computed from the input's shape."""
+    nodes = [
+        helper.make_node("Relu", ["image"], ["r"], "act"),
+        helper.make_node("Shape", ["image"], ["s"], "shape"),
+        helper.make_node("Gather", ["s", "zero"], ["n"], "batch"),
+        helper.make_node("Unsqueeze", ["n", "zero_axis"], ["n1"], "batch_1d"),
+        helper.make_node("Concat", ["n1", "rest"], ["to"], "size", axis=0),
+        helper.make_node("Reshape", ["r", "to"], ["f"], "flat"),
+        helper.make_node("Gather", ["f", "first"], ["logits"], "choose", axis=1),
+    ]
+    weights = [
+        numpy_helper.from_array(np.array(0), "zero"),
+        numpy_helper.from_array(np.array([0]), "zero_axis"),
+        numpy_helper.from_array(np.array([-1]), "rest"),
+        numpy_helper.from_array(np.array([0, 1]), "first"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])],
+        weights,
+    )
+    path = tmp_path / "flatten.onnx"
+    opset = helper.make_opsetid("", 18)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
+    return path
+
+
+def placed(provider: str, *names: str) -> tuple[PlacedNode, ...]:
+    return tuple(PlacedNode(provider, name, name.title()) for name in names)
+
+
+def test_sizes_are_told_from_values(flatten: Path) -> None:
+    found = shape_work(onnx.load(flatten).graph.node)
+    # `choose` gathers values, with a constant index as `batch` does
+    assert found == {"shape", "batch", "batch_1d", "size"}
+
+
+def test_sizes_may_stay_on_the_host(flatten: Path) -> None:
+    on_host = placed(CPU, "shape", "batch", "batch_1d", "size")
+    placement = Placement((*placed(CUDA, "act", "flat", "choose"), *on_host))
+    check_placement(placement, CUDA, flatten)
+    assert placement.by_provider == {CUDA: 3, CPU: 4}
+
+
+def test_values_may_not(flatten: Path) -> None:
+    placement = Placement((*placed(CUDA, "act"), *placed(CPU, "shape", "flat", "choose")))
+    with pytest.raises(BackendError) as raised:
+        check_placement(placement, CUDA, flatten)
+    assert str(raised.value).startswith(
+        "2 of 4 nodes of flatten.onnx are not on CUDAExecutionProvider: Flat 'flat', Choose "
+        "'choose' on CPUExecutionProvider; "
+    )
+
+
+def real_session(path: Path, options: Any) -> Any:
+    return onnxruntime.InferenceSession(str(path), options, providers=[CPU])
+
+
+def test_the_placement_of_a_real_session(flatten: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(*RECORD_PLACEMENT)
+    placement = read_placement(real_session(flatten, options))
+    if placement is None:
+        pytest.skip(f"onnxruntime {onnxruntime.__version__} cannot tell")
+    assert set(placement.by_provider) == {CPU}
+    assert "act" in {node.name for node in placement.nodes}
+    check_placement(placement, CPU, flatten)
+    with pytest.raises(BackendError, match="are not on CUDAExecutionProvider: Relu 'act'"):
+        check_placement(placement, CUDA, flatten)
+
+
+def test_a_release_that_cannot_tell() -> None:
+    assert read_placement(object()) is None
+
+
+def test_the_options_rule_the_cpu_out(flatten: Path) -> None:
+    """The real library then refuses even a session that names the CPU."""
+    options = session_options(onnxruntime, threads=1)
+    with pytest.raises(Exception, match=r"[Ff]allback to (the )?CPU|disabled fallback"):
+        real_session(flatten, options)
+
+
+def test_a_wheel_without_the_provider(flatten: Path) -> None:
+    if CUDA in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime-gpu is installed")
+    for backend in ("ort-cuda", "ort-tensorrt"):
+        with pytest.raises(BackendError, match=r"has no \w+ExecutionProvider \(it has "):
+            OrtGpuSession(flatten, backend=backend)
+
+
+def test_a_provider_that_is_listed_and_leaves_all_to_the_cpu(
+    flatten: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What onnxruntime-gpu does where its libraries or the device are missing."""
+    monkeypatch.setattr(_ort_gpu, "why_no_provider", lambda ort, backend: None)
+    with (
+        pytest.warns(UserWarning, match="is not in available provider names"),
+        pytest.raises(BackendError, match=r"would leave nodes of flatten\.onnx to the CPU"),
+    ):
+        OrtGpuSession(flatten, backend="ort-cuda")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="there is no file"):
+        OrtGpuSession(tmp_path / "none.onnx", backend="ort-cuda")
+
+
+def test_options_of_the_providers(tmp_path: Path) -> None:
+    assert provider_options("ort-cuda", 2, Precision.FP16, tmp_path) == {
+        "device_id": "2",
+        "use_tf32": "0",
+    }
+    assert provider_options("ort-tensorrt", 1, None, None) == {"device_id": "1"}
+    half = provider_options("ort-tensorrt", 0, Precision.FP16, tmp_path)
+    assert half["trt_fp16_enable"] == "1" and "trt_bf16_enable" not in half
+    assert half["trt_engine_cache_enable"] == half["trt_timing_cache_enable"] == "1"
+    assert half["trt_engine_cache_path"] == half["trt_timing_cache_path"] == str(tmp_path)
+    brain = provider_options("ort-tensorrt", 0, Precision.BF16, None)
+    assert brain == {"device_id": "0", "trt_bf16_enable": "1"}

@@ -1,0 +1,169 @@
+"""What is missing, in the order in which one would mend it; the driver's absence is real here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from t2t_deploy._optional import is_installed
+from t2t_deploy.errors import BackendError
+from t2t_deploy.runtime import BACKENDS, SessionRequest, _requirements, open_session
+from t2t_deploy.runtime._cuda import CUDA_MODULE, Cuda
+from t2t_deploy.runtime._engine_device import Obstacle, device_capability, why_no_device
+from t2t_deploy.runtime._requirements import (
+    GPU_BACKENDS,
+    MODULES,
+    build_obstacle,
+    import_obstacle,
+    run_obstacle,
+)
+from t2t_deploy.types import Precision
+
+needs_no_device = pytest.mark.skipif(
+    device_capability() is not None, reason="a CUDA device is here: nothing is missing"
+)
+needs_cpu_wheel = pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(),
+    reason="onnxruntime-gpu is installed",
+)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a device were here, to see what is asked for next."""
+    monkeypatch.setattr(_requirements, "why_no_device", lambda ordinal=0: None)
+
+
+def reason(found: Obstacle | None) -> str:
+    assert found is not None
+    return str(found)
+
+
+def test_every_backend_has_a_module() -> None:
+    assert set(MODULES) == set(BACKENDS) and set(BACKENDS) >= GPU_BACKENDS
+
+
+@needs_no_device
+@pytest.mark.parametrize("name", sorted(GPU_BACKENDS))
+def test_the_device_comes_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
+    assert run_obstacle(name) == why_no_device()
+
+
+@needs_no_device
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the library's name on Linux")
+def test_without_a_driver() -> None:
+    found = why_no_device()
+    if found is not None and "not found" in found.reason:
+        assert found.reason == "no NVIDIA driver (libcuda.so.1 not found)"
+        assert found.next_step.startswith("install it on a machine with an NVIDIA GPU")
+    assert device_capability(5) is None
+
+
+def test_torch_needs_a_device_only_where_one_is_named() -> None:
+    assert run_obstacle("eager") is None
+    if device_capability() is None:
+        assert run_obstacle("eager", 0) == why_no_device()
+    assert reason(run_obstacle("compile")) == (
+        "torch.compile is run on a GPU only: name one: --device cuda:0"
+    )
+
+
+def test_a_torch_without_cuda(device: None) -> None:
+    from t2t_deploy.runtime._eager import torch_has_cuda
+
+    if torch_has_cuda():
+        pytest.skip("this torch has CUDA")
+    for name in ("eager", "compile"):
+        assert reason(run_obstacle(name, 0)).startswith("this build of torch has no CUDA: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("eager", "export"), ("ort-cpu", "cpu"), ("ort-cuda", "gpu"), ("ort-tensorrt", "gpu"),
+        ("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx"),
+    ],
+)  # fmt: skip
+def test_an_absent_package(
+    name: str, extra: str, device: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
+    expected = f"{MODULES[name]} is not installed: pip install 't2t-deploy[{extra}]'"
+    assert reason(run_obstacle(name)) == reason(import_obstacle(name)) == expected
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_tensorrt_without_cuda_python(
+    name: str, device: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_requirements, "is_installed", lambda module: module != CUDA_MODULE)
+    monkeypatch.setattr(_requirements, "import_obstacle", lambda name: None)
+    extra = "rtx" if name == "tensorrt-rtx" else "tensorrt"
+    expected = f"{CUDA_MODULE} is not installed: pip install 't2t-deploy[{extra}]'"
+    assert reason(run_obstacle(name)) == expected
+
+
+@needs_cpu_wheel
+@pytest.mark.parametrize(
+    ("name", "provider"),
+    [("ort-cuda", "CUDAExecutionProvider"), ("ort-tensorrt", "TensorrtExecutionProvider")],
+)
+def test_the_wrong_onnxruntime(name: str, provider: str, device: None) -> None:
+    found = reason(run_obstacle(name))
+    assert found.startswith(f"onnxruntime {onnxruntime.__version__} has no {provider} (it has ")
+    assert (
+        found.endswith(": pip uninstall onnxruntime, then pip install 't2t-deploy[gpu]'")
+        and "CPUExecutionProvider" in found
+    )
+
+
+@pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+@pytest.mark.parametrize(
+    ("capability", "runs"), [("75", True), ("86", True), ("90", False), ("130", True)]
+)
+def test_a_device_that_rtx_has_no_kernels_for(
+    capability: str, runs: bool, device: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_requirements, "device_capability", lambda ordinal: capability)
+    monkeypatch.setattr(_requirements, "is_installed", lambda module: True)
+    found = run_obstacle("tensorrt-rtx")
+    assert (found is None) is runs
+    if found is not None:
+        assert found.reason.startswith("TensorRT-RTX has no kernels for compute capability 90 (")
+
+
+def test_what_building_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_requirements, "import_obstacle", lambda name: None)
+    assert build_obstacle("tensorrt-rtx") is None
+    assert build_obstacle("tensorrt") == why_no_device()
+
+
+@needs_no_device
+@pytest.mark.parametrize("name", sorted(GPU_BACKENDS))
+def test_opening_says_the_same(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BackendError) as raised:
+        open_session(SessionRequest(name, tmp_path / "none"))
+    assert str(raised.value) == f"backend {name} cannot run here: {why_no_device()}"
+
+
+@needs_no_device
+@pytest.mark.skipif(not is_installed(CUDA_MODULE), reason="cuda.bindings is not installed")
+def test_an_error_of_cuda_is_one_line() -> None:
+    with pytest.raises(BackendError) as raised:
+        Cuda()
+    message = str(raised.value)
+    assert message.startswith("cudaGetDeviceCount failed: ") and "\n" not in message
+    assert message.endswith((" (cudaErrorInsufficientDriver, 35)", " (cudaErrorNoDevice, 100)"))
+
+
+def test_a_request_survives_its_way_to_a_worker() -> None:
+    full = SessionRequest(
+        "ort-tensorrt", Path("a"), 2, {"depth": 1}, 3, Precision.FP16, Path("cache")
+    )
+    bare = SessionRequest("eager", Path("a"))
+    for request in (full, bare):
+        assert SessionRequest.from_dict(request.to_dict()) == request

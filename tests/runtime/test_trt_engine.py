@@ -1,0 +1,184 @@
+"""What is known of an engine before it runs: its batches, the profile for one, its refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, save
+
+from t2t_deploy._optional import is_installed
+from t2t_deploy.errors import ArtifactError, BackendError, EngineError, InputError
+from t2t_deploy.runtime._engine_build import BuildOptions, build_engine
+from t2t_deploy.runtime._engine_device import device_capability
+from t2t_deploy.runtime._trt_engine import (
+    _LastMessages,
+    batch_of,
+    batch_profiles,
+    choose_profile,
+    load_engine,
+    read_engine,
+)
+from t2t_deploy.runtime._trt_module import load_rtx
+from t2t_deploy.runtime._trt_session import TensorRTSession, buffer_bytes
+from t2t_deploy.types import ShapeProfile, TensorSpec
+
+needs_rtx = pytest.mark.skipif(
+    not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
+)
+needs_no_device = pytest.mark.skipif(
+    device_capability() is not None, reason="a CUDA device is here: the engine may load"
+)
+
+IMAGE = TensorSpec("image", "float32", (None, 3, 8, 8))
+
+
+def profiles(*texts: str) -> list[ShapeProfile]:
+    return [ShapeProfile.parse(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("batch", "index"),
+    [(1, 0), (2, 0), (4, 0), (5, 1), (8, 1), (16, 1), (32, 1)],
+)
+def test_the_only_profile_that_takes_a_batch(batch: int, index: int) -> None:
+    assert choose_profile(profiles("1:1:4", "5:8:32"), batch) == index
+
+
+@pytest.mark.parametrize(
+    ("texts", "batch", "index"),
+    [
+        (("1:1:32", "1:16:32"), 2, 0),
+        (("1:1:32", "1:16:32"), 12, 1),
+        (("1:32:32", "1:1:32"), 1, 1),
+        (("1:8:32", "8:8:8"), 8, 1),  # equally near: the narrower
+        (("1:8:32", "1:8:32"), 8, 0),  # the same: the first
+    ],
+)
+def test_the_profile_tuned_nearest(texts: tuple[str, ...], batch: int, index: int) -> None:
+    assert choose_profile(profiles(*texts), batch) == index
+
+
+def test_a_batch_that_no_profile_takes() -> None:
+    with pytest.raises(InputError) as raised:
+        choose_profile(profiles("1:1:4", "8:8:8"), 6)
+    assert str(raised.value) == (
+        "the batch is 6; this engine takes 1 to 4, 8: split or pad the batch, or build with a "
+        "profile that holds 6, as in --profile 1:6:6"
+    )
+
+
+def test_batches_of_a_free_and_of_a_fixed_engine() -> None:
+    shapes = [[(batch, 3, 8, 8) for batch in batches] for batches in ((1, 2, 4), (8, 8, 32))]
+    assert batch_profiles([IMAGE], {"image": shapes}) == tuple(profiles("1:2:4", "8:8:32"))
+    fixed = TensorSpec("image", "float32", (4, 3, 8, 8))
+    assert batch_profiles([fixed], {"image": []}) == tuple(profiles("4:4:4"))
+
+
+@pytest.mark.parametrize(
+    ("other", "ranges", "text"),
+    [
+        (TensorSpec("mask", "float32", (None,)), [[(1,), (1,), (2,)]], "disagree about the batch"),
+        (TensorSpec("mask", "float32", (4,)), [[(4,), (4,), (4,)]], "disagree about the batch"),
+        (TensorSpec("mask", "float32", (None, None)), [], "leaves more than the batch free"),
+        (TensorSpec("mask", "float32", ()), [], "leaves more than the batch free"),
+    ],
+)
+def test_batches_that_make_no_sense(
+    other: TensorSpec, ranges: list[list[tuple[int, ...]]], text: str
+) -> None:
+    shapes = [[(1, 3, 8, 8), (1, 3, 8, 8), (4, 3, 8, 8)]]
+    with pytest.raises(EngineError, match=text):
+        batch_profiles([IMAGE, other], {"image": shapes, "mask": ranges})
+
+
+def test_one_batch_of_all_inputs() -> None:
+    mask = TensorSpec("mask", "float32", (None,))
+    feeds = {"image": np.zeros((2, 3, 8, 8), np.float32), "mask": np.zeros(2, np.float32)}
+    assert batch_of([IMAGE, mask], feeds) == 2
+    feeds["mask"] = np.zeros(3, np.float32)
+    with pytest.raises(InputError, match=r"batches differ \(image 2, mask 3\)"):
+        batch_of([IMAGE, mask], feeds)
+
+
+def test_buffer_sizes() -> None:
+    assert buffer_bytes(IMAGE, (32, 3, 224, 224)) == 32 * 3 * 224 * 224 * 4
+    assert buffer_bytes(TensorSpec("x", "float16", (None, 10)), (4, 10)) == 80
+    with pytest.raises(BackendError, match="does not tell the shape of 'image'"):
+        buffer_bytes(IMAGE, (-1, 3, 8, 8))
+
+
+def test_a_log_that_does_not_grow() -> None:
+    messages = _LastMessages()
+    for number in range(1000):
+        messages.append(("ERROR", str(number)))
+    assert len(messages) == 50 and messages[-1] == ("ERROR", "999")
+
+
+def test_a_missing_engine(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="build one first: t2t-deploy build-trt"):
+        read_engine(tmp_path / "none.engine")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real engine of one operator."""
+    node = helper.make_node("Relu", ["image"], ["logits"])
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3])
+        for name in ("image", "logits")
+    ]
+    graph = helper.make_graph([node], "relu", values[:1], values[1:])
+    folder = tmp_path_factory.mktemp("engine")
+    opset = helper.make_opsetid("", 18)
+    save(helper.make_model(graph, opset_imports=[opset], ir_version=10), folder / "relu.onnx")
+    path = folder / "relu.engine"
+    path.write_bytes(build_engine(folder / "relu.onnx", BuildOptions(pin_figures=False)).engine)
+    return path
+
+
+@needs_rtx
+@needs_no_device
+def test_an_engine_where_no_device_is(engine: Path) -> None:
+    with pytest.raises(BackendError) as raised:
+        load_engine(load_rtx(), engine.read_bytes(), engine.name)
+    message = str(raised.value)
+    assert message.startswith("relu.engine does not load: no CUDA device: ")
+    assert "(cudaError " in message
+    assert message.endswith("run it on a machine with a GPU that it was built for")
+
+
+@needs_rtx
+@needs_no_device
+@pytest.mark.skipif(not is_installed("cuda.bindings.runtime"), reason="cuda.bindings is missing")
+def test_a_session_where_no_device_is(engine: Path) -> None:
+    with pytest.raises(BackendError, match=r"^cudaGetDeviceCount failed: .+ \(cudaError\w+, \d+\)"):
+        TensorRTSession(load_rtx(), engine, backend="tensorrt-rtx")
+    with pytest.raises(ArtifactError, match="there is no file"):
+        TensorRTSession(load_rtx(), engine.with_name("none"), backend="tensorrt-rtx")
+
+
+def test_the_runtimes_own_words_are_told() -> None:
+    """Bytes of another release, as the module says it; without a device the real one sees none."""
+
+    class Logger:
+        def __init__(self) -> None:
+            pass
+
+    class Runtime:
+        def __init__(self, logger: Logger) -> None:
+            self.logger = logger
+
+        def deserialize_cuda_engine(self, serialized: bytes) -> None:
+            severity = SimpleNamespace(name="ERROR")
+            self.logger.log(severity, "version tag\n  does not match")  # type: ignore[attr-defined]
+
+    trt = SimpleNamespace(ILogger=Logger, Runtime=Runtime, __version__="1.2")
+    with pytest.raises(EngineError) as raised:
+        load_engine(trt, b"", "a.engine")
+    assert str(raised.value) == (
+        "a.engine does not load: the runtime does not load it: version tag does not match; build "
+        "it with the installed version, 1.2"
+    )
