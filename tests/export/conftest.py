@@ -46,6 +46,12 @@ def reference_of(config: ModelConfig) -> T2TViT:
     return reference_from_state_dict(random_state_dict(config), config)
 
 
+@pytest.fixture(autouse=True)
+def the_same_pictures() -> None:
+    """What a test draws is the same in every run, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -12,8 +12,15 @@ import pytest
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus
 from t2t_deploy.errors import ArtifactError, BackendError, UsageError
 from t2t_deploy.pipeline import BenchRequest, _bench, bench_artifacts
+from t2t_deploy.runtime import engine_version
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
+
+ENGINE = {
+    "backend": "tensorrt-rtx",
+    "backend_version": engine_version("tensorrt-rtx"),
+    "sm": ["portable"],
+}
 
 
 @pytest.fixture
@@ -155,7 +162,7 @@ def test_a_batch_that_an_engine_does_not_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_bench, "why_not_runnable", lambda name, device: None)
-    built = {"engine": {"backend": "tensorrt-rtx", "profiles": ["1:1:4", "8:8:16"]}}
+    built = {"engine": {**ENGINE, "profiles": ["1:1:4", "8:8:16"]}}
     name = add(kind="engine", target="tensorrt", details=built).path.name
     report = bench_artifacts(
         workspace, BenchRequest(backends=("tensorrt-rtx",), batches=(4, 5, 16, 32))
@@ -197,7 +204,7 @@ def test_an_engine_runs_on_the_backend_that_built_it(
 ) -> None:
     monkeypatch.setattr(_bench, "why_not_runnable", lambda name, device: None)
     unknown: dict[str, Any] = {} if known else {"weights": {}}
-    built = {"engine": {"backend": "tensorrt-rtx"}}
+    built = {"engine": ENGINE}
     name = add(kind="engine", target="tensorrt", details=built, **unknown).path.name
     bench_artifacts(workspace, BenchRequest())
     expected = [("tensorrt-rtx", name, 1)]

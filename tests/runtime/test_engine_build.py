@@ -489,12 +489,13 @@ def test_a_failed_build_leaves_no_builder_to_the_garbage_collector(folder: Path)
     try:
         with pytest.raises(EngineError) as caught:
             build(path)
-        kinds = {type(found).__name__ for found in gc.get_objects()}
+        kinds = [type(found) for found in gc.get_objects()]
     finally:
         gc.enable()
     assert caught.value.__traceback__ is not None
-    assert "EngineError" in kinds
-    assert not kinds & {"Builder", "INetworkDefinition", "OnnxParser", "IBuilderConfig", "Logger"}
+    assert EngineError in kinds
+    # the collector sees none of TensorRT's own types; its logger is of ours, and held by a builder
+    assert not [kind for kind in kinds if kind.__qualname__ == "new_logger.<locals>.Logger"]
 
 
 def test_the_parser_names_the_node(folder: Path) -> None:
@@ -602,7 +603,7 @@ def test_an_engine_that_is_none_does_not_run() -> None:
 def test_trtexec_line(fixed_build: EngineBuild, free_build: EngineBuild) -> None:
     assert trtexec_line(fixed_build, Path("a b.onnx"), Path("m.engine")) == (
         "tensorrt_rtx '--onnx=a b.onnx' --saveEngine=m.engine --skipInference "
-        "--profilingVerbosity=detailed --maxAuxStreams=0 --computeCapabilities=86"
+        "--profilingVerbosity=detailed --maxAuxStreams=0 --noTF32 --computeCapabilities=86"
     )
     assert trtexec_line(free_build, Path("m.onnx"), Path("m.engine")).endswith(
         "--minShapes=image:1x16x32 --optShapes=image:2x16x32 --maxShapes=image:8x16x32"

@@ -18,6 +18,7 @@ from PIL import Image
 from t2t_deploy.cli import main
 from t2t_deploy.errors import ArtifactError, MissingDependencyError, UsageError
 from t2t_deploy.pipeline import ExportRequest, Workspace, export_model, verify_artifacts
+from t2t_deploy.runtime import engine_version
 from t2t_deploy.types import Precision, Status
 from t2t_deploy.workspace import file_sha256, manifest_path_for, manifest_text
 
@@ -306,7 +307,13 @@ def engine(root: Path, request: pytest.FixtureRequest) -> Callable[[], Path]:
         path.write_bytes(b"engine")
         values = manifest_of(source)
         values |= {"kind": "engine", "file": path.name, "sha256": file_sha256(path)}
-        values["details"] = {"engine": {"backend": "tensorrt-rtx"}}
+        values["details"] = {
+            "engine": {
+                "backend": "tensorrt-rtx",
+                "backend_version": engine_version("tensorrt-rtx"),
+                "sm": ["portable"],
+            }
+        }
         manifest_path_for(path).write_text(manifest_text(values))
         return path
 
