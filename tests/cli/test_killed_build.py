@@ -82,7 +82,8 @@ def test_a_stopped_build_leaves_nothing_partial(
         shutil.copytree(built_once, tmp_path / name / "artifacts")
         return tmp_path / name
 
-    whole_s = build_seconds(program, environment, fresh("whole"))
+    # twice: the first run of a program reads it from disk
+    whole_s = min(build_seconds(program, environment, fresh(name)) for name in ("cold", "warm"))
     stream = random.Random(0)
     cut_short = 0
     for number in range(moments):
