@@ -1,8 +1,9 @@
-"""What every test shares: the `gpu` marker skips, with the reason, where no CUDA device is."""
+"""What every test shares: Ctrl-C is heeded; `gpu` skips, with the reason, where no device is."""
 
 from __future__ import annotations
 
 import ctypes
+import signal
 from functools import cache
 
 import pytest
@@ -23,6 +24,15 @@ def why_no_cuda_device() -> str | None:
     if status != 0:
         return f"the CUDA driver does not answer: cuDeviceGetCount returned {status}"
     return None if count.value else "the CUDA driver is there, a device is not"
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C, as must the programs that tests start, in a background job of a shell too.
+
+    Such a job ignores it, and what it starts inherits that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
