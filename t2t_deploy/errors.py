@@ -10,6 +10,7 @@
     ├── ArtifactError              a workspace file that is missing, altered or unsuitable
     ├── BackendError               a runtime that cannot run here
     │   └── MissingDependencyError an optional package is absent or broken
+    ├── CalibrationError           pictures, ranges or a graph that do not fit each other
     ├── EngineError                the builder refused the graph or the request
     ├── InputError                 tensors whose name, dtype or shape do not fit a session
     └── CheckFailed                exit 3: the work is done, a check fell short
@@ -69,6 +70,10 @@ class BackendError(DeployError):
 
 class MissingDependencyError(BackendError):
     """An optional package is absent or does not import."""
+
+
+class CalibrationError(DeployError):
+    """Pictures, ranges or a graph that do not fit each other."""
 
 
 class EngineError(DeployError):

@@ -3,6 +3,7 @@
     <workspace>/onnx/<name>-<sha>.onnx          + .manifest.json
     <workspace>/engines/<name>-<sha>.engine     + .manifest.json
     <workspace>/weights/<sha>.safetensors       each set of weights once
+    <workspace>/calibration/<name>-<key>.ranges what pictures said of a graph
     <workspace>/logs/, <workspace>/bench/       builder logs, measurements
 
 A manifest lies beside its file and names it without a folder, so a workspace can be moved.
@@ -89,7 +90,10 @@ class Manifest:
 
     def _failed_checks(self) -> list[Mapping[str, Any]]:
         details = self.details
-        checks = (self.verification, details.get("attestation"), details.get("nodewise"))
+        checks = (
+            self.verification,
+            *(details.get(name) for name in ("attestation", "nodewise", "budget")),
+        )
         return [check for check in checks if check and check["status"] == Status.FAILED.value]
 
     def to_json(self) -> str:
@@ -228,11 +232,14 @@ class Workspace:
 
     def weights(self, manifest: Manifest) -> Path:
         """The stored weights an artifact was made from, checked. Raises ArtifactError."""
-        sha256 = str(manifest.weights["sha256"])
+        return self.weights_path(str(manifest.weights["sha256"]), manifest.file)
+
+    def weights_path(self, sha256: str, user: str = "an artifact") -> Path:
+        """Stored weights by the hash of their content, checked. Raises ArtifactError."""
         path = self.root / "weights" / f"{sha256}.safetensors"
         if not path.is_file():
             raise ArtifactError(
-                f"workspace {self.root} lacks the weights {sha256[:12]} of {manifest.file}; use "
+                f"workspace {self.root} lacks the weights {sha256[:12]} of {user}; use "
                 "the workspace it was exported in, or export it again here"
             )
         if file_sha256(path) != sha256:
@@ -252,7 +259,7 @@ class Workspace:
 
     def store_weights(self, write: Callable[[Path], None]) -> str:
         """Keep weights under the hash of their content; returns it."""
-        folder = self._folder("weights")
+        folder = self.folder("weights")
         with temporary_file(folder, ".safetensors") as temporary:
             write(temporary)
             sha256 = file_sha256(temporary)
@@ -273,7 +280,7 @@ class Workspace:
         output: where to write instead of the workspace, over what is there.
         """
         suffix = ".onnx" if manifest.kind == "onnx" else ".engine"
-        folder = self._folder(_FOLDERS[manifest.kind]) if output is None else output.parent
+        folder = self.folder(_FOLDERS[manifest.kind]) if output is None else output.parent
         make_folder(folder)
         with temporary_file(folder, suffix) as temporary:
             learned = write(temporary)
@@ -305,7 +312,7 @@ class Workspace:
 
     def write_log(self, name: str, text: str) -> Path:
         """Keep a log; returns its path."""
-        path = self._folder("logs") / name
+        path = self.folder("logs") / name
         write_text(path, text)
         return path
 
@@ -319,7 +326,8 @@ class Workspace:
             path.unlink(missing_ok=True)
         return removed
 
-    def _folder(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
+        """A folder of the workspace, made if need be. Raises ArtifactError."""
         folder = self.root / name
         make_folder(folder)
         return folder

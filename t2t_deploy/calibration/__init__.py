@@ -1,18 +1,98 @@
-"""Image sets that graphs are measured and calibrated on."""
+"""Image sets, ranges, equalisation, and the placement of 8-bit operators in an exported graph."""
 
 from __future__ import annotations
 
-from t2t_deploy.calibration._image_set import ImageSet, image_set_from_folder
-from t2t_deploy.calibration._labelled_set import (
-    LabelledSet,
-    PictureBatch,
-    labelled_set_from_folder,
+from t2t_deploy.calibration._equalise import (
+    Equalisation,
+    EqualisedPair,
+    equalised_weights,
+    norm_channel_max,
+    plan_equalisation,
+    replace_weights,
+    stored_arrays,
 )
+from t2t_deploy.calibration._histogram import MagnitudeHistogram
+from t2t_deploy.calibration._image_set import (
+    ImageSet,
+    PictureBatch,
+    identity_of,
+    image_set_from_folder,
+)
+from t2t_deploy.calibration._labelled_set import LabelledSet, labelled_set_from_folder
+from t2t_deploy.calibration._layers import (
+    POLICY,
+    Decision,
+    LinearLayer,
+    Rule,
+    decide,
+    find_layers,
+)
+from t2t_deploy.calibration._observe import (
+    MAX_MOMENT_PICTURES,
+    ChannelMaxima,
+    Observation,
+    observed_model,
+    sources,
+)
+from t2t_deploy.calibration._placement import (
+    SIGNED,
+    TYPED_QDQ_OPSET,
+    UNSIGNED,
+    CodeStorage,
+    QuantizedGraph,
+    place_dynamic,
+    place_static,
+)
+from t2t_deploy.calibration._ranges import RangeMethod, range_of
+from t2t_deploy.calibration._ranges_file import (
+    PREPROCESSING,
+    Calibration,
+    CalibrationKey,
+    load_calibration,
+    save_calibration,
+)
+from t2t_deploy.calibration._rounding import RoundedWeight, round_weight
 
 __all__ = [
+    "MAX_MOMENT_PICTURES",
+    "POLICY",
+    "PREPROCESSING",
+    "SIGNED",
+    "TYPED_QDQ_OPSET",
+    "UNSIGNED",
+    "Calibration",
+    "CalibrationKey",
+    "ChannelMaxima",
+    "CodeStorage",
+    "Decision",
+    "Equalisation",
+    "EqualisedPair",
     "ImageSet",
     "LabelledSet",
+    "LinearLayer",
+    "MagnitudeHistogram",
+    "Observation",
     "PictureBatch",
+    "QuantizedGraph",
+    "RangeMethod",
+    "RoundedWeight",
+    "Rule",
+    "decide",
+    "equalised_weights",
+    "find_layers",
+    "identity_of",
     "image_set_from_folder",
     "labelled_set_from_folder",
+    "load_calibration",
+    "norm_channel_max",
+    "observed_model",
+    "place_dynamic",
+    "place_static",
+    "plan_equalisation",
+    "range_of",
+    "replace_weights",
+    "round_weight",
+    "save_calibration",
+    "sources",
+    "stored_arrays",
 ]

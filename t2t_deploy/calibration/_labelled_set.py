@@ -9,22 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from t2t_deploy.calibration._image_set import image_set_from_folder
+from t2t_deploy.calibration._image_set import (
+    PictureBatch,
+    image_set_from_folder,
+    read_pictures,
+    stacked,
+)
 from t2t_deploy.errors import ImageError
-from t2t_deploy.images import preprocess, read_image
-
-
-@dataclass(frozen=True, slots=True)
-class PictureBatch:
-    """Some pictures of a set and what became of them.
-
-    pictures: (n, 3, S, S) float32; labels: (n,) int64, None where the set has none;
-    unreadable: the reason for each picture that is not among them.
-    """
-
-    pictures: np.ndarray
-    labels: np.ndarray | None
-    unreadable: tuple[tuple[Path, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +74,19 @@ class LabelledSet:
         """
         indices = self.class_indices(num_classes) if self.has_labels else ()
         for start in range(0, len(self.paths), batch):
-            pictures, labels, unreadable = [], [], []
-            for place in range(start, min(start + batch, len(self.paths))):
-                path = self.paths[place]
-                try:
-                    pictures.append(preprocess(read_image(path), size))
-                except ImageError as err:
-                    unreadable.append((path, str(err)))
+            places = range(start, min(start + batch, len(self.paths)))
+            found, unreadable = read_pictures([self.paths[place] for place in places], size)
+            pictures, labels = [], []
+            for place, picture in zip(places, found, strict=True):
+                if picture is None:
                     continue
+                pictures.append(picture)
                 if indices:
                     labels.append(indices[self.classes[place]])
             yield PictureBatch(
-                np.stack(pictures) if pictures else np.empty((0, 3, size, size), np.float32),
+                stacked(pictures, size),
                 np.array(labels, np.int64) if indices else None,
-                tuple(unreadable),
+                unreadable,
             )
 
 

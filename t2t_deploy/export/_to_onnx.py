@@ -28,15 +28,22 @@ DEFAULT_OPSET = 18
 MIN_OPSET = 17  # the first with LayerNormalization
 MAX_OPSET = 20  # the last torch's TorchScript exporter writes
 _TRACED_BATCH = 2
+_MERGE_BIAS = ("fuse_matmul_add_bias_into_gemm", "fuse_matmul_add_bias_into_gemm_batched")
 
 
 def onnx_from_deploy(
-    deploy: DeployT2TViT, *, batch: int | None = None, opset: int = DEFAULT_OPSET
+    deploy: DeployT2TViT,
+    *,
+    batch: int | None = None,
+    opset: int = DEFAULT_OPSET,
+    merge_bias: bool = True,
 ) -> onnx.ModelProto:
     """Trace the deploy form into a self-contained, simplified ONNX model.
 
     batch: fixed batch size; None leaves it dynamic. Input ``image`` (batch, 3, S, S) float32,
-    output ``logits`` (batch, classes) float32. The same module gives the same bytes.
+    output ``logits`` (batch, classes) float32. The same module gives the same bytes. merge_bias:
+    a product and its bias may become one Gemm, which takes matrices only, between two Reshapes; a
+    graph to be quantised keeps them apart.
 
     Raises UsageError for an opset out of range, ExportError where a stage refuses the graph.
     """
@@ -62,7 +69,8 @@ def onnx_from_deploy(
     traced = onnx.load_from_string(buffer.getvalue())
     # Queries, keys and values stay three products: TensorRT merges them itself, and merged here
     # they would have to be split again.
-    model, same = onnxsim.simplify(traced, skipped_optimizers=["fuse_qkv"])
+    skipped = ["fuse_qkv"] if merge_bias else ["fuse_qkv", *_MERGE_BIAS]
+    model, same = onnxsim.simplify(traced, skipped_optimizers=skipped)
     if not same:
         raise ExportError(
             "onnxsim's simplified graph differs from the traced one; report this with the variant "

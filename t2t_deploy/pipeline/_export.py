@@ -15,8 +15,10 @@ from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace, file_sha256
 
 if TYPE_CHECKING:
+    import onnx
     from torch import Tensor
 
+    from t2t_deploy.export import RewriteReport, Strategies
     from t2t_deploy.model import ModelConfig
 
 RANDOM_SEED = 0
@@ -127,19 +129,30 @@ def read_model(request: ExportRequest, report: Report = silent) -> NamedModel:
     return model
 
 
-def export_weights(
-    workspace: Workspace,
+@dataclass(frozen=True, slots=True)
+class ExportedGraph:
+    """A checked graph in memory, and what was made of the model for it."""
+
+    model: onnx.ModelProto
+    config: ModelConfig
+    strategies: Strategies
+    rewrites: RewriteReport
+    opset: int
+
+
+def graph_from_weights(
+    weights: Path,
     config: Mapping[str, Any],
-    weights: Mapping[str, Any],
     request: ExportRequest,
     report: Report = silent,
     *,
-    details: Mapping[str, Any] | None = None,
-) -> Artifact:
-    """Export stored weights; of the request only the form of the graph counts here."""
-    require("torch")
-    import onnx
+    merge_bias: bool = True,
+) -> ExportedGraph:
+    """The graph of stored weights; of the request only the form of the graph counts here.
 
+    merge_bias: see `onnx_from_deploy`. Raises UsageError, ExportError, MissingDependencyError.
+    """
+    require("torch")
     from t2t_deploy.export import (
         DEFAULT_OPSET,
         DeployT2TViT,
@@ -152,53 +165,85 @@ def export_weights(
     strategies = choose_strategies(request.target, request.soft_split, request.performer)
     opset = DEFAULT_OPSET if request.opset is None else request.opset
     fitted = config_from_dict(config)
-    draft = Manifest(
+    for hazard in strategies.hazards():
+        report.note(f"hazard: {hazard}")
+    report.step(f"exporting {fitted.name} in {request.precision.value}")
+    deploy = DeployT2TViT(load_reference(weights, fitted), strategies, request.precision)
+    model = check_graph(
+        onnx_from_deploy(deploy, batch=request.batch, opset=opset, merge_bias=merge_bias),
+        batch=request.batch,
+        contrib=strategies.fuse_attention,
+    )
+    return ExportedGraph(model, fitted, strategies, deploy.report, opset)
+
+
+def export_weights(
+    workspace: Workspace,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Any],
+    request: ExportRequest,
+    report: Report = silent,
+    *,
+    details: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Export stored weights; of the request only the form of the graph counts here."""
+    stored = workspace.weights_path(weights["sha256"])
+    graph = graph_from_weights(stored, config, request, report)
+    draft = draft_manifest(graph, request, weights)
+
+    def write(path: Path) -> dict[str, Any]:
+        learned = write_graph(path, graph.model, draft, stored, report)
+        learned["details"] = {**(details or {}), **graph_details(graph, request)}
+        return learned
+
+    return workspace.store(draft, write, stem=artifact_stem(draft), output=request.output)
+
+
+def draft_manifest(
+    graph: ExportedGraph, request: ExportRequest, weights: Mapping[str, Any]
+) -> Manifest:
+    """What is known of an exported graph before it is a file."""
+    return Manifest(
         kind="onnx",
         file="",
         sha256="",
         size_bytes=0,
-        variant=fitted.name,
+        variant=graph.config.name,
         precision=request.precision,
-        config=fitted.to_dict(),
+        config=graph.config.to_dict(),
         batch=request.batch,
         target=request.target.value,
         weights=weights,
-        opset=opset,
-        strategies=strategies.to_dict(),
+        opset=graph.opset,
+        strategies=graph.strategies.to_dict(),
         parents=({"kind": "weights", "sha256": weights["sha256"]},),
     )
-    for hazard in strategies.hazards():
-        report.note(f"hazard: {hazard}")
-    reference = load_reference(workspace.weights(draft), fitted)
-    report.step(f"exporting {fitted.name} in {request.precision.value}")
-    deploy = DeployT2TViT(reference, strategies, request.precision)
-    model = check_graph(
-        onnx_from_deploy(deploy, batch=request.batch, opset=opset),
-        batch=request.batch,
-        contrib=strategies.fuse_attention,
-    )
-
-    def write(path: Path) -> dict[str, Any]:
-        onnx.save(model, path)
-        report.step("verifying the file against the reference")
-        checked = verify_file(path, draft, workspace.weights(draft))
-        return {
-            "verification": checked.to_dict(),
-            "details": {
-                **(details or {}),
-                "asked": {"soft_split": request.soft_split, "performer": request.performer},
-                "rewrites": {
-                    "applied": dict(deploy.report.applied),
-                    "refused": dict(deploy.report.refused),
-                },
-                "nodes": len(model.graph.node),
-            },
-        }
-
-    return workspace.store(draft, write, stem=_stem(draft), output=request.output)
 
 
-def _stem(manifest: Manifest) -> str:
+def write_graph(
+    path: Path, model: onnx.ModelProto, draft: Manifest, weights: Path, report: Report
+) -> dict[str, Any]:
+    """Write a graph's file and compare it with the reference; the manifest's ``verification``."""
+    import onnx
+
+    onnx.save(model, path)
+    report.step("verifying the file against the reference")
+    return {"verification": verify_file(path, draft, weights).to_dict()}
+
+
+def graph_details(graph: ExportedGraph, request: ExportRequest) -> dict[str, Any]:
+    """The part of a manifest's details that tells how a graph was exported."""
+    return {
+        "asked": {"soft_split": request.soft_split, "performer": request.performer},
+        "rewrites": {
+            "applied": dict(graph.rewrites.applied),
+            "refused": dict(graph.rewrites.refused),
+        },
+        "nodes": len(graph.model.graph.node),
+    }
+
+
+def artifact_stem(manifest: Manifest) -> str:
     """A file name that tells the artifact apart for people; the hash tells the rest."""
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in manifest.variant)[:40]
     words = [name, str(manifest.config["image_size"]), manifest.precision.value, manifest.target]

@@ -144,7 +144,7 @@ def test_pictures_are_read_as_they_are_asked_for(
         opened.append(path.name)
         return read_image(path)
 
-    monkeypatch.setattr("t2t_deploy.calibration._labelled_set.read_image", counting)
+    monkeypatch.setattr("t2t_deploy.calibration._image_set.read_image", counting)
     batches = labelled_set_from_folder(make(*(f"{name}.png" for name in "abcde"))).batches(
         32, 2, 10
     )

@@ -1,0 +1,223 @@
+"""Channels of very different size made alike, the function unchanged, before ranges are taken.
+
+One scale for a whole tensor leaves small channels no codes where others are a hundred times as
+large, as in trained ViTs. A channel that only linear layers read can be divided by any s, their
+weights' rows times s:
+
+    LayerNorm (gamma, beta) -> layers    gamma / s, beta / s; rows of the layers' weights times s
+    v -> proj of an attention            columns of v / s; rows of proj times s
+
+s = sqrt(largest activation / largest weight) of a channel gives both the same size. fc1 -> fc2 is
+not among them: GELU(x / s) is not GELU(x) / s.
+
+Source: Xiao et al., SmoothQuant (ICML 2023), with its exponent of a half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from t2t_deploy.calibration._layers import LinearLayer
+
+GELU_BETWEEN = "GELU(x / s) is not GELU(x) / s"
+SKIP_READS_VALUES = "the residual sum reads the values too"
+_TINY = np.finfo(np.float32).tiny
+
+
+@dataclass(frozen=True, slots=True)
+class EqualisedPair:
+    """A producer of channels and the layers that read them.
+
+    producer: a LayerNorm's or a value layer's name. tensor: what the layers read. scale: (K,)
+    float64, what its channels are divided by. spread_before, spread_after: largest over median
+    channel of ``tensor``.
+    """
+
+    producer: str
+    layers: tuple[str, ...]
+    tensor: str
+    scale: np.ndarray
+    spread_before: float
+    spread_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Equalisation:
+    """What was made alike, in this order, and what was not, with the reason."""
+
+    applied: tuple[EqualisedPair, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan_equalisation(
+    model: onnx.ModelProto,
+    layers: Sequence[LinearLayer],
+    channel_max: Mapping[str, np.ndarray],
+) -> Equalisation:
+    """Choose scales for a float32 graph; nothing of it is changed.
+
+    channel_max: the largest magnitude of each channel of the tensors that layers read; pairs whose
+    tensor is not in it are refused.
+    """
+    plan = _Plan(model, layers, channel_max)
+    for node in model.graph.node:
+        if node.op_type == "LayerNormalization":
+            plan.after_norm(node)
+    by_name = {layer.name: layer for layer in layers}
+    for layer in layers:
+        stem, _, last = layer.name.rpartition(".")
+        if last == "v" and f"{stem}.proj" in by_name:
+            plan.values_to_projection(layer, by_name[f"{stem}.proj"])
+        elif last == "fc2":
+            plan.refused[layer.name] = GELU_BETWEEN
+        elif layer.name.startswith("tokens.blocks.") and last == "proj":
+            plan.refused[layer.name] = SKIP_READS_VALUES
+    return Equalisation(tuple(plan.applied), plan.refused)
+
+
+def equalised_weights(
+    model: onnx.ModelProto, layers: Sequence[LinearLayer], pairs: Sequence[EqualisedPair]
+) -> dict[str, np.ndarray]:
+    """The initializers that an equalisation changes, float64, from a float32 graph's own."""
+    weights = _Weights(stored_arrays(model))
+    by_name = {layer.name: layer for layer in layers}
+    for pair in pairs:
+        weights.move(pair, by_name)
+    return weights.changed
+
+
+def replace_weights(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> None:
+    """Put values in the place of a graph's initializers, each in the type it has there."""
+    for tensor in model.graph.initializer:
+        if tensor.name in values:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            value = np.ascontiguousarray(values[tensor.name].astype(dtype))
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+
+
+def norm_channel_max(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """A guess at the size of LayerNorms' output channels without a picture: 3 |gamma| + |beta|.
+
+    Good where a normalised channel is nowhere near three deviations for long; pictures tell better.
+    """
+    stored = stored_arrays(model)
+    return {
+        node.output[0]: 3 * np.abs(stored[node.input[1]]) + np.abs(stored[node.input[2]])
+        for node in model.graph.node
+        if node.op_type == "LayerNormalization"
+        and len(node.input) == 3
+        and all(name in stored for name in node.input[1:])
+    }
+
+
+@dataclass(slots=True)
+class _Weights:
+    """Initializers as they are, and as an equalisation makes them."""
+
+    stored: Mapping[str, np.ndarray]
+    changed: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def now(self, name: str) -> np.ndarray:
+        """The present value, float64."""
+        value = self.changed.get(name)
+        return self.stored[name].astype(np.float64) if value is None else value
+
+    def move(self, pair: EqualisedPair, layers: Mapping[str, LinearLayer]) -> None:
+        """Divide the producer's channels, multiply what reads them."""
+        for name in pair.layers:
+            weight = layers[name].weight
+            self.changed[weight] = self.now(weight) * pair.scale[:, None]
+        producer = layers.get(pair.producer)
+        if producer is not None:
+            self.changed[producer.weight] = self.now(producer.weight) / pair.scale
+            return
+        for part in ("weight", "bias"):
+            name = f"{pair.producer}.{part}"
+            self.changed[name] = self.now(name) / pair.scale
+
+
+class _Plan:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        layers: Sequence[LinearLayer],
+        channel_max: Mapping[str, np.ndarray],
+    ) -> None:
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        self.by_node = {layer.node: layer for layer in layers}
+        self.by_name = {layer.name: layer for layer in layers}
+        self.channel_max = channel_max
+        self.weights = _Weights(stored_arrays(model))
+        self.applied: list[EqualisedPair] = []
+        self.refused: dict[str, str] = {}
+
+    def after_norm(self, node: onnx.NodeProto) -> None:
+        """A LayerNorm with a scale and shift of its own, read by nothing but layers."""
+        name = node.input[1].removesuffix(".weight")
+        if tuple(node.input[1:]) != (f"{name}.weight", f"{name}.bias"):
+            return  # folded into the layers: there is nothing to move
+        found = self._layers_reading(node.output[0])
+        if found is None:
+            self.refused[name] = "something other than a linear layer reads it"
+        elif any(len(self.readers[word]) > 1 for word in node.input[1:]):
+            self.refused[name] = "another norm shares its weights"
+        else:
+            self._equalise(name, node.output[0], found)
+
+    def values_to_projection(self, values: LinearLayer, projection: LinearLayer) -> None:
+        """Channel j of the values is channel j of what the projection reads, whatever the head."""
+        self._equalise(values.name, projection.source, [projection])
+
+    def _layers_reading(self, tensor: str) -> list[LinearLayer] | None:
+        """The layers that read a tensor, or its class row; None where something else does too."""
+        found = []
+        for node in self.readers.get(tensor, []):
+            if node.op_type in ("Slice", "Gather") and node.input[0] == tensor:
+                beyond = self._layers_reading(node.output[0])
+                if beyond is None:
+                    return None
+                found += beyond
+            elif node.name in self.by_node and node.input[0] == tensor:
+                found.append(self.by_node[node.name])
+            else:
+                return None
+        return found
+
+    def _equalise(self, producer: str, tensor: str, layers: Sequence[LinearLayer]) -> None:
+        if tensor not in self.channel_max or not layers:
+            self.refused[producer] = "no pictures told the size of its channels"
+            return
+        largest = self.channel_max[tensor].astype(np.float64)
+        rows = np.max(
+            [np.abs(self.weights.now(layer.weight)).max(axis=1) for layer in layers], axis=0
+        )
+        scale = np.sqrt(np.maximum(largest, _TINY) / np.maximum(rows, _TINY))
+        scale[(largest <= _TINY) | (rows <= _TINY)] = 1.0
+        scale /= np.exp(np.log(scale).mean())
+        pair = EqualisedPair(
+            producer,
+            tuple(layer.name for layer in layers),
+            tensor,
+            scale,
+            _spread(largest),
+            _spread(largest / scale),
+        )
+        self.weights.move(pair, self.by_name)
+        self.applied.append(pair)
+
+
+def _spread(largest: np.ndarray) -> float:
+    return float(largest.max() / max(float(np.median(largest)), float(_TINY)))
+
+
+def stored_arrays(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """The initializers of a graph."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

@@ -1,0 +1,164 @@
+"""The linear layers of an exported graph, and which of them are quantised.
+
+A layer is a matrix product with a constant weight. It is called by the module it was exported from,
+so that the layers of a float32 graph are found again in its 16-bit twin. What else multiplies (an
+attention's query by its keys, say) has no constant weight and is no layer: it cannot be quantised.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from t2t_deploy.errors import CalibrationError
+
+_WEIGHT = ".weight"
+
+
+@dataclass(frozen=True, slots=True)
+class LinearLayer:
+    """A product ``source @ weight``.
+
+    name: module path, such as ``blocks.3.attn.q``. node: the product's name in the graph. weight:
+    initializer (inputs, outputs). source: the tensor it reads. rows: rows of ``source`` for one
+    picture. normalised: ``source`` is the output of a LayerNorm.
+    """
+
+    name: str
+    node: str
+    weight: str
+    source: str
+    inputs: int
+    outputs: int
+    rows: int
+    normalised: bool
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one picture."""
+        return self.rows * self.inputs * self.outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a layer is quantised, and why."""
+
+    layer: LinearLayer
+    quantised: bool
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What happens to the layers whose whole name matches the pattern."""
+
+    pattern: str
+    quantised: bool
+    because: str
+
+
+ONE_ROW = "one row a picture: nothing to gain, and no later layer averages its error out"
+NOT_NORMALISED = (
+    "windows of the picture before their LayerNorm: one range for all would leave the flat ones "
+    "no bits"
+)
+# The first rule that matches decides, after ONE_ROW and, for the first split, NOT_NORMALISED.
+POLICY = (
+    Rule(r"tokens\.splits\.[01]\.weights\.\d", True, "windows times the first weights of a block"),
+    Rule(r"tokens\.project\.weights\.\d", True, "windows times the projection"),
+    Rule(r"tokens\.blocks\.\d\.proj_weight", False, "a performer's means: 32 rows a picture"),
+    Rule(r"tokens\.blocks\.\d\.w(_transposed)?", False, "a performer's exponents"),
+    Rule(r"tokens\.blocks\.\d\.(proj|tail\.mlp\.fc[12])", True, "linear layer of a token block"),
+    Rule(r"blocks\.\d+\.attn\.(q|k|v|proj)", True, "linear layer of an attention"),
+    Rule(r"blocks\.\d+\.mlp\.fc[12]", True, "linear layer of an MLP"),
+    Rule(r"blocks\.\d+\.(dense_)?linear", True, "linear layer between dense blocks"),
+    Rule(r"blocks\.\d+\.attn\.gate\.(down|up)", False, ONE_ROW),
+    Rule(r"head", False, ONE_ROW),
+)
+
+
+def find_layers(model: onnx.ModelProto) -> tuple[LinearLayer, ...]:
+    """The linear layers of a graph with inferred shapes, in its order.
+
+    Raises CalibrationError where the shape of what a layer reads is unknown.
+    """
+    graph = model.graph
+    stored = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes = tensor_shapes(graph)
+    normalised = {node.output[0] for node in graph.node if node.op_type == "LayerNormalization"}
+    layers = []
+    for node in graph.node:
+        if not is_layer(node, stored):
+            continue
+        source, weight = node.input[0], node.input[1]
+        shape = shapes.get(source)
+        if shape is None or None in shape[1:]:
+            raise CalibrationError(
+                f"the shape of {source}, which {node.name} reads, is unknown; expected a graph "
+                "with inferred shapes: export the model again"
+            )
+        rows = 1
+        for dim in shape[1:-1]:
+            assert dim is not None
+            rows *= dim
+        inputs, outputs = stored[weight]
+        layers.append(
+            LinearLayer(
+                name=weight.removesuffix(_WEIGHT),
+                node=node.name,
+                weight=weight,
+                source=source,
+                inputs=inputs,
+                outputs=outputs,
+                rows=rows,
+                normalised=source in normalised,
+            )
+        )
+    return tuple(layers)
+
+
+def is_layer(node: onnx.NodeProto, stored: Mapping[str, Sequence[int]]) -> bool:
+    """Whether a node multiplies by a constant matrix."""
+    return node.op_type == "MatMul" and len(stored.get(node.input[1], ())) == 2
+
+
+def decide(
+    layers: Sequence[LinearLayer], returned: Mapping[str, str] | None = None
+) -> tuple[Decision, ...]:
+    """What the policy makes of each layer.
+
+    returned: layers that go back to float all the same, with the reason. Raises CalibrationError
+    for a layer no rule knows: a new kind of layer is decided on, not defaulted.
+    """
+    return tuple(_decision(layer, returned or {}) for layer in layers)
+
+
+def _decision(layer: LinearLayer, returned: Mapping[str, str]) -> Decision:
+    if layer.name in returned:
+        return Decision(layer, False, returned[layer.name])
+    if layer.rows == 1:
+        return Decision(layer, False, ONE_ROW)
+    for rule in POLICY:
+        if re.fullmatch(rule.pattern, layer.name):
+            if layer.name.startswith("tokens.splits.0.") and not layer.normalised:
+                return Decision(layer, False, NOT_NORMALISED)
+            return Decision(layer, rule.quantised, rule.because)
+    raise CalibrationError(
+        f"no rule says whether layer {layer.name} is quantised; expected one of "
+        f"{', '.join(rule.pattern for rule in POLICY)}: quantise a graph that t2t-deploy exported"
+    )
+
+
+def tensor_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
+    """Shapes of the tensors that have one; None is a free dimension."""
+    infos = (*graph.value_info, *graph.input, *graph.output)
+    return {
+        info.name: tuple(
+            dim.dim_value if dim.HasField("dim_value") else None
+            for dim in info.type.tensor_type.shape.dim
+        )
+        for info in infos
+    }

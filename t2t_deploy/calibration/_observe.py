@@ -1,0 +1,135 @@
+"""What linear layers read, summed over pictures: nothing is kept of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from t2t_deploy.calibration._histogram import BINS, MagnitudeHistogram
+from t2t_deploy.calibration._layers import LinearLayer
+from t2t_deploy.errors import CalibrationError
+
+MAX_MOMENT_PICTURES = 128
+"""Second moments are sums over all rows of a picture; more pictures than this change little."""
+
+
+def observed_model(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
+    """A copy whose outputs are these tensors, float32."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    for name in tensors:
+        info = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        copy.graph.output.append(info)
+    return copy
+
+
+def sources(layers: Iterable[LinearLayer]) -> tuple[str, ...]:
+    """The tensors that layers read, each once, in the graph's order."""
+    return tuple(dict.fromkeys(layer.source for layer in layers))
+
+
+@dataclass(slots=True)
+class ChannelMaxima:
+    """The largest magnitude of each channel of the tensors that layers read, (K,) float32 each."""
+
+    channels: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add(self, outputs: Mapping[str, np.ndarray]) -> None:
+        """Add the tensors of a batch of pictures. Raises CalibrationError for NaN or infinity."""
+        for name, values in outputs.items():
+            found = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0)
+            _check_finite(name, found)
+            before = self.channels.get(name)
+            self.channels[name] = found if before is None else np.maximum(before, found)
+
+
+@dataclass(slots=True)
+class TensorSum:
+    """What is known of one tensor of K channels.
+
+    moments: (K, K) float32, the sum of x xT over its rows x.
+    """
+
+    histogram: MagnitudeHistogram
+    moments: np.ndarray
+
+
+@dataclass(slots=True)
+class Observation:
+    """Sums over the tensors that layers read; its size depends on the layers alone.
+
+    pictures: how many are in the sums; the moments are of the first `MAX_MOMENT_PICTURES`.
+    """
+
+    sums: dict[str, TensorSum] = field(default_factory=dict)
+    pictures: int = 0
+
+    @classmethod
+    def of(cls, layers: Sequence[LinearLayer]) -> Observation:
+        """Empty sums for the tensors that these layers read."""
+        widths = {layer.source: layer.inputs for layer in layers}
+        return cls(
+            {
+                name: TensorSum(MagnitudeHistogram(), np.zeros((width, width), np.float32))
+                for name, width in widths.items()
+            }
+        )
+
+    def add(self, outputs: Mapping[str, np.ndarray], pictures: int) -> None:
+        """Add the tensors of a batch of pictures. Raises CalibrationError for NaN or infinity."""
+        wanted = self.pictures < MAX_MOMENT_PICTURES
+        for name, total in self.sums.items():
+            values = outputs[name]
+            magnitudes = np.abs(values)
+            _check_finite(name, magnitudes.max(initial=0.0))
+            total.histogram.add(magnitudes)
+            if wanted:
+                rows = values.reshape(-1, values.shape[-1])
+                total.moments += rows.T @ rows
+        self.pictures += pictures
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """As named arrays, to go on later."""
+        arrays: dict[str, np.ndarray] = {"pictures": np.array(self.pictures)}
+        for name, total in self.sums.items():
+            arrays[f"counts:{name}"] = total.histogram.counts
+            arrays[f"extent:{name}"] = np.array([total.histogram.top, total.histogram.largest])
+            arrays[f"moments:{name}"] = total.moments
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Observation:
+        """Read what `to_arrays` wrote. Raises CalibrationError where something is missing."""
+        try:
+            found = cls({}, int(arrays["pictures"]))
+            for key in arrays:
+                kind, _, name = key.partition(":")
+                if kind != "counts":
+                    continue
+                counts = arrays[key]
+                if counts.shape != (BINS,):
+                    raise CalibrationError(
+                        f"a histogram has {counts.shape} bins; expected {BINS}: calibrate again"
+                    )
+                top, largest = arrays[f"extent:{name}"].tolist()
+                found.sums[name] = TensorSum(
+                    MagnitudeHistogram(counts.copy(), top, largest),
+                    arrays[f"moments:{name}"].copy(),
+                )
+        except KeyError as err:
+            raise CalibrationError(
+                f"{err.args[0]} is missing among the sums of a calibration: calibrate again"
+            ) from err
+        return found
+
+
+def _check_finite(tensor: str, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise CalibrationError(
+            f"tensor {tensor} is NaN or infinite on one of the pictures; expected finite numbers: "
+            "check the weights with t2t-deploy verify"
+        )

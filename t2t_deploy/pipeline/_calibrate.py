@@ -1,0 +1,313 @@
+"""pictures -> ranges file: what the linear layers of a graph read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from t2t_deploy.calibration import (
+    Calibration,
+    CalibrationKey,
+    ChannelMaxima,
+    Equalisation,
+    ImageSet,
+    LinearLayer,
+    Observation,
+    RangeMethod,
+    decide,
+    equalised_weights,
+    find_layers,
+    identity_of,
+    image_set_from_folder,
+    load_calibration,
+    observed_model,
+    plan_equalisation,
+    range_of,
+    replace_weights,
+    save_calibration,
+    sources,
+)
+from t2t_deploy.errors import CalibrationError
+from t2t_deploy.pipeline._export import ExportRequest, graph_from_weights
+from t2t_deploy.pipeline._progress import Report, silent
+from t2t_deploy.runtime import Session, SessionRequest, open_session
+from t2t_deploy.types import INPUT_NAME, Target
+from t2t_deploy.workspace import Manifest, Workspace, publish, temporary_file
+
+DEFAULT_COUNT = 512
+DEFAULT_METHOD = RangeMethod.MINMAX
+FOLDER = "calibration"
+# Pictures that tell how the channels are to be equalised; ranges are taken from all.
+_EQUALISED_ON = 64
+_BATCH = 4
+# Files between two savings of the sums.
+_SAVED_EVERY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrateRequest:
+    """What to calibrate on what; None means the default named in the field's comment."""
+
+    images: Path
+    artifact: Path | None = None  # the newest export
+    target: Target | None = None  # the artifact's
+    count: int = DEFAULT_COUNT
+    method: RangeMethod = DEFAULT_METHOD
+    equalise: bool = True
+    output: Path | None = None  # the workspace
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationGraph:
+    """The float32 graph that ranges are taken on, before equalisation, and its linear layers."""
+
+    model: onnx.ModelProto
+    layers: tuple[LinearLayer, ...]
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedRanges:
+    """A calibration and its file. reused: it was made before, by the same graph and pictures."""
+
+    path: Path
+    calibration: Calibration
+    reused: bool = False
+
+
+def calibrate_artifact(
+    workspace: Workspace, request: CalibrateRequest, report: Report = silent
+) -> CalibratedRanges:
+    """Take ranges on pictures for the quantised forms of an exported model.
+
+    Raises ArtifactError, CalibrationError, ImageError, BackendError.
+    """
+    source = quantizable_export(workspace, request.artifact, report, force=request.force)
+    target = request.target or Target(source.target)
+    graph = calibration_graph(workspace, source, target, report)
+    images = calibration_images(request.images, request.count, report)
+    return calibrated(workspace, source, target, graph, images, request, report)
+
+
+def quantizable_export(
+    workspace: Workspace, path: Path | None, report: Report, *, force: bool
+) -> Manifest:
+    """The manifest of the export that was named, or of the newest; its weights are what counts."""
+    if path is None:
+        artifact = workspace.checked(workspace.newest("onnx", force=force), force=force)
+        report.note(f"from the newest export, {artifact.path.name}")
+    else:
+        artifact = workspace.open(path, force=force)
+    manifest = artifact.known()
+    if manifest.kind != "onnx":
+        raise CalibrationError(
+            f"{artifact.path} is an {manifest.kind}; expected an exported ONNX file: name one, or "
+            "none to take the newest"
+        )
+    return manifest
+
+
+def calibration_graph(
+    workspace: Workspace, source: Manifest, target: Target, report: Report = silent
+) -> CalibrationGraph:
+    """The float32 graph of an export's weights in a target's forms, of any batch."""
+    asked = source.details.get("asked", {})
+    form = ExportRequest(
+        target=target, soft_split=asked.get("soft_split"), performer=asked.get("performer")
+    )
+    graph = graph_from_weights(
+        workspace.weights(source), source.config, form, report, merge_bias=False
+    )
+    content = graph.model.SerializeToString(deterministic=True)
+    return CalibrationGraph(
+        graph.model, find_layers(graph.model), hashlib.sha256(content).hexdigest()
+    )
+
+
+def calibration_images(folder: Path, count: int, report: Report = silent) -> ImageSet:
+    """Up to ``count`` pictures, taken evenly from the whole of a folder; fewer is said."""
+    images = image_set_from_folder(folder, count=count, spread=True)
+    if len(images.paths) < count:
+        report.note(f"{folder} holds {len(images.paths)} pictures, fewer than the {count} asked")
+    elif images.left_out:
+        report.note(f"took {len(images.paths)} pictures evenly, left out {images.left_out}")
+    return images
+
+
+def calibrated(
+    workspace: Workspace,
+    source: Manifest,
+    target: Target,
+    graph: CalibrationGraph,
+    images: ImageSet,
+    request: CalibrateRequest,
+    report: Report = silent,
+) -> CalibratedRanges:
+    """The calibration of a graph on pictures, from its file where one was made before.
+
+    An interrupted one goes on where its sums were last saved. Raises CalibrationError.
+    """
+    digests = images.digests()
+    key = CalibrationKey(
+        graph_sha256=graph.sha256,
+        images_sha256=identity_of(digests),
+        images=len(digests),
+        image_size=int(source.config["image_size"]),
+        method=request.method,
+        equalised=request.equalise,
+    )
+    name = f"{source.variant}-{key.image_size}-{target.value}-{key.digest()[:8]}"
+    kept = workspace.root / FOLDER / f"{name}.ranges"
+    path = request.output or kept
+    ready = load_calibration(kept) if kept.is_file() else None
+    if ready is not None and ready.key == key:
+        report.note(f"the ranges of this graph and these pictures were taken before: {kept.name}")
+        if path != kept:
+            _write(ready, path)
+        return CalibratedRanges(path, ready, reused=True)
+    work = _Work(graph, images, key, kept.with_suffix(".partial"), report)
+    workspace.folder(FOLDER)
+    found = work.run(digests)
+    _write(found, path)
+    work.partial.unlink(missing_ok=True)
+    return CalibratedRanges(path, found)
+
+
+@dataclass(slots=True)
+class _Work:
+    """One calibration under way. partial: where the sums so far are kept."""
+
+    graph: CalibrationGraph
+    images: ImageSet
+    key: CalibrationKey
+    partial: Path
+    report: Report
+    unreadable: list[str] = field(default_factory=list)
+
+    def run(self, digests: Sequence[str]) -> Calibration:
+        equalisation = self.equalise() if self.key.equalised else Equalisation()
+        observation = self.observe(equalisation)
+        for line in self.unreadable:
+            self.report.note(line)
+        histograms = {name: total.histogram for name, total in observation.sums.items()}
+        return Calibration(
+            key=self.key,
+            ranges={name: range_of(h, self.key.method) for name, h in histograms.items()},
+            largest={name: h.largest for name, h in histograms.items()},
+            moments={name: total.moments for name, total in observation.sums.items()},
+            equalisation=equalisation,
+            pictures=tuple(digests),
+            unreadable=tuple(self.unreadable),
+        )
+
+    def equalise(self) -> Equalisation:
+        """Scales from the largest channels on some of the pictures."""
+        few = dataclasses.replace(self.images, paths=self.images.paths[:_EQUALISED_ON])
+        maxima = ChannelMaxima()
+        self.report.step(f"looking at the channels on {len(few.paths)} pictures")
+        with self.session(self.graph.model, self.graph.layers) as session:
+            for done, pictures in _pictures(few, self.key.image_size, 0):
+                if len(pictures):
+                    maxima.add(session.run({INPUT_NAME: pictures}))
+                self.report.progress("equalising", done, len(few.paths))
+        return plan_equalisation(self.graph.model, self.graph.layers, maxima.channels)
+
+    def observe(self, equalisation: Equalisation) -> Observation:
+        """Sums over all pictures, on the equalised graph."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.graph.model)
+        values = equalised_weights(model, self.graph.layers, equalisation.applied)
+        replace_weights(model, values)
+        layers = [found.layer for found in decide(self.graph.layers) if found.quantised]
+        observation, done = self.resume(layers)
+        total = len(self.images.paths)
+        self.report.step(f"taking ranges on {total - done} pictures")
+        with self.session(model, layers) as session:
+            saved = done
+            rest = _unreadable_told(self.images, self.key.image_size, done, self.unreadable)
+            for done, pictures in rest:
+                if len(pictures):
+                    observation.add(session.run({INPUT_NAME: pictures}), len(pictures))
+                if done - saved >= _SAVED_EVERY and done < total:
+                    self.save(observation, done)
+                    saved = done
+                self.report.progress("taking ranges", done, total)
+        if observation.pictures == 0:
+            raise CalibrationError(
+                f"none of the {total} pictures of {self.images.folder} can be read, the first "
+                f"because: {self.unreadable[0]}"
+            )
+        return observation
+
+    @contextlib.contextmanager
+    def session(self, model: onnx.ModelProto, layers: Sequence[LinearLayer]) -> Iterator[Session]:
+        with tempfile.TemporaryDirectory(prefix="t2t-deploy-calibrate-") as folder:
+            path = Path(folder) / "observed.onnx"
+            onnx.save(observed_model(model, sources(layers)), path)
+            with open_session(SessionRequest("ort-cpu", path)) as session:
+                yield session
+
+    def save(self, observation: Observation, done: int) -> None:
+        """Keep the sums, so that a killed calibration goes on from here."""
+        told = {
+            "key": self.key.digest(),
+            "done": str(done),
+            "unreadable": json.dumps(self.unreadable),
+        }
+        with temporary_file(self.partial.parent, ".partial") as temporary:
+            save_file(observation.to_arrays(), temporary, metadata=told)
+            publish(temporary, self.partial)
+
+    def resume(self, layers: Sequence[LinearLayer]) -> tuple[Observation, int]:
+        """The sums a calibration of the same key left, and the files in them; else empty ones."""
+        empty = Observation.of(layers)
+        try:
+            with safe_open(self.partial, "numpy") as file:
+                told = file.metadata() or {}
+                if told.get("key") != self.key.digest():
+                    return empty, 0
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = Observation.from_arrays(arrays)
+        except (OSError, SafetensorError, CalibrationError):
+            return empty, 0
+        if found.sums.keys() != empty.sums.keys():
+            return empty, 0
+        self.unreadable += json.loads(told["unreadable"])
+        done = int(told["done"])
+        self.report.note(f"going on after {done} pictures, where a calibration was interrupted")
+        return found, done
+
+
+def _pictures(images: ImageSet, size: int, start: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Files done so far and the pictures of a batch; what cannot be read is left out."""
+    yield from _unreadable_told(images, size, start, [])
+
+
+def _unreadable_told(
+    images: ImageSet, size: int, start: int, unreadable: list[str]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The same, with the reason for each picture that is left out added to ``unreadable``."""
+    rest = dataclasses.replace(images, paths=images.paths[start:])
+    done = start
+    for batch in rest.readable_batches(size, _BATCH):
+        done += len(batch.pictures) + len(batch.unreadable)
+        unreadable += [reason for _, reason in batch.unreadable]
+        yield done, batch.pictures
+
+
+def _write(calibration: Calibration, path: Path) -> None:
+    with temporary_file(path.parent, ".ranges") as temporary:
+        save_calibration(calibration, temporary)
+        publish(temporary, path)

@@ -1,0 +1,381 @@
+"""exported model -> graph with 8-bit products, verified against the reference."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from t2t_deploy.calibration import (
+    SIGNED,
+    TYPED_QDQ_OPSET,
+    UNSIGNED,
+    Calibration,
+    Decision,
+    Equalisation,
+    QuantizedGraph,
+    RangeMethod,
+    RoundedWeight,
+    decide,
+    equalised_weights,
+    load_calibration,
+    norm_channel_max,
+    place_dynamic,
+    place_static,
+    plan_equalisation,
+    replace_weights,
+    round_weight,
+    stored_arrays,
+)
+from t2t_deploy.errors import CalibrationError, UsageError
+from t2t_deploy.pipeline._calibrate import (
+    DEFAULT_COUNT,
+    DEFAULT_METHOD,
+    CalibratedRanges,
+    CalibrateRequest,
+    CalibrationGraph,
+    calibrated,
+    calibration_graph,
+    calibration_images,
+    quantizable_export,
+)
+from t2t_deploy.pipeline._export import (
+    ExportedGraph,
+    ExportRequest,
+    artifact_stem,
+    draft_manifest,
+    graph_details,
+    graph_from_weights,
+    write_graph,
+)
+from t2t_deploy.pipeline._progress import Report, silent
+from t2t_deploy.types import Precision, Target
+from t2t_deploy.workspace import Artifact, Manifest, Workspace, file_sha256
+
+
+class QuantizationMode(str, Enum):
+    """When the range of an activation is chosen."""
+
+    STATIC = "static"
+    """Beforehand, from pictures."""
+    DYNAMIC = "dynamic"
+    """At run time, for each tensor of each call: ONNX Runtime on the CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeRequest:
+    """What to quantise and how; None means the default named in the field's comment."""
+
+    artifact: Path | None = None  # the newest export
+    precision: Precision = Precision.INT8
+    mode: QuantizationMode = QuantizationMode.STATIC
+    target: Target | None = None  # cpu for dynamic, tensorrt for fp8, else the artifact's
+    base: Precision | None = None  # fp16 for tensorrt, else fp32
+    images: Path | None = None
+    count: int = DEFAULT_COUNT
+    method: RangeMethod = DEFAULT_METHOD
+    ranges: Path | None = None
+    equalise: bool = True
+    output: Path | None = None  # the workspace
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationPlan:
+    """A request with its defaults filled in."""
+
+    source: Manifest
+    precision: Precision
+    mode: QuantizationMode
+    target: Target
+    base: Precision
+    batch: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationInputs:
+    """All that a quantised graph is made of, whichever layers it quantises.
+
+    typed: the graph in the base's type, equalised, to be changed. calibration: None where dynamic
+    ranges are made without pictures.
+    """
+
+    plan: QuantizationPlan
+    typed: ExportedGraph
+    form: ExportRequest
+    graph: CalibrationGraph
+    equalisation: Equalisation
+    weights: Mapping[str, RoundedWeight]
+    calibration: CalibratedRanges | None
+
+    def place(self, decisions: Sequence[Decision]) -> QuantizedGraph:
+        """The graph with these layers quantised. Raises CalibrationError."""
+        if self.plan.mode is QuantizationMode.DYNAMIC:
+            return place_dynamic(self.typed.model, decisions, self.weights)
+        assert self.calibration is not None
+        found = self.calibration.calibration
+        ranges = found.largest if self.plan.precision is Precision.FP8 else found.ranges
+        storage = UNSIGNED if self.plan.target is Target.CPU else SIGNED
+        placed = place_static(
+            self.typed.model, decisions, self.weights, ranges, self.plan.precision, storage
+        )
+        return placed
+
+
+def quantize_artifact(
+    workspace: Workspace, request: QuantizeRequest, report: Report = silent
+) -> Artifact:
+    """Quantise an exported model's linear layers and verify the file.
+
+    Raises UsageError for options that contradict each other, CalibrationError, ArtifactError,
+    ImageError, ExportError, MissingDependencyError.
+    """
+    plan = plan_quantization(workspace, request, report)
+    inputs = quantization_inputs(workspace, plan, request, report)
+    placed = inputs.place(decide(inputs.graph.layers))
+    return store_quantized(workspace, inputs, placed, request, report)
+
+
+def plan_quantization(
+    workspace: Workspace, request: QuantizeRequest, report: Report = silent
+) -> QuantizationPlan:
+    """Fill in the defaults. Raises UsageError where options do not go together, ArtifactError."""
+    dynamic = request.mode is QuantizationMode.DYNAMIC
+    fp8 = request.precision is Precision.FP8
+    if request.precision not in (Precision.INT8, Precision.FP8):
+        raise UsageError(
+            f"{request.precision.value} is no type to quantise to; expected int8 or fp8: export "
+            f"with --precision {request.precision.value} instead"
+        )
+    if fp8 and dynamic:
+        raise UsageError("fp8 has no dynamic mode; expected --mode static: leave --mode out")
+    if request.ranges is not None and request.images is not None:
+        raise UsageError("--ranges and --images both say what ranges are; give one of them")
+    if not dynamic and request.ranges is None and request.images is None:
+        raise UsageError(
+            "static ranges are taken on pictures; give --images DIR, or the --ranges FILE of an "
+            "earlier calibration"
+        )
+    source = quantizable_export(workspace, request.artifact, report, force=request.force)
+    if request.target is not None:
+        target = request.target
+    elif dynamic or fp8:
+        target = Target.CPU if dynamic else Target.TENSORRT
+    else:
+        target = Target(source.target)
+    base = request.base
+    if base is None:
+        base = Precision.FP16 if target is Target.TENSORRT else Precision.FP32
+    if dynamic and (target not in (Target.CPU, Target.PORTABLE) or base is not Precision.FP32):
+        raise UsageError(
+            f"dynamic ranges for {target.value} on an {base.value} base: only ONNX Runtime's CPU "
+            "kernels take them, in float32: expected --target cpu or portable, --base fp32"
+        )
+    if fp8 and (target is not Target.TENSORRT or base is not Precision.FP16):
+        raise UsageError(
+            f"fp8 for {target.value} on an {base.value} base; expected --target tensorrt, --base "
+            "fp16: no other runtime here multiplies in it"
+        )
+    if base is Precision.FP16 and target in (Target.CPU, Target.OPENVINO):
+        raise UsageError(
+            f"an fp16 base for {target.value}: its kernels have no fp16 products; expected --base "
+            "fp32, or --target tensorrt"
+        )
+    return QuantizationPlan(source, request.precision, request.mode, target, base, source.batch)
+
+
+def quantization_inputs(
+    workspace: Workspace,
+    plan: QuantizationPlan,
+    request: QuantizeRequest,
+    report: Report = silent,
+) -> QuantizationInputs:
+    """Calibrate, equalise and round, as far as the plan asks for it."""
+    graph = calibration_graph(workspace, plan.source, plan.target, report)
+    calibration = _calibration(workspace, plan, graph, request, report)
+    if calibration is not None:
+        equalisation = calibration.calibration.equalisation
+    elif request.equalise:
+        guess = norm_channel_max(graph.model)
+        equalisation = plan_equalisation(graph.model, graph.layers, guess)
+        report.note(
+            "no pictures were given: channels are equalised by their norms' own weights and "
+            "weights are rounded to the nearest; --images DIR does both better"
+        )
+    else:
+        equalisation = Equalisation()
+    form = base_form(plan)
+    typed = graph_from_weights(
+        workspace.weights(plan.source), plan.source.config, form, report, merge_bias=False
+    )
+    changed = equalised_weights(graph.model, graph.layers, equalisation.applied)
+    replace_weights(typed.model, changed)
+    report.step("rounding the weights")
+    weights = _rounded(graph, changed, calibration, plan, typed, report)
+    return QuantizationInputs(plan, typed, form, graph, equalisation, weights, calibration)
+
+
+def base_form(plan: QuantizationPlan) -> ExportRequest:
+    """How the graph that is quantised is exported."""
+    from t2t_deploy.export import DEFAULT_OPSET
+
+    asked = plan.source.details.get("asked", {})
+    opset = plan.source.opset or DEFAULT_OPSET
+    if plan.base is not Precision.FP32:
+        opset = max(opset, TYPED_QDQ_OPSET)
+    return ExportRequest(
+        batch=plan.batch,
+        precision=plan.base,
+        target=plan.target,
+        soft_split=asked.get("soft_split"),
+        performer=asked.get("performer"),
+        opset=opset,
+    )
+
+
+def store_quantized(
+    workspace: Workspace,
+    inputs: QuantizationInputs,
+    placed: QuantizedGraph,
+    request: QuantizeRequest,
+    report: Report = silent,
+    *,
+    details: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Check, write and verify a quantised graph. Raises ExportError where a check refuses it."""
+    from t2t_deploy.export import check_graph
+
+    plan = inputs.plan
+    checked = check_graph(
+        placed.model, batch=plan.batch, contrib=inputs.typed.strategies.fuse_attention
+    )
+    source, calibration = plan.source, inputs.calibration
+    parents: list[Mapping[str, Any]] = [{"kind": "weights", "sha256": source.weights["sha256"]}]
+    if calibration is not None:
+        file = calibration.path
+        parents.append({"kind": "ranges", "file": file.name, "sha256": file_sha256(file)})
+    draft = dataclasses.replace(
+        draft_manifest(inputs.typed, inputs.form, source.weights),
+        precision=plan.precision,
+        parents=tuple(parents),
+    )
+
+    def write(path: Path) -> dict[str, Any]:
+        learned = write_graph(path, checked, draft, workspace.weights(source), report)
+        learned["details"] = {
+            **graph_details(inputs.typed, inputs.form),
+            "nodes": len(checked.graph.node),
+            "quantization": quantization_details(inputs, placed),
+            "calibration": None if calibration is None else _told(calibration.calibration),
+            **(details or {}),
+        }
+        return learned
+
+    stem = artifact_stem(draft)
+    if plan.mode is QuantizationMode.DYNAMIC:
+        stem += f"-{plan.mode.value}"
+    return workspace.store(draft, write, stem=stem, output=request.output)
+
+
+def quantization_details(inputs: QuantizationInputs, placed: QuantizedGraph) -> dict[str, Any]:
+    """What was quantised, layer by layer, JSON-ready. share: of the layers' multiply-adds."""
+    macs = sum(found.layer.macs for found in placed.decisions)
+    eight_bit = sum(found.layer.macs for found in placed.decisions if found.quantised)
+    return {
+        "type": inputs.plan.precision.value,
+        "mode": inputs.plan.mode.value,
+        "base": inputs.plan.base.value,
+        "quantized_nodes": placed.quantized_nodes,
+        "float_nodes": placed.float_nodes,
+        "share": eight_bit / macs if macs else 0.0,
+        "layers": [
+            {"name": d.layer.name, "quantized": d.quantised, "because": d.because}
+            for d in placed.decisions
+        ],
+        "equalised": [
+            {
+                "producer": pair.producer,
+                "layers": list(pair.layers),
+                "spread_before": pair.spread_before,
+                "spread_after": pair.spread_after,
+            }
+            for pair in inputs.equalisation.applied
+        ],
+        "not_equalised": dict(inputs.equalisation.refused),
+    }
+
+
+def _calibration(
+    workspace: Workspace,
+    plan: QuantizationPlan,
+    graph: CalibrationGraph,
+    request: QuantizeRequest,
+    report: Report,
+) -> CalibratedRanges | None:
+    if request.ranges is not None:
+        found = load_calibration(request.ranges)
+        if found.key.graph_sha256 != graph.sha256:
+            raise CalibrationError(
+                f"{request.ranges} was taken on another graph ({found.key.graph_sha256[:12]}, "
+                f"this one is {graph.sha256[:12]}): ranges fit the weights, the dimensions and the "
+                f"target they were taken for; take them again: t2t-deploy calibrate --target "
+                f"{plan.target.value} --images DIR"
+            )
+        if found.key.equalised is not request.equalise:
+            raise CalibrationError(
+                f"{request.ranges} was taken {'with' if found.key.equalised else 'without'} "
+                "equalisation; quantise with the same, or take the ranges again"
+            )
+        return CalibratedRanges(request.ranges, found, reused=True)
+    if request.images is None:
+        return None
+    images = calibration_images(request.images, request.count, report)
+    asked = CalibrateRequest(
+        request.images, method=request.method, equalise=request.equalise, count=request.count
+    )
+    return calibrated(workspace, plan.source, plan.target, graph, images, asked, report)
+
+
+def _rounded(
+    graph: CalibrationGraph,
+    changed: Mapping[str, Any],
+    calibration: CalibratedRanges | None,
+    plan: QuantizationPlan,
+    typed: ExportedGraph,
+    report: Report,
+) -> dict[str, RoundedWeight]:
+    """The weight of every layer that the policy quantises, on its grid."""
+    moments = {} if calibration is None else calibration.calibration.moments
+    stored = stored_arrays(graph.model)
+    layers = [found.layer for found in decide(graph.layers) if found.quantised]
+    dtypes = {
+        tensor.name: onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        for tensor in typed.model.graph.initializer
+    }
+    weights = {}
+    for done, layer in enumerate(layers, start=1):
+        weights[layer.name] = round_weight(
+            changed.get(layer.weight, stored[layer.weight]),
+            plan.precision,
+            moments.get(layer.source),
+            scale_dtype=dtypes[layer.weight],
+        )
+        report.progress("rounding the weights", done, len(layers))
+    return weights
+
+
+def _told(calibration: Calibration) -> dict[str, Any]:
+    key = calibration.key
+    return {
+        "images": key.images - len(calibration.unreadable),
+        "sha256": key.images_sha256,
+        "method": key.method.value,
+        "unreadable": list(calibration.unreadable),
+        "pictures": list(calibration.pictures),
+        "disjoint_from_eval": None,
+    }
