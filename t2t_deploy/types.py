@@ -24,6 +24,10 @@ class Precision(str, Enum):
     FP8 = "fp8"
 
 
+QUANTIZED = frozenset({Precision.INT8, Precision.FP8})
+"""Precisions that an exported graph gets by quantising it."""
+
+
 class Target(str, Enum):
     """What a graph is made for; it chooses the form of the rewrites."""
 

@@ -11,6 +11,7 @@ from t2t_deploy.bench._results import (
     Round,
     WarmUp,
     not_run_result,
+    ratio_between,
 )
 from t2t_deploy.bench._run import (
     DEFAULT_ROUND_SECONDS,
@@ -37,5 +38,6 @@ __all__ = [
     "bench_table",
     "not_run_lines",
     "not_run_result",
+    "ratio_between",
     "run_bench",
 ]

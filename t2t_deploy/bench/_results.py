@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from t2t_deploy.bench._environment import Environment
-from t2t_deploy.bench._statistics import Latency, Speedup
+from t2t_deploy.bench._statistics import Latency, Speedup, round_medians, speedup_of
 from t2t_deploy.errors import UsageError
 from t2t_deploy.runtime._session import CallTiming, SessionRequest
 
@@ -98,6 +98,14 @@ class CaseResult:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with the field names of the command-line contract."""
         return asdict(self) | {"status": self.status.value}
+
+
+def ratio_between(base: CaseResult, other: CaseResult, *, seed: int = 0) -> Speedup:
+    """How many times as fast as ``base`` the other is; both were measured in the same rounds."""
+    base_ms, other_ms = (
+        round_medians([round_.samples_ms for round_ in result.rounds]) for result in (base, other)
+    )
+    return speedup_of(base_ms, other_ms, seed=seed)
 
 
 def not_run_result(

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from t2t_deploy.calibration._budget import (
+    BudgetSearch,
+    LayerGroup,
+    Loss,
+    Trial,
+    layer_groups,
+    search_budget,
+)
+from t2t_deploy.calibration._budget_plot import plot_budget
 from t2t_deploy.calibration._equalise import (
     Equalisation,
     EqualisedPair,
@@ -15,6 +24,7 @@ from t2t_deploy.calibration._histogram import MagnitudeHistogram
 from t2t_deploy.calibration._image_set import (
     ImageSet,
     PictureBatch,
+    file_digests,
     identity_of,
     image_set_from_folder,
 )
@@ -60,6 +70,7 @@ __all__ = [
     "SIGNED",
     "TYPED_QDQ_OPSET",
     "UNSIGNED",
+    "BudgetSearch",
     "Calibration",
     "CalibrationKey",
     "ChannelMaxima",
@@ -69,7 +80,9 @@ __all__ = [
     "EqualisedPair",
     "ImageSet",
     "LabelledSet",
+    "LayerGroup",
     "LinearLayer",
+    "Loss",
     "MagnitudeHistogram",
     "Observation",
     "PictureBatch",
@@ -77,22 +90,27 @@ __all__ = [
     "RangeMethod",
     "RoundedWeight",
     "Rule",
+    "Trial",
     "decide",
     "equalised_weights",
+    "file_digests",
     "find_layers",
     "identity_of",
     "image_set_from_folder",
     "labelled_set_from_folder",
+    "layer_groups",
     "load_calibration",
     "norm_channel_max",
     "observed_model",
     "place_dynamic",
     "place_static",
     "plan_equalisation",
+    "plot_budget",
     "range_of",
     "replace_weights",
     "round_weight",
     "save_calibration",
+    "search_budget",
     "sources",
     "stored_arrays",
 ]

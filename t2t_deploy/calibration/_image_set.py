@@ -44,7 +44,7 @@ class ImageSet:
 
     def digests(self) -> tuple[str, ...]:
         """SHA-256 of each file's content, in the order of ``paths``."""
-        return tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in self.paths)
+        return file_digests(self.paths)
 
     def readable_batches(self, size: int, batch: int) -> Iterator[PictureBatch]:
         """As `batches`, ``batch`` files at a time; one that cannot be read is told, not raised."""
@@ -64,6 +64,11 @@ class ImageSet:
         for start in range(0, len(self.paths), batch):
             chosen = self.paths[start : start + batch]
             yield np.stack([preprocess(read_image(path), size) for path in chosen])
+
+
+def file_digests(paths: Iterable[Path]) -> tuple[str, ...]:
+    """SHA-256 of each file's content, in hexadecimal."""
+    return tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
 
 
 def identity_of(digests: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from t2t_deploy.types import Precision, ShapeProfile
 if TYPE_CHECKING:
     from rich.console import Console
 
-_PRECISIONS = ("fp32", "fp16", "bf16")
+_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
 
 def _precision_flags(command: Any) -> Any:
@@ -48,6 +48,12 @@ def _precision_flags(command: Any) -> Any:
 @click.option("--max-batch", type=click.IntRange(1), help="Largest batch of the profile.")
 @click.option("--profile", "profiles", multiple=True, metavar="MIN:OPT:MAX", help="Repeatable.")
 @click.option("--memory-limit", type=click.IntRange(1), metavar="MIB", help="Scratch memory.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Folder of pictures to calibrate --int8 or --fp8 on; else a quantised graph is taken.",
+)
+@click.option("--count", type=click.IntRange(1), help="Take up to this many; default 512.")
 @click.option("--opt-level", type=click.IntRange(0, 5), help="Builder's effort; its default is 3.")
 @force_option
 @output_option
@@ -58,8 +64,9 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
     \b
     t2t-deploy build-trt --fp16
     t2t-deploy build-trt --fp16 --sm 86,89 --profile 1:8:32
+    t2t-deploy build-trt --int8 --images train/ --count 128
     """
-    from t2t_deploy.pipeline import BuildRequest, build_trt
+    from t2t_deploy.pipeline import DEFAULT_COUNT, BuildRequest, build_trt
 
     precisions = dict.fromkeys(options["precisions"])
     if len(precisions) > 1:
@@ -75,6 +82,8 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
             memory_limit_mib=options["memory_limit"],
             backend=options["backend"],
             optimization_level=options["opt_level"],
+            images=options["images"],
+            count=options["count"] or DEFAULT_COUNT,
             output=options["output_file"],
             force=options["force"],
         ),

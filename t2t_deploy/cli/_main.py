@@ -18,6 +18,8 @@ from t2t_deploy.errors import DeployError
 _COMMANDS = {
     "variants": "_variants",
     "export": "_export",
+    "calibrate": "_calibrate",
+    "quantize": "_quantize",
     "build-trt": "_build_trt",
     "verify": "_verify",
     "evaluate": "_evaluate",

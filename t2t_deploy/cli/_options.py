@@ -96,6 +96,29 @@ class DeviceType(click.ParamType[Any]):
         return int(ordinal)
 
 
+def calibration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --count, --method and --no-equalise; it receives ``equalise``."""
+    for option in (
+        click.option(
+            "--no-equalise",
+            "equalise",
+            flag_value=False,
+            default=True,
+            help="Leave channels of very different size as they are.",
+        ),
+        click.option(
+            "--method",
+            type=click.Choice(["minmax", "percentile", "entropy", "mse"]),
+            help="How a range is chosen; default minmax.",
+        ),
+        click.option(
+            "--count", type=click.IntRange(1), help="Take up to this many pictures; default 512."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 artifact_argument = click.argument(
     "artifact", required=False, type=click.Path(path_type=Path), default=None
 )

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from t2t_deploy.bench import DEFAULT_ROUNDS, BenchReport, BenchStatus, bench_table, not_run_lines
+from t2t_deploy.calibration import RangeMethod
 from t2t_deploy.model import VARIANTS
 from t2t_deploy.pipeline._bench import BenchRequest, bench_artifacts
 from t2t_deploy.pipeline._build import BuildRequest, build_trt
+from t2t_deploy.pipeline._calibrate import (
+    DEFAULT_COUNT,
+    DEFAULT_METHOD,
+    CalibratedRanges,
+    CalibrateRequest,
+    calibrate_artifact,
+)
 from t2t_deploy.pipeline._compare import (
     ComparedStrategies,
     StrategyComparison,
@@ -23,11 +31,14 @@ from t2t_deploy.pipeline._evaluate import (
 from t2t_deploy.pipeline._export import ExportRequest, export_model
 from t2t_deploy.pipeline._inspect import inspect_artifact
 from t2t_deploy.pipeline._progress import Report, silent
+from t2t_deploy.pipeline._quantize import QuantizationMode, QuantizeRequest, quantize_artifact
 from t2t_deploy.pipeline._verify import VerifiedArtifact, verify_artifacts
 from t2t_deploy.workspace import Artifact, Workspace
 
 __all__ = [
     "DEFAULT_BATCH",
+    "DEFAULT_COUNT",
+    "DEFAULT_METHOD",
     "DEFAULT_ROUNDS",
     "VARIANTS",
     "Artifact",
@@ -36,11 +47,16 @@ __all__ = [
     "BenchRequest",
     "BenchStatus",
     "BuildRequest",
+    "CalibrateRequest",
+    "CalibratedRanges",
     "ComparedStrategies",
     "EvaluateRequest",
     "EvaluatedArtifact",
     "Evaluation",
     "ExportRequest",
+    "QuantizationMode",
+    "QuantizeRequest",
+    "RangeMethod",
     "Report",
     "StrategyComparison",
     "VerifiedArtifact",
@@ -48,12 +64,14 @@ __all__ = [
     "bench_artifacts",
     "bench_table",
     "build_trt",
+    "calibrate_artifact",
     "compare_strategies",
     "evaluate_artifacts",
     "examine_machine",
     "export_model",
     "inspect_artifact",
     "not_run_lines",
+    "quantize_artifact",
     "silent",
     "split_name",
     "verify_artifacts",

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2t_deploy.errors import ArtifactError, BackendError
+from t2t_deploy.errors import ArtifactError, CalibrationError, UsageError
+from t2t_deploy.pipeline._calibrate import DEFAULT_COUNT
 from t2t_deploy.pipeline._export import ExportRequest, export_weights
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.types import Precision, ShapeProfile, Status, Target
+from t2t_deploy.pipeline._quantize import QuantizeRequest, quantize_artifact
+from t2t_deploy.types import QUANTIZED, Precision, ShapeProfile, Status, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ class BuildRequest:
     memory_limit_mib: int | None = None  # the builder's
     backend: str = "auto"  # TensorRT where it is installed and a device is, else TensorRT-RTX
     optimization_level: int | None = None  # the builder's
+    images: Path | None = None  # a quantised graph that is there
+    count: int = DEFAULT_COUNT
     output: Path | None = None  # the workspace
     force: bool = False
 
@@ -43,6 +47,7 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
     from t2t_deploy.runtime import (
         BuildOptions,
         build_engine,
+        check_targets,
         choose_builder,
         device_capability,
         parse_sm,
@@ -51,7 +56,7 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
     )
 
     if request.artifact is None:
-        source = workspace.newest("onnx", force=request.force)
+        source = workspace.newest("onnx", lambda m: _buildable(m, request), force=request.force)
         source = workspace.checked(source, force=request.force)
         report.note(f"building from the newest export, {source.path.name}")
     else:
@@ -61,9 +66,16 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
                 f"{source.path} is an {source.kind}; an engine is built from an ONNX "
                 "file: name one, or none to take the newest export"
             )
+    if request.images is not None and request.precision not in QUANTIZED:
+        raise UsageError(
+            "--images are calibrated on, which int8 and fp8 alone need; give --int8 or --fp8, or "
+            "leave them out"
+        )
     module = choose_builder(request.backend)
-    graph = _typed_graph(workspace, source, request, report)
     sm = request.sm or ("native" if device_capability() is not None else "portable")
+    if request.precision is not None:
+        check_targets(module, parse_sm(sm), request.precision)
+    graph = _typed_graph(workspace, source, request, report)
     report.step(f"building {graph.path.name} for {sm}")
     options = BuildOptions(
         profiles=tuple(request.profiles),
@@ -115,6 +127,7 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
                 "trtexec": trtexec_line(built, Path(graph.path.name), Path(f"{stem}.engine")),
             },
             "attestation": attestation.to_dict(),
+            "calibration": known.details.get("calibration") if known else None,
             "runnable_here": runnable.runs,
             "why_not": runnable.why_not,
         }
@@ -146,29 +159,33 @@ def _typed_graph(
         report.note(f"{source.path.name} has no manifest: it is built as it is, never retyped")
         return source
     precision = request.precision or manifest.precision
-    if precision in (Precision.INT8, Precision.FP8) and manifest.precision is not precision:
-        raise BackendError(
-            f"{source.path.name} is {manifest.precision.value}; {precision.value} takes a "
-            "quantised graph, which this version does not make yet: build with --fp16"
-        )
     asked = manifest.details.get("asked", {})
 
     def suits(other: Manifest) -> bool:
         return (
-            other.target == Target.TENSORRT.value
+            (other.target == Target.TENSORRT.value or _is_portable_int8(other))
             and other.precision is precision
             and other.weights["sha256"] == manifest.weights["sha256"]
             and (other.config, other.batch) == (manifest.config, manifest.batch)
-            and other.opset == manifest.opset
+            and (precision in QUANTIZED or other.opset == manifest.opset)
             and other.details.get("asked", {}) == asked
             and not other.failed
         )
 
-    if suits(manifest) or (request.force and manifest.precision is precision):
+    quantizes = precision in QUANTIZED and request.images is not None
+    if not quantizes and (suits(manifest) or (request.force and manifest.precision is precision)):
+        if _is_portable_int8(manifest):
+            report.note(
+                f"{source.path.name} is {precision.value} in an fp32 graph; t2t-deploy quantize "
+                "--target tensorrt makes one that is fp16 elsewhere"
+            )
         return source
-    ready = [a for a in workspace.artifacts("onnx") if suits(a.known())]
-    if ready:
-        return workspace.checked(ready[-1])
+    if not quantizes:
+        ready = [a for a in workspace.artifacts("onnx") if suits(a.known())]
+        if ready:
+            return workspace.checked(ready[-1])
+    if precision in QUANTIZED:
+        return _quantized_graph(workspace, source, precision, request, report)
     report.note(
         f"{source.path.name} is {manifest.precision.value} for {manifest.target}: exporting its "
         f"weights again in {precision.value} for tensorrt"
@@ -182,6 +199,52 @@ def _typed_graph(
         opset=manifest.opset,
     )
     graph = export_weights(workspace, manifest.config, manifest.weights, form, report)
+    return workspace.checked(graph, force=request.force)
+
+
+def _buildable(manifest: Manifest, request: BuildRequest) -> bool:
+    """Whether an export is one to start from: any float one, a quantised one if it fits."""
+    if manifest.precision not in QUANTIZED or request.images is not None:
+        return manifest.precision not in QUANTIZED
+    fits = manifest.target == Target.TENSORRT.value or _is_portable_int8(manifest)
+    return fits and request.precision in (None, manifest.precision)
+
+
+def _is_portable_int8(manifest: Manifest) -> bool:
+    """Whether a graph has the static ranges and signed codes that TensorRT takes."""
+    quantization = manifest.details.get("quantization", {})
+    portable = manifest.target == Target.PORTABLE.value
+    return portable and quantization.get("mode") == "static"
+
+
+def _quantized_graph(
+    workspace: Workspace,
+    source: Artifact,
+    precision: Precision,
+    request: BuildRequest,
+    report: Report,
+) -> Artifact:
+    """The source's weights quantised for TensorRT on the request's pictures."""
+    if request.images is None:
+        raise CalibrationError(
+            f"{source.path.name} is {source.known().precision.value}, and {precision.value} ranges "
+            "are taken on pictures: give --images DIR, or make the graph first: t2t-deploy "
+            f"quantize --type {precision.value} --target tensorrt --images DIR"
+        )
+    report.note(f"quantising the weights of {source.path.name} to {precision.value} for tensorrt")
+    graph = quantize_artifact(
+        workspace,
+        QuantizeRequest(
+            artifact=source.path,
+            precision=precision,
+            target=Target.TENSORRT,
+            images=request.images,
+            count=request.count,
+            measure_speed=False,
+            force=request.force,
+        ),
+        report,
+    )
     return workspace.checked(graph, force=request.force)
 
 

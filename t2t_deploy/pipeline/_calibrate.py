@@ -42,7 +42,7 @@ from t2t_deploy.errors import CalibrationError
 from t2t_deploy.pipeline._export import ExportRequest, graph_from_weights
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import Session, SessionRequest, open_session
-from t2t_deploy.types import INPUT_NAME, Target
+from t2t_deploy.types import INPUT_NAME, QUANTIZED, Target
 from t2t_deploy.workspace import Manifest, Workspace, publish, temporary_file
 
 DEFAULT_COUNT = 512
@@ -104,9 +104,13 @@ def calibrate_artifact(
 def quantizable_export(
     workspace: Workspace, path: Path | None, report: Report, *, force: bool
 ) -> Manifest:
-    """The manifest of the export that was named, or of the newest; its weights are what counts."""
+    """The manifest of the export that was named, or of the newest float one.
+
+    Its weights are what counts, and how its form was asked for.
+    """
     if path is None:
-        artifact = workspace.checked(workspace.newest("onnx", force=force), force=force)
+        newest = workspace.newest("onnx", lambda m: m.precision not in QUANTIZED, force=force)
+        artifact = workspace.checked(newest, force=force)
         report.note(f"from the newest export, {artifact.path.name}")
     else:
         artifact = workspace.open(path, force=force)

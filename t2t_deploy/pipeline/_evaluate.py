@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from t2t_deploy._optional import require
 from t2t_deploy.calibration import LabelledSet, labelled_set_from_folder
-from t2t_deploy.errors import ArtifactError, BackendError, ImageError, UsageError
+from t2t_deploy.errors import (
+    ArtifactError,
+    BackendError,
+    CalibrationError,
+    ImageError,
+    UsageError,
+)
 from t2t_deploy.pipeline._artifacts import usable_artifacts
+from t2t_deploy.pipeline._disjoint import overlap
 from t2t_deploy.pipeline._progress import Report, silent
+from t2t_deploy.pipeline._runner import AccuracyRunner, run_pictures
 from t2t_deploy.runtime import (
     Session,
     SessionRequest,
@@ -128,30 +133,6 @@ def evaluate_artifacts(
     return evaluation
 
 
-@dataclass(slots=True)
-class _Runner:
-    """An open session and what its logits add up to. batch: pictures at a time."""
-
-    session: Session
-    batch: int
-    total: AccuracySum
-    remark: str | None = None
-
-    def logits(self, pictures: np.ndarray) -> np.ndarray:
-        """Logits (n, classes) of pictures (n, 3, S, S); a fixed batch is filled by repeating."""
-        source, target = self.session.inputs[0].name, self.session.outputs[0].name
-        fixed = self.session.inputs[0].shape[0]
-        results = []
-        for start in range(0, len(pictures), self.batch):
-            chunk = pictures[start : start + self.batch]
-            count = len(chunk)
-            if fixed is not None and count < fixed:
-                chunk = np.concatenate((chunk, np.repeat(chunk[-1:], fixed - count, axis=0)))
-            found = self.session.run({source: np.ascontiguousarray(chunk)})[target]
-            results.append(found[:count])
-        return np.concatenate(results)
-
-
 def _evaluate_model(
     workspace: Workspace,
     artifacts: Sequence[Artifact],
@@ -161,7 +142,10 @@ def _evaluate_model(
     report: Report,
 ) -> list[EvaluatedArtifact]:
     """Evaluate artifacts of one model side by side; files not read are added to ``unreadable``."""
-    reasons = [_why_not_evaluated(artifact, images, request) for artifact in artifacts]
+    reasons = [
+        _why_not_evaluated(artifact, images, request) or _calibrated_on(artifact, images, request)
+        for artifact in artifacts
+    ]
     no_reference = _why_no_reference(artifacts[0])
     if no_reference is not None and not images.has_labels:
         reasons = [reason or f"no labels, and no reference: {no_reference}" for reason in reasons]
@@ -177,7 +161,10 @@ def _evaluate_model(
         if runners:
             names = ", ".join(artifacts[place].path.name for place in runners)
             report.step(f"evaluating {names} on {len(images.paths)} pictures")
-            _run(list(runners.values()), reference, images, unreadable, report)
+            running = list(runners.values())
+            size = running[0].session.inputs[0].shape[-1]
+            assert size is not None  # _open refuses others
+            run_pictures(running, reference, images, size, unreadable, report)
     base = None if reference is None else reference.total.result()
     results = []
     for place, (artifact, reason) in enumerate(zip(artifacts, reasons, strict=True)):
@@ -199,32 +186,6 @@ def _evaluate_model(
             )
         )
     return results
-
-
-def _run(
-    runners: Sequence[_Runner],
-    reference: _Runner | None,
-    images: LabelledSet,
-    unreadable: dict[Path, str],
-    report: Report,
-) -> None:
-    """Take every picture through every session, reading it once."""
-    size = runners[0].session.inputs[0].shape[-1]
-    assert size is not None  # _open refuses others
-    # A common multiple, so that only the last batch of each session is short.
-    step = math.lcm(*(runner.batch for runner in runners))
-    done = 0
-    for batch in images.batches(size, step, runners[0].total.num_classes):
-        unreadable.update(batch.unreadable)
-        if len(batch.pictures):
-            wanted = None
-            if reference is not None:
-                wanted = reference.logits(batch.pictures)
-                reference.total.add(wanted, batch.labels, wanted)
-            for runner in runners:
-                runner.total.add(runner.logits(batch.pictures), batch.labels, wanted)
-        done += len(batch.pictures) + len(batch.unreadable)
-        report.progress("evaluating", done, len(images.paths))
 
 
 def _why_not_evaluated(
@@ -251,13 +212,26 @@ def _why_not_evaluated(
     return None
 
 
+def _calibrated_on(artifact: Artifact, images: LabelledSet, request: EvaluateRequest) -> str | None:
+    """Why an artifact cannot be judged on pictures it was calibrated on.
+
+    Raises CalibrationError for one that was named.
+    """
+    reason = overlap(artifact, images.paths)
+    if reason is not None and request.artifacts:
+        raise CalibrationError(reason)
+    return reason
+
+
 def _why_no_reference(artifact: Artifact) -> str | None:
     if artifact.manifest is None or not artifact.manifest.weights:
         return "made from a file without manifest"
     return why_not_runnable("eager")
 
 
-def _open(artifact: Artifact, request: EvaluateRequest, stack: contextlib.ExitStack) -> _Runner:
+def _open(
+    artifact: Artifact, request: EvaluateRequest, stack: contextlib.ExitStack
+) -> AccuracyRunner:
     """A session of the artifact. Raises ArtifactError where it takes no pictures."""
     remark = None
     session: Session
@@ -274,17 +248,17 @@ def _open(artifact: Artifact, request: EvaluateRequest, stack: contextlib.ExitSt
             f"{artifact.path} takes {session.inputs[0]} and gives {session.outputs[0]}; expected "
             "pictures (N, 3, S, S) and logits (N, classes): evaluate a classifier"
         )
-    return _Runner(session, taken[0] or request.batch, AccuracySum(given[1]), remark)
+    return AccuracyRunner(session, taken[0] or request.batch, AccuracySum(given[1]), remark)
 
 
 def _open_reference(
     workspace: Workspace, artifact: Artifact, request: EvaluateRequest, stack: contextlib.ExitStack
-) -> _Runner:
+) -> AccuracyRunner:
     manifest = artifact.known()
     weights = workspace.weights(manifest)
     eager = SessionRequest("eager", weights, config=manifest.config)
     session = stack.enter_context(open_session(eager))
-    return _Runner(session, request.batch, AccuracySum(int(manifest.config["num_classes"])))
+    return AccuracyRunner(session, request.batch, AccuracySum(int(manifest.config["num_classes"])))
 
 
 def _what_fell_short(accuracy: Accuracy, reference: Accuracy | None, asked: int) -> str | None:

@@ -33,6 +33,7 @@ from t2t_deploy.calibration import (
     stored_arrays,
 )
 from t2t_deploy.errors import CalibrationError, UsageError
+from t2t_deploy.pipeline._budget import evaluation_images, within_budget, write_budget
 from t2t_deploy.pipeline._calibrate import (
     DEFAULT_COUNT,
     DEFAULT_METHOD,
@@ -54,6 +55,7 @@ from t2t_deploy.pipeline._export import (
     write_graph,
 )
 from t2t_deploy.pipeline._progress import Report, silent
+from t2t_deploy.pipeline._speed import speed_against_float
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace, file_sha256
 
@@ -81,6 +83,9 @@ class QuantizeRequest:
     method: RangeMethod = DEFAULT_METHOD
     ranges: Path | None = None
     equalise: bool = True
+    max_drop: float | None = None  # points; every layer the policy names is quantised
+    eval_images: Path | None = None
+    measure_speed: bool = True
     output: Path | None = None  # the workspace
     force: bool = False
 
@@ -121,10 +126,9 @@ class QuantizationInputs:
         found = self.calibration.calibration
         ranges = found.largest if self.plan.precision is Precision.FP8 else found.ranges
         storage = UNSIGNED if self.plan.target is Target.CPU else SIGNED
-        placed = place_static(
+        return place_static(
             self.typed.model, decisions, self.weights, ranges, self.plan.precision, storage
         )
-        return placed
 
 
 def quantize_artifact(
@@ -132,13 +136,26 @@ def quantize_artifact(
 ) -> Artifact:
     """Quantise an exported model's linear layers and verify the file.
 
-    Raises UsageError for options that contradict each other, CalibrationError, ArtifactError,
-    ImageError, ExportError, MissingDependencyError.
+    A budget that cannot be met is in the manifest, as is a failed verification. Raises UsageError
+    for options that contradict each other, CalibrationError, ArtifactError, ImageError,
+    ExportError, MissingDependencyError.
     """
     plan = plan_quantization(workspace, request, report)
     inputs = quantization_inputs(workspace, plan, request, report)
-    placed = inputs.place(decide(inputs.graph.layers))
-    return store_quantized(workspace, inputs, placed, request, report)
+    decisions, details = decide(inputs.graph.layers), {}
+    images = None
+    if request.eval_images is not None:
+        pictures = () if inputs.calibration is None else inputs.calibration.calibration.pictures
+        images = evaluation_images(request.eval_images, pictures, "the graph")
+    if request.max_drop is not None:
+        assert images is not None  # plan_quantization refuses others
+        outcome = within_budget(workspace, inputs, images, request.max_drop, report)
+        stem = artifact_stem(draft_manifest(inputs.typed, inputs.form, plan.source.weights))
+        plot = write_budget(workspace, outcome, f"{stem}-{plan.precision.value}", report)
+        decisions = outcome.decisions
+        details["budget"] = {**outcome.to_dict(), "plot": plot}
+    placed = inputs.place(decisions)
+    return store_quantized(workspace, inputs, placed, request, report, details=details)
 
 
 def plan_quantization(
@@ -160,6 +177,11 @@ def plan_quantization(
         raise UsageError(
             "static ranges are taken on pictures; give --images DIR, or the --ranges FILE of an "
             "earlier calibration"
+        )
+    if request.max_drop is not None and request.eval_images is None:
+        raise UsageError(
+            f"--max-drop {request.max_drop:g} is measured on pictures; give --eval DIR, a folder "
+            "of class folders, or of pictures without labels"
         )
     source = quantizable_export(workspace, request.artifact, report, force=request.force)
     if request.target is not None:
@@ -263,6 +285,7 @@ def store_quantized(
         draft_manifest(inputs.typed, inputs.form, source.weights),
         precision=plan.precision,
         parents=tuple(parents),
+        details={"quantization": quantization_details(inputs, placed)},
     )
 
     def write(path: Path) -> dict[str, Any]:
@@ -270,10 +293,19 @@ def store_quantized(
         learned["details"] = {
             **graph_details(inputs.typed, inputs.form),
             "nodes": len(checked.graph.node),
-            "quantization": quantization_details(inputs, placed),
-            "calibration": None if calibration is None else _told(calibration.calibration),
+            **draft.details,
+            "calibration": None if calibration is None else _told(calibration.calibration, request),
             **(details or {}),
         }
+        if request.measure_speed:
+            learned["details"]["speed"] = speed_against_float(
+                path,
+                inputs.typed.model,
+                target=plan.target,
+                precisions=(plan.precision, plan.base),
+                batch=plan.batch or 1,
+                report=report,
+            )
         return learned
 
     stem = artifact_stem(draft)
@@ -369,7 +401,8 @@ def _rounded(
     return weights
 
 
-def _told(calibration: Calibration) -> dict[str, Any]:
+def _told(calibration: Calibration, request: QuantizeRequest) -> dict[str, Any]:
+    """The ``calibration`` object of the JSON contract; an evaluation set was found disjoint."""
     key = calibration.key
     return {
         "images": key.images - len(calibration.unreadable),
@@ -377,5 +410,5 @@ def _told(calibration: Calibration) -> dict[str, Any]:
         "method": key.method.value,
         "unreadable": list(calibration.unreadable),
         "pictures": list(calibration.pictures),
-        "disjoint_from_eval": None,
+        "disjoint_from_eval": None if request.eval_images is None else True,
     }

@@ -38,6 +38,7 @@ from t2t_deploy.runtime._session import (
 )
 from t2t_deploy.runtime._trt_choice import (
     BuilderModule,
+    check_targets,
     choose_builder,
     engine_version,
     parse_sm,
@@ -68,6 +69,7 @@ __all__ = [
     "build_engine",
     "build_obstacle",
     "check_feeds",
+    "check_targets",
     "choose_builder",
     "device_capability",
     "device_name",

@@ -11,6 +11,7 @@ from t2t_deploy.errors import BackendError, EngineError, UsageError
 from t2t_deploy.runtime._engine_device import device_capability
 from t2t_deploy.runtime._trt_module import TensorRT, load_rtx
 from t2t_deploy.runtime._trt_network import SHOWN_NODES, numpy_name, product_operands
+from t2t_deploy.types import Precision
 
 if TYPE_CHECKING:
     import tensorrt
@@ -22,11 +23,34 @@ PORTABLE = ("portable",)
 NATIVE = ("native",)
 HOPPER = "90"
 PORTABLE_FROM = "80"
-# type of a product's operands, the first compute capability that multiplies in it, what to do
+
+
+class _Arithmetic(NamedTuple):
+    """A type of a product's operands and the first compute capability that multiplies in it.
+
+    hint: what to do below that one.
+    """
+
+    precision: Precision
+    dtype: str
+    first: str
+    hint: str
+
+
 _ARITHMETIC = (
-    ("FLOAT", "80", "export with --precision fp16, or leave the older ones out of --sm"),
-    ("BF16", "80", "export with --precision fp16, or leave the older ones out of --sm"),
-    ("FP8", "89", "name targets from 89 on with --sm, or build int8"),
+    _Arithmetic(
+        Precision.FP32,
+        "FLOAT",
+        "80",
+        "export with --precision fp16, or leave the older ones out of --sm",
+    ),
+    _Arithmetic(
+        Precision.BF16,
+        "BF16",
+        "80",
+        "export with --precision fp16, or leave the older ones out of --sm",
+    ),
+    _Arithmetic(Precision.FP8, "FP8", "89", "name targets from 89 on with --sm, or build int8"),
 )
 
 
@@ -171,17 +195,38 @@ def check_computable(
 
     Said before the builder says it, which does so a pass later and less plainly, or not at all.
     """
-    targets = tuple(sms) or (PORTABLE_FROM,)
-    lowest = min(targets, key=int)
-    for dtype, first, hint in _ARITHMETIC:
-        named = trt.DataType.__members__.get(dtype)
-        if named is None or int(lowest) >= int(first):
+    for arithmetic in _ARITHMETIC:
+        named = trt.DataType.__members__.get(arithmetic.dtype)
+        if named is None or (who := _lacking(arithmetic, sms)) is None:
             continue
         names = [name for name, types in product_operands(trt, network) if named in types]
         if names:
-            who = f"SM {lowest}" if sms else f"a portable engine, which runs from SM {lowest} on,"
             shown = ", ".join(names[:SHOWN_NODES]) + (", ..." if len(names) > SHOWN_NODES else "")
             raise EngineError(
                 f"{len(names)} matrix products of the graph are {numpy_name(named)} ({shown}); "
-                f"{who} cannot multiply in it, SM {first} is the first that can: {hint}"
+                f"{who} cannot multiply in it, SM {arithmetic.first} is the first that can: "
+                f"{arithmetic.hint}"
             )
+
+
+def check_targets(module: BuilderModule, sm: Sequence[str], precision: Precision) -> None:
+    """Raise EngineError where a target cannot multiply in ``precision`` at all.
+
+    sm: as from `parse_sm`. For callers who would otherwise make a graph first. Raises as
+    `resolve_sms`.
+    """
+    sms = resolve_sms(module.trt, sm)
+    for arithmetic in _ARITHMETIC:
+        if arithmetic.precision is precision and (who := _lacking(arithmetic, sms)) is not None:
+            raise EngineError(
+                f"{precision.value} was asked for; {who} cannot multiply in it, SM "
+                f"{arithmetic.first} is the first that can: {arithmetic.hint}"
+            )
+
+
+def _lacking(arithmetic: _Arithmetic, sms: Sequence[str]) -> str | None:
+    """The lowest target, in words, where it lacks the arithmetic; sms empty is portable."""
+    lowest = min(tuple(sms) or (PORTABLE_FROM,), key=int)
+    if int(lowest) >= int(arithmetic.first):
+        return None
+    return f"SM {lowest}" if sms else f"a portable engine, which runs from SM {lowest} on,"

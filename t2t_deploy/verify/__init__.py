@@ -20,7 +20,12 @@ from t2t_deploy.verify._nodewise import (
 )
 from t2t_deploy.verify._nodewise_graph import NodewiseSession
 from t2t_deploy.verify._nodewise_plot import plot_nodewise
-from t2t_deploy.verify._pictures import PictureSet, flat_pictures, standard_pictures
+from t2t_deploy.verify._pictures import (
+    PictureSet,
+    flat_pictures,
+    standard_pictures,
+    without_noise,
+)
 
 __all__ = [
     "Accuracy",
@@ -42,4 +47,5 @@ __all__ = [
     "plot_nodewise",
     "standard_pictures",
     "verify_session",
+    "without_noise",
 ]

@@ -1,0 +1,137 @@
+"""Which layers go back to float so that the loss of accuracy stays within a budget.
+
+Layers that read one tensor are one group: they share its codes. Groups are ordered by what each
+alone costs; the fewest of them, worst first, that meet the budget go back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from t2t_deploy.calibration._layers import Decision
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGroup:
+    """Layers that read the same tensor. macs: of them all, for one picture."""
+
+    source: str
+    layers: tuple[str, ...]
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a graph loses. drop: points of accuracy; rel_l2: error of the logits, worst picture."""
+
+    drop: float
+    rel_l2: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One choice of layers: how many groups went back, what was lost, what is left in 8 bits.
+
+    drop, rel_l2: as in `Loss`. share: of all layers' multiply-adds, in 0..1.
+    """
+
+    returned: int
+    drop: float
+    rel_l2: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetSearch:
+    """What a search tried and chose.
+
+    order: groups, the costliest first. costs: of each, in that order. chosen: the trial that meets
+    the budget with the fewest groups gone back, or, where ``met`` is False, the one that lost least
+    among those that leave a layer in 8 bits.
+    """
+
+    order: tuple[LayerGroup, ...]
+    costs: tuple[float, ...]
+    trials: tuple[Trial, ...]
+    chosen: Trial
+    limit: Loss
+
+    @property
+    def met(self) -> bool:
+        """Whether the chosen trial is within the budget."""
+        return _within(self.chosen, self.limit)
+
+    @property
+    def returned(self) -> tuple[str, ...]:
+        """The layers that go back to float."""
+        gone = self.order[: self.chosen.returned]
+        return tuple(name for group in gone for name in group.layers)
+
+
+def layer_groups(decisions: Sequence[Decision]) -> tuple[LayerGroup, ...]:
+    """The quantised layers by the tensor they read, in the graph's order."""
+    readers: dict[str, list[Decision]] = {}
+    for decision in decisions:
+        if decision.quantised:
+            readers.setdefault(decision.layer.source, []).append(decision)
+    return tuple(
+        LayerGroup(
+            source,
+            tuple(found.layer.name for found in members),
+            sum(found.layer.macs for found in members),
+        )
+        for source, members in readers.items()
+    )
+
+
+def search_budget(
+    groups: Sequence[LayerGroup],
+    total_macs: int,
+    limit: Loss,
+    *,
+    cost_of: Callable[[LayerGroup], float],
+    loss_of: Callable[[Sequence[str]], Loss],
+) -> BudgetSearch:
+    """Return groups to float, costliest first, until the loss is within a limit.
+
+    limit: the largest drop and error that are accepted. cost_of: error of the logits with that
+    group alone in 8 bits. loss_of: what is lost with these layers in float and the other groups in
+    8 bits. How many go back is found by bisection, as if each group that goes back lost nothing.
+    """
+    costs = {group.source: cost_of(group) for group in groups}
+    order = tuple(sorted(groups, key=lambda group: -costs[group.source]))
+    trials: dict[int, Trial] = {}
+
+    def trial(count: int) -> Trial:
+        if count not in trials:
+            loss = loss_of([name for group in order[:count] for name in group.layers])
+            left = sum(group.macs for group in order[count:])
+            share = left / total_macs if total_macs else 0.0
+            trials[count] = Trial(count, loss.drop, loss.rel_l2, share)
+        return trials[count]
+
+    low, high = 0, len(order) - 1  # with all groups gone nothing would be quantised
+    if _within(trial(0), limit):
+        high = 0
+    elif _within(trial(high), limit):
+        while high - low > 1:
+            middle = (low + high) // 2
+            if _within(trial(middle), limit):
+                high = middle
+            else:
+                low = middle
+    chosen = trials[high]
+    if not _within(chosen, limit):
+        chosen = min(trials.values(), key=lambda found: (found.drop, found.rel_l2, found.returned))
+    return BudgetSearch(
+        order,
+        tuple(costs[group.source] for group in order),
+        tuple(trials[count] for count in sorted(trials)),
+        chosen,
+        limit,
+    )
+
+
+def _within(trial: Trial, limit: Loss) -> bool:
+    return trial.drop <= limit.drop and trial.rel_l2 <= limit.rel_l2

@@ -1,0 +1,108 @@
+"""Accuracy budgets on a trained model whose outlier channels ruin naive int8."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from digits import digits_split
+
+from t2t_deploy.errors import CalibrationError, UsageError
+from t2t_deploy.pipeline import (
+    QuantizationMode,
+    QuantizeRequest,
+    Workspace,
+    quantize_artifact,
+)
+from t2t_deploy.types import Target
+from t2t_deploy.workspace import Artifact
+
+from .test_quantized_digits import export
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    split = digits_split()
+    split.calibration.write(folder / "calibration")
+    split.test.write(folder / "test")
+    return folder
+
+
+def quantize(workspace: Workspace, pictures: Path, max_drop: float) -> Artifact:
+    return quantize_artifact(
+        workspace,
+        QuantizeRequest(
+            target=Target.CPU,
+            images=pictures / "calibration",
+            equalise=False,
+            max_drop=max_drop,
+            eval_images=pictures / "test",
+            measure_speed=False,
+        ),
+    )
+
+
+def test_the_layers_behind_outliers_go_back_to_float(tmp_path: Path, pictures: Path) -> None:
+    workspace = Workspace(tmp_path / "artifacts")
+    export(workspace, "performer", 100)
+    made = quantize(workspace, pictures, 0.5)
+    details = made.known().details
+    budget = details["budget"]
+    assert budget["status"] == "passed" and budget["measure"] == "top-1"
+    assert 0 <= budget["drop"] <= 0.5 and budget["images"] == 600
+    behind_norms = {
+        layer["name"]
+        for layer in details["quantization"]["layers"]
+        if layer["name"].endswith((".q", ".k", ".v", ".fc1"))
+    }
+    assert budget["returned"] and set(budget["returned"]) <= behind_norms
+    in_float = {x["name"] for x in details["quantization"]["layers"] if not x["quantized"]}
+    assert set(budget["returned"]) <= in_float
+    # every layer behind a norm alone costs more than any other layer does
+    costs = {tuple(group["layers"]): group["rel_l2"] for group in budget["costs"]}
+    worst_other = max(cost for names, cost in costs.items() if not set(names) <= behind_norms)
+    assert max(costs.values()) > 3 * worst_other
+    assert budget["trials"][0]["drop"] > 5
+    assert (workspace.root / budget["plot"]).is_file()
+    written = json.loads((workspace.root / budget["plot"]).with_suffix(".json").read_text())
+    assert written["returned"] == budget["returned"]
+    assert not made.known().failed
+
+
+def test_a_budget_that_cannot_be_met_fails_the_artifact(tmp_path: Path, pictures: Path) -> None:
+    workspace = Workspace(tmp_path / "artifacts")
+    export(workspace, "performer", 1)
+    made = quantize_artifact(
+        workspace,
+        QuantizeRequest(
+            mode=QuantizationMode.DYNAMIC,
+            max_drop=-1,
+            eval_images=pictures / "test",
+            measure_speed=False,
+        ),
+    )
+    manifest = made.known()
+    assert manifest.details["budget"]["status"] == "failed" and manifest.failed
+    assert "where at most -1 may be" in manifest.failure
+    assert manifest.details["quantization"]["quantized_nodes"] > 0
+
+
+def test_a_budget_needs_pictures(tmp_path: Path, pictures: Path) -> None:
+    workspace = Workspace(tmp_path / "artifacts")
+    with pytest.raises(UsageError, match="give --eval DIR"):
+        quantize_artifact(workspace, QuantizeRequest(images=pictures / "calibration", max_drop=0.5))
+
+
+def test_it_is_not_measured_on_calibration_pictures(tmp_path: Path, pictures: Path) -> None:
+    workspace = Workspace(tmp_path / "artifacts")
+    export(workspace, "performer", 1)
+    calibration = pictures / "calibration"
+    with pytest.raises(CalibrationError, match="100 of 100 pictures"):
+        quantize_artifact(
+            workspace,
+            QuantizeRequest(images=calibration, eval_images=calibration, measure_speed=False),
+        )
