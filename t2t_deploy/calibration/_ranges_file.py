@@ -22,6 +22,7 @@ from t2t_deploy.calibration._ranges import RangeMethod
 from t2t_deploy.errors import CalibrationError
 
 FORMAT = "t2t-deploy ranges 1"
+_HEADER = "t2t-deploy"
 PREPROCESSING = "shorter side to floor(S / 0.9) bicubic, centre crop S, ImageNet mean and deviation"
 
 
@@ -84,7 +85,8 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
     }
     text = json.dumps(told, sort_keys=True)
     header = {"format": FORMAT, "calibration": text, "sha256": _digest(arrays, text)}
-    save_file(arrays, path, metadata=header)
+    # one entry: safetensors writes several in an order that changes from run to run
+    save_file(arrays, path, metadata={_HEADER: json.dumps(header)})
 
 
 def load_calibration(path: Path) -> Calibration:
@@ -95,7 +97,7 @@ def load_calibration(path: Path) -> Calibration:
         )
     try:
         with safe_open(path, "numpy") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
         if header.get("format") != FORMAT:
             raise CalibrationError(

@@ -1,0 +1,257 @@
+"""calibrate, quantize and build-trt --int8 of the tiny model: what is made, kept, refused, said."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def pictures(empty_folder: Path) -> Path:
+    """Twelve pictures of seeded noise in two folders."""
+    folder = empty_folder / "pictures"
+    stream = np.random.RandomState(0)
+    for index in range(12):
+        path = folder / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(stream.randint(0, 256, (40, 40, 3), np.uint8)).save(path)
+    return folder
+
+
+def ops(path: str) -> set[str]:
+    return {node.op_type for node in onnx.load(path).graph.node}
+
+
+def test_ranges_are_taken_once(run: Run, workspace: Path, pictures: Path) -> None:
+    first = run("calibrate", "--images", pictures, "--json")
+    assert first.status == 0
+    assert "note: from the newest export, tiny-32-fp32-portable-" in first.err
+    assert f"note: {pictures} holds 12 pictures, fewer than the 512 asked" in first.err
+    ranges, calibration = first.json["ranges"], first.json["calibration"]
+    assert calibration["images"] == 12 and calibration["method"] == "minmax"
+    assert not ranges["reused"] and Path(ranges["path"]).parent == Path("artifacts/calibration")
+    before = Path(ranges["path"]).read_bytes()
+    again = run("calibrate", "--images", pictures, "--json")
+    assert again.json["ranges"]["reused"] and "were taken before" in again.err
+    assert Path(ranges["path"]).read_bytes() == before
+    assert [path.suffix for path in (workspace / "calibration").iterdir()] == [".ranges"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("--method", "mse"), ("--count", 8), ("--target", "cpu"), ("--no-equalise",)],
+    ids=lambda change: change[0],
+)
+def test_other_ranges_are_taken_anew(
+    run: Run, workspace: Path, pictures: Path, change: tuple[object, ...]
+) -> None:
+    assert run("calibrate", "--images", pictures).status == 0
+    other = run("calibrate", "--images", pictures, *change, "--json")
+    assert other.status == 0 and not other.json["ranges"]["reused"]
+    assert len(list((workspace / "calibration").iterdir())) == 2
+
+
+def test_a_picture_that_changed_is_another_set(run: Run, workspace: Path, pictures: Path) -> None:
+    assert run("calibrate", "--images", pictures).status == 0
+    Image.new("RGB", (40, 40), (9, 9, 9)).save(pictures / "a" / "0.png")
+    assert not run("calibrate", "--images", pictures, "--json").json["ranges"]["reused"]
+
+
+def test_unreadable_pictures_are_counted_and_named(
+    run: Run, workspace: Path, pictures: Path
+) -> None:
+    (pictures / "a" / "broken.png").write_bytes(b"no picture")
+    done = run("calibrate", "--images", pictures, "--json")
+    assert done.status == 0
+    assert done.json["calibration"]["images"] == 12
+    (line,) = done.json["calibration"]["unreadable"]
+    assert "broken.png" in line and "broken.png" in done.err
+    shutil.rmtree(pictures / "b")
+    for path in (pictures / "a").iterdir():
+        path.write_bytes(b"no picture")
+    done = run("calibrate", "--images", pictures)
+    assert done.status == 1 and "none of the 7 pictures" in done.err
+
+
+def test_the_count_is_taken_evenly(run: Run, workspace: Path, pictures: Path) -> None:
+    done = run("calibrate", "--images", pictures, "--count", 4, "-v")
+    assert "note: took 4 pictures evenly, left out 8" in done.err
+
+
+def test_static_ranges_for_any_runtime(run: Run, workspace: Path, pictures: Path) -> None:
+    done = run("quantize", "--images", pictures, "--no-speed", "--json", "--force")
+    assert done.status in (0, 3)  # white noise is a hard calibration set for photographs
+    artifact = done.json["artifact"]
+    assert artifact["precision"] == "int8" and artifact["target"] == "portable"
+    assert {"QuantizeLinear", "DequantizeLinear"} <= ops(artifact["path"])
+    calibration = done.json["calibration"]
+    assert calibration["images"] == 12 and calibration["disjoint_from_eval"] is None
+    manifest = json.loads(Path(f"{artifact['path']}.manifest.json").read_text())
+    assert [parent["kind"] for parent in manifest["parents"]] == ["weights", "ranges"]
+    assert len(manifest["details"]["calibration"]["pictures"]) == 12
+    assert done.json["quantized_nodes"] == manifest["details"]["quantization"]["quantized_nodes"]
+    assert done.json["speed"] is None
+
+
+def test_dynamic_ranges_need_no_pictures(run: Run, workspace: Path) -> None:
+    done = run("quantize", "--mode", "dynamic", "--json")
+    assert done.status == 0
+    path = done.json["artifact"]["path"]
+    assert Path(path).name.startswith("tiny-32-int8-cpu-dynamic-")
+    assert {"DynamicQuantizeLinear", "MatMulInteger"} <= ops(path)
+    assert done.json["calibration"] is None
+    assert "note: no pictures were given" in done.err
+    speed = done.json["speed"]
+    assert speed["status"] == "passed" and speed["low"] <= speed["ratio"] <= speed["high"]
+    assert speed["verdict"].endswith("fp32 here")
+
+
+def test_a_ranges_file_serves_the_graph_it_was_taken_on_alone(
+    run: Run, workspace: Path, pictures: Path
+) -> None:
+    assert run("calibrate", "--images", pictures, "-o", "tiny.ranges").status == 0
+    options = ("--ranges", "tiny.ranges", "--no-speed", "--json")
+    assert run("quantize", *options).status in (0, 3)
+    other = run("quantize", *options, "--target", "cpu")
+    assert other.status == 1
+    assert "taken on another graph" in other.err and "calibrate --target cpu" in other.err
+    plain = run("quantize", *options, "--no-equalise")
+    assert plain.status == 1 and "was taken with equalisation" in plain.err
+    content = bytearray(Path("tiny.ranges").read_bytes())
+    content[-3] ^= 1
+    Path("tiny.ranges").write_bytes(content)
+    altered = run("quantize", *options)
+    assert altered.status == 1 and "does not match its checksum" in altered.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "give --images DIR"),
+        (("--images", "a", "--ranges", "b"), "give one of them"),
+        (("--type", "fp8", "--mode", "dynamic"), "fp8 has no dynamic mode"),
+        (("--mode", "dynamic", "--target", "tensorrt"), "expected --target cpu or portable"),
+        (("--mode", "dynamic", "--base", "fp16"), "expected --target cpu or portable"),
+        (("--images", "a", "--type", "fp8", "--target", "cpu"), "expected --target tensorrt"),
+        (("--images", "a", "--target", "cpu", "--base", "fp16"), "expected --base fp32"),
+        (("--images", "a", "--max-drop", "1"), "give --eval DIR"),
+    ],
+)
+def test_options_that_contradict_each_other(
+    run: Run, workspace: Path, options: tuple[str, ...], said: str
+) -> None:
+    done = run("quantize", *options, "--json")
+    assert done.status == 2
+    assert done.json["error"]["kind"] == "UsageError"
+    assert said in done.json["error"]["message"]
+
+
+def test_a_missing_folder_is_one_line(run: Run, workspace: Path) -> None:
+    done = run("quantize", "--images", "nowhere")
+    assert done.status == 1
+    assert "error: nowhere is not a folder; give one with pictures" in done.err
+
+
+def test_an_impossible_budget_exits_3_and_the_artifact_is_refused(
+    run: Run, workspace: Path, pictures: Path
+) -> None:
+    done = run(
+        *("quantize", "--mode", "dynamic", "--max-drop", "-1", "--eval", pictures / "a"),
+        *("--no-speed", "--json"),
+    )
+    # one folder of pictures has no labels: agreement counts
+    assert done.status == 3
+    assert done.json["budget"]["status"] == "failed"
+    assert done.json["budget"]["measure"] == "agreement"
+    assert "error: failed: 0.00 points of agreement" in done.err
+    refused = run("verify", done.json["artifact"]["path"])
+    assert refused.status == 0  # what is verified may have failed
+    bench = run("bench", done.json["artifact"]["path"])
+    assert bench.status == 1 and "failed its check" in bench.err
+
+
+@pytest.mark.usefixtures("tensorrt_rtx")
+def test_int8_engine_in_one_command(run: Run, workspace: Path, pictures: Path) -> None:
+    without = run("build-trt", "--int8", "--sm", "86")
+    assert without.status == 1 and "give --images DIR" in without.err
+    done = run("build-trt", "--int8", "--images", pictures, "--sm", "86,89", "--json", "--force")
+    assert done.status in (0, 3)
+    assert done.json["attestation"]["asked"] == "int8"
+    # a model of 16 channels multiplies more in its attention than in its linear layers
+    assert done.json["attestation"]["found"]["Int8"] > 0.2
+    assert "Half" in done.json["attestation"]["found"]
+    # the graph that was made is found again, without pictures
+    graphs = sorted((workspace / "onnx").glob("*.onnx"))
+    again = run("build-trt", "--int8", "--sm", "86,89", "--json", "--force")
+    assert again.json["engine"]["sha256"] == done.json["engine"]["sha256"]
+    assert sorted((workspace / "onnx").glob("*.onnx")) == graphs
+
+
+@pytest.mark.usefixtures("tensorrt_rtx")
+def test_fp8_below_89_is_refused_before_anything_is_made(
+    run: Run, workspace: Path, pictures: Path
+) -> None:
+    for sm in ("86", "portable", "86,89"):
+        done = run("build-trt", "--fp8", "--images", pictures, "--sm", sm)
+        assert done.status == 1
+        assert "cannot multiply in it, SM 89 is the first that can" in done.err
+    assert not (workspace / "calibration").exists()
+    done = run("build-trt", "--fp8", "--images", pictures, "--sm", "89,120", "--json", "--force")
+    assert done.json["attestation"]["found"]["FP8"] > 0.2
+
+
+@pytest.mark.usefixtures("tensorrt_rtx")
+def test_pictures_are_for_8_bits_alone(run: Run, workspace: Path, pictures: Path) -> None:
+    done = run("build-trt", "--fp16", "--images", pictures)
+    assert done.status == 2 and "give --int8 or --fp8" in done.err
+
+
+def test_an_interrupted_calibration_goes_on(
+    run: Run,
+    workspace: Path,
+    pictures: Path,
+    program: list[str],
+    environment: dict[str, str],
+    temporaries: Callable[[], list[Path]],
+) -> None:
+    """Killed once its sums were saved; the ranges are those of an uninterrupted one."""
+    many = pictures / "many"
+    many.mkdir()
+    stream = np.random.RandomState(1)
+    for index in range(400):
+        Image.fromarray(stream.randint(0, 256, (40, 40, 3), np.uint8)).save(many / f"{index}.png")
+    words = ["calibrate", "--images", str(many), "--count", "400"]
+    whole = run(*words, "-o", "whole.ranges")
+    assert whole.status == 0
+    shutil.rmtree(workspace / "calibration")
+    killed = subprocess.Popen([*program, *words], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    folder = workspace / "calibration"
+    while not list(folder.glob("tiny*.partial")) and time.monotonic() < deadline:
+        assert killed.poll() is None
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert list(folder.glob("tiny*.partial"))
+    if not list(folder.glob("*.ranges")):  # else it was faster than the signal
+        done = run(*words, "-o", "rest.ranges")
+        assert done.status == 0 and "where a calibration was interrupted" in done.err
+        whole_told, rest = (Path(n).read_bytes() for n in ("whole.ranges", "rest.ranges"))
+        assert rest == whole_told
+    assert not list(folder.glob("tiny*.partial"))
+    # the next saving may have been under way
+    assert run("workspace", "prune").status == 0
