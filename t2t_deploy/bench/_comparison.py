@@ -110,19 +110,27 @@ def compare_reports(old: BenchReport, new: BenchReport, *, name: str, seed: int 
     """Hold each case of ``new`` against the same case of ``old``; both are of one machine.
 
     A case is the same where backend, file name, precision and batch are; a file that was made anew
-    may have another content hash in its name, as long as only one of either report fits.
+    may have another content hash in its name, as long as only one of either report fits. Cases
+    that were measured neither then nor now are left out.
     """
     before = {_identity(row): row for row in old.results}
     again = _only_ones(old.results)
     unique = _only_ones(new.results)
-    cases = []
+    cases: list[CaseComparison] = []
+    found: set[tuple[object, ...]] = set()
     for row in new.results:
         then, reason = before.get(_identity(row)), None
         if then is None and _kind(row) in unique:
             then = again.get(_kind(row))
             if then is not None:
                 reason = f"then {then.artifact}"
-        cases.append(_compared(then, row, seed=seed, reason=reason))
+        if then is not None:
+            found.add(_identity(then))
+        if BenchStatus.OK in (row.status, None if then is None else then.status):
+            cases.append(_compared(then, row, seed=seed, reason=reason))
+    for row in old.results:
+        if row.status is BenchStatus.OK and _identity(row) not in found:
+            cases.append(_not_compared(row, "not among the new results"))
     return Comparison(
         old=name,
         date_utc=old.environment.date_utc,
@@ -158,21 +166,24 @@ def comparison_table(comparison: Comparison) -> Table:
 def _compared(
     then: CaseResult | None, now: CaseResult, *, seed: int, reason: str | None
 ) -> CaseComparison:
-    case = (now.backend, now.artifact, now.precision, now.batch)
-    if now.status is not BenchStatus.OK:
-        words = "not run" if now.status is BenchStatus.NOT_RUN else "failed"
-        return CaseComparison(*case, Verdict.NOT_COMPARED, reason=f"{words} now")
     if then is None:
-        return CaseComparison(*case, Verdict.NOT_COMPARED, reason="not among the old results")
-    if then.status is not BenchStatus.OK:
-        words = "not run" if then.status is BenchStatus.NOT_RUN else "failed"
-        return CaseComparison(*case, Verdict.NOT_COMPARED, reason=f"{words} then")
+        return _not_compared(now, "not among the old results")
+    for row, when in ((now, "now"), (then, "then")):
+        if row.status is not BenchStatus.OK:
+            words = "not run" if row.status is BenchStatus.NOT_RUN else "failed"
+            return _not_compared(now, f"{words} {when}")
     ratio = ratio_of_medians(_medians(then), _medians(now), seed=seed)
     reasons = [] if reason is None else [reason]
     unsteady = [word for word, row in (("then", then), ("now", now)) if row.unstable]
     if unsteady:
         reasons.append(f"unstable {' and '.join(unsteady)}")
+    case = (now.backend, now.artifact, now.precision, now.batch)
     return CaseComparison(*case, verdict_of(ratio), ratio, "; ".join(reasons) or None)
+
+
+def _not_compared(row: CaseResult, reason: str) -> CaseComparison:
+    case = (row.backend, row.artifact, row.precision, row.batch)
+    return CaseComparison(*case, Verdict.NOT_COMPARED, reason=reason)
 
 
 def verdict_of(ratio: Speedup) -> Verdict:

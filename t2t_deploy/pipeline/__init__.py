@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from t2t_deploy.bench import DEFAULT_ROUNDS, BenchReport, BenchStatus, bench_table, not_run_lines
+from t2t_deploy.bench import (
+    DEFAULT_ROUNDS,
+    BenchReport,
+    BenchStatus,
+    Comparison,
+    bench_table,
+    comparison_table,
+    not_run_lines,
+)
 from t2t_deploy.model import VARIANTS
 from t2t_deploy.pipeline._bench import BenchRequest, bench_artifacts
+from t2t_deploy.pipeline._bench_document import BenchOutputs, DocumentedBench, document_bench
 from t2t_deploy.pipeline._build import BuildRequest, build_trt
 from t2t_deploy.pipeline._compare import (
     ComparedStrategies,
@@ -32,11 +41,14 @@ __all__ = [
     "VARIANTS",
     "Artifact",
     "BackendState",
+    "BenchOutputs",
     "BenchReport",
     "BenchRequest",
     "BenchStatus",
     "BuildRequest",
     "ComparedStrategies",
+    "Comparison",
+    "DocumentedBench",
     "EvaluateRequest",
     "EvaluatedArtifact",
     "Evaluation",
@@ -49,6 +61,8 @@ __all__ = [
     "bench_table",
     "build_trt",
     "compare_strategies",
+    "comparison_table",
+    "document_bench",
     "evaluate_artifacts",
     "examine_machine",
     "export_model",
