@@ -101,7 +101,8 @@ def throughput_chart(cases: Sequence[Case]) -> Markup:
         return _throughput_bars(cases, batches[0])
 
     def draw(layout: Layout) -> Markup:
-        height, left = 300.0, 48.0
+        # as high as the names of all series need
+        height, left = max(300.0, 80.0 + TEXT_HEIGHT * len(_series(cases))), 48.0
         right = layout.width - (190.0 if layout.named else 34.0)
         top, bottom = 22.0, height - _AXIS
         speeds = [_speed(case) for case in cases]
@@ -193,7 +194,8 @@ def tradeoff_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Markup 
     limits = sorted({case.limit for case, _ in known if case.limit})
 
     def draw(layout: Layout) -> Markup:
-        height, left, right = 320.0, 48.0, layout.width - _EDGE
+        height = max(320.0, 90.0 + TEXT_HEIGHT * len(known))
+        left, right = 48.0, layout.width - _EDGE
         top, bottom = 26.0, height - _AXIS
         speeds = [_speed(case) for case in rows]
         # names stand to the right of their marks

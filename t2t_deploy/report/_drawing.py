@@ -92,9 +92,14 @@ def horizontal_axis(scale: Scale, top: float, bottom: float, unit: str) -> list[
     for value in _without_crowding(scale):
         x = scale(value)
         parts.append(line(x, top, x, bottom, "grid"))
-        # the last stands before its line, where the drawing may end
-        anchor = "end" if value == scale.high else "middle"
-        parts.append(text(x, bottom + TEXT_HEIGHT, figure_of(value), "tick", anchor))
+        words = figure_of(value)
+        # a drawing may end where its scale does: there they stand inside
+        anchor, half = "middle", width_of(words) / 2
+        if x - half < 0:
+            anchor = "start"
+        elif x + half > scale.end:
+            anchor = "end"
+        parts.append(text(x, bottom + TEXT_HEIGHT, words, "tick", anchor))
     parts.append(text(scale.end, bottom + 2 * TEXT_HEIGHT, unit, "unit", "end"))
     return parts
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 LOG_FROM = 8.0
 """Ratio of the largest to the smallest value from which a scale is logarithmic."""
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+_LOG_DIGITS = ((1.0,), (1.0, 2.0, 5.0))
+_LOG_MARGIN = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +46,14 @@ def linear_scale(
 
 
 def log_scale(values: Sequence[float], start: float, end: float) -> Scale:
-    """A logarithmic scale around positive values; powers of ten are labelled, or 1, 2, 5 if few."""
-    low, high = min(values), max(values)
-    marks = _log_marks(low, high, (1.0,))
-    if len(marks) < 4:
-        marks = _log_marks(low, high, (1.0, 2.0, 5.0))
+    """A logarithmic scale a little wider than positive values; as few marks as will do."""
+    low, high = min(values) / _LOG_MARGIN, max(values) * _LOG_MARGIN
+    for digits in _LOG_DIGITS:
+        marks = _log_marks(low, high, digits)
+        inside = tuple(mark for mark in marks if low <= mark <= high)
+        if len(inside) >= 3:
+            return Scale(low, high, start, end, inside, log=True)
+    # too close together for round numbers between them: those around them
     return Scale(marks[0], marks[-1], start, end, marks, log=True)
 
 
