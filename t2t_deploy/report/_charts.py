@@ -53,7 +53,7 @@ def latency_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Markup:
         scale = fitting_scale(ends, _EDGE, layout.width - _EDGE, ticks=6 if layout.named else 4)
         bottom = len(rows) * _ROW
         unit = "ms, logarithmic" if scale.log else "ms"
-        parts = horizontal_axis(scale, 0, bottom, unit)
+        parts = horizontal_axis(layout, scale, 0, bottom, unit)
         for index, case in enumerate(rows):
             top, latency = index * _ROW, case.result.latency_ms
             assert latency is not None
@@ -154,7 +154,7 @@ def _throughput_bars(cases: Sequence[Case], batch: int) -> Markup:
         speeds = [_speed(case) for case in rows]
         scale = linear_scale(speeds, _EDGE, layout.width - _EDGE, from_zero=True, ticks=6)
         bottom = len(rows) * _ROW
-        parts = horizontal_axis(scale, 0, bottom, "images/s")
+        parts = horizontal_axis(layout, scale, 0, bottom, "images/s")
         for index, case in enumerate(rows):
             top = index * _ROW
             speedup = case.result.speedup_vs_eager
@@ -205,7 +205,7 @@ def tradeoff_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Markup 
         )
         up = log_scale([error for _, error in known] + limits, bottom, top)
         parts = [
-            *horizontal_axis(across, top, bottom, "images/s"),
+            *horizontal_axis(layout, across, top, bottom, "images/s"),
             *vertical_axis(up, left, right),
             text(0, 12, "relative L2 error", "unit"),
             text(right, 12, "better: lower, further right", "unit", "end"),
@@ -285,7 +285,7 @@ def memory_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Markup:
         peaks = [(case.result.peak_rss_bytes or 0) / 1e6 for case in rows]
         scale = linear_scale(peaks, _EDGE, layout.width - _EDGE, from_zero=True, ticks=6)
         bottom = len(rows) * _ROW
-        parts = horizontal_axis(scale, 0, bottom, "MB (10⁶ bytes)")
+        parts = horizontal_axis(layout, scale, 0, bottom, "MB (10⁶ bytes)")
         for index, (case, peak) in enumerate(zip(rows, peaks, strict=True)):
             top = index * _ROW
             before = (case.result.baseline_rss_bytes or 0) / 1e6

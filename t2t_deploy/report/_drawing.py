@@ -86,7 +86,9 @@ def width_of(words: str) -> float:
     return len(words) * _CHARACTER_WIDTH
 
 
-def horizontal_axis(scale: Scale, top: float, bottom: float, unit: str) -> list[Markup]:
+def horizontal_axis(
+    layout: Layout, scale: Scale, top: float, bottom: float, unit: str
+) -> list[Markup]:
     """Grid lines from top to bottom, and their values below, the last with the unit."""
     parts = []
     for value in _without_crowding(scale):
@@ -97,7 +99,7 @@ def horizontal_axis(scale: Scale, top: float, bottom: float, unit: str) -> list[
         anchor, half = "middle", width_of(words) / 2
         if x - half < 0:
             anchor = "start"
-        elif x + half > scale.end:
+        elif x + half > layout.width:
             anchor = "end"
         parts.append(text(x, bottom + TEXT_HEIGHT, words, "tick", anchor))
     parts.append(text(scale.end, bottom + 2 * TEXT_HEIGHT, unit, "unit", "end"))

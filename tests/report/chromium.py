@@ -119,7 +119,7 @@ class Browser:
             "Emulation.setDeviceMetricsOverride",
             width=width,
             height=height,
-            deviceScaleFactor=2 if width < 600 else 1,
+            deviceScaleFactor=1,
             mobile=width < 600,
         )
 
