@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MIN_DIFFERENCE = 0.03
-"""Relative difference below which nothing is said. A bootstrap over rounds does not see what differs
-from process to process: of three benches of one file on a shared machine the medians differed by up
-to 2.3 %, and one of three intervals, 0.938 to 0.998, left out 1."""
+"""Relative difference below which nothing is said. A bootstrap over rounds does not see what
+differs from process to process: of three benches of one file on a shared machine the medians
+differed by up to 2.3 %, and one of three intervals, 0.938 to 0.998, left out 1."""
 _GIB = 1 << 30
 # what an export appends to a file's name, before the suffix
 _CONTENT_HASH = re.compile(r"-[0-9a-f]{8}(?=\.\w+$)")

@@ -196,7 +196,7 @@ def tradeoff_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Markup 
     def draw(layout: Layout) -> Markup:
         height = max(320.0, 90.0 + TEXT_HEIGHT * len(known))
         left, right = 48.0, layout.width - _EDGE
-        top, bottom = 26.0, height - _AXIS
+        top, bottom = 30.0, height - _AXIS
         speeds = [_speed(case) for case in rows]
         # names stand to the right of their marks
         room = 110.0 if layout.named else 16.0
@@ -231,7 +231,7 @@ def tradeoff_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Markup 
                 group(
                     case,
                     line(x, top, x, bottom, "reference"),
-                    text(x + 5, bottom - 6, "eager" if layout.named else f"#{case.number}", "name"),
+                    text(x + 5, top + 28, "eager" if layout.named else f"#{case.number}", "name"),
                     title=f"{case.name}: the reference, {_speed(case):.1f} images/s",
                 )
             )
@@ -244,8 +244,14 @@ def tradeoff_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Markup 
         for (case, error), y, label in zip(known, places, labels, strict=True):
             x = across(_speed(case))
             name = _key(layout, case)
-            # where the name does not fit to the right of its mark, it stands to the left
-            fits = x + 12 + width_of(name) <= layout.width
+            # where the name does not fit to the right of its mark, or would lie on another mark,
+            # it stands to the left
+            end = x + 12 + width_of(name)
+            fits = end <= layout.width and not any(
+                x < across(_speed(other)) <= end and abs(place - label) < TEXT_HEIGHT / 2 + 5
+                for (other, _), place in zip(known, places, strict=True)
+                if other is not case
+            )
             parts.append(
                 group(
                     case,

@@ -94,8 +94,9 @@ def not_run_list(rows: Sequence[CaseResult]) -> Markup | None:
     entries = []
     for reason, skipped in reasons.items():
         backends = ", ".join(dict.fromkeys(row.backend for row in skipped))
-        files = ", ".join(dict.fromkeys(row.artifact for row in skipped if row.artifact))
-        which = element("span", f"({files}) ", class_="file") if files else None
+        files = list(dict.fromkeys(row.artifact for row in skipped if row.artifact))
+        named = f"{len(files)} artifacts" if len(files) > 1 else "".join(files)
+        which = element("span", f"({named}) ", class_="file") if named else None
         entries.append(element("li", element("b", backends), " ", which, reason))
     return element("ul", entries, class_="not-run")
 

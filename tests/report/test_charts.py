@@ -142,6 +142,20 @@ def test_errors_and_speeds_have_their_places() -> None:
     assert "fp32 limit 1e-5</text>" in wide(chart)
 
 
+def test_a_name_does_not_lie_on_another_mark() -> None:
+    """Two files of one error and nearly one speed: the slower one is named at its left."""
+    rows = (measured_row(artifact="a", p50=50.0), measured_row(artifact="b", p50=48.0))
+    known = {name: manifest_of(name, 1e-6) for name in ("a", "b")}
+    drawing = wide(
+        tradeoff_chart(measured_cases(document_of(*rows, artifacts=known)), 1, first=True)
+    )
+    anchors = {
+        number: re.findall(r'class="name"( text-anchor="end")?', marks)
+        for number, marks in groups(drawing).items()
+    }
+    assert anchors == {1: [' text-anchor="end"'], 2: [""]}
+
+
 def test_the_line_joins_what_nothing_beats_in_both() -> None:
     # b is faster than a but no better than c, which is faster still
     drawing = wide(tradeoff_chart(cases_of(1e-6, 1e-3, 1e-4), 1, first=True))
