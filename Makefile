@@ -5,7 +5,8 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 # Two workers with one thread each: the tests' models are too small to fill more threads.
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2
+# What is skipped is listed by name: not run is not passed.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 -rs --no-fold-skipped
 
 BIN := .venv/bin
 # written last: without it a set-up was interrupted and starts from nothing

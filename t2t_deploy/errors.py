@@ -13,6 +13,7 @@
     ├── CalibrationError           pictures, ranges or a graph that do not fit each other
     ├── EngineError                the builder refused the graph or the request
     ├── InputError                 tensors whose name, dtype or shape do not fit a session
+    ├── ComparisonError            results that cannot be compared
     └── CheckFailed                exit 3: the work is done, a check fell short
 
 A message has three parts: what was found, what was expected, what to do.
@@ -82,6 +83,10 @@ class EngineError(DeployError):
 
 class InputError(DeployError):
     """Tensors whose name, dtype or shape do not fit a session."""
+
+
+class ComparisonError(DeployError):
+    """Results of a benchmark that cannot be read, or compared with others."""
 
 
 class CheckFailed(DeployError):

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from t2t_deploy.bench._environment import Environment
+from t2t_deploy.bench._comparison import (
+    CaseComparison,
+    Comparison,
+    Verdict,
+    check_comparable,
+    compare_reports,
+    comparison_table,
+)
+from t2t_deploy.bench._csv import bench_csv
+from t2t_deploy.bench._environment import Environment, read_environment
 from t2t_deploy.bench._results import (
     BenchCase,
     BenchReport,
+    BenchSettings,
     BenchStatus,
     CaseResult,
     Round,
@@ -20,6 +30,7 @@ from t2t_deploy.bench._run import (
     run_bench,
 )
 from t2t_deploy.bench._statistics import Latency, Speedup
+from t2t_deploy.bench._stored import report_from_dict
 from t2t_deploy.bench._table import bench_table, not_run_lines
 
 __all__ = [
@@ -28,16 +39,26 @@ __all__ = [
     "MIN_ROUNDS",
     "BenchCase",
     "BenchReport",
+    "BenchSettings",
     "BenchStatus",
+    "CaseComparison",
     "CaseResult",
+    "Comparison",
     "Environment",
     "Latency",
     "Round",
     "Speedup",
+    "Verdict",
     "WarmUp",
+    "bench_csv",
     "bench_table",
+    "check_comparable",
+    "compare_reports",
+    "comparison_table",
     "not_run_lines",
     "not_run_result",
     "ratio_between",
+    "read_environment",
+    "report_from_dict",
     "run_bench",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-FLAGS_OF_INTEREST = ("avx2", "avx512_bf16", "avx512_vnni", "amx_int8")
+FLAGS_OF_INTEREST = ("avx2", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _CPUINFO = Path("/proc/cpuinfo")

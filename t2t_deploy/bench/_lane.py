@@ -8,7 +8,7 @@ from time import monotonic
 
 from t2t_deploy.bench._client import Worker, WorkerError
 from t2t_deploy.bench._results import BenchCase, BenchStatus, CaseResult, Round, WarmUp
-from t2t_deploy.bench._statistics import Speedup, is_unstable, latency_of, round_medians
+from t2t_deploy.bench._statistics import Speedup, is_unstable, latency_of, rounds_spread
 from t2t_deploy.runtime._session import CallTiming
 
 MIN_ITERATIONS = 3
@@ -57,7 +57,8 @@ class Lane:
             return CaseResult(
                 case.backend, case.artifact, case.precision, case.batch, status, str(self._error)
             )
-        latency = latency_of([value for round_ in self.rounds for value in round_.samples_ms])
+        rounds_ms = [round_.samples_ms for round_ in self.rounds]
+        latency = latency_of([value for samples in rounds_ms for value in samples])
         return CaseResult(
             case.backend,
             case.artifact,
@@ -69,7 +70,8 @@ class Lane:
             speedup_vs_eager=speedup,
             baseline_rss_bytes=self._loaded["baseline_rss_bytes"],
             peak_rss_bytes=self._peak_rss_bytes,
-            unstable=is_unstable(round_medians([round_.samples_ms for round_ in self.rounds])),
+            unstable=is_unstable(rounds_ms),
+            spread=rounds_spread(rounds_ms),
             load_ms=self._loaded["load_ns"] / 1e6,
             first_call_ms=self._loaded["first_call_ns"] / 1e6,
             warm_up=self._warm_up,

@@ -73,6 +73,7 @@ class CaseResult:
     first_call_ms: the first call, where some runtimes compile.
     baseline_rss_bytes, peak_rss_bytes: the worker before it loaded anything, and at its highest.
     speedup_vs_eager: None for the eager case itself, and where there is none to compare with.
+    spread: by how much the rounds differ, relative; unstable says that it is too much.
     parts_ms: medians of copying in, computing, copying out and all of it, timed apart from the
         latencies; None of a backend that does not tell them.
     """
@@ -89,6 +90,7 @@ class CaseResult:
     baseline_rss_bytes: int | None = None
     peak_rss_bytes: int | None = None
     unstable: bool = False
+    spread: float | None = None
     load_ms: float | None = None
     first_call_ms: float | None = None
     warm_up: WarmUp | None = None
@@ -116,15 +118,36 @@ def not_run_result(
 
 
 @dataclass(frozen=True, slots=True)
+class BenchSettings:
+    """How a bench measured; the thread count is with the environment.
+
+    round_seconds: about what one case took of one round. warm_up_limit_s: when warming up ended at
+    the latest. devices: of the cases; None is a backend's own choice, the CPU for most.
+    """
+
+    rounds: int
+    round_seconds: float
+    warm_up_limit_s: float
+    seed: int
+    devices: tuple[int | None, ...] = (None,)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class BenchReport:
-    """Where the bench ran, and one result per case in the order asked."""
+    """Where and how the bench ran, and one result per case in the order asked."""
 
     environment: Environment
     results: tuple[CaseResult, ...]
+    settings: BenchSettings | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with the field names of the command-line contract."""
         return {
             "environment": self.environment.to_dict(),
+            "settings": None if self.settings is None else self.settings.to_dict(),
             "results": [result.to_dict() for result in self.results],
         }

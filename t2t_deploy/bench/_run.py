@@ -13,10 +13,11 @@ from contextlib import ExitStack
 
 import numpy as np
 
+from t2t_deploy.bench import _lane
 from t2t_deploy.bench._client import Worker
 from t2t_deploy.bench._environment import load_average, read_environment
 from t2t_deploy.bench._lane import Lane
-from t2t_deploy.bench._results import BenchCase, BenchReport, CaseResult
+from t2t_deploy.bench._results import BenchCase, BenchReport, BenchSettings, CaseResult
 from t2t_deploy.bench._statistics import round_medians, speedup_of
 from t2t_deploy.errors import UsageError
 from t2t_deploy.types import Precision
@@ -71,7 +72,14 @@ def run_bench(
     environment = read_environment(
         threads=[case.request.threads for case in cases], load_before=load_before
     )
-    return BenchReport(environment, tuple(_result(lane, lanes, seed) for lane in lanes))
+    settings = BenchSettings(
+        rounds=rounds,
+        round_seconds=round_seconds,
+        warm_up_limit_s=_lane.WARM_UP_LIMIT_S,
+        seed=seed,
+        devices=tuple(dict.fromkeys(case.request.device for case in cases)),
+    )
+    return BenchReport(environment, tuple(_result(lane, lanes, seed) for lane in lanes), settings)
 
 
 def turn_orders(cases: int, rounds: int, seed: int) -> list[list[int]]:

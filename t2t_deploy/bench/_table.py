@@ -91,7 +91,8 @@ def _note(result: CaseResult) -> str:
         return f"failed: {result.reason}"
     notes = []
     if result.unstable:
-        notes.append(f"unstable: rounds spread by more than {UNSTABLE_SPREAD:.0%}")
+        spread = "" if result.spread is None else f"{result.spread:.0%}, "
+        notes.append(f"unstable: rounds spread by {spread}more than {UNSTABLE_SPREAD:.0%}")
     if result.warm_up is not None and not result.warm_up.stable:
         notes.append("not warm when measured")
     return "; ".join(notes)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
 @click.command("bench", short_help="Latency, throughput and memory against eager PyTorch.")
 @artifacts_argument
 @click.option("--backend", "backends", multiple=True, metavar="NAME", help="Repeatable.")
@@ -28,6 +31,14 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="Default: the cores at hand.")
 @click.option("--device", type=DeviceType(), help="Of the GPU backends; eager runs there too.")
 @click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds; default 7, at least 5.")
+@click.option("--report", "page", type=FILE, metavar="FILE.html", help="Write a page about it.")
+@click.option("--csv", "table", type=FILE, metavar="FILE.csv", help="Write the figures.")
+@click.option(
+    "--compare",
+    type=click.Path(path_type=Path),
+    metavar="OLD.json",
+    help="Say what became faster or slower than what --json printed before.",
+)
 @force_option
 @trust_option
 @common_options
@@ -38,14 +49,16 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
     """
     from t2t_deploy.pipeline import (
         DEFAULT_ROUNDS,
+        BenchOutputs,
         BenchRequest,
         BenchStatus,
-        bench_artifacts,
         bench_table,
+        comparison_table,
+        document_bench,
         not_run_lines,
     )
 
-    report = bench_artifacts(
+    done = document_bench(
         workspace,
         BenchRequest(
             artifacts=artifacts,
@@ -57,15 +70,21 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
             force=options["force"],
             trust=options["trust"],
         ),
+        BenchOutputs(page=options["page"], table=options["table"], compare=options["compare"]),
         output,
     )
+    report = done.report
 
     def show(console: Console) -> None:
         console.print(bench_table(report))
         for line in not_run_lines(report):
             console.print(line, markup=False, style="dim")
+        if done.comparison is not None:
+            console.print(comparison_table(done.comparison))
+        for path in done.written:
+            console.print(f"written: {path}", markup=False)
 
-    output.result(report.to_dict(), show)
+    output.result(done.to_dict(), show)
     failed = [row for row in report.results if row.status is BenchStatus.FAILED]
     for row in failed:
         output.note(f"{row.backend} {row.artifact} failed: {row.reason}")

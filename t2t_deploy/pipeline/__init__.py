@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from t2t_deploy.bench import DEFAULT_ROUNDS, BenchReport, BenchStatus, bench_table, not_run_lines
+from t2t_deploy.bench import (
+    DEFAULT_ROUNDS,
+    BenchReport,
+    BenchStatus,
+    Comparison,
+    bench_table,
+    comparison_table,
+    not_run_lines,
+)
 from t2t_deploy.calibration import RangeMethod
 from t2t_deploy.model import VARIANTS
 from t2t_deploy.pipeline._bench import BenchRequest, bench_artifacts
+from t2t_deploy.pipeline._bench_document import BenchOutputs, DocumentedBench, document_bench
 from t2t_deploy.pipeline._build import BuildRequest, build_trt
 from t2t_deploy.pipeline._calibrate import (
     DEFAULT_COUNT,
@@ -43,6 +52,7 @@ __all__ = [
     "VARIANTS",
     "Artifact",
     "BackendState",
+    "BenchOutputs",
     "BenchReport",
     "BenchRequest",
     "BenchStatus",
@@ -50,6 +60,8 @@ __all__ = [
     "CalibrateRequest",
     "CalibratedRanges",
     "ComparedStrategies",
+    "Comparison",
+    "DocumentedBench",
     "EvaluateRequest",
     "EvaluatedArtifact",
     "Evaluation",
@@ -66,6 +78,8 @@ __all__ = [
     "build_trt",
     "calibrate_artifact",
     "compare_strategies",
+    "comparison_table",
+    "document_bench",
     "evaluate_artifacts",
     "examine_machine",
     "export_model",

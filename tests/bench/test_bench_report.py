@@ -63,6 +63,7 @@ def test_table_shows_every_row_for_what_it_is() -> None:
         speedup_vs_eager=Speedup(1.5, 1.4, 1.625),
         peak_rss_bytes=123_000_000,
         unstable=True,
+        spread=0.234,
         warm_up=WarmUp(9, stable=False),
     )
     failed = CaseResult("openvino", "b.onnx", "bf16", 1, BenchStatus.FAILED, "KeyError: [x]")
@@ -79,7 +80,7 @@ def test_table_shows_every_row_for_what_it_is() -> None:
     header = "backend|artifact|precision|batch|p50 ms|p99 ms|images/s|vs eager|peak MB|note"
     none = ["-"] * 5
     figures = ["40.00", "42.50", "200.0", "1.50 [1.40, 1.62]", "123"]
-    note = "unstable: rounds spread by more than 10%; not warm when measured"
+    note = "unstable: rounds spread by 23%, more than 10%; not warm when measured"
     assert rows == [
         header.split("|"),
         ["ort-cpu", "a.onnx", "fp32", "8", *figures, note],

@@ -87,13 +87,23 @@ def test_the_documents_fields(fake_case: MakeCase) -> None:
         *("backend", "artifact", "precision", "batch", "status", "reason", "latency_ms"),
         *("images_per_s", "speedup_vs_eager", "peak_rss_bytes", "unstable"),
     }
-    more = {"baseline_rss_bytes", "load_ms", "first_call_ms", "warm_up", "rounds", "parts_ms"}
+    more = {
+        *("baseline_rss_bytes", "load_ms", "first_call_ms", "warm_up", "rounds", "parts_ms"),
+        "spread",
+    }
     assert set(ok) == set(failed) == contract | more
     assert set(ok["latency_ms"]) == {"p50", "p90", "p99", "mean", "stdev", "samples"}
     assert (ok["status"], ok["reason"]) == ("ok", None)
     assert 0 < ok["baseline_rss_bytes"] <= ok["peak_rss_bytes"]
     assert (failed["status"], failed["latency_ms"]) == ("failed", None)
     assert values["environment"]["threads"] == [None]
+    assert values["settings"] == {
+        "rounds": 5,
+        "round_seconds": 0.005,
+        "warm_up_limit_s": 0.05,
+        "seed": 0,
+        "devices": [None],
+    }
 
 
 def test_times_of_a_calls_parts(fake_case: MakeCase) -> None:

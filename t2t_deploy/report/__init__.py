@@ -1,0 +1,8 @@
+"""A bench as a page to look at: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from t2t_deploy.report._document import BenchDocument
+from t2t_deploy.report._page import bench_page
+
+__all__ = ["BenchDocument", "bench_page"]

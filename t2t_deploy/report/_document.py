@@ -1,0 +1,121 @@
+"""What a page is made from, and how its cases are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from t2t_deploy.bench import BenchReport, CaseResult, Comparison
+    from t2t_deploy.workspace import Manifest
+
+EAGER = "eager"
+COLOURS = 7
+"""How many colours the style sheet has for cases; eager has one of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchDocument:
+    """A bench with all that explains it.
+
+    artifacts: manifests by the name that the rows have. command: measures the same again.
+    """
+
+    report: BenchReport
+    command: str
+    artifacts: Mapping[str, Manifest]
+    comparison: Comparison | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A measured row of the table.
+
+    number: of its series, the same file on the same backend at any batch, from 1. name: short;
+    stands with the number. colour: class of the style sheet. error: relative L2 by the manifest,
+    None where nothing verified it. limit: the error that was allowed.
+    """
+
+    result: CaseResult
+    number: int
+    name: str
+    colour: str
+    error: float | None
+    limit: float | None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is what others are compared with."""
+        return self.result.backend == EAGER
+
+    @property
+    def file(self) -> str:
+        """The full name."""
+        return self.result.artifact or ""
+
+
+def measured_cases(document: BenchDocument) -> list[Case]:
+    """The rows with figures, in their order."""
+    rows = [row for row in document.report.results if row.latency_ms is not None]
+    keys = list(dict.fromkeys(_series(row) for row in rows))
+    names = _names(document, [next(r for r in rows if _series(r) == key) for key in keys])
+    colours: dict[tuple[str, str | None, str], str] = {}
+    for key in keys:
+        shown = len([colour for colour in colours.values() if colour != "c0"])
+        colours[key] = "c0" if key[0] == EAGER else f"c{shown % COLOURS + 1}"
+    cases = []
+    for row in rows:
+        key = _series(row)
+        verified = _verification(document, row)
+        cases.append(
+            Case(
+                result=row,
+                number=keys.index(key) + 1,
+                name=names[keys.index(key)],
+                colour=colours[key],
+                error=_float(verified.get("rel_l2")),
+                limit=_float(verified.get("tolerance")),
+            )
+        )
+    return cases
+
+
+def batches_of(cases: Sequence[Case]) -> list[int]:
+    """The batches that were measured, smallest first."""
+    return sorted({case.result.batch for case in cases})
+
+
+def _series(row: CaseResult) -> tuple[str, str | None, str]:
+    return (row.backend, row.artifact, row.precision)
+
+
+def _names(document: BenchDocument, rows: Sequence[CaseResult]) -> list[str]:
+    """Backend and precision, and variant and target where they tell cases apart.
+
+    Where they do not, the number does, which stands beside every name.
+    """
+    manifests = [document.artifacts.get(row.artifact or "") for row in rows]
+    several = len({manifest.variant for manifest in manifests if manifest is not None}) > 1
+    names = [
+        " ".join(
+            ([manifest.variant] if several and manifest is not None else [])
+            + [row.backend, row.precision]
+        )
+        for row, manifest in zip(rows, manifests, strict=True)
+    ]
+    return [
+        name if names.count(name) == 1 or manifest is None else f"{name} {manifest.target}"
+        for name, manifest in zip(names, manifests, strict=True)
+    ]
+
+
+def _verification(document: BenchDocument, row: CaseResult) -> Mapping[str, object]:
+    manifest = document.artifacts.get(row.artifact or "")
+    if manifest is None or manifest.verification is None:
+        return {}
+    return manifest.verification
+
+
+def _float(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None

@@ -1,0 +1,216 @@
+"""What is said of two reports; the reports are made here, nothing is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from t2t_deploy.bench import (
+    BenchReport,
+    BenchSettings,
+    BenchStatus,
+    CaseResult,
+    Environment,
+    Round,
+    Speedup,
+    Verdict,
+    check_comparable,
+    compare_reports,
+    comparison_table,
+    not_run_result,
+)
+from t2t_deploy.bench._comparison import MIN_DIFFERENCE, verdict_of
+from t2t_deploy.errors import ComparisonError
+
+HERE = Environment(
+    date_utc="2026-01-02T03:04:05+00:00",
+    platform="Linux-6.1",
+    cpu_model="Some CPU",
+    cpu_flags=("avx2", "avx512_vnni"),
+    logical_cores=2,
+    usable_cores=2,
+    memory_bytes=8 << 30,
+    governor=None,
+    python="3.11.2",
+    versions={"numpy": "2.4.6", "onnxruntime": "1.31.0"},
+    threads=(2,),
+    load_before=(0.1, 0.1, 0.1),
+    load_after=(1.9, 0.5, 0.2),
+)
+SETTINGS = BenchSettings(rounds=5, round_seconds=0.5, warm_up_limit_s=5.0, seed=0)
+ROUNDS = (10.0, 10.1, 10.2, 9.9, 10.0)
+
+
+def row(artifact: str | None, medians: tuple[float, ...] = ROUNDS, **fields: Any) -> CaseResult:
+    rounds = tuple(Round(n, 1, (ms,)) for n, ms in enumerate(medians, start=1))
+    made = CaseResult("ort-cpu", artifact, "fp32", 1, BenchStatus.OK, rounds=rounds)
+    return dataclasses.replace(made, **fields)
+
+
+def report(*rows: CaseResult, environment: Environment = HERE) -> BenchReport:
+    return BenchReport(environment, rows, SETTINGS)
+
+
+def verdicts(old: BenchReport, new: BenchReport) -> list[tuple[str, str | None]]:
+    cases = compare_reports(old, new, name="old.json").cases
+    return [(case.verdict.value, case.reason) for case in cases]
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"),
+    [(0.5, "faster"), (2.0, "slower"), (1.0, "not distinguishable"), (1.02, "not distinguishable")],
+)
+def test_verdicts(factor: float, verdict: str) -> None:
+    now = row("a", tuple(ms * factor for ms in ROUNDS))
+    (case,) = compare_reports(report(row("a")), report(now), name="old.json").cases
+    assert (case.verdict.value, case.reason) == (verdict, None)
+    assert case.ratio is not None
+    assert case.ratio.low <= case.ratio.ratio <= case.ratio.high
+    assert case.ratio.ratio == pytest.approx(1 / factor)
+
+
+def test_rounds_that_differ_widen_the_interval_until_nothing_can_be_said() -> None:
+    """Twice as fast in most rounds, but a hog ran in the others."""
+    now = row("a", (5.0, 5.0, 5.0, 12.0, 12.0), unstable=True)
+    (case,) = compare_reports(report(row("a")), report(now), name="old.json").cases
+    assert case.ratio is not None and case.ratio.ratio == 2.0
+    assert case.ratio.low < 1 < case.ratio.high
+    assert (case.verdict, case.reason) == (Verdict.NOT_DISTINGUISHABLE, "unstable now")
+
+
+def test_the_number_of_rounds_may_differ() -> None:
+    assert verdicts(report(row("a", ROUNDS * 3)), report(row("a", (5.0,) * 5))) == [
+        ("faster", None)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (1.04, 1.2, Verdict.FASTER),
+        (1.02, 1.2, Verdict.NOT_DISTINGUISHABLE),
+        (0.8, 0.96, Verdict.SLOWER),
+        (0.8, 0.98, Verdict.NOT_DISTINGUISHABLE),
+        (0.8, 1.2, Verdict.NOT_DISTINGUISHABLE),
+    ],
+)
+def test_the_whole_interval_lies_beyond_the_least_difference(
+    low: float, high: float, verdict: Verdict
+) -> None:
+    assert MIN_DIFFERENCE == 0.03
+    assert verdict_of(Speedup(1.0, low, high)) is verdict
+
+
+def test_the_same_case_is_found() -> None:
+    old = report(row("a.onnx"), row("a.onnx", batch=8), row("a.onnx", backend="openvino"))
+    new = report(row("a.onnx", batch=8, rounds=row("a", (1.0,) * 5).rounds))
+    gone = ("not compared", "not among the new results")
+    assert verdicts(old, new) == [("faster", None), gone, gone]
+    for other in (row("a.onnx", batch=4), row("a.onnx", precision="int8"), row("b.onnx")):
+        assert verdicts(old, report(other))[0] == ("not compared", "not among the old results")
+
+
+def test_a_file_made_anew_is_found_where_it_is_the_only_one() -> None:
+    old, new = "14-224-fp32-cpu-0123abcd.onnx", "14-224-fp32-cpu-89efcdab.onnx"
+    assert verdicts(report(row(old)), report(row(new))) == [("not distinguishable", f"then {old}")]
+    two = report(row(old), row("14-224-fp32-cpu-00000000.onnx"))
+    gone = ("not compared", "not among the new results")
+    assert verdicts(two, report(row(new))) == [
+        ("not compared", "not among the old results"),
+        gone,
+        gone,
+    ]
+    # of two new ones, the one that was there then is the same, the other is new
+    assert verdicts(report(row(old)), report(row(old), row(new))) == [
+        ("not distinguishable", None),
+        ("not compared", "not among the old results"),
+    ]
+
+
+def test_what_was_not_measured_is_not_compared() -> None:
+    not_run = not_run_result(
+        backend="ort-cpu", artifact="a", precision="fp32", batch=1, reason="no device"
+    )
+    failed = row("a", status=BenchStatus.FAILED, rounds=())
+    measured = row("a")
+    pairs = {
+        "not run now": (measured, not_run),
+        "failed now": (measured, failed),
+        "not run then": (not_run, measured),
+        "failed then": (failed, measured),
+    }
+    for reason, (then, now) in pairs.items():
+        assert verdicts(report(then), report(now)) == [("not compared", reason)]
+    assert verdicts(report(not_run, failed), report(not_run)) == []
+
+
+def test_versions_are_told_and_stop_nothing() -> None:
+    versions = {"numpy": "2.4.6", "onnxruntime": "1.32.0", "openvino": "2026.1"}
+    now = dataclasses.replace(HERE, versions=versions, python="3.12.1")
+    found = compare_reports(report(row("a")), report(row("a"), environment=now), name="old.json")
+    assert found.notes == (
+        "onnxruntime: 1.31.0 then, 1.32.0 now",
+        "openvino: absent then, 2026.1 now",
+        "python: 3.11.2 then, 3.12.1 now",
+    )
+    check_comparable(report(), now, devices=(None,), name="old.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"cpu_model": "Other CPU"}, "processor Some CPU there, Other CPU here"),
+        ({"cpu_flags": ("avx2",)}, "processor flags avx2, avx512_vnni there, avx2 here"),
+        ({"cpu_flags": None}, "processor flags avx2, avx512_vnni there, unknown here"),
+        ({"logical_cores": 4}, "logical cores 2 there, 4 here"),
+        ({"usable_cores": 1}, "usable cores 2 there, 1 here"),
+        ({"memory_bytes": 16 << 30}, "memory 8 GiB there, 16 GiB here"),
+        ({"governor": "powersave"}, "governor unknown there, powersave here"),
+        ({"threads": (1,)}, "threads 2 there, 1 here"),
+        ({"threads": (None,)}, "threads 2 there, default here"),
+    ],
+)
+def test_another_machine_or_setting_is_refused_with_what_differs(
+    change: dict[str, Any], difference: str
+) -> None:
+    check_comparable(report(), HERE, devices=(None,), name="old.json")
+    now = dataclasses.replace(HERE, **change)
+    with pytest.raises(ComparisonError) as refused:
+        check_comparable(report(), now, devices=(None,), name="old.json")
+    assert str(refused.value) == (
+        f"old.json was measured on another machine or with other settings: {difference}; only the "
+        "same can be compared: bench both on one machine with the same --threads and --device"
+    )
+
+
+def test_all_differences_stand_in_one_line() -> None:
+    now = dataclasses.replace(HERE, cpu_model="Other CPU", threads=(1,))
+    with pytest.raises(ComparisonError, match=r"processor .*; threads .*; device default .*0 here"):
+        check_comparable(report(), now, devices=(0,), name="old.json")
+
+
+def test_table() -> None:
+    old = report(row("[a].onnx"), row("b.onnx", unstable=True))
+    new = report(row("[a].onnx", (5.0,) * 5), row("b.onnx"), row("c.onnx"))
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(comparison_table(compare_reports(old, new, name="old.json")))
+    text = console.export_text()
+    assert "against old.json of 2026-01-02T03:04:05+00:00" in text
+    rows = [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in text.splitlines()
+        if line[0] == "│"
+    ]
+    ours = ["fp32", "1"]
+    assert rows == [
+        ["ort-cpu", "[a].onnx", *ours, "faster", "2.000 [1.980, 2.040]", ""],
+        [
+            *("ort-cpu", "b.onnx", *ours, "not distinguishable", "1.000 [0.980, 1.020]"),
+            "unstable then",
+        ],
+        ["ort-cpu", "c.onnx", *ours, "not compared", "-", "not among the old results"],
+    ]

@@ -1,0 +1,156 @@
+"""Reports read back from JSON, and as lines of a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from t2t_deploy.bench import (
+    BenchCase,
+    BenchReport,
+    BenchSettings,
+    BenchStatus,
+    CaseResult,
+    Environment,
+    Latency,
+    Round,
+    Speedup,
+    WarmUp,
+    bench_csv,
+    report_from_dict,
+    run_bench,
+)
+from t2t_deploy.runtime import CallTiming
+
+MakeCase = Callable[..., BenchCase]
+
+
+def made() -> BenchReport:
+    """A report with something in every field."""
+    latency = Latency(1.5, 1.9, 2.0, 1.5, 0.25, (1.0, 2.0))
+    measured = CaseResult(
+        *("ort-cpu", 'a,\n"b".onnx', "fp32", 2, BenchStatus.OK),
+        latency_ms=latency,
+        images_per_s=1333.25,
+        speedup_vs_eager=Speedup(2.0, 1.875, 2.125),
+        baseline_rss_bytes=1000,
+        peak_rss_bytes=3000,
+        unstable=True,
+        spread=0.125,
+        load_ms=7.5,
+        first_call_ms=9.5,
+        warm_up=WarmUp(9, stable=False),
+        parts_ms=CallTiming(1.0, 2.0, 3.0, 7.0),
+        rounds=(Round(1, 2, (1.0,)), Round(2, 1, (2.0,))),
+    )
+    failed = CaseResult("openvino", None, "bf16", 1, BenchStatus.FAILED, "RuntimeError: no")
+    environment = Environment(
+        date_utc="2026-01-02T03:04:05+00:00",
+        platform="Linux-6.1",
+        cpu_model="Some CPU",
+        cpu_flags=("avx2",),
+        logical_cores=2,
+        usable_cores=2,
+        memory_bytes=8 << 30,
+        governor="performance",
+        python="3.11.2",
+        versions={"numpy": "2.4.6"},
+        threads=(1, None),
+        load_before=(0.5, 0.25, 0.125),
+        load_after=None,
+    )
+    return BenchReport(environment, (measured, failed), BenchSettings(5, 0.5, 5.0, 0, (None, 0)))
+
+
+def written(report: BenchReport) -> Any:
+    return json.loads(json.dumps(report.to_dict()))
+
+
+def test_what_was_written_is_read_back() -> None:
+    assert report_from_dict(written(made())) == made()
+
+
+def test_what_was_measured_is_read_back(fake_case: MakeCase) -> None:
+    cases = [fake_case("base", "eager"), fake_case("a"), fake_case("broken", fail="no")]
+    report = run_bench(cases, rounds=5, round_seconds=0.005)
+    assert report_from_dict(written(report)) == report
+
+
+def test_fields_of_a_later_version_are_left_out() -> None:
+    values = written(made())
+    for part in (values, values["environment"], values["settings"], values["results"][0]):
+        part["later"] = 1
+    assert report_from_dict(values) == made()
+
+
+def broken(change: Callable[[Any], object]) -> Callable[[Any], Any]:
+    def apply(values: Any) -> Any:
+        change(values)
+        return values
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: [],
+        lambda values: {},
+        lambda values: {"error": {"kind": "UsageError", "message": "no"}},
+        broken(lambda values: values.pop("settings")),
+        broken(lambda values: values["results"][0].pop("rounds")),
+        broken(lambda values: values["results"][0].update(status="fine")),
+        broken(lambda values: values["results"][0]["rounds"][0].update(samples_ms=[])),
+        broken(lambda values: values["results"][0]["rounds"][0].update(samples_ms=[0.0])),
+        broken(lambda values: values["results"][0]["rounds"][0].update(samples_ms=["x"])),
+        broken(lambda values: values["results"][0]["latency_ms"].update(samples=[float("nan")])),
+    ],
+)
+def test_anything_else_is_a_value_error(change: Callable[[Any], Any]) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        report_from_dict(change(written(made())))
+
+
+def test_csv() -> None:
+    measured, failed = csv.DictReader(io.StringIO(bench_csv(made())))
+    everywhere = {
+        "threads": "1 default",
+        "cpu_model": "Some CPU",
+        "date_utc": "2026-01-02T03:04:05+00:00",
+    }
+    assert measured == {
+        "backend": "ort-cpu",
+        "artifact": 'a,\n"b".onnx',
+        "precision": "fp32",
+        "batch": "2",
+        "status": "ok",
+        "reason": "",
+        "p50_ms": "1.5",
+        "p90_ms": "1.9",
+        "p99_ms": "2.0",
+        "mean_ms": "1.5",
+        "stdev_ms": "0.25",
+        "samples": "2",
+        "rounds": "2",
+        "images_per_s": "1333.25",
+        "speedup_vs_eager": "2.0",
+        "speedup_low": "1.875",
+        "speedup_high": "2.125",
+        "unstable": "true",
+        "spread": "0.125",
+        "warm": "false",
+        "load_ms": "7.5",
+        "first_call_ms": "9.5",
+        "baseline_rss_bytes": "1000",
+        "peak_rss_bytes": "3000",
+        **everywhere,
+    }
+    named = {"backend": "openvino", "precision": "bf16", "batch": "1", "status": "failed"}
+    assert failed == dict.fromkeys(measured, "") | named | everywhere | {
+        "reason": "RuntimeError: no"
+    }

@@ -1,0 +1,191 @@
+"""The files that `bench` writes, and what it compares with; the page itself is tests/report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2t_deploy.bench import _lane
+from t2t_deploy.pipeline import _bench
+
+Run = Callable[..., Any]
+QUICK = ("bench", "--backend", "ort-cpu", "--rounds", 5, "--threads", 1)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured does not matter here, that it is does."""
+    monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 0.05)
+    monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.01)
+    monkeypatch.setattr(_bench, "DEFAULT_ROUND_SECONDS", 0.01)
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever measures fails: what is refused is refused before."""
+
+    def measure(*arguments: object, **options: object) -> None:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr(_bench, "run_bench", measure)
+
+
+@pytest.fixture
+def old(run: Run, onnx_file: Path) -> dict[str, Any]:
+    """`old.json`, of this machine and one thread; its content."""
+    done = run(*QUICK, "--json")
+    assert done.status == 0
+    Path("old.json").write_text(done.out)
+    values: dict[str, Any] = done.json
+    return values
+
+
+def test_page_table_and_json_of_one_bench(run: Run, onnx_file: Path) -> None:
+    files = ("--report", "new/report.html", "--csv", "new/figures.csv")
+    done = run(*QUICK, *files, onnx_file.name, "--json")
+    assert done.status == 0
+    (row,) = done.json["results"]
+    assert done.json["written"] == ["new/figures.csv", "new/report.html"]
+    assert done.json["comparison"] is None
+    assert done.json["settings"]["rounds"] == 5
+
+    (line,) = csv.DictReader(Path("new/figures.csv").read_text().splitlines())
+    assert float(line["p50_ms"]) == row["latency_ms"]["p50"]
+    assert line["unstable"] == str(row["unstable"]).lower()
+
+    page = Path("new/report.html").read_text()
+    assert page.startswith("<!DOCTYPE html>") and page.rstrip().endswith("</html>")
+    manifest = json.loads(Path(f"{onnx_file}.manifest.json").read_text())
+    assert f"{manifest['verification']['rel_l2']:.2e} of 1e-05 allowed" in page
+    assert manifest["sha256"] in page and manifest["weights"]["sha256"] in page
+    assert f"{row['latency_ms']['p50']:.2f} ms" in page
+    assert f">{done.json['command']}</code>" in page
+
+
+def test_the_command_measures_the_same_again(run: Run, onnx_file: Path) -> None:
+    first = run(*QUICK, "--batch", "1,2", "--csv", "a b.csv", onnx_file.name, "--json").json
+    words = shlex.split(first["command"])
+    assert words == [
+        *("t2t-deploy", "bench", "--workspace", "artifacts", "--backend", "ort-cpu"),
+        *("--batch", "1,2", "--threads", "1", "--rounds", "5", "--csv", "a b.csv"),
+        onnx_file.name,
+    ]
+    again = run(*words[1:], "--json").json
+    assert again["command"] == first["command"]
+
+    def keys(values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        return [(r["backend"], r["artifact"], r["batch"]) for r in values["results"]]
+
+    assert keys(again) == keys(first)
+
+
+def test_what_is_written_is_said(run: Run, onnx_file: Path) -> None:
+    done = run(*QUICK, "--report", "r.html", "--csv", "f.csv")
+    assert done.status == 0
+    assert done.out.endswith("written: f.csv\nwritten: r.html\n")
+
+
+def test_a_foreign_file_is_in_the_report_without_lineage(run: Run, onnx_file: Path) -> None:
+    Path("theirs.onnx").write_bytes(onnx_file.read_bytes())
+    done = run(*QUICK, "theirs.onnx", "--report", "r.html")
+    assert done.status == 0
+    page = Path("r.html").read_text()
+    assert "theirs.onnx" in page and "No artifact that was measured has a manifest." in page
+
+
+def test_against_an_older_bench(run: Run, old: dict[str, Any]) -> None:
+    done = run(*QUICK, "--compare", "old.json", "--report", "r.html", "--json")
+    assert done.status == 0
+    found = done.json["comparison"]
+    assert (found["old"], found["notes"]) == ("old.json", [])
+    assert found["date_utc"] == old["environment"]["date_utc"]
+    (case,) = found["cases"]
+    assert case["verdict"] in ("faster", "slower", "not distinguishable")
+    assert case["ratio"]["low"] <= case["ratio"]["ratio"] <= case["ratio"]["high"]
+    assert f'<b class="{case["verdict"].replace(" ", "-")}">' in Path("r.html").read_text()
+
+    shown = run(*QUICK, "--compare", "old.json").out
+    assert f"against old.json of {old['environment']['date_utc']}" in shown
+    assert "times as fast" in shown
+
+
+def test_a_slower_bench_is_slower(run: Run, old: dict[str, Any]) -> None:
+    """The old one was ten times as fast, by its file."""
+    for one in old["results"][0]["rounds"]:
+        one["samples_ms"] = [value / 10 for value in one["samples_ms"]]
+    Path("old.json").write_text(json.dumps(old))
+    (case,) = run(*QUICK, "--compare", "old.json", "--json").json["comparison"]["cases"]
+    assert case["verdict"] == "slower"
+
+
+def test_other_versions_are_noted(run: Run, old: dict[str, Any]) -> None:
+    now = old["environment"]["versions"]["onnxruntime"]
+    old["environment"]["versions"]["onnxruntime"] = "1.0.0"
+    Path("old.json").write_text(json.dumps(old))
+    done = run(*QUICK, "--compare", "old.json", "--json")
+    assert f"note: not the same as then: onnxruntime: 1.0.0 then, {now} now\n" in done.err
+
+
+def test_another_machine_and_other_threads_are_refused_in_one_line(
+    run: Run, old: dict[str, Any], unmeasured: None
+) -> None:
+    model = old["environment"]["cpu_model"]
+    old["environment"]["cpu_model"] = "Other CPU"
+    Path("old.json").write_text(json.dumps(old))
+    done = run("bench", "--threads", 2, "--compare", "old.json", "--json")
+    assert done.status == 1
+    message = (
+        "old.json was measured on another machine or with other settings: processor Other CPU "
+        f"there, {model} here; threads 1 there, 2 here; only the same can be compared: bench both "
+        "on one machine with the same --threads and --device"
+    )
+    assert done.err == f"error: {message}\n"
+    assert done.json == {"error": {"kind": "ComparisonError", "message": message}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read old.json: No such file or directory; name a file that holds what"),
+        ("{", "old.json is no result of a bench (Expecting property name"),
+        ("[]", "old.json is no result of a bench (TypeError: "),
+        ('{"results": []}', "old.json is no result of a bench (KeyError: 'environment')"),
+    ],
+)
+def test_what_cannot_be_compared_with(
+    run: Run, onnx_file: Path, unmeasured: None, content: str | None, message: str
+) -> None:
+    if content is not None:
+        Path("old.json").write_text(content)
+    done = run("bench", "--compare", "old.json")
+    assert done.status == 1
+    assert done.err.startswith(f"error: {message}") and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (("--report", "r.pdf"), 2, "--report is r.pdf; expected a file that ends in .html"),
+        (("--csv", "f.xlsx"), 2, "--csv is f.xlsx; expected a file that ends in .csv"),
+        (("--report", "."), 2, "File '.' is a directory."),
+        (("--report", "taken/r.html"), 1, "cannot create taken: File exists"),
+    ],
+)
+def test_files_that_cannot_be_written(
+    run: Run,
+    onnx_file: Path,
+    unmeasured: None,
+    options: tuple[str, ...],
+    status: int,
+    message: str,
+) -> None:
+    Path("taken").write_text("no folder")
+    done = run("bench", *options)
+    assert (done.status, done.out) == (status, "")
+    assert done.err.startswith("error: ") and message in done.err

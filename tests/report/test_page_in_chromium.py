@@ -1,0 +1,207 @@
+"""The page in a browser: it renders, complains of nothing, fetches nothing, sorts and adapts.
+
+Skipped, with the reason, where there is no Chromium.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2t_deploy.report import BenchDocument, bench_page
+from t2t_deploy.workspace import Manifest
+
+from .chromium import Browser, find_chromium
+
+PHONE, DESKTOP, PAPER = 390, 1280, 688
+NAME = "<script>document.title = 'run'</script>"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no Chromium: install it (Debian: apt install chromium)")
+    with Browser(program, tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(document: BenchDocument, tmp_path: Path) -> Path:
+    """A page about a variant with a telling name."""
+    path = tmp_path / "report.html"
+    artifacts: dict[str, Manifest] = {
+        name: dataclasses.replace(manifest, variant=NAME)
+        for name, manifest in document.artifacts.items()
+    }
+    path.write_text(bench_page(dataclasses.replace(document, artifacts=artifacts)), "utf-8")
+    return path
+
+
+def pixels(png: bytes) -> np.ndarray:
+    """(H, W, 3) of bytes."""
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def column(browser: Browser, index: int) -> list[str]:
+    """What the cells of a column show, from top to bottom."""
+    cells: list[str] = browser.run(
+        "[...document.querySelectorAll('#results tbody:not(.failed) tr')]"
+        f".map((row) => row.cells[{index}].innerText.split('\\n')[0])"
+    )
+    return cells
+
+
+def shown(browser: Browser, selector: str) -> bool:
+    return bool(browser.run(f"document.querySelector({selector!r}).checkVisibility()"))
+
+
+def test_it_renders_without_a_complaint_and_fetches_nothing(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    assert browser.complaints() == []
+    assert browser.requests() == [page.as_uri()]
+    assert browser.run("document.title") == "T2T-ViT benchmark"
+    assert browser.run("document.querySelectorAll('figure svg').length") == 14
+    # every drawing that is shown has an area, and its words are inside of it
+    outside = browser.run(
+        "[...document.querySelectorAll('figure .wide svg')].flatMap((svg) => {"
+        " const frame = svg.getBoundingClientRect();"
+        " return [...svg.querySelectorAll('text')].filter((text) => {"
+        "  const box = text.getBoundingClientRect();"
+        "  return box.left < frame.left - 1 || box.right > frame.right + 1"
+        "   || box.top < frame.top - 1 || box.bottom > frame.bottom + 1;"
+        " }).map((text) => text.textContent); })"
+    )
+    assert outside == []
+
+
+def test_a_name_that_is_a_script_is_shown_and_not_run(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    assert NAME in browser.run("document.body.innerText")
+    assert browser.run("document.title") == "T2T-ViT benchmark"
+
+
+def test_a_script_that_got_into_the_page_would_not_run(browser: Browser, page: Path) -> None:
+    """Nothing gets in, as far as we know; the page's policy holds where we are wrong."""
+    page.write_text(page.read_text("utf-8").replace("<main>", f"<main>{NAME}"), "utf-8")
+    browser.open(page)
+    assert browser.run("document.title") == "T2T-ViT benchmark"
+    (complaint,) = browser.complaints()
+    assert "Content Security Policy" in complaint and "script-src" in complaint
+
+
+def test_an_error_of_the_script_is_a_complaint(browser: Browser, tmp_path: Path) -> None:
+    """What the other tests rely on: the browser tells."""
+    path = tmp_path / "broken.html"
+    path.write_text("<script>console.error('said'); missing();</script>")
+    browser.open(path)
+    said, thrown = browser.complaints()
+    assert "said" in said and "missing is not defined" in thrown
+
+
+def test_a_click_on_a_heading_sorts_by_it(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    heading, p50 = "#results th:nth-child(4)", 3
+    measured = ["100.00", "40.00", "60.00", "700.00", "280.00", "320.00"]
+    assert column(browser, p50) == measured
+    browser.click(f"{heading} button")
+    ascending = ["40.00", "60.00", "100.00", "280.00", "320.00", "700.00"]
+    assert column(browser, p50) == ascending
+    assert browser.run(f"document.querySelector('{heading}').ariaSort") == "ascending"
+    browser.click(f"{heading} button")
+    assert column(browser, p50) == ascending[::-1]
+    assert browser.run(f"document.querySelector('{heading}').ariaSort") == "descending"
+    assert browser.run("document.querySelectorAll('th[aria-sort]').length") == 1
+    # the rows that failed stay last, wherever the others go
+    last = browser.run("[...document.querySelectorAll('#results tr')].at(-1).innerText")
+    assert last.startswith("openvino, fast.onnx")
+
+
+def test_what_has_no_value_is_last_in_either_order(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    heading, error = "#results th:nth-child(9) button", 8
+    browser.click(heading)
+    none = ["reference"] * 2
+    assert column(browser, error) == ["7.0e-07"] * 2 + ["9.7e-04"] * 2 + none
+    browser.click(heading)
+    assert column(browser, error) == ["9.7e-04"] * 2 + ["7.0e-07"] * 2 + none
+
+
+def test_words_are_sorted_as_words(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.click("#results th:nth-child(2) button")
+    assert column(browser, 1) == ["fp16"] * 2 + ["fp32"] * 4
+
+
+def test_pointing_at_a_case_sets_the_others_aside(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.run(
+        "document.querySelector('#results tr[data-series=\"2\"]')"
+        ".dispatchEvent(new PointerEvent('pointerenter'))"
+    )
+    aside = "[...document.querySelectorAll('svg .aside')].map((mark) => mark.dataset.series)"
+    assert set(browser.run(aside)) == {"1", "3"}
+    browser.run(
+        "document.querySelector('#results tr[data-series=\"2\"]')"
+        ".dispatchEvent(new PointerEvent('pointerleave'))"
+    )
+    assert browser.run(aside) == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_it_fits_the_window_in_both_schemes(
+    browser: Browser, page: Path, width: int, dark: bool
+) -> None:
+    browser.open(page, width=width, dark=dark)
+    picture = pixels(browser.screenshot())
+    assert picture.shape[1] == width, "nothing is wider than the window"
+    assert browser.run("document.documentElement.scrollWidth") == width
+    corner = picture[:20, :20].mean()
+    assert corner < 40 if dark else corner > 240
+    # most of it is paper, and it is no empty page: words, and all of the cases' colours
+    paper = (picture == picture[0, 0]).all(axis=2).mean()
+    assert 0.5 < paper < 0.99
+    wanted = "['--c0', '--c1', '--c2'].map((name) => getComputedStyle(document.documentElement)"
+    for code in browser.run(f"{wanted}.getPropertyValue(name))"):
+        colour = [int(code[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (picture == colour).all(axis=2).sum() > 100, code
+    assert browser.complaints() == []
+
+
+def test_a_phone_has_its_own_drawings_and_a_table_of_cards(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    for selector, visible in ((".wide", True), (".narrow", False), (".sort-choice", False)):
+        assert shown(browser, selector) is visible, selector
+    browser.open(page, width=PHONE)
+    for selector, visible in ((".wide", False), (".narrow", True), (".sort-choice", True)):
+        assert shown(browser, selector) is visible, selector
+    assert not shown(browser, "#results thead")
+    smallest = browser.run(
+        "Math.min(...[...document.querySelectorAll('.narrow svg')].map((svg) =>"
+        " svg.getBoundingClientRect().width / svg.viewBox.baseVal.width))"
+    )
+    assert smallest == 1, "a drawing is not scaled down: its words stay as large as they are"
+    browser.run(
+        "(() => { const choice = document.getElementById('sort-by'); choice.value = '3';"
+        " choice.dispatchEvent(new Event('change')); })()"
+    )
+    assert column(browser, 3)[:2] == ["40.00", "60.00"]
+
+
+def test_print_is_light_whole_and_has_no_buttons(browser: Browser, page: Path) -> None:
+    browser.open(page, width=PAPER, dark=True)
+    browser.prefer(dark=True, medium="print")
+    white = (pixels(browser.screenshot()) == 255).all(axis=2).mean()
+    assert white > 0.5
+    assert shown(browser, "#results thead") and shown(browser, ".wide")
+    assert not shown(browser, ".sort-choice") and not shown(browser, ".command button")
+    assert browser.run("document.documentElement.scrollWidth") <= PAPER
+    assert browser.pdf().startswith(b"%PDF-")
+    browser.prefer()
