@@ -39,7 +39,7 @@ from t2t_deploy.calibration import (
     sources,
 )
 from t2t_deploy.errors import CalibrationError
-from t2t_deploy.pipeline._export import ExportRequest, graph_from_weights
+from t2t_deploy.pipeline._export import ExportedGraph, ExportRequest, graph_from_weights
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.types import INPUT_NAME, QUANTIZED, Target
@@ -73,9 +73,14 @@ class CalibrateRequest:
 class CalibrationGraph:
     """The float32 graph that ranges are taken on, before equalisation, and its linear layers."""
 
-    model: onnx.ModelProto
+    exported: ExportedGraph
     layers: tuple[LinearLayer, ...]
     sha256: str
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The graph itself."""
+        return self.exported.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +101,8 @@ def calibrate_artifact(
     """
     source = quantizable_export(workspace, request.artifact, report, force=request.force)
     target = request.target or Target(source.target)
-    graph = calibration_graph(workspace, source, target, report)
     images = calibration_images(request.images, request.count, report)
+    graph = calibration_graph(workspace, source, target, report)
     return calibrated(workspace, source, target, graph, images, request, report)
 
 
@@ -135,9 +140,7 @@ def calibration_graph(
         workspace.weights(source), source.config, form, report, merge_bias=False
     )
     content = graph.model.SerializeToString(deterministic=True)
-    return CalibrationGraph(
-        graph.model, find_layers(graph.model), hashlib.sha256(content).hexdigest()
-    )
+    return CalibrationGraph(graph, find_layers(graph.model), hashlib.sha256(content).hexdigest())
 
 
 def calibration_images(folder: Path, count: int, report: Report = silent) -> ImageSet:

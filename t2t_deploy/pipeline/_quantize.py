@@ -18,6 +18,8 @@ from t2t_deploy.calibration import (
     Calibration,
     Decision,
     Equalisation,
+    ImageSet,
+    LabelledSet,
     QuantizedGraph,
     RangeMethod,
     RoundedWeight,
@@ -92,7 +94,11 @@ class QuantizeRequest:
 
 @dataclass(frozen=True, slots=True)
 class QuantizationPlan:
-    """A request with its defaults filled in."""
+    """A request with its defaults filled in, its files found.
+
+    images, ranges: what tells ranges, at most one of them. evaluation: pictures to judge by, none
+    of which is calibrated on.
+    """
 
     source: Manifest
     precision: Precision
@@ -100,6 +106,9 @@ class QuantizationPlan:
     target: Target
     base: Precision
     batch: int | None
+    images: ImageSet | None
+    ranges: Calibration | None
+    evaluation: LabelledSet | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +152,9 @@ def quantize_artifact(
     plan = plan_quantization(workspace, request, report)
     inputs = quantization_inputs(workspace, plan, request, report)
     decisions, details = decide(inputs.graph.layers), {}
-    images = None
-    if request.eval_images is not None:
-        pictures = () if inputs.calibration is None else inputs.calibration.calibration.pictures
-        images = evaluation_images(request.eval_images, pictures, "the graph")
     if request.max_drop is not None:
-        assert images is not None  # plan_quantization refuses others
-        outcome = within_budget(workspace, inputs, images, request.max_drop, report)
+        assert plan.evaluation is not None  # plan_quantization refuses others
+        outcome = within_budget(workspace, inputs, plan.evaluation, request.max_drop, report)
         stem = artifact_stem(draft_manifest(inputs.typed, inputs.form, plan.source.weights))
         plot = write_budget(workspace, outcome, f"{stem}-{plan.precision.value}", report)
         decisions = outcome.decisions
@@ -161,7 +166,10 @@ def quantize_artifact(
 def plan_quantization(
     workspace: Workspace, request: QuantizeRequest, report: Report = silent
 ) -> QuantizationPlan:
-    """Fill in the defaults. Raises UsageError where options do not go together, ArtifactError."""
+    """Fill in the defaults and find the files, before anything takes time.
+
+    Raises UsageError where options do not go together, ArtifactError, ImageError, CalibrationError.
+    """
     dynamic = request.mode is QuantizationMode.DYNAMIC
     fp8 = request.precision is Precision.FP8
     if request.precision not in (Precision.INT8, Precision.FP8):
@@ -208,7 +216,25 @@ def plan_quantization(
             f"an fp16 base for {target.value}: its kernels have no fp16 products; expected --base "
             "fp32, or --target tensorrt"
         )
-    return QuantizationPlan(source, request.precision, request.mode, target, base, source.batch)
+    images = ranges = evaluation = None
+    if request.images is not None:
+        images = calibration_images(request.images, request.count, report)
+    if request.ranges is not None:
+        ranges = load_calibration(request.ranges)
+    if request.eval_images is not None:
+        known = ranges.pictures if ranges is not None else images.digests() if images else ()
+        evaluation = evaluation_images(request.eval_images, known, source.variant)
+    return QuantizationPlan(
+        source=source,
+        precision=request.precision,
+        mode=request.mode,
+        target=target,
+        base=base,
+        batch=source.batch,
+        images=images,
+        ranges=ranges,
+        evaluation=evaluation,
+    )
 
 
 def quantization_inputs(
@@ -232,14 +258,30 @@ def quantization_inputs(
     else:
         equalisation = Equalisation()
     form = base_form(plan)
-    typed = graph_from_weights(
-        workspace.weights(plan.source), plan.source.config, form, report, merge_bias=False
-    )
+    typed = _typed(workspace, plan, form, graph, report)
     changed = equalised_weights(graph.model, graph.layers, equalisation.applied)
     replace_weights(typed.model, changed)
     report.step("rounding the weights")
     weights = _rounded(graph, changed, calibration, plan, typed, report)
     return QuantizationInputs(plan, typed, form, graph, equalisation, weights, calibration)
+
+
+def _typed(
+    workspace: Workspace,
+    plan: QuantizationPlan,
+    form: ExportRequest,
+    graph: CalibrationGraph,
+    report: Report,
+) -> ExportedGraph:
+    """The base's graph: a copy of the calibrated one where that has its type, batch and opset."""
+    same = plan.base is Precision.FP32 and form.batch is None
+    if same and form.opset == graph.exported.opset:
+        model = onnx.ModelProto()
+        model.CopyFrom(graph.model)
+        return dataclasses.replace(graph.exported, model=model)
+    return graph_from_weights(
+        workspace.weights(plan.source), plan.source.config, form, report, merge_bias=False
+    )
 
 
 def base_form(plan: QuantizationPlan) -> ExportRequest:
@@ -349,8 +391,9 @@ def _calibration(
     request: QuantizeRequest,
     report: Report,
 ) -> CalibratedRanges | None:
-    if request.ranges is not None:
-        found = load_calibration(request.ranges)
+    found = plan.ranges
+    if found is not None:
+        assert request.ranges is not None
         if found.key.graph_sha256 != graph.sha256:
             raise CalibrationError(
                 f"{request.ranges} was taken on another graph ({found.key.graph_sha256[:12]}, "
@@ -364,13 +407,12 @@ def _calibration(
                 "equalisation; quantise with the same, or take the ranges again"
             )
         return CalibratedRanges(request.ranges, found, reused=True)
-    if request.images is None:
+    if plan.images is None or request.images is None:
         return None
-    images = calibration_images(request.images, request.count, report)
     asked = CalibrateRequest(
         request.images, method=request.method, equalise=request.equalise, count=request.count
     )
-    return calibrated(workspace, plan.source, plan.target, graph, images, asked, report)
+    return calibrated(workspace, plan.source, plan.target, graph, plan.images, asked, report)
 
 
 def _rounded(
