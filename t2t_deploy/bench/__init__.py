@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from t2t_deploy.bench._environment import Environment
+from t2t_deploy.bench._inputs import make_inputs
 from t2t_deploy.bench._results import (
     BenchCase,
     BenchReport,
@@ -17,6 +18,7 @@ from t2t_deploy.bench._run import (
     DEFAULT_ROUNDS,
     MIN_ROUNDS,
     run_bench,
+    speedup_between,
 )
 from t2t_deploy.bench._statistics import Latency, Speedup
 from t2t_deploy.bench._table import bench_table, not_run_lines
@@ -35,7 +37,9 @@ __all__ = [
     "Speedup",
     "WarmUp",
     "bench_table",
+    "make_inputs",
     "not_run_lines",
     "not_run_result",
     "run_bench",
+    "speedup_between",
 ]

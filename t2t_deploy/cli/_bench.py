@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="Default: the cores at hand.")
 @click.option("--device", type=DeviceType(), help="Of the GPU backends; eager runs there too.")
 @click.option("--rounds", type=click.IntRange(1), help="Interleaved rounds; default 7, at least 5.")
+@click.option(
+    "--baselines",
+    is_flag=True,
+    help="Also torch.compile and plain exports of the reference; and each row's error.",
+)
 @force_option
 @trust_option
 @common_options
@@ -54,6 +59,7 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
             threads=options["threads"],
             device=options["device"],
             rounds=options["rounds"] or DEFAULT_ROUNDS,
+            baselines=options["baselines"],
             force=options["force"],
             trust=options["trust"],
         ),

@@ -88,6 +88,7 @@ def test_the_documents_fields(fake_case: MakeCase) -> None:
         *("images_per_s", "speedup_vs_eager", "peak_rss_bytes", "unstable"),
     }
     more = {"baseline_rss_bytes", "load_ms", "first_call_ms", "warm_up", "rounds", "parts_ms"}
+    more |= {"speedup_vs_plain", "rel_l2"}
     assert set(ok) == set(failed) == contract | more
     assert set(ok["latency_ms"]) == {"p50", "p90", "p99", "mean", "stdev", "samples"}
     assert (ok["status"], ok["reason"]) == ("ok", None)
