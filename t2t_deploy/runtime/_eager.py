@@ -63,8 +63,10 @@ class EagerSession(ClosingSession):
             torch.backends.cudnn.allow_tf32 = False
         self._model: Any = load_reference(weights, self.config).to(self._device)
         if compiled:
-            if cache is not None:  # torch asks the environment alone
-                os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.absolute()))
+            if cache is not None:
+                # torch asks the environment alone; what stands there may be of a parent process,
+                # whose torch writes its own default down
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache.absolute())
             self._model = torch.compile(self._model, dynamic=False)
         size, classes = self.config.image_size, self.config.num_classes
         self.inputs = (TensorSpec(INPUT_NAME, "float32", (None, 3, size, size)),)

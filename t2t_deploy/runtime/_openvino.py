@@ -113,8 +113,7 @@ class OpenVinoSession(ClosingSession):
         if batch not in self._requests:
             self.layers = self._compile(batch)
         request = self._requests[batch] = self._requests.pop(batch)  # the last one used is last
-        arrays = [np.ascontiguousarray(feeds[spec.name]) for spec in self.inputs]
-        found = request.infer(arrays, share_inputs=True)
+        found = request.infer([feeds[spec.name] for spec in self.inputs], share_inputs=True)
         return {spec.name: found[place] for place, spec in enumerate(self.outputs)}
 
     def close(self) -> None:

@@ -273,3 +273,14 @@ def test_the_first_pictures_logits_are_compared() -> None:
     assert relative_l2({"logits": np.full((1, 2), np.nan, np.float32)}, [3.0, 4.0]) is None
     with pytest.raises(ValueError, match=r"is \(2,\) a picture; expected \(3,\)"):
         relative_l2(outputs, [1.0, 2.0, 3.0])
+
+
+@pytest.mark.slow
+def test_compiling_for_the_cpu(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_bench, "DEFAULT_ROUND_SECONDS", 0.01)
+    asked = BenchRequest(backends=("eager", "compile"), threads=1, rounds=5, baselines=True)
+    eager, compiled = bench_artifacts(workspace, asked).results
+    assert (compiled.backend, compiled.status, compiled.reason) == ("compile", BenchStatus.OK, None)
+    for row in (eager, compiled):
+        assert row.rel_l2 is not None and 1e-8 < row.rel_l2 < 1e-5
+    assert any((workspace.root / "cache" / "compile").iterdir())
