@@ -15,7 +15,7 @@ READY := .venv/.ready
 GPU_BIN := .venv-gpu/bin
 GPU_READY := .venv-gpu/.ready
 GPU_EXTRAS := export,gpu,rtx,dev
-EXTRAS := export,cpu,rtx,plot,dev
+EXTRAS := export,cpu,openvino,rtx,plot,dev
 DEMO := build/demo
 STUBS := .venv/stubs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import sys
 from types import ModuleType
 
 from t2t_deploy.errors import MissingDependencyError
@@ -24,6 +25,11 @@ EXTRAS = {
 # import name of a module where it differs between wheels: the first that is installed is used
 _SPELLINGS = {"tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 
+# What a package must be imported without. openvino-telemetry, which openvino cannot be installed
+# without, tells its maker over the network of every import of openvino, and keeps an identity of
+# the user's in the home folder; openvino replaces it by a stub where it does not import.
+_KEPT_OUT = {"openvino": "openvino_telemetry"}
+
 
 def is_installed(module: str) -> bool:
     """Whether the module can be found; nothing is imported."""
@@ -41,6 +47,9 @@ def require(module: str) -> ModuleType:
         raise MissingDependencyError(
             f"{module} is not installed; this step needs it: pip install 't2t-deploy[{extra}]'"
         )
+    if module in _KEPT_OUT:
+        # None makes Python refuse the import; one that is loaded already was someone else's choice
+        sys.modules.setdefault(_KEPT_OUT[module], None)  # type: ignore[arg-type]  # as documented
     try:
         return importlib.import_module(name)
     except Exception as err:

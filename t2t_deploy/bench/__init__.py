@@ -12,6 +12,7 @@ from t2t_deploy.bench._comparison import (
 )
 from t2t_deploy.bench._csv import bench_csv
 from t2t_deploy.bench._environment import Environment, read_environment
+from t2t_deploy.bench._inputs import make_inputs
 from t2t_deploy.bench._results import (
     BenchCase,
     BenchReport,
@@ -21,13 +22,13 @@ from t2t_deploy.bench._results import (
     Round,
     WarmUp,
     not_run_result,
-    ratio_between,
 )
 from t2t_deploy.bench._run import (
     DEFAULT_ROUND_SECONDS,
     DEFAULT_ROUNDS,
     MIN_ROUNDS,
     run_bench,
+    speedup_between,
 )
 from t2t_deploy.bench._statistics import Latency, Speedup
 from t2t_deploy.bench._stored import report_from_dict
@@ -55,10 +56,11 @@ __all__ = [
     "check_comparable",
     "compare_reports",
     "comparison_table",
+    "make_inputs",
     "not_run_lines",
     "not_run_result",
-    "ratio_between",
     "read_environment",
     "report_from_dict",
     "run_bench",
+    "speedup_between",
 ]

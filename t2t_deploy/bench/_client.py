@@ -98,7 +98,13 @@ class Worker:
     def load(self, case: BenchCase, seed: int) -> dict[str, Any]:
         """Open the session and call it once. Raises WorkerError."""
         request = case.request.to_dict()
-        message = {"command": "load", "request": request, "batch": case.batch, "seed": seed}
+        message = {
+            "command": "load",
+            "request": request,
+            "batch": case.batch,
+            "seed": seed,
+            "wanted": case.wanted,
+        }
         return self._ask(message, LOAD_TIMEOUT_S)
 
     def run(self, iterations: int, *, settle: int = 0, expected_ns: float) -> dict[str, Any]:

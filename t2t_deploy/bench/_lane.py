@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import median
 from time import monotonic
+from typing import Any
 
 from t2t_deploy.bench._client import Worker, WorkerError
 from t2t_deploy.bench._results import BenchCase, BenchStatus, CaseResult, Round, WarmUp
@@ -30,7 +31,7 @@ class Lane:
         self.rounds: list[Round] = []
         self._worker = worker
         self._error: WorkerError | None = None
-        self._loaded: dict[str, int] = {}
+        self._loaded: dict[str, Any] = {}
         self._peak_rss_bytes = 0
         self._warm_up: WarmUp | None = None
         self._call_ns = 0.0
@@ -77,6 +78,7 @@ class Lane:
             warm_up=self._warm_up,
             parts_ms=_median_parts(self._parts_ms),
             rounds=tuple(self.rounds),
+            rel_l2=self._loaded.get("rel_l2"),
         )
 
     def _attempt(self, step: Callable[[], None]) -> None:

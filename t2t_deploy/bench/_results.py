@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from t2t_deploy.bench._environment import Environment
-from t2t_deploy.bench._statistics import Latency, Speedup, round_medians, speedup_of
+from t2t_deploy.bench._statistics import Latency, Speedup
 from t2t_deploy.errors import UsageError
 from t2t_deploy.runtime._session import CallTiming, SessionRequest
 
@@ -27,6 +27,7 @@ class BenchCase:
     artifact: how it is called in the report; None for the reference itself.
     model: what it computes; speedups are taken against the eager fp32 case of the same model and
         batch.
+    wanted: logits of the first picture of the inputs, to tell the case's error by; None tells none.
     """
 
     request: SessionRequest
@@ -34,6 +35,7 @@ class BenchCase:
     precision: str
     batch: int
     model: str | None = None
+    wanted: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -74,6 +76,8 @@ class CaseResult:
     baseline_rss_bytes, peak_rss_bytes: the worker before it loaded anything, and at its highest.
     speedup_vs_eager: None for the eager case itself, and where there is none to compare with.
     spread: by how much the rounds differ, relative; unstable says that it is too much.
+    speedup_vs_plain: against the fastest plain export of the same model in the same runtime.
+    rel_l2: relative L2 error of the first picture's logits against what was wanted of them.
     parts_ms: medians of copying in, computing, copying out and all of it, timed apart from the
         latencies; None of a backend that does not tell them.
     """
@@ -96,18 +100,12 @@ class CaseResult:
     warm_up: WarmUp | None = None
     parts_ms: CallTiming | None = None
     rounds: tuple[Round, ...] = ()
+    speedup_vs_plain: Speedup | None = None
+    rel_l2: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with the field names of the command-line contract."""
         return asdict(self) | {"status": self.status.value}
-
-
-def ratio_between(base: CaseResult, other: CaseResult, *, seed: int = 0) -> Speedup:
-    """How many times as fast as ``base`` the other is; both were measured in the same rounds."""
-    base_ms, other_ms = (
-        round_medians([round_.samples_ms for round_ in result.rounds]) for result in (base, other)
-    )
-    return speedup_of(base_ms, other_ms, seed=seed)
 
 
 def not_run_result(

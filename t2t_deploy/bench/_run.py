@@ -18,7 +18,7 @@ from t2t_deploy.bench._client import Worker
 from t2t_deploy.bench._environment import load_average, read_environment
 from t2t_deploy.bench._lane import Lane
 from t2t_deploy.bench._results import BenchCase, BenchReport, BenchSettings, CaseResult
-from t2t_deploy.bench._statistics import round_medians, speedup_of
+from t2t_deploy.bench._statistics import Speedup, round_medians, speedup_of
 from t2t_deploy.errors import UsageError
 from t2t_deploy.types import Precision
 
@@ -86,6 +86,14 @@ def turn_orders(cases: int, rounds: int, seed: int) -> list[list[int]]:
     """The order of the cases in each round, shuffled so that none always follows the same one."""
     rng = np.random.default_rng(seed)
     return [rng.permutation(cases).tolist() for _ in range(rounds)]
+
+
+def speedup_between(base: CaseResult, other: CaseResult, *, seed: int = 0) -> Speedup:
+    """How many times faster ``other`` is than ``base``; both measured in one bench."""
+    base_ms, other_ms = (
+        round_medians([round_.samples_ms for round_ in result.rounds]) for result in (base, other)
+    )
+    return speedup_of(base_ms, other_ms, seed=seed)
 
 
 def _check_request(cases: Sequence[BenchCase], rounds: int, round_seconds: float) -> None:

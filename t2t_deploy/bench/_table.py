@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from t2t_deploy.bench._results import BenchReport, BenchStatus, CaseResult
@@ -20,23 +21,27 @@ _COLUMNS = (
     "p99 ms",
     "images/s",
     "vs eager",
+    "vs plain",
+    "error",
     "peak MB",
     "note",
 )
-_RIGHT = frozenset(("batch", "p50 ms", "p99 ms", "images/s", "vs eager", "peak MB"))
+_RIGHT = frozenset(_COLUMNS[3:-1])  # numbers
 
 
 def bench_table(report: BenchReport) -> Table:
     """One row per case that was tried; one that failed says so, with its reason.
 
-    What was not run is told by `not_run_lines`. vs eager: how many times faster, [low, high] of its
-    95 % interval. MB: 10^6 bytes.
+    What was not run is told by `not_run_lines`. vs eager, vs plain: how many times faster, [low,
+    high] of its 95 % interval. error: relative L2 of one picture's logits against float64. MB: 10^6
+    bytes. Columns of which no case has a figure are left out.
     """
     from rich.table import Table  # rich is slow to import and only wanted here
     from rich.text import Text
 
     table = Table()
-    for name in _COLUMNS:
+    columns = _columns(report)
+    for name in columns:
         table.add_column(
             name,
             justify="right" if name in _RIGHT else "left",
@@ -47,7 +52,7 @@ def bench_table(report: BenchReport) -> Table:
         if result.status is BenchStatus.NOT_RUN:
             continue
         # as Text: square brackets in a cell would be read as markup
-        table.add_row(*(Text(cell) for cell in _cells(result)))
+        table.add_row(*(Text(cell) for cell in _cells(result, columns)))
     return table
 
 
@@ -66,23 +71,36 @@ def not_run_lines(report: BenchReport) -> list[str]:
     return lines
 
 
-def _cells(result: CaseResult) -> tuple[str, ...]:
-    latency, speedup, peak = result.latency_ms, result.speedup_vs_eager, result.peak_rss_bytes
-    return (
-        result.backend,
-        result.artifact or _NONE,
-        result.precision,
-        str(result.batch),
-        _NONE if latency is None else f"{latency.p50:.2f}",
-        _NONE if latency is None else f"{latency.p99:.2f}",
-        _NONE if result.images_per_s is None else f"{result.images_per_s:.1f}",
-        _NONE if speedup is None else _ratio(speedup),
-        _NONE if peak is None else f"{peak / 1e6:.0f}",
-        _note(result),
-    )
+def _columns(report: BenchReport) -> tuple[str, ...]:
+    optional = {
+        "vs plain": any(result.speedup_vs_plain is not None for result in report.results),
+        "error": any(result.rel_l2 is not None for result in report.results),
+    }
+    return tuple(name for name in _COLUMNS if optional.get(name, True))
 
 
-def _ratio(speedup: Speedup) -> str:
+def _cells(result: CaseResult, columns: Sequence[str]) -> tuple[str, ...]:
+    latency, peak = result.latency_ms, result.peak_rss_bytes
+    cells = {
+        "backend": result.backend,
+        "artifact": result.artifact or _NONE,
+        "precision": result.precision,
+        "batch": str(result.batch),
+        "p50 ms": _NONE if latency is None else f"{latency.p50:.2f}",
+        "p99 ms": _NONE if latency is None else f"{latency.p99:.2f}",
+        "images/s": _NONE if result.images_per_s is None else f"{result.images_per_s:.1f}",
+        "vs eager": _ratio(result.speedup_vs_eager),
+        "vs plain": _ratio(result.speedup_vs_plain),
+        "error": _NONE if result.rel_l2 is None else f"{result.rel_l2:.1e}",
+        "peak MB": _NONE if peak is None else f"{peak / 1e6:.0f}",
+        "note": _note(result),
+    }
+    return tuple(cells[name] for name in columns)
+
+
+def _ratio(speedup: Speedup | None) -> str:
+    if speedup is None:
+        return _NONE
     return f"{speedup.ratio:.2f} [{speedup.low:.2f}, {speedup.high:.2f}]"
 
 

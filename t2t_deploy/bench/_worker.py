@@ -1,7 +1,8 @@
 """The process that loads one model and times it: JSON lines in, JSON lines out.
 
-    {"command": "load", "request": {...}, "batch": B, "seed": S}
-        -> {"ok": true, "load_ns", "first_call_ns", "baseline_rss_bytes", "peak_rss_bytes"}
+    {"command": "load", "request": {...}, "batch": B, "seed": S, "wanted": [...] or null}
+        -> {"ok": true, "load_ns", "first_call_ns", "baseline_rss_bytes", "peak_rss_bytes",
+            "rel_l2": of the first picture, null where nothing was wanted}
     {"command": "run", "iterations": N, "settle": K}
         -> {"ok": true, "samples_ns": [N integers], "peak_rss_bytes"}
            and of a session that tells them apart "parts_ms": [{"h2d_ms", ...}, a few calls]
@@ -17,13 +18,14 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import queue
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BufferedReader
 from typing import Any
 
@@ -47,7 +49,7 @@ class _Bench:
         match message["command"]:
             case "load":
                 request = SessionRequest.from_dict(message["request"])
-                return self._load(request, message["batch"], message["seed"])
+                return self._load(request, message["batch"], message["seed"], message.get("wanted"))
             case "run":
                 return self._run(message["iterations"], message["settle"])
             case "close":
@@ -55,7 +57,9 @@ class _Bench:
             case other:
                 raise ValueError(f"command is {other!r}; expected load, run or close")
 
-    def _load(self, request: SessionRequest, batch: int, seed: int) -> dict[str, Any]:
+    def _load(
+        self, request: SessionRequest, batch: int, seed: int, wanted: list[float] | None
+    ) -> dict[str, Any]:
         from t2t_deploy.runtime import open_session
 
         baseline_rss_bytes = resident_bytes()
@@ -65,13 +69,14 @@ class _Bench:
         self._session = session
         self._feeds = make_inputs(session.inputs, batch=batch, seed=seed)
         before_call = time.perf_counter_ns()
-        session.run(self._feeds)
+        outputs = session.run(self._feeds)
         after_call = time.perf_counter_ns()
         return {
             "load_ns": loaded - started,
             "first_call_ns": after_call - before_call,
             "baseline_rss_bytes": baseline_rss_bytes,
             "peak_rss_bytes": peak_resident_bytes(),
+            "rel_l2": None if wanted is None else relative_l2(outputs, wanted),
         }
 
     def _run(self, iterations: int, settle: int) -> dict[str, Any]:
@@ -102,6 +107,19 @@ class _Bench:
             self._session.close()
             self._session = None
         return {}
+
+
+def relative_l2(outputs: Mapping[str, np.ndarray], wanted: Sequence[float]) -> float | None:
+    """Relative L2 error of the first picture's logits, the first output; None if not finite.
+
+    Raises ValueError where they are not as many as wanted.
+    """
+    found = np.asarray(next(iter(outputs.values()))[0], np.float64)
+    exact = np.asarray(wanted, np.float64)
+    if found.shape != exact.shape:
+        raise ValueError(f"the first output is {found.shape} a picture; expected {exact.shape}")
+    error = float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+    return error if math.isfinite(error) else None
 
 
 def main() -> None:

@@ -39,6 +39,11 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     metavar="OLD.json",
     help="Say what became faster or slower than what --json printed before.",
 )
+@click.option(
+    "--baselines",
+    is_flag=True,
+    help="Also torch.compile and plain exports of the reference; and each row's error.",
+)
 @force_option
 @trust_option
 @common_options
@@ -67,6 +72,7 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
             threads=options["threads"],
             device=options["device"],
             rounds=options["rounds"] or DEFAULT_ROUNDS,
+            baselines=options["baselines"],
             force=options["force"],
             trust=options["trust"],
         ),

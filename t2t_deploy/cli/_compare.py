@@ -10,6 +10,7 @@ from t2t_deploy.cli._output import Output
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from t2t_deploy.bench import Latency, Speedup
     from t2t_deploy.pipeline import ComparedStrategies, ExportRequest, StrategyComparison
 
 Cell = Callable[["ComparedStrategies"], str]
@@ -76,9 +77,13 @@ def _columns(comparison: StrategyComparison) -> dict[str, Cell]:
         "flat error": lambda row: _shown(row.rel_l2_flat, ".1e"),
     }
     if any(row.latency_ms is not None for row in rows):
-        columns["p50 ms"] = _latency
+        columns["p50 ms"] = lambda row: _latency(row.latency_ms)
     if any(row.speedup_vs_eager is not None for row in rows):
-        columns["vs eager"] = _speedup
+        columns["vs eager"] = lambda row: _speedup(row.speedup_vs_eager)
+    if any(row.openvino_latency_ms is not None for row in rows):
+        columns["OV p50 ms"] = lambda row: _latency(row.openvino_latency_ms)
+    if any(row.openvino_speedup_vs_eager is not None for row in rows):
+        columns["OV vs eager"] = lambda row: _speedup(row.openvino_speedup_vs_eager)
     if any(row.engine is not None for row in rows):
         columns |= {
             "kernels": _figure("kernels", "d"),
@@ -99,6 +104,8 @@ def _legend(comparison: StrategyComparison, columns: tuple[str, ...]) -> str:
     ]
     if "p50 ms" in columns:
         parts.append("p50: ONNX Runtime, CPU")
+    if "OV p50 ms" in columns:
+        parts.append("OV: OpenVINO, CPU")
     if "kernels" in columns:
         parts.append(f"from kernels on: TensorRT-RTX engine for SM{comparison.engine_sm}")
     return "; ".join(parts)
@@ -119,12 +126,11 @@ def _shown(value: float | None, form: str, unit: float | None = None) -> str:
     return format(value if unit is None else value / unit, form)
 
 
-def _latency(row: ComparedStrategies) -> str:
-    return _NONE if row.latency_ms is None else f"{row.latency_ms.p50:.1f}"
+def _latency(latency: Latency | None) -> str:
+    return _NONE if latency is None else f"{latency.p50:.1f}"
 
 
-def _speedup(row: ComparedStrategies) -> str:
-    speedup = row.speedup_vs_eager
+def _speedup(speedup: Speedup | None) -> str:
     if speedup is None:
         return _NONE
     return f"{speedup.ratio:.2f} [{speedup.low:.2f}, {speedup.high:.2f}]"

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from t2t_deploy.cli._options import artifacts_argument, common_options, force_option
+from t2t_deploy.cli._options import (
+    artifacts_argument,
+    common_options,
+    cpu_backend_option,
+    force_option,
+)
 from t2t_deploy.cli._output import Output
 from t2t_deploy.errors import CheckFailed
 from t2t_deploy.types import Precision, Status
@@ -42,6 +47,7 @@ _SHOWN_UNREADABLE = 10
     metavar="FILE.png",
     help="Draw which classes are taken for which.",
 )
+@cpu_backend_option
 @force_option
 @common_options
 def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **options: Any) -> int:
@@ -61,6 +67,7 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
             batch=options["batch"] or DEFAULT_BATCH,
             limit=options["limit"],
             confusion=options["confusion"],
+            backend=options["backend"],
             force=options["force"],
         ),
         output,

@@ -123,6 +123,9 @@ artifact_argument = click.argument(
     "artifact", required=False, type=click.Path(path_type=Path), default=None
 )
 artifacts_argument = click.argument("artifacts", nargs=-1, type=click.Path(path_type=Path))
+cpu_backend_option = click.option(
+    "--backend", metavar="ort-cpu|openvino", help="Runtime of ONNX files; default ort-cpu."
+)
 force_option = click.option(
     "--force", is_flag=True, help="Use an artifact although a check on it failed."
 )

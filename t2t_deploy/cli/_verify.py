@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from t2t_deploy.cli._options import artifacts_argument, common_options
+from t2t_deploy.cli._options import artifacts_argument, common_options, cpu_backend_option
 from t2t_deploy.cli._output import Output
 from t2t_deploy.errors import CheckFailed, UsageError
 
@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="PNG of --nodewise, instead of the one in the workspace's logs.",
 )
+@cpu_backend_option
 @common_options
 def command(
     artifacts: tuple[Path, ...],
     images: Path | None,
     nodewise: bool,
     plot: Path | None,
+    backend: str | None,
     workspace: Any,
     output: Output,
 ) -> int:
@@ -44,7 +46,9 @@ def command(
 
     if plot is not None and not nodewise:
         raise UsageError("--plot draws what --nodewise finds; give --nodewise too")
-    results = verify_artifacts(workspace, artifacts, images, output, nodewise=nodewise, plot=plot)
+    results = verify_artifacts(
+        workspace, artifacts, images, output, nodewise=nodewise, plot=plot, backend=backend
+    )
 
     def show(console: Console) -> None:
         from rich.table import Table

@@ -5,10 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2t_deploy.errors import ArtifactError
+from t2t_deploy.errors import ArtifactError, BackendError, UsageError
 from t2t_deploy.pipeline._engine import check_engine
 from t2t_deploy.pipeline._progress import Report
+from t2t_deploy.runtime import why_not_runnable
 from t2t_deploy.workspace import Artifact, Workspace
+
+DEFAULT_BACKEND = "ort-cpu"
+CPU_BACKENDS = (DEFAULT_BACKEND, "openvino")
+"""The runtimes of ONNX files that need no device: an artifact is compared on one of them."""
+
+
+def cpu_backend(name: str | None) -> str:
+    """The runtime to compare ONNX files on; None is the default.
+
+    Raises UsageError for another backend, BackendError for one asked for that cannot run here.
+    """
+    if name is None:
+        return DEFAULT_BACKEND
+    if name not in CPU_BACKENDS:
+        raise UsageError(
+            f"--backend is {name!r}; ONNX files are compared on {' or '.join(CPU_BACKENDS)}: name "
+            "one of them"
+        )
+    reason = why_not_runnable(name)
+    if reason is not None:
+        raise BackendError(f"backend {name} cannot run here: {reason}")
+    return name
 
 
 def usable_artifacts(

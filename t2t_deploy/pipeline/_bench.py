@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +20,32 @@ from t2t_deploy.bench import (
 )
 from t2t_deploy.errors import BackendError, EngineError
 from t2t_deploy.pipeline._artifacts import usable_artifacts
+from t2t_deploy.pipeline._baselines import (
+    Baselines,
+    BenchedModel,
+    plain_baselines,
+    with_speedup_vs_plain,
+    with_wanted,
+)
 from t2t_deploy.pipeline._engine import check_engine
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.runtime import BACKENDS, SessionRequest, available_threads, why_not_runnable
+from t2t_deploy.runtime import (
+    BACKENDS,
+    SessionRequest,
+    available_threads,
+    why_not_in,
+    why_not_runnable,
+)
 from t2t_deploy.types import Precision, ShapeProfile, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 # what the runtimes compile on this machine's device, below the workspace
 _CACHE = "cache"
 _ANY_PRECISION = "-"
+_SEED = 0
+_SLOW_COMPILE = (
+    "compiles for a minute or more on a CPU; ask for it: --baselines or --backend compile"
+)
 # What all turns of one bench may take together, so that a full workspace ends in time too.
 _TOTAL_SECONDS = 100.0
 
@@ -42,6 +60,7 @@ class BenchRequest:
     threads: int | None = None
     device: int | None = None  # cuda:0 for backends that need one, the CPU for eager
     rounds: int = DEFAULT_ROUNDS
+    baselines: bool = False  # also what one would use without this tool, and each row's error
     force: bool = False
     trust: bool = False
 
@@ -69,13 +88,10 @@ def bench_artifacts(
     threads = request.threads or available_threads()
     cases: list[BenchCase] = []
     skipped: list[CaseResult] = []
-    named = bool(request.artifacts)
     for batch in request.batches:
         for artifact in artifacts:
             for backend in request.backends or BACKENDS:
-                case, reason = _case(
-                    workspace, artifact, backend, batch, threads, request.device, named=named
-                )
+                case, reason = _case(workspace, artifact, backend, batch, threads, request)
                 if case is not None and case not in cases:
                     cases.append(case)
                 elif reason is not None:
@@ -93,14 +109,56 @@ def bench_artifacts(
     if not cases:
         reasons = "; ".join(dict.fromkeys(str(row.reason) for row in skipped))
         raise BackendError(f"nothing here can be measured: {reasons or 'no backend takes it'}")
-    turns = len(cases) * max(request.rounds, 1)
-    measured = run_bench(
-        cases,
-        rounds=request.rounds,
-        round_seconds=min(DEFAULT_ROUND_SECONDS, _TOTAL_SECONDS / turns),
-        progress=report.progress,
-    )
-    return dataclasses.replace(measured, results=(*measured.results, *skipped))
+    with tempfile.TemporaryDirectory(prefix="t2t-deploy-bench-") as folder:
+        if request.baselines:
+            models = _models(workspace, artifacts)
+            for found in _plain(models, request, threads, Path(folder), report):
+                cases += found.cases
+                skipped += found.rows
+            cases = with_wanted(cases, models, seed=_SEED, report=report)
+        turns = len(cases) * max(request.rounds, 1)
+        measured = run_bench(
+            cases,
+            rounds=request.rounds,
+            round_seconds=min(DEFAULT_ROUND_SECONDS, _TOTAL_SECONDS / turns),
+            seed=_SEED,
+            progress=report.progress,
+        )
+    results = measured.results
+    if request.baselines:
+        results = tuple(with_speedup_vs_plain(cases, results))
+    return dataclasses.replace(measured, results=(*results, *skipped))
+
+
+def _models(workspace: Workspace, artifacts: Sequence[Artifact]) -> list[BenchedModel]:
+    """The models of the artifacts whose weights are known, each once."""
+    found = {
+        _model(manifest): BenchedModel(
+            _model(manifest), workspace.weights(manifest), dict(manifest.config)
+        )
+        for manifest in (artifact.manifest for artifact in artifacts)
+        if manifest is not None and manifest.weights
+    }
+    return list(found.values())
+
+
+def _plain(
+    models: Sequence[BenchedModel],
+    request: BenchRequest,
+    threads: int,
+    folder: Path,
+    report: Report,
+) -> Iterator[Baselines]:
+    for batch in request.batches:
+        for model in models:
+            yield plain_baselines(
+                model,
+                batch=batch,
+                threads=threads,
+                backends=request.backends or tuple(BACKENDS),
+                folder=folder,
+                report=report,
+            )
 
 
 def _untried(
@@ -129,17 +187,17 @@ def _case(
     backend: str,
     batch: int,
     threads: int,
-    device: int | None,
-    *,
-    named: bool,
+    asked: BenchRequest,
 ) -> tuple[BenchCase | None, str | None]:
     """The case of an artifact on a backend, or why it is not measured; neither where it is moot."""
-    takes = BACKENDS[backend].takes
+    takes, device, named = BACKENDS[backend].takes, asked.device, bool(asked.artifacts)
     manifest = artifact.manifest
     if takes == "weights":
         if manifest is None or not manifest.weights:
             return None, None
         reason = why_not_runnable(backend, device)
+        if reason is None and backend == "compile" and device is None:
+            reason = None if asked.baselines or asked.backends else _SLOW_COMPILE
         if reason is not None:
             return None, reason
         request = SessionRequest(
@@ -148,6 +206,7 @@ def _case(
             threads=threads,
             config=manifest.config,
             device=device,
+            cache=workspace.root / _CACHE / backend,
         )
         label = f"{manifest.variant} {manifest.config['image_size']}px reference"
         return BenchCase(request, label, Precision.FP32.value, batch, _model(manifest)), None
@@ -158,9 +217,10 @@ def _case(
     reason = why_not_runnable(backend, device)
     if reason is None and takes == "engine" and not named:
         reason = _why_not_loaded(artifact)
-    if reason is None and manifest is not None and takes == "onnx" and backend == "ort-cpu":
-        if manifest.precision is Precision.BF16:
-            reason = "ONNX Runtime's CPU kernels have no bf16 matrix product"
+    if reason is None and manifest is not None and backend in ("ort-cpu", "openvino"):
+        told = why_not_in(backend, manifest.precision)
+        if told is not None:
+            reason = told
         elif manifest.target == Target.TENSORRT.value and not named:
             reason = "made for TensorRT; name it to run it on the CPU all the same"
         elif manifest.batch not in (None, batch):

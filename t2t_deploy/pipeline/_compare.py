@@ -33,6 +33,7 @@ from t2t_deploy.runtime import (
     available_threads,
     build_engine,
     open_session,
+    why_not_in,
     why_not_runnable,
 )
 from t2t_deploy.types import TOLERANCES, Precision, ShapeProfile, Target
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
     from t2t_deploy.model import T2TViT
 
 ENGINE_SM = "86"
-_RUNTIME = "ort-cpu"
+_RUNTIME = "ort-cpu"  # of the errors as well
+_OPENVINO = "openvino"
 # Measuring gets what exporting and building leave of this, so that a comparison stays one a person
 # waits for; a case always takes a few calls a round, however little is left.
 _TOTAL_SECONDS = 170.0
@@ -89,8 +91,9 @@ class ComparedStrategies:
     name: the combination in few words. default: whether it is the target's own. rel_l2,
     rel_l2_flat: largest relative L2 error of one picture's logits against the reference in float64,
     over the standard and the flat pictures. latency_ms, speedup_vs_eager: in ONNX Runtime on the
-    CPU. engine: of TensorRT-RTX. What was not run or failed is None, and ``reason`` says why; a
-    reason may also say how a figure was come by.
+    CPU; openvino_latency_ms, openvino_speedup_vs_eager: in OpenVINO. engine: of TensorRT-RTX. What
+    was not run or failed is None, and ``reason`` says why; a reason may also say how a figure was
+    come by.
     """
 
     name: str
@@ -102,6 +105,8 @@ class ComparedStrategies:
     rel_l2_flat: float | None = None
     latency_ms: Latency | None = None
     speedup_vs_eager: Speedup | None = None
+    openvino_latency_ms: Latency | None = None
+    openvino_speedup_vs_eager: Speedup | None = None
     engine: EngineSummary | None = None
     reason: str | None = None
 
@@ -368,23 +373,29 @@ def _measured(
     report: Report,
 ) -> list[ComparedStrategies]:
     """The rows with latencies, one process each and all of one round within seconds."""
+    rows = list(rows)
     exported = [index for index, row in enumerate(rows) if row.exported]
-    reason = why_not_runnable(_RUNTIME)
-    if request.precision is Precision.BF16:
-        reason = "ONNX Runtime's CPU kernels have no bf16 matrix product"
-    if reason is not None or not exported:
-        told = f"no latency: {reason}"
-        return [row.because(told) if row.exported else row for row in rows]
+    runtimes = []
+    for runtime, told in _latency_words().items():
+        reason = why_not_runnable(runtime) or why_not_in(runtime, request.precision)
+        if reason is None:
+            runtimes.append(runtime)
+            continue
+        for index in exported:
+            rows[index] = rows[index].because(f"no {told}: {reason}")
+    if not exported or not runtimes:
+        return rows
     batch, precision, model = request.batch or 1, request.precision.value, "the compared one"
+    places = [(runtime, index) for index in exported for runtime in runtimes]
     cases = [
         BenchCase(
-            SessionRequest(_RUNTIME, files[index], eager.threads),
+            SessionRequest(runtime, files[index], eager.threads, precision=request.precision),
             rows[index].name,
             precision,
             batch,
             model,
         )
-        for index in exported
+        for runtime, index in places
     ]
     # The reference computes in float32: it is no base for the speed of another precision.
     base = [BenchCase(eager, "reference", precision, batch, model)]
@@ -398,21 +409,29 @@ def _measured(
         round_seconds=min(DEFAULT_ROUND_SECONDS, wanted_s),
         progress=report.progress,
     )
-    found: dict[int, CaseResult] = dict(zip(exported, measured.results, strict=False))
-    return [
-        _with_latency(row, found[index]) if index in found else row
-        for index, row in enumerate(rows)
-    ]
+    for (runtime, index), result in zip(places, measured.results, strict=False):
+        rows[index] = _with_latency(rows[index], runtime, result)
+    return rows
 
 
-def _with_latency(row: ComparedStrategies, result: CaseResult) -> ComparedStrategies:
+def _latency_words() -> dict[str, str]:
+    """The runtimes to measure, and what the figure of each is called; OpenVINO where it is."""
+    words = {_RUNTIME: "latency"}
+    return words | ({_OPENVINO: "OpenVINO latency"} if is_installed(_OPENVINO) else {})
+
+
+def _with_latency(row: ComparedStrategies, runtime: str, result: CaseResult) -> ComparedStrategies:
+    told = _latency_words()[runtime]
     if result.status is not BenchStatus.OK:
-        return row.because(f"no latency: {result.reason}")
+        return row.because(f"no {told}: {result.reason}")
     if result.unstable:
-        row = row.because("the latency is unstable: its rounds differ")
-    return dataclasses.replace(
-        row, latency_ms=result.latency_ms, speedup_vs_eager=result.speedup_vs_eager
-    )
+        row = row.because(f"the {told} is unstable: its rounds differ")
+    latency, speedup = result.latency_ms, result.speedup_vs_eager
+    if runtime == _OPENVINO:
+        return dataclasses.replace(
+            row, openvino_latency_ms=latency, openvino_speedup_vs_eager=speedup
+        )
+    return dataclasses.replace(row, latency_ms=latency, speedup_vs_eager=speedup)
 
 
 def _line(err: Exception) -> str:

@@ -17,7 +17,7 @@ from t2t_deploy.errors import (
     ImageError,
     UsageError,
 )
-from t2t_deploy.pipeline._artifacts import usable_artifacts
+from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, cpu_backend, usable_artifacts
 from t2t_deploy.pipeline._disjoint import overlap
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._runner import AccuracyRunner, run_pictures
@@ -25,6 +25,7 @@ from t2t_deploy.runtime import (
     Session,
     SessionRequest,
     open_session,
+    why_not_in,
     why_not_runnable,
 )
 from t2t_deploy.types import Precision, Status
@@ -45,7 +46,8 @@ class EvaluateRequest:
     """What to evaluate, and on what; no artifacts means every one of the workspace.
 
     batch: pictures at a time where the artifact's batch is free. limit: how many pictures, None
-    takes all. confusion: PNG to write, None writes none.
+    takes all. confusion: PNG to write, None writes none. backend: the runtime of ONNX files; None
+    is ONNX Runtime on the CPU.
     """
 
     images: Path
@@ -53,6 +55,7 @@ class EvaluateRequest:
     batch: int = DEFAULT_BATCH
     limit: int | None = None
     confusion: Path | None = None
+    backend: str | None = None
     force: bool = False
 
 
@@ -103,6 +106,7 @@ def evaluate_artifacts(
     MissingDependencyError.
     """
     _check_confusion(request.confusion)
+    cpu_backend(request.backend)
     images = labelled_set_from_folder(request.images, limit=request.limit)
     if images.left_out:
         report.note(f"took {len(images.paths)} pictures, left out {images.left_out}")
@@ -196,7 +200,10 @@ def _why_not_evaluated(
     if manifest is not None and manifest.kind == "engine":
         backend = str(manifest.details["engine"]["backend"])
         return why_not_runnable(backend) or f"no {backend} session in this version"
-    reason = why_not_runnable("ort-cpu")
+    backend = cpu_backend(request.backend)
+    reason = why_not_runnable(backend)
+    if reason is None and manifest is not None and not _is_nodewise(artifact, request):
+        reason = why_not_in(backend, manifest.precision)
     if reason is not None or request.artifacts or manifest is None:
         return reason
     if images.has_labels:
@@ -204,10 +211,10 @@ def _why_not_evaluated(
             images.class_indices(int(manifest.config["num_classes"]))
         except ImageError as err:
             return str(err)
-    if _is_bf16(artifact):
+    if _is_nodewise(artifact, request):
         return (
-            "ONNX Runtime's CPU kernels have no bf16 matrix product; name it to evaluate it node "
-            "by node, which is slow"
+            f"{why_not_in(backend, Precision.BF16)}; name it to evaluate it node by node, which is "
+            "slow, or --backend openvino where the CPU has bf16"
         )
     return None
 
@@ -235,11 +242,13 @@ def _open(
     """A session of the artifact. Raises ArtifactError where it takes no pictures."""
     remark = None
     session: Session
-    if _is_bf16(artifact):
+    if _is_nodewise(artifact, request):
         remark = "evaluated node by node"
         session = NodewiseSession(artifact.path)
     else:
-        session = open_session(SessionRequest("ort-cpu", artifact.path))
+        backend = cpu_backend(request.backend)
+        precision = None if artifact.manifest is None else artifact.manifest.precision
+        session = open_session(SessionRequest(backend, artifact.path, precision=precision))
     stack.enter_context(session)
     taken, given = session.inputs[0].shape, session.outputs[0].shape
     square = len(taken) == 4 and taken[1] == 3 and taken[2] == taken[3] is not None
@@ -274,8 +283,10 @@ def _what_fell_short(accuracy: Accuracy, reference: Accuracy | None, asked: int)
     return "; ".join(found) or None
 
 
-def _is_bf16(artifact: Artifact) -> bool:
-    return artifact.manifest is not None and artifact.manifest.precision is Precision.BF16
+def _is_nodewise(artifact: Artifact, request: EvaluateRequest) -> bool:
+    """Whether a bf16 graph is met by ONNX Runtime, which does not compute it."""
+    bf16 = artifact.manifest is not None and artifact.manifest.precision is Precision.BF16
+    return bf16 and cpu_backend(request.backend) == DEFAULT_BACKEND
 
 
 def _model_key(artifact: Artifact) -> str:

@@ -60,7 +60,7 @@ def nodewise_file(
     if reason is not None:
         return nodewise_not_run(tolerance, reason)
     chosen = nodewise_pictures(manifest.config["image_size"]) if pictures is None else pictures
-    wanted = _float64_logits(weights, manifest.config, chosen.pictures)
+    wanted = float64_logits(weights, manifest.config, chosen.pictures)
     return evaluate_nodewise(path, chosen, wanted, tolerance, progress=report.progress)
 
 
@@ -88,7 +88,7 @@ def draw_nodewise(
     return target
 
 
-def _float64_logits(weights: Path, config: Mapping[str, Any], pictures: np.ndarray) -> np.ndarray:
+def float64_logits(weights: Path, config: Mapping[str, Any], pictures: np.ndarray) -> np.ndarray:
     """Logits (n, classes) of the reference in float64 on the original weights, one at a time."""
     torch = require("torch")
     from t2t_deploy.model import config_from_dict, load_reference

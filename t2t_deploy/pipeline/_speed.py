@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from t2t_deploy.bench import MIN_ROUNDS, BenchCase, BenchStatus, ratio_between, run_bench
+from t2t_deploy.bench import MIN_ROUNDS, BenchCase, BenchStatus, run_bench, speedup_between
 from t2t_deploy.pipeline._progress import Report
 from t2t_deploy.runtime import SessionRequest, available_threads, why_not_runnable
 from t2t_deploy.types import Precision, Status, Target
@@ -57,7 +57,7 @@ def speed_against_float(
     failed = [found.reason for found in results if found.status is not BenchStatus.OK]
     if failed:
         return {"status": Status.FAILED.value, "backend": backend, "reason": str(failed[0])}
-    speedup = ratio_between(results[1], results[0])
+    speedup = speedup_between(results[1], results[0])
     name = precisions[1].value
     verdict = f"faster than {name} here"
     if speedup.high < 1:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from t2t_deploy.calibration import image_set_from_folder
 from t2t_deploy.errors import ArtifactError, EngineError
+from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, cpu_backend
 from t2t_deploy.pipeline._engine import check_engine
 from t2t_deploy.pipeline._nodewise import check_plot_request, draw_nodewise, nodewise_file
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.runtime import SessionRequest, open_session, why_not_runnable
+from t2t_deploy.runtime import SessionRequest, open_session, why_not_in, why_not_runnable
 from t2t_deploy.types import TOLERANCES, Precision, Status
 from t2t_deploy.verify import (
     NodewiseReport,
@@ -49,27 +50,36 @@ class VerifiedArtifact:
 
 
 def verify_file(
-    path: Path, manifest: Manifest, weights: Path, pictures: PictureSet | None = None
+    path: Path,
+    manifest: Manifest,
+    weights: Path,
+    pictures: PictureSet | None = None,
+    *,
+    backend: str = DEFAULT_BACKEND,
 ) -> Verification:
     """Compare a file with the reference on the standard pictures, or on others.
 
-    What no runtime here can run is reported as not run, with the reason. bf16 has no runtime on a
-    CPU: it is evaluated node by node, on three pictures, which the result says.
+    backend: of the ONNX files. What no runtime here can run is reported as not run, with the
+    reason. bf16 has no runtime that every CPU has: for ONNX Runtime it is evaluated node by node,
+    on three pictures, which the result says.
     """
     tolerance = TOLERANCES[manifest.precision]
     if manifest.kind == "engine":
-        backend = str(manifest.details["engine"]["backend"])
+        builder = str(manifest.details["engine"]["backend"])
         check_engine(Artifact(path, manifest))
-        reason = why_not_runnable(backend)
-        return not_verified(tolerance, reason or f"no {backend} session in this version")
-    reason = why_not_runnable("ort-cpu")
+        reason = why_not_runnable(builder)
+        return not_verified(tolerance, reason or f"no {builder} session in this version")
+    nodewise = manifest.precision is Precision.BF16 and backend == DEFAULT_BACKEND
+    reason = why_not_runnable(backend)
+    if reason is None and not nodewise:
+        reason = why_not_in(backend, manifest.precision)
     if reason is not None:
         return not_verified(tolerance, reason)
     static = manifest.details.get("quantization", {}).get("mode") == "static"
     size = int(manifest.config["image_size"])
     chosen = verification_pictures(size, static=static) if pictures is None else pictures
     eager = SessionRequest("eager", weights, config=manifest.config)
-    if manifest.precision is Precision.BF16:
+    if nodewise:
         few = _first(chosen, _MAX_NODEWISE_PICTURES)
         with open_session(eager) as reference, NodewiseSession(path) as rounding:
             result = verify_session(reference, rounding, few, tolerance)
@@ -79,7 +89,8 @@ def verify_file(
         )
         reason = how if result.reason is None else f"{result.reason}; {how}"
         return dataclasses.replace(result, reason=reason)
-    with open_session(eager) as reference, open_session(SessionRequest("ort-cpu", path)) as other:
+    request = SessionRequest(backend, path, precision=manifest.precision)
+    with open_session(eager) as reference, open_session(request) as other:
         result = verify_session(reference, other, chosen, tolerance)
     return result
 
@@ -101,15 +112,18 @@ def verify_artifacts(
     *,
     nodewise: bool = False,
     plot: Path | None = None,
+    backend: str | None = None,
 ) -> list[VerifiedArtifact]:
     """Verify artifacts again, all of the workspace when none is named.
 
-    images: a folder of pictures to take instead of the standard ones. A verdict on the standard
-    pictures replaces the one in the manifest. nodewise: also evaluate each graph with rounding
-    and overflow after every node, and draw it, in ``plot`` or the workspace's logs; that verdict
-    stands in the manifest beside the other, since a runtime may hide what it finds.
-    Raises ArtifactError, ImageError, UsageError.
+    images: a folder of pictures to take instead of the standard ones. backend: the runtime of ONNX
+    files; None is ONNX Runtime on the CPU. Its verdict on the standard pictures replaces the one in
+    the manifest; that of another runtime is told and not kept. nodewise: also evaluate each graph
+    with rounding and overflow after every node, and draw it, in ``plot`` or the workspace's logs;
+    that verdict stands in the manifest beside the other, since a runtime may hide what it finds.
+    Raises ArtifactError, BackendError, ImageError, UsageError.
     """
+    runtime = cpu_backend(backend)
     if paths:
         artifacts = [workspace.open(path, force=True) for path in paths]
     else:
@@ -135,12 +149,13 @@ def verify_artifacts(
             pictures = _pictures_from_folder(images, int(manifest.config["image_size"]), report)
         weights = workspace.weights(manifest)
         try:
-            result = verify_file(artifact.path, manifest, weights, pictures)
+            result = verify_file(artifact.path, manifest, weights, pictures, backend=runtime)
         except EngineError as err:
             if paths:
                 raise
             result = not_verified(tolerance, str(err))
-        if pictures is None and result.status is not Status.NOT_RUN:
+        kept = pictures is None and (runtime == DEFAULT_BACKEND or manifest.kind == "engine")
+        if kept and result.status is not Status.NOT_RUN:
             artifact = workspace.update(artifact, verification=result.to_dict())
         if not nodewise:
             results.append(VerifiedArtifact(artifact, result))

@@ -7,6 +7,7 @@ from t2t_deploy.runtime._backends import (
     Backend,
     available_threads,
     open_session,
+    why_not_in,
     why_not_runnable,
 )
 from t2t_deploy.runtime._engine_build import BuildOptions, EngineBuild, build_engine
@@ -81,5 +82,6 @@ __all__ = [
     "runnable_here",
     "trtexec_line",
     "why_no_device",
+    "why_not_in",
     "why_not_runnable",
 ]

@@ -15,6 +15,7 @@ from t2t_deploy.runtime._requirements import (
     run_obstacle,
 )
 from t2t_deploy.runtime._session import Session, SessionRequest
+from t2t_deploy.types import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,17 @@ def why_not_runnable(name: str, device: int | None = None) -> str | None:
     return None if obstacle is None else str(obstacle)
 
 
+def why_not_in(name: str, precision: Precision) -> str | None:
+    """None where a runnable backend of ONNX files computes in that precision, else why not."""
+    if name == "ort-cpu" and precision is Precision.BF16:
+        return "ONNX Runtime's CPU kernels have no bf16 matrix product"
+    if name == "openvino":
+        from t2t_deploy.runtime import _openvino
+
+        return _openvino.why_not_in(precision)
+    return None
+
+
 def open_session(request: SessionRequest) -> Session:
     """Open what the request asks for.
 
@@ -85,6 +97,15 @@ def open_session(request: SessionRequest) -> Session:
             cache=request.cache,
             threads=request.threads,
         )
+    if request.backend == "openvino":
+        from t2t_deploy.runtime._openvino import OpenVinoSession
+
+        return OpenVinoSession(
+            request.path,
+            precision=request.precision,
+            threads=request.threads,
+            cache=request.cache,
+        )
     from t2t_deploy.runtime._ort import OrtSession
 
     return OrtSession(request.path, threads=request.threads)
@@ -102,6 +123,7 @@ def _torch_session(request: SessionRequest) -> Session:
         device=request.device,
         autocast=request.precision,
         compiled=request.backend == "compile",
+        cache=request.cache,
     )
 
 

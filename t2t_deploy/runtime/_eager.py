@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -29,6 +30,7 @@ class EagerSession(ClosingSession):
     device: ordinal of the CUDA device; None is the CPU.
     autocast: fp16 or bf16 lets torch choose which operations to do in it; fp32 and None do not.
     compiled: through ``torch.compile``, each batch size for itself.
+    cache: folder for what is compiled; None leaves torch's choice.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class EagerSession(ClosingSession):
         device: int | None = None,
         autocast: Precision | None = None,
         compiled: bool = False,
+        cache: Path | None = None,
     ) -> None:
         torch = require("torch")
         self.backend = "compile" if compiled else "eager"
@@ -60,6 +63,10 @@ class EagerSession(ClosingSession):
             torch.backends.cudnn.allow_tf32 = False
         self._model: Any = load_reference(weights, self.config).to(self._device)
         if compiled:
+            if cache is not None:
+                # torch asks the environment alone; what stands there may be of a parent process,
+                # whose torch writes its own default down
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache.absolute())
             self._model = torch.compile(self._model, dynamic=False)
         size, classes = self.config.image_size, self.config.num_classes
         self.inputs = (TensorSpec(INPUT_NAME, "float32", (None, 3, size, size)),)

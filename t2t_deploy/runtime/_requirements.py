@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 
 from t2t_deploy._optional import EXTRAS, is_installed, require
@@ -38,13 +41,9 @@ def run_obstacle(name: str, device: int | None = None) -> Obstacle | None:
     checks: list[_Check] = []
     if name in GPU_BACKENDS or (name in TORCH_BACKENDS and device is not None):
         checks.append(lambda: why_no_device(device or 0))
-    if name == "compile" and device is None:
-        told = Obstacle("torch.compile is run on a GPU only", "name one: --device cuda:0")
-        checks.append(lambda: told)
-    if name == "openvino":
-        missing = Obstacle("not part of this version of t2t-deploy", "use --backend ort-cpu")
-        checks.append(lambda: missing)
     checks.append(lambda: _absent(MODULES[name], extra_of(name)))
+    if name == "compile" and device is None:
+        checks.append(_no_compiler)
     if name in GPU_BACKENDS:
         checks.append(lambda: import_obstacle(name))
     if name in TENSORRT_MODULES:
@@ -113,6 +112,18 @@ def _unsupported_device(ordinal: int) -> Obstacle | None:
     return Obstacle(
         f"TensorRT-RTX has no kernels for compute capability {found} (it has {', '.join(known)})",
         "use --backend ort-cuda, ort-tensorrt or tensorrt",
+    )
+
+
+def _no_compiler() -> Obstacle | None:
+    """torch.compile writes C++ for a CPU, and calls the compiler that its authors would."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    compiler = os.environ.get("CXX", usual)
+    if shutil.which(compiler) is not None:
+        return None
+    return Obstacle(
+        f"torch.compile needs a C++ compiler ({compiler} not found)",
+        "install it (Debian, Ubuntu: apt install g++), or name another in CXX",
     )
 
 

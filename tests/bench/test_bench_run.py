@@ -89,7 +89,7 @@ def test_the_documents_fields(fake_case: MakeCase) -> None:
     }
     more = {
         *("baseline_rss_bytes", "load_ms", "first_call_ms", "warm_up", "rounds", "parts_ms"),
-        "spread",
+        *("spread", "speedup_vs_plain", "rel_l2"),
     }
     assert set(ok) == set(failed) == contract | more
     assert set(ok["latency_ms"]) == {"p50", "p90", "p99", "mean", "stdev", "samples"}

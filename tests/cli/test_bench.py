@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from t2t_deploy._optional import is_installed
 from t2t_deploy.bench import _lane
 from t2t_deploy.pipeline import _bench
 from t2t_deploy.runtime import GPU_BACKENDS, device_capability, why_no_device
@@ -122,19 +123,25 @@ def test_a_file_that_does_not_load_fails(run: Run) -> None:
     Path("junk.onnx").write_bytes(bytes(range(256)) * 10)
     done = run("bench", "junk.onnx", "--rounds", 5, "--json")
     assert done.status == 1
-    (failed,) = (row for row in done.json["results"] if row["status"] == "failed")
-    assert failed["backend"] == "ort-cpu"
-    assert "ONNX Runtime refuses junk.onnx" in failed["reason"]
-    assert f"note: ort-cpu junk.onnx failed: {failed['reason']}" in done.err
+    refused = {"ort-cpu": "ONNX Runtime"} | (
+        {"openvino": "OpenVINO"} if is_installed("openvino") else {}
+    )
+    failed = [row for row in done.json["results"] if row["status"] == "failed"]
+    assert [row["backend"] for row in failed] == list(refused)
+    for row in failed:
+        assert f"{refused[row['backend']]} refuses junk.onnx" in row["reason"]
+        assert f"note: {row['backend']} junk.onnx failed: {row['reason']}" in done.err
 
 
 def test_a_foreign_file_is_measured_without_a_reference(run: Run, onnx_file: Path) -> None:
     shutil.copy(onnx_file, "theirs.onnx")
     done = run("bench", "theirs.onnx", "--rounds", 5, "--threads", 1, "--json")
     assert done.status == 0
-    (row,) = (row for row in done.json["results"] if row["status"] == "ok")
-    assert (row["artifact"], row["precision"]) == ("theirs.onnx", "as stored")
-    assert row["speedup_vs_eager"] is None
+    rows = [row for row in done.json["results"] if row["status"] == "ok"]
+    assert len(rows) == 1 + is_installed("openvino")
+    for row in rows:
+        assert (row["artifact"], row["precision"]) == ("theirs.onnx", "as stored")
+        assert row["speedup_vs_eager"] is None
 
 
 def test_a_failed_artifact_is_left_out(
@@ -150,3 +157,14 @@ def test_a_failed_artifact_is_left_out(
     done = run("bench", "--force", "--backend", "ort-cpu", "--rounds", 5)
     assert done.status == 0
     assert onnx_file.name in done.out
+
+
+@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+def test_openvino_by_name(run: Run, onnx_file: Path) -> None:
+    done = run("bench", "--backend", "openvino", "--rounds", 5, "--threads", 1, "--json")
+    assert done.status == 0
+    (row,) = done.json["results"]
+    assert (row["backend"], row["artifact"], row["precision"], row["status"]) == (
+        *("openvino", onnx_file.name, "fp32", "ok"),
+    )
+    assert len(list(Path("artifacts/cache/openvino").glob("*.blob"))) == 1

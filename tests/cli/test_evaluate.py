@@ -15,6 +15,7 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 
+from t2t_deploy._optional import is_installed
 from t2t_deploy.model import config_from_toml, random_state_dict
 
 Run = Callable[..., Any]
@@ -315,3 +316,14 @@ def test_wrong_usage(run: Run, workspace: Path) -> None:
         1,
         "error: missing is not a folder; give one with pictures\n",
     )
+
+
+@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+def test_in_openvino(run: Run, tiny_toml: Path, workspace: Path, val: Path) -> None:
+    run("export", "--config", tiny_toml, "--precision", "fp16")
+    done = run("evaluate", "--images", val, "--backend", "openvino", "--json")
+    assert done.status == 0
+    fp32, fp16 = done.json["results"]
+    assert (fp32["status"], fp32["agreement"]) == ("passed", 1.0)
+    assert fp16["status"] == "not_run" and "would compute fp16 in float32" in fp16["reason"]
+    assert run("evaluate", "--images", val, "--backend", "gpu").status == 2

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 import t2t_deploy.export
+from t2t_deploy._optional import is_installed
 
 Run = Callable[..., Any]
 RESULT = {
@@ -229,4 +230,41 @@ def test_without_onnxruntime(run: Run, tiny_toml: Path, monkeypatch: pytest.Monk
     verification = done.json["verification"]
     assert (verification["status"], verification["reason"]) == (
         *("not_run", "onnxruntime is not installed: pip install 't2t-deploy[cpu]'"),
+    )
+
+
+@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+def test_another_runtimes_verdict_is_told_and_not_kept(
+    run: Run, wrong_file: Path, change_manifest: Callable[..., None]
+) -> None:
+    manifest = Path(f"{wrong_file}.manifest.json")
+    before = manifest.read_bytes()
+    done = run("verify", wrong_file, "--backend", "openvino", "--json")
+    assert done.status == 3
+    (result,) = done.json["results"]
+    assert result["status"] == "failed" and 5e-3 < result["rel_l2"] < 2e-2
+    assert manifest.read_bytes() == before
+    assert run("verify", wrong_file, "--json").status == 3
+    assert manifest.read_bytes() != before
+
+
+@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_in_openvino(run: Run, tiny_toml: Path, precision: str) -> None:
+    run("export", "--config", tiny_toml, "--precision", precision)
+    done = run("verify", "--backend", "openvino", "--json")
+    assert done.status == 0
+    (result,) = done.json["results"]
+    if precision == "fp32":
+        assert result["status"] == "passed" and 1e-8 < result["rel_l2"] < 1e-5
+    else:
+        assert result["status"] == "not_run"
+        assert "would compute fp16 in float32" in result["reason"]
+
+
+def test_a_backend_to_verify_on_is_one_of_two(run: Run, workspace: Path) -> None:
+    done = run("verify", "--backend", "eager")
+    assert done.status == 2
+    assert done.err.startswith(
+        "error: --backend is 'eager'; ONNX files are compared on ort-cpu or openvino: name one"
     )

@@ -191,6 +191,29 @@ def test_all_are_exported_and_compared(
     assert asked["rounds"] == 5 and 0 < asked["round_seconds"] <= 0.5
 
 
+def test_openvino_is_timed_where_it_is(
+    tiny: ExportRequest, measured: list[dict[str, Any]], two: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_compare, "is_installed", lambda module: module == "openvino")
+    monkeypatch.setattr(_compare, "why_not_runnable", lambda name: None)
+    monkeypatch.setattr(
+        _compare, "why_not_in", lambda name, kind: f"no {kind.value}" if kind != "fp32" else None
+    )
+    rows = compare_strategies(tiny).rows
+    *cases, eager = measured[0]["cases"]
+    assert [(case.artifact, case.backend) for case in cases] == [
+        (row.name, runtime) for row in rows for runtime in ("ort-cpu", "openvino")
+    ]
+    assert eager.backend == "eager" and {case.request.precision for case in cases} == {"fp32"}
+    for row in rows:
+        assert row.reason == "no latency: not today; no OpenVINO latency: not today"
+    fp16 = dataclasses.replace(tiny, precision=Precision.FP16)
+    for row in compare_strategies(fp16).rows:
+        assert row.reason is not None
+        assert row.reason.endswith("no latency: no fp16; no OpenVINO latency: no fp16")
+    assert len(measured) == 1
+
+
 def test_little_time_left_is_shared(
     tiny: ExportRequest, measured: list[dict[str, Any]], two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +248,8 @@ def test_the_json(tiny: ExportRequest, measured: list[dict[str, Any]], two: None
             "hazards",
             "latency_ms",
             "speedup_vs_eager",
+            "openvino_latency_ms",
+            "openvino_speedup_vs_eager",
             "engine",
         ),
         "reason",
@@ -358,7 +383,7 @@ def test_an_engine_that_is_refused(
         assert (options.sm, [str(p) for p in options.profiles]) == (("86",), ["1:1:1"])
         raise EngineError("too large")
 
-    monkeypatch.setattr(_compare, "is_installed", lambda module: True)
+    monkeypatch.setattr(_compare, "is_installed", lambda module: module == "tensorrt_rtx")
     monkeypatch.setattr(_compare, "build_engine", refuse)
     for row in compare_strategies(tiny).rows:
         assert row.engine is None and row.rel_l2 is not None
@@ -397,6 +422,11 @@ def test_latencies_and_engines_for_real(
         assert row["latency_ms"]["p50"] > 0 and len(row["latency_ms"]["samples"]) >= 15
         speedup = row["speedup_vs_eager"]
         assert speedup["low"] <= speedup["ratio"] <= speedup["high"]
+        found = row["openvino_latency_ms"], row["openvino_speedup_vs_eager"]
+        if is_installed("openvino"):
+            assert found[0]["p50"] > 0 and found[1]["low"] <= found[1]["ratio"]
+        else:
+            assert found == (None, None)
         if is_installed("tensorrt_rtx"):
             engine = row["engine"]
             assert engine["kernels"] > 10 and engine["moved_bytes"] > 0

@@ -67,9 +67,21 @@ def test_torch_needs_a_device_only_where_one_is_named() -> None:
     assert run_obstacle("eager") is None
     if device_capability() is None:
         assert run_obstacle("eager", 0) == why_no_device()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the compiler's name on Linux")
+def test_compiling_for_the_cpu_needs_a_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert reason(run_obstacle("compile")) == (
-        "torch.compile is run on a GPU only: name one: --device cuda:0"
+        "torch.compile needs a C++ compiler (g++ not found): install it (Debian, Ubuntu: apt "
+        "install g++), or name another in CXX"
     )
+    (tmp_path / "mine++").touch(mode=0o755)
+    monkeypatch.setenv("CXX", "mine++")
+    assert run_obstacle("compile") is None and run_obstacle("eager") is None
 
 
 def test_a_torch_without_cuda(device: None) -> None:
@@ -84,8 +96,9 @@ def test_a_torch_without_cuda(device: None) -> None:
 @pytest.mark.parametrize(
     ("name", "extra"),
     [
-        ("eager", "export"), ("ort-cpu", "cpu"), ("ort-cuda", "gpu"), ("ort-tensorrt", "gpu"),
-        ("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx"),
+        ("eager", "export"), ("compile", "export"), ("ort-cpu", "cpu"), ("openvino", "openvino"),
+        ("ort-cuda", "gpu"), ("ort-tensorrt", "gpu"), ("tensorrt", "tensorrt"),
+        ("tensorrt-rtx", "rtx"),
     ],
 )  # fmt: skip
 def test_an_absent_package(

@@ -1,0 +1,286 @@
+"""`bench --baselines`: plain exports of the reference beside the artifacts, and every error."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from t2t_deploy._optional import is_installed
+from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult, Latency, Round, _lane
+from t2t_deploy.pipeline import (
+    BenchRequest,
+    ExportRequest,
+    _baselines,
+    _bench,
+    bench_artifacts,
+    export_model,
+)
+from t2t_deploy.pipeline._baselines import EXPORTERS, with_speedup_vs_plain
+from t2t_deploy.runtime import SessionRequest
+from t2t_deploy.types import Precision, Target
+from t2t_deploy.workspace import Workspace
+
+TINY = """\
+tokens_type = "performer"
+embed_dim = 16
+depth = 1
+num_heads = 2
+mlp_ratio = 2.0
+token_dim = 16
+image_size = 32
+num_classes = 10
+"""
+TORCHSCRIPT, DEFAULT = EXPORTERS
+BACKENDS = ("eager", "ort-cpu", "openvino")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    folder = tmp_path_factory.mktemp("baselines")
+    (folder / "tiny.toml").write_text(TINY)
+    workspace = Workspace(folder / "artifacts")
+    export_model(workspace, ExportRequest(config_file=folder / "tiny.toml", target=Target.CPU))
+    return workspace
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Say which backends run here, and in what OpenVINO computes."""
+
+    def say(*names: str, bf16: str | None = None) -> None:
+        for module in (_bench, _baselines):
+            monkeypatch.setattr(
+                module,
+                "why_not_runnable",
+                lambda name, device=None: None if name in names else f"no {name} here",
+            )
+            monkeypatch.setattr(
+                module,
+                "why_not_in",
+                lambda name, precision: bf16 if precision is Precision.BF16 else None,
+            )
+
+    return say
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[BenchCase]:
+    """The cases that `run_bench` was given, instead of its running."""
+    asked: list[BenchCase] = []
+
+    def fake(cases: list[BenchCase], **options: Any) -> BenchReport:
+        asked[:] = cases
+        assert options["seed"] == 0
+        for case in cases:
+            assert case.request.path.is_file()
+            if case.artifact in EXPORTERS:
+                graph = onnx.load(case.request.path).graph
+                assert graph.input[0].type.tensor_type.shape.dim[0].dim_value == case.batch
+        results = [result_of(case, 1.0) for case in cases]
+        return BenchReport(environment=None, results=tuple(results))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_bench, "run_bench", fake)
+    return asked
+
+
+def result_of(case: BenchCase, ms: float, status: BenchStatus = BenchStatus.OK) -> CaseResult:
+    ok = status is BenchStatus.OK
+    return CaseResult(
+        case.backend,
+        case.artifact,
+        case.precision,
+        case.batch,
+        status,
+        latency_ms=Latency(ms, ms, ms, ms, 0.0, (ms,)) if ok else None,
+        rounds=tuple(Round(n, 1, (ms * n,)) for n in range(1, 6)) if ok else (),
+    )
+
+
+def rows(cases: list[BenchCase]) -> list[tuple[str, str | None, str, int]]:
+    return [(case.backend, case.artifact, case.precision, case.batch) for case in cases]
+
+
+def test_what_is_added(
+    workspace: Workspace, here: Callable[..., None], measured: list[BenchCase]
+) -> None:
+    here("eager", "compile", "ort-cpu", "openvino")
+    report = bench_artifacts(workspace, BenchRequest(batches=(1, 2), baselines=True))
+    (name,) = (artifact.path.name for artifact in workspace.artifacts())
+    reference = "tiny 32px reference"
+
+    def plain(batch: int) -> list[tuple[str, str | None, str, int]]:
+        runs = (("ort-cpu", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
+        return [(b, exporter, p, batch) for exporter in EXPORTERS for b, p in runs]
+
+    assert rows(measured) == [
+        *((b, a, "fp32", n) for n in (1, 2) for b, a in (
+            ("eager", reference), ("compile", reference), ("ort-cpu", name), ("openvino", name)
+        )),
+        *plain(1),
+        *plain(2),
+    ]  # fmt: skip
+    assert len({case.model for case in measured}) == 1
+    # the precision is told, or OpenVINO would choose it
+    asked = {case.request.precision for case in measured if case.artifact in EXPORTERS}
+    assert asked == {Precision.FP32, Precision.BF16}
+    wanted = {case.batch: case.wanted for case in measured}
+    for case in measured:
+        assert case.wanted is not None and len(case.wanted) == 10
+        assert case.wanted == wanted[case.batch]
+    assert wanted[1] != wanted[2]  # another shape, other pictures
+    assert not any(case.request.path.is_file() for case in measured if case.artifact in EXPORTERS)
+    assert {row.backend for row in report.results if row.status is BenchStatus.NOT_RUN} == {
+        *("ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"),
+    }
+
+
+def test_without_it_nothing_is_added(
+    workspace: Workspace, here: Callable[..., None], measured: list[BenchCase]
+) -> None:
+    here("eager", "compile", "ort-cpu", "openvino")
+    report = bench_artifacts(workspace, BenchRequest())
+    assert [case.backend for case in measured] == ["eager", "ort-cpu", "openvino"]
+    assert {case.wanted for case in measured} == {None}
+    (row,) = (row for row in report.results if row.backend == "compile")
+    assert row.reason == (
+        "compiles for a minute or more on a CPU; ask for it: --baselines or --backend compile"
+    )
+    bench_artifacts(workspace, BenchRequest(backends=("compile",)))
+    assert [case.backend for case in measured] == ["compile"]
+    assert measured[0].request.cache == workspace.root / "cache" / "compile"
+
+
+def test_named_backends_only(
+    workspace: Workspace, here: Callable[..., None], measured: list[BenchCase]
+) -> None:
+    here("eager", "compile", "ort-cpu", "openvino")
+    bench_artifacts(workspace, BenchRequest(backends=("ort-cpu",), baselines=True))
+    assert [(c.backend, c.artifact) for c in measured[1:]] == [("ort-cpu", e) for e in EXPORTERS]
+    assert measured[0].artifact not in EXPORTERS
+
+
+def test_what_cannot_run_here_is_a_row(
+    workspace: Workspace, here: Callable[..., None], measured: list[BenchCase]
+) -> None:
+    here("eager", "ort-cpu", "openvino", bf16="no bf16 here")
+    report = bench_artifacts(workspace, BenchRequest(baselines=True))
+    skipped = [row for row in report.results if row.artifact in EXPORTERS and row.reason]
+    assert [(row.backend, row.precision, row.status, row.reason) for row in skipped] == [
+        ("openvino", "bf16", BenchStatus.NOT_RUN, "no bf16 here")
+    ] * 2
+    here("eager", "ort-cpu")
+    report = bench_artifacts(workspace, BenchRequest(baselines=True))
+    skipped = [row for row in report.results if row.artifact in EXPORTERS and row.reason]
+    assert {row.reason for row in skipped} == {"no openvino here"} and len(skipped) == 4
+
+
+def test_an_exporter_that_fails_is_a_row_and_the_others_go_on(
+    workspace: Workspace,
+    here: Callable[..., None],
+    measured: list[BenchCase],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    right = torch.onnx.export
+
+    def export(*arguments: Any, dynamo: bool, **options: Any) -> Any:
+        if dynamo:
+            raise ValueError("no decomposition\n  for it")
+        return right(*arguments, dynamo=dynamo, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    here("eager", "ort-cpu", "openvino")
+    report = bench_artifacts(workspace, BenchRequest(baselines=True))
+    failed = [row for row in report.results if row.status is BenchStatus.FAILED]
+    assert [(row.backend, row.artifact, row.precision) for row in failed] == [
+        *(("ort-cpu", DEFAULT, "fp32"), ("openvino", DEFAULT, "fp32")),
+        ("openvino", DEFAULT, "bf16"),
+    ]
+    assert {row.reason for row in failed} == {
+        "not exported: ValueError: no decomposition for it",
+    }
+    assert [case.artifact for case in measured].count(TORCHSCRIPT) == 3
+
+
+def test_speed_against_the_fastest_plain_export() -> None:
+    def case(
+        name: str, precision: str = "fp32", backend: str = "ort-cpu", **more: Any
+    ) -> BenchCase:
+        request = SessionRequest(backend, Path(name))
+        return dataclasses.replace(BenchCase(request, name, precision, 1, "m"), **more)
+
+    timed = [
+        (case(TORCHSCRIPT), 6.0),
+        (case(DEFAULT), 4.0),
+        (case(DEFAULT, "bf16"), 3.0),
+        (case("a.onnx"), 2.0),
+        (case("b.onnx", "bf16"), 2.0),
+        (case("c.onnx", "int8"), 1.0),
+        (case("a.onnx", backend="openvino"), 2.0),
+        (case("a.onnx", batch=8), 2.0),
+        (case("a.onnx", model="other"), 2.0),
+    ]
+    cases = [each for each, _ in timed]
+    results = [result_of(each, ms) for each, ms in timed]
+    found = [r.speedup_vs_plain and r.speedup_vs_plain.ratio for r in
+             with_speedup_vs_plain(cases, results)]  # fmt: skip
+    assert found == [None, None, None, 2.0, 1.5, 4.0, None, None, None]
+    # one that was not measured has no speed, and is no base
+    results[1] = result_of(cases[1], 0.0, BenchStatus.FAILED)
+    results[3] = result_of(cases[3], 0.0, BenchStatus.FAILED)
+    again = with_speedup_vs_plain(cases, results)
+    assert again[3].speedup_vs_plain is None
+    assert again[5].speedup_vs_plain is not None and again[5].speedup_vs_plain.ratio == 6.0
+
+
+@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+def test_for_real(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 0.05)
+    monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.01)
+    monkeypatch.setattr(_bench, "DEFAULT_ROUND_SECONDS", 0.01)
+    asked = BenchRequest(backends=BACKENDS, threads=1, rounds=5, baselines=True)
+    report = bench_artifacts(workspace, asked)
+    json.dumps(report.to_dict()["results"], allow_nan=False)
+    ok = [row for row in report.results if row.status is BenchStatus.OK]
+    fp32 = [(row.backend, row.artifact in EXPORTERS) for row in ok if row.precision == "fp32"]
+    assert fp32 == [
+        *(("eager", False), ("ort-cpu", False), ("openvino", False)),
+        *[("ort-cpu", True), ("openvino", True)] * 2,
+    ]
+    for row in ok:
+        assert row.rel_l2 is not None
+        assert 1e-8 < row.rel_l2 < (1e-5 if row.precision == "fp32" else 4e-2)
+        plain = row.artifact in EXPORTERS or row.backend == "eager"
+        assert (row.speedup_vs_plain is None) is plain
+    rest = {(row.artifact, row.status) for row in report.results if row not in ok}
+    assert rest <= {(name, BenchStatus.NOT_RUN) for name in EXPORTERS}  # bf16 where there is none
+
+
+def test_the_first_pictures_logits_are_compared() -> None:
+    from t2t_deploy.bench._worker import relative_l2
+
+    outputs = {"logits": np.array([[3.0, 4.0], [9.0, 9.0]], np.float32)}
+    assert relative_l2(outputs, [3.0, 4.0]) == 0
+    assert relative_l2(outputs, [0.0, 4.0]) == 0.75
+    assert relative_l2({"logits": np.full((1, 2), np.nan, np.float32)}, [3.0, 4.0]) is None
+    with pytest.raises(ValueError, match=r"is \(2,\) a picture; expected \(3,\)"):
+        relative_l2(outputs, [1.0, 2.0, 3.0])
+
+
+@pytest.mark.slow
+def test_compiling_for_the_cpu(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_bench, "DEFAULT_ROUND_SECONDS", 0.01)
+    asked = BenchRequest(backends=("eager", "compile"), threads=1, rounds=5, baselines=True)
+    eager, compiled = bench_artifacts(workspace, asked).results
+    assert (compiled.backend, compiled.status, compiled.reason) == ("compile", BenchStatus.OK, None)
+    for row in (eager, compiled):
+        assert row.rel_l2 is not None and 1e-8 < row.rel_l2 < 1e-5
+    assert any((workspace.root / "cache" / "compile").iterdir())

@@ -1,0 +1,283 @@
+"""OpenVINO sessions: what is computed, in what, and what is refused instead of imitated."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from t2t_deploy._optional import is_installed
+from t2t_deploy.errors import ArtifactError, BackendError, InputError
+from t2t_deploy.runtime import SessionRequest, _openvino, open_session, why_not_in
+from t2t_deploy.runtime._openvino import Layers, OpenVinoSession, check_computed
+from t2t_deploy.types import Precision
+
+pytestmark = pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+
+WIDTH, CLASSES = 64, 32
+WEIGHT = np.random.default_rng(0).standard_normal((WIDTH, CLASSES)).astype(np.float32)
+NO_BF16 = None if not is_installed("openvino") else why_not_in("openvino", Precision.BF16)
+needs_bf16 = pytest.mark.skipif(NO_BF16 is not None, reason=str(NO_BF16))
+needs_no_bf16 = pytest.mark.skipif(NO_BF16 is None, reason="this CPU has bf16")
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """logits = image @ WEIGHT, (batch, 64) -> (batch, 32), float32 outside, typed within."""
+
+    def model(precision: Precision = Precision.FP32, batch: int | None = None) -> Path:
+        types = {
+            Precision.FP16: (TensorProto.FLOAT16, np.float16),
+            Precision.BF16: (TensorProto.BFLOAT16, ml_dtypes.bfloat16),
+        }
+        constants: dict[str, Any] = {"weight": WEIGHT}
+        if precision is Precision.FP32:
+            nodes = [helper.make_node("MatMul", ["image", "weight"], ["logits"])]
+        elif precision is Precision.INT8:
+            constants = {
+                "weight": np.clip(np.round(WEIGHT * 32), -127, 127).astype(np.int8),
+                "weight_scale": np.float32(1 / 32),
+                "scale": np.float32(1 / 32),
+                "zero": np.int8(0),
+            }
+            nodes = [
+                helper.make_node("QuantizeLinear", ["image", "scale", "zero"], ["q"]),
+                helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["rounded"]),
+                helper.make_node("DequantizeLinear", ["weight", "weight_scale", "zero"], ["w"]),
+                helper.make_node("MatMul", ["rounded", "w"], ["logits"]),
+            ]
+        else:
+            kind, dtype = types[precision]
+            constants = {"weight": WEIGHT.astype(dtype)}
+            nodes = [
+                helper.make_node("Cast", ["image"], ["typed"], to=kind),
+                helper.make_node("MatMul", ["typed", "weight"], ["product"]),
+                helper.make_node("Cast", ["product"], ["logits"], to=TensorProto.FLOAT),
+            ]
+        graph = helper.make_graph(
+            nodes,
+            "matmul",
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch or "N", WIDTH])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch or "N", CLASSES])],
+            [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
+        )
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+        onnx.checker.check_model(made)
+        path = tmp_path / f"{precision.value}-{batch}.onnx"
+        onnx.save(made, path)
+        return path
+
+    return model
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(count).standard_normal((count, WIDTH)).astype(np.float32)
+
+
+def error_of(session: OpenVinoSession, count: int) -> float:
+    image = pictures(count)
+    wanted = image.astype(np.float64) @ WEIGHT.astype(np.float64)
+    found = session.run({"image": image})["logits"]
+    assert found.shape == wanted.shape and found.dtype == np.float32
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def test_a_free_batch_is_compiled_for_each_size(write: Write) -> None:
+    request = SessionRequest("openvino", write(), threads=1, precision=Precision.FP32)
+    with open_session(request) as session:
+        assert isinstance(session, OpenVinoSession)
+        assert (session.backend, session.threads) == ("openvino", 1)
+        assert [str(spec) for spec in (*session.inputs, *session.outputs)] == [
+            "image float32 (N, 64)",
+            "logits float32 (N, 32)",
+        ]
+        assert session.layers.products == {"f32": 1}
+        for count in (1, 3, 2, 3, 1):
+            assert error_of(session, count) < 1e-6
+        assert list(session._requests) == [3, 1]  # the two used last
+
+
+def test_a_fixed_batch(write: Write) -> None:
+    with OpenVinoSession(write(batch=2)) as session:
+        assert session.inputs[0].shape == (2, WIDTH)
+        assert error_of(session, 2) < 1e-6
+        with pytest.raises(InputError, match=r"expected image float32 \(2, 64\)"):
+            session.run({"image": pictures(3)})
+    with pytest.raises(BackendError, match="the session is closed"):
+        session.run({"image": pictures(2)})
+    session.close()
+
+
+def test_outputs_are_the_callers_own(write: Write) -> None:
+    with OpenVinoSession(write()) as session:
+        first = session.run({"image": pictures(1)})["logits"]
+        before = first.copy()
+        session.run({"image": -pictures(1)})
+        assert np.array_equal(first, before)
+
+
+def test_pictures_that_are_not_contiguous(write: Write) -> None:
+    with OpenVinoSession(write()) as session:
+        plain = session.run({"image": pictures(2)})["logits"]
+        strided = np.repeat(pictures(2), 2, axis=1)[:, ::2]
+        assert not strided.flags.c_contiguous
+        assert np.array_equal(session.run({"image": strided})["logits"], plain)
+
+
+def test_int8_is_computed_in_integers(write: Write) -> None:
+    with OpenVinoSession(write(Precision.INT8), precision=Precision.INT8) as session:
+        assert set(session.layers.products) <= {"i8", "u8"} and session.layers.products
+        assert 1e-4 < error_of(session, 4) < 3e-2
+
+
+def test_int8_of_a_graph_that_has_none_is_no_int8(write: Write) -> None:
+    with pytest.raises(BackendError, match=r"in another precision than int8 \(.*1 in f32\)"):
+        OpenVinoSession(write(), precision=Precision.INT8)
+
+
+@needs_no_bf16
+@pytest.mark.parametrize("typed", [True, False], ids=["typed graph", "float32 graph"])
+def test_bf16_is_refused_where_the_cpu_has_none(write: Write, typed: bool) -> None:
+    path = write(Precision.BF16 if typed else Precision.FP32)
+    # of a typed graph whatever is asked: float32 kernels would imitate it
+    for asked in (Precision.BF16, *((None, Precision.FP32) if typed else ())):
+        with pytest.raises(BackendError) as raised:
+            OpenVinoSession(path, precision=asked)
+        text = str(raised.value)
+        assert text.startswith(f"OpenVINO cannot compute {path.name}: this CPU has no bf16 (")
+        assert text.endswith("; use an fp32 artifact")
+
+
+@needs_bf16
+@pytest.mark.parametrize("typed", [True, False], ids=["typed graph", "float32 graph"])
+def test_bf16_is_computed_in_bf16(write: Write, typed: bool) -> None:
+    path = write(Precision.BF16 if typed else Precision.FP32)
+    with OpenVinoSession(path, precision=Precision.BF16) as session:
+        assert session.layers.products == {"bf16": 1}
+        assert 1e-4 < error_of(session, 4) < 2e-2
+
+
+@pytest.mark.parametrize(
+    ("listed", "reason"),
+    [
+        (["FP32", "BF16", "INT8"], None),
+        (["FP32", "INT8"], "this CPU has no bf16 (avx512_bf16, amx_bf16 or avx_ne_convert; "
+         "OpenVINO lists FP32, INT8); use an fp32 artifact"),
+    ],
+)  # fmt: skip
+def test_what_openvino_lists_decides(
+    listed: list[str], reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = SimpleNamespace(get_property=lambda device, name: listed)
+    fake = SimpleNamespace(Core=lambda: core)
+    monkeypatch.setattr(_openvino, "require", lambda module: fake)
+    assert why_not_in("openvino", Precision.BF16) == reason
+    assert why_not_in("openvino", Precision.FP32) is why_not_in("openvino", Precision.INT8) is None
+
+
+@pytest.mark.parametrize("asked", [Precision.FP16, Precision.FP8])
+def test_no_16_or_8_bit_floats_are_imitated(write: Write, asked: Precision) -> None:
+    with pytest.raises(BackendError, match=f"would compute {asked.value} in float32"):
+        OpenVinoSession(write(), precision=asked)
+    if asked is Precision.FP16:  # the graph tells it by itself
+        with pytest.raises(BackendError, match="would compute fp16 in float32"):
+            OpenVinoSession(write(asked))
+
+
+@pytest.mark.parametrize(
+    ("asked", "every", "products", "message"),
+    [
+        (Precision.FP32, {"f32": 9, "i32": 2}, {"f32": 4}, None),
+        (Precision.FP32, {"f32": 9, "bf16": 2}, {"f32": 4}, "layers of x in bf16; expected fp32"),
+        (Precision.FP32, {"f32": 9, "u8": 2}, {"f32": 4}, "layers of x in u8; expected fp32"),
+        (Precision.BF16, {"bf16": 9}, {"bf16": 3, "f32": 2}, None),
+        (Precision.BF16, {"bf16": 9}, {"bf16": 2, "f32": 2},
+         r"than bf16 \(of its products 2 in bf16, 2 in f32\)"),
+        (Precision.BF16, {"f32": 9}, {}, r"than bf16 \(of its products none\)"),
+        (Precision.INT8, {"f32": 9}, {"f32": 3, "u8": 1}, None),
+        (Precision.INT8, {"f32": 9, "i8": 1}, {"f32": 3}, "than int8"),
+        (None, {"f32": 9, "u8": 2}, {"u8": 4}, None),
+    ],
+)  # fmt: skip
+def test_what_the_layers_must_compute_in(
+    asked: Precision | None,
+    every: Mapping[str, int],
+    products: Mapping[str, int],
+    message: str | None,
+) -> None:
+    layers = Layers(every, products)
+    if message is None:
+        check_computed("x", asked, layers, ["CPU"])
+        return
+    with pytest.raises(BackendError, match=message):
+        check_computed("x", asked, layers, ["CPU"])
+
+
+def test_another_device_is_refused() -> None:
+    with pytest.raises(BackendError, match=r"runs x on GPU\.0; expected CPU"):
+        check_computed("x", None, Layers({}, {}), ["GPU.0"])
+
+
+def test_what_is_compiled_is_kept(write: Write, tmp_path: Path) -> None:
+    cache = tmp_path / "workspace" / "cache" / "openvino"
+
+    def logits() -> tuple[np.ndarray, Any]:
+        with OpenVinoSession(path, threads=1, cache=cache) as session:
+            found = session.run({"image": pictures(1)})["logits"]
+            compiled = session._requests[1].get_compiled_model()
+            return found, compiled.get_property("LOADED_FROM_CACHE")
+
+    path = write()
+    fresh, loaded = logits()
+    (blob,) = cache.glob("*.blob")
+    assert not loaded
+    kept, loaded = logits()
+    assert loaded and np.array_equal(fresh, kept)
+    # half a file, as of a process that was killed while it wrote
+    blob.chmod(0o600)
+    blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
+    again, loaded = logits()
+    assert not loaded and np.array_equal(fresh, again)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    missing, nonsense = tmp_path / "missing.onnx", tmp_path / "nonsense.onnx"
+    with pytest.raises(ArtifactError, match=r"there is no file .*missing\.onnx; export"):
+        OpenVinoSession(missing)
+    nonsense.write_bytes(b"nonsense")
+    with pytest.raises(ArtifactError, match=r"^OpenVINO refuses .*: Unable to read the model") as e:
+        OpenVinoSession(nonsense)
+    assert "\n" not in str(e.value)
+
+
+def test_importing_it_tells_nobody(tmp_path: Path) -> None:
+    """openvino reports its import to its maker, and names the user by a file in the home folder."""
+    program = "from t2t_deploy._optional import require; require('openvino').Core()"
+    home = tmp_path / "home"
+    home.mkdir()
+    # nothing that would keep it quiet anyway
+    names = ("SYSTEMROOT", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if name in names}
+    places = {name: str(home) for name in ("HOME", "USERPROFILE", "LOCALAPPDATA")}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; import sys; print(sys.modules['openvino_telemetry'])"],
+        env=environment | places,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "None"), done.stderr
+    assert list(home.iterdir()) == []
