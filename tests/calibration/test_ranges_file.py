@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,8 +96,8 @@ def test_the_same_calibration_has_the_same_bytes(saved: Path, tmp_path: Path) ->
     before = calibration()
     other = dataclasses.replace(
         before,
-        ranges=dict(reversed(before.ranges.items())),
-        moments=dict(reversed(before.moments.items())),
+        ranges=dict(reversed(list(before.ranges.items()))),
+        moments=dict(reversed(list(before.moments.items()))),
     )
     for name, value in {
         "again": before,
@@ -253,7 +254,7 @@ def test_a_missing_file_and_how_to_make_one(tmp_path: Path) -> None:
         load_calibration(tmp_path / "gone")
 
 
-CHANGES = {
+CHANGES: dict[str, Any] = {
     "graph_sha256": "e" * 64,
     "images_sha256": "e" * 64,
     "images": 13,
