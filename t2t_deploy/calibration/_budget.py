@@ -111,7 +111,7 @@ def search_budget(
             trials[count] = Trial(count, loss.drop, loss.rel_l2, share)
         return trials[count]
 
-    low, high = 0, len(order) - 1  # with all groups gone nothing would be quantised
+    low, high = 0, max(len(order) - 1, 0)  # with all groups gone nothing would be quantised
     if _within(trial(0), limit):
         high = 0
     elif _within(trial(high), limit):

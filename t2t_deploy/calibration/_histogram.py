@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 BINS = 4096
-_SMALLEST = float(np.finfo(np.float32).tiny)
+# A top below this has a reciprocal beyond float32: values that small are counted as zeros.
+_SMALLEST = float(np.finfo(np.float32).tiny) * BINS
 
 
 @dataclass(slots=True)

@@ -32,8 +32,8 @@ class RangeMethod(str, Enum):
 
 def range_of(histogram: MagnitudeHistogram, method: RangeMethod) -> float:
     """The magnitude that the largest code stands for; next to nothing where all was zero."""
-    if histogram.largest == 0 or histogram.top == 0:
-        return float(np.finfo(np.float32).tiny)
+    if histogram.top == 0:
+        return max(histogram.largest, float(np.finfo(np.float32).tiny))
     chosen = _METHODS[method](histogram)
     return min(chosen, histogram.largest)
 

@@ -74,6 +74,8 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
     arrays = {f"moments:{name}": value for name, value in calibration.moments.items()}
     equalisation = calibration.equalisation
     arrays |= {f"scale:{pair.producer}": pair.scale for pair in equalisation.applied}
+    # safetensors writes the memory of an array, whatever its strides
+    arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     told = {
         "key": calibration.key.to_dict(),
         "ranges": dict(calibration.ranges),
@@ -98,12 +100,12 @@ def load_calibration(path: Path) -> Calibration:
     try:
         with safe_open(path, "numpy") as file:
             header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+            if header.get("format") != FORMAT:
+                raise CalibrationError(
+                    f"{path} is of format {header.get('format')!r}; expected {FORMAT!r}: calibrate "
+                    "again"
+                )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-        if header.get("format") != FORMAT:
-            raise CalibrationError(
-                f"{path} is of format {header.get('format')!r}; expected {FORMAT!r}: calibrate "
-                "again"
-            )
         text = header["calibration"]
         if header["sha256"] != _digest(arrays, text):
             raise CalibrationError(
@@ -128,7 +130,8 @@ def load_calibration(path: Path) -> Calibration:
             pictures=tuple(told["pictures"]),
             unreadable=tuple(told["unreadable"]),
         )
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as err:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as err:
+        # AttributeError: JSON that is no table, or an array of a type that numpy lacks
         raise CalibrationError(f"{path} is no ranges file ({err}); calibrate again") from err
 
 

@@ -1,0 +1,281 @@
+"""Ranges files: what is written is read, what was altered or is something else is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from t2t_deploy.calibration import (
+    Calibration,
+    CalibrationKey,
+    Equalisation,
+    EqualisedPair,
+    RangeMethod,
+    load_calibration,
+    save_calibration,
+)
+from t2t_deploy.errors import CalibrationError
+
+KEY = CalibrationKey("a" * 64, "b" * 64, 12, 224, RangeMethod.MSE, True)
+
+
+def calibration() -> Calibration:
+    random = np.random.default_rng(0)
+    pairs = (
+        EqualisedPair("norm1", ("q", "k"), "norm1:0", random.uniform(0.1, 9, 4), 40.5, 2.25),
+        EqualisedPair("v", ("proj",), "mixed", random.uniform(0.1, 9, 8)[::2], 3.0, 1.5),
+    )
+    return Calibration(
+        key=KEY,
+        ranges={"norm1:0": 1.7, "mixed": 0.1 + 0.2},
+        largest={"norm1:0": 2.5, "mixed": 1e-30},
+        moments={
+            name: random.standard_normal((4, 4)).astype(np.float32) for name in ("norm1:0", "mixed")
+        },
+        equalisation=Equalisation(pairs, {"fc2": "GELU(x / s) is not GELU(x) / s"}),
+        pictures=("c" * 64, "d" * 64),
+        unreadable=("cannot read the picture ä.png",),
+    )
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "graph.ranges"
+    save_calibration(calibration(), path)
+    return path
+
+
+def assert_refused(path: Path, message: str = r"is no ranges file \(") -> None:
+    """By one sentence that names the file and says what to do."""
+    with pytest.raises(CalibrationError, match=message) as caught:
+        load_calibration(path)
+    told = str(caught.value)
+    assert told.startswith(f"{path} ") and told.endswith("calibrate again")
+    assert "\n" not in told
+
+
+def test_what_was_saved_is_loaded(saved: Path) -> None:
+    wanted, found = calibration(), load_calibration(saved)
+    assert (found.key, found.ranges, found.largest) == (wanted.key, wanted.ranges, wanted.largest)
+    assert isinstance(found.key.method, RangeMethod)
+    assert (found.pictures, found.unreadable) == (wanted.pictures, wanted.unreadable)
+    assert found.moments.keys() == wanted.moments.keys()
+    for name, value in wanted.moments.items():
+        np.testing.assert_array_equal(found.moments[name], value)
+        assert found.moments[name].dtype == np.float32
+    assert found.equalisation.refused == wanted.equalisation.refused
+    for pair, other in zip(wanted.equalisation.applied, found.equalisation.applied, strict=True):
+        np.testing.assert_array_equal(other.scale, pair.scale)
+        assert other.scale.dtype == np.float64
+        assert dataclasses.replace(other, scale=pair.scale) == pair
+
+
+def test_an_array_that_is_a_view_is_saved_as_it_reads(saved: Path) -> None:
+    """The second scale is every other number of another array."""
+    pair = calibration().equalisation.applied[1]
+    assert not pair.scale.flags.c_contiguous
+    np.testing.assert_array_equal(load_calibration(saved).equalisation.applied[1].scale, pair.scale)
+
+
+def test_one_without_equalisation_is_loaded(tmp_path: Path) -> None:
+    plain = dataclasses.replace(calibration(), equalisation=Equalisation(), unreadable=())
+    save_calibration(plain, tmp_path / "plain")
+    found = load_calibration(tmp_path / "plain")
+    assert found.equalisation == Equalisation() and found.unreadable == ()
+
+
+def test_the_same_calibration_has_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    """Also where its parts were found in another order."""
+    before = calibration()
+    other = dataclasses.replace(
+        before,
+        ranges=dict(reversed(list(before.ranges.items()))),
+        moments=dict(reversed(list(before.moments.items()))),
+    )
+    for name, value in {
+        "again": before,
+        "reversed": other,
+        "read": load_calibration(saved),
+    }.items():
+        save_calibration(value, tmp_path / name)
+        assert (tmp_path / name).read_bytes() == saved.read_bytes(), name
+
+
+def test_a_flipped_byte_is_refused_wherever_it_is(saved: Path) -> None:
+    """Every 11th byte of the header, every byte of the arrays."""
+    whole = saved.read_bytes()
+    arrays = 8 + int.from_bytes(whole[:8], "little")
+    assert len(whole) - arrays == 2 * 64 + 2 * 32
+    for place in [*range(0, arrays, 11), *range(arrays, len(whole))]:
+        altered = bytearray(whole)
+        altered[place] ^= 1
+        saved.write_bytes(altered)
+        with pytest.raises(CalibrationError, match="calibrate again"):
+            load_calibration(saved)
+    saved.write_bytes(whole)
+    load_calibration(saved)
+
+
+def test_altered_arrays_are_told_from_a_broken_file(saved: Path) -> None:
+    altered = bytearray(saved.read_bytes())
+    altered[-1] ^= 1
+    saved.write_bytes(altered)
+    assert_refused(saved, "was altered: its content does not match its checksum; calibrate again$")
+
+
+def test_an_altered_range_is_refused(saved: Path) -> None:
+    whole = saved.read_bytes()
+    assert whole.count(b": 1.7") == 1
+    saved.write_bytes(whole.replace(b": 1.7", b": 1.9"))
+    assert_refused(saved, "was altered")
+
+
+@pytest.mark.parametrize("change", ["name", "dtype", "shape", "missing", "more"])
+def test_arrays_of_another_name_type_or_shape_are_refused(saved: Path, change: str) -> None:
+    """The same header and, but for what is missing or more, the same numbers."""
+    header = header_of(saved)
+    arrays = load_file(saved)
+    value = arrays.pop("moments:mixed")
+    if change == "name":
+        arrays["moments:other"] = value
+    elif change == "dtype":
+        arrays["moments:mixed"] = value.view(np.int32)
+    elif change == "shape":
+        arrays["moments:mixed"] = value.reshape(2, 8)
+    elif change == "more":
+        arrays |= {"moments:mixed": value, "moments:more": value}
+    save_file(arrays, saved, metadata={"t2t-deploy": header})
+    assert_refused(saved, "was altered")
+
+
+def header_of(path: Path) -> str:
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    return str(json.loads(whole[8:start])["__metadata__"]["t2t-deploy"])
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, -65, -1])
+def test_a_truncated_file_is_refused(saved: Path, kept: int) -> None:
+    saved.write_bytes(saved.read_bytes()[:kept])
+    assert_refused(saved)
+
+
+def test_a_file_with_something_behind_it_is_refused(saved: Path) -> None:
+    saved.write_bytes(saved.read_bytes() + b"\0")
+    assert_refused(saved)
+
+
+def test_another_format_is_named(saved: Path) -> None:
+    whole = saved.read_bytes()
+    saved.write_bytes(whole.replace(b"t2t-deploy ranges 1", b"t2t-deploy ranges 2"))
+    assert_refused(saved, "is of format 't2t-deploy ranges 2'; expected 't2t-deploy ranges 1': ")
+
+
+def test_weights_are_no_ranges_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"head.weight": np.ones((2, 3), np.float32)}, path)
+    assert_refused(path, "is of format None; expected 't2t-deploy ranges 1': ")
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({}, "is of format None; expected"),
+        ({"format": "t2t-deploy ranges 1"}, "is no ranges file"),
+    ],
+)
+def test_arrays_of_a_type_that_numpy_lacks_are_refused(
+    tmp_path: Path, header: dict[str, str], message: str
+) -> None:
+    path = tmp_path / "model.safetensors"
+    told = {
+        "__metadata__": {"t2t-deploy": json.dumps(header)},
+        "head.weight": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]},
+    }
+    text = json.dumps(told).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(2))
+    assert_refused(path, message)
+
+
+@pytest.mark.parametrize("header", ["[]", "1", '"text"', "null", "{", ""])
+def test_a_header_that_is_no_table_is_refused(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "graph.ranges"
+    save_file({"a": np.zeros(2, np.float32)}, path, metadata={"t2t-deploy": header})
+    assert_refused(path)
+
+
+@pytest.mark.parametrize("missing", ["calibration", "sha256"])
+def test_a_header_without_one_of_its_parts_is_refused(saved: Path, missing: str) -> None:
+    header = json.loads(header_of(saved))
+    del header[missing]
+    save_file(load_file(saved), saved, metadata={"t2t-deploy": json.dumps(header)})
+    assert_refused(saved, rf"is no ranges file \('{missing}'\)")
+
+
+class Bomb:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    path, mark = tmp_path / "graph.ranges", tmp_path / "mark"
+    path.write_bytes(pickle.dumps(Bomb(mark)))
+    assert_refused(path)
+    assert not mark.exists()
+    pickle.loads(path.read_bytes())
+    assert mark.exists()  # it would have
+
+
+@pytest.mark.parametrize("content", ["tensor,range\nnorm1:0,1.7\n", json.dumps({"a": 1}), "é" * 99])
+def test_a_text_file_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "graph.ranges"
+    path.write_text(content, encoding="utf-8")
+    assert_refused(path)
+
+
+def test_a_missing_file_and_how_to_make_one(tmp_path: Path) -> None:
+    message = "there is no ranges file .*gone; make one with t2t-deploy calibrate --images DIR$"
+    with pytest.raises(CalibrationError, match=message):
+        load_calibration(tmp_path / "gone")
+    (tmp_path / "gone").mkdir()
+    with pytest.raises(CalibrationError, match=message):
+        load_calibration(tmp_path / "gone")
+
+
+CHANGES: dict[str, Any] = {
+    "graph_sha256": "e" * 64,
+    "images_sha256": "e" * 64,
+    "images": 13,
+    "image_size": 225,
+    "method": RangeMethod.MINMAX,
+    "equalised": False,
+    "preprocessing": "centre crop",
+}
+
+
+def test_the_digest_of_a_key_changes_with_each_of_its_fields() -> None:
+    assert CHANGES.keys() == {field.name for field in dataclasses.fields(CalibrationKey)}
+    changed = {KEY.digest()}
+    for name, value in CHANGES.items():
+        changed.add(dataclasses.replace(KEY, **{name: value}).digest())
+    assert len(changed) == 1 + len(CHANGES)
+    assert dataclasses.replace(KEY).digest() == KEY.digest()
+
+
+def test_graph_and_pictures_are_not_mistaken_for_each_other() -> None:
+    swapped = dataclasses.replace(
+        KEY, graph_sha256=KEY.images_sha256, images_sha256=KEY.graph_sha256
+    )
+    assert swapped.digest() != KEY.digest()
