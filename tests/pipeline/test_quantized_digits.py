@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -74,8 +75,6 @@ def quantized(tmp_path: Path, pictures: Path) -> Quantized:
     """Quantise a trained model in some forms and evaluate them all on the test part."""
 
     def run(kind: str, factor: float, *forms: str) -> dict[str, EvaluatedArtifact]:
-        import dataclasses
-
         workspace = Workspace(tmp_path / "artifacts")
         export(workspace, kind, factor)
         paths = []
@@ -85,8 +84,15 @@ def quantized(tmp_path: Path, pictures: Path) -> Quantized:
             )
             paths.append(quantize_artifact(workspace, request).path)
         named = EvaluateRequest(images=pictures / "test", artifacts=paths, batch=50, force=True)
-        results = evaluate_artifacts(workspace, named).results
-        return dict(zip(forms, results, strict=True))
+        found = dict(zip(forms, evaluate_artifacts(workspace, named).results, strict=True))
+        for form, result in found.items():
+            accuracy = result.accuracy
+            assert accuracy is not None and accuracy.agreement is not None
+            print(
+                f"{kind} x{factor:g} {form}: {lost(result)} of 600 lost, agreement "
+                f"{accuracy.agreement:.2%}, mean error {accuracy.rel_l2_mean:.4f}"
+            )
+        return found
 
     return run
 
@@ -135,23 +141,15 @@ def test_outliers_ruin_naive_int8_and_equalisation_brings_all_of_it_back(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("factor", [30, 100])
 def test_outliers_in_every_form(kind: str, factor: float, quantized: Quantized) -> None:
-    """At 30 naive int8 loses accuracy on neither kind, but its error is many times as large."""
+    """At 30 naive int8 loses little accuracy, but its error is many times as large."""
     found = quantized(kind, factor, "naive static", "static cpu", "static tensorrt", "dynamic")
-    naive = found.pop("naive static").accuracy
-    assert naive is not None and naive.rel_l2_mean is not None
-    assert naive.rel_l2_mean > 0.03
+    naive = found.pop("naive static")
+    assert naive.accuracy is not None and naive.accuracy.rel_l2_mean is not None
+    assert naive.accuracy.rel_l2_mean > 0.03
     if factor == 100:
-        assert naive.rel_l2_mean > 0.3
+        assert lost(naive) > RUINED
     for result in found.values():
         check(result, 0.01)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_naive_int8_of_outliers_loses_five_points(kind: str, quantized: Quantized) -> None:
-    found = quantized(kind, 100, "naive static", "static cpu")
-    assert lost(found["naive static"]) > RUINED
-    check(found["static cpu"], 0.01)
 
 
 def test_pictures_it_was_calibrated_on_are_refused(tmp_path: Path, pictures: Path) -> None:
