@@ -144,8 +144,8 @@ def test_the_spread_is_that_of_the_tensors_when_run(kind: str) -> None:
             assert channels.max() / np.median(channels) == pytest.approx(wanted, rel=1e-3)
 
 
+@pytest.mark.parametrize("target", [Target.CPU, Target.TENSORRT])
 @EVERY_KIND
-@EVERY_TARGET
 def test_outliers_shrink_without_a_picture(kind: str, target: Target) -> None:
     model = tiny(kind, target, factor=100)
     layers = find_layers(model)
@@ -176,23 +176,19 @@ def test_norms_without_stored_scale_and_shift_are_not_guessed() -> None:
 
 
 @EVERY_KIND
-def test_a_shift_that_is_not_divided_changes_the_logits(kind: str) -> None:
+def test_shifts_that_are_not_divided_change_the_logits(kind: str) -> None:
     """The check above tells a right version from a wrong one."""
     model = tiny(kind, Target.TENSORRT)
-    changed = weights_of(model, plan_of(model))
-    shifts = [name for name in changed if name.endswith(".bias")]
-    stored = stored_arrays(model)
-    assert shifts
-    for name in shifts:
-        assert np.any(stored[name])
-        assert error_of(model, {**changed, name: stored[name]}) > 10 * SAME, name
+    changed, stored = weights_of(model, plan_of(model)), stored_arrays(model)
+    shifts = {name: stored[name] for name in changed if name.endswith(".bias")}
+    assert shifts and all(np.any(value) for value in shifts.values())
+    assert error_of(model, {**changed, **shifts}) > 100 * SAME
 
 
-@EVERY_KIND
-def test_a_weight_that_is_not_multiplied_changes_the_logits(kind: str) -> None:
-    model = tiny(kind, Target.TENSORRT)
-    changed = weights_of(model, plan_of(model))
-    stored = stored_arrays(model)
+def test_each_weight_that_is_left_out_changes_the_logits() -> None:
+    model = tiny("transformer", Target.TENSORRT)
+    changed, stored = weights_of(model, plan_of(model)), stored_arrays(model)
+    assert len(changed) == 7 * 2 + 7 + 6  # norms; what reads them, the last value among it; v, proj
     for name in changed:
         assert error_of(model, {**changed, name: stored[name]}) > 10 * SAME, name
 
