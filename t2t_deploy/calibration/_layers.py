@@ -70,7 +70,7 @@ POLICY = (
     Rule(r"tokens\.splits\.[01]\.weights\.\d", True, "windows times the first weights of a block"),
     Rule(r"tokens\.project\.weights\.\d", True, "windows times the projection"),
     Rule(r"tokens\.blocks\.\d\.proj_weight", False, "a performer's means: 32 rows a picture"),
-    Rule(r"tokens\.blocks\.\d\.w(_transposed)?", False, "a performer's exponents"),
+    Rule(r"tokens\.blocks\.\d\.w_transposed", False, "a performer's exponents"),
     Rule(r"tokens\.blocks\.\d\.(proj|tail\.mlp\.fc[12])", True, "linear layer of a token block"),
     Rule(r"blocks\.\d+\.attn\.(q|k|v|proj)", True, "linear layer of an attention"),
     Rule(r"blocks\.\d+\.mlp\.fc[12]", True, "linear layer of an MLP"),

@@ -35,7 +35,7 @@ class PlainPerformer(nn.Module):
         kqv = Affine.of(block.kqv).after_norm(block.norm1)
         self.consumers = (kqv,)
         self.bias = constant(kqv.bias, dtype)
-        self.w = constant(block.w, torch.float32)
+        self.w_transposed = constant(block.w.T, torch.float32)
         self.key_scale = _EPSILON_SCALE / block.num_features
         self.proj = deploy_linear(block.proj, dtype)
         self.tail = TokenMlp(block.norm2, block.fc1, block.fc2, dtype)
@@ -49,8 +49,8 @@ class PlainPerformer(nn.Module):
 
     def attention(self, k: Tensor, q: Tensor, v: Tensor) -> Tensor:
         """k, q, v: (B, T, e) float32 -> (B, T, e)."""
-        kp = torch.exp(k @ self.w.T - half_norm(k)) * self.key_scale
-        qp = torch.exp(q @ self.w.T - half_norm(q))
+        kp = torch.exp(k @ self.w_transposed - half_norm(k)) * self.key_scale
+        qp = torch.exp(q @ self.w_transposed - half_norm(q))
         denominator = qp @ kp.sum(dim=1, keepdim=True).transpose(1, 2)
         numerator = qp @ (kp.transpose(1, 2) @ v)
         return numerator / (denominator + PERFORMER_EPSILON * _EPSILON_SCALE)

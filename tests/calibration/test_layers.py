@@ -1,0 +1,287 @@
+"""Which layers a graph has, and what the policy makes of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import onnx
+import pytest
+
+from t2t_deploy.calibration import (
+    POLICY,
+    LinearLayer,
+    RoundedWeight,
+    decide,
+    find_layers,
+    place_static,
+    sources,
+)
+from t2t_deploy.calibration._layers import NOT_NORMALISED, ONE_ROW
+from t2t_deploy.errors import CalibrationError
+from t2t_deploy.model import VARIANTS, config_for_variant
+from t2t_deploy.types import Precision, Target
+
+from ..export.conftest import KINDS
+from .conftest import chosen, decisions_of, graph_of, tiny
+
+# One line for each module: its layers in the graph's order, those that stay float with a minus.
+SPLITS = {
+    Target.CPU: "tokens.splits.0: weights.0 weights.1 weights.2",
+    Target.TENSORRT: "tokens.splits.0: -weights.0 -weights.1 -weights.2",
+}
+TOKENS = {
+    ("performer", Target.CPU): "-proj_weight -w_transposed tail.mlp.fc1 tail.mlp.fc2",
+    ("performer", Target.TENSORRT): "-proj_weight tail.mlp.fc1 tail.mlp.fc2",
+    ("transformer", Target.CPU): "proj tail.mlp.fc1 tail.mlp.fc2",
+    ("transformer", Target.TENSORRT): "proj tail.mlp.fc1 tail.mlp.fc2",
+}
+BLOCK = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2"
+GATE = "-attn.gate.down -attn.gate.up"
+GATED = f"attn.q attn.k attn.v attn.proj {GATE}"
+# only the class row is left in the last block, and where keys are folded no key and no value
+LAST = {
+    Target.CPU: "-attn.q -attn.proj -mlp.fc1 -mlp.fc2",
+    Target.TENSORRT: "-attn.q attn.k attn.v -attn.proj -mlp.fc1 -mlp.fc2",
+}
+PLAIN_BLOCKS = {
+    target: [f"blocks.0: {BLOCK}", f"blocks.1: {last}"] for target, last in LAST.items()
+}
+# a gate averages all rows, so the last attention has all of them
+SE_BLOCKS = [f"blocks.0: {GATED} mlp.fc1 mlp.fc2", f"blocks.1: {GATED} -mlp.fc1 -mlp.fc2"]
+DENSE_BLOCKS = {
+    target: [
+        f"blocks.0: {BLOCK} dense_linear",
+        f"blocks.1: {BLOCK} dense_linear",
+        "blocks.2: linear",
+        f"blocks.3: {BLOCK} dense_linear",
+        f"blocks.4: {last} -dense_linear",
+    ]
+    for target, last in LAST.items()
+}
+BLOCKS = {
+    "performer": PLAIN_BLOCKS,
+    "transformer": PLAIN_BLOCKS,
+    "dense": DENSE_BLOCKS,
+    "se": dict.fromkeys(LAST, SE_BLOCKS),
+    "ghost": PLAIN_BLOCKS,
+}
+# (kind, target) -> quantised layers, float layers
+COUNTS = {
+    ("performer", Target.CPU): (17, 9),
+    ("performer", Target.TENSORRT): (16, 10),
+    ("transformer", Target.CPU): (19, 5),
+    ("transformer", Target.TENSORRT): (18, 8),
+    ("dense", Target.CPU): (33, 10),
+    ("dense", Target.TENSORRT): (32, 11),
+    ("se", Target.CPU): (21, 11),
+    ("se", Target.TENSORRT): (18, 12),
+    ("ghost", Target.CPU): (17, 9),
+    ("ghost", Target.TENSORRT): (16, 10),
+}
+CASES = pytest.mark.parametrize(("kind", "target"), COUNTS)
+
+
+def expected(kind: str, target: Target) -> dict[str, bool]:
+    """Name -> whether it is quantised, in the graph's order."""
+    token_block = TOKENS["transformer" if kind == "transformer" else "performer", target]
+    lines = [
+        SPLITS[target],
+        f"tokens.blocks.0: {token_block}",
+        "tokens.splits.1: weights.0 weights.1 weights.2",
+        f"tokens.blocks.1: {token_block}",
+        "tokens.project: weights.0",
+        *BLOCKS[kind][target],
+    ]
+    found = {}
+    for line in lines:
+        module, _, words = line.partition(": ")
+        for word in words.split():
+            found[f"{module}.{word.lstrip('-')}"] = not word.startswith("-")
+    return {**found, "head": False}
+
+
+def layer(name: str, *, rows: int = 5, normalised: bool = True) -> LinearLayer:
+    return LinearLayer(name, "/node", f"{name}.weight", "x", 4, 8, rows, normalised)
+
+
+@CASES
+def test_layers_are_named_by_module_in_the_order_of_the_graph(kind: str, target: Target) -> None:
+    found = [layer.name for layer in find_layers(tiny(kind, target))]
+    assert found == list(expected(kind, target))
+
+
+@CASES
+def test_each_layer_is_quantised_or_float_as_written_down(kind: str, target: Target) -> None:
+    found = {made.layer.name: made.quantised for made in decisions_of(tiny(kind, target))}
+    assert found == expected(kind, target)
+    quantised = sum(found.values())
+    assert (quantised, len(found) - quantised) == COUNTS[kind, target]
+
+
+def test_a_layer_knows_its_node_sizes_and_source() -> None:
+    model = tiny("performer", Target.TENSORRT)
+    by_name = {layer.name: layer for layer in find_layers(model)}
+    nodes = {node.name: node for node in model.graph.node}
+    for found in by_name.values():
+        node = nodes[found.node]
+        assert (node.op_type, *node.input) == ("MatMul", found.source, found.weight)
+    assert len(by_name) == len({found.node for found in by_name.values()})
+    # 32 pixels, 64 windows, 16 windows, 4 tokens and the class token
+    fc1 = by_name["tokens.blocks.0.tail.mlp.fc1"]
+    assert (fc1.rows, fc1.inputs, fc1.outputs, fc1.normalised) == (64, 16, 16, True)
+    assert fc1.macs == 64 * 16 * 16
+    first = by_name["tokens.splits.1.weights.2"]
+    assert (first.rows, first.inputs, first.outputs, first.normalised) == (16, 144, 16, True)
+    fc2 = by_name["blocks.0.mlp.fc2"]
+    assert (fc2.rows, fc2.inputs, fc2.outputs, fc2.normalised) == (5, 96, 32, False)
+    head = by_name["head"]
+    assert (head.rows, head.inputs, head.outputs, head.normalised) == (1, 32, 10, True)
+
+
+def test_layers_are_the_same_in_the_16_bit_twin() -> None:
+    def described(precision: Precision) -> list[tuple[str, str, int]]:
+        found = find_layers(tiny("performer", Target.TENSORRT, precision))
+        return [(layer.name, layer.source, layer.rows) for layer in found]
+
+    names = [name for name, _, _ in described(Precision.FP32)]
+    assert [name for name, _, _ in described(Precision.FP16)] == names
+    assert [rows for *_, rows in described(Precision.FP16)] == [
+        rows for *_, rows in described(Precision.FP32)
+    ]
+
+
+def test_every_rule_matches_a_layer_of_some_model() -> None:
+    names = {
+        found.name
+        for kind in KINDS
+        for target in (Target.CPU, Target.TENSORRT)
+        for found in find_layers(tiny(kind, target))
+    }
+    for rule in POLICY:
+        assert any(re.fullmatch(rule.pattern, name) for name in names), rule.pattern
+
+
+def test_no_layer_matches_two_rules() -> None:
+    for kind in KINDS:
+        for found in find_layers(tiny(kind, Target.CPU)):
+            matching = [rule for rule in POLICY if re.fullmatch(rule.pattern, found.name)]
+            assert len(matching) == 1, found.name
+
+
+@pytest.mark.parametrize(
+    "name", ["blocks.0.attn.o", "blocks.0.mlp.fc3", "head2", "xhead", "tokens.splits.2.weights.0"]
+)
+def test_a_layer_that_no_rule_knows_is_refused_by_name(name: str) -> None:
+    with pytest.raises(CalibrationError, match=rf"whether layer {re.escape(name)} is quantised"):
+        decide([layer(name)])
+
+
+def test_a_layer_of_one_row_stays_float_whatever_its_rule_says() -> None:
+    (one,) = decide([layer("blocks.3.mlp.fc1", rows=1)])
+    (two,) = decide([layer("blocks.3.mlp.fc1", rows=2)])
+    assert (one.quantised, one.because) == (False, ONE_ROW)
+    assert (two.quantised, two.because) == (True, "linear layer of an MLP")
+
+
+def test_the_first_split_is_quantised_after_its_norm_only() -> None:
+    before, after = decide(
+        [
+            layer("tokens.splits.0.weights.1", normalised=False),
+            layer("tokens.splits.0.weights.1", normalised=True),
+        ]
+    )
+    assert (before.quantised, before.because) == (False, NOT_NORMALISED)
+    assert after.quantised
+
+
+def test_the_second_split_needs_no_norm() -> None:
+    (found,) = decide([layer("tokens.splits.1.weights.1", normalised=False)])
+    assert found.quantised
+
+
+def test_returned_layers_are_float_for_the_reason_given() -> None:
+    layers = [layer("blocks.0.mlp.fc1"), layer("blocks.0.mlp.fc2")]
+    first, second = decide(layers, {"blocks.0.mlp.fc2": "its error is above the budget"})
+    assert first.quantised
+    assert (second.quantised, second.because) == (False, "its error is above the budget")
+
+
+def test_returned_comes_before_every_other_reason() -> None:
+    (found,) = decide([layer("head", rows=1)], {"head": "asked for"})
+    assert found.because == "asked for"
+
+
+def test_products_of_two_activations_are_no_layers() -> None:
+    model = tiny("performer", Target.TENSORRT)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    layers = {found.node for found in find_layers(model)}
+    others = [
+        node for node in model.graph.node if node.op_type == "MatMul" and node.name not in layers
+    ]
+    # two of each performer, two of each attention
+    assert len(others) == 8
+    assert not any(name in stored for node in others for name in node.input)
+
+
+def test_a_graph_without_inferred_shapes_is_refused() -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(tiny("performer", Target.TENSORRT))
+    del model.graph.value_info[:]
+    with pytest.raises(CalibrationError, match=r"the shape of .+ is unknown.+inferred shapes"):
+        find_layers(model)
+
+
+def test_every_layer_of_the_plain_performer_has_a_rule() -> None:
+    config = dataclasses.replace(KINDS["performer"], depth=1)
+    decisions = decide(find_layers(graph_of(config, Target.TENSORRT, performer="plain")))
+    kept = [made.layer.name for made in decisions if made.because == "a performer's exponents"]
+    assert kept == [f"tokens.blocks.{index}.w_transposed" for index in (0, 0, 1, 1)]
+
+
+# variant -> for tensorrt, for cpu: quantised layers, float layers, quantised nodes, float nodes.
+# 14/tensorrt: 13 blocks of 6, key and value of the last, 4 of token blocks, 3 of the second split
+# and the projection are 88; the first split (3), 2 of performers, 4 of the last block and the head
+# are float, and with them, as nodes, 2 of each attention and of each performer. For cpu the first
+# split counts, an attention is one node, a performer has 3 and the last block, its keys folded, 4.
+RELEASED = {
+    "7": ((46, 10, 46, 28), (47, 9, 47, 25)),
+    "10": ((64, 10, 64, 34), (65, 9, 65, 28)),
+    "12": ((76, 10, 76, 38), (77, 9, 77, 30)),
+    "14": ((88, 10, 88, 42), (89, 9, 89, 32)),
+    "19": ((118, 10, 118, 52), (119, 9, 119, 37)),
+    "24": ((148, 10, 148, 62), (149, 9, 149, 42)),
+    "t_14": ((90, 8, 90, 40), (91, 5, 91, 26)),
+    "t_19": ((120, 8, 120, 50), (121, 5, 121, 31)),
+    "t_24": ((150, 8, 150, 60), (151, 5, 151, 36)),
+    "14_resnext": ((88, 10, 88, 42), (89, 9, 89, 32)),
+    "14_wide": ((28, 10, 28, 22), (29, 9, 29, 22)),
+    "dense": ((139, 11, 139, 53), (140, 10, 140, 38)),
+    "14_se": ((90, 36, 90, 68), (93, 35, 93, 55)),
+    "16_ghost": ((100, 10, 100, 46), (101, 9, 101, 34)),
+}
+RELEASED_TARGETS = (Target.TENSORRT, Target.CPU)
+
+
+def test_every_released_variant_is_counted() -> None:
+    assert RELEASED.keys() == VARIANTS.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", RELEASED_TARGETS)
+@pytest.mark.parametrize("variant", RELEASED)
+def test_a_released_variant_has_these_layers_and_nodes(variant: str, target: Target) -> None:
+    model = graph_of(config_for_variant(variant), target)
+    decisions = decisions_of(model)
+    layers = chosen(decisions)
+    weights = {
+        found.name: RoundedWeight(
+            np.zeros((found.inputs, found.outputs), np.int8), np.ones(found.outputs, np.float32)
+        )
+        for found in layers
+    }
+    ranges = dict.fromkeys(sources(layers), 1.0)
+    placed = place_static(model, decisions, weights, ranges, Precision.INT8)
+    found = (len(layers), len(decisions) - len(layers), placed.quantized_nodes, placed.float_nodes)
+    assert found == RELEASED[variant][RELEASED_TARGETS.index(target)]
