@@ -13,7 +13,7 @@ from t2t_deploy.calibration._layers import LinearLayer
 from t2t_deploy.errors import CalibrationError
 
 MAX_MOMENT_PICTURES = 128
-"""Second moments are sums over all rows of a picture; more pictures than this change little."""
+"""Batches are summed until this many pictures are in; more of them change second moments little."""
 
 
 def observed_model(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
@@ -120,9 +120,10 @@ class Observation:
                     MagnitudeHistogram(counts.copy(), top, largest),
                     arrays[f"moments:{name}"].copy(),
                 )
-        except KeyError as err:
+        except (KeyError, ValueError) as err:
             raise CalibrationError(
-                f"{err.args[0]} is missing among the sums of a calibration: calibrate again"
+                f"{err.args[0]} is missing or of another shape among the sums of a calibration: "
+                "calibrate again"
             ) from err
         return found
 

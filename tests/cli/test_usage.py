@@ -15,7 +15,8 @@ from t2t_deploy import __version__
 Run = Callable[..., Any]
 
 COMMANDS = [
-    *("variants", "export", "build-trt", "verify", "evaluate", "bench", "inspect", "workspace"),
+    *("variants", "export", "calibrate", "quantize", "build-trt", "verify", "evaluate", "bench"),
+    *("inspect", "workspace"),
     "doctor",
 ]
 
