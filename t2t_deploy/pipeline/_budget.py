@@ -33,10 +33,9 @@ from t2t_deploy.errors import CalibrationError
 from t2t_deploy.pipeline._disjoint import shared_pictures
 from t2t_deploy.pipeline._progress import Report
 from t2t_deploy.pipeline._runner import AccuracyRunner, run_pictures
-from t2t_deploy.pipeline._verify import verification_pictures
 from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.types import TOLERANCES, Status
-from t2t_deploy.verify import AccuracySum, PictureSet, verify_session
+from t2t_deploy.verify import AccuracySum, PictureSet, standard_pictures, verify_session
 from t2t_deploy.workspace import Workspace, publish, temporary_file, write_text
 
 if TYPE_CHECKING:
@@ -168,8 +167,7 @@ class _Bench:
     @functools.cached_property
     def standard(self) -> PictureSet:
         """The pictures that the graph will be verified on."""
-        static = self.inputs.plan.mode.value == "static"
-        return verification_pictures(self.size, static=static)
+        return standard_pictures(self.size)
 
     @functools.cached_property
     def few(self) -> np.ndarray:

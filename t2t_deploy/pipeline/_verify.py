@@ -24,7 +24,6 @@ from t2t_deploy.verify import (
     not_verified,
     standard_pictures,
     verify_session,
-    without_noise,
 )
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
@@ -75,9 +74,7 @@ def verify_file(
         reason = why_not_in(backend, manifest.precision)
     if reason is not None:
         return not_verified(tolerance, reason)
-    static = manifest.details.get("quantization", {}).get("mode") == "static"
-    size = int(manifest.config["image_size"])
-    chosen = verification_pictures(size, static=static) if pictures is None else pictures
+    chosen = standard_pictures(manifest.config["image_size"]) if pictures is None else pictures
     eager = SessionRequest("eager", weights, config=manifest.config)
     if nodewise:
         few = _first(chosen, _MAX_NODEWISE_PICTURES)
@@ -93,15 +90,6 @@ def verify_file(
     with open_session(eager) as reference, open_session(request) as other:
         result = verify_session(reference, other, chosen, tolerance)
     return result
-
-
-def verification_pictures(size: int, *, static: bool) -> PictureSet:
-    """The standard pictures; for static ranges the photographs alone.
-
-    Ranges that were taken on pictures say nothing of white noise.
-    """
-    pictures = standard_pictures(size)
-    return without_noise(pictures) if static else pictures
 
 
 def verify_artifacts(

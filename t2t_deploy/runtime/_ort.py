@@ -23,6 +23,7 @@ _DTYPES = {
     "tensor(int64)": "int64",
 }
 _CPU = "CPUExecutionProvider"
+_EXACT_PRODUCTS = "session.x64quantprecision"
 
 
 class OrtSession(ClosingSession):
@@ -40,6 +41,9 @@ class OrtSession(ClosingSession):
             raise ArtifactError(f"there is no file {path}; export the model first")
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        # Without VNNI, x86 saturates signed weights by unsigned activations, which is what ONNX
+        # Runtime makes of signed operands: this has it take exact unsigned products there.
+        options.add_session_config_entry(_EXACT_PRODUCTS, "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

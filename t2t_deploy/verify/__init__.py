@@ -24,7 +24,6 @@ from t2t_deploy.verify._pictures import (
     PictureSet,
     flat_pictures,
     standard_pictures,
-    without_noise,
 )
 
 __all__ = [
@@ -47,5 +46,4 @@ __all__ = [
     "plot_nodewise",
     "standard_pictures",
     "verify_session",
-    "without_noise",
 ]

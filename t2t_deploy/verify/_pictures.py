@@ -49,7 +49,6 @@ _PHOTOGRAPHS = (
     ),
 )
 NOISE_SEED = 2021
-_NOISE = "noise "
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class PictureSet:
 def standard_pictures(size: int) -> PictureSet:
     """Two of fixed noise and the photographs at hand, at a size in pixels."""
     noise = np.random.RandomState(NOISE_SEED).standard_normal((2, 3, size, size))
-    names = [f"{_NOISE}0", f"{_NOISE}1"]
+    names = ["noise 0", "noise 1"]
     pictures = list(noise.astype(np.float32))
     absent = []
     for module, file, sha256 in _PHOTOGRAPHS:
@@ -76,15 +75,6 @@ def standard_pictures(size: int) -> PictureSet:
         names.append(name)
         pictures.append(preprocess(read_image(path), size))
     return PictureSet(tuple(names), np.stack(pictures), tuple(absent))
-
-
-def without_noise(pictures: PictureSet) -> PictureSet:
-    """The photographs of a set; all of it where it has none."""
-    kept = [place for place, name in enumerate(pictures.names) if not name.startswith(_NOISE)]
-    if not kept:
-        return pictures
-    names = tuple(pictures.names[place] for place in kept)
-    return PictureSet(names, pictures.pictures[kept], pictures.absent)
 
 
 def flat_pictures(size: int) -> PictureSet:

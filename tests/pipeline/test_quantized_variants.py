@@ -36,6 +36,8 @@ CALIBRATION = 64
 # variant -> attentions, all of which stay one kernel
 ATTENTIONS = {"7": 7, "14": 14, "t_14": 16, "24": 24}
 STATIC, DYNAMIC = 0.035, 0.03
+# of all multiply-adds; the rest is attention, and in 7 the first split weighs more
+INT8_SHARE = {"7": 0.75, "14": 0.85, "t_14": 0.65, "24": 0.85}
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def workspace(tmp_path: Path) -> Workspace:
 def test_int8_engines(workspace: Workspace, crops: Path, variant: str) -> None:
     exported(workspace, variant, 1)
     engine, attestation = built(workspace, variant, Precision.INT8, "86,89", crops)
-    assert attestation["found"]["Int8"] > 0.8
+    assert attestation["found"]["Int8"] > INT8_SHARE[variant]
     # what is not int8 is half, but for float32 islands
     assert set(attestation["found"]) <= {"Int8", "Half", "Float"}
     assert attestation["found"].get("Float", 0) < 0.02
