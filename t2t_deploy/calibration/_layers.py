@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import onnx
 
 from t2t_deploy.errors import CalibrationError
+from t2t_deploy.types import Precision
 
 _WEIGHT = ".weight"
 
@@ -65,7 +66,11 @@ NOT_NORMALISED = (
     "windows of the picture before their LayerNorm: one range for all would leave the flat ones "
     "no bits"
 )
-# The first rule that matches decides, after ONE_ROW and, for the first split, NOT_NORMALISED.
+FP8_WINDOWS = (
+    "TensorRT-RTX 1.7.1 dies (division by zero) building FP8 windows of a token block for SM89"
+)
+# The first rule that matches decides, after ONE_ROW and, for token blocks' windows, NOT_NORMALISED
+# and FP8_WINDOWS.
 POLICY = (
     Rule(r"tokens\.splits\.[01]\.weights\.\d", True, "windows times the first weights of a block"),
     Rule(r"tokens\.project\.weights\.\d", True, "windows times the projection"),
@@ -126,17 +131,20 @@ def is_layer(node: onnx.NodeProto, stored: Mapping[str, Sequence[int]]) -> bool:
 
 
 def decide(
-    layers: Sequence[LinearLayer], returned: Mapping[str, str] | None = None
+    layers: Sequence[LinearLayer],
+    returned: Mapping[str, str] | None = None,
+    *,
+    precision: Precision = Precision.INT8,
 ) -> tuple[Decision, ...]:
-    """What the policy makes of each layer.
+    """What the policy makes of each layer in int8 or fp8.
 
     returned: layers that go back to float all the same, with the reason. Raises CalibrationError
     for a layer no rule knows: a new kind of layer is decided on, not defaulted.
     """
-    return tuple(_decision(layer, returned or {}) for layer in layers)
+    return tuple(_decision(layer, returned or {}, precision) for layer in layers)
 
 
-def _decision(layer: LinearLayer, returned: Mapping[str, str]) -> Decision:
+def _decision(layer: LinearLayer, returned: Mapping[str, str], precision: Precision) -> Decision:
     if layer.name in returned:
         return Decision(layer, False, returned[layer.name])
     if layer.rows == 1:
@@ -145,6 +153,8 @@ def _decision(layer: LinearLayer, returned: Mapping[str, str]) -> Decision:
         if re.fullmatch(rule.pattern, layer.name):
             if layer.name.startswith("tokens.splits.0.") and not layer.normalised:
                 return Decision(layer, False, NOT_NORMALISED)
+            if layer.name.startswith("tokens.splits.") and precision is Precision.FP8:
+                return Decision(layer, False, FP8_WINDOWS)
             return Decision(layer, rule.quantised, rule.because)
     raise CalibrationError(
         f"no rule says whether layer {layer.name} is quantised; expected one of "

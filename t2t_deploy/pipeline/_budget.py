@@ -23,7 +23,6 @@ from t2t_deploy.calibration import (
     LabelledSet,
     LayerGroup,
     Loss,
-    decide,
     labelled_set_from_folder,
     layer_groups,
     plot_budget,
@@ -116,7 +115,7 @@ def within_budget(
     ImageError, BackendError.
     """
     bench = _Bench(workspace, inputs, images, report)
-    decisions = decide(inputs.graph.layers)
+    decisions = inputs.decide()
     groups = layer_groups(decisions)
     report.step(f"measuring what each of {len(groups)} groups of layers costs")
     search = search_budget(
@@ -127,9 +126,7 @@ def within_budget(
         loss_of=bench.loss,
     )
     returned = dict.fromkeys(search.returned, _RETURNED)
-    return BudgetOutcome(
-        decide(inputs.graph.layers, returned), search, bench.measure, len(images.paths)
-    )
+    return BudgetOutcome(inputs.decide(returned), search, bench.measure, len(images.paths))
 
 
 def write_budget(workspace: Workspace, outcome: BudgetOutcome, stem: str, report: Report) -> str:
@@ -210,7 +207,7 @@ class _Bench:
     @contextlib.contextmanager
     def trial(self, returned: Sequence[str]) -> Iterator[AccuracyRunner]:
         """A session of the graph with these layers in float and the others in 8 bits."""
-        decisions = decide(self.inputs.graph.layers, dict.fromkeys(returned, _RETURNED))
+        decisions = self.inputs.decide(dict.fromkeys(returned, _RETURNED))
         with tempfile.TemporaryDirectory(prefix="t2t-deploy-budget-") as folder:
             path = Path(folder) / "trial.onnx"
             onnx.save(self.inputs.place(decisions).model, path)

@@ -127,6 +127,10 @@ class QuantizationInputs:
     weights: Mapping[str, RoundedWeight]
     calibration: CalibratedRanges | None
 
+    def decide(self, returned: Mapping[str, str] | None = None) -> tuple[Decision, ...]:
+        """What the policy makes of each layer; see `calibration.decide`."""
+        return decide(self.graph.layers, returned, precision=self.plan.precision)
+
     def place(self, decisions: Sequence[Decision]) -> QuantizedGraph:
         """The graph with these layers quantised. Raises CalibrationError."""
         if self.plan.mode is QuantizationMode.DYNAMIC:
@@ -151,7 +155,7 @@ def quantize_artifact(
     """
     plan = plan_quantization(workspace, request, report)
     inputs = quantization_inputs(workspace, plan, request, report)
-    decisions, details = decide(inputs.graph.layers), {}
+    decisions, details = inputs.decide(), {}
     if request.max_drop is not None:
         assert plan.evaluation is not None  # plan_quantization refuses others
         outcome = within_budget(workspace, inputs, plan.evaluation, request.max_drop, report)
@@ -426,7 +430,8 @@ def _rounded(
     """The weight of every layer that the policy quantises, on its grid."""
     moments = {} if calibration is None else calibration.calibration.moments
     stored = stored_arrays(graph.model)
-    layers = [found.layer for found in decide(graph.layers) if found.quantised]
+    decisions = decide(graph.layers, precision=plan.precision)
+    layers = [found.layer for found in decisions if found.quantised]
     dtypes = {
         tensor.name: onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         for tensor in typed.model.graph.initializer

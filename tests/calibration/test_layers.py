@@ -18,7 +18,7 @@ from t2t_deploy.calibration import (
     place_static,
     sources,
 )
-from t2t_deploy.calibration._layers import NOT_NORMALISED, ONE_ROW
+from t2t_deploy.calibration._layers import FP8_WINDOWS, NOT_NORMALISED, ONE_ROW
 from t2t_deploy.errors import CalibrationError
 from t2t_deploy.model import VARIANTS, config_for_variant
 from t2t_deploy.types import Precision, Target
@@ -285,3 +285,12 @@ def test_a_released_variant_has_these_layers_and_nodes(variant: str, target: Tar
     placed = place_static(model, decisions, weights, ranges, Precision.INT8)
     found = (len(layers), len(decisions) - len(layers), placed.quantized_nodes, placed.float_nodes)
     assert found == RELEASED[variant][RELEASED_TARGETS.index(target)]
+
+
+def test_windows_of_token_blocks_are_not_fp8() -> None:
+    layers = find_layers(tiny("performer", Target.TENSORRT))
+    decided = {found.layer.name: found for found in decide(layers, precision=Precision.FP8)}
+    window = decided["tokens.splits.1.weights.0"]
+    assert (window.quantised, window.because) == (False, FP8_WINDOWS)
+    assert decided["tokens.project.weights.0"].quantised
+    assert {found.layer.name: found for found in decide(layers)}[window.layer.name].quantised

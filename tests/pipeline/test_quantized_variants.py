@@ -38,6 +38,8 @@ ATTENTIONS = {"7": 7, "14": 14, "t_14": 16, "24": 24}
 STATIC, DYNAMIC = 0.035, 0.03
 # of all multiply-adds; the rest is attention, and in 7 the first split weighs more
 INT8_SHARE = {"7": 0.75, "14": 0.85, "t_14": 0.65, "24": 0.85}
+# windows of the token blocks stay half
+FP8_SHARE = {"7": 0.65, "14": 0.8}
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +113,13 @@ def test_int8_engines(workspace: Workspace, crops: Path, variant: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["7", "14"])
+@pytest.mark.parametrize("variant", FP8_SHARE)
 def test_fp8_engines(workspace: Workspace, crops: Path, variant: str) -> None:
     exported(workspace, variant, 1)
     # the second is built from the graph that was made for the first
     for sm, pictures in (("89", crops), ("120", None)):
         engine, attestation = built(workspace, variant, Precision.FP8, sm, pictures)
-        assert attestation["found"]["FP8"] > 0.8
+        assert attestation["found"]["FP8"] > FP8_SHARE[variant]
         assert engine["fused_attention"] == ATTENTIONS[variant]
 
 
