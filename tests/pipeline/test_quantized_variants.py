@@ -126,9 +126,17 @@ def test_fp8_engines(workspace: Workspace, crops: Path, variant: str) -> None:
 def built(
     workspace: Workspace, variant: str, precision: Precision, sm: str, crops: Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures and attestation of an engine, made from the newest export with pictures."""
+    """Figures and attestation of an engine, made from the newest export with pictures.
+
+    Forced: in FP8 seeded random weights of 14 are off by 6.2 %, which the graph's own verdict says
+    (6 % is allowed); here it is the engine that is looked at.
+    """
     request = BuildRequest(
-        precision=precision, images=crops, sm=sm, profiles=(ShapeProfile(1, 1, 8),)
+        precision=precision,
+        images=crops,
+        sm=sm,
+        profiles=(ShapeProfile(1, 1, 8),),
+        force=precision is Precision.FP8,
     )
     details = build_trt(workspace, request).known().details
     engine, attestation = details["engine"], details["attestation"]
