@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,6 +11,7 @@ import numpy as np
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, BackendError
+from t2t_deploy.runtime._mapped_onnx import mappable_model
 from t2t_deploy.runtime._session import ClosingSession, check_feeds
 from t2t_deploy.types import TensorSpec
 
@@ -24,12 +26,14 @@ _DTYPES = {
 }
 _CPU = "CPUExecutionProvider"
 _EXACT_PRODUCTS = "session.x64quantprecision"
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class OrtSession(ClosingSession):
     """An ONNX file in ONNX Runtime, on the CPU and nowhere else.
 
-    threads: intra-op threads; None leaves one per core.
+    threads: intra-op threads; None leaves one per core. Weights are mapped from the file
+    (`_mapped_onnx`), which may be replaced while the session is open, never written into.
     Raises ArtifactError where the file is missing or no valid model.
     """
 
@@ -46,10 +50,16 @@ class OrtSession(ClosingSession):
         options.add_session_config_entry(_EXACT_PRODUCTS, "1")
         if threads is not None:
             options.intra_op_num_threads = threads
+        before = path.stat()
+        model = _source_of(path, options)
         try:
-            session = ort.InferenceSession(str(path), options, providers=[_CPU])
+            session = ort.InferenceSession(model, options, providers=[_CPU])
         except Exception as err:
             raise_refusal(err, path)
+        if _identity(path.stat()) != _identity(before):
+            raise ArtifactError(
+                f"{path} was replaced while it was being loaded; expected one file: open it again"
+            )
         if session.get_providers() != [_CPU]:
             raise BackendError(
                 f"ONNX Runtime runs on {session.get_providers()}, expected {_CPU}; is another "
@@ -70,6 +80,25 @@ class OrtSession(ClosingSession):
     def close(self) -> None:
         """Free the model."""
         self._session = None
+
+
+def _source_of(path: Path, options: Any) -> bytes | str:
+    """What a session is made from: the graph with its weights left in the file, or the file.
+
+    A file that is no protobuf message is ONNX Runtime's to refuse.
+    """
+    try:
+        model = mappable_model(path)
+    except ValueError:
+        return str(path)
+    if not model.mapped_bytes:
+        return str(path)
+    options.add_session_config_entry(_EXTERNAL_FOLDER, str(path.absolute().parent))
+    return model.graph
+
+
+def _identity(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def raise_refusal(err: Exception, path: Path) -> NoReturn:
