@@ -21,6 +21,7 @@ EXTRAS = {
     "cuda.bindings.runtime": "rtx",
     "openvino": "openvino",
     "matplotlib": "plot",
+    "pynvml": "gpu",
 }
 # import name of a module where it differs between wheels: the first that is installed is used
 _SPELLINGS = {"tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}

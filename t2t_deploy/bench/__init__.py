@@ -12,6 +12,7 @@ from t2t_deploy.bench._comparison import (
 )
 from t2t_deploy.bench._csv import bench_csv
 from t2t_deploy.bench._environment import Environment, read_environment
+from t2t_deploy.bench._gpus import GpuRecord, GpuWatch, visible_gpus
 from t2t_deploy.bench._inputs import make_inputs
 from t2t_deploy.bench._results import (
     BenchCase,
@@ -46,6 +47,8 @@ __all__ = [
     "CaseResult",
     "Comparison",
     "Environment",
+    "GpuRecord",
+    "GpuWatch",
     "Latency",
     "Round",
     "Speedup",
@@ -63,4 +66,5 @@ __all__ = [
     "report_from_dict",
     "run_bench",
     "speedup_between",
+    "visible_gpus",
 ]

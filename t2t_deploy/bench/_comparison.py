@@ -83,6 +83,7 @@ _FACTS: dict[str, _Fact] = {
     "usable cores": lambda found: found.usable_cores,
     "memory": lambda found: f"{found.memory_bytes / _GIB:.0f} GiB",
     "governor": lambda found: found.governor or "unknown",
+    "GPUs": lambda found: _listed([gpu.name for gpu in found.gpus]),
     "threads": lambda found: _listed(found.threads),
 }
 

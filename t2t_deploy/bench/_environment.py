@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from t2t_deploy.bench._gpus import GpuRecord
+
 FLAGS_OF_INTEREST = ("avx2", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -27,6 +29,7 @@ class Environment:
     usable_cores: how many of the logical cores this process may use.
     threads: the distinct settings of the cases; None is the runtime's own choice.
     load_before, load_after: 1, 5 and 15 minute averages; None where the system has none.
+    gpus: NVIDIA GPUs, where NVML can be asked.
     """
 
     date_utc: str
@@ -42,6 +45,7 @@ class Environment:
     threads: tuple[int | None, ...]
     load_before: tuple[float, ...] | None
     load_after: tuple[float, ...] | None
+    gpus: tuple[GpuRecord, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -49,7 +53,10 @@ class Environment:
 
 
 def read_environment(
-    *, threads: Sequence[int | None], load_before: tuple[float, ...] | None
+    *,
+    threads: Sequence[int | None],
+    load_before: tuple[float, ...] | None,
+    gpus: tuple[GpuRecord, ...] = (),
 ) -> Environment:
     """Describe this machine now; ``load_before`` is what `load_average` said before the work."""
     info = _cpu_info()
@@ -67,6 +74,7 @@ def read_environment(
         threads=tuple(dict.fromkeys(threads)),
         load_before=load_before,
         load_after=load_average(),
+        gpus=gpus,
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from t2t_deploy.bench import _lane
 from t2t_deploy.bench._client import Worker
 from t2t_deploy.bench._environment import load_average, read_environment
+from t2t_deploy.bench._gpus import GpuWatch
 from t2t_deploy.bench._lane import Lane
 from t2t_deploy.bench._results import BenchCase, BenchReport, BenchSettings, CaseResult
 from t2t_deploy.bench._statistics import Speedup, round_medians, speedup_of
@@ -51,6 +52,7 @@ def run_bench(
     load_before = load_average()
     steps = len(cases) * (1 + rounds)
     with ExitStack() as stack:
+        gpus = stack.enter_context(GpuWatch())
 
         def tell(what: str, done: int) -> None:
             if progress is not None:
@@ -68,9 +70,12 @@ def run_bench(
                 tell(f"round {number} of {rounds}: {_label(lanes[index].case)}", done)
                 lanes[index].take_turn(number, turn, round_seconds)
                 done += 1
+            gpus.look()
         tell("done", done)
     environment = read_environment(
-        threads=[case.request.threads for case in cases], load_before=load_before
+        threads=[case.request.threads for case in cases],
+        load_before=load_before,
+        gpus=gpus.records(),
     )
     settings = BenchSettings(
         rounds=rounds,

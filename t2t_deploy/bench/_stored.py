@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from t2t_deploy.bench._environment import Environment
+from t2t_deploy.bench._gpus import GpuRecord
 from t2t_deploy.bench._results import (
     BenchReport,
     BenchSettings,
@@ -40,6 +41,7 @@ def report_from_dict(values: Mapping[str, Any]) -> BenchReport:
             threads=tuple(environment.threads),
             load_before=_averages(environment.load_before),
             load_after=_averages(environment.load_after),
+            gpus=tuple(GpuRecord.from_dict(one) for one in values["environment"].get("gpus", ())),
         ),
         results,
         dataclasses.replace(settings, devices=tuple(settings.devices)),

@@ -40,6 +40,13 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Say what became faster or slower than what --json printed before.",
 )
 @click.option(
+    "--cuda-graphs",
+    type=click.Choice(["on", "off", "both"]),
+    default="on",
+    show_default=True,
+    help="Of engines; both measures each twice.",
+)
+@click.option(
     "--baselines",
     is_flag=True,
     help="Also torch.compile and plain exports of the reference; and each row's error.",
@@ -57,6 +64,7 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
         BenchOutputs,
         BenchRequest,
         BenchStatus,
+        CudaGraphs,
         bench_table,
         comparison_table,
         document_bench,
@@ -72,6 +80,7 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
             threads=options["threads"],
             device=options["device"],
             rounds=options["rounds"] or DEFAULT_ROUNDS,
+            cuda_graphs=CudaGraphs(options["cuda_graphs"]),
             baselines=options["baselines"],
             force=options["force"],
             trust=options["trust"],

@@ -13,7 +13,7 @@ from t2t_deploy.bench import (
 )
 from t2t_deploy.calibration import RangeMethod
 from t2t_deploy.model import VARIANTS
-from t2t_deploy.pipeline._bench import BenchRequest, bench_artifacts
+from t2t_deploy.pipeline._bench import BenchRequest, CudaGraphs, bench_artifacts
 from t2t_deploy.pipeline._bench_document import BenchOutputs, DocumentedBench, document_bench
 from t2t_deploy.pipeline._build import BuildRequest, build_trt
 from t2t_deploy.pipeline._calibrate import (
@@ -61,6 +61,7 @@ __all__ = [
     "CalibratedRanges",
     "ComparedStrategies",
     "Comparison",
+    "CudaGraphs",
     "DocumentedBench",
     "EvaluateRequest",
     "EvaluatedArtifact",

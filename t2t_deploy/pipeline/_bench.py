@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from t2t_deploy.bench import (
@@ -42,12 +43,22 @@ from t2t_deploy.workspace import Artifact, Manifest, Workspace
 # what the runtimes compile on this machine's device, below the workspace
 _CACHE = "cache"
 _ANY_PRECISION = "-"
+NO_GRAPH = ", no CUDA graph"
+"""Follows the name of an engine in a row that was measured without."""
 _SEED = 0
 _SLOW_COMPILE = (
     "compiles for a minute or more on a CPU; ask for it: --baselines or --backend compile"
 )
 # What all turns of one bench may take together, so that a full workspace ends in time too.
 _TOTAL_SECONDS = 100.0
+
+
+class CudaGraphs(str, Enum):
+    """Whether engines replay a batch as one CUDA graph."""
+
+    ON = "on"
+    OFF = "off"
+    BOTH = "both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,7 @@ class BenchRequest:
     threads: int | None = None
     device: int | None = None  # cuda:0 for backends that need one, the CPU for eager
     rounds: int = DEFAULT_ROUNDS
+    cuda_graphs: CudaGraphs = CudaGraphs.ON  # of engines
     baselines: bool = False  # also what one would use without this tool, and each row's error
     force: bool = False
     trust: bool = False
@@ -92,8 +104,9 @@ def bench_artifacts(
         for artifact in artifacts:
             for backend in request.backends or BACKENDS:
                 case, reason = _case(workspace, artifact, backend, batch, threads, request)
-                if case is not None and case not in cases:
-                    cases.append(case)
+                if case is not None:
+                    ways = _graph_ways(case, request.cuda_graphs)
+                    cases += [way for way in ways if way not in cases]
                 elif reason is not None:
                     skipped.append(
                         not_run_result(
@@ -128,6 +141,15 @@ def bench_artifacts(
     if request.baselines:
         results = tuple(with_speedup_vs_plain(cases, results))
     return dataclasses.replace(measured, results=(*results, *skipped))
+
+
+def _graph_ways(case: BenchCase, asked: CudaGraphs) -> list[BenchCase]:
+    """An engine's case with and without CUDA graphs, as asked; any other case as it is."""
+    if BACKENDS[case.backend].takes != "engine":
+        return [case]
+    request = dataclasses.replace(case.request, cuda_graph=False)
+    plain = dataclasses.replace(case, request=request, artifact=f"{case.artifact}{NO_GRAPH}")
+    return {CudaGraphs.ON: [case], CudaGraphs.OFF: [plain]}.get(asked, [case, plain])
 
 
 def _models(workspace: Workspace, artifacts: Sequence[Artifact]) -> list[BenchedModel]:

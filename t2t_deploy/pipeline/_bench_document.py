@@ -17,9 +17,10 @@ from t2t_deploy.bench import (
     compare_reports,
     read_environment,
     report_from_dict,
+    visible_gpus,
 )
 from t2t_deploy.errors import ComparisonError, UsageError
-from t2t_deploy.pipeline._bench import BenchRequest, bench_artifacts
+from t2t_deploy.pipeline._bench import NO_GRAPH, BenchRequest, CudaGraphs, bench_artifacts
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.report import BenchDocument, bench_page
 from t2t_deploy.runtime import available_threads
@@ -110,7 +111,7 @@ def _comparable(path: Path, request: BenchRequest) -> BenchReport:
             "'bench --json' printed"
         ) from err
     threads = request.threads or available_threads()
-    now = read_environment(threads=[threads], load_before=None)
+    now = read_environment(threads=[threads], load_before=None, gpus=visible_gpus())
     check_comparable(old, now, devices=(request.device,), name=str(path))
     return old
 
@@ -124,9 +125,10 @@ def _manifests(
     )
     rows = {row.artifact for row in measured.results if row.latency_ms is not None}
     return {
-        artifact.path.name: artifact.manifest
+        row: artifact.manifest
         for artifact in artifacts
-        if artifact.manifest is not None and artifact.path.name in rows
+        for row in (artifact.path.name, f"{artifact.path.name}{NO_GRAPH}")
+        if artifact.manifest is not None and row in rows
     }
 
 
@@ -140,7 +142,13 @@ def _command(workspace: Workspace, request: BenchRequest, outputs: BenchOutputs)
     if request.device is not None:
         words += ["--device", f"cuda:{request.device}"]
     words += ["--rounds", request.rounds]
-    flags = {"--force": request.force, "--trust": request.trust}
+    if request.cuda_graphs is not CudaGraphs.ON:
+        words += ["--cuda-graphs", request.cuda_graphs.value]
+    flags = {
+        "--baselines": request.baselines,
+        "--force": request.force,
+        "--trust": request.trust,
+    }
     words += [flag for flag, given in flags.items() if given]
     files = {"--report": outputs.page, "--csv": outputs.table, "--compare": outputs.compare}
     for option, path in files.items():

@@ -9,7 +9,7 @@ from t2t_deploy.report._document import BenchDocument, Case, batches_of
 from t2t_deploy.report._markup import Child, Markup, element, join
 
 if TYPE_CHECKING:
-    from t2t_deploy.bench import CaseResult, Comparison
+    from t2t_deploy.bench import CaseResult, Comparison, GpuRecord
     from t2t_deploy.workspace import Manifest
 
 _HASH = 12
@@ -154,6 +154,7 @@ def environment_section(document: BenchDocument) -> Markup:
         ("Memory", f"{found.memory_bytes / 1e9:.1f} GB"),
         ("Governor", found.governor or "cannot be read"),
         ("Load average", f"{_loads(found.load_before)} before, {_loads(found.load_after)} after"),
+        *((f"GPU {gpu.index}", _gpu(gpu)) for gpu in found.gpus),
         ("System", found.platform),
         ("Date", found.date_utc),
     ]
@@ -173,6 +174,17 @@ def environment_section(document: BenchDocument) -> Markup:
             element("h3", "Versions"),
             _definitions(versions),
         )
+    )
+
+
+def _gpu(gpu: GpuRecord) -> str:
+    """A GPU in one line; what held its clocks down comes last."""
+    power = "" if gpu.power_w is None else f", up to {gpu.power_w:.0f} W"
+    held = f"; held down by {', '.join(gpu.throttled)}" if gpu.throttled else "; not held down"
+    return (
+        f"{gpu.name}, driver {gpu.driver}, {gpu.sm_mhz[0]} to {gpu.sm_mhz[1]} of "
+        f"{gpu.max_sm_mhz} MHz, memory {gpu.memory_mhz[0]} to {gpu.memory_mhz[1]} MHz, up to "
+        f"{gpu.temperature_c} °C{power}{held}"
     )
 
 

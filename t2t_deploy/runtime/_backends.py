@@ -85,6 +85,7 @@ def open_session(request: SessionRequest) -> Session:
             backend=request.backend,
             device=request.device or 0,
             cache=request.cache,
+            cuda_graph=request.cuda_graph,
         )
     if request.backend in ORT_GPU_BACKENDS:
         from t2t_deploy.runtime._ort_gpu import OrtGpuSession

@@ -111,6 +111,7 @@ class SessionRequest:
         PyTorch.
     precision: of the graph, where the runtime must be told; of PyTorch's autocast.
     cache: folder for what a runtime compiles and can read again; None keeps nothing.
+    cuda_graph: whether engines replay a batch as one CUDA graph; others have none.
     """
 
     backend: str
@@ -120,6 +121,7 @@ class SessionRequest:
     device: int | None = None
     precision: Precision | None = None
     cache: Path | None = None
+    cuda_graph: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form for a worker process."""
@@ -131,6 +133,7 @@ class SessionRequest:
             "device": self.device,
             "precision": None if self.precision is None else self.precision.value,
             "cache": None if self.cache is None else str(self.cache),
+            "cuda_graph": self.cuda_graph,
         }
 
     @classmethod
@@ -144,6 +147,7 @@ class SessionRequest:
             device=values["device"],
             precision=None if values["precision"] is None else Precision(values["precision"]),
             cache=None if values["cache"] is None else Path(values["cache"]),
+            cuda_graph=values["cuda_graph"],
         )
 
 

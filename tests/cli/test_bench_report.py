@@ -78,6 +78,10 @@ def test_the_command_measures_the_same_again(run: Run, onnx_file: Path) -> None:
     ]
     again = run(*words[1:], "--json").json
     assert again["command"] == first["command"]
+    different = run(
+        *(*QUICK, "--baselines", "--cuda-graphs", "both", onnx_file.name, "--json")
+    ).json["command"]
+    assert " --cuda-graphs both --baselines " in different
 
     def keys(values: dict[str, Any]) -> list[tuple[Any, ...]]:
         return [(r["backend"], r["artifact"], r["batch"]) for r in values["results"]]

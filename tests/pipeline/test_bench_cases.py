@@ -11,7 +11,7 @@ import pytest
 
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus
 from t2t_deploy.errors import ArtifactError, BackendError, UsageError
-from t2t_deploy.pipeline import BenchRequest, _bench, bench_artifacts
+from t2t_deploy.pipeline import BenchRequest, CudaGraphs, _bench, bench_artifacts
 from t2t_deploy.runtime import engine_version
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
@@ -213,6 +213,30 @@ def test_an_engine_runs_on_the_backend_that_built_it(
         expected = [("eager", reference, 1), *expected]
     assert rows(measured["cases"]) == expected
     assert (measured["cases"][-1].model is not None) is known
+
+
+@pytest.mark.parametrize(
+    ("asked", "graphs"),
+    [(CudaGraphs.ON, [True]), (CudaGraphs.OFF, [False]), (CudaGraphs.BOTH, [True, False])],
+)
+def test_engines_with_and_without_cuda_graphs(
+    workspace: Workspace,
+    add: Callable[..., Artifact],
+    measured: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    asked: CudaGraphs,
+    graphs: list[bool],
+) -> None:
+    monkeypatch.setattr(_bench, "why_not_runnable", lambda name, device: None)
+    name = add(kind="engine", target="tensorrt", details={"engine": ENGINE}).path.name
+    bench_artifacts(workspace, BenchRequest(cuda_graphs=asked))
+    eager, *engines = measured["cases"]
+    assert eager.backend == "eager"
+    assert [case.request.cuda_graph for case in engines] == graphs
+    names = {True: name, False: f"{name}, no CUDA graph"}
+    assert [case.artifact for case in engines] == [names[graph] for graph in graphs]
+    again = [type(case.request).from_dict(case.request.to_dict()) for case in engines]
+    assert again == [case.request for case in engines]
 
 
 def test_a_full_workspace_takes_no_longer(
