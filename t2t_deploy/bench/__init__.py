@@ -14,6 +14,7 @@ from t2t_deploy.bench._csv import bench_csv
 from t2t_deploy.bench._environment import Environment, read_environment
 from t2t_deploy.bench._gpus import GpuRecord, GpuWatch, visible_gpus
 from t2t_deploy.bench._inputs import make_inputs
+from t2t_deploy.bench._processor import Processor, read_processor
 from t2t_deploy.bench._results import (
     BenchCase,
     BenchReport,
@@ -50,6 +51,7 @@ __all__ = [
     "GpuRecord",
     "GpuWatch",
     "Latency",
+    "Processor",
     "Round",
     "Speedup",
     "Verdict",
@@ -63,6 +65,7 @@ __all__ = [
     "not_run_lines",
     "not_run_result",
     "read_environment",
+    "read_processor",
     "report_from_dict",
     "run_bench",
     "speedup_between",

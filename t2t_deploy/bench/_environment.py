@@ -14,18 +14,17 @@ from typing import Any
 import psutil
 
 from t2t_deploy.bench._gpus import GpuRecord
+from t2t_deploy.bench._processor import read_processor
 
-FLAGS_OF_INTEREST = ("avx2", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
     """Where and when a bench ran.
 
-    cpu_flags: those of `FLAGS_OF_INTEREST` the processor has; None where it cannot be told.
+    cpu_flags: of the processor, those that `Processor` knows; None where it cannot be told.
     usable_cores: how many of the logical cores this process may use.
     threads: the distinct settings of the cases; None is the runtime's own choice.
     load_before, load_after: 1, 5 and 15 minute averages; None where the system has none.
@@ -59,12 +58,12 @@ def read_environment(
     gpus: tuple[GpuRecord, ...] = (),
 ) -> Environment:
     """Describe this machine now; ``load_before`` is what `load_average` said before the work."""
-    info = _cpu_info()
+    processor = read_processor()
     return Environment(
         date_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         platform=platform.platform(),
-        cpu_model=info.get("model name") or platform.processor() or platform.machine(),
-        cpu_flags=_flags(info),
+        cpu_model=processor.model,
+        cpu_flags=processor.flags,
         logical_cores=os.cpu_count() or 1,
         usable_cores=_usable_cores(),
         memory_bytes=int(psutil.virtual_memory().total),
@@ -93,22 +92,6 @@ def library_versions() -> dict[str, str]:
             # the first on the path is the one that is imported
             found.setdefault(name, distribution.version)
     return dict(sorted(found.items()))
-
-
-def _cpu_info() -> dict[str, str]:
-    """The first processor's entries of /proc/cpuinfo; empty elsewhere than Linux."""
-    if not _CPUINFO.is_file():
-        return {}
-    first = _CPUINFO.read_text().split("\n\n", 1)[0]
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip().lower(): value.strip() for key, _, value in pairs}
-
-
-def _flags(info: dict[str, str]) -> tuple[str, ...] | None:
-    if "flags" not in info:
-        return None
-    present = set(info["flags"].split())
-    return tuple(flag for flag in FLAGS_OF_INTEREST if flag in present)
 
 
 def _usable_cores() -> int:

@@ -29,6 +29,8 @@ def command(workspace: Any, output: Output) -> None:
             f"t2t-deploy {found['t2t_deploy']}, Python {found['python']}, {found['platform']}, "
             + (f"CUDA device of compute capability {device}" if device else "no CUDA device")
         )
+        for line in _about(found["processor"]):
+            console.print(line, markup=False)
         for name, state in found["can"].items():
             console.print(f"{name}: {state['why_not'] or 'yes'}", markup=False)
         table = Table("backend", "version", "imports", "device", "builds", "runs")
@@ -51,3 +53,16 @@ def command(workspace: Any, output: Output) -> None:
         console.print(versions, markup=False)
 
     output.result(found, show)
+
+
+def _about(processor: dict[str, Any]) -> list[str]:
+    """The processor, and what it means for 8-bit and bf16 artifacts on it."""
+    if processor["flags"] is None:
+        return [f"processor: {processor['model']}; its instructions cannot be read here"]
+    flags = ", ".join(processor["flags"]) or "none of AVX2 and later"
+    integer = "without widening" if processor["vnni"] else "widened to 16 bits (no VNNI), so slower"
+    return [
+        f"processor: {processor['model']}; {flags}",
+        f"8-bit products on it: {integer}",
+        f"bf16 products on it: {'yes' if processor['bf16'] else 'no'}",
+    ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from t2t_deploy import __version__
 from t2t_deploy._optional import EXTRAS, is_installed, require
+from t2t_deploy.bench import read_processor
 from t2t_deploy.errors import MissingDependencyError
 from t2t_deploy.runtime import (
     BACKENDS,
@@ -59,6 +60,7 @@ def examine_machine() -> dict[str, Any]:
         "t2t_deploy": __version__,
         "python": platform.python_version(),
         "platform": f"{sys.platform} {platform.machine()}",
+        "processor": read_processor().to_dict(),
         "cuda_device": device_capability(),
         "why_no_device": None if absent is None else str(absent),
         "versions": tool_versions(),

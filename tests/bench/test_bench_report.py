@@ -19,7 +19,6 @@ from t2t_deploy.bench import (
     not_run_lines,
     not_run_result,
 )
-from t2t_deploy.bench import _environment as environment_module
 from t2t_deploy.bench._environment import Environment, load_average, read_environment
 
 
@@ -36,14 +35,6 @@ def test_environment() -> None:
     assert found.python == platform.python_version()
     assert found.versions["numpy"] == np.__version__
     assert found.date_utc.endswith("+00:00")
-
-
-def test_processor_flags_of_interest() -> None:
-    assert environment_module._flags({"flags": "fpu amx_int8 avx2 avx512_vnni_extra"}) == (
-        "avx2",
-        "amx_int8",
-    )
-    assert environment_module._flags({}) is None
 
 
 def test_not_run_has_its_reason_and_no_figures() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 
 import pytest
 
+from t2t_deploy.bench import _processor
+from t2t_deploy.cli._doctor import _about
 from t2t_deploy.pipeline import _doctor, examine_machine
 
 
@@ -36,3 +39,36 @@ def test_exactly_one_onnxruntime(
     found = examine_machine()["onnxruntime"]
     assert found["installed"] == installed
     assert found["problem"] == problem or found["problem"].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("flags", "shown", "vnni", "bf16"),
+    [
+        ("fpu avx2 fma avx512_vnni_extra", ("avx2",), False, False),
+        ("avx2 avx_vnni", ("avx2", "avx_vnni"), True, False),
+        ("avx512_vnni avx512_bf16", ("avx512_bf16", "avx512_vnni"), True, True),
+        ("avx512_bf16", ("avx512_bf16",), False, True),
+        ("fpu", (), False, False),
+    ],
+)
+def test_what_the_processor_multiplies(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: str,
+    shown: tuple[str, ...],
+    vnni: bool,
+    bf16: bool,
+) -> None:
+    info = tmp_path / "cpuinfo"
+    first = f"processor\t: 0\nmodel name\t: Test CPU\nflags\t\t: {flags}\n"
+    info.write_text(f"{first}\nprocessor\t: 1\nflags\t\t: avx_vnni avx512_bf16\n")
+    monkeypatch.setattr(_processor, "_CPUINFO", info)
+    found = examine_machine()["processor"]
+    assert found == {"model": "Test CPU", "flags": shown, "vnni": vnni, "bf16": bf16}
+
+
+def test_a_processor_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_processor, "_CPUINFO", tmp_path / "none")
+    found = examine_machine()["processor"]
+    assert (found["flags"], found["vnni"], found["bf16"]) == (None, None, None)
+    assert "cannot be read here" in "".join(_about(found))
