@@ -36,9 +36,10 @@ _SPELLINGS = {"tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 # without, tells its maker over the network of every import of openvino, and keeps an identity of
 # the user's in the home folder; openvino replaces it by a stub where it does not import.
 _KEPT_OUT = {"openvino": "openvino_telemetry"}
-# What the environment must say before a package is imported. onnxruntime's wheels of 1.32 have
-# telemetry, which begins by keeping an identity and a database in the home folder.
-_ENVIRONMENT = {"onnxruntime": ("ORT_DISABLE_TELEMETRY", "1")}
+# What the environment says before any optional package is imported. onnxruntime's wheels of 1.32
+# have telemetry, which begins by keeping an identity and a database in the home folder, also where
+# another package imports it, as onnxsim does.
+_ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 def is_installed(module: str) -> bool:
@@ -60,8 +61,8 @@ def require(module: str) -> ModuleType:
     if module in _KEPT_OUT:
         # None makes Python refuse the import; one that is loaded already was someone else's choice
         sys.modules.setdefault(_KEPT_OUT[module], None)  # type: ignore[arg-type]  # as documented
-    if module in _ENVIRONMENT:
-        os.environ.setdefault(*_ENVIRONMENT[module])
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     try:
         return importlib.import_module(name)
     except Exception as err:

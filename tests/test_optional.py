@@ -83,12 +83,13 @@ def test_every_extra_is_declared() -> None:
     assert all(f"\n{extra} = [" in declared for extra in EXTRAS.values())
 
 
-def test_onnxruntime_keeps_nothing_in_the_home_folder(tmp_path: Path) -> None:
-    """Its telemetry would: a device's identity, and a database of what is to be sent."""
+@pytest.mark.parametrize("module", ["onnxruntime", "onnxsim"])
+def test_onnxruntime_keeps_nothing_in_the_home_folder(tmp_path: Path, module: str) -> None:
+    """Its telemetry would: a device's identity, and a database; onnxsim imports onnxruntime."""
     root = Path(_optional.__file__).parents[1]
     kept = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
     subprocess.run(
-        [sys.executable, "-c", "from t2t_deploy._optional import *; require('onnxruntime')"],
+        [sys.executable, "-c", f"from t2t_deploy._optional import require; require({module!r})"],
         env=kept | {"HOME": str(tmp_path), "PYTHONPATH": str(root)},
         check=True,
         timeout=60,
