@@ -14,7 +14,7 @@ from t2t_deploy.cli._options import DeviceType, common_options, force_option, tr
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._predict_across import run_across
 from t2t_deploy.cli._results import artifact_values
-from t2t_deploy.errors import CheckFailed, UsageError, shown_path
+from t2t_deploy.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -170,7 +170,7 @@ def _values(found: Prediction, kept: list[PredictedPicture]) -> dict[str, Any]:
         "images": found.images,
         "results": [
             {
-                "image": _shown(picture),
+                "image": picture.shown,
                 "top": [
                     {"index": r.index, "label": r.label, "probability": r.probability}
                     for r in picture.top
@@ -186,11 +186,7 @@ def _values(found: Prediction, kept: list[PredictedPicture]) -> dict[str, Any]:
 
 
 def _named(pictures: Iterable[PredictedPicture]) -> list[dict[str, Any]]:
-    return [{"image": _shown(picture), "reason": picture.error} for picture in pictures]
-
-
-def _shown(picture: PredictedPicture) -> str:
-    return shown_path(Path(picture.image))
+    return [{"image": picture.shown, "reason": picture.error} for picture in pictures]
 
 
 def _show(console: Console, found: Prediction, kept: list[PredictedPicture]) -> None:
@@ -203,7 +199,7 @@ def _show(console: Console, found: Prediction, kept: list[PredictedPicture]) -> 
     table.add_column("label", overflow="fold")
     table.add_column("probability", justify="right")
     for picture in kept:
-        name = escape(_shown(picture))
+        name = escape(picture.shown)
         for ranked in picture.top:
             label = escape(ranked.label or "")
             table.add_row(name, str(ranked.index), label, f"{ranked.probability:.2%}")
@@ -218,7 +214,7 @@ def _show(console: Console, found: Prediction, kept: list[PredictedPicture]) -> 
     for picture in found.unreadable[:_SHOWN_UNREADABLE]:
         console.print(picture.error, markup=False)
     for picture in found.not_finite[:_SHOWN_UNREADABLE]:
-        console.print(f"{_shown(picture)}: {picture.error}", markup=False)
+        console.print(f"{picture.shown}: {picture.error}", markup=False)
     hidden = sum(
         max(len(some) - _SHOWN_UNREADABLE, 0) for some in (found.unreadable, found.not_finite)
     )

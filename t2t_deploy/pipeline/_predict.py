@@ -24,6 +24,7 @@ from t2t_deploy.serving import (
     open_classifier,
     pictures_of,
     reader_of,
+    shown_name,
     wanted_top,
 )
 from t2t_deploy.workspace import Artifact, Workspace
@@ -74,6 +75,11 @@ class PredictedPicture:
     image: str
     top: tuple[RankedClass, ...] = ()
     error: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """Its path as it is printed and written."""
+        return shown_name(self.image)
 
 
 @dataclass(frozen=True, slots=True)

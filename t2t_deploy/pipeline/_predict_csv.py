@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2t_deploy.errors import shown_path
 from t2t_deploy.workspace import make_folder, publish, temporary_file
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def csv_writer(path: Path, top: int) -> Iterator[Callable[[PredictedPicture], No
             writer.writerow(["image", "error", *columns])
 
             def write(picture: PredictedPicture) -> None:
-                row = [shown_path(Path(picture.image)), picture.error or ""]
+                row = [picture.shown, picture.error or ""]
                 for ranked in picture.top:
                     row += [str(ranked.index), ranked.label or "", str(ranked.probability)]
                 writer.writerow(row + [""] * (2 + len(columns) - len(row)))

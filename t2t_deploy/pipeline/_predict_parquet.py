@@ -19,8 +19,8 @@ from typing import Any
 
 from t2t_deploy import __version__
 from t2t_deploy._optional import require
-from t2t_deploy.errors import ArtifactError, shown_path
-from t2t_deploy.serving import PictureClasses
+from t2t_deploy.errors import ArtifactError
+from t2t_deploy.serving import PictureClasses, shown_name
 from t2t_deploy.workspace import Workspace, make_folder, publish, temporary_file, write_text
 
 _SUFFIX = ".parquet"
@@ -57,7 +57,7 @@ class OutputFolder:
             "format": _FORMAT,
             **self._settings,
             "block": block,
-            "sources": [shown_path(Path(source)) for source in sources[:_TOLD_SOURCES]],
+            "sources": [shown_name(source) for source in sources[:_TOLD_SOURCES]],
             "sources_sha256": digest,
         }
         path = self.root / _RUN
@@ -158,4 +158,4 @@ class OutputFolder:
 
 
 def _shown(picture: PictureClasses) -> str:
-    return shown_path(Path(picture.image))
+    return shown_name(picture.image)

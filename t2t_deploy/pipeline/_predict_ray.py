@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2t_deploy._optional import require
+from t2t_deploy._optional import is_installed, require
 from t2t_deploy.pipeline._classifier import (
     Labels,
     artifact_to_run,
@@ -90,8 +90,8 @@ def predict_across(
     """
     check_address(ray.address)
     check_sources(request.images)
-    for module in ("ray", "pyarrow"):
-        require(module)
+    if not is_installed("ray"):  # it is imported once its settings are made
+        require("ray")
     artifact = artifact_to_run(
         workspace, request.artifact, force=request.force, trust=request.trust, report=report
     )

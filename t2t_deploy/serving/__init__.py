@@ -21,7 +21,7 @@ from t2t_deploy.serving._ray_blocks import Listing, Work, map_blocks
 from t2t_deploy.serving._ray_cluster import Cluster, check_address, ray_cluster
 from t2t_deploy.serving._ray_predict import ClassifyBlocks
 from t2t_deploy.serving._remote import reader_of
-from t2t_deploy.serving._sources import check_sources, count_named, pictures_of
+from t2t_deploy.serving._sources import check_sources, count_named, pictures_of, shown_name
 
 __all__ = [
     "DEFAULT_BATCH",
@@ -54,5 +54,6 @@ __all__ = [
     "pixels_of_file",
     "ray_cluster",
     "reader_of",
+    "shown_name",
     "wanted_top",
 ]

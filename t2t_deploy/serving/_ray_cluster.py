@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 import shutil
 import signal
 import tempfile
@@ -18,7 +19,6 @@ from t2t_deploy.errors import BackendError, UsageError
 
 LOCAL = "local"
 _ADDRESS = re.compile(r"local|auto|(ray://)?(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d+")
-_LOOPBACK = "127.0.0.1"
 # Ray asks for at least 75 MiB. What waits here is names and results: a few kB a block.
 _OBJECT_STORE_BYTES = 256 * 2**20
 _QUIET = {
@@ -28,8 +28,13 @@ _QUIET = {
     # It warns that a restarted worker needs its arguments; they are kept until the end.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
-# It would keep a token in the home folder; a local cluster listens on the loopback address only.
-_LOCAL_ONLY = {"RAY_AUTH_MODE": "disabled"}
+_LOCAL_ONLY = {
+    # Without it Ray listens on every address: whoever reaches these ports runs code here.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Other users of this machine reach the loopback address. The token is in no file.
+    "RAY_AUTH_MODE": "token",
+}
+_TOKEN = "RAY_AUTH_TOKEN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ def ray_cluster(address: str, *, cpus: int, shared_bytes: int) -> Iterator[Clust
     check_address(address)
     local = address == LOCAL
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_environment(_QUIET | (_LOCAL_ONLY if local else {})))
+        private = _LOCAL_ONLY | {_TOKEN: secrets.token_hex(32)} if local else {}
+        stack.enter_context(_environment(_QUIET | private))
         stack.enter_context(_kept_signals())
         ray = require("ray")
         options: dict[str, Any] = {
@@ -77,7 +83,6 @@ def ray_cluster(address: str, *, cpus: int, shared_bytes: int) -> Iterator[Clust
                 "num_cpus": cpus,
                 "include_dashboard": False,
                 "object_store_memory": _OBJECT_STORE_BYTES + 2 * shared_bytes,
-                "_node_ip_address": _LOOPBACK,
                 "_temp_dir": folder,
             }
         stack.callback(ray.shutdown)

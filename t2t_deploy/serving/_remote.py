@@ -69,7 +69,13 @@ def _below(files: Any, folder: str, prefix: str) -> Iterator[str]:
 
 def _listed(files: Any, folder: str) -> list[Any]:
     fs = require("pyarrow.fs")
-    return sorted(files.get_file_info(fs.FileSelector(folder)), key=lambda info: str(info.path))
+    try:
+        return sorted(files.get_file_info(fs.FileSelector(folder)), key=lambda info: str(info.path))
+    except UnicodeDecodeError as err:
+        raise ImageError(
+            f"{folder} holds a name that is no UTF-8 ({err.object!r}), which pyarrow does not "
+            "read; rename it, or name a local folder by its path"
+        ) from err
 
 
 def reader_of(sources: Sequence[str], size: int) -> Callable[[str], np.ndarray]:

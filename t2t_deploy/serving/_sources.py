@@ -117,6 +117,13 @@ def scheme_of(name: str) -> str | None:
     return None if match is None else match[1].lower()
 
 
+def shown_name(name: str) -> str:
+    """A picture's name for people and files: one printable line of UTF-8, a URI left as it is."""
+    if scheme_of(name) is None:
+        return shown_path(Path(name))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
 def is_picture(name: str) -> bool:
     """Whether a file's name ends as a picture's does."""
     return os.path.splitext(name)[1].lower() in SUFFIXES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -170,12 +171,21 @@ def test_a_killed_driver(made: Path, local: Any, tmp_path: Path) -> None:
 def test_uris(made: Path, local: Any, tmp_path: Path) -> None:
     """A filesystem of pyarrow's; names and errors tell the URI."""
     done = predict(made, tmp_path / "out", (made / "pictures").as_uri())
+    assert (done.status, done.json["error"]["kind"]) == (1, "ImageError")
+    assert "holds a name that is no UTF-8 (b'" in done.err
+    shutil.copytree(
+        made / "pictures",
+        tmp_path / "pictures",
+        ignore=lambda _, found: [name for name in found if os.fsencode(name) == ODD],
+    )
+    done = predict(made, tmp_path / "out", (tmp_path / "pictures").as_uri())
     assert done.status == 3, done.err
-    prefix = f"file://{made}/"
+    prefix = f"file://{tmp_path}/"
     rows = {row["image"]: row["index"] for row in runs.rows_in(tmp_path / "out")}
     assert rows == {
         prefix + row["image"]: [ranked["index"] for ranked in row["top"]]
         for row in local["results"]
+        if "caf" not in row["image"]
     }
     failed = {row["image"] for row in runs.rows_in(tmp_path / "out", "failed")}
     assert failed == {f"{prefix}pictures/{name}" for name in (CUT, "text.jpg")}
