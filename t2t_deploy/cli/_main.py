@@ -24,6 +24,7 @@ _COMMANDS = {
     "verify": "_verify",
     "evaluate": "_evaluate",
     "bench": "_bench",
+    "predict": "_predict",
     "inspect": "_inspect",
     "workspace": "_workspace",
     "doctor": "_doctor",

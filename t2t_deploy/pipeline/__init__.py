@@ -39,13 +39,23 @@ from t2t_deploy.pipeline._evaluate import (
 )
 from t2t_deploy.pipeline._export import ExportRequest, export_model
 from t2t_deploy.pipeline._inspect import inspect_artifact
+from t2t_deploy.pipeline._predict import (
+    PredictedPicture,
+    Prediction,
+    PredictRequest,
+    RankedClass,
+    predict_images,
+)
+from t2t_deploy.pipeline._predict_ray import ClusterPrediction, RayRequest, predict_across
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._quantize import QuantizationMode, QuantizeRequest, quantize_artifact
 from t2t_deploy.pipeline._verify import VerifiedArtifact, verify_artifacts
+from t2t_deploy.serving import DEFAULT_BLOCK
 from t2t_deploy.workspace import Artifact, Workspace
 
 __all__ = [
     "DEFAULT_BATCH",
+    "DEFAULT_BLOCK",
     "DEFAULT_COUNT",
     "DEFAULT_METHOD",
     "DEFAULT_ROUNDS",
@@ -59,6 +69,7 @@ __all__ = [
     "BuildRequest",
     "CalibrateRequest",
     "CalibratedRanges",
+    "ClusterPrediction",
     "ComparedStrategies",
     "Comparison",
     "CudaGraphs",
@@ -67,9 +78,14 @@ __all__ = [
     "EvaluatedArtifact",
     "Evaluation",
     "ExportRequest",
+    "PredictRequest",
+    "PredictedPicture",
+    "Prediction",
     "QuantizationMode",
     "QuantizeRequest",
     "RangeMethod",
+    "RankedClass",
+    "RayRequest",
     "Report",
     "StrategyComparison",
     "VerifiedArtifact",
@@ -86,6 +102,8 @@ __all__ = [
     "export_model",
     "inspect_artifact",
     "not_run_lines",
+    "predict_across",
+    "predict_images",
     "quantize_artifact",
     "silent",
     "split_name",

@@ -16,7 +16,7 @@ Run = Callable[..., Any]
 
 COMMANDS = [
     *("variants", "export", "calibrate", "quantize", "build-trt", "verify", "evaluate", "bench"),
-    *("inspect", "workspace"),
+    *("predict", "inspect", "workspace"),
     "doctor",
 ]
 

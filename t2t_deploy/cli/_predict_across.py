@@ -1,0 +1,63 @@
+"""``t2t-deploy predict --ray``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from t2t_deploy.cli._output import Output
+from t2t_deploy.cli._results import artifact_values
+from t2t_deploy.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from t2t_deploy.pipeline import ClusterPrediction, PredictRequest, RayRequest
+
+_SHOWN_UNREADABLE = 10
+
+
+def run_across(workspace: Any, request: PredictRequest, ray: RayRequest, output: Output) -> int:
+    """Run it, print what was done, return the exit status."""
+    from t2t_deploy.pipeline import predict_across
+
+    found = predict_across(workspace, request, ray, output)
+    output.result(_values(found), lambda console: _show(console, found))
+    if not found.failed:
+        return 0
+    message = f"{found.failed} of {found.images + found.failed} pictures have no class"
+    Output().error(CheckFailed.__name__, message)
+    return CheckFailed.exit_status
+
+
+def _values(found: ClusterPrediction) -> dict[str, Any]:
+    return {
+        "artifact": artifact_values(found.artifact),
+        "backend": found.backend,
+        "labels": found.labels.source,
+        "images": found.images + found.failed,
+        "results": [],  # they are in the files
+        "unreadable": [{"image": name, "reason": reason} for name, reason in found.unreadable],
+        "failed": found.failed,
+        "output": str(found.output),
+        "blocks": found.blocks,
+        "skipped_blocks": found.skipped,
+        "superseded_blocks": found.superseded,
+        "workers": found.workers,
+        "seconds": found.seconds,
+    }
+
+
+def _show(console: Console, found: ClusterPrediction) -> None:
+    console.print(
+        f"{found.images:,} pictures classified in {found.blocks:,} files of "
+        f"{found.output}/predictions, by {found.workers} workers in {found.seconds:.1f} s",
+        markup=False,
+    )
+    if not found.failed:
+        return
+    console.print(f"{found.failed:,} have no class: {found.output}/failed", markup=False)
+    for _, reason in found.unreadable[:_SHOWN_UNREADABLE]:
+        console.print(reason, markup=False)
+    left = found.failed - _SHOWN_UNREADABLE
+    if left > 0:
+        console.print(f"and {left:,} more", markup=False)

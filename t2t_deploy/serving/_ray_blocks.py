@@ -1,0 +1,147 @@
+"""Blocks of pictures through workers of a Ray cluster, with Ray Data.
+
+One task lists the pictures and yields block after block, as fast as these are taken; actors, each
+with a session of its own, take them; the driver receives what they make of them. So nothing here
+grows with the number of pictures.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from t2t_deploy._optional import require
+from t2t_deploy.errors import BackendError, DeployError
+from t2t_deploy.serving._blocks import PictureBlock, SkippedBlocks, blocks_to_do
+from t2t_deploy.serving._ray_cluster import Cluster
+from t2t_deploy.serving._sources import pictures_of
+
+RETRIES = 2
+"""How often a worker is started again, and a block tried again. Ray's own number has no end."""
+_END = -1
+
+Work = Callable[[Sequence[str]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What to list and how to cut it. done: names of blocks not to do again."""
+
+    sources: tuple[str, ...]
+    block: int
+    identity: str
+    done: frozenset[str] = frozenset()
+
+    def __call__(self, table: Any) -> Iterator[Any]:
+        """In a task: a table of one row for each block to do, then one of what was skipped."""
+        pa = require("pyarrow")
+        pictures = pictures_of(self.sources)
+        for block in blocks_to_do(pictures, self.block, self.identity, self.done):
+            ordinal, content = _END, pickle.dumps(block)
+            if isinstance(block, PictureBlock):
+                # bytes, since Arrow's strings hold no name that is not UTF-8
+                ordinal, content = block.ordinal, b"\0".join(map(os.fsencode, block.images))
+            yield pa.table({"ordinal": pa.array([ordinal]), "content": pa.array([content])})
+
+
+class BlockWorker:
+    """An actor of Ray Data: what ``make`` returns is called with each block's pictures."""
+
+    def __init__(self, make: Callable[[], Work]) -> None:
+        self._work = make()
+
+    def __call__(self, table: Any) -> Any:
+        """Add what was made of each block."""
+        pa = require("pyarrow")
+        results = [
+            b"" if ordinal == _END else pickle.dumps(self._work(_images(content)))
+            for ordinal, content in zip(
+                table["ordinal"].to_pylist(), table["content"].to_pylist(), strict=True
+            )
+        ]
+        return table.append_column("result", pa.array(results, pa.binary()))
+
+
+def map_blocks(
+    cluster: Cluster,
+    listing: Listing,
+    make: Callable[[], Work],
+    *,
+    workers: int,
+    cpus: int = 1,
+    gpus: int = 0,
+) -> Iterator[tuple[PictureBlock, Any] | SkippedBlocks]:
+    """Each block with what a worker made of it, as they are done; what was skipped among them.
+
+    make: called once in each worker. cpus, gpus: of each worker. A worker that is killed is started
+    again, and its block done again, up to `RETRIES` times.
+    Raises BackendError where that did not help, or blocks are missing at the end, and whatever
+    DeployError a worker raises.
+    """
+    data = require("ray.data")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.verbose_progress = False
+    # a row is a block, and every row is handed on as soon as it is there
+    context.target_max_block_size = 1
+    with warnings.catch_warnings():
+        # Restarts and retries have no other way in. They go in 2.64: pyproject.toml stops before.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        found = (
+            data.from_items([0])
+            # CPUs that differ keep Ray from running both in one process
+            .map_batches(listing, batch_format="pyarrow", num_cpus=0, max_retries=RETRIES)
+            .map_batches(
+                BlockWorker,
+                fn_constructor_args=(make,),
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=cpus,
+                num_gpus=gpus or None,
+                compute=data.ActorPoolStrategy(size=workers),
+                max_restarts=RETRIES,
+                max_task_retries=RETRIES,
+            )
+        )
+    seen: set[int] = set()
+    skipped: SkippedBlocks | None = None
+    for row in _rows(cluster, found):
+        if row["ordinal"] == _END:
+            skipped = pickle.loads(row["content"])
+            yield skipped
+        elif row["ordinal"] not in seen:
+            seen.add(row["ordinal"])
+            block = PictureBlock(row["ordinal"], tuple(_images(row["content"])))
+            yield block, pickle.loads(row["result"])
+    if skipped is None or len(seen) + len(skipped.names) != skipped.blocks:
+        raise BackendError(
+            f"{len(seen)} blocks came back, and the listing tells {skipped}: was a picture added "
+            "or removed meanwhile? Finished blocks are kept: run the same command again"
+        )
+
+
+def _rows(cluster: Cluster, dataset: Any) -> Iterator[dict[str, Any]]:
+    errors = cluster.ray.exceptions
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from batch.to_pylist()
+    except errors.RayTaskError as err:
+        if isinstance(err.cause, DeployError):
+            raise err.cause from err
+        raise
+    except errors.RayError as err:
+        raise BackendError(
+            f"a worker was lost {RETRIES + 1} times over the same block "
+            f"({' '.join(str(err).split())[:300]}); finished blocks are kept: give workers more "
+            "memory or find the picture that ends them, and run the same command again"
+        ) from err
+
+
+def _images(content: bytes) -> list[str]:
+    return [os.fsdecode(name) for name in content.split(b"\0")]

@@ -1,0 +1,119 @@
+"""Pictures on any filesystem that pyarrow reads, named by URI: s3://, gs://, hdfs://, file://."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from t2t_deploy._optional import require
+from t2t_deploy.errors import ImageError, UsageError
+from t2t_deploy.images import decode_image, resize_and_crop
+from t2t_deploy.serving._pictures import pixels_of_file
+from t2t_deploy.serving._sources import at_least_one, is_picture, scheme_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A filesystem and the path in it that a URI means."""
+
+    files: Any
+    path: str
+
+
+def _place_of(uri: str) -> _Place:
+    """Raises UsageError where pyarrow cannot open it."""
+    fs = require("pyarrow.fs")
+    try:
+        files, path = fs.FileSystem.from_uri(uri)
+    except Exception as err:  # pyarrow's errors depend on the filesystem
+        raise UsageError(
+            f"pyarrow cannot open {uri}: {_one_line(err)}; expected a URI such as "
+            "s3://bucket/folder?region=eu-west-1"
+        ) from err
+    return _Place(files, path.rstrip("/") or path)
+
+
+def remote_pictures(uri: str) -> Iterator[str]:
+    """The pictures below a URI in the order of their names, one folder held at a time.
+
+    Raises ImageError where there is none or the place cannot be listed, UsageError.
+    """
+    place = _place_of(uri)
+    prefix = f"{scheme_of(uri)}://"
+    fs = require("pyarrow.fs")
+    try:
+        (info,) = place.files.get_file_info([place.path])
+        if info.type != fs.FileType.Directory:
+            yield prefix + place.path
+            return
+        yield from at_least_one(_below(place.files, place.path, prefix), uri, "holds")
+    except (OSError, require("pyarrow").ArrowException) as err:
+        raise ImageError(f"cannot list {uri}: {_one_line(err)}; check its name and rights") from err
+
+
+def _below(files: Any, folder: str, prefix: str) -> Iterator[str]:
+    fs = require("pyarrow.fs")
+    levels = [iter(_listed(files, folder))]
+    while levels:
+        info = next(levels[-1], None)
+        if info is None:
+            levels.pop()
+        elif info.type == fs.FileType.Directory:
+            levels.append(iter(_listed(files, info.path)))
+        elif info.type == fs.FileType.File and is_picture(info.base_name):
+            yield prefix + str(info.path)
+
+
+def _listed(files: Any, folder: str) -> list[Any]:
+    fs = require("pyarrow.fs")
+    try:
+        return sorted(files.get_file_info(fs.FileSelector(folder)), key=lambda info: str(info.path))
+    except UnicodeDecodeError as err:
+        raise ImageError(
+            f"{folder} holds a name that is no UTF-8 ({err.object!r}), which pyarrow does not "
+            "read; rename it, or name a local folder by its path"
+        ) from err
+
+
+def reader_of(sources: Sequence[str], size: int) -> Callable[[str], np.ndarray]:
+    """What reads the pictures of ``sources``, local and remote, as (size, size, 3) uint8.
+
+    It raises ImageError. Raises UsageError where URIs of one scheme differ in their options, or
+    pyarrow cannot open one.
+    """
+    opened: dict[str, Any] = {}
+    options: dict[str, str] = {}
+    for source in sources:
+        scheme = scheme_of(source)
+        if scheme is None:
+            continue
+        query = source.partition("?")[2]
+        if scheme not in opened:
+            opened[scheme], options[scheme] = _place_of(source).files, query
+        elif options[scheme] != query:
+            raise UsageError(
+                f"{scheme}:// was given with the options {options[scheme]!r} and {query!r}; "
+                "expected the same for all: predict them in two runs"
+            )
+
+    def read(name: str) -> np.ndarray:
+        scheme = scheme_of(name)
+        if scheme is None:
+            return pixels_of_file(name, size)
+        try:
+            with opened[scheme].open_input_file(name.partition("://")[2]) as file:
+                content = file.read()
+        except OSError as err:
+            raise ImageError(
+                f"cannot read the picture {name}: {_one_line(err)}; check its name and rights"
+            ) from err
+        return resize_and_crop(decode_image(content, name), size)
+
+    return read
+
+
+def _one_line(err: Exception) -> str:
+    return " ".join(str(err).split()) or type(err).__name__
