@@ -25,6 +25,7 @@ _COMMANDS = {
     "evaluate": "_evaluate",
     "bench": "_bench",
     "inspect": "_inspect",
+    "package": "_package",
     "workspace": "_workspace",
     "doctor": "_doctor",
 }

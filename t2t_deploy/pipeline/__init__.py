@@ -39,9 +39,11 @@ from t2t_deploy.pipeline._evaluate import (
 )
 from t2t_deploy.pipeline._export import ExportRequest, export_model
 from t2t_deploy.pipeline._inspect import inspect_artifact
+from t2t_deploy.pipeline._package import Package, PackageRequest, package_artifact
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._quantize import QuantizationMode, QuantizeRequest, quantize_artifact
 from t2t_deploy.pipeline._verify import VerifiedArtifact, verify_artifacts
+from t2t_deploy.serving import Accelerator, ServingFormat
 from t2t_deploy.workspace import Artifact, Workspace
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "DEFAULT_METHOD",
     "DEFAULT_ROUNDS",
     "VARIANTS",
+    "Accelerator",
     "Artifact",
     "BackendState",
     "BenchOutputs",
@@ -66,10 +69,13 @@ __all__ = [
     "EvaluatedArtifact",
     "Evaluation",
     "ExportRequest",
+    "Package",
+    "PackageRequest",
     "QuantizationMode",
     "QuantizeRequest",
     "RangeMethod",
     "Report",
+    "ServingFormat",
     "StrategyComparison",
     "VerifiedArtifact",
     "Workspace",
@@ -85,6 +91,7 @@ __all__ = [
     "export_model",
     "inspect_artifact",
     "not_run_lines",
+    "package_artifact",
     "quantize_artifact",
     "silent",
     "split_name",
