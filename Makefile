@@ -21,11 +21,17 @@ RAY_BIN := .venv-ray/bin
 RAY_READY := .venv-ray/.ready
 RAY_EXTRAS := export,cpu,labels,plot,ray,dev
 EXTRAS := export,cpu,openvino,rtx,labels,plot,dev
+# .venv, and beside it Triton's server and client, whose metadata ask for older numpy and protobuf than
+# ours: they are installed as they are. The server's Python models have an environment of their own.
+SERVE_BIN := .venv-serve/bin
+SERVE_READY := .venv-serve/.ready
+SERVE_PACKAGES := nvidia-pytriton tritonclient grpcio python-rapidjson urllib3
+LOAD_ARGS ?=
 DEMO := build/demo
 STUBS := .venv/stubs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu bench-gpu test-ray ray-run lint format clean
+.PHONY: help demo test test-slow test-gpu bench-gpu test-ray ray-run test-serve load-test lint format clean
 
 help:
 	@echo 'make demo       export, build-trt and bench of T2T-ViT-14, in $(DEMO)'
@@ -35,6 +41,8 @@ help:
 	@echo 'make bench-gpu  builds, checks and times engines; a report in docs/results'
 	@echo 'make test-ray   predict --ray and evaluate --ray on clusters of this machine'
 	@echo 'make ray-run    20,000 pictures on 2 workers, one killed: docs/batch-inference.md'
+	@echo 'make test-serve the checks on a real Triton server, CPU only; Linux on x86-64'
+	@echo 'make load-test  20,000 requests to that server, each answer checked'
 	@echo 'make lint       ruff, mypy (against both TensorRTs), import-linter'
 	@echo 'make format     ruff, rewriting files'
 	@echo 'make clean      remove .venv, build/ and caches; ./artifacts stays'
@@ -108,6 +116,26 @@ test-ray: $(RAY_READY)
 ray-run: $(RAY_READY)
 	@$(RAY_BIN)/python tools/ray_run.py $(RAY_ARGS)
 
+$(SERVE_READY): $(READY)
+	@echo 'Setting up .venv-serve ...'
+	@'$(PYTHON)' -m venv --clear .venv-serve
+	@site=$$($(SERVE_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	  $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$site/t2t.pth"; \
+	  echo "$$PWD" >> "$$site/t2t.pth"
+	@$(SERVE_BIN)/python -m pip install -qq --disable-pip-version-check --no-deps \
+	  -c constraints.txt $(SERVE_PACKAGES)
+	@'$(PYTHON)' -m venv .venv-serve/server
+	@.venv-serve/server/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
+	  -c constraints.txt onnxruntime pillow
+	@.venv-serve/server/bin/python -m pip install -qq --disable-pip-version-check --no-deps numpy==1.26.4
+	@touch $@
+
+test-serve: $(SERVE_READY)
+	@OMP_NUM_THREADS=1 $(SERVE_BIN)/python -m pytest -rs tests/serving/triton $(PYTEST_ARGS)
+
+load-test: $(SERVE_READY)
+	@OMP_NUM_THREADS=1 $(SERVE_BIN)/python tools/load_test.py $(LOAD_ARGS)
+
 $(STUBS)/.ready: $(READY) tools/tensorrt_stubs.py
 	@$(BIN)/python tools/tensorrt_stubs.py $(STUBS)
 	@touch $@
@@ -125,6 +153,6 @@ format: $(READY)
 	@$(BIN)/ruff format .
 
 clean:
-	@rm -rf .venv .venv-gpu .venv-ray build dist *.egg-info \
+	@rm -rf .venv .venv-gpu .venv-ray .venv-serve build dist *.egg-info \
 	  .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find t2t_deploy tests -name __pycache__ -type d -prune -exec rm -rf {} +

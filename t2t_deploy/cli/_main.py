@@ -26,6 +26,7 @@ _COMMANDS = {
     "bench": "_bench",
     "predict": "_predict",
     "inspect": "_inspect",
+    "package": "_package",
     "workspace": "_workspace",
     "doctor": "_doctor",
 }

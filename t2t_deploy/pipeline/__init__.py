@@ -39,6 +39,7 @@ from t2t_deploy.pipeline._evaluate import (
 )
 from t2t_deploy.pipeline._export import ExportRequest, export_model
 from t2t_deploy.pipeline._inspect import inspect_artifact
+from t2t_deploy.pipeline._package import Package, PackageRequest, package_artifact
 from t2t_deploy.pipeline._predict import (
     PredictedPicture,
     Prediction,
@@ -51,6 +52,7 @@ from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._quantize import QuantizationMode, QuantizeRequest, quantize_artifact
 from t2t_deploy.pipeline._verify import VerifiedArtifact, verify_artifacts
 from t2t_deploy.serving import DEFAULT_BLOCK
+from t2t_deploy.serving.triton import Accelerator, ServingFormat
 from t2t_deploy.workspace import Artifact, Workspace
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "DEFAULT_METHOD",
     "DEFAULT_ROUNDS",
     "VARIANTS",
+    "Accelerator",
     "Artifact",
     "BackendState",
     "BenchOutputs",
@@ -78,6 +81,8 @@ __all__ = [
     "EvaluatedArtifact",
     "Evaluation",
     "ExportRequest",
+    "Package",
+    "PackageRequest",
     "PredictRequest",
     "PredictedPicture",
     "Prediction",
@@ -87,6 +92,7 @@ __all__ = [
     "RankedClass",
     "RayRequest",
     "Report",
+    "ServingFormat",
     "StrategyComparison",
     "VerifiedArtifact",
     "Workspace",
@@ -102,6 +108,7 @@ __all__ = [
     "export_model",
     "inspect_artifact",
     "not_run_lines",
+    "package_artifact",
     "predict_across",
     "predict_images",
     "quantize_artifact",

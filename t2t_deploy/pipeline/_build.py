@@ -120,6 +120,8 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
                 "memory_limit_mib": options.memory_limit_mib,
                 "optimization_level": options.optimization_level,
                 "profiles": [str(profile) for profile in built.profiles],
+                "inputs": [dataclasses.asdict(spec) for spec in built.inputs],
+                "outputs": [dataclasses.asdict(spec) for spec in built.outputs],
                 "size_bytes": len(built.engine),
                 "build_s": round(built.build_s, 3),
                 "log": f"logs/{log.name}",

@@ -1,0 +1,42 @@
+"""Model repositories for Triton Inference Server."""
+
+from __future__ import annotations
+
+from t2t_deploy.serving.triton._config import Service
+from t2t_deploy.serving.triton._formats import (
+    DEFAULT_MAX_BATCH,
+    Accelerator,
+    Batching,
+    ServingFormat,
+    choose_accelerator,
+    choose_batching,
+    choose_format,
+)
+from t2t_deploy.serving.triton._repository import ModelFolder, check_folders, write_folders
+from t2t_deploy.serving.triton._service import service_folders, service_names
+from t2t_deploy.serving.triton._signature import (
+    Signature,
+    Tail,
+    signature_from_onnx,
+    signature_from_tensors,
+)
+
+__all__ = [
+    "DEFAULT_MAX_BATCH",
+    "Accelerator",
+    "Batching",
+    "ModelFolder",
+    "Service",
+    "ServingFormat",
+    "Signature",
+    "Tail",
+    "check_folders",
+    "choose_accelerator",
+    "choose_batching",
+    "choose_format",
+    "service_folders",
+    "service_names",
+    "signature_from_onnx",
+    "signature_from_tensors",
+    "write_folders",
+]

@@ -1,0 +1,273 @@
+"""Triton's configuration of a model, of the steps around it and of the ensemble of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from t2t_deploy.serving.triton._formats import Accelerator, Batching, ServingFormat
+from t2t_deploy.serving.triton._pbtxt import Message, Value, Word, map_entries
+from t2t_deploy.serving.triton._signature import Signature, Tail
+from t2t_deploy.types import Precision, TensorSpec
+
+LABELS_FILE = "labels.txt"
+MODEL_FILES = {
+    ServingFormat.TENSORRT: "model.plan",
+    ServingFormat.ONNXRUNTIME: "model.onnx",
+    ServingFormat.PYTHON: "model.onnx",
+}
+_TYPES = {
+    "float32": "TYPE_FP32",
+    "float16": "TYPE_FP16",
+    "uint8": "TYPE_UINT8",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+}
+_BYTES, _PIXELS = "image", "pixels"
+_TRT_PRECISION = {Precision.FP16: "FP16", Precision.INT8: "INT8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A model as it is to be served.
+
+    profiles: how many optimisation profiles an engine has. top: classes that the ensemble tells.
+    queue_delay_us: how long a request may wait for others, microseconds. instances: of the model;
+    preprocess_instances: of the step that reads pictures, a process each. threads: of ONNX Runtime
+    in each instance; 0 is one per core.
+    """
+
+    name: str
+    format: ServingFormat
+    signature: Signature
+    batching: Batching
+    accelerator: Accelerator
+    precision: Precision | None
+    profiles: int
+    labels: tuple[str, ...] | None
+    top: int
+    queue_delay_us: int
+    instances: int
+    preprocess_instances: int
+    threads: int
+
+    @property
+    def preprocess_name(self) -> str:
+        """The step that makes pixels of a picture's bytes."""
+        return f"{self.name}_preprocess"
+
+    @property
+    def postprocess_name(self) -> str:
+        """The step that makes classes of scores."""
+        return f"{self.name}_postprocess"
+
+    @property
+    def ensemble_name(self) -> str:
+        """The whole way from bytes to classes."""
+        return f"{self.name}_images"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the model needs a server with a GPU."""
+        return self.format is ServingFormat.TENSORRT or self.accelerator.needs_gpu
+
+    @property
+    def top_count(self) -> int:
+        """Classes told: no more than the model gives."""
+        given = self.signature.scores.shape[1]
+        return self.top if given is None else min(self.top, given)
+
+
+def model_config(service: Service) -> Message:
+    """The model itself."""
+    signature, batching = service.signature, service.batching
+    config: dict[str, Value] = {"name": service.name}
+    if service.format is ServingFormat.TENSORRT:
+        config["platform"] = "tensorrt_plan"
+    elif service.format is ServingFormat.ONNXRUNTIME:
+        config["platform"] = "onnxruntime_onnx"
+    config |= {
+        "backend": service.format.value,
+        "max_batch_size": batching.max_size,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "input": [_tensor(signature.image)],
+        "output": [_labelled(service, spec) for spec in signature.outputs],
+        "instance_group": [_instances(service)],
+    }
+    if batching.preferred:
+        config["dynamic_batching"] = {
+            "preferred_batch_size": list(batching.preferred),
+            "max_queue_delay_microseconds": service.queue_delay_us,
+        }
+    config["model_warmup"] = [
+        _warmup([signature.image], size) for size in sorted({1, batching.max_size})
+    ]
+    if service.format is ServingFormat.ONNXRUNTIME:
+        config |= _onnxruntime_fields(service)
+    elif service.format is ServingFormat.PYTHON:
+        config["parameters"] = _parameters({"threads": str(service.threads)})
+    return config
+
+
+def preprocess_config(service: Service) -> Message:
+    """Bytes of a picture's file -> what the model takes."""
+    image = service.signature.image
+    return {
+        "name": service.preprocess_name,
+        "backend": ServingFormat.PYTHON.value,
+        "max_batch_size": service.batching.max_size,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "input": [{"name": _BYTES, "data_type": Word("TYPE_STRING"), "dims": [1]}],
+        "output": [_tensor(TensorSpec(_PIXELS, image.dtype, image.shape))],
+        "instance_group": [{"kind": Word("KIND_CPU"), "count": service.preprocess_instances}],
+        "parameters": _parameters(
+            {"size": str(service.signature.size), "image_input": service.signature.image_input}
+        ),
+    }
+
+
+def postprocess_config(service: Service) -> Message:
+    """What the model gives -> the classes with the highest probabilities."""
+    signature = service.signature
+    return {
+        "name": service.postprocess_name,
+        "backend": ServingFormat.PYTHON.value,
+        "max_batch_size": service.batching.max_size,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "input": [_tensor(spec) for spec in signature.outputs],
+        "output": _told_tensors(service),
+        "instance_group": [{"kind": Word("KIND_CPU"), "count": 1}],
+        "model_warmup": [_warmup(signature.outputs, 1)],
+        "parameters": _parameters(
+            {
+                "scores": signature.scores.name,
+                "indices": "" if signature.indices is None else signature.indices.name,
+                "tail": signature.tail.value,
+                "top": str(service.top_count),
+            }
+        ),
+    }
+
+
+def ensemble_config(service: Service) -> Message:
+    """All three steps: bytes of a picture's file -> classes, and the scores they are taken from.
+
+    All that it tells comes out of the last step, the scores too, which that hands on: where a
+    tensor between steps is told as well, Triton 2.51 drops the step before it whenever a client
+    asks for some of the outputs only, and answers with "unexpected deadlock".
+    """
+    signature = service.signature
+    given = {spec.name: f"model_{spec.name}" for spec in signature.outputs}
+    told = {str(tensor["name"]): str(tensor["name"]) for tensor in _told_tensors(service)}
+    return {
+        "name": service.ensemble_name,
+        "platform": "ensemble",
+        "max_batch_size": service.batching.max_size,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "input": [{"name": _BYTES, "data_type": Word("TYPE_STRING"), "dims": [1]}],
+        # labels come with the step that has them
+        "output": [
+            {key: value for key, value in tensor.items() if key != "label_filename"}
+            for tensor in _told_tensors(service)
+        ],
+        "ensemble_scheduling": {
+            "step": [
+                _step(service.preprocess_name, {_BYTES: _BYTES}, {_PIXELS: _PIXELS}),
+                _step(service.name, {signature.image.name: _PIXELS}, given),
+                _step(service.postprocess_name, given, told),
+            ]
+        },
+    }
+
+
+def _told_tensors(service: Service) -> list[Message]:
+    """Outputs of the last step and of the ensemble."""
+    dims = [service.top_count]
+    tensors: list[Message] = [
+        {"name": "index", "data_type": Word("TYPE_INT64"), "dims": dims},
+        {"name": "probability", "data_type": Word("TYPE_FP32"), "dims": dims},
+    ]
+    if service.labels is not None:
+        tensors.append({"name": "label", "data_type": Word("TYPE_STRING"), "dims": dims})
+    if service.signature.tail is not Tail.TOPK:
+        tensors.append(_labelled(service, service.signature.scores))
+    return tensors
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Value]:
+    dims = [-1 if dim is None else dim for dim in spec.shape[1:]]
+    return {"name": spec.name, "data_type": Word(_TYPES[spec.dtype]), "dims": dims}
+
+
+def _labelled(service: Service, spec: TensorSpec) -> Message:
+    """An output; Triton's classification extension names classes where scores are one per class."""
+    named = service.labels is not None and service.signature.tail is not Tail.TOPK
+    return _tensor(spec) | ({"label_filename": LABELS_FILE} if named else {})
+
+
+def _instances(service: Service) -> Message:
+    group: dict[str, Value] = {
+        "kind": Word("KIND_GPU" if service.on_gpu else "KIND_CPU"),
+        "count": service.instances,
+    }
+    if service.profiles > 1:
+        group["profile"] = [str(index) for index in range(service.profiles)]
+    return group
+
+
+def _warmup(inputs: Sequence[TensorSpec], size: int) -> Message:
+    """A request of zeros."""
+    values: dict[str, Value] = {}
+    for spec in inputs:
+        tensor = _tensor(spec)
+        fields = {"data_type": tensor["data_type"], "dims": tensor["dims"], "zero_data": True}
+        values[spec.name] = fields
+    return {"name": f"batch of {size}", "batch_size": size, "inputs": map_entries(values)}
+
+
+def _onnxruntime_fields(service: Service) -> dict[str, Value]:
+    fields: dict[str, Value] = {}
+    accelerator = service.accelerator
+    if accelerator is not Accelerator.NONE:
+        place = "gpu" if accelerator.needs_gpu else "cpu"
+        entry: dict[str, Value] = {"name": accelerator.value}
+        settings = _accelerator_settings(service)
+        if settings:
+            entry["parameters"] = map_entries(settings)
+        fields["optimization"] = {
+            "execution_accelerators": {f"{place}_execution_accelerator": [entry]}
+        }
+    fields["parameters"] = _parameters({"intra_op_thread_count": str(service.threads)})
+    return fields
+
+
+def _accelerator_settings(service: Service) -> dict[str, Value]:
+    if service.accelerator is Accelerator.CUDA:
+        # else products of float32 are rounded to TensorFloat-32
+        return {"use_tf32": "0"}
+    if service.accelerator is not Accelerator.TENSORRT:
+        return {}
+    settings: dict[str, Value] = {
+        "precision_mode": _TRT_PRECISION.get(service.precision or Precision.FP32, "FP32")
+    }
+    image, batching = service.signature.image, service.batching
+    if service.signature.batch is None:
+        # one engine for all batches, instead of one whenever a new size comes
+        for bound, size in (("min", 1), ("opt", batching.max_size), ("max", batching.max_size)):
+            dims = "x".join(map(str, (size, *image.shape[1:])))
+            settings[f"trt_profile_{bound}_shapes"] = f"{image.name}:{dims}"
+    return settings
+
+
+def _parameters(values: dict[str, str]) -> list[Message]:
+    return map_entries({key: {"string_value": value} for key, value in values.items()})
+
+
+def _step(model: str, taken: dict[str, str], given: dict[str, str]) -> Message:
+    """A step of an ensemble: tensors of the model -> tensors of the ensemble."""
+    return {
+        "model_name": model,
+        "model_version": -1,
+        "input_map": map_entries(dict(taken)),
+        "output_map": map_entries(dict(given)),
+    }

@@ -1,0 +1,164 @@
+"""Model folders of a Triton repository: written whole or not at all, and only over our own.
+
+Folders are made next to the repository and renamed into it, so that a server that polls it never
+sees half of one. Each has a note of what this tool wrote: a folder without it, or one that was
+changed since, is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from t2t_deploy import __version__
+from t2t_deploy.errors import ArtifactError
+
+NOTE = "t2t-deploy.json"
+_TEMPORARY = ".t2t-tmp-"
+_COPIED = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model of the repository. files: path within the folder -> text, or the file to copy."""
+
+    name: str
+    files: Mapping[str, str | Path]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_folders(repository: Path, names: Sequence[str]) -> list[str]:
+    """Names of the folders that would be replaced.
+
+    Raises ArtifactError where one is not ours, or was changed after it was written.
+    """
+    if repository.exists() and not repository.is_dir():
+        raise ArtifactError(f"{repository} is no folder; give one for the model repository")
+    replaced = []
+    for name in names:
+        folder = repository / name
+        if not (folder.exists() or folder.is_symlink()):
+            continue
+        stated = _note(folder)
+        if stated is None:
+            raise ArtifactError(
+                f"{folder} is there and not made by t2t-deploy package; move it away, or take "
+                "another --name"
+            )
+        changed = _changes(folder, stated)
+        if changed:
+            raise ArtifactError(
+                f"{folder} was changed after it was packaged ({', '.join(changed)}); move it away, "
+                "or take another --name"
+            )
+        replaced.append(name)
+    return replaced
+
+
+def write_folders(repository: Path, folders: Sequence[ModelFolder]) -> list[Path]:
+    """Put model folders into a repository, in this order, each in one rename; returns them.
+
+    What is replaced is moved out first, and back should the rename fail. Call `check_folders`
+    before. Raises ArtifactError where the disk does not take it.
+    """
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        with _staging(repository.resolve().parent) as staging:
+            for folder in folders:
+                _write(folder, staging / "new" / folder.name)
+            (staging / "old").mkdir()
+            return [_publish(staging, repository, folder.name) for folder in folders]
+    except OSError as err:
+        raise ArtifactError(
+            f"cannot write the model repository {repository}: {err.strerror or err}; free some "
+            "space or choose another folder"
+        ) from err
+
+
+def _publish(staging: Path, repository: Path, name: str) -> Path:
+    target, old = repository / name, staging / "old" / name
+    replaces = target.exists()
+    if replaces:
+        target.rename(old)
+    try:
+        (staging / "new" / name).rename(target)
+    except BaseException:
+        if replaces:
+            old.rename(target)
+        raise
+    return target
+
+
+def _write(folder: ModelFolder, place: Path) -> None:
+    hashes = {}
+    for name, content in folder.files.items():
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with path.open("wb") as file:
+            for chunk in _chunks(content):
+                digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        hashes[name] = digest.hexdigest()
+    note = {"t2t_deploy": __version__, **folder.about, "files": hashes}
+    (place / NOTE).write_text(json.dumps(note, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _chunks(content: str | Path) -> Iterator[bytes]:
+    if isinstance(content, str):
+        yield content.encode()
+        return
+    with content.open("rb") as file:
+        while chunk := file.read(_COPIED):
+            yield chunk
+
+
+def _note(folder: Path) -> dict[str, str] | None:
+    """Hashes of what was written, by file; None where the folder is not ours."""
+    try:
+        files = json.loads((folder / NOTE).read_text(encoding="utf-8"))["files"]
+        return {str(name): str(digest) for name, digest in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _changes(folder: Path, stated: Mapping[str, str]) -> list[str]:
+    """Files that were altered, removed or added; what Python compiled does not count."""
+    there = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if not path.is_dir() and "__pycache__" not in path.parts
+    }
+    there.pop(NOTE, None)
+    changed = [
+        name
+        for name in sorted(stated.keys() | there.keys())
+        if name not in stated or name not in there or _sha256(there[name]) != stated[name]
+    ]
+    return changed
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    for chunk in _chunks(path):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _staging(parent: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,77 @@
+"""A tiny model in its forms, exported once, and packages of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2t_deploy.pipeline import (
+    ExportRequest,
+    Package,
+    PackageRequest,
+    Workspace,
+    export_model,
+    package_artifact,
+)
+from t2t_deploy.workspace import Artifact
+
+TINY = """\
+tokens_type = "performer"
+embed_dim = 16
+depth = 2
+num_heads = 2
+mlp_ratio = 2.0
+token_dim = 16
+image_size = 32
+num_classes = 10
+"""
+
+
+@pytest.fixture(scope="session")
+def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path_factory.mktemp("serving")
+    (folder / "tiny.toml").write_text(TINY)
+    for batch in (None, 4, 1):
+        request = ExportRequest(config_file=folder / "tiny.toml", batch=batch)
+        export_model(Workspace(folder / "artifacts"), request)
+    return folder / "artifacts"
+
+
+@pytest.fixture
+def workspace(exported_once: Path, tmp_path: Path) -> Workspace:
+    return Workspace(Path(shutil.copytree(exported_once, tmp_path / "artifacts")))
+
+
+@pytest.fixture
+def artifact(workspace: Workspace) -> Callable[[int | None], Artifact]:
+    """The tiny model of a batch; None is a free one."""
+
+    def find(batch: int | None) -> Artifact:
+        return next(a for a in workspace.artifacts("onnx") if a.known().batch == batch)
+
+    return find
+
+
+@pytest.fixture
+def package(
+    workspace: Workspace, tmp_path: Path, artifact: Callable[[int | None], Artifact]
+) -> Callable[..., Package]:
+    """Package the tiny model of a free batch, or another artifact, into ``tmp_path/models``."""
+
+    def make(**options: Any) -> Package:
+        options.setdefault("artifact", artifact(None).path)
+        return package_artifact(workspace, PackageRequest(tmp_path / "models", **options))
+
+    return make
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    path = tmp_path / "labels.txt"
+    path.write_text("".join(f"class {index}\n" for index in range(10)))
+    return path

@@ -1,0 +1,332 @@
+"""What `package` writes, refuses and replaces; no server is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from t2t_deploy.errors import ArtifactError, DeployError, UsageError
+from t2t_deploy.pipeline import Accelerator, Package, ServingFormat, Workspace
+from t2t_deploy.serving.triton import (
+    choose_accelerator,
+    choose_batching,
+    choose_format,
+    signature_from_onnx,
+    write_folders,
+)
+from t2t_deploy.serving.triton._repository import ModelFolder
+from t2t_deploy.serving.triton._sources import own_sources
+from t2t_deploy.types import Precision, ShapeProfile, Target
+from t2t_deploy.workspace import Artifact, file_sha256
+
+Make = Callable[..., Package]
+ALL = tuple(ServingFormat)
+
+
+def written(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_every_file_of_a_python_package(package: Make, tmp_path: Path, labels: Path) -> None:
+    made = package(format=ServingFormat.PYTHON, labels=labels, name="tiny")
+    assert written(tmp_path / "models") == {
+        *("tiny/config.pbtxt", "tiny/labels.txt", "tiny/t2t-deploy.json"),
+        *("tiny/1/model.onnx", "tiny/1/model.onnx.manifest.json", "tiny/1/model.py"),
+        *("tiny_preprocess/config.pbtxt", "tiny_preprocess/t2t-deploy.json"),
+        *("tiny_preprocess/1/model.py", "tiny_preprocess/1/t2t_deploy/__init__.py"),
+        *("tiny_preprocess/1/t2t_deploy/errors.py", "tiny_preprocess/1/t2t_deploy/images.py"),
+        *("tiny_postprocess/config.pbtxt", "tiny_postprocess/t2t-deploy.json"),
+        *("tiny_postprocess/1/model.py", "tiny_postprocess/labels.txt"),
+        *("tiny_images/config.pbtxt", "tiny_images/t2t-deploy.json", "tiny_images/1/.keep"),
+    }
+    assert [folder.name for folder in made.folders][-1] == "tiny_images"
+    model = tmp_path / "models/tiny/1/model.onnx"
+    assert file_sha256(model) == made.artifact.known().sha256
+    # its manifest fits it where it lies
+    assert Workspace(tmp_path / "none").open(model).known() == made.artifact.known()
+    note = json.loads((tmp_path / "models/tiny_images/t2t-deploy.json").read_text())
+    assert note["artifact"]["sha256"] == made.artifact.known().sha256
+    assert list(tmp_path.glob(".t2t-tmp-*")) == []
+
+
+def test_the_newest_is_taken_and_named(package: Make, workspace: Workspace) -> None:
+    newest = workspace.artifacts()[-1]
+    made = package(artifact=None)
+    assert made.artifact == newest
+    assert made.service.name == "t2t_vit_tiny_fp32"
+    assert made.service.format is ServingFormat.ONNXRUNTIME
+
+
+def test_our_own_folders_are_replaced_and_said(package: Make, tmp_path: Path) -> None:
+    package(name="tiny", format=ServingFormat.PYTHON)
+    (tmp_path / "models/tiny/1/__pycache__").mkdir()
+    (tmp_path / "models/tiny/1/__pycache__/model.pyc").write_bytes(b"as a server leaves it")
+    again = package(name="tiny")
+    assert again.notes == ("replaced tiny, tiny_preprocess, tiny_postprocess, tiny_images",)
+    assert not (tmp_path / "models/tiny/1/model.py").exists()
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_preprocess", "tiny_images"])
+def test_a_foreign_folder_is_left_alone(package: Make, tmp_path: Path, name: str) -> None:
+    (tmp_path / "models" / name).mkdir(parents=True)
+    with pytest.raises(ArtifactError, match=f"{name} is there and not made by t2t-deploy"):
+        package(name="tiny")
+    assert written(tmp_path / "models") == set()
+
+
+def test_a_changed_folder_is_left_alone(package: Make, tmp_path: Path) -> None:
+    package(name="tiny")
+    config = tmp_path / "models/tiny/config.pbtxt"
+    config.write_text(config.read_text().replace("1000", "9"))
+    with pytest.raises(ArtifactError, match=r"was changed after .* \(config\.pbtxt\)"):
+        package(name="tiny")
+    assert "microseconds: 9" in config.read_text()
+    (tmp_path / "models/tiny/2").mkdir()
+    (tmp_path / "models/tiny/2/model.onnx").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"\(2/model\.onnx, config\.pbtxt\)"):
+        package(name="tiny")
+
+
+def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two folders does not arrive: what it was to replace is back."""
+    models = tmp_path / "models"
+    first = [ModelFolder(name, {"1/model.py": name}) for name in ("a", "b")]
+    write_folders(models, first)
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.parent.name == "new" and self.name == "b":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(ArtifactError, match="No space left on device"):
+        write_folders(models, [ModelFolder(name, {"1/model.py": "new"}) for name in ("a", "b")])
+    assert (models / "a/1/model.py").read_text() == "new"
+    assert (models / "b/1/model.py").read_text() == "b"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
+
+
+def test_a_failed_artifact_is_refused(
+    package: Make, workspace: Workspace, artifact: Callable[[int | None], Artifact]
+) -> None:
+    found = artifact(None)
+    workspace.update(
+        found,
+        verification={**(found.known().verification or {}), "status": "failed", "reason": "off"},
+    )
+    with pytest.raises(ArtifactError, match=r"failed its check \(off\)"):
+        package()
+    assert package(force=True).service.name == "t2t_vit_tiny_fp32"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (9, "has 9 lines and the model 10 classes"),
+        (11, "has 11 lines and the model 10 classes"),
+        (None, "line 3 of .* is empty"),
+    ],
+)
+def test_labels_that_do_not_fit(
+    package: Make, labels: Path, lines: int | None, message: str
+) -> None:
+    text = ["a", "b", "", *"defghij"] if lines is None else [str(n) for n in range(lines)]
+    labels.write_text("\n".join(text) + "\n")
+    with pytest.raises(UsageError, match=message):
+        package(labels=labels)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", ".hidden", "ä"])
+def test_names_that_are_no_folder(package: Make, name: str) -> None:
+    with pytest.raises(UsageError, match="--name is"):
+        package(name=name)
+
+
+def test_a_fixed_batch(package: Make, artifact: Callable[[int | None], Artifact]) -> None:
+    with pytest.raises(ArtifactError, match=r"takes exactly 4 pictures, Triton sends 1 to 4"):
+        package(artifact=artifact(4).path)
+    filled = package(artifact=artifact(4).path, format=ServingFormat.PYTHON).service.batching
+    assert (filled.max_size, filled.preferred, filled.fixed) == (4, (4,), True)
+    single = package(artifact=artifact(1).path).service.batching
+    assert (single.max_size, single.preferred) == (1, ())
+    with pytest.raises(UsageError, match=r"--max-batch is 8 and the batch of .* fixed at 4"):
+        package(artifact=artifact(4).path, format=ServingFormat.PYTHON, max_batch=8)
+
+
+@pytest.mark.parametrize(
+    ("profiles", "max_batch", "wanted"),
+    [
+        (["1:8:32"], None, (32, (8, 32))),
+        (["1:1:32"], None, (32, (32,))),
+        (["1:8:32"], 16, (16, (8, 16))),
+        (["1:1:1"], None, (1, ())),
+        (["9:16:64", "1:4:8"], None, (64, (4, 8, 16, 64))),
+        ([], None, (32, (4, 8, 16, 32))),
+        ([], 6, (6, (4, 6))),
+        ([], 1, (1, ())),
+        (["4:8:32"], None, "Triton sends all from 1"),
+        (["1:1:1", "8:8:8"], None, "Triton sends all from 1"),
+        (["1:8:32"], 33, "takes up to 32"),
+    ],
+)
+def test_batches_of_profiles(
+    artifact: Callable[[int | None], Artifact],
+    profiles: list[str],
+    max_batch: int | None,
+    wanted: Any,
+) -> None:
+    signature = signature_from_onnx(artifact(None).path, {}, 10)
+    parsed = [ShapeProfile.parse(text) for text in profiles]
+    ask = ("file", signature, ServingFormat.TENSORRT, parsed, max_batch)
+    if isinstance(wanted, str):
+        with pytest.raises(DeployError, match=wanted):
+            choose_batching(*ask)
+    else:
+        found = choose_batching(*ask)
+        assert (found.max_size, found.preferred) == wanted
+
+
+def test_formats_by_kind() -> None:
+    assert choose_format("engine", None) is ServingFormat.TENSORRT
+    assert choose_format("onnx", None) is ServingFormat.ONNXRUNTIME
+    for kind, asked in (("engine", ServingFormat.PYTHON), ("onnx", ServingFormat.TENSORRT)):
+        with pytest.raises(UsageError, match="--format is"):
+            choose_format(kind, asked)
+
+
+# format, accelerator asked for, target, precision -> what computes it, None where refused
+CHOICES = [
+    ("onnxruntime", None, "portable", "fp32", "none"),
+    ("onnxruntime", None, "tensorrt", "fp16", "tensorrt"),
+    ("onnxruntime", None, "tensorrt", "fp8", "none"),
+    ("onnxruntime", None, "openvino", "fp32", "openvino"),
+    ("onnxruntime", None, "openvino", "bf16", None),
+    ("onnxruntime", "tensorrt", "portable", "int8", "tensorrt"),
+    ("onnxruntime", "tensorrt", "cpu", "fp32", None),
+    ("onnxruntime", "openvino", "portable", "fp16", None),
+    ("onnxruntime", "cuda", "portable", "fp16", "cuda"),
+    ("onnxruntime", "cuda", "portable", "int8", None),
+    ("onnxruntime", None, "portable", "bf16", None),
+    ("python", None, "tensorrt", "fp16", "none"),
+    ("python", None, "portable", "bf16", None),
+    ("python", "cuda", "portable", "fp32", None),
+    ("tensorrt", "tensorrt", "tensorrt", "fp16", None),
+    ("tensorrt", None, "tensorrt", "bf16", "none"),
+]
+
+
+@pytest.mark.parametrize(("form", "asked", "target", "precision", "wanted"), CHOICES)
+def test_accelerators(
+    form: str, asked: str | None, target: str, precision: str, wanted: Any
+) -> None:
+    ask = (
+        ServingFormat(form),
+        None if asked is None else Accelerator(asked),
+        Target(target),
+        Precision(precision),
+    )
+    if wanted is None:
+        with pytest.raises(UsageError):
+            choose_accelerator(*ask)
+    else:
+        assert choose_accelerator(*ask).value == wanted
+
+
+def test_dynamic_ranges_stay_on_the_cpu() -> None:
+    onnx, int8 = ServingFormat.ONNXRUNTIME, Precision.INT8
+    chosen = choose_accelerator(onnx, None, Target.CPU, int8, dynamic_ranges=True)
+    assert chosen is Accelerator.NONE
+    with pytest.raises(UsageError, match="int8 with dynamic ranges"):
+        choose_accelerator(onnx, Accelerator.TENSORRT, Target.PORTABLE, int8, dynamic_ranges=True)
+
+
+def foreign(path: Path, inputs: list[Any], outputs: list[Any]) -> Path:
+    graph = helper.make_graph([], "g", inputs, outputs)
+    onnx.save(helper.make_model(graph), path)
+    return path
+
+
+def value(name: str, dtype: str, dims: list[Any]) -> Any:
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return helper.make_tensor_value_info(name, kind, dims)
+
+
+FLOATS = value("image", "float32", ["N", 3, 8, 8])
+PIXELS = value("image", "uint8", ["N", 8, 8, 3])
+SCORES = value("scores", "float32", ["N", 10])
+TOP = [value("probabilities", "float32", ["N", 5]), value("indices", "int64", ["N", 5])]
+
+
+def test_signatures(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    plain = signature_from_onnx(foreign(path, [FLOATS], [SCORES]), {}, None)
+    assert (plain.image_input, plain.tail.value, plain.classes, plain.size, plain.batch) == (
+        *("float32_nchw", "logits", 10, 8, None),
+    )
+    details = {"image_input": "uint8_nhwc", "tail": "softmax"}
+    soft = signature_from_onnx(foreign(path, [PIXELS], [SCORES]), details, 10)
+    assert (soft.image_input, soft.tail.value) == ("uint8_nhwc", "softmax")
+    top = signature_from_onnx(foreign(path, [PIXELS], TOP), {"tail": "topk"}, 10)
+    assert top.indices is not None and (top.indices.name, top.classes) == ("indices", 10)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "details", "message"),
+    [
+        ([FLOATS, PIXELS], [SCORES], {}, "expected one picture"),
+        ([value("x", "float32", ["N", 8, 8, 3])], [SCORES], {}, "expected one picture"),
+        ([value("x", "uint8", ["N", 3, 8, 8])], [SCORES], {}, "expected one picture"),
+        ([FLOATS], [SCORES, SCORES], {}, "expected float32"),
+        ([FLOATS], [value("y", "float32", ["N", 4, 10])], {}, "expected float32"),
+        ([FLOATS], [SCORES], {"image_input": "uint8_nhwc"}, "its manifest says uint8_nhwc"),
+        ([FLOATS], [SCORES], {"tail": "topk"}, "its tail is topk"),
+        ([FLOATS], TOP, {"tail": "softmax"}, "its tail is softmax"),
+        ([FLOATS], [value("y", "float32", ["N", 9])], {}, "its manifest says 10 classes"),
+    ],
+)
+def test_models_that_are_no_classifier(
+    tmp_path: Path, inputs: list[Any], outputs: list[Any], details: dict[str, str], message: str
+) -> None:
+    path = foreign(tmp_path / "m.onnx", inputs, outputs)
+    with pytest.raises(ArtifactError, match=message):
+        signature_from_onnx(path, details, 10)
+
+
+def test_a_file_that_is_no_onnx(package: Make, tmp_path: Path) -> None:
+    for content in (b"", b"no graph at all"):
+        (tmp_path / "m.onnx").write_bytes(content)
+        with pytest.raises(ArtifactError, match=r"m\.onnx"):
+            package(artifact=tmp_path / "m.onnx")
+
+
+def test_the_copied_transform_is_whole_and_ours(tmp_path: Path) -> None:
+    """It runs where this package is not installed, and comes before one that is."""
+    for place, text in own_sources("t2t_deploy.images").items():
+        path = tmp_path / "copy" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import t2t_deploy.images as images; print(images.__file__)\n"
+        "print(sorted(name for name in sys.modules if name.startswith('t2t_deploy')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "copy")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found, modules = done.stdout.splitlines()
+    assert found == str(tmp_path / "copy/t2t_deploy/images.py")
+    assert modules == "['t2t_deploy', 't2t_deploy.errors', 't2t_deploy.images']"
