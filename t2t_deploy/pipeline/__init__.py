@@ -37,6 +37,7 @@ from t2t_deploy.pipeline._evaluate import (
     Evaluation,
     evaluate_artifacts,
 )
+from t2t_deploy.pipeline._evaluate_across import EvaluateAcross
 from t2t_deploy.pipeline._export import ExportRequest, export_model
 from t2t_deploy.pipeline._inspect import inspect_artifact
 from t2t_deploy.pipeline._predict import (
@@ -73,6 +74,7 @@ __all__ = [
     "ComparedStrategies",
     "Comparison",
     "DocumentedBench",
+    "EvaluateAcross",
     "EvaluateRequest",
     "EvaluatedArtifact",
     "Evaluation",
