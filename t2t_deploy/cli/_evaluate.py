@@ -14,7 +14,7 @@ from t2t_deploy.cli._options import (
     force_option,
 )
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import CheckFailed
+from t2t_deploy.errors import CheckFailed, UsageError
 from t2t_deploy.types import Precision, Status
 
 if TYPE_CHECKING:
@@ -47,6 +47,16 @@ _SHOWN_UNREADABLE = 10
     metavar="FILE.png",
     help="Draw which classes are taken for which.",
 )
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Across a Ray cluster: local (of this machine), auto or HOST:PORT.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1), help="With --ray: default one for each core there."
+)
 @cpu_backend_option
 @force_option
 @common_options
@@ -57,8 +67,18 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
     model has classes, and mean them in the order of their names. Pictures without class folders
     have no labels: what counts then is agreement with the float32 reference.
     """
-    from t2t_deploy.pipeline import DEFAULT_BATCH, EvaluateRequest, evaluate_artifacts
+    from t2t_deploy.pipeline import (
+        DEFAULT_BATCH,
+        EvaluateAcross,
+        EvaluateRequest,
+        evaluate_artifacts,
+    )
 
+    across = None
+    if options["ray"] is not None:
+        across = EvaluateAcross(options["ray"], options["workers"])
+    elif options["workers"] is not None:
+        raise UsageError("--workers is about a cluster; add --ray, or leave it out")
     found = evaluate_artifacts(
         workspace,
         EvaluateRequest(
@@ -69,6 +89,7 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
             confusion=options["confusion"],
             backend=options["backend"],
             force=options["force"],
+            ray=across,
         ),
         output,
     )

@@ -37,6 +37,7 @@ from t2t_deploy.pipeline._evaluate import (
     Evaluation,
     evaluate_artifacts,
 )
+from t2t_deploy.pipeline._evaluate_across import EvaluateAcross
 from t2t_deploy.pipeline._export import ExportRequest, export_model
 from t2t_deploy.pipeline._inspect import inspect_artifact
 from t2t_deploy.pipeline._package import Package, PackageRequest, package_artifact
@@ -77,6 +78,7 @@ __all__ = [
     "Comparison",
     "CudaGraphs",
     "DocumentedBench",
+    "EvaluateAcross",
     "EvaluateRequest",
     "EvaluatedArtifact",
     "Evaluation",

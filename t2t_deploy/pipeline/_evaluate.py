@@ -19,6 +19,7 @@ from t2t_deploy.errors import (
 )
 from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, cpu_backend, usable_artifacts
 from t2t_deploy.pipeline._disjoint import overlap
+from t2t_deploy.pipeline._evaluate_across import EvaluateAcross, run_pictures_across
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._runner import AccuracyRunner, run_pictures
 from t2t_deploy.runtime import (
@@ -47,7 +48,7 @@ class EvaluateRequest:
 
     batch: pictures at a time where the artifact's batch is free. limit: how many pictures, None
     takes all. confusion: PNG to write, None writes none. backend: the runtime of ONNX files; None
-    is ONNX Runtime on the CPU.
+    is ONNX Runtime on the CPU. ray: the cluster to do it on; None is this process.
     """
 
     images: Path
@@ -57,6 +58,7 @@ class EvaluateRequest:
     confusion: Path | None = None
     backend: str | None = None
     force: bool = False
+    ray: EvaluateAcross | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ def evaluate_artifacts(
     """
     _check_confusion(request.confusion)
     cpu_backend(request.backend)
+    if request.ray is not None:
+        request.ray.check()
     images = labelled_set_from_folder(request.images, limit=request.limit)
     if images.left_out:
         report.note(f"took {len(images.paths)} pictures, left out {images.left_out}")
@@ -155,20 +159,27 @@ def _evaluate_model(
         reasons = [reason or f"no labels, and no reference: {no_reference}" for reason in reasons]
     with contextlib.ExitStack() as stack:
         runners = {
-            place: _open(artifact, request, stack)
+            place: open_runner(artifact, request, stack)
             for place, artifact in enumerate(artifacts)
             if reasons[place] is None
         }
-        reference = None
+        reference = weights = None
         if runners and no_reference is None:
-            reference = _open_reference(workspace, artifacts[0], request, stack)
+            weights = workspace.weights(artifacts[0].known())
+            reference = open_reference(weights, artifacts[0], request, stack)
         if runners:
             names = ", ".join(artifacts[place].path.name for place in runners)
             report.step(f"evaluating {names} on {len(images.paths)} pictures")
             running = list(runners.values())
             size = running[0].session.inputs[0].shape[-1]
-            assert size is not None  # _open refuses others
-            run_pictures(running, reference, images, size, unreadable, report)
+            assert size is not None  # open_runner refuses others
+            if request.ray is None:
+                run_pictures(running, reference, images, size, unreadable, report)
+            else:
+                chosen = [artifacts[place] for place in runners]
+                run_pictures_across(
+                    request, chosen, weights, running, reference, images, size, unreadable, report
+                )
     base = None if reference is None else reference.total.result()
     results = []
     for place, (artifact, reason) in enumerate(zip(artifacts, reasons, strict=True)):
@@ -236,8 +247,11 @@ def _why_no_reference(artifact: Artifact) -> str | None:
     return why_not_runnable("eager")
 
 
-def _open(
-    artifact: Artifact, request: EvaluateRequest, stack: contextlib.ExitStack
+def open_runner(
+    artifact: Artifact,
+    request: EvaluateRequest,
+    stack: contextlib.ExitStack,
+    threads: int | None = None,
 ) -> AccuracyRunner:
     """A session of the artifact. Raises ArtifactError where it takes no pictures."""
     remark = None
@@ -248,7 +262,7 @@ def _open(
     else:
         backend = cpu_backend(request.backend)
         precision = None if artifact.manifest is None else artifact.manifest.precision
-        session = open_session(SessionRequest(backend, artifact.path, precision=precision))
+        session = open_session(SessionRequest(backend, artifact.path, threads, precision=precision))
     stack.enter_context(session)
     taken, given = session.inputs[0].shape, session.outputs[0].shape
     square = len(taken) == 4 and taken[1] == 3 and taken[2] == taken[3] is not None
@@ -260,12 +274,16 @@ def _open(
     return AccuracyRunner(session, taken[0] or request.batch, AccuracySum(given[1]), remark)
 
 
-def _open_reference(
-    workspace: Workspace, artifact: Artifact, request: EvaluateRequest, stack: contextlib.ExitStack
+def open_reference(
+    weights: Path,
+    artifact: Artifact,
+    request: EvaluateRequest,
+    stack: contextlib.ExitStack,
+    threads: int | None = None,
 ) -> AccuracyRunner:
+    """The float32 model of an artifact, in eager PyTorch."""
     manifest = artifact.known()
-    weights = workspace.weights(manifest)
-    eager = SessionRequest("eager", weights, config=manifest.config)
+    eager = SessionRequest("eager", weights, threads, config=manifest.config)
     session = stack.enter_context(open_session(eager))
     return AccuracyRunner(session, request.batch, AccuracySum(int(manifest.config["num_classes"])))
 

@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ def ray_cluster(address: str, *, cpus: int, shared_bytes: int) -> Iterator[Clust
         private = _LOCAL_ONLY | {_TOKEN: secrets.token_hex(32)} if local else {}
         stack.enter_context(_environment(_QUIET | private))
         stack.enter_context(_kept_signals())
+        # of a worker that died Ray tells on stdout, which belongs to results
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         ray = require("ray")
         options: dict[str, Any] = {
             "log_to_driver": False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,12 @@ class Accuracy:
     rel_l2_max: float | None
     non_finite: int
     confusion: np.ndarray
+
+
+_COUNTED = (
+    *("_images", "_labelled", "_compared", "_top1", "_top5", "_agreeing"),
+    *("_error", "_non_finite"),
+)
 
 
 @dataclass(slots=True)
@@ -78,6 +85,25 @@ class AccuracySum:
         if truth is not None:
             known = finite & (truth >= 0)
             np.add.at(self._confusion, (truth[known], found[known]), 1)
+
+    def merge(self, other: AccuracySum) -> None:
+        """Add what another sum, of other pictures, has added up."""
+        for name in _COUNTED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self._largest = max(self._largest, other._largest)
+        self._confusion += other._confusion
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Small where few pictures were added: of a thousand classes most pairs were not met."""
+        met = np.nonzero(self._confusion)
+        state = {name: getattr(self, name) for name in ("num_classes", "_largest", *_COUNTED)}
+        return state | {"met": met, "times": self._confusion[met]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name in ("num_classes", "_largest", *_COUNTED):
+            setattr(self, name, state[name])
+        self._confusion = np.zeros((self.num_classes, self.num_classes), np.int64)
+        self._confusion[state["met"]] = state["times"]
 
     def result(self) -> Accuracy:
         """The figures of all batches so far."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -116,3 +118,31 @@ def test_batches_do_not_matter(seed: int, batch: int, classes: int) -> None:
     assert found.agreement == (logits.argmax(axis=1) == reference.argmax(axis=1)).mean()
     assert found.confusion.diagonal().sum() / 12 == found.top1
     assert found.confusion.sum(axis=1).tolist() == np.bincount(labels, minlength=classes).tolist()
+
+
+def test_sums_of_parts_are_the_sum_of_the_whole() -> None:
+    """Also after a journey between processes."""
+    stream = np.random.default_rng(0)
+    logits = stream.standard_normal((30, 6)).astype(np.float32)
+    logits[7, 3] = np.nan
+    reference = logits + stream.standard_normal((30, 6)).astype(np.float32) / 4
+    labels = stream.integers(0, 6, 30)
+    whole, parts = AccuracySum(6), AccuracySum(6)
+    whole.add(logits, labels, reference)
+    for start in (0, 11, 12):
+        part = AccuracySum(6)
+        stop = {0: 11, 11: 12, 12: 30}[start]
+        part.add(logits[start:stop], labels[start:stop], reference[start:stop])
+        parts.merge(pickle.loads(pickle.dumps(part)))
+    one, other = whole.result(), parts.result()
+    np.testing.assert_array_equal(one.confusion, other.confusion)
+    assert one.confusion.sum() == 29 and one.non_finite == 1
+    for name in ("images", "top1", "top5", "agreement", "non_finite", "rel_l2_max"):
+        assert getattr(one, name) == getattr(other, name)
+
+
+def test_a_sum_travels_light() -> None:
+    """A thousand classes have a million pairs, 8 MB; a block of pictures meets few."""
+    total = AccuracySum(1000)
+    total.add(np.eye(8, 1000, dtype=np.float32), np.arange(8), None)
+    assert len(pickle.dumps(total)) < 2000
