@@ -106,7 +106,8 @@ def test_the_metadata_says_what_the_project_says(built: Built) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
     assert set(metadata.get_all("Provides-Extra", [])) == {
-        *("export", "cpu", "gpu", "rtx", "tensorrt", "openvino", "plot", "triton", "dev"),
+        *("export", "cpu", "gpu", "rtx", "tensorrt", "openvino", "plot"),
+        *("labels", "ray", "triton", "dev"),
     }
     assert entry_points.split() == [
         *("[console_scripts]", "t2t-deploy", "=", "t2t_deploy.cli:main"),
