@@ -56,7 +56,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def tail_fault(outputs: Mapping[str, np.ndarray], logits: np.ndarray) -> str | None:
-    """What is wrong with probabilities, all or the largest, of (n, classes) logits; None if nothing.
+    """What is wrong with probabilities, all or the largest, of (n, classes) logits, or None.
 
     Equal probabilities may be told in any order.
     """
