@@ -6,6 +6,8 @@ keep their name inside, so that a check can bring them to light again.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -158,7 +160,7 @@ def _append(graph: onnx.GraphProto, tail: Tail) -> None:
     graph.output.append(indices)
 
 
-def _node(op: str, inputs: list[str], outputs: list[str], **attributes: object) -> onnx.NodeProto:
+def _node(op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(op, inputs, outputs, name=f"{_PREFIX}/{op}", **attributes)
 
 

@@ -50,18 +50,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
             pixels = rng.integers(0, 256, (40, 50, 3), np.uint8)
             Image.fromarray(pixels).save(root / split / f"{index}.png")
     made = Folder(root)
-    made.run("export", "--config", "model.toml", "-o", "bare.onnx")
-    made.run(
-        "export",
-        "--config",
-        "model.toml",
-        "--embed-preprocess",
-        "--tail",
-        "topk",
-        "-o",
-        "ends.onnx",
-    )
-    made.run("export", "--config", "model.toml", "--tail", "softmax", "-o", "soft.onnx")
+    export = ("export", "--config", "model.toml")
+    made.run(*export, "-o", "bare.onnx")
+    made.run(*export, "--embed-preprocess", "--tail", "topk", "-o", "ends.onnx")
+    made.run(*export, "--tail", "softmax", "-o", "soft.onnx")
     return made
 
 

@@ -21,7 +21,7 @@ from t2t_deploy.export import (
     without_ends,
 )
 from t2t_deploy.images import normalise, pixels_of
-from t2t_deploy.runtime import OrtSession
+from t2t_deploy.runtime._ort import OrtSession
 from t2t_deploy.types import BARE, Ends, Precision, Tail, Target
 from t2t_deploy.verify import PixelSession, softmax, tail_fault, takes_pixels
 
