@@ -87,6 +87,15 @@ def normalise(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
 
 
+def pixels_of(pictures: np.ndarray) -> np.ndarray:
+    """(..., 3, H, W) float32, normalised -> the nearest pixels (..., H, W, 3) uint8.
+
+    Undoes `normalise` exactly.
+    """
+    scaled = (np.moveaxis(pictures, -3, -1) * STD + MEAN) * 255
+    return np.ascontiguousarray(np.rint(scaled).clip(0, 255).astype(np.uint8))
+
+
 def _resized_window(
     image: Image.Image, resized: tuple[int, int], window: tuple[int, int, int, int]
 ) -> Image.Image:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,9 @@ from t2t_deploy.errors import UsageError
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
+PROBABILITIES_NAME = "probabilities"
+INDICES_NAME = "indices"
+DEFAULT_TOP_K = 5
 
 
 class Precision(str, Enum):
@@ -35,6 +40,51 @@ class Target(str, Enum):
     CPU = "cpu"
     TENSORRT = "tensorrt"
     OPENVINO = "openvino"
+
+
+class Tail(str, Enum):
+    """What a graph gives."""
+
+    LOGITS = "logits"
+    SOFTMAX = "softmax"
+    TOPK = "topk"
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What stands around the model in a graph.
+
+    embed_preprocess: the input is (batch, S, S, 3) uint8, normalised inside. tail: the output.
+    """
+
+    embed_preprocess: bool = False
+    tail: Tail = Tail.LOGITS
+
+    @property
+    def bare(self) -> bool:
+        """Whether nothing does: normalised pictures in, logits out."""
+        return self == Ends()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What tells them apart in a file name."""
+        tail = () if self.tail is Tail.LOGITS else (self.tail.value,)
+        return ("uint8", *tail) if self.embed_preprocess else tail
+
+    def to_details(self) -> dict[str, str]:
+        """Their part of a manifest's details."""
+        image = "uint8_nhwc" if self.embed_preprocess else "float32_nchw"
+        return {"image_input": image, "tail": self.tail.value}
+
+    @classmethod
+    def of_details(cls, details: Mapping[str, Any]) -> Ends:
+        """Read what `to_details` wrote; a manifest without it is of a bare graph."""
+        embedded = details.get("image_input") == "uint8_nhwc"
+        return cls(embedded, Tail(details.get("tail", Tail.LOGITS.value)))
+
+
+BARE = Ends()
+"""Normalised pictures in, logits out."""
 
 
 class Status(str, Enum):

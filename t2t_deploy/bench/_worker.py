@@ -2,7 +2,8 @@
 
     {"command": "load", "request": {...}, "batch": B, "seed": S, "wanted": [...] or null}
         -> {"ok": true, "load_ns", "first_call_ns", "baseline_rss_bytes", "peak_rss_bytes",
-            "rel_l2": of the first picture, null where nothing was wanted}
+            "rel_l2": of the first picture, null where nothing was wanted, or the model
+            takes pixels or gives probabilities}
     {"command": "run", "iterations": N, "settle": K}
         -> {"ok": true, "samples_ns": [N integers], "peak_rss_bytes"}
            and of a session that tells them apart "parts_ms": [{"h2d_ms", ...}, a few calls]
@@ -34,6 +35,7 @@ import numpy as np
 from t2t_deploy.bench._inputs import make_inputs
 from t2t_deploy.bench._memory import peak_resident_bytes, resident_bytes
 from t2t_deploy.runtime._session import Session, SessionRequest, TimedSession
+from t2t_deploy.types import PROBABILITIES_NAME
 
 _TIMED_CALLS = 5
 
@@ -76,7 +78,9 @@ class _Bench:
             "first_call_ns": after_call - before_call,
             "baseline_rss_bytes": baseline_rss_bytes,
             "peak_rss_bytes": peak_resident_bytes(),
-            "rel_l2": None if wanted is None else relative_l2(outputs, wanted),
+            "rel_l2": None
+            if wanted is None or not gives_logits(session)
+            else relative_l2(outputs, wanted),
         }
 
     def _run(self, iterations: int, settle: int) -> dict[str, Any]:
@@ -107,6 +111,11 @@ class _Bench:
             self._session.close()
             self._session = None
         return {}
+
+
+def gives_logits(session: Session) -> bool:
+    """Whether a session takes the pictures of which logits are wanted, and gives logits."""
+    return session.inputs[0].dtype != "uint8" and session.outputs[0].name != PROBABILITIES_NAME
 
 
 def relative_l2(outputs: Mapping[str, np.ndarray], wanted: Sequence[float]) -> float | None:

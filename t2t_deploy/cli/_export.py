@@ -10,7 +10,7 @@ import click
 from t2t_deploy.cli._options import BatchType, common_options, output_option
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._results import artifact_values, fail_if, show_verification
-from t2t_deploy.types import Precision, Target
+from t2t_deploy.types import Ends, Precision, Tail, Target
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,6 +53,18 @@ if TYPE_CHECKING:
     help="unfold, conv, folded, centred or auto; one, or three separated by commas.",
 )
 @click.option("--performer", default="auto", show_default=True, help="plain, stable or auto.")
+@click.option(
+    "--embed-preprocess",
+    is_flag=True,
+    help="Take the picture's pixels, (batch, S, S, 3) uint8, and normalise inside the graph.",
+)
+@click.option(
+    "--tail",
+    type=click.Choice([tail.value for tail in Tail]),
+    default="logits",
+    show_default=True,
+    help="softmax: all probabilities; topk: the five largest and their classes.",
+)
 @click.option("--opset", type=int, help="ONNX opset; default 18.")
 @click.option(
     "--compare",
@@ -68,6 +80,7 @@ def command(workspace: Any, output: Output, **options: Any) -> int:
     t2t-deploy export --variant 14
     t2t-deploy export --checkpoint 81.5_T2T_ViT_14.pth.tar --variant 14
     t2t-deploy export --checkpoint tuned.pth --image-size 384 --batch 1
+    t2t-deploy export --variant 14 --embed-preprocess --tail topk
     t2t-deploy export --variant 14 --precision fp16 --target tensorrt --compare
     """
     from t2t_deploy.pipeline import ExportRequest, export_model
@@ -84,6 +97,7 @@ def command(workspace: Any, output: Output, **options: Any) -> int:
         soft_split=options["soft_split"],
         performer=options["performer"],
         opset=options["opset"],
+        ends=Ends(options["embed_preprocess"], Tail(options["tail"])),
         output=options["output_file"],
     )
     if options["compare"]:

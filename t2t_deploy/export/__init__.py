@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from t2t_deploy.export._ends import with_ends, with_logits_shown, without_ends
 from t2t_deploy.export._graph import GraphSummary, check_graph, summarise_graph
 from t2t_deploy.export._strategies import (
     PerformerForm,
@@ -41,6 +42,9 @@ __all__ = [
     "choose_strategies",
     "onnx_from_deploy",
     "summarise_graph",
+    "with_ends",
+    "with_logits_shown",
+    "without_ends",
 ]
 
 

@@ -13,7 +13,7 @@ from t2t_deploy.pipeline._calibrate import DEFAULT_COUNT
 from t2t_deploy.pipeline._export import ExportRequest, export_weights
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._quantize import QuantizeRequest, quantize_artifact
-from t2t_deploy.types import QUANTIZED, Precision, ShapeProfile, Status, Target
+from t2t_deploy.types import QUANTIZED, Ends, Precision, ShapeProfile, Status, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
                 "trtexec": trtexec_line(built, Path(graph.path.name), Path(f"{stem}.engine")),
             },
             "attestation": attestation.to_dict(),
+            **(Ends.of_details(known.details).to_details() if known else {}),
             "calibration": known.details.get("calibration") if known else None,
             "runnable_here": runnable.runs,
             "why_not": runnable.why_not,
@@ -199,6 +200,7 @@ def _typed_graph(
         soft_split=asked.get("soft_split"),
         performer=asked.get("performer"),
         opset=manifest.opset,
+        ends=Ends.of_details(manifest.details),
     )
     graph = export_weights(workspace, manifest.config, manifest.weights, form, report)
     return workspace.checked(graph, force=request.force)

@@ -173,6 +173,10 @@ def compare_strategies(request: ExportRequest, report: Report = silent) -> Strat
         raise UsageError(
             f"--compare writes no artifact and -o names {request.output}; leave one of them out"
         )
+    if not request.ends.bare:
+        raise UsageError(
+            "--compare times the forms of the model itself; leave --embed-preprocess and --tail out"
+        )
     started_s = monotonic()
     default = choose_strategies(request.target)
     asked = choose_strategies(request.target, request.soft_split, request.performer)

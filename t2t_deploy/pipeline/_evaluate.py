@@ -20,6 +20,7 @@ from t2t_deploy.errors import (
 from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, cpu_backend, usable_artifacts
 from t2t_deploy.pipeline._disjoint import overlap
 from t2t_deploy.pipeline._evaluate_across import EvaluateAcross, run_pictures_across
+from t2t_deploy.pipeline._nodewise import bare_graph
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._runner import AccuracyRunner, run_pictures
 from t2t_deploy.runtime import (
@@ -29,13 +30,15 @@ from t2t_deploy.runtime import (
     why_not_in,
     why_not_runnable,
 )
-from t2t_deploy.types import Precision, Status
+from t2t_deploy.types import INDICES_NAME, PROBABILITIES_NAME, Ends, Precision, Status, Tail
 from t2t_deploy.verify import (
     Accuracy,
     AccuracySum,
     ConfusionPanel,
     NodewiseSession,
+    PixelSession,
     plot_confusion,
+    takes_pixels,
 )
 from t2t_deploy.workspace import Artifact, Workspace, make_folder, publish, temporary_file
 
@@ -254,24 +257,48 @@ def open_runner(
     threads: int | None = None,
 ) -> AccuracyRunner:
     """A session of the artifact. Raises ArtifactError where it takes no pictures."""
-    remark = None
+    remarks = []
     session: Session
     if _is_nodewise(artifact, request):
-        remark = "evaluated node by node"
-        session = NodewiseSession(artifact.path)
+        remarks.append("evaluated node by node")
+        ends = Ends.of_details(artifact.known().details)
+        session = NodewiseSession(bare_graph(artifact.path, ends))
     else:
         backend = cpu_backend(request.backend)
         precision = None if artifact.manifest is None else artifact.manifest.precision
         session = open_session(SessionRequest(backend, artifact.path, threads, precision=precision))
+    if takes_pixels(session):
+        session = PixelSession(session)
     stack.enter_context(session)
     taken, given = session.inputs[0].shape, session.outputs[0].shape
     square = len(taken) == 4 and taken[1] == 3 and taken[2] == taken[3] is not None
     if not (square and len(given) == 2 and given[1] is not None):
         raise ArtifactError(
             f"{artifact.path} takes {session.inputs[0]} and gives {session.outputs[0]}; expected "
-            "pictures (N, 3, S, S) and logits (N, classes): evaluate a classifier"
+            "pictures (N, 3, S, S) or (N, S, S, 3) uint8, and logits or probabilities (N, "
+            "classes): evaluate a classifier"
         )
-    return AccuracyRunner(session, taken[0] or request.batch, AccuracySum(given[1]), remark)
+    tail, classes = Tail.LOGITS, given[1]
+    names = {spec.name for spec in session.outputs}
+    if {PROBABILITIES_NAME, INDICES_NAME} <= names:
+        if artifact.manifest is None:
+            raise ArtifactError(
+                f"{artifact.path} gives the {given[1]} largest probabilities and has no manifest "
+                "that tells how many classes there are; evaluate a graph that gives all"
+            )
+        tail, classes = Tail.TOPK, int(artifact.manifest.config["num_classes"])
+    elif PROBABILITIES_NAME in names:
+        tail = Tail.SOFTMAX
+    if tail is not Tail.LOGITS:
+        largest = f"the {given[1]} largest " if tail is Tail.TOPK else ""
+        remarks.append(f"errors are of {largest}probabilities")
+    return AccuracyRunner(
+        session,
+        taken[0] or request.batch,
+        AccuracySum(classes),
+        "; ".join(remarks) or None,
+        tail,
+    )
 
 
 def open_reference(

@@ -11,7 +11,7 @@ from t2t_deploy._optional import require
 from t2t_deploy.errors import UsageError
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._verify import verify_file
-from t2t_deploy.types import Precision, Target
+from t2t_deploy.types import BARE, Ends, Precision, Tail, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace, file_sha256
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class ExportRequest:
     soft_split: str | None = None  # the target's
     performer: str | None = None  # the target's
     opset: int | None = None  # the exporter's default
+    ends: Ends = BARE  # normalised pictures in, logits out
     output: Path | None = None  # the workspace
 
 
@@ -190,10 +191,23 @@ def export_weights(
     stored = workspace.weights_path(weights["sha256"])
     graph = graph_from_weights(stored, config, request, report)
     draft = draft_manifest(graph, request, weights)
+    model = graph.model
+    if not request.ends.bare:
+        from t2t_deploy.export import check_graph, with_ends
+
+        model = check_graph(
+            with_ends(model, request.ends),
+            batch=request.batch,
+            contrib=graph.strategies.fuse_attention,
+        )
 
     def write(path: Path) -> dict[str, Any]:
-        learned = write_graph(path, graph.model, draft, stored, report)
-        learned["details"] = {**(details or {}), **graph_details(graph, request)}
+        learned = write_graph(path, model, draft, stored, report)
+        learned["details"] = {
+            **(details or {}),
+            **graph_details(graph, request),
+            "nodes": len(model.graph.node),
+        }
         return learned
 
     return workspace.store(draft, write, stem=artifact_stem(draft), output=request.output)
@@ -217,6 +231,7 @@ def draft_manifest(
         opset=graph.opset,
         strategies=graph.strategies.to_dict(),
         parents=({"kind": "weights", "sha256": weights["sha256"]},),
+        details=request.ends.to_details(),
     )
 
 
@@ -234,7 +249,12 @@ def write_graph(
 def graph_details(graph: ExportedGraph, request: ExportRequest) -> dict[str, Any]:
     """The part of a manifest's details that tells how a graph was exported."""
     return {
-        "asked": {"soft_split": request.soft_split, "performer": request.performer},
+        **request.ends.to_details(),
+        "asked": {
+            "soft_split": request.soft_split,
+            "performer": request.performer,
+            **asked_ends(request.ends),
+        },
         "rewrites": {
             "applied": dict(graph.rewrites.applied),
             "refused": dict(graph.rewrites.refused),
@@ -243,10 +263,17 @@ def graph_details(graph: ExportedGraph, request: ExportRequest) -> dict[str, Any
     }
 
 
+def asked_ends(ends: Ends) -> dict[str, Any]:
+    """What ``asked`` tells of ends; nothing of those that every graph has by default."""
+    embedded = {"embed_preprocess": True} if ends.embed_preprocess else {}
+    return {**embedded, **({} if ends.tail is Tail.LOGITS else {"tail": ends.tail.value})}
+
+
 def artifact_stem(manifest: Manifest) -> str:
     """A file name that tells the artifact apart for people; the hash tells the rest."""
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in manifest.variant)[:40]
     words = [name, str(manifest.config["image_size"]), manifest.precision.value, manifest.target]
     if manifest.batch is not None:
         words.append(f"b{manifest.batch}")
+    words += Ends.of_details(manifest.details).words
     return "-".join(words)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy.errors import ArtifactError
+from t2t_deploy.types import Ends
 from t2t_deploy.workspace import Workspace
 
 
@@ -34,6 +35,7 @@ def inspect_artifact(workspace: Workspace, path: Path) -> dict[str, Any]:
             "parents": [dict(parent) for parent in manifest.parents],
             "tools": dict(manifest.tools),
             "created": manifest.created,
+            **Ends.of_details(manifest.details).to_details(),
             "rewrites": manifest.details.get("rewrites"),
         }
     if manifest is not None and manifest.kind == "engine":

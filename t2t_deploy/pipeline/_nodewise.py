@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,16 +12,20 @@ from t2t_deploy._optional import is_installed, require
 from t2t_deploy.errors import UsageError
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import why_not_runnable
-from t2t_deploy.types import TOLERANCES, Status
+from t2t_deploy.types import TOLERANCES, Ends, Status
 from t2t_deploy.verify import (
     NodewiseReport,
     PictureSet,
     evaluate_nodewise,
     nodewise_not_run,
     nodewise_pictures,
+    on_pixel_grid,
     plot_nodewise,
 )
 from t2t_deploy.workspace import Manifest, Workspace, make_folder, publish, temporary_file
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def check_plot_request(plot: Path | None, artifacts: int) -> None:
@@ -60,8 +64,24 @@ def nodewise_file(
     if reason is not None:
         return nodewise_not_run(tolerance, reason)
     chosen = nodewise_pictures(manifest.config["image_size"]) if pictures is None else pictures
+    ends = Ends.of_details(manifest.details)
+    if ends.embed_preprocess:
+        chosen = on_pixel_grid(chosen)
     wanted = float64_logits(weights, manifest.config, chosen.pictures)
-    return evaluate_nodewise(path, chosen, wanted, tolerance, progress=report.progress)
+    return evaluate_nodewise(
+        bare_graph(path, ends), chosen, wanted, tolerance, progress=report.progress
+    )
+
+
+def bare_graph(path: Path, ends: Ends) -> Path | onnx.ModelProto:
+    """The graph inside its ends, which node by node is about; the file itself where it has none."""
+    if ends.bare:
+        return path
+    import onnx
+
+    from t2t_deploy.export import without_ends
+
+    return without_ends(onnx.load(path))
 
 
 def draw_nodewise(

@@ -58,7 +58,7 @@ from t2t_deploy.pipeline._export import (
 )
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._speed import speed_against_float
-from t2t_deploy.types import Precision, Target
+from t2t_deploy.types import Ends, Precision, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace, file_sha256
 
 
@@ -303,6 +303,7 @@ def base_form(plan: QuantizationPlan) -> ExportRequest:
         soft_split=asked.get("soft_split"),
         performer=asked.get("performer"),
         opset=opset,
+        ends=Ends.of_details(plan.source.details),
     )
 
 
@@ -316,11 +317,13 @@ def store_quantized(
     details: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Check, write and verify a quantised graph. Raises ExportError where a check refuses it."""
-    from t2t_deploy.export import check_graph
+    from t2t_deploy.export import check_graph, with_ends
 
     plan = inputs.plan
     checked = check_graph(
-        placed.model, batch=plan.batch, contrib=inputs.typed.strategies.fuse_attention
+        with_ends(placed.model, inputs.form.ends),
+        batch=plan.batch,
+        contrib=inputs.typed.strategies.fuse_attention,
     )
     source, calibration = plan.source, inputs.calibration
     parents: list[Mapping[str, Any]] = [{"kind": "weights", "sha256": source.weights["sha256"]}]
@@ -331,7 +334,10 @@ def store_quantized(
         draft_manifest(inputs.typed, inputs.form, source.weights),
         precision=plan.precision,
         parents=tuple(parents),
-        details={"quantization": quantization_details(inputs, placed)},
+        details={
+            **inputs.form.ends.to_details(),
+            "quantization": quantization_details(inputs, placed),
+        },
     )
 
     def write(path: Path) -> dict[str, Any]:
@@ -346,7 +352,7 @@ def store_quantized(
         if request.measure_speed:
             learned["details"]["speed"] = speed_against_float(
                 path,
-                inputs.typed.model,
+                with_ends(inputs.typed.model, inputs.form.ends),
                 target=plan.target,
                 precisions=(plan.precision, plan.base),
                 batch=plan.batch or 1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,21 +12,30 @@ import numpy as np
 from t2t_deploy.calibration import LabelledSet
 from t2t_deploy.pipeline._progress import Report
 from t2t_deploy.runtime import Session
-from t2t_deploy.verify import AccuracySum
+from t2t_deploy.types import INDICES_NAME, Tail
+from t2t_deploy.verify import AccuracySum, softmax
 
 
 @dataclass(slots=True)
 class AccuracyRunner:
-    """An open session and what its logits add up to. batch: pictures at a time."""
+    """An open session and what its logits add up to.
+
+    batch: pictures at a time. tail: what the session gives; figures are of probabilities where it
+    does not give logits.
+    """
 
     session: Session
     batch: int
     total: AccuracySum
     remark: str | None = None
+    tail: Tail = Tail.LOGITS
 
     def logits(self, pictures: np.ndarray) -> np.ndarray:
-        """Logits (n, classes) of pictures (n, 3, S, S); a fixed batch is filled by repeating."""
-        source, target = self.session.inputs[0].name, self.session.outputs[0].name
+        """Logits, or probabilities, (n, classes) of pictures (n, 3, S, S).
+
+        Those of a top-k tail are zero but for the k largest. A fixed batch is filled by repeating.
+        """
+        source = self.session.inputs[0].name
         fixed = self.session.inputs[0].shape[0]
         results = []
         for start in range(0, len(pictures), self.batch):
@@ -34,9 +43,33 @@ class AccuracyRunner:
             count = len(chunk)
             if fixed is not None and count < fixed:
                 chunk = np.concatenate((chunk, np.repeat(chunk[-1:], fixed - count, axis=0)))
-            found = self.session.run({source: np.ascontiguousarray(chunk)})[target]
-            results.append(found[:count])
+            found = self.session.run({source: np.ascontiguousarray(chunk)})
+            results.append(self._rows(found)[:count])
         return np.concatenate(results)
+
+    def add(
+        self, pictures: np.ndarray, labels: np.ndarray | None, reference: np.ndarray | None
+    ) -> None:
+        """Add up a batch; reference: its logits, turned into what the session gives."""
+        found = self.logits(pictures)
+        if reference is None or self.tail is Tail.LOGITS:
+            self.total.add(found, labels, reference)
+            return
+        wanted = softmax(reference)
+        if self.tail is Tail.TOPK:
+            # what the session does not tell counts for nothing, but for the reference's class
+            kept = found > 0
+            kept[np.arange(len(wanted)), wanted.argmax(axis=1)] = True
+            wanted = np.where(kept, wanted, 0)
+        self.total.add(found, labels, wanted)
+
+    def _rows(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        first = outputs[self.session.outputs[0].name]
+        if self.tail is not Tail.TOPK:
+            return first
+        dense = np.zeros((len(first), self.total.num_classes), first.dtype)
+        np.put_along_axis(dense, outputs[INDICES_NAME], first, axis=1)
+        return dense
 
 
 def run_pictures(
@@ -63,6 +96,6 @@ def run_pictures(
                 wanted = reference.logits(batch.pictures)
                 reference.total.add(wanted, batch.labels, wanted)
             for runner in runners:
-                runner.total.add(runner.logits(batch.pictures), batch.labels, wanted)
+                runner.add(batch.pictures, batch.labels, wanted)
         done += len(batch.pictures) + len(batch.unreadable)
         report.progress("evaluating", done, len(images.paths))

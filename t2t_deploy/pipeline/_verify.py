@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +13,29 @@ from t2t_deploy.calibration import image_set_from_folder
 from t2t_deploy.errors import ArtifactError, EngineError
 from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, cpu_backend
 from t2t_deploy.pipeline._engine import check_engine
-from t2t_deploy.pipeline._nodewise import check_plot_request, draw_nodewise, nodewise_file
+from t2t_deploy.pipeline._nodewise import (
+    bare_graph,
+    check_plot_request,
+    draw_nodewise,
+    nodewise_file,
+)
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.runtime import SessionRequest, open_session, why_not_in, why_not_runnable
-from t2t_deploy.types import TOLERANCES, Precision, Status
+from t2t_deploy.runtime import Session, SessionRequest, open_session, why_not_in, why_not_runnable
+from t2t_deploy.types import OUTPUT_NAME, TOLERANCES, Ends, Precision, Status, Tail, Tolerance
 from t2t_deploy.verify import (
     NodewiseReport,
     NodewiseSession,
     PictureSet,
+    PixelSession,
     Verification,
+    compare_logits,
+    logits_of,
     nodewise_not_run,
     not_verified,
+    on_pixel_grid,
+    outputs_of,
     standard_pictures,
+    tail_fault,
     verify_session,
 )
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
@@ -75,21 +88,68 @@ def verify_file(
     if reason is not None:
         return not_verified(tolerance, reason)
     chosen = standard_pictures(manifest.config["image_size"]) if pictures is None else pictures
+    ends = Ends.of_details(manifest.details)
+    if ends.embed_preprocess:
+        chosen = on_pixel_grid(chosen)
     eager = SessionRequest("eager", weights, config=manifest.config)
     if nodewise:
         few = _first(chosen, _MAX_NODEWISE_PICTURES)
-        with open_session(eager) as reference, NodewiseSession(path) as rounding:
+        with open_session(eager) as reference, NodewiseSession(bare_graph(path, ends)) as rounding:
             result = verify_session(reference, rounding, few, tolerance)
         how = (
             f"evaluated node by node on {len(few.names)} pictures: ONNX Runtime's CPU kernels have "
             "no bf16 matrix product"
         )
+        if not ends.bare:
+            how += ", and of the graph inside its ends"
         reason = how if result.reason is None else f"{result.reason}; {how}"
         return dataclasses.replace(result, reason=reason)
     request = SessionRequest(backend, path, precision=manifest.precision)
+    if not ends.bare:
+        return _verify_with_ends(request, eager, ends, chosen, tolerance)
     with open_session(eager) as reference, open_session(request) as other:
         result = verify_session(reference, other, chosen, tolerance)
     return result
+
+
+def _verify_with_ends(
+    request: SessionRequest,
+    eager: SessionRequest,
+    ends: Ends,
+    pictures: PictureSet,
+    tolerance: Tolerance,
+) -> Verification:
+    """The verdict on the logits inside a file, and on the tail behind them.
+
+    The file runs as it is, and once more as a copy that differs in one thing: its logits are an
+    output too. The copy's logits are held against the reference's, and the file's own
+    probabilities against the softmax of the copy's logits.
+    """
+    import onnx
+
+    from t2t_deploy.export import with_logits_shown
+
+    with contextlib.ExitStack() as stack:
+
+        def opened(asked: SessionRequest) -> Session:
+            session = stack.enter_context(open_session(asked))
+            return PixelSession(session) if ends.embed_preprocess else session
+
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="t2t-deploy-verify-"))
+        reference, own = stack.enter_context(open_session(eager)), opened(request)
+        wanted = logits_of(reference, pictures.pictures)
+        found = outputs_of(own, pictures.pictures)
+        if ends.tail is Tail.LOGITS:
+            return compare_logits(wanted, found[OUTPUT_NAME], pictures.names, tolerance)
+        shown = Path(folder) / "logits.onnx"
+        onnx.save(with_logits_shown(onnx.load(request.path)), shown)
+        logits = logits_of(opened(dataclasses.replace(request, path=shown)), pictures.pictures)
+    result = compare_logits(wanted, logits, pictures.names, tolerance)
+    fault = None if result.rel_l2 is None else tail_fault(found, logits)
+    if fault is None:
+        return result
+    reason = fault if result.reason is None else f"{result.reason}; {fault}"
+    return dataclasses.replace(result, status=Status.FAILED, reason=reason)
 
 
 def verify_artifacts(

@@ -12,7 +12,7 @@ import numpy as np
 from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.images import normalise
 from t2t_deploy.runtime import Session, SessionRequest, open_session
-from t2t_deploy.types import ShapeProfile, TensorSpec
+from t2t_deploy.types import ShapeProfile, Tail, TensorSpec
 
 DEFAULT_BATCH = 8
 DEFAULT_TOP = 5
@@ -23,14 +23,6 @@ class ImageInput(str, Enum):
 
     FLOAT32_NCHW = "float32_nchw"
     UINT8_NHWC = "uint8_nhwc"
-
-
-class Tail(str, Enum):
-    """What a graph gives: logits, probabilities, or the best classes with theirs."""
-
-    LOGITS = "logits"
-    SOFTMAX = "softmax"
-    TOPK = "topk"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,16 @@ from t2t_deploy.verify._compare import (
     compare_logits,
     logits_of,
     not_verified,
+    outputs_of,
     verify_session,
 )
 from t2t_deploy.verify._confusion_plot import ConfusionPanel, plot_confusion
+from t2t_deploy.verify._ends import (
+    PixelSession,
+    softmax,
+    tail_fault,
+    takes_pixels,
+)
 from t2t_deploy.verify._nodewise import (
     NodeFigures,
     NodewiseReport,
@@ -23,6 +30,7 @@ from t2t_deploy.verify._nodewise_plot import plot_nodewise
 from t2t_deploy.verify._pictures import (
     PictureSet,
     flat_pictures,
+    on_pixel_grid,
     standard_pictures,
 )
 
@@ -34,6 +42,7 @@ __all__ = [
     "NodewiseReport",
     "NodewiseSession",
     "PictureSet",
+    "PixelSession",
     "Verification",
     "compare_logits",
     "evaluate_nodewise",
@@ -42,8 +51,13 @@ __all__ = [
     "nodewise_not_run",
     "nodewise_pictures",
     "not_verified",
+    "on_pixel_grid",
+    "outputs_of",
     "plot_confusion",
     "plot_nodewise",
+    "softmax",
     "standard_pictures",
+    "tail_fault",
+    "takes_pixels",
     "verify_session",
 ]

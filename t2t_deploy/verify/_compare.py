@@ -110,6 +110,11 @@ def compare_logits(
 
 def logits_of(session: Session, pictures: np.ndarray) -> np.ndarray:
     """Logits (n, classes) of pictures (n, 3, S, S), in batches the session takes."""
+    return outputs_of(session, pictures)[OUTPUT_NAME]
+
+
+def outputs_of(session: Session, pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """Every output for pictures (n, 3, S, S), in batches the session takes."""
     fixed = session.inputs[0].shape[0]
     starts = range(0, len(pictures), fixed) if fixed else (0, *range(1, len(pictures), _BATCH))
     size = fixed or _BATCH
@@ -120,5 +125,5 @@ def logits_of(session: Session, pictures: np.ndarray) -> np.ndarray:
         if fixed and count < fixed:
             chunk = np.concatenate((chunk, np.repeat(chunk[-1:], fixed - count, axis=0)))
         feeds = {INPUT_NAME: np.ascontiguousarray(chunk)}
-        results.append(session.run(feeds)[OUTPUT_NAME][:count])
-    return np.concatenate(results)
+        results.append({name: out[:count] for name, out in session.run(feeds).items()})
+    return {name: np.concatenate([found[name] for found in results]) for name in results[0]}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from t2t_deploy.images import normalise, preprocess, read_image
+from t2t_deploy.images import normalise, pixels_of, preprocess, read_image
 
 # module, file inside it, SHA-256
 _PHOTOGRAPHS = (
@@ -75,6 +75,12 @@ def standard_pictures(size: int) -> PictureSet:
         names.append(name)
         pictures.append(preprocess(read_image(path), size))
     return PictureSet(tuple(names), np.stack(pictures), tuple(absent))
+
+
+def on_pixel_grid(pictures: PictureSet) -> PictureSet:
+    """The nearest pictures that pixels can hold; photographs are such already, noise is not."""
+    nearest = normalise(pixels_of(pictures.pictures))
+    return PictureSet(pictures.names, nearest, pictures.absent)
 
 
 def flat_pictures(size: int) -> PictureSet:

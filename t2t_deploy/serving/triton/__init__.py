@@ -16,7 +16,6 @@ from t2t_deploy.serving.triton._repository import ModelFolder, check_folders, wr
 from t2t_deploy.serving.triton._service import service_folders, service_names
 from t2t_deploy.serving.triton._signature import (
     Signature,
-    Tail,
     signature_from_onnx,
     signature_from_tensors,
 )
@@ -29,7 +28,6 @@ __all__ = [
     "Service",
     "ServingFormat",
     "Signature",
-    "Tail",
     "check_folders",
     "choose_accelerator",
     "choose_batching",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from t2t_deploy.serving.triton._formats import Accelerator, Batching, ServingFormat
 from t2t_deploy.serving.triton._pbtxt import Message, Value, Word, map_entries
-from t2t_deploy.serving.triton._signature import Signature, Tail
-from t2t_deploy.types import Precision, TensorSpec
+from t2t_deploy.serving.triton._signature import Signature
+from t2t_deploy.types import Precision, Tail, TensorSpec
 
 LABELS_FILE = "labels.txt"
 MODEL_FILES = {

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.types import TensorSpec
-
-
-class Tail(str, Enum):
-    """What a classifier ends with, and so what it gives."""
-
-    LOGITS = "logits"
-    SOFTMAX = "softmax"
-    TOPK = "topk"
-
+from t2t_deploy.types import Tail, TensorSpec
 
 _PIXELS = {"float32": "float32_nchw", "uint8": "uint8_nhwc"}
 

@@ -1,0 +1,184 @@
+"""What a service wants around a graph: pixels in, probabilities out.
+
+The ends are put around a finished graph of any precision, 8 bits included, in float32. The logits
+keep their name inside, so that a check can bring them to light again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from t2t_deploy.errors import ExportError
+from t2t_deploy.images import MEAN, STD
+from t2t_deploy.types import (
+    DEFAULT_TOP_K,
+    INDICES_NAME,
+    INPUT_NAME,
+    OUTPUT_NAME,
+    PROBABILITIES_NAME,
+    Ends,
+    Tail,
+)
+
+_NORMALISED = f"{INPUT_NAME}_normalised"
+_PREFIX = "ends"
+
+
+def with_ends(model: onnx.ModelProto, ends: Ends) -> onnx.ModelProto:
+    """A copy of an exported graph with these ends; unchanged where there are none.
+
+    embed_preprocess: ``image`` becomes (batch, S, S, 3) uint8; it is cast, normalised by two
+    operations (x - 255 mean) * 1/(255 std), and transposed. tail: ``probabilities`` (batch,
+    classes) float32 take the place of the logits, or the k = min(5, classes) largest of them,
+    largest first, with ``indices`` (batch, k) int64.
+
+    Raises ExportError for a graph whose input or output is another than exported graphs have.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    if ends.embed_preprocess:
+        _embed(made.graph)
+    if ends.tail is not Tail.LOGITS:
+        _append(made.graph, ends.tail)
+    return made
+
+
+def without_ends(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a graph with ends that takes normalised pictures and gives logits again."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    graph = made.graph
+    inner = [node for node in graph.node if not node.name.startswith(f"{_PREFIX}/")]
+    del graph.node[:]
+    graph.node.extend(inner)
+    stored = [t for t in graph.initializer if not t.name.startswith(f"{_PREFIX}/")]
+    del graph.initializer[:]
+    graph.initializer.extend(stored)
+    (taken,) = graph.input
+    if taken.type.tensor_type.elem_type == TensorProto.UINT8:
+        _rename_uses(graph, _NORMALISED, INPUT_NAME)
+        batch, size, _, _ = taken.type.tensor_type.shape.dim
+        floats = _like(taken, batch, (3, size.dim_value, size.dim_value))
+        floats.type.tensor_type.elem_type = TensorProto.FLOAT
+        taken.CopyFrom(floats)
+    _show_logits(graph, alone=True)
+    kept = {name for node in graph.node for name in node.output} - {OUTPUT_NAME}
+    infos = [info for info in graph.value_info if info.name in kept]
+    del graph.value_info[:]
+    graph.value_info.extend(infos)
+    return made
+
+
+def with_logits_shown(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose logits are an output too, the first one; all else stays."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    _show_logits(made.graph, alone=False)
+    return made
+
+
+def _show_logits(graph: onnx.GraphProto, *, alone: bool) -> None:
+    if graph.output[0].name == OUTPUT_NAME:
+        return
+    outputs = list(graph.output)
+    logits = next((info for info in graph.value_info if info.name == OUTPUT_NAME), None)
+    if logits is None:
+        raise ExportError(
+            f"the graph gives {', '.join(info.name for info in outputs)} and no tensor in it is "
+            f"named {OUTPUT_NAME!r}: export the model again"
+        )
+    kept = [logits] if alone else [logits, *outputs]
+    infos = [info for info in graph.value_info if info.name != OUTPUT_NAME]
+    shown = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in kept]
+    del graph.output[:]
+    graph.output.extend(shown)
+    rest = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in infos]
+    del graph.value_info[:]
+    graph.value_info.extend(rest)
+
+
+def _embed(graph: onnx.GraphProto) -> None:
+    taken = graph.input[0] if len(graph.input) == 1 else None
+    dims = [] if taken is None else list(taken.type.tensor_type.shape.dim)
+    if taken is None or taken.name != INPUT_NAME or len(dims) != 4 or dims[1].dim_value != 3:
+        raise ExportError(
+            f"the graph takes {', '.join(info.name for info in graph.input)}; preprocessing is put "
+            f"in front of one input {INPUT_NAME!r} (batch, 3, S, S): export the model again"
+        )
+    _rename_uses(graph, INPUT_NAME, _NORMALISED)
+    # folded in float64, cast once
+    offset = (255 * MEAN.astype(np.float64)).astype(np.float32)
+    factor = (1 / (255 * STD.astype(np.float64))).astype(np.float32)
+    names = [f"{_PREFIX}/{word}" for word in ("floats", "centred", "scaled", "offset", "factor")]
+    floats, centred, scaled, offset_name, factor_name = names
+    graph.initializer.append(numpy_helper.from_array(offset, offset_name))
+    graph.initializer.append(numpy_helper.from_array(factor, factor_name))
+    nodes = [
+        _node("Cast", [INPUT_NAME], [floats], to=TensorProto.FLOAT),
+        _node("Sub", [floats, offset_name], [centred]),
+        _node("Mul", [centred, factor_name], [scaled]),
+        _node("Transpose", [scaled], [_NORMALISED], perm=[0, 3, 1, 2]),
+    ]
+    rest = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+    pixels = _like(taken, dims[0], (dims[2].dim_value, dims[3].dim_value, 3))
+    pixels.type.tensor_type.elem_type = TensorProto.UINT8
+    taken.CopyFrom(pixels)
+
+
+def _append(graph: onnx.GraphProto, tail: Tail) -> None:
+    given = graph.output[0] if len(graph.output) == 1 else None
+    if given is None or given.name != OUTPUT_NAME:
+        raise ExportError(
+            f"the graph gives {', '.join(info.name for info in graph.output)}; a tail is put "
+            f"behind one output {OUTPUT_NAME!r}: export the model again"
+        )
+    logits = onnx.ValueInfoProto()
+    logits.CopyFrom(given)
+    batch, classes = logits.type.tensor_type.shape.dim
+    del graph.output[:]
+    graph.value_info.append(logits)
+    if tail is Tail.SOFTMAX:
+        graph.node.append(_node("Softmax", [OUTPUT_NAME], [PROBABILITIES_NAME], axis=-1))
+        graph.output.append(_like(logits, batch, (classes.dim_value,), PROBABILITIES_NAME))
+        return
+    k = min(DEFAULT_TOP_K, classes.dim_value)
+    every, count = f"{_PREFIX}/{PROBABILITIES_NAME}", f"{_PREFIX}/k"
+    graph.initializer.append(numpy_helper.from_array(np.array([k], np.int64), count))
+    graph.node.append(_node("Softmax", [OUTPUT_NAME], [every], axis=-1))
+    graph.node.append(
+        _node("TopK", [every, count], [PROBABILITIES_NAME, INDICES_NAME], axis=-1, sorted=1)
+    )
+    graph.output.append(_like(logits, batch, (k,), PROBABILITIES_NAME))
+    indices = _like(logits, batch, (k,), INDICES_NAME)
+    indices.type.tensor_type.elem_type = TensorProto.INT64
+    graph.output.append(indices)
+
+
+def _node(op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op, inputs, outputs, name=f"{_PREFIX}/{op}", **attributes)
+
+
+def _like(
+    info: onnx.ValueInfoProto,
+    batch: onnx.TensorShapeProto.Dimension,
+    sizes: tuple[int, ...],
+    name: str | None = None,
+) -> onnx.ValueInfoProto:
+    """A tensor of the same type and batch, of other sizes."""
+    first: int | str = batch.dim_param if batch.HasField("dim_param") else batch.dim_value
+    return helper.make_tensor_value_info(
+        name or info.name, info.type.tensor_type.elem_type, [first, *sizes]
+    )
+
+
+def _rename_uses(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name == old:
+                node.input[place] = new

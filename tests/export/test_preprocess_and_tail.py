@@ -1,0 +1,146 @@
+"""Pixels in and probabilities out: what is put around an exported graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from t2t_deploy.errors import ExportError
+from t2t_deploy.export import (
+    DeployT2TViT,
+    Strategies,
+    check_graph,
+    choose_strategies,
+    onnx_from_deploy,
+    with_ends,
+    with_logits_shown,
+    without_ends,
+)
+from t2t_deploy.images import normalise, pixels_of
+from t2t_deploy.runtime._ort import OrtSession
+from t2t_deploy.types import BARE, Ends, Precision, Tail, Target
+from t2t_deploy.verify import PixelSession, softmax, tail_fault, takes_pixels
+
+from .conftest import KINDS, reference_of
+
+EVERY = [Ends(embedded, tail) for embedded in (False, True) for tail in Tail]
+
+
+@pytest.fixture(scope="module")
+def bare() -> onnx.ModelProto:
+    strategies: Strategies = choose_strategies(Target.PORTABLE, None, None)
+    deploy = DeployT2TViT(reference_of(KINDS["performer"]), strategies, Precision.FP32)
+    return check_graph(onnx_from_deploy(deploy), batch=None)
+
+
+def session_of(model: onnx.ModelProto, folder: Path) -> OrtSession:
+    onnx.save(model, folder / "model.onnx")
+    return OrtSession(folder / "model.onnx", threads=1)
+
+
+def pixels(count: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+def test_pixels_come_back_exactly() -> None:
+    every = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    np.testing.assert_array_equal(pixels_of(normalise(every)), every)
+    np.testing.assert_array_equal(pixels_of(np.full((3, 1, 1), 99, np.float32)).ravel(), [255] * 3)
+
+
+@pytest.mark.parametrize("ends", EVERY, ids=lambda ends: "-".join(ends.words) or "bare")
+def test_each_pair_of_ends(bare: onnx.ModelProto, ends: Ends, tmp_path: Path) -> None:
+    with session_of(bare, tmp_path) as session:
+        logits = session.run({"image": normalise(pixels(3))})["logits"]
+    made = check_graph(with_ends(bare, ends), batch=None)
+    added = 4 * ends.embed_preprocess + list(Tail).index(ends.tail)
+    assert len(made.graph.node) == len(bare.graph.node) + added
+    assert Ends.of_details(ends.to_details()) == ends
+    with session_of(made, tmp_path) as session:
+        assert takes_pixels(session) is ends.embed_preprocess
+        taken = pixels(3) if ends.embed_preprocess else normalise(pixels(3))
+        found = session.run({"image": taken})
+    if ends.tail is Tail.LOGITS:
+        np.testing.assert_allclose(found["logits"], logits, rtol=1e-4, atol=1e-5)
+        return
+    assert found["probabilities"].dtype == np.float32
+    assert tail_fault(found, logits) is None
+    if ends.tail is Tail.TOPK:
+        assert found["indices"].dtype == np.int64
+        np.testing.assert_array_equal(found["indices"], np.argsort(-logits, axis=1)[:, :5])
+    with session_of(with_logits_shown(made), tmp_path) as session:
+        shown = session.run({"image": taken})
+    np.testing.assert_allclose(shown.pop("logits"), logits, rtol=1e-4, atol=1e-5)
+    for name, array in found.items():
+        np.testing.assert_array_equal(shown[name], array)
+
+
+@pytest.mark.parametrize("ends", EVERY, ids=lambda ends: "-".join(ends.words) or "bare")
+def test_the_graph_inside_comes_back(bare: onnx.ModelProto, ends: Ends, tmp_path: Path) -> None:
+    inside = check_graph(without_ends(check_graph(with_ends(bare, ends), batch=None)), batch=None)
+    assert inside.graph.node == bare.graph.node
+    assert inside.graph.initializer == bare.graph.initializer
+    assert (inside.graph.input, inside.graph.output) == (bare.graph.input, bare.graph.output)
+
+
+def test_few_classes(bare: onnx.ModelProto) -> None:
+    made = with_ends(bare, Ends(tail=Tail.TOPK))
+    dims = [[d.dim_value for d in o.type.tensor_type.shape.dim][1:] for o in made.graph.output]
+    assert dims == [[5], [5]]
+    small = onnx.ModelProto()
+    small.CopyFrom(bare)
+    small.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
+    made = with_ends(small, Ends(tail=Tail.TOPK))
+    dims = [[d.dim_value for d in o.type.tensor_type.shape.dim][1:] for o in made.graph.output]
+    assert dims == [[3], [3]]
+
+
+def test_ends_are_put_on_once(bare: onnx.ModelProto) -> None:
+    assert with_ends(bare, BARE) == bare
+    for ends in (Ends(embed_preprocess=True), Ends(tail=Tail.SOFTMAX)):
+        with pytest.raises(ExportError, match="export the model again"):
+            with_ends(with_ends(bare, ends), ends)
+
+
+def test_the_same_pixels_reach_a_session_inside(bare: onnx.ModelProto, tmp_path: Path) -> None:
+    made = with_ends(bare, Ends(embed_preprocess=True))
+    with session_of(made, tmp_path) as session, PixelSession(session) as floats:
+        wanted = session.run({"image": pixels(2)})["logits"]
+        found = floats.run({"image": normalise(pixels(2))})["logits"]
+        assert floats.inputs[0].accepts(normalise(pixels(2)))
+    np.testing.assert_array_equal(found, wanted)
+
+
+def topk(logits: np.ndarray, k: int) -> dict[str, np.ndarray]:
+    found = torch.from_numpy(softmax(logits).astype(np.float32)).topk(k)
+    return {"probabilities": found.values.numpy(), "indices": found.indices.numpy()}
+
+
+def test_a_wrong_tail_is_found() -> None:
+    logits = np.random.default_rng(0).standard_normal((4, 10)).astype(np.float32)
+    every = softmax(logits).astype(np.float32)
+    assert tail_fault({"probabilities": every}, logits) is None
+    transposed = softmax(logits.T).T.astype(np.float32)
+    assert "off the softmax" in str(tail_fault({"probabilities": transposed}, logits))
+    assert "expected (4, 10)" in str(tail_fault({"probabilities": every[:, :5]}, logits))
+    nan = np.full_like(every, np.nan)
+    assert "off the softmax" in str(tail_fault({"probabilities": nan}, logits))
+    right = topk(logits, 5)
+    assert tail_fault(right, logits) is None
+    assert "less probable" in str(
+        tail_fault({**right, "indices": (right["indices"] + 1) % 10}, logits)
+    )
+    assert "twice" in str(tail_fault({**right, "indices": right["indices"] * 0}, logits))
+    assert "not all" in str(tail_fault({**right, "indices": right["indices"] + 10}, logits))
+    rising = {name: array[:, ::-1] for name, array in right.items()}
+    assert tail_fault(rising, logits) is not None
+
+
+def test_ties_come_in_any_order() -> None:
+    logits = np.zeros((1, 10), np.float32)
+    tenth = np.full((1, 3), 0.1, np.float32)
+    assert tail_fault({"probabilities": tenth, "indices": np.array([[7, 2, 5]])}, logits) is None
