@@ -122,6 +122,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     assert done.status == 0, done.err
     wanted = {row["image"]: [r["index"] for r in row["top"]] for row in done.json["results"]}
 
+    print("in one process, one thread, a quarter of them ...", flush=True)
+    single = Watch()
+    some = sorted(pictures.iterdir())[: max(options.pictures // 4000, 1)]
+    count = sum(1 for place in some for _ in place.iterdir())
+    begun = time.monotonic()
+    runs.run(
+        home,
+        *("predict", folder / "model.onnx", *some, "--threads", 1, "--json"),
+        while_running=lambda p: _ignore(single.follow(p)),
+    )
+    single_s = time.monotonic() - begun
+
     print(f"across {options.workers} workers ...", flush=True)
     output = folder / f"output-{time.time_ns()}"
     watch = Watch(output)
@@ -152,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "parquet_bytes_per_picture": round(size / len(rows), 1),
         "parquet_files": len(runs.blocks_in(output)),
         "alone": _speed(options.pictures, alone_s, alone.cpu_s),
+        "alone_one_thread": _speed(count, single_s, single.cpu_s),
         "across": _speed(options.pictures, across_s, watch.cpu_s),
         "alone_once_started_per_s": round(options.pictures / (alone_s - start_s), 1),
         "across_once_started_per_s": round(working.per_s, 1),
@@ -163,6 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "share_of_alone": {
             "once_started": round(working.per_s * (alone_s - start_s) / options.pictures, 3),
             "per_cpu_second": round(alone.cpu_s / watch.cpu_s, 3),
+            "per_cpu_second_of_one_thread": round(
+                options.pictures / watch.cpu_s / (count / single.cpu_s), 3
+            ),
         },
     }
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
@@ -234,7 +250,7 @@ def _plot(watch: Watch, path: Path) -> None:
         [at for at, _ in watch.blocks], [256 * n for _, n in watch.blocks], "k:", linewidth=1
     )
     pictures.set(ylabel="pictures done (dotted)", ylim=(0, None))
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="center right", frameon=False)
     figure.tight_layout()
     figure.savefig(path, metadata={"Software": None})
 

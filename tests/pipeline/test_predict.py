@@ -1,0 +1,101 @@
+"""Which runtime an artifact is predicted with, and what is kept meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2t_deploy.errors import BackendError, UsageError
+from t2t_deploy.pipeline import Artifact, Workspace
+from t2t_deploy.pipeline._classifier import classifier_request, labels_for
+from t2t_deploy.serving import ImageInput, Tail
+from t2t_deploy.types import Precision, ShapeProfile
+from t2t_deploy.workspace import Manifest
+
+
+class Notes:
+    """A report that keeps its notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def step(self, text: str) -> None: ...
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def progress(self, text: str, done: int, total: int) -> None: ...
+
+
+def artifact(kind: str = "onnx", classes: int = 10, **details: Any) -> Artifact:
+    manifest = Manifest(
+        kind=kind,
+        file="model",
+        sha256="0",
+        size_bytes=1,
+        variant="7",
+        precision=Precision.FP32,
+        config={"num_classes": classes},
+        batch=None,
+        target="portable",
+        weights={},
+        details=details,
+    )
+    return Artifact(Path("model"), manifest)
+
+
+@pytest.fixture
+def everything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t2t_deploy.pipeline._classifier.why_not_runnable", lambda *_: None)
+
+
+def test_an_onnx_file_runs_on_the_cpu() -> None:
+    made = classifier_request(Workspace(Path()), artifact(image_input="uint8_nhwc", tail="topk"))
+    assert (made.session.backend, made.session.path) == ("ort-cpu", Path("model"))
+    assert (made.form.image_input, made.form.tail) == (ImageInput.UINT8_NHWC, Tail.TOPK)
+    assert (made.batch, made.profile) == (8, None)
+
+
+def test_an_engine_runs_where_it_was_built_for(everything_runs: None) -> None:
+    engine = {"backend": "tensorrt-rtx", "profiles": ["1:1:4", "2:8:32"]}
+    made = classifier_request(Workspace(Path()), artifact("engine", engine=engine), device=1)
+    assert (made.session.backend, made.session.device) == ("tensorrt-rtx", 1)
+    assert made.profile == ShapeProfile(2, 8, 32)
+    with pytest.raises(UsageError, match="expected tensorrt, tensorrt-rtx"):
+        classifier_request(Workspace(Path()), artifact("engine", engine=engine), backend="ort-cpu")
+
+
+def test_an_engine_without_manifest_needs_a_name(everything_runs: None) -> None:
+    foreign = Artifact(Path("model.engine"), None)
+    with pytest.raises(UsageError, match="its runtime is unknown; name it"):
+        classifier_request(Workspace(Path()), foreign)
+    made = classifier_request(Workspace(Path()), foreign, backend="tensorrt")
+    assert made.session.backend == "tensorrt"
+
+
+def test_what_cannot_run_is_no_other_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "t2t_deploy.pipeline._classifier.why_not_runnable", lambda *_: "there is no driver"
+    )
+    with pytest.raises(BackendError, match="ort-cuda cannot run here: there is no driver"):
+        classifier_request(Workspace(Path()), artifact(), backend="ort-cuda")
+
+
+@pytest.mark.parametrize(
+    ("classes", "installed", "note"),
+    [
+        (10, True, "there are no labels for these classes: --labels FILE"),
+        (1000, False, "there are no labels for these classes: pip install 't2t-deploy[labels]'"),
+        (1000, True, "labels are ImageNet's; --labels FILE names other classes"),
+    ],
+)
+def test_labels(monkeypatch: pytest.MonkeyPatch, classes: int, installed: bool, note: str) -> None:
+    found = tuple(map(str, range(1000)))
+    monkeypatch.setattr("t2t_deploy.pipeline._classifier.is_installed", lambda _: installed)
+    monkeypatch.setattr("t2t_deploy.pipeline._classifier.imagenet_labels", lambda: found)
+    notes = Notes()
+    labels = labels_for(artifact(), None, classes, notes)
+    assert len(notes.notes) == 1 and notes.notes[0].startswith(note)
+    assert labels.names == (found if classes == 1000 and installed else ())
