@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from t2t_deploy.errors import UsageError
+from t2t_deploy.errors import ArtifactError, UsageError
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
@@ -40,6 +40,9 @@ class Target(str, Enum):
     CPU = "cpu"
     TENSORRT = "tensorrt"
     OPENVINO = "openvino"
+
+
+_PLANES, _PIXELS = "float32_nchw", "uint8_nhwc"
 
 
 class Tail(str, Enum):
@@ -73,14 +76,24 @@ class Ends:
 
     def to_details(self) -> dict[str, str]:
         """Their part of a manifest's details."""
-        image = "uint8_nhwc" if self.embed_preprocess else "float32_nchw"
+        image = _PIXELS if self.embed_preprocess else _PLANES
         return {"image_input": image, "tail": self.tail.value}
 
     @classmethod
     def of_details(cls, details: Mapping[str, Any]) -> Ends:
-        """Read what `to_details` wrote; a manifest without it is of a bare graph."""
-        embedded = details.get("image_input") == "uint8_nhwc"
-        return cls(embedded, Tail(details.get("tail", Tail.LOGITS.value)))
+        """Read what `to_details` wrote; a manifest without it is of a bare graph.
+
+        Raises ArtifactError for a form that is not known here.
+        """
+        image = details.get("image_input", _PLANES)
+        tail = details.get("tail", Tail.LOGITS.value)
+        if image not in (_PLANES, _PIXELS) or tail not in {known.value for known in Tail}:
+            raise ArtifactError(
+                f"the manifest names input {image!r} and tail {tail!r}; known are {_PLANES}, "
+                f"{_PIXELS} and {', '.join(known.value for known in Tail)}: update t2t-deploy, or "
+                "export the model again"
+            )
+        return cls(image == _PIXELS, Tail(tail))
 
 
 BARE = Ends()

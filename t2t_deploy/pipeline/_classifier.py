@@ -17,11 +17,10 @@ from t2t_deploy.serving import (
     DEFAULT_BATCH,
     IMAGENET_CLASSES,
     ClassifierRequest,
-    ModelForm,
     imagenet_labels,
     labels_from_file,
 )
-from t2t_deploy.types import ShapeProfile
+from t2t_deploy.types import Ends, ShapeProfile
 from t2t_deploy.workspace import Artifact, Workspace
 
 _LABELS_PACKAGE = "imagenet_classes"
@@ -99,7 +98,7 @@ def classifier_request(
     )
     details = {} if manifest is None else manifest.details
     return ClassifierRequest(
-        session, ModelForm.from_details(details), batch or DEFAULT_BATCH, _profile(artifact)
+        session, Ends.of_details(details), batch or DEFAULT_BATCH, _profile(artifact)
     )
 
 

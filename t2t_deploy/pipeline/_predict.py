@@ -18,7 +18,6 @@ from t2t_deploy.pipeline._predict_csv import csv_writer
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.serving import (
     PictureClasses,
-    Tail,
     classify_pictures,
     count_named,
     open_classifier,
@@ -27,6 +26,7 @@ from t2t_deploy.serving import (
     shown_name,
     wanted_top,
 )
+from t2t_deploy.types import Tail
 from t2t_deploy.workspace import Artifact, Workspace
 
 DEFAULT_READERS = 2
@@ -135,7 +135,7 @@ def predict_images(
     with contextlib.ExitStack() as stack:
         classifier = stack.enter_context(open_classifier(plan))
         num_classes = num_classes_of(artifact)
-        if num_classes is None and plan.form.tail is not Tail.TOPK:
+        if num_classes is None and plan.ends.tail is not Tail.TOPK:
             num_classes = classifier.columns
         labels = labels_for(artifact, request.labels, num_classes, report)
         top = wanted_top(request.top, classifier)

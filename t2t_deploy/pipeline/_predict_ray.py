@@ -27,7 +27,6 @@ from t2t_deploy.serving import (
     ClassifyBlocks,
     Listing,
     SkippedBlocks,
-    Tail,
     check_address,
     check_sources,
     map_blocks,
@@ -35,6 +34,7 @@ from t2t_deploy.serving import (
     ray_cluster,
     wanted_top,
 )
+from t2t_deploy.types import Tail
 from t2t_deploy.workspace import Artifact, Workspace, file_sha256
 
 _SECONDS_BETWEEN_STEPS = 10.0
@@ -178,7 +178,7 @@ def _checked(
     """Open the artifact here as each worker will: what is wrong with it shows before a cluster."""
     with open_classifier(plan) as classifier:
         num_classes = num_classes_of(artifact)
-        if num_classes is None and plan.form.tail is not Tail.TOPK:
+        if num_classes is None and plan.ends.tail is not Tail.TOPK:
             num_classes = classifier.columns
         labels = labels_for(artifact, request.labels, num_classes, report)
         return wanted_top(request.top, classifier), labels

@@ -4,47 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any
 
 import numpy as np
 
 from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.images import normalise
 from t2t_deploy.runtime import Session, SessionRequest, open_session
-from t2t_deploy.types import ShapeProfile, Tail, TensorSpec
+from t2t_deploy.types import BARE, Ends, ShapeProfile, Tail, TensorSpec
 
 DEFAULT_BATCH = 8
 DEFAULT_TOP = 5
-
-
-class ImageInput(str, Enum):
-    """What a graph takes: normalised planes, or pixels as they are decoded."""
-
-    FLOAT32_NCHW = "float32_nchw"
-    UINT8_NHWC = "uint8_nhwc"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelForm:
-    """How a graph's ends look; the defaults are those of a plain export."""
-
-    image_input: ImageInput = ImageInput.FLOAT32_NCHW
-    tail: Tail = Tail.LOGITS
-
-    @classmethod
-    def from_details(cls, details: Mapping[str, Any]) -> ModelForm:
-        """Read it from a manifest's details. Raises ArtifactError for a form not known here."""
-        try:
-            return cls(
-                ImageInput(details.get("image_input", ImageInput.FLOAT32_NCHW.value)),
-                Tail(details.get("tail", Tail.LOGITS.value)),
-            )
-        except ValueError as err:
-            raise ArtifactError(
-                f"the manifest names a form of input or output that is not known here ({err}); "
-                "update t2t-deploy, or export the model again"
-            ) from err
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +25,7 @@ class ClassifierRequest:
     """
 
     session: SessionRequest
-    form: ModelForm = ModelForm()
+    ends: Ends = BARE
     batch: int = DEFAULT_BATCH
     profile: ShapeProfile | None = None
 
@@ -77,16 +46,16 @@ class TopClasses:
 class Classifier:
     """An open session that takes pixels and gives classes.
 
-    Raises ArtifactError where the session's inputs or outputs are not those of ``form``.
+    Raises ArtifactError where the session's inputs or outputs are not those of ``ends``.
     """
 
     def __init__(self, session: Session, request: ClassifierRequest) -> None:
         self._session = session
-        self._form = request.form
-        self._input = _input_of(session, request.form)
-        self._outputs = _outputs_of(session, request.form)
+        self._ends = request.ends
+        self._input = _input_of(session, request.ends)
+        self._outputs = _outputs_of(session, request.ends)
         taken = self._input.shape
-        size = taken[1] if request.form.image_input is ImageInput.UINT8_NHWC else taken[2]
+        size = taken[1] if request.ends.embed_preprocess else taken[2]
         assert size is not None  # _input_of refuses others
         self.size: int = size
         """Side of the pictures, pixels."""
@@ -118,7 +87,7 @@ class Classifier:
         missing = self._least - len(pixels)
         if missing > 0:
             pixels = np.concatenate((pixels, np.repeat(pixels[-1:], missing, axis=0)))
-        if self._form.image_input is ImageInput.UINT8_NHWC:
+        if self._ends.embed_preprocess:
             return {self._input.name: np.ascontiguousarray(pixels)}
         return {self._input.name: normalise(pixels)}
 
@@ -130,14 +99,14 @@ class Classifier:
         """
         first, *others = (outputs[spec.name][:count] for spec in self._outputs)
         finite = np.isfinite(first).all(axis=1)
-        if self._form.tail is Tail.TOPK:
+        if self._ends.tail is Tail.TOPK:
             return TopClasses(
                 others[0][:, :top].astype(np.int64), first[:, :top].astype(np.float32), finite
             )
         values = np.where(finite[:, None], first, 0).astype(np.float64)
         indices = np.argsort(-values, axis=1, kind="stable")[:, :top]
         shares = values
-        if self._form.tail is Tail.LOGITS:
+        if self._ends.tail is Tail.LOGITS:
             shares = np.exp(values - values.max(axis=1, keepdims=True))
             shares /= shares.sum(axis=1, keepdims=True)
         return TopClasses(
@@ -181,9 +150,9 @@ def wanted_top(asked: int | None, classifier: Classifier) -> int:
     return asked
 
 
-def _input_of(session: Session, form: ModelForm) -> TensorSpec:
+def _input_of(session: Session, ends: Ends) -> TensorSpec:
     specs = session.inputs
-    pixels = form.image_input is ImageInput.UINT8_NHWC
+    pixels = ends.embed_preprocess
     expected = "(N, S, S, 3) uint8" if pixels else "(N, 3, S, S) float32"
     if len(specs) == 1 and len(specs[0].shape) == 4:
         _, *dims = specs[0].shape
@@ -197,10 +166,10 @@ def _input_of(session: Session, form: ModelForm) -> TensorSpec:
     )
 
 
-def _outputs_of(session: Session, form: ModelForm) -> tuple[TensorSpec, ...]:
+def _outputs_of(session: Session, ends: Ends) -> tuple[TensorSpec, ...]:
     """The outputs in the order of their use: values, then classes where the graph gives these."""
     by_name = {spec.name: spec for spec in session.outputs}
-    if form.tail is Tail.TOPK:
+    if ends.tail is Tail.TOPK:
         chosen = [by_name.get(name) for name in ("probabilities", "indices")]
         expected = "probabilities (N, k) and indices (N, k)"
     else:

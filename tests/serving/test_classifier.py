@@ -12,9 +12,9 @@ import pytest
 from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.images import normalise
 from t2t_deploy.runtime import ClosingSession, SessionRequest, check_feeds
-from t2t_deploy.serving import Classifier, ClassifierRequest, ImageInput, ModelForm, Tail
+from t2t_deploy.serving import Classifier, ClassifierRequest
 from t2t_deploy.serving import wanted_top as wanted
-from t2t_deploy.types import ShapeProfile, TensorSpec
+from t2t_deploy.types import BARE, Ends, ShapeProfile, Tail, TensorSpec
 
 SIZE = 4
 LOGITS = np.array([[0.0, 2.0, 2.0, -1.0], [5.0, 4.0, 3.0, 2.0], [0.0, 0.0, 0.0, 9.0]], np.float32)
@@ -44,7 +44,7 @@ class FakeSession(ClosingSession):
     def close(self) -> None: ...
 
 
-def request(form: ModelForm, **fields: Any) -> ClassifierRequest:
+def request(form: Ends, **fields: Any) -> ClassifierRequest:
     return ClassifierRequest(SessionRequest("fake", Path("fake.onnx")), form, **fields)
 
 
@@ -69,7 +69,7 @@ def pixels(count: int) -> np.ndarray:
 
 
 def test_logits_become_probabilities_and_the_lower_of_equal_classes_is_first() -> None:
-    found = Classifier(logits_session(), request(ModelForm())).classify(pixels(3), 2)
+    found = Classifier(logits_session(), request(BARE)).classify(pixels(3), 2)
     np.testing.assert_array_equal(found.indices, [[1, 2], [0, 1], [3, 0]])
     shares = np.exp(LOGITS.astype(np.float64))
     shares /= shares.sum(axis=1, keepdims=True)
@@ -81,7 +81,7 @@ def test_logits_become_probabilities_and_the_lower_of_equal_classes_is_first() -
 def test_planes_are_normalised_pixels() -> None:
     session = logits_session()
     shown = pixels(3)
-    Classifier(session, request(ModelForm())).classify(shown, 1)
+    Classifier(session, request(BARE)).classify(shown, 1)
     np.testing.assert_array_equal(session.fed[0], normalise(shown))
 
 
@@ -91,7 +91,7 @@ def test_a_graph_that_normalises_inside_is_fed_pixels() -> None:
         (spec("logits", None, 4),),
         lambda fed: {"logits": LOGITS[: len(fed)]},
     )
-    classifier = Classifier(session, request(ModelForm(ImageInput.UINT8_NHWC)))
+    classifier = Classifier(session, request(Ends(embed_preprocess=True)))
     shown = pixels(3)
     assert classifier.classify(shown, 1).indices.tolist() == [[1], [0], [3]]
     assert classifier.size == SIZE
@@ -103,7 +103,7 @@ def test_probabilities_are_taken_as_they_are() -> None:
     session = FakeSession(
         planes(), (spec("probabilities", None, 4),), lambda _: {"probabilities": shares}
     )
-    classifier = Classifier(session, request(ModelForm(tail=Tail.SOFTMAX)))
+    classifier = Classifier(session, request(Ends(tail=Tail.SOFTMAX)))
     found = classifier.classify(pixels(1), 3)
     assert found.indices.tolist() == [[3, 2, 1]]
     np.testing.assert_array_equal(found.probabilities, shares[:, [3, 2, 1]])
@@ -117,7 +117,7 @@ def test_the_best_classes_are_taken_as_they_are() -> None:
         (spec("indices", None, 2, dtype="int64"), spec("probabilities", None, 2)),
         lambda _: {"indices": np.array([[8, 3]]), "probabilities": shares},
     )
-    classifier = Classifier(session, request(ModelForm(tail=Tail.TOPK)))
+    classifier = Classifier(session, request(Ends(tail=Tail.TOPK)))
     found = classifier.classify(pixels(1), 2)
     assert found.indices.tolist() == [[8, 3]]
     np.testing.assert_array_equal(found.probabilities, shares)
@@ -131,14 +131,14 @@ def test_a_picture_without_numbers_has_no_class(bad: float) -> None:
     logits = LOGITS.copy()
     logits[1, 2] = bad
     session = FakeSession(planes(), (spec("logits", None, 4),), lambda _: {"logits": logits})
-    found = Classifier(session, request(ModelForm())).classify(pixels(3), 1)
+    found = Classifier(session, request(BARE)).classify(pixels(3), 1)
     assert found.finite.tolist() == [True, False, True]
     assert found.indices[[0, 2]].tolist() == [[1], [3]]
 
 
 def test_a_fixed_batch_is_filled() -> None:
     session = logits_session(batch=3)
-    classifier = Classifier(session, request(ModelForm(), batch=8))
+    classifier = Classifier(session, request(BARE, batch=8))
     assert classifier.batch == 3
     shown = pixels(2)
     assert classifier.classify(shown, 1).indices.tolist() == [[1], [0]]
@@ -153,7 +153,7 @@ def test_an_engine_is_fed_what_its_profile_takes(
     profile: str, asked: int, batch: int, fed: int
 ) -> None:
     session = logits_session()
-    form = request(ModelForm(), batch=asked, profile=ShapeProfile.parse(profile))
+    form = request(BARE, batch=asked, profile=ShapeProfile.parse(profile))
     classifier = Classifier(session, form)
     assert classifier.batch == batch
     assert len(classifier.classify(pixels(1), 1).indices) == 1
@@ -163,29 +163,32 @@ def test_an_engine_is_fed_what_its_profile_takes(
 @pytest.mark.parametrize(
     ("form", "taken", "given", "message"),
     [
-        (ModelForm(), spec("image", None, 4), (spec("logits", None, 4),), r"\(N, 3, S, S\) float"),
-        (ModelForm(), spec("image", None, 3, 4, 5), (spec("logits", None, 4),), "expected pic"),
+        (BARE, spec("image", None, 4), (spec("logits", None, 4),), r"\(N, 3, S, S\) float"),
+        (BARE, spec("image", None, 3, 4, 5), (spec("logits", None, 4),), "expected pic"),
         (
-            ModelForm(ImageInput.UINT8_NHWC),
+            Ends(embed_preprocess=True),
             planes(),
             (spec("logits", None, 4),),
             r"image float32 \(N, 3, 4, 4\) is what the artifact takes; expected pictures \(N, S",
         ),
-        (ModelForm(), planes(), (spec("map", None, 4, 4, 4),), "is what the artifact gives; exp"),
-        (ModelForm(), planes(), (spec("logits", None, None),), r"expected logits \(N, classes\)"),
-        (ModelForm(tail=Tail.TOPK), planes(), (spec("logits", None, 4),), "probabilities"),
+        (BARE, planes(), (spec("map", None, 4, 4, 4),), "is what the artifact gives; exp"),
+        (BARE, planes(), (spec("logits", None, None),), r"expected logits \(N, classes\)"),
+        (Ends(tail=Tail.TOPK), planes(), (spec("logits", None, 4),), "probabilities"),
     ],
 )
 def test_other_ends_are_refused(
-    form: ModelForm, taken: TensorSpec, given: tuple[TensorSpec, ...], message: str
+    form: Ends, taken: TensorSpec, given: tuple[TensorSpec, ...], message: str
 ) -> None:
     with pytest.raises(ArtifactError, match=message):
         Classifier(FakeSession(taken, given, lambda _: {}), request(form))
 
 
 def test_the_form_is_read_from_a_manifest() -> None:
-    assert ModelForm.from_details({}) == ModelForm(ImageInput.FLOAT32_NCHW, Tail.LOGITS)
+    assert Ends.of_details({}) == BARE
     details = {"image_input": "uint8_nhwc", "tail": "topk"}
-    assert ModelForm.from_details(details) == ModelForm(ImageInput.UINT8_NHWC, Tail.TOPK)
-    with pytest.raises(ArtifactError, match="'argmax' is not a valid Tail"):
-        ModelForm.from_details({"tail": "argmax"})
+    assert Ends.of_details(details) == Ends(embed_preprocess=True, tail=Tail.TOPK)
+    with pytest.raises(
+        ArtifactError,
+        match="tail 'argmax'; known are float32_nchw, uint8_nhwc and logits, softmax, topk",
+    ):
+        Ends.of_details({"tail": "argmax"})
