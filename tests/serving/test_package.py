@@ -104,6 +104,8 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.Monkey
     rename = Path.rename
 
     def failing(self: Path, target: Path) -> Path:
+        if self.parent.name == "new":  # next to the repository: one file system, not polled
+            assert self.parents[2] == tmp_path
         if self.parent.name == "new" and self.name == "b":
             raise OSError(28, "No space left on device")
         return rename(self, target)
