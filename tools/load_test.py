@@ -7,7 +7,8 @@ The server gets a Python-backend model of one ONNX Runtime thread; this process 
 Closed loop: so many requests are always under way. Open loop: requests are sent on a clock of
 random gaps, whether or not answers came, at a share of what the closed loop reached. Every answer
 is compared with the one computed offline. CPU seconds are those of the server's process and of its
-models.
+models; the offline ones are measured in this process before and after each phase, by batch size, as
+a machine that others use too is not the same all the time.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ CLOSED = (1, 4, 16, 64)
 OPEN_SHARE = 0.8
 TOLERANCE = 1e-5
 TIMEOUT_S = 60.0
+ROUNDS, TIMED = 5, 64
 
 
 @dataclass
@@ -175,22 +177,32 @@ def batch_sizes(before: dict[str, Any], after: dict[str, Any]) -> dict[int, int]
     return {size: number for size, number in sorted(counts.items()) if number}
 
 
-def offline_ms(path: Path, pictures: np.ndarray, sizes: Sequence[int]) -> dict[int, float]:
-    """CPU milliseconds a picture takes in this process, one thread, by batch size."""
-    found = {}
-    with open_session(SessionRequest("ort-cpu", path, threads=1)) as session:
-        name = session.inputs[0].name
-        for size in sizes:
-            session.run({name: pictures[:size]})
-            times = []
-            for _ in range(5):
-                begin, rounds = time.process_time(), max(1, 256 // size)
-                for index in range(rounds):
-                    start = index * size % (len(pictures) - size + 1)
-                    session.run({name: pictures[start : start + size]})
-                times.append((time.process_time() - begin) / rounds / size * 1e3)
-            found[size] = float(np.median(times))
-    return found
+class Offline:
+    """The model in this process, one thread: CPU milliseconds a picture takes, by batch size."""
+
+    def __init__(self, path: Path, pictures: np.ndarray, sizes: Sequence[int]) -> None:
+        self._path, self._pictures, self._sizes = path, pictures, sizes
+        self.times: list[dict[int, list[float]]] = []
+
+    def measure(self) -> None:
+        """Time all sizes, in turns."""
+        times: dict[int, list[float]] = {size: [] for size in self._sizes}
+        with open_session(SessionRequest("ort-cpu", self._path, threads=1)) as session:
+            name = session.inputs[0].name
+            for size in self._sizes:
+                session.run({name: self._pictures[:size]})
+            for _ in range(ROUNDS):
+                for size in self._sizes:
+                    begin = time.process_time_ns()
+                    for start in range(0, TIMED, size):
+                        session.run({name: self._pictures[start : start + size]})
+                    times[size].append((time.process_time_ns() - begin) / TIMED / 1e6)
+        self.times.append(times)
+
+    def around_last_phase(self) -> dict[int, float]:
+        """Medians of what was measured before and after it."""
+        before, after = self.times[-2:]
+        return {size: float(np.median(before[size] + after[size])) for size in self._sizes}
 
 
 def under_sigterm(server: ServerProcess, client: Client, waiting: int) -> dict[str, int]:
@@ -262,13 +274,14 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> int:
         names = (session.inputs[0].name, session.outputs[0].name)
         parts = np.split(pictures, PICTURES // 32)
         wanted = np.concatenate([session.run({names[0]: part})[names[1]] for part in parts])
-    offline = offline_ms(graph, pictures, sorted({1, 4, 8, 16, arguments.max_batch}))
-    print(f"offline, one thread: {_listed(offline)} CPU ms a picture, by batch size")
+    sizes = sorted({1, 4, 8, 16, arguments.max_batch})
+    offline = Offline(graph, pictures, sizes)
     share = arguments.requests // 5
     rows: list[dict[str, Any]] = []
     with ServerProcess(folder / "models", folder / "server.log") as server:
         client = Client(server.grpc_url, pictures, wanted, names)
         run_phase(client, 64, 16, None)  # connections and memory are there
+        offline.measure()
         rows += [
             _phase(server, client, offline, share, concurrency=number, gaps_s=None)
             for number in CLOSED
@@ -280,7 +293,7 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> int:
         client.close()
     _show(rows, ending)
     if arguments.json is not None:
-        values = {"offline_ms": offline, "phases": rows, "sigterm": ending}
+        values = {"offline_ms": offline.times, "phases": rows, "sigterm": ending}
         arguments.json.write_text(json.dumps(values, indent=1) + "\n")
     bad = sum(row["wrong"] + row["lost"] for row in rows) + ending["wrong"] + ending["lost"]
     return 1 if bad else 0
@@ -289,7 +302,7 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> int:
 def _phase(
     server: ServerProcess,
     client: Client,
-    offline: dict[int, float],
+    offline: Offline,
     count: int,
     *,
     concurrency: int | None,
@@ -299,15 +312,12 @@ def _phase(
     answers, seconds = run_phase(client, count, concurrency, gaps_s)
     used: CpuSeconds = server.cpu_seconds().since(cpu)
     batches = batch_sizes(statistics, server.statistics(NAME))
+    offline.measure()
     executions = sum(batches.values())
     served = sum(size * number for size, number in batches.items())
     mean = served / executions
     # offline at the sizes that were reached, between the sizes that were measured
-    sizes = sorted(offline)
-    base = sum(
-        size * number * float(np.interp(size, sizes, [offline[one] for one in sizes]))
-        for size, number in batches.items()
-    ) / (served * 1e3)
+    base = _weighted(offline.around_last_phase(), batches)
     p50, p99 = np.percentile(answers.latencies_ms, (50, 99))
     return {
         "loop": "open" if concurrency is None else f"closed {concurrency}",
@@ -319,13 +329,23 @@ def _phase(
         "batches": batches,
         "server_ms": used.server / served * 1e3,
         "model_ms": used.models / served * 1e3,
-        "offline_ms": base * 1e3,
-        "ratio": used.total / served / base,
+        "offline_ms": base,
+        "ratio": used.total / served * 1e3 / base,
         "wrong": answers.wrong,
         "lost": count - answers.answered,
         "errors": dict(answers.errors),
         "worst_rel_l2": answers.worst,
     }
+
+
+def _weighted(table: dict[int, float], batches: dict[int, int]) -> float:
+    """Offline milliseconds a picture at the sizes that were reached, between those measured."""
+    sizes = sorted(table)
+    times = [table[size] for size in sizes]
+    each = [
+        size * number * float(np.interp(size, sizes, times)) for size, number in batches.items()
+    ]
+    return sum(each) / sum(size * number for size, number in batches.items())
 
 
 def _show(rows: Sequence[dict[str, Any]], ending: dict[str, int]) -> None:

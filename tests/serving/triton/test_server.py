@@ -217,7 +217,7 @@ def test_a_fixed_batch_is_filled_up(
 def test_bad_pictures_fail_alone_in_one_line(client: Client, files: list[bytes]) -> None:
     message = client.error("floats_images", "image", as_bytes([b"no picture"]))
     assert "cannot read the picture sent: its content is of no picture format" in message
-    assert "\n" not in message
+    assert "\n" not in message and "cannot prepare" not in message
     message = client.error("floats_images", "image", as_bytes([files[0], files[3][:300]]))
     assert "cannot read the picture 2 of 2: " in message and "\n" not in message
     client.error("floats_images", "image", as_bytes([b""]))
@@ -338,9 +338,7 @@ def test_backends_that_this_server_lacks(
         backend = missing[name]
         assert states[name]["state"] == "UNAVAILABLE"
         wanted = f"unable to find backend library for backend '{backend}'"
-        assert wanted in states[name]["reason"] or (
-            f"unable to find '{backend}' or '{backend}/" in states[name]["reason"]
-        ), states[name]["reason"]
+        assert wanted in states[name]["reason"]
         for step in ("preprocess", "postprocess"):
             assert states[f"{name}_{step}"]["state"] == "READY"
     log = (tmp_path / "log").read_text()

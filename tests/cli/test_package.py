@@ -1,0 +1,54 @@
+"""`package`: what it prints, and how it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Run = Callable[..., Any]
+
+
+def test_the_json(run: Run, onnx_file: Path) -> None:
+    done = run("package", "--triton", "models", "--format", "python", "--top", 3, "--json")
+    assert done.status == 0, done.err
+    found = done.json
+    assert found["repository"] == "models"
+    assert found["artifact"]["path"] == str(Path("artifacts/onnx") / onnx_file.name)
+    assert found["model"] == {
+        "name": "t2t_vit_tiny_fp32",
+        "backend": "python",
+        "accelerator": "none",
+        "instances": "on CPU",
+        "max_batch_size": 32,
+        "preferred_batch_sizes": [4, 8, 16, 32],
+        "input": "image float32 (N, 3, 32, 32)",
+        "outputs": ["logits float32 (N, 10)"],
+        "tail": "logits",
+    }
+    assert found["ensemble"]["name"] == "t2t_vit_tiny_fp32_images"
+    assert (found["ensemble"]["top"], found["ensemble"]["labels"]) == (3, False)
+    assert [Path(folder).is_dir() for folder in found["folders"]] == [True] * 4
+    assert "taking the newest artifact" in done.err
+
+
+def test_in_words(run: Run, workspace: Path) -> None:
+    done = run("package", "--triton", "models")
+    assert done.status == 0
+    assert "t2t_vit_tiny_fp32: onnxruntime, on CPU, batches up to 32" in done.out
+    assert "tritonserver --model-repository=models" in done.out
+
+
+def test_errors_are_one_line(run: Run, onnx_file: Path, change_manifest: Any) -> None:
+    assert run("package").status == 2
+    assert run("package", "--triton", "models", "--format", "tensorrt", onnx_file).status == 2
+    Path("models/t2t_vit_tiny_fp32").mkdir(parents=True)
+    done = run("package", "--triton", "models")
+    assert done.status == 1
+    assert done.err.splitlines()[-1].startswith("error: models/t2t_vit_tiny_fp32 is there and not")
+    failed = {"status": "failed", "reason": "off by 1"}
+    change_manifest(onnx_file, verification=failed)
+    done = run("package", "--triton", "other", onnx_file)
+    assert done.status == 1 and "failed its check (off by 1)" in done.err
+    assert not Path("other").exists()
+    assert run("package", "--triton", "other", onnx_file, "--force").status == 0
