@@ -14,10 +14,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from t2t_deploy.errors import ImageError, shown_path
+from t2t_deploy.types import IMAGE_MEAN, IMAGE_STD
 
-# ImageNet statistics of the released evaluation, RGB.
-MEAN = np.array((0.485, 0.456, 0.406), np.float32)
-STD = np.array((0.229, 0.224, 0.225), np.float32)
+MEAN, STD = IMAGE_MEAN, IMAGE_STD
 CROP_FRACTION = 0.9
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 # A picture that would be larger than this once resized, 64 MiB as Pillow keeps it, is cropped

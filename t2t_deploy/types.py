@@ -18,6 +18,10 @@ PROBABILITIES_NAME = "probabilities"
 INDICES_NAME = "indices"
 DEFAULT_TOP_K = 5
 
+# ImageNet statistics of the released evaluation, RGB.
+IMAGE_MEAN = np.array((0.485, 0.456, 0.406), np.float32)
+IMAGE_STD = np.array((0.229, 0.224, 0.225), np.float32)
+
 
 class Precision(str, Enum):
     """Arithmetic of a graph or engine."""

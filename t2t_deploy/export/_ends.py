@@ -13,9 +13,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy.errors import ExportError
-from t2t_deploy.images import MEAN, STD
 from t2t_deploy.types import (
     DEFAULT_TOP_K,
+    IMAGE_MEAN,
+    IMAGE_STD,
     INDICES_NAME,
     INPUT_NAME,
     OUTPUT_NAME,
@@ -111,8 +112,8 @@ def _embed(graph: onnx.GraphProto) -> None:
         )
     _rename_uses(graph, INPUT_NAME, _NORMALISED)
     # folded in float64, cast once
-    offset = (255 * MEAN.astype(np.float64)).astype(np.float32)
-    factor = (1 / (255 * STD.astype(np.float64))).astype(np.float32)
+    offset = (255 * IMAGE_MEAN.astype(np.float64)).astype(np.float32)
+    factor = (1 / (255 * IMAGE_STD.astype(np.float64))).astype(np.float32)
     names = [f"{_PREFIX}/{word}" for word in ("floats", "centred", "scaled", "offset", "factor")]
     floats, centred, scaled, offset_name, factor_name = names
     graph.initializer.append(numpy_helper.from_array(offset, offset_name))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from t2t_deploy.cli import main
 
 _MODEL = """tokens_type = "performer"
 embed_dim = 32
@@ -26,16 +28,17 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def run(self, *words: str) -> dict[str, Any]:
-        done = subprocess.run(
-            [sys.executable, "-m", "t2t_deploy", *words, "--json", "--workspace", "work"],
-            cwd=self.root,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
+    def run(self, *words: str, status: int = 0) -> dict[str, Any]:
+        files = {"train", "val"}
+        named = [str(self.root / word) if word in files or "." in word else word for word in words]
+        with (
+            contextlib.redirect_stdout(io.StringIO()) as told,
+            contextlib.redirect_stderr(io.StringIO()) as notes,
+            pytest.raises(SystemExit) as left,
+        ):
+            main([*named, "--json", "--workspace", str(self.root / "work")])
+        assert left.value.code == status, notes.getvalue()
+        found: dict[str, Any] = json.loads(told.getvalue())
         return found
 
 
@@ -88,7 +91,7 @@ def test_evaluate_agrees_with_the_bare_graph(folder: Folder) -> None:
 
 
 def test_quantize_keeps_them(folder: Folder) -> None:
-    words = ("quantize", "ends.onnx", "--images", "train", "-o", "int8.onnx")
+    words = ("quantize", "ends.onnx", "--images", "train", "--mode", "dynamic", "-o", "int8.onnx")
     assert folder.run(*words)["verification"]["status"] == "passed"
     told = details(folder.root / "int8.onnx")
     assert (told["image_input"], told["tail"]) == ("uint8_nhwc", "topk")
@@ -96,7 +99,7 @@ def test_quantize_keeps_them(folder: Folder) -> None:
 
 
 def test_bench_gives_pixels(folder: Folder) -> None:
-    words = ("bench", "ends.onnx", "--backend", "ort-cpu", "--rounds", "3")
+    words = ("bench", "ends.onnx", "--backend", "ort-cpu", "--rounds", "5")
     found = folder.run(*words)["results"]
     assert [row["status"] for row in found] == ["ok"]
 
