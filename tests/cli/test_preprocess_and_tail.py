@@ -104,8 +104,8 @@ def test_bench_gives_pixels(folder: Folder) -> None:
     assert [row["status"] for row in found] == ["ok"]
 
 
+@pytest.mark.usefixtures("tensorrt_rtx")
 def test_an_engine_of_another_precision_keeps_them(folder: Folder) -> None:
-    pytest.importorskip("tensorrt_rtx")
     words = ("build-trt", "ends.onnx", "--fp16", "--sm", "86", "-o", "half.engine")
     assert folder.run(*words)["attestation"]["status"] == "passed"
     told = details(folder.root / "half.engine")

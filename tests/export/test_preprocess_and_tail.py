@@ -144,3 +144,15 @@ def test_ties_come_in_any_order() -> None:
     logits = np.zeros((1, 10), np.float32)
     tenth = np.full((1, 3), 0.1, np.float32)
     assert tail_fault({"probabilities": tenth, "indices": np.array([[7, 2, 5]])}, logits) is None
+
+
+def test_the_graph_normalises_as_images_do(bare: onnx.ModelProto, tmp_path: Path) -> None:
+    """Directly: the first LayerNorm would hide a wrong factor from the logits."""
+    made = check_graph(with_ends(bare, Ends(embed_preprocess=True)), batch=None)
+    inside = next(info for info in made.graph.value_info if info.name == "image_normalised")
+    made.graph.output.append(inside)
+    every = np.arange(32 * 32 * 3).reshape(1, 32, 32, 3).astype(np.uint8)
+    with session_of(made, tmp_path) as session:
+        found = session.run({"image": every})["image_normalised"]
+    # two roundings of values up to 2.7 instead of three
+    np.testing.assert_allclose(found, normalise(every), rtol=0, atol=5e-7)
