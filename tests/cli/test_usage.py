@@ -16,7 +16,7 @@ Run = Callable[..., Any]
 
 COMMANDS = [
     *("variants", "export", "calibrate", "quantize", "build-trt", "verify", "evaluate", "bench"),
-    *("predict", "inspect", "workspace"),
+    *("predict", "inspect", "package", "workspace"),
     "doctor",
 ]
 
