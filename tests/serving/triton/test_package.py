@@ -44,6 +44,7 @@ def test_every_file_of_a_python_package(package: Make, tmp_path: Path, labels: P
         *("tiny_preprocess/config.pbtxt", "tiny_preprocess/t2t-deploy.json"),
         *("tiny_preprocess/1/model.py", "tiny_preprocess/1/t2t_deploy/__init__.py"),
         *("tiny_preprocess/1/t2t_deploy/errors.py", "tiny_preprocess/1/t2t_deploy/images.py"),
+        "tiny_preprocess/1/t2t_deploy/types.py",
         *("tiny_postprocess/config.pbtxt", "tiny_postprocess/t2t-deploy.json"),
         *("tiny_postprocess/1/model.py", "tiny_postprocess/labels.txt"),
         *("tiny_images/config.pbtxt", "tiny_images/t2t-deploy.json", "tiny_images/1/.keep"),
@@ -329,4 +330,4 @@ def test_the_copied_transform_is_whole_and_ours(tmp_path: Path) -> None:
     )
     place, modules = done.stdout.splitlines()
     assert place == str(tmp_path / "copy/t2t_deploy/images.py")
-    assert modules == "['t2t_deploy', 't2t_deploy.errors', 't2t_deploy.images']"
+    assert modules == str([f"t2t_deploy{name}" for name in ("", ".errors", ".images", ".types")])
