@@ -83,16 +83,20 @@ def test_a_stopped_build_leaves_nothing_partial(
     # twice: the first run of a program reads it from disk
     whole_s = min(build_seconds(program, environment, fresh(name)) for name in ("cold", "warm"))
     stream = random.Random(0)
-    cut_short = 0
-    for number in range(moments):
+    cut_short, latest, number = 0, 0.9, 0
+    while cut_short < moments:
+        number += 1
         folder = fresh(str(number))
         before = set((folder / "artifacts").rglob("*"))
-        status = stopped(program, environment, folder, kind, stream.uniform(0.1, 1) * whole_s)
+        status = stopped(program, environment, folder, kind, stream.uniform(0.1, latest) * whole_s)
         expected = 130 if kind == signal.SIGINT else -kind
         # before the program has started, Python itself answers Ctrl-C
         assert status in {0, expected, -signal.SIGINT if kind == signal.SIGINT else expected, 1}
-        cut_short += status != 0
         check(folder, before, done=status == 0)
-    assert cut_short > 0
+        if status == 0:  # this machine is faster now than when the whole build was timed
+            latest *= 0.8
+            assert latest > 0.2, "no build lasted until its signal"
+        else:
+            cut_short += 1
     # the workspace a build was cut short in is usable
     assert stopped(program, environment, folder, kind, 600) == 0
