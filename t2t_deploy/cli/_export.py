@@ -16,8 +16,20 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+def _variants(context: click.Context, parameter: click.Parameter, word: str) -> list[str]:
+    """What a shell may complete ``--variant`` to."""
+    from t2t_deploy.pipeline import VARIANTS
+
+    return [name for name in VARIANTS if name.startswith(word)]
+
+
 @click.command("export", short_help="Checkpoint -> verified ONNX.")
-@click.option("--variant", metavar="V", help="A released variant; see 't2t-deploy variants'.")
+@click.option(
+    "--variant",
+    metavar="V",
+    shell_complete=_variants,
+    help="A released variant; see 't2t-deploy variants'.",
+)
 @click.option(
     "--config",
     "config_file",
