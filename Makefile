@@ -41,11 +41,12 @@ DIST_READY := .venv-dist/.ready
 STUBS := .venv/stubs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu bench-gpu test-ray ray-run test-serve load-test lock audit sbom lint format clean
+.PHONY: help demo test coverage test-slow test-gpu bench-gpu test-ray ray-run test-serve load-test lock audit sbom lint format clean
 
 help:
 	@echo 'make demo       export, build-trt and bench of T2T-ViT-14, in $(DEMO)'
 	@echo 'make test       every check that needs no GPU and is not slow'
+	@echo 'make coverage   make test, and the branches it takes: at least 90 %'
 	@echo 'make test-slow  the slow ones; PYTEST_ARGS="tests/export -x" narrows either'
 	@echo 'make test-gpu   the checks on a GPU; without one all are skipped, with the reason'
 	@echo 'make bench-gpu  builds, checks and times engines; a report in docs/results'
@@ -96,6 +97,13 @@ demo: $(READY)
 
 test: $(READY)
 	@$(PYTEST) -m 'not slow and not gpu' $(PYTEST_ARGS)
+
+# branches of the package that `make test` takes, in commands, workers and builders too
+coverage: $(READY)
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 -m 'not slow and not gpu' $(PYTEST_ARGS)
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage report --fail-under=90
 
 test-slow: $(READY)
 	@$(PYTEST) -m 'slow and not gpu' $(PYTEST_ARGS)
