@@ -13,6 +13,7 @@ from t2t_deploy.calibration import image_set_from_folder
 from t2t_deploy.errors import ArtifactError, EngineError
 from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, cpu_backend
 from t2t_deploy.pipeline._engine import check_engine
+from t2t_deploy.pipeline._locate import locate_file
 from t2t_deploy.pipeline._nodewise import (
     bare_graph,
     check_plot_request,
@@ -23,6 +24,7 @@ from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import Session, SessionRequest, open_session, why_not_in, why_not_runnable
 from t2t_deploy.types import OUTPUT_NAME, TOLERANCES, Ends, Precision, Status, Tail, Tolerance
 from t2t_deploy.verify import (
+    Located,
     NodewiseReport,
     NodewiseSession,
     PictureSet,
@@ -31,6 +33,7 @@ from t2t_deploy.verify import (
     compare_logits,
     logits_of,
     nodewise_not_run,
+    not_located,
     not_verified,
     on_pixel_grid,
     outputs_of,
@@ -47,17 +50,21 @@ _MAX_NODEWISE_PICTURES = 3
 
 @dataclass(frozen=True, slots=True)
 class VerifiedArtifact:
-    """An artifact and its verdicts. plot: the picture of the node by node one."""
+    """An artifact and its verdicts. plot: the picture of the node by node one.
+
+    located: what a comparison layer by layer found, where it was asked for.
+    """
 
     artifact: Artifact
     verification: Verification
     nodewise: NodewiseReport | None = None
     plot: Path | None = None
+    located: Located | None = None
 
     @property
     def failed(self) -> bool:
         """Whether one of the verdicts is that it fell short."""
-        verdicts = (self.verification, self.nodewise)
+        verdicts = (self.verification, self.nodewise, self.located)
         return any(v is not None and v.status is Status.FAILED for v in verdicts)
 
 
@@ -159,6 +166,7 @@ def verify_artifacts(
     report: Report = silent,
     *,
     nodewise: bool = False,
+    locate: bool = False,
     plot: Path | None = None,
     backend: str | None = None,
 ) -> list[VerifiedArtifact]:
@@ -169,6 +177,8 @@ def verify_artifacts(
     the manifest; that of another runtime is told and not kept. nodewise: also evaluate each graph
     with rounding and overflow after every node, and draw it, in ``plot`` or the workspace's logs;
     that verdict stands in the manifest beside the other, since a runtime may hide what it finds.
+    locate: also compare each layer with the reference's, given the same input; that verdict stands
+    there too, since logits may hide what a layer shows.
     Raises ArtifactError, BackendError, ImageError, UsageError.
     """
     runtime = cpu_backend(backend)
@@ -191,7 +201,9 @@ def verify_artifacts(
         if not manifest.weights:
             reason = "made from a file without manifest, so its reference is unknown"
             unknown = nodewise_not_run(tolerance, reason) if nodewise else None
-            results.append(VerifiedArtifact(artifact, not_verified(tolerance, reason), unknown))
+            nowhere = not_located(reason) if locate else None
+            verdict = not_verified(tolerance, reason)
+            results.append(VerifiedArtifact(artifact, verdict, unknown, located=nowhere))
             continue
         if images is not None:
             pictures = _pictures_from_folder(images, int(manifest.config["image_size"]), report)
@@ -205,23 +217,36 @@ def verify_artifacts(
         kept = pictures is None and (runtime == DEFAULT_BACKEND or manifest.kind == "engine")
         if kept and result.status is not Status.NOT_RUN:
             artifact = workspace.update(artifact, verification=result.to_dict())
-        if not nodewise:
-            results.append(VerifiedArtifact(artifact, result))
-            continue
-        report.step(f"evaluating {name} node by node")
         few = None if pictures is None else _first(pictures, _MAX_NODEWISE_PICTURES)
-        try:
-            found = nodewise_file(artifact.path, manifest, weights, few, report)
-        except ArtifactError as err:
-            if paths:
-                raise
-            found = nodewise_not_run(tolerance, str(err))
-        picture = draw_nodewise(workspace, name, found, plot, report)
-        if pictures is None and found.status is not Status.NOT_RUN:
-            details = {**artifact.known().details, "nodewise": found.summary()}
-            artifact = workspace.update(artifact, details=details)
-        results.append(VerifiedArtifact(artifact, result, found, picture))
+        found = picture = layers = None
+        if locate:
+            report.step(f"comparing the layers of {name}")
+            layers = locate_file(artifact.path, manifest, weights, few, report)
+            if pictures is None:
+                artifact = _told(workspace, artifact, "located", layers)
+        if nodewise:
+            report.step(f"evaluating {name} node by node")
+            try:
+                found = nodewise_file(artifact.path, manifest, weights, few, report)
+            except ArtifactError as err:
+                if paths:
+                    raise
+                found = nodewise_not_run(tolerance, str(err))
+            picture = draw_nodewise(workspace, name, found, plot, report)
+            if pictures is None:
+                artifact = _told(workspace, artifact, "nodewise", found)
+        results.append(VerifiedArtifact(artifact, result, found, picture, layers))
     return results
+
+
+def _told(
+    workspace: Workspace, artifact: Artifact, name: str, verdict: NodewiseReport | Located
+) -> Artifact:
+    """Keep a verdict in the manifest; one of nothing leaves what stands there."""
+    if verdict.status is Status.NOT_RUN:
+        return artifact
+    details = {**artifact.known().details, name: verdict.summary()}
+    return workspace.update(artifact, details=details)
 
 
 def _first(pictures: PictureSet, count: int) -> PictureSet:
