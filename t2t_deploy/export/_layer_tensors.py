@@ -41,7 +41,7 @@ class LayerTensor:
     factor: float = 1.0
 
     def of(self, values: np.ndarray, batch: int = 1) -> np.ndarray:
-        """The layer's numbers among the tensor's: (1, rows, channels) float64, the first picture's."""
+        """The layer's numbers of the first picture: (1, rows, channels) float64."""
         wide = values.astype(np.float64).reshape(batch, -1, values.shape[-1])[:1]
         every = slice(None)
         return wide[:, self.rows or every, self.columns or every] * self.factor

@@ -1,8 +1,8 @@
-"""The reference one layer at a time, each given what another implementation's layer before it gave.
+"""The reference layer by layer, each given what another implementation's layer before it gave.
 
-So the error of a layer is its own: nothing adds up over depth, and a wrong layer is not hidden behind
-an earlier one. A second run tells how exactly a layer can be computed at all: its inputs are moved
-by one rounding of the arithmetic in question, at random.
+So the error of a layer is its own: nothing adds up over depth, and a wrong layer is not hidden
+behind an earlier one. A second run tells how exactly a layer can be computed at all: its inputs are
+moved by one rounding of the arithmetic in question, at random.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ def locate_file(
 ) -> Located:
     """Compare every layer of an ONNX file with the reference's, each given the same input.
 
-    On noise, a photograph and cream, or on other pictures. An engine, or a file without the runtime to
-    compute its tensors, is reported as not run.
+    On noise, a photograph and cream, or on other pictures. An engine, or a file without the runtime
+    to compute its tensors, is reported as not run.
     """
     if manifest.kind == "engine":
         return not_located("an engine shows no tensors; name the ONNX file it is of")
@@ -78,8 +78,10 @@ def locate_file(
         chosen = on_pixel_grid(chosen)
         shown.append(NORMALISED_NAME)
     every = reference_layers(config)
+    scaled = _equalised_layers(manifest)
     performer = PerformerForm((manifest.strategies or {})["performer"])
-    tensors = layer_tensors(model, every, performer, config.token_dim)
+    comparable = [layer for layer in every if layer not in scaled]
+    tensors = layer_tensors(model, comparable, performer, config.token_dim)
     shown += [tensor.tensor for tensor in tensors.values()]
     found = []
     with _opened(with_tensors_shown(model, shown), manifest.precision) as session:
@@ -98,9 +100,28 @@ def locate_file(
     )
 
 
+def _equalised_layers(manifest: Manifest) -> set[str]:
+    """Layers whose channels an 8-bit graph holds in other units than the reference.
+
+    The layers that read them take it back, and are compared.
+    """
+    scaled = set()
+    for pair in manifest.details.get("quantization", {}).get("equalised", ()):
+        kind, index, *inside = str(pair["producer"]).removeprefix("tokens.").split(".")
+        in_tokens = kind == "blocks" and str(pair["producer"]).startswith("tokens.")
+        if in_tokens:
+            scaled.add(f"tokens_to_token.attention{int(index) + 1}.norm2")
+        elif inside[0] == "attn":
+            path = f"{kind}.{index}"
+            scaled |= {f"{path}.attn.qkv (values)", f"{path}.attn.v", f"{path} (attention)"}
+        else:
+            scaled.add(f"{kind}.{index}.{inside[0]}")
+    return scaled
+
+
 @contextlib.contextmanager
 def _opened(model: onnx.ModelProto, precision: Precision) -> Iterator[Session]:
-    """A session on a copy of a graph. bf16 is rounded after every node, as no kernel here has it."""
+    """A session on a copy of a graph; bf16, of which no kernel is here, is rounded node by node."""
     if precision is Precision.BF16:
         with NodewiseSession(model) as session:
             yield session

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from t2t_deploy.calibration import image_set_from_folder
 from t2t_deploy.errors import ArtifactError, EngineError
+from t2t_deploy.images import pixels_of
 from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, cpu_backend
 from t2t_deploy.pipeline._engine import check_engine
 from t2t_deploy.pipeline._locate import locate_file
@@ -40,6 +43,7 @@ from t2t_deploy.verify import (
     standard_pictures,
     tail_fault,
     verify_session,
+    why_non_finite,
 )
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
@@ -109,13 +113,29 @@ def verify_file(
         )
         if not ends.bare:
             how += ", and of the graph inside its ends"
+        result = _with_cause(result, path, manifest, ends, few)
         reason = how if result.reason is None else f"{result.reason}; {how}"
         return dataclasses.replace(result, reason=reason)
     request = SessionRequest(backend, path, precision=manifest.precision)
     if not ends.bare:
-        return _verify_with_ends(request, eager, ends, chosen, tolerance)
-    with open_session(eager) as reference, open_session(request) as other:
-        result = verify_session(reference, other, chosen, tolerance)
+        result = _verify_with_ends(request, eager, ends, chosen, tolerance)
+    else:
+        with open_session(eager) as reference, open_session(request) as other:
+            result = verify_session(reference, other, chosen, tolerance)
+    return _with_cause(result, path, manifest, ends, chosen)
+
+
+def _with_cause(
+    result: Verification, path: Path, manifest: Manifest, ends: Ends, pictures: PictureSet
+) -> Verification:
+    """The same verdict; where logits are no numbers, the tensor that is the first without."""
+    if result.status is not Status.FAILED or result.rel_l2 is not None:
+        return result
+    for picture in pictures.pictures:
+        fed = np.repeat(picture[None], manifest.batch or 1, axis=0)
+        cause = why_non_finite(path, pixels_of(fed) if ends.embed_preprocess else fed)
+        if cause is not None:
+            return dataclasses.replace(result, reason=f"{result.reason}; {cause}")
     return result
 
 
