@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -105,17 +106,18 @@ def _equalised_layers(manifest: Manifest) -> set[str]:
 
     The layers that read them take it back, and are compared.
     """
-    scaled = set()
+    scaled: set[str] = set()
     for pair in manifest.details.get("quantization", {}).get("equalised", ()):
-        kind, index, *inside = str(pair["producer"]).removeprefix("tokens.").split(".")
-        in_tokens = kind == "blocks" and str(pair["producer"]).startswith("tokens.")
-        if in_tokens:
-            scaled.add(f"tokens_to_token.attention{int(index) + 1}.norm2")
-        elif inside[0] == "attn":
-            path = f"{kind}.{index}"
+        producer = str(pair["producer"])
+        in_tokens = re.fullmatch(r"tokens\.blocks\.(\d)\.tail\.norm", producer)
+        values = re.fullmatch(r"(blocks\.\d+)\.attn\.v", producer)
+        if in_tokens is not None:
+            scaled.add(f"tokens_to_token.attention{int(in_tokens[1]) + 1}.norm2")
+        elif values is not None:
+            path = values[1]
             scaled |= {f"{path}.attn.qkv (values)", f"{path}.attn.v", f"{path} (attention)"}
         else:
-            scaled.add(f"{kind}.{index}.{inside[0]}")
+            scaled.add(producer)
     return scaled
 
 

@@ -174,6 +174,6 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) ->
             if bad.any():
                 first = tuple(int(place) for place in np.argwhere(bad)[0])
                 raise InputError(
-                    f"input {spec.name!r} has {int(bad.sum())} numbers that are NaN or infinite, the "
-                    f"first at {first}; expected finite numbers: look at what made them"
+                    f"input {spec.name!r} has {int(bad.sum())} numbers that are NaN or infinite, "
+                    f"the first at {first}; expected finite numbers: look at what made them"
                 )

@@ -231,8 +231,8 @@ def test_a_right_graph_has_no_wrong_layer(run: Run, wronged: Wronged) -> None:
     found = result["located"]
     assert (found["status"], found["first"], found["last_agreeing"]) == ("passed", None, None)
     assert found["pictures"][0] == "noise 0" and found["pictures"][-1] == "cream"
-    # 3 blocks of 13 layers, 2 token blocks of 8, project, positions, norm, head
-    assert len(found["layers"]) == 3 * 13 + 2 * 8 + 4
+    # 3 blocks of 12 layers, 2 token blocks of 8, project, positions, norm, head
+    assert len(found["layers"]) == 3 * 12 + 2 * 8 + 4
     assert found["not_compared"] == [
         f"tokens_to_token.attention{block}{word}"
         for block in (1, 2)
@@ -284,11 +284,54 @@ def test_a_stored_number_that_is_none_is_named(run: Run, wronged: Wronged, value
 
 
 def test_a_computed_number_that_is_none_is_named(run: Run, wronged: Wronged) -> None:
-    """0/0 in a LayerNorm: its scale is finite, and so large that float32 ends."""
-
+    """A LayerNorm whose scale is finite, and so large that float32 ends."""
     path = wronged(scaled("blocks.1.norm1.weight", 1e38))
     done = run("verify", path, "--json")
     assert done.status == 3
     (result,) = done.json["results"]
     assert " are NaN or infinite, first on noise 0; " in result["reason"]
     assert " numbers are so first in tensor /blocks.1/" in result["reason"]
+
+
+FORMS = {
+    "bf16 from pixels to classes, batch 3": (
+        ("--precision", "bf16", "--batch", 3, "--embed-preprocess", "--tail", "topk"),
+        1 + 56,
+    ),
+    "for the CPU, probabilities": (("--target", "cpu", "--tail", "softmax"), 54),
+    "fp16 for TensorRT": (("--precision", "fp16", "--target", "tensorrt", "--batch", 1), 56),
+    "as the paper writes it": (("--soft-split", "conv", "--performer", "plain"), 62),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_right_graphs_of_other_forms(run: Run, empty_folder: Path, form: str) -> None:
+    options, layers = FORMS[form]
+    Path("small.toml").write_text(MODEL)
+    assert run("export", "--config", "small.toml", *options).status == 0
+    done = run("verify", "--locate", "--nodewise", "--json")
+    assert done.status == 0, done.err
+    (result,) = done.json["results"]
+    assert result["located"]["status"] == "passed"
+    assert len(result["located"]["layers"]) == layers
+    # node by node is about the graph inside its ends
+    assert result["nodewise"]["status"] == "passed"
+
+
+def test_wrong_preprocessing_is_the_first_layer(
+    run: Run, empty_folder: Path, change_manifest: Callable[..., None]
+) -> None:
+    Path("small.toml").write_text(MODEL)
+    done = run("export", "--config", "small.toml", "--embed-preprocess", "--json")
+    path = Path(done.json["artifact"]["path"])
+    model = onnx.load(path)
+    store(model, "ends/factor", stored(model, "ends/factor")[::-1])
+    onnx.save(model, path)
+    change_manifest(path, sha256=None)
+    done = run("verify", path, "--locate", "--json")
+    assert done.status == 3
+    found = done.json["results"][0]["located"]
+    assert found["first"]["layer"] == "preprocessing"
+    assert found["last_agreeing"] is None
+    # each layer is given what the file's own gave: those behind it are right
+    assert [layer["layer"] for layer in found["layers"] if layer["differs"]] == ["preprocessing"]
