@@ -304,7 +304,10 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form",
+    [pytest.param(form, marks=() if "bf16" in form else pytest.mark.slow) for form in FORMS],
+)
 def test_right_graphs_of_other_forms(run: Run, empty_folder: Path, form: str) -> None:
     options, layers = FORMS[form]
     Path("small.toml").write_text(MODEL)
