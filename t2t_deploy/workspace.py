@@ -92,7 +92,7 @@ class Manifest:
         details = self.details
         checks = (
             self.verification,
-            *(details.get(name) for name in ("attestation", "nodewise", "budget")),
+            *(details.get(name) for name in ("attestation", "nodewise", "located", "budget")),
         )
         return [check for check in checks if check and check["status"] == Status.FAILED.value]
 

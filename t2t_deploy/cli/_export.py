@@ -9,7 +9,7 @@ import click
 
 from t2t_deploy.cli._options import BatchType, common_options, output_option
 from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import artifact_values, fail_if, show_verification
+from t2t_deploy.cli._results import artifact_values, fail_if, locating, show_verification
 from t2t_deploy.types import Ends, Precision, Tail, Target
 
 if TYPE_CHECKING:
@@ -130,4 +130,4 @@ def command(workspace: Any, output: Output, **options: Any) -> int:
         console.print(str(artifact.path), markup=False)
 
     output.result(values, show)
-    return fail_if(manifest.verification, output)
+    return fail_if(manifest.verification, output, hint=locating(artifact))
