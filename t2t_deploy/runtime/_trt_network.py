@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from t2t_deploy.errors import ArtifactError, EngineError
+from t2t_deploy.runtime._onnx_file import check_onnx_file
 from t2t_deploy.runtime._trt_module import TensorRT
 from t2t_deploy.types import ShapeProfile, TensorSpec
 
@@ -34,6 +35,7 @@ def parse_network(
     """
     if not onnx_path.is_file():
         raise ArtifactError(f"no ONNX file at {onnx_path}; export one first or correct the path")
+    check_onnx_file(onnx_path)
     flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     network = builder.create_network(1 << int(flag))
     # the engine stores it; an unnamed network gets a number that the builder counts up
