@@ -71,6 +71,15 @@ def check_safetensors(path: Path) -> None:
         )
 
 
+def first_line(err: Exception) -> str:
+    """What an error says, on one line of a length that can be read; its name where it says nothing.
+
+    What it quotes of a file may hold anything, so what does not print is escaped.
+    """
+    line = (str(err).strip().splitlines() or [type(err).__name__])[0][: 4 * _SHOWN]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 def shortened(value: object) -> str:
     """A value of a file for a message: printable, on one line, of a length that can be read."""
     text = repr(value[:_SHOWN] if isinstance(value, str) else value)

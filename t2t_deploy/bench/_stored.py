@@ -32,7 +32,7 @@ def report_from_dict(values: Mapping[str, Any]) -> BenchReport:
         environment = _known(Environment, values["environment"])
         settings = _known(BenchSettings, values["settings"])
         results = tuple(_result(row) for row in values["results"])
-    except (AttributeError, KeyError, TypeError) as err:
+    except (AttributeError, KeyError, TypeError, OverflowError) as err:
         raise ValueError(f"{type(err).__name__}: {err}") from err
     return BenchReport(
         dataclasses.replace(

@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from t2t_deploy._files import check_safetensors, first_line
 from t2t_deploy.calibration._equalise import Equalisation, EqualisedPair
 from t2t_deploy.calibration._ranges import RangeMethod
 from t2t_deploy.errors import CalibrationError
@@ -98,6 +99,7 @@ def load_calibration(path: Path) -> Calibration:
             f"there is no ranges file {path}; make one with t2t-deploy calibrate --images DIR"
         )
     try:
+        check_safetensors(path)
         with safe_open(path, "numpy") as file:
             header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
             if header.get("format") != FORMAT:
@@ -130,9 +132,19 @@ def load_calibration(path: Path) -> Calibration:
             pictures=tuple(told["pictures"]),
             unreadable=tuple(told["unreadable"]),
         )
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as err:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as err:
         # AttributeError: JSON that is no table, or an array of a type that numpy lacks
-        raise CalibrationError(f"{path} is no ranges file ({err}); calibrate again") from err
+        raise CalibrationError(
+            f"{path} is no ranges file ({first_line(err)}); calibrate again"
+        ) from err
 
 
 def _told(pair: EqualisedPair) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from t2t_deploy._files import check_safetensors, shortened
+from t2t_deploy._files import check_safetensors, first_line, shortened
 from t2t_deploy.errors import CheckpointError
 from t2t_deploy.model._pickle_outline import PickleError, outline_pickle
 
@@ -96,9 +96,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as err:
         # KeyError: a type that this torch does not have
-        lines = str(err).splitlines() or [type(err).__name__]
         raise CheckpointError(
-            f"{path} is no readable safetensors file ({lines[0][:160]}); copy or download it again"
+            f"{path} is no readable safetensors file ({first_line(err)}); copy or download it again"
         ) from err
 
 
@@ -122,9 +121,8 @@ def _read_pickle(path: Path, size: int) -> Mapping[Any, Any]:
                 f"{path} holds a Python object ({banned.group(1)}), which could run code when "
                 "loaded and was not; expected tensors only: save the model's state_dict()"
             ) from err
-        first_line = (str(err).strip() or type(err).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{path} is truncated or no checkpoint ({first_line[:160]}); copy or download it again"
+            f"{path} is truncated or no checkpoint ({first_line(err)}); copy or download it again"
         ) from err
     if not isinstance(content, Mapping):
         raise CheckpointError(

@@ -11,6 +11,8 @@ import pickletools
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from t2t_deploy._files import first_line
+
 MAX_INSTRUCTIONS = 2_000_000
 """A checkpoint of T2T-ViT-24 with its average and its optimiser has some 60,000."""
 MAX_DEPTH = 64
@@ -79,8 +81,7 @@ def outline_pickle(stream: BinaryIO, *, budget: int = MAX_INSTRUCTIONS) -> Pickl
                 raise PickleError(f"it has more than {budget:,} instructions")
             _follow(code, value, stack, memo, outline)
     except (ValueError, IndexError, KeyError, OverflowError) as err:
-        lines = str(err).splitlines() or [type(err).__name__]
-        raise PickleError(lines[0]) from err
+        raise PickleError(first_line(err)) from err
     return outline
 
 

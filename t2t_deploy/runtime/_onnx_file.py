@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2t_deploy._files import shortened
+from t2t_deploy._files import first_line, shortened
 from t2t_deploy.errors import ArtifactError, shown_path
 from t2t_deploy.runtime._onnx_rules import check_tree
 from t2t_deploy.runtime._onnx_tree import model_tree
@@ -56,7 +56,9 @@ def check_onnx_file(path: Path, *, external_data: bool = True) -> None:
     except LookupError:
         raise ArtifactError(f"{name} holds no ONNX graph; name an .onnx file") from None
     except ValueError as err:
-        raise ArtifactError(f"{name} is no readable ONNX file ({err}); export it again") from err
+        raise ArtifactError(
+            f"{name} is no readable ONNX file ({first_line(err)}); export it again"
+        ) from err
 
 
 def read_onnx(path: Path, *, external_data: bool = False) -> onnx.ModelProto:
@@ -71,9 +73,8 @@ def read_onnx(path: Path, *, external_data: bool = False) -> onnx.ModelProto:
     try:
         return onnx.load(path, load_external_data=external_data)
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as err:
-        lines = str(err).splitlines() or [type(err).__name__]
         raise ArtifactError(
-            f"{shown_path(path)} is no readable ONNX file ({lines[0]}); export it again"
+            f"{shown_path(path)} is no readable ONNX file ({first_line(err)}); export it again"
         ) from err
 
 
