@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ _KINDS = ("onnx", "engine")
 
 def check_manifest_values(values: Mapping[str, Any]) -> None:
     """Raise ValueError naming the first value that is of another kind than a manifest's is."""
+    json.dumps(values, allow_nan=False)  # an infinity would be no JSON where it is told
     for name, fits in _FITS.items():
         if name in values and not fits(values[name]):
             raise ValueError(f"its {name} is {shortened(values[name])}")
