@@ -77,7 +77,12 @@ def first_line(err: Exception) -> str:
     What it quotes of a file may hold anything, so what does not print is escaped.
     """
     line = (str(err).strip().splitlines() or [type(err).__name__])[0][: 4 * _SHOWN]
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return printable(line)
+
+
+def printable(text: str) -> str:
+    """A text as it can be shown on one line, whatever it is made of."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shortened(value: object) -> str:

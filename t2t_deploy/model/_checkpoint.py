@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from t2t_deploy.errors import AmbiguousVariantError, CheckpointError, shown_path
+from t2t_deploy._files import printable
+from t2t_deploy.errors import AmbiguousVariantError, CheckpointError
 from t2t_deploy.model._checkpoint_file import check_tensors, read_tensors_file
 from t2t_deploy.model._config import VARIANTS, ModelConfig, config_for_variant
 from t2t_deploy.model._t2t import T2TViT
@@ -251,5 +252,5 @@ def _as_float32(key: Any, tensor: torch.Tensor, path: Path) -> torch.Tensor:
 
 def _shown(keys: list[Any], separator: str = ", ") -> str:
     # what a file calls its tensors may be anything
-    shown = separator.join(shown_path(Path(str(key)[:_SHOWN_LENGTH])) for key in keys[:_SHOWN_KEYS])
+    shown = separator.join(printable(str(key)[:_SHOWN_LENGTH]) for key in keys[:_SHOWN_KEYS])
     return shown + (separator + "..." if len(keys) > _SHOWN_KEYS else "")

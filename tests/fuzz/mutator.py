@@ -115,9 +115,14 @@ def _length(content: bytearray, seeds: Sequence[bytes], stream: random.Random) -
 
 def _exchange_words(content: bytearray, words: Sequence[bytes], stream: random.Random) -> None:
     old, new = stream.choice(words), stream.choice(words)
-    places = [i for i in range(len(content)) if content.startswith(old, i)] if old else []
-    place = stream.choice(places) if places else _place(content, stream)
-    content[place : place + (len(old) if places else 0)] = new
+    start = _place(content, stream)
+    place = content.find(old, start)
+    if place < 0:
+        place = content.find(old)
+    if place < 0:
+        content[start:start] = new
+    else:
+        content[place : place + len(old)] = new
 
 
 _MUTATIONS: Sequence[Mutation] = (

@@ -44,32 +44,30 @@ CONFIG = ModelConfig("tiny", TokensType.PERFORMER, 16, 1, 2, 2.0, 16, image_size
 def checkpoint_seeds(folder: Path) -> list[bytes]:
     """torch's zip file, its file before 1.6, safetensors, and a zip file's pickle by itself."""
     weights = random_state_dict(CONFIG)
-    few = {key: weights[key] for key in ("cls_token", "head.weight", "head.bias")}
+    small = {key: value for key, value in weights.items() if not key.startswith("tokens")}
     files = [save_tensors(weights)]
-    for content in (weights, {"state_dict": few, "args": argparse.Namespace(lr=0.1), "epoch": 3}):
+    for content in (weights, {"state_dict": small, "args": argparse.Namespace(lr=0.1), "epoch": 3}):
         for zipped in (True, False):
             buffer = io.BytesIO()
             torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
             files.append(buffer.getvalue())
-    pickles = []
-    for file in files:
-        if file.startswith(b"PK"):
-            with zipfile.ZipFile(io.BytesIO(file)) as archive:
-                pickles.append(archive.read("archive/data.pkl"))
-    return [*files, *pickles, *pickles]
+    with zipfile.ZipFile(io.BytesIO(files[1])) as archive:
+        STORED.update({name: archive.read(name) for name in archive.namelist()})
+    return [*files, *[STORED[_PICKLE]] * len(files)]
+
+
+STORED: dict[str, bytes] = {}
+_PICKLE = "archive/data.pkl"
 
 
 def zipped(content: bytes) -> bytes:
-    """A pickle as torch's zip file has it, with storages of some sizes; other bytes as they are."""
+    """A pickle within torch's zip file of the whole model; other bytes as they are."""
     if not content.startswith(b"\x80\x02"):
         return content
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("archive/data.pkl", content)
-        archive.writestr("archive/byteorder", "little")
-        for index in range(12):
-            archive.writestr(f"archive/data/{index}", bytes(256))
-        archive.writestr("archive/version", "3\n")
+        for name, stored in STORED.items():
+            archive.writestr(name, content if name == _PICKLE else stored)
     return buffer.getvalue()
 
 
