@@ -7,6 +7,7 @@ torch's weights-only reader gets it; then the tensors are, before anything is ma
 from __future__ import annotations
 
 import argparse
+import io
 import mmap
 import re
 import struct
@@ -155,8 +156,7 @@ def _check_zip(path: Path, size: int) -> None:
             raise PickleError(f"its zip archive has {len(pickles)} files data.pkl; expected one")
         if pickles[0].file_size > MAX_PICKLE_BYTES:
             raise PickleError(f"its data.pkl has {pickles[0].file_size:,} bytes")
-        with archive.open(pickles[0]) as stream:
-            outline = outline_pickle(stream)  # type: ignore[arg-type]  # what it needs of a stream
+        outline = outline_pickle(io.BytesIO(archive.read(pickles[0])))
     _check_storages(sum(outline.storages.values()), size, path)
 
 
