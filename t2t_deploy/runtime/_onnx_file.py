@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import mmap
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2t_deploy._files import first_line, shortened
 from t2t_deploy.errors import ArtifactError, shown_path
-from t2t_deploy.runtime._onnx_rules import check_tree
+from t2t_deploy.runtime._onnx_rules import check_tree, foreign_operators
 from t2t_deploy.runtime._onnx_tree import model_tree
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ _MEMORY_MARK = "*/"
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
-def check_onnx_file(path: Path, *, external_data: bool = True) -> None:
+def check_onnx_file(
+    path: Path, *, external_data: bool = True, domains: Callable[[str, str], bool] | None = None
+) -> None:
     """Refuse what must not reach a parser; the file is mapped, its weights are not read.
 
     Raises ArtifactError, in one line, for what is no ONNX model, is truncated, or larger than
@@ -35,6 +38,9 @@ def check_onnx_file(path: Path, *, external_data: bool = True) -> None:
     for opsets and IR versions that are not known; and for external data outside the file's folder.
 
     external_data: it will be read, so it must be there and as long as it is said to be.
+    domains: whether the parser knows an operator of a domain (domain, operator); for one that does
+        not look at domains, and would take what it does not know for ONNX's own. None leaves it to
+        the parser.
     """
     name = shown_path(path)
     try:
@@ -51,6 +57,7 @@ def check_onnx_file(path: Path, *, external_data: bool = True) -> None:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             tree = model_tree(data, size)
         check_tree(tree, _External(path, external_data).check)
+        unknown = [] if domains is None else [o for o in foreign_operators(tree) if not domains(*o)]
     except OSError as err:
         raise ArtifactError(f"cannot read {name}: {err.strerror}; name an .onnx file") from err
     except LookupError:
@@ -59,6 +66,12 @@ def check_onnx_file(path: Path, *, external_data: bool = True) -> None:
         raise ArtifactError(
             f"{name} is no readable ONNX file ({first_line(err)}); export it again"
         ) from err
+    if unknown:
+        domain, op = unknown[0]
+        raise ArtifactError(
+            f"{name} has the operator {shortened(op)} of the domain {shortened(domain)}, which this "
+            "parser does not know and would take for ONNX's own; replace it, or use another backend"
+        )
 
 
 def read_onnx(path: Path, *, external_data: bool = False) -> onnx.ModelProto:

@@ -56,6 +56,18 @@ def check_tree(model: Tree, external: ExternalCheck) -> None:
         _check_nodes(function.get(7, []), [set(function.get(4, []))])
 
 
+def foreign_operators(model: Tree) -> Iterator[tuple[str, str]]:
+    """Domain and name of each node that is of no function of the model and no operator of ONNX."""
+    functions = _functions(model.get(25, []))
+    waiting = [*(graph.get(1, []) for graph in model.get(7, [])), *functions.values()]
+    while waiting:
+        for node in waiting.pop():
+            waiting += [inner.get(1, []) for inner in _inner_graphs([node])]
+            domain, op, overload = last(node, 7, ""), last(node, 4, ""), last(node, 8, "")
+            if domain not in _STANDARD and (domain, op, overload) not in functions:
+                yield domain, op
+
+
 def check_opsets(opsets: list[Tree]) -> None:
     """Raise ValueError where the standard operators are of no known version."""
     for entry in opsets:
@@ -115,8 +127,11 @@ def last(tree: Tree, number: int, default: Any) -> Any:
 
 
 def _check_end(info: Tree) -> None:
-    kinds = info.get(2, [{}])[0].get(1, [])
-    if not kinds or last(kinds[0], 1, 0) not in BITS:
+    kind: Tree = info.get(2, [{}])[0]
+    tensors = kind.get(1, [])
+    # one of several: which one is the type depends on the reader
+    others = any(number in kind for number in (4, 5, 7, 8, 9))
+    if others or not tensors or last(tensors[0], 1, 0) not in BITS:
         raise ValueError(
             f"its input or output {shortened(last(info, 1, ''))} is no tensor of numbers"
         )
@@ -141,7 +156,10 @@ def _check_tensor(tensor: Tree, external: ExternalCheck) -> None:
         raise ValueError(f"tensor {shortened(name)} has data type {dtype}, which is unknown")
     needed = (count * BITS.get(dtype, 8) + 7) // 8
     entries = [(last(entry, 1, ""), last(entry, 2, "")) for entry in tensor.get(13, [])]
-    if entries or last(tensor, 14, 0) == _EXTERNAL:
+    place = last(tensor, 14, 0)
+    if place not in (0, _EXTERNAL):
+        raise ValueError(f"tensor {shortened(name)} has the data location {place}")
+    if entries or place == _EXTERNAL:
         if len(dict(entries)) != len(entries):
             raise ValueError(f"tensor {shortened(name)} says twice where its data lie")
         external(dict(entries), needed, name)
@@ -240,30 +258,33 @@ def _functions(functions: list[Tree]) -> dict[_Key, list[Tree]]:
 
 def _check_calls(graph: Tree, functions: dict[_Key, list[Tree]]) -> None:
     """Raise ValueError where functions call themselves, or make a graph that no memory holds."""
-    sizes: dict[_Key, int] = {}
+    known: dict[_Key, tuple[int, int]] = {}
 
-    def size(nodes: list[Tree], calling: tuple[_Key, ...]) -> int:
-        total = 0
+    def size(nodes: list[Tree], calling: tuple[_Key, ...]) -> tuple[int, int]:
+        """Nodes once written out, and how deep calls go."""
+        total = depth = 0
         for node in nodes:
             total += 1
             key = (last(node, 7, ""), last(node, 4, ""), last(node, 8, ""))
+            parts = [size(inner.get(1, []), calling) for inner in _inner_graphs([node])]
             if key in functions:
-                if key in calling or len(calling) >= MAX_CALLS:
-                    raise ValueError(
-                        f"its function {shortened(key[1])} calls itself, or through more than "
-                        f"{MAX_CALLS} others"
-                    )
-                if key not in sizes:
-                    sizes[key] = size(functions[key], (*calling, key))
-                total += sizes[key]
-            total += sum(size(inner.get(1, []), calling) for inner in _inner_graphs([node]))
+                if key in calling:
+                    raise ValueError(f"its function {shortened(key[1])} calls itself")
+                if key not in known and len(calling) < MAX_CALLS:
+                    known[key] = size(functions[key], (*calling, key))
+                called, deeper = known.get(key, (0, MAX_CALLS))
+                parts.append((called, deeper + 1))
+            total += sum(count for count, _ in parts)
+            depth = max([depth, *(deeper for _, deeper in parts)])
+            if depth > MAX_CALLS:
+                raise ValueError(f"its functions call each other through more than {MAX_CALLS}")
             if total > MAX_NODES:
                 raise ValueError(f"it has more than {MAX_NODES:,} nodes, its functions written out")
-        return total
+        return total, depth
 
     for key, nodes in functions.items():
-        if key not in sizes:
-            sizes[key] = size(nodes, (key,))
+        if key not in known:
+            known[key] = size(nodes, (key,))
     size(graph.get(1, []), ())
 
 

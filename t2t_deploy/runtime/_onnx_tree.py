@@ -54,13 +54,15 @@ def _many(message: dict[int, _Kind]) -> _Kind:
 
 
 _INT, _TEXT, _SIZE = _Kind("i"), _Kind("s"), _Kind("b")
+_INTS = _Kind("i", many=True)  # those may be packed
 
 # Field numbers as in onnx.proto (ONNX 1.23, IR version 14).
 _ENTRY = {1: _TEXT, 2: _TEXT}
 _TENSOR = {
-    1: _INT, 2: _INT, 8: _TEXT, 9: _SIZE, 12: _TEXT, 13: _many(_ENTRY), 14: _INT, 16: _many(_ENTRY),
+    1: _INTS, 2: _INT, 8: _TEXT, 9: _SIZE, 12: _TEXT, 13: _many(_ENTRY), 14: _INT,
+    16: _many(_ENTRY),
 }  # fmt: skip
-_SPARSE = {1: _one(_TENSOR), 2: _one(_TENSOR), 3: _INT}
+_SPARSE = {1: _one(_TENSOR), 2: _one(_TENSOR), 3: _INTS}
 _SHAPE = {1: _many({1: _INT, 2: _TEXT, 3: _TEXT})}
 _TYPE: dict[int, _Kind] = {6: _TEXT}
 _TYPE |= {
@@ -143,7 +145,7 @@ class _Reader:
             found = tree.setdefault(number, [])
             if kind.holds == "i" and wire_type == VARINT:
                 found.append(signed(value))
-            elif wire_type != BYTES:
+            elif wire_type != BYTES or (kind.holds == "i" and not kind.many):
                 raise ValueError(f"the field at byte {start} has wire type {wire_type}")
             elif kind.holds == "s":
                 found.append(self._text(content, position))
