@@ -69,8 +69,9 @@ def check_onnx_file(
     if unknown:
         domain, op = unknown[0]
         raise ArtifactError(
-            f"{name} has the operator {shortened(op)} of the domain {shortened(domain)}, which this "
-            "parser does not know and would take for ONNX's own; replace it, or use another backend"
+            f"{name} has the operator {shortened(op)} of the domain {shortened(domain)}, which "
+            "this parser does not know and would take for ONNX's own; replace it, or take another "
+            "backend"
         )
 
 
