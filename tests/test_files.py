@@ -214,7 +214,7 @@ def test_benches_of_other_values(tmp_path: Path) -> None:
     path.write_bytes(seed)
     assert len(read_report(path).results) == 2
     row = '"artifact": "a.onnx"'
-    changes = [
+    changes: list[tuple[str, str, str]] = [
         ('"cpu_model": "CPU"', '"cpu_model": ["CPU"]', "cpu_model is ['CPU']"),
         (row, '"artifact": {}', "artifact is {}"),
         ('"batch": 1', '"batch": 1e999', "batch is inf"),

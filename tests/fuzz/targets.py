@@ -117,7 +117,9 @@ def onnx_seeds(folder: Path) -> list[bytes]:
     for key, value in {"location": "beside.bin", "offset": "0", "length": "64"}.items():
         away.external_data.add(key=key, value=value)
     typed = helper.make_tensor("typed", TensorProto.INT64, [3], [1, 2, 3])
-    condition = helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.True_))
+    condition = helper.make_node(
+        "Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))
+    )
     nested = helper.make_graph(
         [
             condition,
@@ -207,7 +209,10 @@ def ranges_seeds(folder: Path) -> list[bytes]:
 def sealed_ranges(text: bytes) -> bytes:
     """A ranges file around what it tells, with the right checksum."""
     told = text.decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode()
-    arrays = {"moments:norm": np.eye(2, dtype=np.float32), "scale:norm": np.ones(2)}
+    arrays: dict[str, np.ndarray] = {
+        "moments:norm": np.eye(2, dtype=np.float32),
+        "scale:norm": np.ones(2),
+    }
     header = {"format": FORMAT, "calibration": told, "sha256": _digest(arrays, told)}
     return save_arrays(arrays, metadata={"t2t-deploy": json.dumps(header)})
 

@@ -55,12 +55,13 @@ OPTIONS = {
 @some.composite
 def command_lines(draw: Any) -> list[str]:
     command = draw(some.sampled_from(sorted(OPTIONS)))
-    line = [command]
+    line: list[str] = [command]
     for option in draw(some.lists(some.sampled_from(OPTIONS[command]), max_size=4)):
         line.append(option)
         if draw(some.booleans()):
             line.append(draw(words))
-    return line + draw(some.lists(words, max_size=2))
+    line += draw(some.lists(words, max_size=2))
+    return line
 
 
 def run(line: list[str]) -> tuple[object, str, str]:

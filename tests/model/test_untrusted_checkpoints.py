@@ -74,8 +74,7 @@ class ByArray:
     def __reduce__(self) -> Any:
         array = np.empty(1, object)
         array[0] = ByCommand()
-        function, arguments, state = array.__reduce__()
-        return function, arguments, state
+        return array.__reduce__()
 
 
 class BySubprocess:
@@ -338,7 +337,7 @@ def test_storages_whose_data_are_left_out() -> None:
     "make",
     [
         lambda: torch.zeros(3, device="meta"),
-        lambda: torch.sparse_coo_tensor([[0]], [1.0], (3,)),
+        lambda: torch.sparse_coo_tensor(torch.tensor([[0]]), torch.tensor([1.0]), (3,)),
         lambda: torch.zeros(3, dtype=torch.complex64),
         lambda: torch.zeros(3, dtype=torch.float8_e4m3fn),
         lambda: torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8),

@@ -19,7 +19,7 @@ from t2t_deploy.runtime import SessionRequest, check_onnx_file, open_session, re
 from t2t_deploy.runtime import _onnx_file as files
 from t2t_deploy.runtime import _onnx_rules as rules
 from t2t_deploy.runtime import _onnx_tree as trees
-from t2t_deploy.runtime._trt_module import load_rtx
+from t2t_deploy.runtime._trt_module import BuilderLog, load_rtx, new_logger
 from t2t_deploy.runtime._trt_network import parse_network
 
 Change = Callable[[onnx.ModelProto], object]
@@ -70,7 +70,7 @@ def readers(path: Path) -> list[Callable[[], Any]]:
 
 def parsed_by_rtx(path: Path) -> None:
     trt = load_rtx()
-    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    logger = new_logger(trt, BuilderLog([]))
     parse_network(trt, trt.Builder(logger), logger, path, "a")
 
 
@@ -169,7 +169,7 @@ def in_an_attribute(made: onnx.ModelProto) -> None:
 def in_a_subgraph(made: onnx.ModelProto) -> None:
     inner = model()
     in_an_attribute(inner)
-    yes = helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.True_))
+    yes = helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True)))
     graph = helper.make_graph([inner.graph.node[0]], "then", [], [])
     made.graph.node.insert(0, helper.make_node("If", ["yes"], ["z"], then_branch=graph))
     made.graph.node.insert(0, yes)
