@@ -198,7 +198,8 @@ def test_manifests_of_other_values(tmp_path: Path, changes: dict[str, Any], mess
 def test_honest_manifests_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx.manifest.json"
     built = {"kind": "engine", "details": {"engine": ENGINE}}
-    for changes in ({}, built, {"weights": {}, "config": {}}):
+    variants: list[dict[str, Any]] = [{}, built, {"weights": {}, "config": {}}]
+    for changes in variants:
         path.write_text(manifest_text(MANIFEST | changes))
         assert read_manifest(path).kind in ("onnx", "engine")
 
