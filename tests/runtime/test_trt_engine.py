@@ -120,7 +120,7 @@ def test_a_log_that_does_not_grow() -> None:
 
 def test_a_missing_engine(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="build one first: t2t-deploy build-trt"):
-        read_engine(tmp_path / "none.engine")
+        read_engine(tmp_path / "none.engine", None)
 
 
 @pytest.fixture(scope="module")
