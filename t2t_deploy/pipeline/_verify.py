@@ -24,7 +24,14 @@ from t2t_deploy.pipeline._nodewise import (
     nodewise_file,
 )
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.runtime import Session, SessionRequest, open_session, why_not_in, why_not_runnable
+from t2t_deploy.runtime import (
+    Session,
+    SessionRequest,
+    open_session,
+    read_onnx,
+    why_not_in,
+    why_not_runnable,
+)
 from t2t_deploy.types import OUTPUT_NAME, TOLERANCES, Ends, Precision, Status, Tail, Tolerance
 from t2t_deploy.verify import (
     Located,
@@ -169,7 +176,7 @@ def _verify_with_ends(
         if ends.tail is Tail.LOGITS:
             return compare_logits(wanted, found[OUTPUT_NAME], pictures.names, tolerance)
         shown = Path(folder) / "logits.onnx"
-        onnx.save(with_logits_shown(onnx.load(request.path)), shown)
+        onnx.save(with_logits_shown(read_onnx(request.path, external_data=True)), shown)
         logits = logits_of(opened(dataclasses.replace(request, path=shown)), pictures.pictures)
     result = compare_logits(wanted, logits, pictures.names, tolerance)
     fault = None if result.rel_l2 is None else tail_fault(found, logits)

@@ -112,6 +112,8 @@ class SessionRequest:
     precision: of the graph, where the runtime must be told; of PyTorch's autocast.
     cache: folder for what a runtime compiles and can read again; None keeps nothing.
     cuda_graph: whether engines replay a batch as one CUDA graph; others have none.
+    sha256: of the engine that somebody answers for, by its manifest or by trusting it: no other
+        content is loaded, and none where it is None.
     """
 
     backend: str
@@ -122,6 +124,7 @@ class SessionRequest:
     precision: Precision | None = None
     cache: Path | None = None
     cuda_graph: bool = True
+    sha256: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form for a worker process."""
@@ -134,6 +137,7 @@ class SessionRequest:
             "precision": None if self.precision is None else self.precision.value,
             "cache": None if self.cache is None else str(self.cache),
             "cuda_graph": self.cuda_graph,
+            "sha256": self.sha256,
         }
 
     @classmethod
@@ -148,6 +152,7 @@ class SessionRequest:
             precision=None if values["precision"] is None else Precision(values["precision"]),
             cache=None if values["cache"] is None else Path(values["cache"]),
             cuda_graph=values["cuda_graph"],
+            sha256=values["sha256"],
         )
 
 
