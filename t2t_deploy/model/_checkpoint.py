@@ -99,9 +99,12 @@ def reference_from_state_dict(state_dict: StateDict, config: ModelConfig) -> T2T
 
 
 def save_weights(state_dict: StateDict, path: Path) -> None:
-    """Write a state dict as safetensors, the same bytes for the same weights."""
+    """Write a state dict as safetensors, the same bytes for the same weights. Raises OSError."""
     ordered = {key: state_dict[key].contiguous() for key in sorted(state_dict)}
-    save_file(ordered, path)
+    try:
+        save_file(ordered, path)
+    except SafetensorError as err:  # which it raises for a full disk too
+        raise OSError(str(err)) from err
 
 
 def read_state_dict(path: Path) -> tuple[StateDict, str]:

@@ -30,6 +30,7 @@ from t2t_deploy.pipeline._compare import (
     split_name,
 )
 from t2t_deploy.pipeline._doctor import BackendState, examine_machine
+from t2t_deploy.pipeline._doctor_workspace import examine_workspace
 from t2t_deploy.pipeline._evaluate import (
     DEFAULT_BATCH,
     EvaluatedArtifact,
@@ -54,7 +55,7 @@ from t2t_deploy.pipeline._quantize import QuantizationMode, QuantizeRequest, qua
 from t2t_deploy.pipeline._verify import VerifiedArtifact, verify_artifacts
 from t2t_deploy.serving import DEFAULT_BLOCK
 from t2t_deploy.serving.triton import Accelerator, ServingFormat
-from t2t_deploy.workspace import Artifact, Workspace
+from t2t_deploy.workspace import Artifact, Patience, Workspace, WorkspaceCheck
 
 __all__ = [
     "DEFAULT_BATCH",
@@ -85,6 +86,7 @@ __all__ = [
     "ExportRequest",
     "Package",
     "PackageRequest",
+    "Patience",
     "PredictRequest",
     "PredictedPicture",
     "Prediction",
@@ -98,6 +100,7 @@ __all__ = [
     "StrategyComparison",
     "VerifiedArtifact",
     "Workspace",
+    "WorkspaceCheck",
     "bench_artifacts",
     "bench_table",
     "build_trt",
@@ -107,6 +110,7 @@ __all__ = [
     "document_bench",
     "evaluate_artifacts",
     "examine_machine",
+    "examine_workspace",
     "export_model",
     "inspect_artifact",
     "not_run_lines",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from t2t_deploy.calibration import image_set_from_folder
 from t2t_deploy.errors import ArtifactError, EngineError
@@ -38,7 +39,7 @@ from t2t_deploy.verify import (
     tail_fault,
     verify_session,
 )
-from t2t_deploy.workspace import Artifact, Manifest, Workspace
+from t2t_deploy.workspace import Artifact, Manifest, Workspace, temporary_folder
 
 _MAX_PICTURES = 64
 # Node by node takes seconds where a runtime takes tenths of one.
@@ -135,13 +136,14 @@ def _verify_with_ends(
             session = stack.enter_context(open_session(asked))
             return PixelSession(session) if ends.embed_preprocess else session
 
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="t2t-deploy-verify-"))
+        # in the workspace, which the stored weights are of
+        folder = stack.enter_context(temporary_folder(eager.path.parent))
         reference, own = stack.enter_context(open_session(eager)), opened(request)
         wanted = logits_of(reference, pictures.pictures)
         found = outputs_of(own, pictures.pictures)
         if ends.tail is Tail.LOGITS:
             return compare_logits(wanted, found[OUTPUT_NAME], pictures.names, tolerance)
-        shown = Path(folder) / "logits.onnx"
+        shown = folder / "logits.onnx"
         onnx.save(with_logits_shown(onnx.load(request.path)), shown)
         logits = logits_of(opened(dataclasses.replace(request, path=shown)), pictures.pictures)
     result = compare_logits(wanted, logits, pictures.names, tolerance)
@@ -204,7 +206,7 @@ def verify_artifacts(
             result = not_verified(tolerance, str(err))
         kept = pictures is None and (runtime == DEFAULT_BACKEND or manifest.kind == "engine")
         if kept and result.status is not Status.NOT_RUN:
-            artifact = workspace.update(artifact, verification=result.to_dict())
+            artifact = _kept(workspace, artifact, report, verification=result.to_dict())
         if not nodewise:
             results.append(VerifiedArtifact(artifact, result))
             continue
@@ -218,10 +220,21 @@ def verify_artifacts(
             found = nodewise_not_run(tolerance, str(err))
         picture = draw_nodewise(workspace, name, found, plot, report)
         if pictures is None and found.status is not Status.NOT_RUN:
-            details = {**artifact.known().details, "nodewise": found.summary()}
-            artifact = workspace.update(artifact, details=details)
+            details = {"nodewise": found.summary()}
+            artifact = _kept(workspace, artifact, report, details=details)
         results.append(VerifiedArtifact(artifact, result, found, picture))
     return results
+
+
+def _kept(workspace: Workspace, artifact: Artifact, report: Report, **verdict: Any) -> Artifact:
+    """The artifact with a verdict in its manifest; where that cannot be written, it is said."""
+    if not os.access(artifact.path.parent, os.W_OK):
+        report.note(
+            f"{artifact.path.parent} is read-only: the verdict on {artifact.path.name} is told "
+            "here and not kept in its manifest"
+        )
+        return artifact
+    return workspace.update(artifact, **verdict)
 
 
 def _first(pictures: PictureSet, count: int) -> PictureSet:

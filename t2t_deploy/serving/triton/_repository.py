@@ -11,18 +11,17 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from t2t_deploy import __version__
+from t2t_deploy._files import abandoned, locked_folder, remove, sync_folder, temporary_folder
 from t2t_deploy.errors import ArtifactError
 
 NOTE = "t2t-deploy.json"
-_TEMPORARY = ".t2t-tmp-"
+_WHOSE = "repository.txt"
 _COPIED = 1 << 20
 
 
@@ -36,12 +35,14 @@ class ModelFolder:
 
 
 def check_folders(repository: Path, names: Sequence[str]) -> list[str]:
-    """Names of the folders that would be replaced.
+    """Names of the folders that would be replaced; what a killed command moved out is back first.
 
     Raises ArtifactError where one is not ours, or was changed after it was written.
     """
     if repository.exists() and not repository.is_dir():
         raise ArtifactError(f"{repository} is no folder; give one for the model repository")
+    if repository.is_dir():
+        _put_back(repository)
     replaced = []
     for name in names:
         folder = repository / name
@@ -66,16 +67,18 @@ def check_folders(repository: Path, names: Sequence[str]) -> list[str]:
 def write_folders(repository: Path, folders: Sequence[ModelFolder]) -> list[Path]:
     """Put model folders into a repository, in this order, each in one rename; returns them.
 
-    What is replaced is moved out first, and back should the rename fail. Call `check_folders`
+    What is replaced is moved out first, and back should the rename fail; where the command is
+    killed between both, `check_folders` moves it back when it is called the next time. Call that
     before. Raises ArtifactError where the disk does not take it.
     """
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        with _staging(repository.resolve().parent) as staging:
+        with _staging(repository.resolve()) as staging:
             for folder in folders:
                 _write(folder, staging / "new" / folder.name)
             (staging / "old").mkdir()
-            return [_publish(staging, repository, folder.name) for folder in folders]
+            with locked_folder(repository):
+                return [_publish(staging, repository, folder.name) for folder in folders]
     except OSError as err:
         raise ArtifactError(
             f"cannot write the model repository {repository}: {err.strerror or err}; free some "
@@ -94,6 +97,7 @@ def _publish(staging: Path, repository: Path, name: str) -> Path:
         if replaces:
             old.rename(target)
         raise
+    sync_folder(repository)
     return target
 
 
@@ -155,10 +159,24 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _put_back(repository: Path) -> None:
+    """Where a command was killed between moving a model out and the new one in: move it back."""
+    place = repository.resolve()
+    for staging in abandoned(place.parent, below=False):
+        try:
+            ours = (staging / _WHOSE).read_text(encoding="utf-8") == place.name
+        except (OSError, ValueError):
+            continue
+        if not ours:
+            continue
+        for old in (staging / "old").glob("*"):
+            if not (place / old.name).exists():
+                old.rename(place / old.name)
+        remove(staging)
+
+
 @contextlib.contextmanager
-def _staging(parent: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=parent))
-    try:
+def _staging(repository: Path) -> Iterator[Path]:
+    with temporary_folder(repository.parent) as folder:
+        (folder / _WHOSE).write_text(repository.name, encoding="utf-8")
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,195 @@
+"""Files that are written whole: made under a name of their own, then renamed in one step.
+
+A temporary file or folder is locked as long as its owner lives, so that what a killed command left
+can be told from what a running one is writing. Windows has no such locks: there everything
+temporary counts as left behind, so that it is to be removed when no command runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from t2t_deploy.errors import ArtifactError
+
+TEMPORARY = ".t2t-tmp-"
+"""How the names of unfinished files and folders begin."""
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents. Raises ArtifactError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise ArtifactError(
+            f"cannot create {folder}: {err.strerror}; choose another place with --workspace or -o"
+        ) from err
+
+
+@contextlib.contextmanager
+def temporary_file(folder: Path, suffix: str) -> Iterator[Path]:
+    """A new file's path in a folder, removed on leaving unless published.
+
+    Raises ArtifactError where the folder takes no file, or is full.
+    """
+    path: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=suffix, dir=folder)
+        path = Path(name)
+        with _owned(handle):
+            yield path
+    except OSError as err:
+        raise _not_written(folder, err) from err
+    finally:
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(preferred: Path | None) -> Iterator[Path]:
+    """A new folder for files of the moment, removed on leaving.
+
+    preferred: where it lies if that is a folder that can be written, else in the system's place.
+    Raises ArtifactError where neither takes a folder, or the disk is full.
+    """
+    parent = None
+    if preferred is not None and preferred.is_dir() and os.access(preferred, os.W_OK):
+        parent = preferred
+    try:
+        path = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=parent))
+    except OSError as err:
+        raise _not_written(parent or Path(os.environ.get("TMPDIR", "/tmp")), err) from err
+    try:
+        with _owned(None if sys.platform == "win32" else os.open(path, os.O_RDONLY)):
+            yield path
+    except OSError as err:
+        if err.errno not in _NO_SPACE:
+            raise
+        raise _not_written(path.parent, err) from err
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def settle(temporary: Path) -> None:
+    """Make a finished file as readable as any other, and wait until it is on the disk."""
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Put a finished temporary file in its place in one step, its content on disk first."""
+    settle(temporary)
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk too, where the system can tell."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems refuse
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all. Raises ArtifactError."""
+    make_folder(path.parent)
+    with temporary_file(path.parent, path.suffix) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        publish(temporary, path)
+
+
+def abandoned(folder: Path, *, below: bool = True) -> list[Path]:
+    """Temporary files and folders whose owner is gone. below: in its folders too."""
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        names = [name for name in (*folders, *files) if name.startswith(TEMPORARY)]
+        found += [Path(place, name) for name in names]
+        folders[:] = [name for name in folders if below and name not in names]
+    return sorted(path for path in found if not _is_owned(path))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with what is in it; nothing where it is gone already."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes from changing a pair of files in a folder; held for moments."""
+    with _owned(None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)):
+        yield
+
+
+if sys.platform == "win32":
+
+    @contextlib.contextmanager
+    def _owned(handle: int | None) -> Iterator[None]:
+        if handle is not None:
+            os.close(handle)  # an open file cannot be renamed
+        yield
+
+    def _is_owned(path: Path) -> bool:
+        return False
+
+else:
+    import fcntl
+
+    @contextlib.contextmanager
+    def _owned(handle: int | None) -> Iterator[None]:
+        """Hold the lock of an open file or folder; the system lets go of it when we die."""
+        assert handle is not None
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def _is_owned(path: Path) -> bool:
+        """Whether a process holds it, or that cannot be told."""
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError:
+            return True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
+
+def _not_written(folder: Path, err: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"cannot write in {folder}: {err.strerror or err}; free some space or choose another "
+        "place with --workspace or -o"
+    )
