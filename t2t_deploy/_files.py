@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -49,17 +50,14 @@ def temporary_file(folder: Path, suffix: str) -> Iterator[Path]:
 
     Raises ArtifactError where the folder takes no file, or is full.
     """
-    path: Path | None = None
+    path = folder / f"{TEMPORARY}{secrets.token_hex(8)}{suffix}"
     try:
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=suffix, dir=folder)
-        path = Path(name)
-        with _owned(handle):
+        with _owned(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)):
             yield path
     except OSError as err:
         raise _not_written(folder, err) from err
     finally:
-        if path is not None:
-            path.unlink(missing_ok=True)
+        _clean(path)
 
 
 @contextlib.contextmanager
@@ -69,22 +67,28 @@ def temporary_folder(preferred: Path | None) -> Iterator[Path]:
     preferred: where it lies if that is a folder that can be written, else in the system's place.
     Raises ArtifactError where neither takes a folder, or the disk is full.
     """
-    parent = None
     if preferred is not None and preferred.is_dir() and os.access(preferred, os.W_OK):
         parent = preferred
+    else:
+        try:
+            parent = Path(tempfile.gettempdir())
+        except OSError as err:
+            raise ArtifactError(
+                f"{err.strerror}; set TMPDIR to a folder that can be written"
+            ) from err
+    path = parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    made = False
     try:
-        path = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=parent))
-    except OSError as err:
-        raise _not_written(parent or Path(os.environ.get("TMPDIR", "/tmp")), err) from err
-    try:
+        path.mkdir(mode=0o700)
+        made = True
         with _owned(None if sys.platform == "win32" else os.open(path, os.O_RDONLY)):
             yield path
     except OSError as err:
-        if err.errno not in _NO_SPACE:
+        if made and err.errno not in _NO_SPACE:
             raise
-        raise _not_written(path.parent, err) from err
+        raise _not_written(parent, err) from err
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        _clean(path)
 
 
 def settle(temporary: Path) -> None:
@@ -186,6 +190,16 @@ else:
         finally:
             os.close(handle)
         return False
+
+
+def _clean(path: Path) -> None:
+    """Remove what was temporary, also where a signal ends the command just then."""
+    try:
+        remove(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            remove(path)
+        raise
 
 
 def _not_written(folder: Path, err: OSError) -> ArtifactError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,15 +59,22 @@ def check(workspace: Any, output: Output) -> int:
 
 
 @command.command("prune")
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "--cache",
     is_flag=True,
     help="Also what runtimes compiled and builders timed here; they do it again.",
 )
 @common_options
-def prune(cache: bool, workspace: Any, output: Output) -> None:
-    """Remove what killed commands left behind; what a running one is writing stays."""
-    removed = workspace.prune(compiled=cache)
+def prune(folders: tuple[Path, ...], cache: bool, workspace: Any, output: Output) -> None:
+    """Remove what killed commands left behind; what a running one is writing stays.
+
+    FOLDERS: others that commands wrote to, by -o, --csv or package. What is below them is not
+    looked at.
+    """
+    from t2t_deploy.pipeline import prune_workspace
+
+    removed = prune_workspace(workspace, folders, compiled=cache)
 
     def show(console: Console) -> None:
         console.print(f"removed {len(removed)} files and folders")

@@ -30,7 +30,6 @@ from t2t_deploy.pipeline._compare import (
     split_name,
 )
 from t2t_deploy.pipeline._doctor import BackendState, examine_machine
-from t2t_deploy.pipeline._doctor_workspace import examine_workspace
 from t2t_deploy.pipeline._evaluate import (
     DEFAULT_BATCH,
     EvaluatedArtifact,
@@ -53,6 +52,7 @@ from t2t_deploy.pipeline._predict_ray import ClusterPrediction, RayRequest, pred
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._quantize import QuantizationMode, QuantizeRequest, quantize_artifact
 from t2t_deploy.pipeline._verify import VerifiedArtifact, verify_artifacts
+from t2t_deploy.pipeline._workspace import examine_workspace, prune_workspace
 from t2t_deploy.serving import DEFAULT_BLOCK
 from t2t_deploy.serving.triton import Accelerator, ServingFormat
 from t2t_deploy.workspace import Artifact, Patience, Workspace, WorkspaceCheck
@@ -117,6 +117,7 @@ __all__ = [
     "package_artifact",
     "predict_across",
     "predict_images",
+    "prune_workspace",
     "quantize_artifact",
     "silent",
     "split_name",

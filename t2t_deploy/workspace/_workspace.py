@@ -7,12 +7,13 @@ import dataclasses
 import datetime
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from t2t_deploy._files import (
+    abandoned,
     file_sha256,
     make_folder,
     publish,
@@ -224,16 +225,18 @@ class Workspace:
         write_text(path, text)
         return path
 
-    def prune(self, *, compiled: bool = False) -> list[Path]:
+    def prune(self, *, also: Sequence[Path] = (), compiled: bool = False) -> list[Path]:
         """Remove what killed commands left behind; returns it.
 
+        also: other folders that commands wrote to, in which, not below, it lies as well.
         compiled: also what runtimes compiled here, which they then do again. Weights and logs are
         never removed: an artifact written elsewhere with ``-o`` may need them.
         """
-        if not self.root.is_dir():
-            return []
-        with self.lock():
-            removed = list(leftovers(self.root))
+        removed = [path for folder in also for path in abandoned(folder, below=False)]
+        with contextlib.ExitStack() as stack:
+            if self.root.is_dir():
+                stack.enter_context(self.lock())
+                removed += leftovers(self.root)
             if compiled:
                 removed += [p for name in _COMPILED if (p := self.root / name).is_dir()]
             for path in removed:

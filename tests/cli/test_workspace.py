@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,10 +190,13 @@ def test_prune_removes_what_killed_commands_left(run: Run, workspace: Path) -> N
 def test_a_folder_that_takes_no_file(
     run: Run, tiny_toml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(*arguments: Any, **options: Any) -> Any:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    def denied(path: Any, *arguments: Any, **options: Any) -> Any:
+        if ".t2t-tmp-" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, *arguments, **options)
 
-    monkeypatch.setattr(tempfile, "mkstemp", denied)
+    opened = os.open
+    monkeypatch.setattr(os, "open", denied)
     done = run("export", "--config", tiny_toml)
     assert done.status == 1
     assert done.err.splitlines()[-1] == (

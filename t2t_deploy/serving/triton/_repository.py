@@ -42,7 +42,8 @@ def check_folders(repository: Path, names: Sequence[str]) -> list[str]:
     if repository.exists() and not repository.is_dir():
         raise ArtifactError(f"{repository} is no folder; give one for the model repository")
     if repository.is_dir():
-        _put_back(repository)
+        place = repository.resolve()
+        put_back(place.parent, place.name)
     replaced = []
     for name in names:
         folder = repository / name
@@ -159,19 +160,21 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _put_back(repository: Path) -> None:
-    """Where a command was killed between moving a model out and the new one in: move it back."""
-    place = repository.resolve()
-    for staging in abandoned(place.parent, below=False):
+def put_back(parent: Path, repository: str | None = None) -> None:
+    """Undo what killed commands left half done in the repositories of a folder, or in one.
+
+    Where one was killed between moving a model out and the new one in, the old one is moved back.
+    """
+    for staging in abandoned(parent, below=False):
         try:
-            ours = (staging / _WHOSE).read_text(encoding="utf-8") == place.name
+            name = (staging / _WHOSE).read_text(encoding="utf-8")
         except (OSError, ValueError):
             continue
-        if not ours:
+        if repository not in (None, name) or Path(name).name != name:
             continue
         for old in (staging / "old").glob("*"):
-            if not (place / old.name).exists():
-                old.rename(place / old.name)
+            if not (parent / name / old.name).exists():
+                old.rename(parent / name / old.name)
         remove(staging)
 
 
