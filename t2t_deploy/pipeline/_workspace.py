@@ -9,14 +9,14 @@ from pathlib import Path
 from t2t_deploy.calibration import load_calibration
 from t2t_deploy.errors import CalibrationError
 from t2t_deploy.serving.triton import put_back
-from t2t_deploy.workspace import CALIBRATION, Workspace, WorkspaceCheck
+from t2t_deploy.workspace import CALIBRATION, Workspace, WorkspaceCheck, finished
 
 
 def examine_workspace(workspace: Workspace) -> WorkspaceCheck:
     """Read every file of a workspace; nothing is changed. Ranges count among the problems only."""
     found = workspace.check()
     problems = list(found.problems)
-    for path in sorted((workspace.root / CALIBRATION).glob("*.ranges")):
+    for path in finished(workspace.root / CALIBRATION, "*.ranges"):
         try:
             load_calibration(path)
         except CalibrationError as err:

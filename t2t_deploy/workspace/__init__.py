@@ -32,7 +32,7 @@ from t2t_deploy.workspace._manifest import (
     read_manifest,
     tool_versions,
 )
-from t2t_deploy.workspace._tidy import CALIBRATION, PARTIAL, WorkspaceCheck
+from t2t_deploy.workspace._tidy import CALIBRATION, PARTIAL, WorkspaceCheck, finished
 from t2t_deploy.workspace._workspace import Workspace
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Workspace",
     "WorkspaceCheck",
     "file_sha256",
+    "finished",
     "make_folder",
     "manifest_path_for",
     "manifest_text",

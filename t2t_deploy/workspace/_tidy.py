@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from t2t_deploy._files import abandoned, file_sha256
+from t2t_deploy._files import TEMPORARY, abandoned, file_sha256
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.workspace._artifact import artifact_of_file
 from t2t_deploy.workspace._locks import is_held
@@ -46,13 +46,18 @@ def check_files(root: Path, files: list[Path]) -> WorkspaceCheck:
                 wanted.setdefault(str(manifest.weights["sha256"]), path)
         except ArtifactError as err:
             problems.append(str(err))
-    stored = {path.stem for path in (root / WEIGHTS).glob("*.safetensors")}
+    stored = {path.stem for path in finished(root / WEIGHTS, "*.safetensors")}
     for sha256 in sorted(stored | wanted.keys()):
         try:
             check_weights(root, sha256, wanted[sha256].name if sha256 in wanted else "")
         except ArtifactError as err:
             problems.append(str(err))
     return WorkspaceCheck(count, tuple(problems), tuple(leftovers(root)))
+
+
+def finished(folder: Path, pattern: str) -> list[Path]:
+    """Files by a pattern, without those that a command is, or was, writing."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith(TEMPORARY))
 
 
 def check_weights(root: Path, sha256: str, user: str) -> Path:
@@ -71,11 +76,11 @@ def check_weights(root: Path, sha256: str, user: str) -> Path:
 def leftovers(root: Path) -> Iterator[Path]:
     """What killed commands left: unfinished files, sums of ranges, a file without manifest."""
     yield from abandoned(root)
-    for path in sorted((root / CALIBRATION).glob(f"*{PARTIAL}")):
+    for path in finished(root / CALIBRATION, f"*{PARTIAL}"):
         if not is_held(root, path.stem):
             yield path
     for pattern in ("onnx/*.onnx", "engines/*.engine"):
-        for path in sorted(root.glob(pattern)):
+        for path in finished(root, pattern):
             # ours beyond doubt: a name that holds the content's hash
             stem = "" if manifest_path_for(path).exists() else path.stem.rpartition("-")[2]
             if stem and path.is_file() and file_sha256(path).startswith(stem):

@@ -44,7 +44,6 @@ WARM = (
     "t2t_deploy.serving.triton",
     "torch",
     "torch.onnx",
-    "matplotlib.pyplot",
     "skimage.data",
     "sklearn.datasets",
 )
