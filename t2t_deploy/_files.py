@@ -61,13 +61,14 @@ def temporary_file(folder: Path, suffix: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def temporary_folder(preferred: Path | None) -> Iterator[Path]:
+def temporary_folder(preferred: Path | None, *, there: bool = False) -> Iterator[Path]:
     """A new folder for files of the moment, removed on leaving.
 
     preferred: where it lies if that is a folder that can be written, else in the system's place.
-    Raises ArtifactError where neither takes a folder, or the disk is full.
+    there: nowhere else. Raises ArtifactError where neither takes a folder, or the disk is full.
     """
-    if preferred is not None and preferred.is_dir() and os.access(preferred, os.W_OK):
+    usable = preferred is not None and preferred.is_dir() and os.access(preferred, os.W_OK)
+    if preferred is not None and (usable or there):
         parent = preferred
     else:
         try:

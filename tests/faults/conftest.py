@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,16 @@ token_dim = 16
 image_size = 32
 num_classes = 10
 """
+OWN_MOUNTS = ("unshare", "--map-root-user", "--mount")
 ZYGOTE = Path(__file__).with_name("zygote.py")
+
+
+def _has_own_mounts() -> bool:
+    try:
+        done = subprocess.run([*OWN_MOUNTS, "true"], capture_output=True)
+    except OSError:
+        return False
+    return done.returncode == 0
 
 
 @dataclass(frozen=True)
@@ -52,8 +62,10 @@ class Zygote:
     """The warm process; see `zygote.py`."""
 
     def __init__(self, environment: dict[str, str]) -> None:
+        self.mounts = _has_own_mounts()
+        """Whether file systems can be mounted that only these processes see."""
         self._process = subprocess.Popen(
-            [sys.executable, ZYGOTE],
+            [*(OWN_MOUNTS if self.mounts else ()), sys.executable, ZYGOTE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -70,17 +82,31 @@ class Zygote:
         after_s: float | None = None,
         number: int = signal.SIGKILL,
         environment: dict[str, str | None] | None = None,
+        file_bytes: int | None = None,
+        clock_s: float | None = None,
     ) -> Ran:
+        return self._ask(
+            {
+                "words": [str(word) for word in words],
+                "cwd": str(folder),
+                "root": str(folder),
+                "at": at,
+                "after_s": after_s,
+                "signal": int(number),
+                "environment": environment or {},
+                "file_bytes": file_bytes,
+                "clock_s": clock_s,
+            }
+        )
+
+    def shell(self, text: str, *words: object) -> None:
+        """Run a shell command, its $1, $2 ... being ``words``, in the processes' mounts."""
+        quoted = " ".join(shlex.quote(str(word)) for word in ("sh", *words))
+        done = self._ask({"shell": f"sh -c {shlex.quote(text)} {quoted}"})
+        assert done.status == 0, done.err
+
+    def _ask(self, order: dict[str, Any]) -> Ran:
         assert self._process.stdin is not None and self._process.stdout is not None
-        order = {
-            "words": [str(word) for word in words],
-            "cwd": str(folder),
-            "root": str(folder),
-            "at": at,
-            "after_s": after_s,
-            "signal": int(number),
-            "environment": environment or {},
-        }
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         return Ran(**json.loads(self._process.stdout.readline()))
@@ -142,3 +168,15 @@ def copied(site: Path, tmp_path: Path) -> Callable[[], Path]:
         return Path(shutil.copytree(site, tmp_path / str(count)))
 
     return copy
+
+
+@pytest.fixture
+def disk(command: Zygote, site: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the site on a disk of its own, 8 MB large, which commands alone see."""
+    if not command.mounts:
+        pytest.skip("this machine lets no process mount what it alone sees (unshare)")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command.shell('mount -t tmpfs -o size=8m none "$1" && cp -r "$2"/. "$1"', folder, site)
+    yield folder
+    command.shell('umount "$1"', folder)

@@ -37,7 +37,7 @@ class Case:
     words: tuple[object, ...]
     status: int = 0
     littered: bool = False
-    every: int = 3
+    every: int = 8
 
 
 CASES = {
@@ -46,11 +46,11 @@ CASES = {
     "export-over": Case((*EXPORT, "--batch", 3, "-o", "model.onnx")),
     "export-elsewhere": Case((*EXPORT, "--batch", 3, "-o", "other/new.onnx")),
     "calibrate": Case(("calibrate", "--images", "pictures")),
-    "quantize": Case(("quantize", "--images", "pictures"), 3, every=12),
-    "build-trt": Case(("build-trt", "--fp32", "--sm", "86", "-o", "model.engine"), every=8),
-    "verify": Case(("verify", "model.onnx", "--nodewise"), every=8),
+    "quantize": Case(("quantize", "--images", "pictures"), 3, every=20),
+    "build-trt": Case(("build-trt", "--fp32", "--sm", "86", "-o", "model.engine")),
+    "verify": Case(("verify", "model.onnx", "--nodewise")),
     "evaluate": Case(("evaluate", "model.onnx", "--images", "pictures", "--confusion", "plot.png")),
-    "bench": Case((*BENCH, "--report", "report.html", "--csv", "bench.csv"), every=12),
+    "bench": Case((*BENCH, "--report", "report.html", "--csv", "bench.csv"), every=20),
     "predict": Case(("predict", "model.onnx", "pictures", "--csv", "classes.csv", "--top", 2)),
     "inspect": Case(("inspect", "model.onnx")),
     "package": Case(("package", "model.onnx", "--triton", "repository", "--name", "m")),

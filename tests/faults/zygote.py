@@ -8,7 +8,9 @@ Started as a program: reads a JSON object a line, answers with one.
     at             send the signal before the change of this number, from 1; null sends none
     after_s        send it this long after the start; null does not
     signal         its number
-    stop           a file: where it appears, the fork has been stopped at `at` by SIGSTOP
+    file_bytes     no file may become larger (RLIMIT_FSIZE); null is no limit
+    clock_s        what the clock says, seconds since 1970; null is the time
+    shell          instead of all that: a shell command, where this process sees its mounts
 
 Answer: status as `subprocess` has it, changes (how many there were), seconds, out, err, pid.
 """
@@ -16,16 +18,20 @@ Answer: status as `subprocess` has it, changes (how many there were), seconds, o
 from __future__ import annotations
 
 import contextlib
+import datetime
 import importlib
 import json
 import mmap
 import os
+import resource
 import signal
 import struct
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
+import types
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +93,8 @@ def install(root: str, at: int | None, number: int, count: mmap.mmap) -> None:
 def child(order: dict[str, Any], count: mmap.mmap, out: int, err: int) -> None:
     os.dup2(out, 1)
     os.dup2(err, 2)
+    # as a new process opens them: what they lead to now cannot be sought in
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
     os.setsid()
     os.chdir(order["cwd"])
     for name, value in order.get("environment", {}).items():
@@ -99,6 +107,10 @@ def child(order: dict[str, Any], count: mmap.mmap, out: int, err: int) -> None:
     sys.stdin = open(os.devnull)  # noqa: SIM115  # until the fork ends
     from t2t_deploy.cli import main
 
+    if order.get("file_bytes") is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_bytes"],) * 2)
+    if order.get("clock_s") is not None:
+        set_clock(order["clock_s"])
     install(os.path.realpath(order["root"]), order.get("at"), order["signal"], count)
     code: Any = 99
     try:
@@ -113,33 +125,66 @@ def child(order: dict[str, Any], count: mmap.mmap, out: int, err: int) -> None:
         os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
+def set_clock(now_s: float) -> None:
+    """Make every clock that artifacts are dated by say this."""
+    from t2t_deploy.workspace import _workspace
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Clock:
+            return cls.fromtimestamp(now_s, tz)
+
+    time.time = lambda: now_s
+    stands_in = types.SimpleNamespace(datetime=Clock, timezone=datetime.timezone)
+    _workspace.datetime = stands_in  # type: ignore[assignment, attr-defined]
+
+
+def shell(command: str) -> dict[str, Any]:
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    found = {"status": done.returncode, "out": done.stdout, "err": done.stderr}
+    return found | {"seconds": 0, "changes": 0, "pid": 0}
+
+
 def run(order: dict[str, Any]) -> dict[str, Any]:
-    with (
-        mmap.mmap(-1, 8) as count,
-        tempfile.TemporaryFile() as out,
-        tempfile.TemporaryFile() as err,
-    ):
+    if order.get("shell") is not None:
+        return shell(order["shell"])
+    # pipes: a file may be what has no room
+    pipes = {name: os.pipe() for name in ("out", "err")}
+    said = dict.fromkeys(pipes, b"")
+
+    def read() -> None:
+        for name, (end, _) in pipes.items():
+            with contextlib.suppress(BlockingIOError):
+                while chunk := os.read(end, 1 << 16):
+                    said[name] += chunk
+
+    with mmap.mmap(-1, 8) as count:
         started = time.monotonic()
         pid = os.fork()
         if pid == 0:
-            child(order, count, out.fileno(), err.fileno())
-        if order.get("after_s") is not None:
-            while time.monotonic() - started < order["after_s"]:
-                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                    break
-                time.sleep(0.002)
-            os.kill(pid, order["signal"])
-        _, status = os.waitpid(pid, 0)
-        found = {
+            child(order, count, pipes["out"][1], pipes["err"][1])
+        for end, other in pipes.values():
+            os.close(other)
+            os.set_blocking(end, False)
+        after_s, ended = order.get("after_s"), 0
+        while not ended:
+            read()
+            if after_s is not None and time.monotonic() - started >= after_s:
+                os.kill(pid, order["signal"])
+                after_s = None
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.001)
+        seconds = time.monotonic() - started
+        read()
+        for end, _ in pipes.values():
+            os.close(end)
+        return {
             "status": os.waitstatus_to_exitcode(status),
-            "seconds": time.monotonic() - started,
+            "seconds": seconds,
             "changes": struct.unpack("q", count[:8])[0],
             "pid": pid,
+            **{name: text.decode(errors="replace") for name, text in said.items()},
         }
-        for name, file in (("out", out), ("err", err)):
-            file.seek(0)
-            found[name] = file.read().decode(errors="replace")
-        return found
 
 
 def serve() -> None:

@@ -180,6 +180,6 @@ def put_back(parent: Path, repository: str | None = None) -> None:
 
 @contextlib.contextmanager
 def _staging(repository: Path) -> Iterator[Path]:
-    with temporary_folder(repository.parent) as folder:
+    with temporary_folder(repository.parent, there=True) as folder:
         (folder / _WHOSE).write_text(repository.name, encoding="utf-8")
         yield folder
