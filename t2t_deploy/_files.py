@@ -1,91 +1,210 @@
-"""Files that others made, before a reader gets them: how large they may be, and how deep.
+"""Files that are written whole: made under a name of their own, then renamed in one step.
 
-A reader of ours takes from a file no more than these limits, so that no file makes it hang or fill
-the memory. What raises is the caller's to word: each says what kind of file it expected.
+A temporary file or folder is locked as long as its owner lives, so that what a killed command left
+can be told from what a running one is writing. Windows has no such locks: there everything
+temporary counts as left behind, so that it is to be removed when no command runs.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import errno
+import hashlib
 import os
-import stat
-import struct
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-MAX_CONFIG_BYTES = 1 << 20
-MAX_MANIFEST_BYTES = 16 << 20
-MAX_LABELS_BYTES = 16 << 20
-MAX_BENCH_BYTES = 256 << 20
-MAX_HEADER_BYTES = 8 << 20
-"""Of a safetensors file: a tensor takes about 100 bytes of it."""
+from t2t_deploy.errors import ArtifactError
 
-_SHOWN = 60
+TEMPORARY = ".t2t-tmp-"
+"""How the names of unfinished files and folders begin."""
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
-def read_small_file(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most ``limit`` bytes.
-
-    Raises OSError where it cannot be read, ValueError where it is larger, or no file but a pipe or
-    a device, which may never end.
-    """
-    # a pipe that nobody writes into would be waited for
-    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, os.O_RDONLY | flags)
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is a pipe or a device, not a file")
-        content = bytearray()
-        while chunk := file.read(limit + 1 - len(content)):
-            content += chunk
-        if len(content) > limit:
-            raise ValueError(f"it is larger than {limit >> 20} MiB")
-        return bytes(content)
-
-
-def json_from_file(path: Path, limit: int) -> Any:
-    """A JSON file's content. Raises OSError, ValueError."""
-    text = read_small_file(path, limit).decode("utf-8")
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it nests too deep") from None
-
-
-def check_safetensors(path: Path) -> None:
-    """Refuse a safetensors file whose header claims more than a header needs, or than is there.
-
-    Raises OSError, ValueError. What the header says is the library's to check.
-    """
-    size = path.stat().st_size
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
-        start = file.read(8)
-    if len(start) < 8:
-        raise ValueError(f"it has {size} bytes, fewer than the length of a header takes")
-    (header,) = struct.unpack("<Q", start)
-    if header > size - 8:
-        raise ValueError(f"its header claims {header} bytes, and the file has {size}")
-    if header > MAX_HEADER_BYTES:
-        raise ValueError(
-            f"its header has {header} bytes; expected at most {MAX_HEADER_BYTES >> 20} MiB"
-        )
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
-def first_line(err: Exception) -> str:
-    """What an error says, on one line of a length that can be read; its name where it says nothing.
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents. Raises ArtifactError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise ArtifactError(
+            f"cannot create {folder}: {err.strerror}; choose another place with --workspace or -o"
+        ) from err
 
-    What it quotes of a file may hold anything, so what does not print is escaped.
+
+@contextlib.contextmanager
+def temporary_file(folder: Path, suffix: str) -> Iterator[Path]:
+    """A new file's path in a folder, removed on leaving unless published.
+
+    Raises ArtifactError where the folder takes no file, or is full.
     """
-    line = (str(err).strip().splitlines() or [type(err).__name__])[0][: 4 * _SHOWN]
-    return printable(line)
+    path = folder / f"{TEMPORARY}{secrets.token_hex(8)}{suffix}"
+    try:
+        with _owned(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)):
+            yield path
+    except OSError as err:
+        raise _not_written(folder, err) from err
+    finally:
+        _clean(path)
 
 
-def printable(text: str) -> str:
-    """A text as it can be shown on one line, whatever it is made of."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+@contextlib.contextmanager
+def temporary_folder(preferred: Path | None, *, there: bool = False) -> Iterator[Path]:
+    """A new folder for files of the moment, removed on leaving.
+
+    preferred: where it lies if that is a folder that can be written, else in the system's place.
+    there: nowhere else. Raises ArtifactError where neither takes a folder, or the disk is full.
+    """
+    usable = preferred is not None and preferred.is_dir() and os.access(preferred, os.W_OK)
+    if preferred is not None and (usable or there):
+        parent = preferred
+    else:
+        try:
+            parent = Path(tempfile.gettempdir())
+        except OSError as err:
+            raise ArtifactError(
+                f"{err.strerror}; set TMPDIR to a folder that can be written"
+            ) from err
+    path = parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    made = False
+    try:
+        path.mkdir(mode=0o700)
+        made = True
+        with _owned(None if sys.platform == "win32" else os.open(path, os.O_RDONLY)):
+            yield path
+    except OSError as err:
+        if made and err.errno not in _NO_SPACE:
+            raise
+        raise _not_written(parent, err) from err
+    finally:
+        _clean(path)
 
 
-def shortened(value: object) -> str:
-    """A value of a file for a message: printable, on one line, of a length that can be read."""
-    text = repr(value[:_SHOWN] if isinstance(value, str) else value)
-    return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN]}..."
+def settle(temporary: Path) -> None:
+    """Make a finished file as readable as any other, and wait until it is on the disk."""
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Put a finished temporary file in its place in one step, its content on disk first."""
+    settle(temporary)
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk too, where the system can tell."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems refuse
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all. Raises ArtifactError."""
+    make_folder(path.parent)
+    with temporary_file(path.parent, path.suffix) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        publish(temporary, path)
+
+
+def abandoned(folder: Path, *, below: bool = True) -> list[Path]:
+    """Temporary files and folders whose owner is gone. below: in its folders too."""
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        names = [name for name in (*folders, *files) if name.startswith(TEMPORARY)]
+        found += [Path(place, name) for name in names]
+        folders[:] = [name for name in folders if below and name not in names]
+    return sorted(path for path in found if not _is_owned(path))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with what is in it; nothing where it is gone already."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes from changing a pair of files in a folder; held for moments."""
+    with _owned(None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)):
+        yield
+
+
+if sys.platform == "win32":
+
+    @contextlib.contextmanager
+    def _owned(handle: int | None) -> Iterator[None]:
+        if handle is not None:
+            os.close(handle)  # an open file cannot be renamed
+        yield
+
+    def _is_owned(path: Path) -> bool:
+        return False
+
+else:
+    import fcntl
+
+    @contextlib.contextmanager
+    def _owned(handle: int | None) -> Iterator[None]:
+        """Hold the lock of an open file or folder; the system lets go of it when we die."""
+        assert handle is not None
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def _is_owned(path: Path) -> bool:
+        """Whether a process holds it, or that cannot be told."""
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError:
+            return True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
+
+def _clean(path: Path) -> None:
+    """Remove what was temporary, also where a signal ends the command just then."""
+    try:
+        remove(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            remove(path)
+        raise
+
+
+def _not_written(folder: Path, err: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"cannot write in {folder}: {err.strerror or err}; free some space or choose another "
+        "place with --workspace or -o"
+    )

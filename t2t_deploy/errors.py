@@ -8,6 +8,7 @@
     ├── ImageError                 a picture that cannot be read
     ├── ExportError                the graph could not be written, or broke its contract
     ├── ArtifactError              a workspace file that is missing, altered or unsuitable
+    │   └── BusyError              another command works on it, and --no-wait was given
     ├── BackendError               a runtime that cannot run here
     │   └── MissingDependencyError an optional package is absent or broken
     ├── CalibrationError           pictures, ranges or a graph that do not fit each other
@@ -67,6 +68,10 @@ class ArtifactError(DeployError):
     """A file of the workspace is missing, altered or unsuitable."""
 
 
+class BusyError(ArtifactError):
+    """Another command works on what this one needs, and it was not to wait."""
+
+
 class BackendError(DeployError):
     """A runtime that cannot run on this machine."""
 
@@ -99,5 +104,9 @@ class CheckFailed(DeployError):
 
 def shown_path(path: Path) -> str:
     """A path for a message: printable and on one line, whatever bytes its name is made of."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def one_line(text: str) -> str:
+    """A text that may quote a path, printable and on one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -13,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from t2t_deploy import workspace as workspace_module
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.types import Precision
 from t2t_deploy.workspace import (
     Artifact,
     Manifest,
     Workspace,
+    _artifact,
     file_sha256,
     manifest_path_for,
     publish,
@@ -60,7 +61,9 @@ def write_weights(path: Path) -> None:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    """Names of files, without those of locks."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.name for path in found if path.parent.name != ".locks")
 
 
 def test_nothing_is_made_before_something_is_stored(workspace: Workspace) -> None:
@@ -118,34 +121,120 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, error: BaseExceptio
     assert files(tmp_path) == ["model.onnx", "model.onnx.manifest.json"]
 
 
-def test_stopped_between_file_and_manifest_nothing_unchecked_is_used(
+class Stopped(BaseException):
+    """A kill, as far as the files are concerned."""
+
+
+@pytest.mark.parametrize("before", ["ours", "foreign", "altered", "nothing"])
+@pytest.mark.parametrize("renames", [0, 1, 2, 3])
+def test_stopped_while_a_file_is_replaced_the_old_or_the_new_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, renames: int
+) -> None:
+    workspace, output = Workspace(tmp_path / "artifacts"), tmp_path / "model.onnx"
+    old: Artifact | None = None
+    if before == "foreign":
+        output.write_bytes(b"foreign")
+        old = workspace.open(output)
+    elif before != "nothing":
+        old = store(workspace, b"old", output=output)
+    if before == "altered":
+        output.write_bytes(b"altered")
+    rename, done = Path.replace, 0
+
+    def counted(source: Path, target: Path) -> Path:
+        nonlocal done
+        if done == renames:
+            raise Stopped
+        done += 1
+        return rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", counted)
+        with contextlib.ExitStack() as stack:
+            if renames < 3:
+                stack.enter_context(pytest.raises(Stopped))
+            store(workspace, b"new", output=output)
+    if renames >= 2:
+        assert workspace.open(output).known().sha256 == file_sha256(output)
+        assert output.read_bytes() == b"new"
+    elif before == "nothing":
+        assert not output.exists()
+    elif before == "altered":
+        with pytest.raises(ArtifactError, match="was altered"):
+            workspace.open(output)
+    else:
+        assert workspace.open(output) == old
+    again = store(workspace, b"newer", output=output)
+    assert workspace.open(output) == again
+    assert "superseded" not in json.loads(manifest_path_for(output).read_text())
+
+
+def test_a_verdict_on_the_old_file_of_a_stopped_replacement_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = Workspace(tmp_path / "artifacts")
-    output = tmp_path / "model.onnx"
-    store(workspace, b"the old file", output=output)
+    workspace, output = Workspace(tmp_path / "artifacts"), tmp_path / "model.onnx"
+    store(workspace, b"old", output=output)
 
     def stopped(temporary: Path, path: Path) -> None:
-        if path.suffix == ".json":
-            raise KeyboardInterrupt
-        publish(temporary, path)
+        raise Stopped
 
-    monkeypatch.setattr(workspace_module, "publish", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        store(workspace, b"the new file", output=output)
-    assert output.read_bytes() == b"the new file"
-    with pytest.raises(ArtifactError, match="was altered"):
-        workspace.open(output)
-    assert files(tmp_path) == ["model.onnx", "model.onnx.manifest.json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(_artifact, "publish", stopped)
+        with pytest.raises(Stopped):
+            store(workspace, b"new", output=output)
+    workspace.update(workspace.open(output), verification={"status": "passed"})
+    assert workspace.open(output).known().verification == {"status": "passed"}
+    assert "superseded" not in json.loads(manifest_path_for(output).read_text())
+
+
+def test_a_file_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, output = Workspace(tmp_path / "artifacts"), tmp_path / "model.onnx"
+    store(workspace, b"old", output=output)
+    made: list[Artifact] = []
+
+    def hashed(path: Path) -> str:
+        monkeypatch.setattr(_artifact, "file_sha256", file_sha256)
+        made.append(store(workspace, b"new", output=output))
+        return file_sha256(path)
+
+    monkeypatch.setattr(_artifact, "file_sha256", hashed)
+    # the manifest is read before the file's content, which is the other one's by then
+    assert [workspace.open(output)] == made
+
+
+def test_a_verdict_on_a_file_made_anew_meanwhile_is_refused(tmp_path: Path) -> None:
+    workspace, output = Workspace(tmp_path / "artifacts"), tmp_path / "model.onnx"
+    old = store(workspace, b"old", output=output)
+    new = store(workspace, b"new", output=output)
+    with pytest.raises(ArtifactError, match="was made anew while this command ran"):
+        workspace.update(old, verification={"status": "failed", "reason": "of the old"})
+    assert workspace.open(output) == new
+
+
+def test_two_verdicts_on_one_artifact_are_both_kept(workspace: Workspace) -> None:
+    artifact = store(workspace)
+    workspace.update(artifact, details={"nodewise": 1})
+    workspace.update(artifact, details={"other": 2})
+    workspace.update(artifact, verification={"status": "passed"})
+    (kept,) = workspace.artifacts()
+    assert kept.known().details == {"nodes": 3, "nodewise": 1, "other": 2}
+    assert kept.known().verification == {"status": "passed"}
 
 
 def test_only_whole_content_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[int] = []
-    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size))
+    synced: list[int | str] = []
+
+    def sync(handle: int) -> None:
+        found = os.fstat(handle)
+        synced.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
+
+    monkeypatch.setattr(os, "fsync", sync)
     temporary = tmp_path / "temporary"
     temporary.write_bytes(b"12345")
     publish(temporary, tmp_path / "file")
-    assert synced == [5], "on disk before it has its name"
+    assert synced == [5, "folder"], "on disk before it has its name, and then the name"
     assert files(tmp_path) == ["file"]
 
 
@@ -236,7 +325,7 @@ def test_check_counts_and_names(workspace: Workspace) -> None:
     weights = workspace.store_weights(write_weights)
     draft = {"weights": {"sha256": weights}}
     one, two = (store(workspace, content, draft=draft) for content in (b"1", b"2"))
-    assert dataclasses.astuple(workspace.check()) == (2, ())
+    assert dataclasses.astuple(workspace.check()) == (2, (), ())
     one.path.write_bytes(b"x")
     manifest_path_for(two.path).write_text("{")
     found = workspace.check()

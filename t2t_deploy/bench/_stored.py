@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from t2t_deploy._files import shortened
+from t2t_deploy._untrusted import shortened
 from t2t_deploy.bench._environment import Environment
 from t2t_deploy.bench._gpus import GpuRecord
 from t2t_deploy.bench._results import (

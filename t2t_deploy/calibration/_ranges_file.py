@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from t2t_deploy._files import check_safetensors, first_line
+from t2t_deploy._untrusted import check_safetensors, first_line
 from t2t_deploy.calibration._equalise import Equalisation, EqualisedPair
 from t2t_deploy.calibration._ranges import RangeMethod
 from t2t_deploy.errors import CalibrationError
@@ -72,7 +72,7 @@ class Calibration:
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
-    """Write a ranges file; the same calibration gives the same bytes."""
+    """Write a ranges file; the same calibration gives the same bytes. Raises OSError."""
     arrays = {f"moments:{name}": value for name, value in calibration.moments.items()}
     equalisation = calibration.equalisation
     arrays |= {f"scale:{pair.producer}": pair.scale for pair in equalisation.applied}
@@ -90,7 +90,10 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
     text = json.dumps(told, sort_keys=True)
     header = {"format": FORMAT, "calibration": text, "sha256": _digest(arrays, text)}
     # one entry: safetensors writes several in an order that changes from run to run
-    save_file(arrays, path, metadata={_HEADER: json.dumps(header)})
+    try:
+        save_file(arrays, path, metadata={_HEADER: json.dumps(header)})
+    except SafetensorError as err:  # which it raises for a full disk too
+        raise OSError(str(err)) from err
 
 
 def load_calibration(path: Path) -> Calibration:

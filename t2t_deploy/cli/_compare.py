@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.cli._output import Output
 
@@ -20,11 +20,11 @@ _DEFAULT = "*"
 _HAZARD = "!"
 
 
-def compare(request: ExportRequest, output: Output) -> int:
+def compare(workspace: Any, request: ExportRequest, output: Output) -> int:
     """Compare the strategies and print the result; exit status 1 where none could be exported."""
     from t2t_deploy.pipeline import compare_strategies
 
-    comparison = compare_strategies(request, output)
+    comparison = compare_strategies(request, output, folder=workspace.root)
     output.result(comparison.to_dict(), lambda console: _show(console, comparison))
     return 0 if any(row.exported for row in comparison.rows) else 1
 

@@ -8,6 +8,8 @@ import click
 
 from t2t_deploy.cli._options import common_options
 from t2t_deploy.cli._output import Output
+from t2t_deploy.cli._results import check_values, show_check
+from t2t_deploy.errors import CheckFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,15 +23,17 @@ if TYPE_CHECKING:
     help="As Markdown for an issue, without paths and names of this machine.",
 )
 @common_options
-def command(as_report: bool, workspace: Any, output: Output) -> None:
-    """Tell what this machine can build and run, and why not the rest."""
-    from t2t_deploy.pipeline import bug_report, examine_machine
+def command(as_report: bool, workspace: Any, output: Output) -> int:
+    """Tell what this machine can build and run, why not the rest, and check the workspace."""
+    from t2t_deploy.pipeline import bug_report, examine_machine, examine_workspace
 
     found = examine_machine()
     if as_report:
         report = bug_report(found)
         output.result({"report": report}, lambda console: click.echo(report))
-        return
+        return 0
+    checked = examine_workspace(workspace)
+    found["workspace"] = {"path": str(workspace.root), **check_values(checked)}
 
     def show(console: Console) -> None:
         from rich.table import Table
@@ -61,8 +65,11 @@ def command(as_report: bool, workspace: Any, output: Output) -> None:
             console.print(f"onnxruntime: {found['onnxruntime']['problem']}", markup=False)
         versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
         console.print(versions, markup=False)
+        console.print(f"workspace {workspace.root}:", end=" ", markup=False)
+        show_check(console, checked)
 
     output.result(found, show)
+    return CheckFailed.exit_status if checked.problems else 0
 
 
 def _about(processor: dict[str, Any]) -> list[str]:

@@ -115,7 +115,7 @@ def command(workspace: Any, output: Output, **options: Any) -> int:
     if options["compare"]:
         from t2t_deploy.cli._compare import compare
 
-        return compare(request, output)
+        return compare(workspace, request, output)
     artifact = export_model(workspace, request, output)
     manifest = artifact.known()
     values = {

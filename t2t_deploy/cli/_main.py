@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import signal
 import sys
 from types import FrameType
@@ -32,7 +33,13 @@ _COMMANDS = {
     "completion": "_completion",
 }
 _INTERRUPTED = 130
-_TERMINATED = 143
+_BY_SIGNAL = 128
+# they end a command as Ctrl-C does: a process manager, or a terminal that is closed, sends them
+_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class _Terminated(SystemExit):
+    """A signal asked the process to end."""
 
 
 class _Group(click.Group):
@@ -68,11 +75,18 @@ def cli() -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit.
 
-    0 done; 1 an error the user can fix; 2 wrong usage; 3 done but a check fell short; 130 Ctrl-C.
+    0 done; 1 an error the user can fix; 2 wrong usage; 3 done but a check fell short; 130 Ctrl-C;
+    143 SIGTERM; 129 SIGHUP.
     """
     words = sys.argv[1:] if args is None else args
     output = Output(as_json="--json" in words)
-    signal.signal(signal.SIGTERM, _terminate)
+    for ending in _ENDING:
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(ending, _terminate)
+    # the name of a file is bytes, which need not be text
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = cli.main(args=words, prog_name="t2t-deploy", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -85,8 +99,18 @@ def main(args: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         output.error("Interrupted", "interrupted; nothing half-written was left")
         sys.exit(_INTERRUPTED)
+    except _Terminated:
+        output.error("Terminated", "terminated; nothing half-written was left")
+        raise
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads on: say nothing more, and not to a closed pipe
+        sys.exit(1)
+    except OSError as err:
+        if err.errno is None:
+            raise
+        # the disk, the rights or the paths of this machine, which no code of ours expected there
+        place = "" if err.filename is None else f" ({err.filename})"
+        output.error("OSError", f"{err.strerror}{place}; see to it and run the command again")
         sys.exit(1)
 
 
@@ -98,4 +122,5 @@ def _usage_message(err: click.ClickException) -> str:
 
 def _terminate(number: int, frame: FrameType | None) -> Any:
     """Leave through the stack, so that temporary files and workers are cleaned up."""
-    sys.exit(_TERMINATED)
+    signal.signal(number, signal.SIG_IGN)  # once is enough: the clean-up is not interrupted
+    raise _Terminated(_BY_SIGNAL + number)

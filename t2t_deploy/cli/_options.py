@@ -15,7 +15,7 @@ DEFAULT_WORKSPACE = Path("artifacts")
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --workspace, -v, -q and --json; it receives ``workspace`` and ``output``."""
+    """Give a command what every one takes; it receives ``workspace`` and ``output``."""
 
     @click.option(
         "--workspace",
@@ -26,18 +26,30 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
         show_envvar=True,
         help="Folder of artifacts.",
     )
+    @click.option(
+        "--no-wait", is_flag=True, help="Fail where another command is busy with the same."
+    )
     @click.option("-v", "--verbose", count=True, help="Say more.")
     @click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
     @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
     @functools.wraps(command)
     def wrapped(
-        *args: Any, workspace: Path, verbose: int, quiet: bool, as_json: bool, **options: Any
+        *args: Any,
+        workspace: Path,
+        no_wait: bool,
+        verbose: int,
+        quiet: bool,
+        as_json: bool,
+        **options: Any,
     ) -> Any:
-        from t2t_deploy.pipeline import Workspace
+        from t2t_deploy.pipeline import Patience, Workspace
 
         output = Output(as_json=as_json, verbosity=-1 if quiet else verbose)
+        name = click.get_current_context().command_path
+        patience = Patience(wait=not no_wait, command=name, say=output.note)
+        opened = Workspace(workspace, patience)
         try:
-            return command(*args, workspace=Workspace(workspace), output=output, **options)
+            return command(*args, workspace=opened, output=output, **options)
         finally:
             output.finish()
 

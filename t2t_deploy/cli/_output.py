@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from t2t_deploy.errors import DeployError, one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -33,21 +35,30 @@ class Output:
     def result(self, values: dict[str, Any], show: Callable[[Console], None]) -> None:
         """Print a command's result: the JSON object, or what ``show`` prints."""
         self.finish()
-        if self.as_json:
-            print(json.dumps(values, indent=1, allow_nan=False), flush=True)
-        else:
-            show(_console(stderr=False))
+        try:
+            if self.as_json:
+                print(json.dumps(values, indent=1, allow_nan=False), flush=True)
+            else:
+                show(_console(stderr=False))
+                sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as err:
+            raise DeployError(
+                f"the work is done and its result cannot be printed: {err.strerror or err}; what "
+                "stdout goes to must take it"
+            ) from err
 
     def step(self, text: str) -> None:
         """Say what is being done now."""
         self.finish()
         if self.verbosity >= 0:
-            _console(stderr=True).print(f"{text} ...", style="dim", markup=False)
+            _console(stderr=True).print(f"{one_line(text)} ...", style="dim", markup=False)
 
     def note(self, text: str) -> None:
         """Say something the user should know."""
         if self.verbosity >= 0:
-            _console(stderr=True).print(f"note: {text}", style="yellow", markup=False)
+            _console(stderr=True).print(f"note: {one_line(text)}", style="yellow", markup=False)
 
     def progress(self, text: str, done: int, total: int) -> None:
         """Move the progress bar; only where somebody can see it."""
@@ -76,7 +87,7 @@ class Output:
     def error(self, kind: str, message: str) -> None:
         """Report an error, on stdout too where JSON is expected there."""
         self.finish()
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
         if self.as_json:
             print(json.dumps({"error": {"kind": kind, "message": message}}), flush=True)
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import CheckFailed, shown_path
+from t2t_deploy.errors import CheckFailed, one_line, shown_path
 from t2t_deploy.types import Status
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from t2t_deploy.pipeline import Artifact
+    from t2t_deploy.pipeline import Artifact, WorkspaceCheck
 
 
 def artifact_values(artifact: Artifact) -> dict[str, Any]:
@@ -55,6 +55,28 @@ def show_verification(console: Console, verification: Mapping[str, Any] | None) 
         f"{verification['tolerance']:.0e} allowed, on {len(verification['pictures'])} pictures",
         markup=False,
     )
+
+
+def check_values(found: WorkspaceCheck) -> dict[str, Any]:
+    """What a check of a workspace found, JSON-ready."""
+    return {
+        "artifacts": found.artifacts,
+        "problems": list(found.problems),
+        "leftovers": [str(path) for path in found.leftovers],
+    }
+
+
+def show_check(console: Console, found: WorkspaceCheck) -> None:
+    """A line, and one for each problem."""
+    console.print(f"{found.artifacts} artifacts, {len(found.problems)} problems", markup=False)
+    for problem in found.problems:
+        console.print(one_line(problem), markup=False)
+    if found.leftovers:
+        console.print(
+            f"{len(found.leftovers)} files and folders of killed commands; t2t-deploy workspace "
+            "prune removes them",
+            markup=False,
+        )
 
 
 def fail_if(check: Mapping[str, Any] | None, output: Output, *, hint: str | None = None) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from t2t_deploy.cli._options import common_options
 from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import artifact_values
+from t2t_deploy.cli._results import artifact_values, check_values, show_check
 from t2t_deploy.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -49,26 +50,34 @@ def list_artifacts(workspace: Any, output: Output) -> None:
 @command.command("check")
 @common_options
 def check(workspace: Any, output: Output) -> int:
-    """Compare every file with its manifest."""
-    found = workspace.check()
+    """Compare every file with what is written of it."""
+    from t2t_deploy.pipeline import examine_workspace
 
-    def show(console: Console) -> None:
-        console.print(f"{found.artifacts} artifacts, {len(found.problems)} problems")
-        for problem in found.problems:
-            console.print(problem, markup=False)
-
-    output.result({"artifacts": found.artifacts, "problems": list(found.problems)}, show)
+    found = examine_workspace(workspace)
+    output.result(check_values(found), lambda console: show_check(console, found))
     return CheckFailed.exit_status if found.problems else 0
 
 
 @command.command("prune")
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--cache",
+    is_flag=True,
+    help="Also what runtimes compiled and builders timed here; they do it again.",
+)
 @common_options
-def prune(workspace: Any, output: Output) -> None:
-    """Remove what killed commands left behind."""
-    removed = workspace.prune()
+def prune(folders: tuple[Path, ...], cache: bool, workspace: Any, output: Output) -> None:
+    """Remove what killed commands left behind; what a running one is writing stays.
+
+    FOLDERS: others that commands wrote to, by -o, --csv or package. What is below them is not
+    looked at.
+    """
+    from t2t_deploy.pipeline import prune_workspace
+
+    removed = prune_workspace(workspace, folders, compiled=cache)
 
     def show(console: Console) -> None:
-        console.print(f"removed {len(removed)} files")
+        console.print(f"removed {len(removed)} files and folders")
         for path in removed:
             console.print(str(path), markup=False)
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from t2t_deploy._files import printable
+from t2t_deploy._untrusted import printable
 from t2t_deploy.errors import AmbiguousVariantError, CheckpointError
 from t2t_deploy.model._checkpoint_file import check_tensors, read_tensors_file
 from t2t_deploy.model._config import VARIANTS, ModelConfig, config_for_variant
@@ -99,9 +100,12 @@ def reference_from_state_dict(state_dict: StateDict, config: ModelConfig) -> T2T
 
 
 def save_weights(state_dict: StateDict, path: Path) -> None:
-    """Write a state dict as safetensors, the same bytes for the same weights."""
+    """Write a state dict as safetensors, the same bytes for the same weights. Raises OSError."""
     ordered = {key: state_dict[key].contiguous() for key in sorted(state_dict)}
-    save_file(ordered, path)
+    try:
+        save_file(ordered, path)
+    except SafetensorError as err:  # which it raises for a full disk too
+        raise OSError(str(err)) from err
 
 
 def read_state_dict(path: Path) -> tuple[StateDict, str]:

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from t2t_deploy._files import check_safetensors, first_line, shortened
+from t2t_deploy._untrusted import check_safetensors, first_line, shortened
 from t2t_deploy.errors import CheckpointError
 from t2t_deploy.model._pickle_outline import PickleError, outline_pickle
 

@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from t2t_deploy._files import MAX_CONFIG_BYTES, first_line, read_small_file, shortened
+from t2t_deploy._untrusted import MAX_CONFIG_BYTES, first_line, read_small_file, shortened
 from t2t_deploy.errors import ConfigError
 
 if sys.version_info >= (3, 11):

@@ -11,7 +11,7 @@ import pickletools
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from t2t_deploy._files import first_line
+from t2t_deploy._untrusted import first_line
 
 MAX_INSTRUCTIONS = 2_000_000
 """A checkpoint of T2T-ViT-24 with its average and its optimiser has some 60,000."""

@@ -53,9 +53,10 @@ from t2t_deploy.pipeline._predict_ray import ClusterPrediction, RayRequest, pred
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._quantize import QuantizationMode, QuantizeRequest, quantize_artifact
 from t2t_deploy.pipeline._verify import VerifiedArtifact, verify_artifacts
+from t2t_deploy.pipeline._workspace import examine_workspace, prune_workspace
 from t2t_deploy.serving import DEFAULT_BLOCK
 from t2t_deploy.serving.triton import Accelerator, ServingFormat
-from t2t_deploy.workspace import Artifact, Workspace
+from t2t_deploy.workspace import Artifact, Patience, Workspace, WorkspaceCheck
 
 __all__ = [
     "DEFAULT_BATCH",
@@ -86,6 +87,7 @@ __all__ = [
     "ExportRequest",
     "Package",
     "PackageRequest",
+    "Patience",
     "PredictRequest",
     "PredictedPicture",
     "Prediction",
@@ -99,6 +101,7 @@ __all__ = [
     "StrategyComparison",
     "VerifiedArtifact",
     "Workspace",
+    "WorkspaceCheck",
     "bench_artifacts",
     "bench_table",
     "bug_report",
@@ -109,12 +112,14 @@ __all__ = [
     "document_bench",
     "evaluate_artifacts",
     "examine_machine",
+    "examine_workspace",
     "export_model",
     "inspect_artifact",
     "not_run_lines",
     "package_artifact",
     "predict_across",
     "predict_images",
+    "prune_workspace",
     "quantize_artifact",
     "silent",
     "split_name",

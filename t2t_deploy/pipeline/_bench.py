@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -40,8 +39,6 @@ from t2t_deploy.runtime import (
 from t2t_deploy.types import Precision, ShapeProfile, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
-# what the runtimes compile on this machine's device, below the workspace
-_CACHE = "cache"
 _ANY_PRECISION = "-"
 NO_GRAPH = ", no CUDA graph"
 """Follows the name of an engine in a row that was measured without."""
@@ -122,10 +119,10 @@ def bench_artifacts(
     if not cases:
         reasons = "; ".join(dict.fromkeys(str(row.reason) for row in skipped))
         raise BackendError(f"nothing here can be measured: {reasons or 'no backend takes it'}")
-    with tempfile.TemporaryDirectory(prefix="t2t-deploy-bench-") as folder:
+    with workspace.scratch() as folder:
         if request.baselines:
             models = _models(workspace, artifacts)
-            for found in _plain(models, request, threads, Path(folder), report):
+            for found in _plain(models, request, threads, folder, report):
                 cases += found.cases
                 skipped += found.rows
             cases = with_wanted(cases, models, seed=_SEED, report=report)
@@ -228,7 +225,7 @@ def _case(
             threads=threads,
             config=manifest.config,
             device=device,
-            cache=workspace.root / _CACHE / backend,
+            cache=workspace.cache(backend),
         )
         label = f"{manifest.variant} {manifest.config['image_size']}px reference"
         return BenchCase(request, label, Precision.FP32.value, batch, _model(manifest)), None
@@ -261,7 +258,7 @@ def _case(
         threads=threads,
         device=device,
         precision=manifest.precision if manifest else None,
-        cache=workspace.root / _CACHE / backend,
+        cache=workspace.cache(backend),
         sha256=engine_sha256(artifact),
     )
     return BenchCase(request, artifact.path.name, _precision(artifact), batch, computes), None

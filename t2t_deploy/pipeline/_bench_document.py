@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2t_deploy._files import MAX_BENCH_BYTES, first_line, json_from_file
+from t2t_deploy._untrusted import MAX_BENCH_BYTES, first_line, json_from_file
 from t2t_deploy.bench import (
     BenchReport,
     Comparison,

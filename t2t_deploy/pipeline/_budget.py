@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import json
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +154,7 @@ class _Bench:
         report: Report,
     ) -> None:
         source = inputs.plan.source
+        self.workspace = workspace
         self.inputs, self.images, self.report = inputs, images, report
         self.size, self.classes = (int(source.config[key]) for key in ("image_size", "num_classes"))
         self.reference = SessionRequest("eager", workspace.weights(source), config=source.config)
@@ -208,8 +208,8 @@ class _Bench:
     def trial(self, returned: Sequence[str]) -> Iterator[AccuracyRunner]:
         """A session of the graph with these layers in float and the others in 8 bits."""
         decisions = self.inputs.decide(dict.fromkeys(returned, _RETURNED))
-        with tempfile.TemporaryDirectory(prefix="t2t-deploy-budget-") as folder:
-            path = Path(folder) / "trial.onnx"
+        with self.workspace.scratch() as folder:
+            path = folder / "trial.onnx"
             onnx.save(self.inputs.place(decisions).model, path)
             with open_session(SessionRequest("ort-cpu", path)) as session:
                 batch = session.inputs[0].shape[0] or _BATCH

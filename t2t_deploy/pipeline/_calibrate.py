@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from t2t_deploy._files import check_safetensors
+from t2t_deploy._untrusted import check_safetensors
 from t2t_deploy.calibration import (
     Calibration,
     CalibrationKey,
@@ -44,11 +43,18 @@ from t2t_deploy.pipeline._export import ExportedGraph, ExportRequest, graph_from
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.types import INPUT_NAME, QUANTIZED, Target
-from t2t_deploy.workspace import Manifest, Workspace, publish, temporary_file
+from t2t_deploy.workspace import (
+    CALIBRATION,
+    PARTIAL,
+    Manifest,
+    Workspace,
+    make_folder,
+    publish,
+    temporary_file,
+)
 
 DEFAULT_COUNT = 512
 DEFAULT_METHOD = RangeMethod.MINMAX
-FOLDER = "calibration"
 # Pictures that tell how the channels are to be equalised; ranges are taken from all.
 _EQUALISED_ON = 64
 _BATCH = 4
@@ -177,26 +183,37 @@ def calibrated(
         equalised=request.equalise,
     )
     name = f"{source.variant}-{key.image_size}-{target.value}-{key.digest()[:8]}"
-    kept = workspace.root / FOLDER / f"{name}.ranges"
+    kept = workspace.root / CALIBRATION / f"{name}.ranges"
     path = request.output or kept
-    ready = load_calibration(kept) if kept.is_file() else None
-    if ready is not None and ready.key == key:
-        report.note(f"the ranges of this graph and these pictures were taken before: {kept.name}")
-        if path != kept:
-            _write(ready, path)
-        return CalibratedRanges(path, ready, reused=True)
-    work = _Work(graph, images, key, kept.with_suffix(".partial"), report)
-    workspace.folder(FOLDER)
-    found = work.run(digests)
-    _write(found, path)
-    work.partial.unlink(missing_ok=True)
-    return CalibratedRanges(path, found)
+    ready = _ready(kept, key)
+    if ready is None:
+        with workspace.lock(name):
+            ready = _ready(kept, key)  # another command may have made it meanwhile
+            if ready is None:
+                partial = kept.with_suffix(PARTIAL)
+                work = _Work(workspace, graph, images, key, partial, report)
+                workspace.folder(CALIBRATION)
+                found = work.run(digests)
+                _write(found, path)
+                work.partial.unlink(missing_ok=True)
+                return CalibratedRanges(path, found)
+    report.note(f"the ranges of this graph and these pictures were taken before: {kept.name}")
+    if path != kept:
+        _write(ready, path)
+    return CalibratedRanges(path, ready, reused=True)
+
+
+def _ready(path: Path, key: CalibrationKey) -> Calibration | None:
+    """The calibration in a file, if it is the one that is wanted."""
+    found = load_calibration(path) if path.is_file() else None
+    return found if found is not None and found.key == key else None
 
 
 @dataclass(slots=True)
 class _Work:
     """One calibration under way. partial: where the sums so far are kept."""
 
+    workspace: Workspace
     graph: CalibrationGraph
     images: ImageSet
     key: CalibrationKey
@@ -261,8 +278,8 @@ class _Work:
 
     @contextlib.contextmanager
     def session(self, model: onnx.ModelProto, layers: Sequence[LinearLayer]) -> Iterator[Session]:
-        with tempfile.TemporaryDirectory(prefix="t2t-deploy-calibrate-") as folder:
-            path = Path(folder) / "observed.onnx"
+        with self.workspace.scratch() as folder:
+            path = folder / "observed.onnx"
             onnx.save(observed_model(model, sources(layers)), path)
             with open_session(SessionRequest("ort-cpu", path)) as session:
                 yield session
@@ -274,8 +291,8 @@ class _Work:
             "done": str(done),
             "unreadable": json.dumps(self.unreadable),
         }
-        with temporary_file(self.partial.parent, ".partial") as temporary:
-            save_file(observation.to_arrays(), temporary, metadata=told)
+        with temporary_file(self.partial.parent, PARTIAL) as temporary:
+            temporary.write_bytes(save(observation.to_arrays(), metadata=told))
             publish(temporary, self.partial)
 
     def resume(self, layers: Sequence[LinearLayer]) -> tuple[Observation, int]:
@@ -320,6 +337,7 @@ def _unreadable_told(
 
 
 def _write(calibration: Calibration, path: Path) -> None:
+    make_folder(path.parent)
     with temporary_file(path.parent, ".ranges") as temporary:
         save_calibration(calibration, temporary)
         publish(temporary, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +44,7 @@ from t2t_deploy.verify import (
     logits_of,
     standard_pictures,
 )
+from t2t_deploy.workspace import temporary_folder
 
 if TYPE_CHECKING:
     from t2t_deploy.model import T2TViT
@@ -162,10 +162,13 @@ class StrategyComparison:
         }
 
 
-def compare_strategies(request: ExportRequest, report: Report = silent) -> StrategyComparison:
+def compare_strategies(
+    request: ExportRequest, report: Report = silent, *, folder: Path | None = None
+) -> StrategyComparison:
     """Export every sensible combination, and compare size, error, latency and engine.
 
-    All files lie in a temporary folder that is gone at the end. A combination that fails is a row
+    All files lie in a temporary folder that is gone at the end, in ``folder`` where that can be
+    written. A combination that fails is a row
     with its reason. Strategies of the request that differ from the target's are one more row.
     Raises UsageError, CheckpointError, ConfigError, MissingDependencyError.
     """
@@ -191,9 +194,8 @@ def compare_strategies(request: ExportRequest, report: Report = silent) -> Strat
     combinations = strategies_to_compare(default, performer=performer)
     if asked not in combinations:
         combinations = (*combinations, asked)
-    with tempfile.TemporaryDirectory(prefix="t2t-deploy-compare-") as temporary:
-        folder = Path(temporary)
-        weights = folder / "weights.safetensors"
+    with temporary_folder(folder) as scratch:
+        weights = scratch / "weights.safetensors"
         save_weights(state_dict, weights)
         report.step("computing the reference in float64")
         # a model of its own: the deploy form shares the float32 weights of the other
@@ -204,7 +206,7 @@ def compare_strategies(request: ExportRequest, report: Report = silent) -> Strat
         for index, strategies in enumerate(combinations, start=1):
             name = strategy_name(strategies, performer=performer)
             report.step(f"exporting {name} ({index} of {len(combinations)})")
-            files.append(folder / f"{index}.onnx")
+            files.append(scratch / f"{index}.onnx")
             row = ComparedStrategies(name, strategies, default=strategies == default)
             rows.append(_examined(row, reference, request, ruler, files[-1], report))
         left_s = _TOTAL_SECONDS - (monotonic() - started_s)

@@ -15,7 +15,13 @@ import numpy as np
 from t2t_deploy._optional import require
 from t2t_deploy.images import pixels_of
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.runtime import Session, SessionRequest, open_session, why_not_runnable
+from t2t_deploy.runtime import (
+    Session,
+    SessionRequest,
+    open_session,
+    read_onnx,
+    why_not_runnable,
+)
 from t2t_deploy.types import OUTPUT_NAME, QUANTIZED, Ends, Precision, Tail
 from t2t_deploy.verify import (
     TAIL_TOLERANCE,
@@ -60,7 +66,6 @@ def locate_file(
     reason = why_not_runnable("ort-cpu") or why_not_runnable("eager")
     if reason is not None:
         return not_located(reason)
-    import onnx
 
     from t2t_deploy.export import (
         NORMALISED_NAME,
@@ -70,7 +75,7 @@ def locate_file(
     )
     from t2t_deploy.model import config_from_dict, load_reference, reference_layers
 
-    model = onnx.load(path)
+    model = read_onnx(path, external_data=True)
     ends = Ends.of_details(manifest.details)
     config = config_from_dict(manifest.config)
     chosen = nodewise_pictures(config.image_size) if pictures is None else pictures

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2t_deploy._files import MAX_LABELS_BYTES, read_small_file
+from t2t_deploy._untrusted import MAX_LABELS_BYTES, read_small_file
 from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.serving.triton import (

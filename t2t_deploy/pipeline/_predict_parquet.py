@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy import __version__
-from t2t_deploy._files import MAX_MANIFEST_BYTES, json_from_file
+from t2t_deploy._files import abandoned, remove
 from t2t_deploy._optional import require
+from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, json_from_file
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.serving import PictureClasses, shown_name
-from t2t_deploy.workspace import Workspace, make_folder, publish, temporary_file, write_text
+from t2t_deploy.workspace import make_folder, publish, temporary_file, write_text
 
 _SUFFIX = ".parquet"
 _RUN = "run.json"
@@ -80,7 +81,8 @@ class OutputFolder:
             write_text(path, json.dumps(wanted, indent=1) + "\n")
         for folder in (self._predictions, self._failed):
             make_folder(folder)
-        Workspace(self.root).prune()
+        for path in abandoned(self.root):
+            remove(path)
         return json.dumps({"format": _FORMAT, **self._settings}, sort_keys=True)
 
     def finished(self) -> frozenset[str]:

@@ -351,6 +351,7 @@ def store_quantized(
         }
         if request.measure_speed:
             learned["details"]["speed"] = speed_against_float(
+                workspace,
                 path,
                 with_ends(inputs.typed.model, inputs.form.ends),
                 target=plan.target,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from t2t_deploy.bench import MIN_ROUNDS, BenchCase, BenchStatus, run_bench, spee
 from t2t_deploy.pipeline._progress import Report
 from t2t_deploy.runtime import SessionRequest, available_threads, why_not_runnable
 from t2t_deploy.types import Precision, Status, Target
+from t2t_deploy.workspace import Workspace
 
 _BACKENDS = {
     Target.CPU: "ort-cpu",
@@ -23,6 +23,7 @@ _ROUND_SECONDS = 0.3
 
 
 def speed_against_float(
+    workspace: Workspace,
     quantized: Path,
     base: onnx.ModelProto,
     *,
@@ -44,8 +45,8 @@ def speed_against_float(
         return {"status": Status.NOT_RUN.value, "backend": backend, "reason": reason}
     report.step("timing it against its float base")
     threads = available_threads()
-    with tempfile.TemporaryDirectory(prefix="t2t-deploy-quantize-") as folder:
-        path = Path(folder) / "float.onnx"
+    with workspace.scratch() as folder:
+        path = folder / "float.onnx"
         onnx.save(base, path)
         cases = [
             BenchCase(SessionRequest(backend, file, threads), file.name, precision.value, batch)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ from t2t_deploy.verify import (
     verify_session,
     why_non_finite,
 )
-from t2t_deploy.workspace import Artifact, Manifest, Workspace
+from t2t_deploy.workspace import Artifact, Manifest, Workspace, temporary_folder
 
 _MAX_PICTURES = 64
 # Node by node takes seconds where a runtime takes tenths of one.
@@ -169,13 +170,14 @@ def _verify_with_ends(
             session = stack.enter_context(open_session(asked))
             return PixelSession(session) if ends.embed_preprocess else session
 
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="t2t-deploy-verify-"))
+        # in the workspace, which the stored weights are of
+        folder = stack.enter_context(temporary_folder(eager.path.parent))
         reference, own = stack.enter_context(open_session(eager)), opened(request)
         wanted = logits_of(reference, pictures.pictures)
         found = outputs_of(own, pictures.pictures)
         if ends.tail is Tail.LOGITS:
             return compare_logits(wanted, found[OUTPUT_NAME], pictures.names, tolerance)
-        shown = Path(folder) / "logits.onnx"
+        shown = folder / "logits.onnx"
         onnx.save(with_logits_shown(read_onnx(request.path, external_data=True)), shown)
         logits = logits_of(opened(dataclasses.replace(request, path=shown)), pictures.pictures)
     result = compare_logits(wanted, logits, pictures.names, tolerance)
@@ -243,14 +245,14 @@ def verify_artifacts(
             result = not_verified(tolerance, str(err))
         kept = pictures is None and (runtime == DEFAULT_BACKEND or manifest.kind == "engine")
         if kept and result.status is not Status.NOT_RUN:
-            artifact = workspace.update(artifact, verification=result.to_dict())
+            artifact = _kept(workspace, artifact, report, verification=result.to_dict())
         few = None if pictures is None else _first(pictures, _MAX_NODEWISE_PICTURES)
         found = picture = layers = None
         if locate:
             report.step(f"comparing the layers of {name}")
             layers = locate_file(artifact.path, manifest, weights, few, report)
             if pictures is None:
-                artifact = _told(workspace, artifact, "located", layers)
+                artifact = _told(workspace, artifact, report, "located", layers)
         if nodewise:
             report.step(f"evaluating {name} node by node")
             try:
@@ -261,19 +263,33 @@ def verify_artifacts(
                 found = nodewise_not_run(tolerance, str(err))
             picture = draw_nodewise(workspace, name, found, plot, report)
             if pictures is None:
-                artifact = _told(workspace, artifact, "nodewise", found)
+                artifact = _told(workspace, artifact, report, "nodewise", found)
         results.append(VerifiedArtifact(artifact, result, found, picture, layers))
     return results
 
 
 def _told(
-    workspace: Workspace, artifact: Artifact, name: str, verdict: NodewiseReport | Located
+    workspace: Workspace,
+    artifact: Artifact,
+    report: Report,
+    name: str,
+    verdict: NodewiseReport | Located,
 ) -> Artifact:
     """Keep a verdict in the manifest; one of nothing leaves what stands there."""
     if verdict.status is Status.NOT_RUN:
         return artifact
-    details = {**artifact.known().details, name: verdict.summary()}
-    return workspace.update(artifact, details=details)
+    return _kept(workspace, artifact, report, details={name: verdict.summary()})
+
+
+def _kept(workspace: Workspace, artifact: Artifact, report: Report, **verdict: Any) -> Artifact:
+    """The artifact with a verdict in its manifest; where that cannot be written, it is said."""
+    if not os.access(artifact.path.parent, os.W_OK):
+        report.note(
+            f"{artifact.path.parent} is read-only: the verdict on {artifact.path.name} is told "
+            "here and not kept in its manifest"
+        )
+        return artifact
+    return workspace.update(artifact, **verdict)
 
 
 def _first(pictures: PictureSet, count: int) -> PictureSet:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2t_deploy._files import first_line, shortened
+from t2t_deploy._untrusted import first_line, shortened
 from t2t_deploy.errors import ArtifactError, shown_path
 from t2t_deploy.runtime._onnx_rules import check_tree, foreign_operators
 from t2t_deploy.runtime._onnx_tree import model_tree

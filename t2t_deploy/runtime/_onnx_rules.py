@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from t2t_deploy._files import shortened
+from t2t_deploy._untrusted import shortened
 from t2t_deploy.runtime._onnx_tree import LENGTH, Tree
 
 # of ONNX 1.23, and what this version of t2t-deploy knows

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from t2t_deploy._files import make_folder, publish, temporary_file
 from t2t_deploy.runtime._engine_device import device_name
 from t2t_deploy.runtime._trt_module import to_bytes
 
@@ -39,13 +38,8 @@ class TimingCache:
 
     def keep(self, config: tensorrt.IBuilderConfig) -> None:
         """Write the cache back, whole or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         times = to_bytes(config.get_timing_cache().serialize())
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=".t2t-tmp-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(times)
-            os.replace(name, self.path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        with temporary_file(self.path.parent, self.path.suffix) as temporary:
+            temporary.write_bytes(times)
+            publish(temporary, self.path)

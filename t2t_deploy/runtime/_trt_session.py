@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from t2t_deploy.errors import BackendError
+from t2t_deploy._files import make_folder, publish, temporary_file
+from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.runtime._cuda import Cuda, Graph
 from t2t_deploy.runtime._pool import Pool
 from t2t_deploy.runtime._session import CallTiming, ClosingSession, TimedRun, check_feeds
@@ -170,16 +170,13 @@ class _RuntimeSettings:
         if content == self._stored:
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             # sessions in other processes write the same name: each renames a file of its own
-            temporary = self._path.with_suffix(f".{os.getpid()}.part")
-            temporary.write_bytes(content)
-            temporary.replace(self._path)
-        except OSError as err:
-            raise BackendError(
-                f"compiled kernels cannot be kept in {self._path.parent}: {err.strerror}; make the "
-                "folder writable"
-            ) from err
+            with temporary_file(self._path.parent, self._path.suffix) as temporary:
+                temporary.write_bytes(content)
+                publish(temporary, self._path)
+        except ArtifactError as err:
+            raise BackendError(f"compiled kernels cannot be kept: {err}") from err
 
     def forget(self) -> None:
         """Let go of what belongs to the engine."""

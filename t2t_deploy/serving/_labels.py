@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from t2t_deploy._files import MAX_LABELS_BYTES, read_small_file
 from t2t_deploy._optional import require
+from t2t_deploy._untrusted import MAX_LABELS_BYTES, read_small_file
 from t2t_deploy.errors import ArtifactError, shown_path
 
 IMAGENET_CLASSES = 1000

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from t2t_deploy.errors import ArtifactError
+from t2t_deploy.runtime import read_onnx
 from t2t_deploy.types import INPUT_NAME
 from t2t_deploy.verify._nodewise_graph import (
     Evaluation,
@@ -38,9 +39,7 @@ def why_non_finite(source: Path, picture: np.ndarray) -> str | None:
     source: an ONNX file; picture: (n, 3, S, S) float32 or (n, S, S, 3) uint8. None where every
     tensor is finite, or the graph cannot be evaluated node by node.
     """
-    import onnx
-
-    model = onnx.load(source)
+    model = read_onnx(source, external_data=True)
     stored = stored_non_finite(model)
     if stored:
         return f"NaN or infinity is stored in {', '.join(stored[:3])}"

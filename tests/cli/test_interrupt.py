@@ -73,8 +73,9 @@ def test_ctrl_c_keeps_what_was_there(stop: Stop, temporaries: Callable[[], list[
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
 def test_terminated(stop: Stop, temporaries: Callable[[], list[Path]]) -> None:
-    status, out, _ = stop(signal.SIGTERM)
+    status, out, err = stop(signal.SIGTERM)
     assert (status, out) == (143, "")
+    assert err.strip() == "error: terminated; nothing half-written was left"
     assert list(Path("artifacts/onnx").iterdir()) == []
 
 

@@ -12,7 +12,12 @@ from t2t_deploy.serving.triton._formats import (
     choose_batching,
     choose_format,
 )
-from t2t_deploy.serving.triton._repository import ModelFolder, check_folders, write_folders
+from t2t_deploy.serving.triton._repository import (
+    ModelFolder,
+    check_folders,
+    put_back,
+    write_folders,
+)
 from t2t_deploy.serving.triton._service import service_folders, service_names
 from t2t_deploy.serving.triton._signature import (
     Signature,
@@ -32,6 +37,7 @@ __all__ = [
     "choose_accelerator",
     "choose_batching",
     "choose_format",
+    "put_back",
     "service_folders",
     "service_names",
     "signature_from_onnx",

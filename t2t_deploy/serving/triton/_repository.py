@@ -11,19 +11,18 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from t2t_deploy import __version__
-from t2t_deploy._files import MAX_MANIFEST_BYTES, json_from_file
+from t2t_deploy._files import abandoned, locked_folder, remove, sync_folder, temporary_folder
+from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, json_from_file
 from t2t_deploy.errors import ArtifactError
 
 NOTE = "t2t-deploy.json"
-_TEMPORARY = ".t2t-tmp-"
+_WHOSE = "repository.txt"
 _COPIED = 1 << 20
 
 
@@ -37,12 +36,15 @@ class ModelFolder:
 
 
 def check_folders(repository: Path, names: Sequence[str]) -> list[str]:
-    """Names of the folders that would be replaced.
+    """Names of the folders that would be replaced; what a killed command moved out is back first.
 
     Raises ArtifactError where one is not ours, or was changed after it was written.
     """
     if repository.exists() and not repository.is_dir():
         raise ArtifactError(f"{repository} is no folder; give one for the model repository")
+    if repository.is_dir():
+        place = repository.resolve()
+        put_back(place.parent, place.name)
     replaced = []
     for name in names:
         folder = repository / name
@@ -67,16 +69,18 @@ def check_folders(repository: Path, names: Sequence[str]) -> list[str]:
 def write_folders(repository: Path, folders: Sequence[ModelFolder]) -> list[Path]:
     """Put model folders into a repository, in this order, each in one rename; returns them.
 
-    What is replaced is moved out first, and back should the rename fail. Call `check_folders`
+    What is replaced is moved out first, and back should the rename fail; where the command is
+    killed between both, `check_folders` moves it back when it is called the next time. Call that
     before. Raises ArtifactError where the disk does not take it.
     """
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        with _staging(repository.resolve().parent) as staging:
+        with _staging(repository.resolve()) as staging:
             for folder in folders:
                 _write(folder, staging / "new" / folder.name)
             (staging / "old").mkdir()
-            return [_publish(staging, repository, folder.name) for folder in folders]
+            with locked_folder(repository):
+                return [_publish(staging, repository, folder.name) for folder in folders]
     except OSError as err:
         raise ArtifactError(
             f"cannot write the model repository {repository}: {err.strerror or err}; free some "
@@ -95,6 +99,7 @@ def _publish(staging: Path, repository: Path, name: str) -> Path:
         if replaces:
             old.rename(target)
         raise
+    sync_folder(repository)
     return target
 
 
@@ -156,10 +161,26 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def put_back(parent: Path, repository: str | None = None) -> None:
+    """Undo what killed commands left half done in the repositories of a folder, or in one.
+
+    Where one was killed between moving a model out and the new one in, the old one is moved back.
+    """
+    for staging in abandoned(parent, below=False):
+        try:
+            name = (staging / _WHOSE).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            continue
+        if repository not in (None, name) or Path(name).name != name:
+            continue
+        for old in (staging / "old").glob("*"):
+            if not (parent / name / old.name).exists():
+                old.rename(parent / name / old.name)
+        remove(staging)
+
+
 @contextlib.contextmanager
-def _staging(parent: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=parent))
-    try:
+def _staging(repository: Path) -> Iterator[Path]:
+    with temporary_folder(repository.parent, there=True) as folder:
+        (folder / _WHOSE).write_text(repository.name, encoding="utf-8")
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from t2t_deploy._files import shortened
+from t2t_deploy._untrusted import shortened
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KINDS = ("onnx", "engine")

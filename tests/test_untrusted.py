@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from t2t_deploy import _files
-from t2t_deploy._files import json_from_file, printable, read_small_file, shortened
+from t2t_deploy import _untrusted
+from t2t_deploy._untrusted import json_from_file, printable, read_small_file, shortened
 from t2t_deploy.errors import ArtifactError, ComparisonError, ConfigError, DeployError
 from t2t_deploy.model import config_from_toml
 from t2t_deploy.pipeline._bench_document import read_report
@@ -246,4 +246,4 @@ def test_a_tail_that_is_unknown(details: dict[str, Any]) -> None:
 
 
 def test_limits_are_what_the_readers_hold_to() -> None:
-    assert _files.MAX_CONFIG_BYTES == 1 << 20 and _files.MAX_MANIFEST_BYTES == 16 << 20
+    assert _untrusted.MAX_CONFIG_BYTES == 1 << 20 and _untrusted.MAX_MANIFEST_BYTES == 16 << 20

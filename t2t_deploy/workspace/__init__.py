@@ -1,0 +1,59 @@
+"""Artifacts with lineage: files that are written whole, named by content and known by manifest.
+
+    <workspace>/onnx/<name>-<sha>.onnx          + .manifest.json
+    <workspace>/engines/<name>-<sha>.engine     + .manifest.json
+    <workspace>/weights/<sha>.safetensors       each set of weights once
+    <workspace>/calibration/<name>-<key>.ranges what pictures said of a graph
+    <workspace>/logs/, <workspace>/bench/       builder logs, measurements
+    <workspace>/cache/, <workspace>/timing/     what runtimes and builders need not do again
+    <workspace>/.locks/                         who works on what just now
+
+A manifest lies beside its file and names it without a folder, so a workspace can be moved.
+"""
+
+from __future__ import annotations
+
+from t2t_deploy._files import (
+    file_sha256,
+    make_folder,
+    publish,
+    temporary_file,
+    temporary_folder,
+    write_text,
+)
+from t2t_deploy.workspace._artifact import Artifact
+from t2t_deploy.workspace._locks import Patience
+from t2t_deploy.workspace._manifest import (
+    MANIFEST_SUFFIX,
+    MANIFEST_VERSION,
+    Manifest,
+    manifest_path_for,
+    manifest_text,
+    read_manifest,
+    tool_versions,
+)
+from t2t_deploy.workspace._tidy import CALIBRATION, PARTIAL, WorkspaceCheck, finished
+from t2t_deploy.workspace._workspace import Workspace
+
+__all__ = [
+    "CALIBRATION",
+    "MANIFEST_SUFFIX",
+    "MANIFEST_VERSION",
+    "PARTIAL",
+    "Artifact",
+    "Manifest",
+    "Patience",
+    "Workspace",
+    "WorkspaceCheck",
+    "file_sha256",
+    "finished",
+    "make_folder",
+    "manifest_path_for",
+    "manifest_text",
+    "publish",
+    "read_manifest",
+    "temporary_file",
+    "temporary_folder",
+    "tool_versions",
+    "write_text",
+]

@@ -1,0 +1,262 @@
+"""A folder of artifacts: what is in it, and how something comes into it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from t2t_deploy._files import (
+    abandoned,
+    file_sha256,
+    make_folder,
+    publish,
+    remove,
+    settle,
+    temporary_file,
+    temporary_folder,
+    write_text,
+)
+from t2t_deploy.errors import ArtifactError
+from t2t_deploy.workspace._artifact import (
+    Artifact,
+    artifact_of_file,
+    change_manifest,
+    replace_file,
+)
+from t2t_deploy.workspace._locks import CHANGES, Patience, held
+from t2t_deploy.workspace._manifest import (
+    MANIFEST_SUFFIX,
+    Manifest,
+    manifest_path_for,
+    read_manifest,
+    tool_versions,
+)
+from t2t_deploy.workspace._tidy import WorkspaceCheck, check_files, check_weights, leftovers
+
+_FOLDERS = {"onnx": "onnx", "engine": "engines"}
+# what runtimes compiled here, and the times builders measured
+_COMPILED = ("cache", "timing")
+
+
+class Workspace:
+    """A folder of artifacts. Nothing is created before something is stored.
+
+    patience: what to do where another command works on the same. Reading waits for nobody.
+    """
+
+    def __init__(self, root: Path, patience: Patience | None = None) -> None:
+        self.root = root
+        self._patience = patience or Patience()
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def artifacts(self, kind: str | None = None) -> list[Artifact]:
+        """All artifacts, oldest first. Raises ArtifactError for an unreadable manifest."""
+        found = [Artifact(self._file(path), read_manifest(path)) for path in self._manifests(kind)]
+        return sorted(found, key=lambda artifact: artifact.known().sequence)
+
+    def check(self) -> WorkspaceCheck:
+        """Compare every file, and all weights, with what is written of them."""
+        return check_files(self.root, [self._file(path) for path in self._manifests()])
+
+    def newest(
+        self,
+        kind: str,
+        suits: Callable[[Manifest], bool] = lambda manifest: True,
+        *,
+        force: bool = False,
+    ) -> Artifact:
+        """The last artifact made that suits; one that failed a check only with ``force``.
+
+        Raises ArtifactError saying what to run.
+        """
+        suitable = [a for a in self.artifacts(kind) if suits(a.known())]
+        usable = [a for a in suitable if force or not a.known().failed]
+        if usable:
+            return usable[-1]
+        if suitable:
+            last = suitable[-1]
+            raise ArtifactError(
+                f"every suitable {kind} artifact of workspace {self.root} failed its check, the "
+                f"newest being {last.path.name} ({last.known().failure}); mend the cause and make "
+                "it again, or pass --force"
+            )
+        make = "export" if kind == "onnx" else "build-trt"
+        raise ArtifactError(
+            f"workspace {self.root} has no suitable {kind} artifact; make one first: "
+            f"t2t-deploy {make}"
+        )
+
+    def open(self, path: Path, *, force: bool = False) -> Artifact:
+        """An artifact by its file, its content checked against its manifest.
+
+        Raises ArtifactError where it is missing, altered, or failed a check and ``force`` is off.
+        """
+        if not os.path.isfile(path) and (inside := self._find(path.name)) is not None:
+            path = inside
+        if not os.path.isfile(path):  # False as well for a name that no file can have
+            raise ArtifactError(
+                f"there is no artifact {path}; 't2t-deploy workspace list' shows what there is"
+            )
+        artifact = artifact_of_file(path)
+        return artifact if artifact.manifest is None else self._usable(artifact, force=force)
+
+    def checked(self, artifact: Artifact, *, force: bool = False) -> Artifact:
+        """The artifact, once its content matches its manifest. Raises as `open`."""
+        if not artifact.path.is_file():
+            raise ArtifactError(f"{artifact.path} is gone, its manifest is not; make it again")
+        return self._usable(artifact_of_file(artifact.path), force=force)
+
+    def _usable(self, artifact: Artifact, *, force: bool) -> Artifact:
+        manifest = artifact.known()
+        if manifest.failed and not force:
+            raise ArtifactError(
+                f"{artifact.path} failed its check ({manifest.failure}); mend the cause and make "
+                "it again, or pass --force"
+            )
+        return artifact
+
+    def weights(self, manifest: Manifest) -> Path:
+        """The stored weights an artifact was made from, checked. Raises ArtifactError."""
+        return self.weights_path(str(manifest.weights["sha256"]), manifest.file)
+
+    def weights_path(self, sha256: str, user: str = "an artifact") -> Path:
+        """Stored weights by the hash of their content, checked. Raises ArtifactError."""
+        return check_weights(self.root, sha256, user)
+
+    def cache(self, name: str) -> Path | None:
+        """Where a runtime may keep what it compiled; None in a workspace that is not written."""
+        return self.root / "cache" / name if os.access(self.root, os.W_OK) else None
+
+    def _manifests(self, kind: str | None = None) -> list[Path]:
+        folders = _FOLDERS.values() if kind is None else (_FOLDERS[kind],)
+        found = ((self.root / folder).glob(f"*{MANIFEST_SUFFIX}") for folder in folders)
+        return sorted(itertools.chain.from_iterable(found))
+
+    @staticmethod
+    def _file(manifest: Path) -> Path:
+        return manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX))
+
+    def _find(self, name: str) -> Path | None:
+        candidates = (self.root / folder / name for folder in _FOLDERS.values())
+        return next((path for path in candidates if os.path.isfile(path)), None)
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def store_weights(self, write: Callable[[Path], None]) -> str:
+        """Keep weights under the hash of their content; returns it."""
+        folder = self.folder("weights")
+        with temporary_file(folder, ".safetensors") as temporary:
+            write(temporary)
+            sha256 = file_sha256(temporary)
+            publish(temporary, folder / f"{sha256}.safetensors")
+        return sha256
+
+    def store(
+        self,
+        manifest: Manifest,
+        write: Callable[[Path], Mapping[str, Any]],
+        *,
+        stem: str,
+        output: Path | None = None,
+    ) -> Artifact:
+        """Write a file and its manifest; the content's facts in the manifest are filled in.
+
+        write: makes the file at the path it is given and returns the manifest fields it learned.
+        output: where to write instead of the workspace, over what is there.
+        """
+        suffix = ".onnx" if manifest.kind == "onnx" else ".engine"
+        folder = self.folder(_FOLDERS[manifest.kind]) if output is None else output.parent
+        make_folder(folder)
+        with temporary_file(folder, suffix) as temporary:
+            learned = write(temporary)
+            sha256 = file_sha256(temporary)
+            settle(temporary)  # before the lock: it may take long
+            path = folder / f"{stem}-{sha256[:8]}{suffix}" if output is None else output
+            with self.lock():
+                complete = dataclasses.replace(
+                    manifest,
+                    file=path.name,
+                    sha256=sha256,
+                    size_bytes=temporary.stat().st_size,
+                    tools=tool_versions(),
+                    sequence=self._next_sequence(),
+                    created=_now(),
+                    **learned,
+                )
+                if output is not None:
+                    replace_file(temporary, path, complete)
+                else:
+                    # A file of this name has this content: the manifest comes last, so that each
+                    # has its file.
+                    publish(temporary, path)
+                    write_text(manifest_path_for(path), complete.to_json())
+        return Artifact(path, complete)
+
+    def update(self, artifact: Artifact, **changes: Any) -> Artifact:
+        """Replace fields of a manifest as it is now, the file unchanged; ``details`` are added.
+
+        Raises ArtifactError where the file was made anew meanwhile.
+        """
+        with self.lock():
+            return change_manifest(artifact, changes)
+
+    def lock(self, name: str = CHANGES) -> AbstractContextManager[None]:
+        """Keep other commands from what only one may do at a time.
+
+        name: of the work; by default the moments in which manifests change. Raises BusyError.
+        """
+        return held(self.root, name, self._patience)
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """A folder for files of the moment, in the workspace where that is there to be written."""
+        return temporary_folder(self.root)
+
+    def write_log(self, name: str, text: str) -> Path:
+        """Keep a log; returns its path."""
+        path = self.folder("logs") / name
+        write_text(path, text)
+        return path
+
+    def prune(self, *, also: Sequence[Path] = (), compiled: bool = False) -> list[Path]:
+        """Remove what killed commands left behind; returns it.
+
+        also: other folders that commands wrote to, in which, not below, it lies as well.
+        compiled: also what runtimes compiled here, which they then do again. Weights and logs are
+        never removed: an artifact written elsewhere with ``-o`` may need them.
+        """
+        removed = [path for folder in also for path in abandoned(folder, below=False)]
+        with contextlib.ExitStack() as stack:
+            if self.root.is_dir():
+                stack.enter_context(self.lock())
+                removed += leftovers(self.root)
+            if compiled:
+                removed += [p for name in _COMPILED if (p := self.root / name).is_dir()]
+            for path in removed:
+                remove(path)
+        return removed
+
+    def folder(self, name: str) -> Path:
+        """A folder of the workspace, made if need be. Raises ArtifactError."""
+        folder = self.root / name
+        make_folder(folder)
+        return folder
+
+    def _next_sequence(self) -> int:
+        """One more than any readable manifest has; a damaged one elsewhere stops nobody."""
+        sequences = [0]
+        for path in self._manifests():
+            with contextlib.suppress(ArtifactError):
+                sequences.append(read_manifest(path).sequence)
+        return max(sequences) + 1
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

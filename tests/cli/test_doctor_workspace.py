@@ -1,0 +1,123 @@
+"""`doctor` checks the workspace: artifacts, weights and ranges, and what killed commands left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2t_deploy.workspace import manifest_path_for
+
+Run = Callable[..., Any]
+
+
+def test_a_whole_workspace(run: Run, workspace: Path) -> None:
+    done = run("doctor", "--json")
+    found = {"path": "artifacts", "artifacts": 1, "problems": [], "leftovers": []}
+    assert (done.status, done.json["workspace"]) == (0, found)
+    assert "workspace artifacts: 1 artifacts, 0 problems" in run("doctor").out
+
+
+def test_no_workspace_is_none_to_complain_of(run: Run) -> None:
+    done = run("doctor", "--workspace", "missing", "--json")
+    assert (done.status, done.json["workspace"]["artifacts"]) == (0, 0)
+    assert not Path("missing").exists()
+
+
+def altered_artifact(workspace: Path) -> str:
+    (path,) = (workspace / "onnx").glob("*.onnx")
+    path.write_bytes(b"altered")
+    return f"{path.name} was altered"
+
+
+def gone_artifact(workspace: Path) -> str:
+    (path,) = (workspace / "onnx").glob("*.onnx")
+    path.unlink()
+    return f"{path.name} is gone"
+
+
+def unused_weights(workspace: Path) -> str:
+    path = workspace / "weights" / f"{'0' * 64}.safetensors"
+    path.write_bytes(b"no such content")
+    return f"{path.name} was altered"
+
+
+def missing_weights(workspace: Path) -> str:
+    (path,) = (workspace / "weights").iterdir()
+    path.unlink()
+    return f"lacks the weights {path.stem[:12]}"
+
+
+def damaged_ranges(workspace: Path) -> str:
+    path = workspace / "calibration" / "a.ranges"
+    path.parent.mkdir()
+    path.write_bytes(b"no ranges")
+    return "a.ranges"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [altered_artifact, gone_artifact, unused_weights, missing_weights, damaged_ranges],
+)
+def test_damage_is_a_problem(run: Run, workspace: Path, damage: Callable[[Path], str]) -> None:
+    named = damage(workspace)
+    done = run("doctor", "--json")
+    assert done.status == 3
+    (problem,) = done.json["workspace"]["problems"]
+    assert named in problem
+    assert named in run("doctor").out
+
+
+def test_leftovers_harm_nothing_and_are_pruned(run: Run, workspace: Path, onnx_file: Path) -> None:
+    # killed between the file and its manifest
+    orphan = workspace / "onnx" / f"orphan-{onnx_file.stem[-8:]}.onnx"
+    orphan.write_bytes(onnx_file.read_bytes())
+    # of somebody else, whatever it does there
+    foreign = workspace / "onnx" / "foreign-00000000.onnx"
+    foreign.write_bytes(b"foreign")
+    paths = [workspace / name for name in ("weights/.t2t-tmp-1.safetensors", ".t2t-tmp-2/a.onnx",
+             "calibration/.t2t-tmp-3.ranges", "calibration/a.partial")]  # fmt: skip
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    done = run("doctor", "--json")
+    assert (done.status, done.json["workspace"]["problems"]) == (0, [])
+    shown = {Path(path).name for path in done.json["workspace"]["leftovers"]}
+    assert shown == {orphan.name, ".t2t-tmp-1.safetensors", ".t2t-tmp-2", ".t2t-tmp-3.ranges",
+                     "a.partial"}  # fmt: skip
+    assert "5 files and folders of killed commands; t2t-deploy workspace prune" in run("doctor").out
+    assert len(run("workspace", "prune", "--json").json["removed"]) == 5
+    assert foreign.exists() and onnx_file.exists() and manifest_path_for(onnx_file).exists()
+    assert run("doctor", "--json").json["workspace"]["leftovers"] == []
+
+
+def test_what_was_compiled_is_removed_when_asked(run: Run, workspace: Path) -> None:
+    kept = workspace / "logs" / "a.log"
+    for path in (workspace / "cache/compile/kernel", workspace / "timing/a.timing", kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert run("workspace", "prune", "--json").json["removed"] == []
+    done = run("workspace", "prune", "--cache", "--json")
+    assert done.json["removed"] == ["artifacts/cache", "artifacts/timing"]
+    assert kept.exists() and not (workspace / "cache").exists()
+
+
+def test_other_folders_are_pruned_where_they_are_named(run: Run, workspace: Path) -> None:
+    for name in ("out/.t2t-tmp-1.onnx", "out/below/.t2t-tmp-2"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    assert run("workspace", "prune", "out", "--json").json["removed"] == ["out/.t2t-tmp-1.onnx"]
+    assert Path("out/below/.t2t-tmp-2").exists()
+
+
+def test_a_model_that_was_moved_out_is_put_back(run: Run, workspace: Path) -> None:
+    staging = Path("served/.t2t-tmp-1")
+    (staging / "old/m").mkdir(parents=True)
+    (staging / "old/m/config.pbtxt").touch()
+    (staging / "repository.txt").write_text("repository")
+    Path("served/repository").mkdir()
+    assert run("workspace", "prune", "served").status == 0
+    assert Path("served/repository/m/config.pbtxt").is_file()
+    assert not staging.exists()

@@ -1,0 +1,182 @@
+"""A folder with pictures, exports and a model repository, made once; commands in forks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import t2t_deploy
+
+TINY = """\
+tokens_type = "performer"
+embed_dim = 16
+depth = 2
+num_heads = 2
+mlp_ratio = 2.0
+token_dim = 16
+image_size = 32
+num_classes = 10
+"""
+OWN_MOUNTS = ("unshare", "--map-root-user", "--mount")
+ZYGOTE = Path(__file__).with_name("zygote.py")
+
+
+def _has_own_mounts() -> bool:
+    try:
+        done = subprocess.run([*OWN_MOUNTS, "true"], capture_output=True)
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left. changes: how many there were below the folder it ran in."""
+
+    status: int
+    out: str
+    err: str
+    changes: int
+    seconds: float
+    pid: int
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Zygote:
+    """The warm process; see `zygote.py`."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.mounts = _has_own_mounts()
+        """Whether file systems can be mounted that only these processes see."""
+        self._process = subprocess.Popen(
+            [*(OWN_MOUNTS if self.mounts else ()), sys.executable, ZYGOTE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def __call__(
+        self,
+        folder: Path,
+        *words: object,
+        at: int | None = None,
+        after_s: float | None = None,
+        number: int = signal.SIGKILL,
+        environment: dict[str, str | None] | None = None,
+        file_bytes: int | None = None,
+        clock_s: float | None = None,
+    ) -> Ran:
+        return self._ask(
+            {
+                "words": [str(word) for word in words],
+                "cwd": str(folder),
+                "root": str(folder),
+                "at": at,
+                "after_s": after_s,
+                "signal": int(number),
+                "environment": environment or {},
+                "file_bytes": file_bytes,
+                "clock_s": clock_s,
+            }
+        )
+
+    def shell(self, text: str, *words: object) -> None:
+        """Run a shell command, its $1, $2 ... being ``words``, in the processes' mounts."""
+        quoted = " ".join(shlex.quote(str(word)) for word in ("sh", *words))
+        done = self._ask({"shell": f"sh -c {shlex.quote(text)} {quoted}"})
+        assert done.status == 0, done.err
+
+    def _ask(self, order: dict[str, Any]) -> Ran:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return Ran(**json.loads(self._process.stdout.readline()))
+
+    def end(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def process_environment() -> dict[str, str]:
+    """For processes of our own: the package is importable, installed or not."""
+    root = Path(t2t_deploy.__file__).parents[1]
+    kept = {name: value for name, value in os.environ.items() if name != "T2T_DEPLOY_WORKSPACE"}
+    return kept | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def command(process_environment: dict[str, str]) -> Iterator[Zygote]:
+    """Run a command line in a folder, to its end or to a signal."""
+    if not hasattr(os, "fork") or sys.platform == "darwin":
+        pytest.skip("commands run in forks, which are safe on Linux")
+    zygote = Zygote(process_environment)
+    yield zygote
+    zygote.end()
+
+
+@pytest.fixture(scope="session")
+def site(command: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`artifacts` with an export, and what was written elsewhere: to be copied, not changed."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "tiny.toml").write_text(TINY)
+    stream = np.random.default_rng(0)
+    for number in range(6):
+        path = folder / "pictures" / str(number % 3) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(stream.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(path)
+    for words in (
+        ("export", "--config", "tiny.toml", "--batch", 1),
+        ("export", "--config", "tiny.toml", "-o", "model.onnx"),
+        ("package", "model.onnx", "--triton", "repository", "--name", "m"),
+        ("predict", "model.onnx", "pictures", "--csv", "classes.csv", "--top", 1),
+    ):
+        done = command(folder, *words)
+        assert done.status == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def copied(site: Path, tmp_path: Path) -> Callable[[], Path]:
+    """A fresh copy of the site each time."""
+    count = 0
+
+    def copy() -> Path:
+        nonlocal count
+        count += 1
+        return Path(shutil.copytree(site, tmp_path / str(count)))
+
+    return copy
+
+
+@pytest.fixture
+def disk(command: Zygote, site: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the site on a disk of its own, 8 MB large, which commands alone see."""
+    if not command.mounts:
+        pytest.skip("this machine lets no process mount what it alone sees (unshare)")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command.shell('mount -t tmpfs -o size=8m none "$1" && cp -r "$2"/. "$1"', folder, site)
+    yield folder
+    command.shell('umount "$1"', folder)

@@ -1,0 +1,208 @@
+"""A command killed at any moment: nothing is lost, the workspace is whole, the next command works.
+
+Exactly: before each change it makes to a file or folder, one after the other, until it is done.
+And at random moments, which hit what compiled code writes too.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from t2t_deploy._optional import is_installed
+from t2t_deploy.types import Precision
+from t2t_deploy.workspace import Workspace, file_sha256
+
+from .conftest import Zygote
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+EXPORT = ("export", "--config", "tiny.toml")
+BENCH = ("bench", "model.onnx", "--backend", "ort-cpu", "--rounds", 5)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command, and how it ends: 3 where a tiny random model loses too much in 8 bits.
+
+    every: of how many kills one is followed by the whole command again, which takes long.
+    """
+
+    words: tuple[object, ...]
+    status: int = 0
+    littered: bool = False
+    every: int = 8
+
+
+CASES = {
+    "export": Case((*EXPORT, "--batch", 4)),
+    "export-again": Case((*EXPORT, "--batch", 1)),
+    "export-over": Case((*EXPORT, "--batch", 3, "-o", "model.onnx")),
+    "export-elsewhere": Case((*EXPORT, "--batch", 3, "-o", "other/new.onnx")),
+    "calibrate": Case(("calibrate", "--images", "pictures")),
+    "quantize": Case(("quantize", "--images", "pictures"), 3, every=20),
+    "build-trt": Case(("build-trt", "--fp32", "--sm", "86", "-o", "model.engine")),
+    "verify": Case(("verify", "model.onnx", "--nodewise")),
+    "evaluate": Case(("evaluate", "model.onnx", "--images", "pictures", "--confusion", "plot.png")),
+    "bench": Case((*BENCH, "--report", "report.html", "--csv", "bench.csv"), every=20),
+    "predict": Case(("predict", "model.onnx", "pictures", "--csv", "classes.csv", "--top", 2)),
+    "inspect": Case(("inspect", "model.onnx")),
+    "package": Case(("package", "model.onnx", "--triton", "repository", "--name", "m")),
+    "workspace-list": Case(("workspace", "list")),
+    "workspace-check": Case(("workspace", "check")),
+    "workspace-prune": Case(("workspace", "prune", ".", "--cache"), littered=True),
+    "doctor": Case(("doctor",)),
+}
+NO_BUILDER = pytest.mark.skipif(
+    not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
+)
+ALL = [pytest.param(name, marks=NO_BUILDER if name == "build-trt" else ()) for name in CASES]
+
+
+def litter(folder: Path) -> None:
+    """What killed commands leave, made by hand."""
+    root = folder / "artifacts"
+    for path in (root / "onnx/.t2t-tmp-1.onnx", root / "cache/compile/a", folder / ".t2t-tmp-2"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half a file")
+    for name in ("a", "b/c"):
+        path = root / ".t2t-tmp-3" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def temporaries(folder: Path) -> list[Path]:
+    return sorted(folder.rglob(".t2t-tmp-*"))
+
+
+def held_files(folder: Path) -> dict[str, str]:
+    """Content of what no command below may change: all but manifests and outputs."""
+    paths = [folder / "tiny.toml", *folder.glob("pictures/*/*")]
+    paths += [*folder.glob("artifacts/onnx/*.onnx"), *folder.glob("artifacts/weights/*")]
+    return {str(path.relative_to(folder)): file_sha256(path) for path in paths}
+
+
+def check(command: Zygote, folder: Path, site: Path) -> None:
+    """Nothing is lost, and the workspace is whole."""
+    before, now = held_files(site), held_files(folder)
+    now = {name: digest for name, digest in now.items() if ".t2t-tmp-" not in name}
+    assert {name: now.get(name) for name in before} == before
+    done = command(folder, "workspace", "check", "--json")
+    assert (done.status, done.json["problems"]) == (0, [])
+    model = Workspace(folder / "artifacts").open(folder / "model.onnx")
+    assert model.known().batch in (None, 3) and model.known().precision is Precision.FP32
+    lines = (folder / "classes.csv").read_text().splitlines()
+    assert len(lines) == 7 and {line.count(",") for line in lines} <= {4, 7}
+    assert not any(worker_of(folder))
+
+
+def worker_of(folder: Path) -> list[psutil.Process]:
+    """Worker processes of a bench that ran there, once they had time to see that it is gone."""
+
+    def running() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter(["cmdline", "cwd"]):
+            words = process.info["cmdline"] or []
+            if process.info["cwd"] == str(folder) and "t2t_deploy.bench._worker" in words:
+                found.append(process)
+        return found
+
+    _, alive = psutil.wait_procs(running(), timeout=20)
+    return alive
+
+
+def check_rest(command: Zygote, folder: Path, site: Path, case: Case) -> None:
+    """The same command works now, what was left behind can be removed, and doctor is content."""
+    done = command(folder, *case.words)
+    assert done.status == case.status, done.err
+    models = [sorted(path.name for path in (f / "repository").iterdir()) for f in (site, folder)]
+    assert models[0] == models[1] and len(models[0]) > 1
+    places = [
+        place for place in (folder, folder / "repository", folder / "other") if place.is_dir()
+    ]
+    done = command(folder, "workspace", "prune", *places)
+    assert done.status == 0, done.err
+    assert temporaries(folder) == []
+    assert not list((folder / "artifacts").rglob("*.partial"))
+    done = command(folder, "doctor", "--workspace", "artifacts", "--json")
+    assert (done.status, done.json["workspace"]["problems"]) == (0, [])
+    assert done.json["workspace"]["leftovers"] == []
+
+
+def prepared(folder: Path, case: Case) -> Path:
+    if case.littered:
+        litter(folder)
+    return folder
+
+
+def killed_at_each_change(
+    command: Zygote, copied: Callable[[], Path], site: Path, case: Case, points: list[int] | None
+) -> int:
+    """Kill before each change, or before some; returns how many kills there were."""
+    whole = command(prepared(copied(), case), *case.words)
+    assert whole.status == case.status, whole.err
+    kills = 0
+    moments = points or range(1, whole.changes + 1)
+    for at in moments:
+        folder = prepared(copied(), case)
+        done = command(folder, *case.words, at=at)
+        # some changes are up to the machine: a bench may need fewer
+        if done.status == -signal.SIGKILL:
+            kills += 1
+        else:
+            assert (done.status, at > done.changes) == (case.status, True)
+        check(command, folder, site)
+        if at == moments[-1] or at % case.every == 0:
+            check_rest(command, folder, site, case)
+        shutil.rmtree(folder)
+    return kills
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_killed_before_each_change(
+    command: Zygote, copied: Callable[[], Path], site: Path, name: str
+) -> None:
+    kills = killed_at_each_change(command, copied, site, CASES[name], None)
+    print(f"{name}: killed before each of {kills} changes")
+
+
+@pytest.mark.parametrize(
+    ("name", "points"),
+    [
+        ("export-over", [25]),
+        ("predict", [3, 4, 5]),
+        ("package", [30, 36, 38]),
+        ("workspace-prune", [2, 4, 6]),
+    ],
+)
+def test_killed_before_some_changes(
+    command: Zygote, copied: Callable[[], Path], site: Path, name: str, points: list[int]
+) -> None:
+    assert killed_at_each_change(command, copied, site, CASES[name], points) == len(points)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_killed_at_20_random_moments(
+    command: Zygote, copied: Callable[[], Path], site: Path, name: str
+) -> None:
+    case, stream, kills = CASES[name], random.Random(0), 0
+    whole_s = min(command(prepared(copied(), case), *case.words).seconds for _ in range(2))
+    latest = 1.0
+    while kills < 20:
+        folder = prepared(copied(), case)
+        done = command(folder, *case.words, after_s=stream.uniform(0, latest * whole_s))
+        kills += done.status == -signal.SIGKILL
+        latest *= 1 if done.status == -signal.SIGKILL else 0.95
+        check(command, folder, site)
+        if kills % 10 == 0:
+            check_rest(command, folder, site, case)
+        shutil.rmtree(folder)
+    print(f"{name}: killed at {kills} random moments of {whole_s:.2f} s")

@@ -1,0 +1,239 @@
+"""Two commands on one workspace at once: real processes, each lock held by one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from t2t_deploy.errors import BusyError
+from t2t_deploy.workspace import Patience, Workspace, read_manifest
+
+from .conftest import Zygote
+
+HOLDER = """
+import sys
+from pathlib import Path
+from t2t_deploy.workspace import Patience, Workspace
+workspace = Workspace(Path(sys.argv[1]), Patience(command="t2t-deploy build-trt"))
+with workspace.lock(*sys.argv[2:]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+WRITER = """
+import sys
+from pathlib import Path
+from t2t_deploy.workspace import Workspace, temporary_file
+workspace = Workspace(Path(sys.argv[1]))
+with temporary_file(workspace.folder("onnx"), ".onnx") as file, workspace.scratch() as folder:
+    file.write_bytes(b"half"), (folder / "more").write_bytes(b"half")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+STORER = """
+import sys
+from pathlib import Path
+from t2t_deploy.types import Precision
+from t2t_deploy.workspace import Manifest, Workspace
+workspace, name, outputs = Workspace(Path(sys.argv[1])), sys.argv[2], sys.argv[3:]
+draft = Manifest("onnx", "", "", 0, "tiny", Precision.FP32, {}, None, "portable", {})
+for number in range(15):
+    def write(path):
+        path.write_text(f"{name} {number}")
+        return {}
+    workspace.store(draft, write, stem="tiny", output=Path(outputs[0]) if outputs else None)
+"""
+
+
+@contextlib.contextmanager
+def running(
+    environment: dict[str, str], program: str, *arguments: object
+) -> Iterator[subprocess.Popen[str]]:
+    """A program that said its first word; it ends when its stdin does."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() != ""
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(30) == 0
+
+
+def test_writers_at_once_get_numbers_of_their_own(
+    process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    root = tmp_path / "artifacts"
+    storers = [
+        subprocess.Popen([sys.executable, "-c", STORER, root, str(n)], env=process_environment)
+        for n in range(3)
+    ]
+    assert [storer.wait(120) for storer in storers] == [0, 0, 0]
+    numbers = [read_manifest(path).sequence for path in root.glob("onnx/*.manifest.json")]
+    assert sorted(numbers) == list(range(1, 46))
+    assert Workspace(root).check().problems == ()
+
+
+def test_one_file_written_from_two_workspaces_at_once_fits_its_manifest(
+    process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "model.onnx"
+    storers = [
+        subprocess.Popen(
+            [sys.executable, "-c", STORER, tmp_path / str(n), str(n), output],
+            env=process_environment,
+        )
+        for n in range(2)
+    ]
+    reader = Workspace(tmp_path / "0")
+    while any(storer.poll() is None for storer in storers):
+        if output.exists():
+            reader.open(output)  # at every moment one that its manifest knows
+    assert [storer.wait(120) for storer in storers] == [0, 0]
+    assert reader.open(output).known().sha256
+    assert "superseded" not in json.loads(output.with_name("model.onnx.manifest.json").read_text())
+    assert not list(tmp_path.rglob(".t2t-tmp-*"))
+
+
+def test_the_wait_is_told_and_ends(
+    command: Zygote, copied: Callable[[], Path], process_environment: dict[str, str]
+) -> None:
+    folder = copied()
+    prune = [sys.executable, "-m", "t2t_deploy", "workspace", "prune"]
+    with running(process_environment, HOLDER, folder / "artifacts") as holder:
+        done = command(folder, "workspace", "prune", "--no-wait", "--json")
+        who = f"another t2t-deploy (pid {holder.pid}, t2t-deploy build-trt) on workspace artifacts"
+        message = (
+            f"{who} is busy with what this command needs; try again when it is done, or leave "
+            "--no-wait out to wait for it"
+        )
+        assert (done.status, done.err) == (1, f"error: {message}\n")
+        assert done.json == {"error": {"kind": "BusyError", "message": message}}
+        with subprocess.Popen(
+            prune, cwd=folder, env=process_environment, stderr=subprocess.PIPE, text=True
+        ) as waiting:
+            assert waiting.stderr is not None
+            told = waiting.stderr.readline()
+            assert told == f"note: waiting for {who}; --no-wait to fail instead\n"
+            # what only reads waits for nobody
+            for words in (
+                ("workspace", "list"),
+                ("workspace", "check"),
+                ("inspect", "model.onnx"),
+                ("predict", "model.onnx", "pictures"),
+                ("evaluate", "model.onnx", "--images", "pictures"),
+            ):
+                assert command(folder, *words, "--no-wait").status == 0
+            assert waiting.poll() is None
+            finish(holder)
+            assert waiting.wait(30) == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+def test_a_killed_holder_blocks_nobody(process_environment: dict[str, str], tmp_path: Path) -> None:
+    root = tmp_path / "artifacts"
+    impatient = Workspace(root, Patience(wait=False))
+    with running(process_environment, HOLDER, root) as holder:
+        with pytest.raises(BusyError, match=f"pid {holder.pid}, t2t-deploy build-trt"):
+            impatient.prune()
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait(30)
+        assert impatient.prune() == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+def test_what_a_running_command_writes_is_not_pruned(
+    process_environment: dict[str, str], tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path / "artifacts")
+    with running(process_environment, WRITER, workspace.root) as writer:
+        assert workspace.prune() == []
+        assert workspace.check().leftovers == ()
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait(30)
+        left = workspace.check().leftovers
+        assert {path.parent.name for path in left} == {"artifacts", "onnx"}
+        assert sorted(workspace.prune()) == sorted(left)
+    assert not list(tmp_path.rglob(".t2t-tmp-*"))
+
+
+@pytest.mark.slow
+def test_the_second_calibration_of_the_same_takes_the_ranges_of_the_first(
+    command: Zygote, copied: Callable[[], Path], process_environment: dict[str, str]
+) -> None:
+    folder, words = copied(), ("calibrate", "--images", "pictures")
+    assert command(folder, *words).status == 0
+    (ranges,) = folder.glob("artifacts/calibration/*.ranges")
+    content = ranges.read_bytes()
+    ranges.unlink()
+    with running(process_environment, HOLDER, folder / "artifacts", ranges.stem) as holder:
+        done = command(folder, *words, "--no-wait")
+        assert done.status == 1
+        assert re.search(rf"error: another t2t-deploy \(pid {holder.pid}, .* is busy", done.err)
+        # other work goes on
+        assert command(folder, *words, "--count", 2, "--no-wait").status == 0
+        partial = ranges.with_suffix(".partial")
+        partial.write_bytes(b"sums of the one that works")
+        assert command(folder, "workspace", "prune").status == 0
+        assert partial.exists()
+        with subprocess.Popen(
+            [sys.executable, "-m", "t2t_deploy", *words, "--json"],
+            cwd=folder,
+            env=process_environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as second:
+            assert second.stderr is not None
+            assert any("waiting for another" in line for line in second.stderr)
+            ranges.write_bytes(content)
+            finish(holder)
+            out, _ = second.communicate(timeout=60)
+        assert json.loads(out)["ranges"]["reused"] is True
+    assert command(folder, "workspace", "prune").status == 0
+    assert not partial.exists()
+
+
+@pytest.mark.slow
+def test_two_commands_at_once_both_end_well(
+    copied: Callable[[], Path], process_environment: dict[str, str]
+) -> None:
+    folder = copied()
+    both = (
+        ("export", "--config", "tiny.toml", "--batch", "5"),
+        ("export", "--config", "tiny.toml", "--batch", "6"),
+        # the same one twice
+        ("export", "--config", "tiny.toml", "--batch", "7", "-o", "same.onnx"),
+        ("export", "--config", "tiny.toml", "--batch", "8", "-o", "same.onnx"),
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "t2t_deploy", *words], cwd=folder, env=process_environment
+        )
+        for words in both
+    ]
+    assert [process.wait(300) for process in processes] == [0] * len(both)
+    workspace = Workspace(folder / "artifacts")
+    numbers = [artifact.known().sequence for artifact in workspace.artifacts()]
+    assert numbers == [1, 2, 3] or len(set(numbers)) == len(numbers) == 3
+    assert workspace.open(folder / "same.onnx").known().batch in (7, 8)
+    assert workspace.check().problems == ()

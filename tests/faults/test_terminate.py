@@ -1,0 +1,63 @@
+"""SIGTERM and SIGHUP end a command as Ctrl-C does: nothing half-written is left, in one line."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import Zygote
+from .test_kill import ALL, CASES, check, temporaries
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGTERM")
+
+
+def terminated_at_each_change(
+    command: Zygote, copied: Callable[[], Path], site: Path, name: str, points: list[int] | None
+) -> int:
+    """Send SIGTERM before each change, or before some; returns how often."""
+    case = CASES[name]
+    changes = command(copied(), *case.words).changes
+    for at in points or range(1, changes + 1):
+        folder = copied()
+        done = command(folder, *case.words, at=at, number=signal.SIGTERM)
+        if at > done.changes:  # some changes are up to the machine
+            assert done.status == case.status
+        else:
+            assert done.status == 143, (at, done.err)
+            assert done.err.splitlines()[-1] == (
+                "error: terminated; nothing half-written was left"
+            ), (at, done.err)
+        assert temporaries(folder) == [], at
+        check(command, folder, site)
+        shutil.rmtree(folder)
+    return changes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [one for one in ALL if one.values != ("workspace-prune",)])
+def test_terminated_before_each_change(
+    command: Zygote, copied: Callable[[], Path], site: Path, name: str
+) -> None:
+    changes = terminated_at_each_change(command, copied, site, name, None)
+    print(f"{name}: SIGTERM before each of {changes} changes")
+
+
+@pytest.mark.parametrize(("name", "points"), [("predict", [2, 3, 4]), ("package", [20, 36, 60])])
+def test_terminated_before_some_changes(
+    command: Zygote, copied: Callable[[], Path], site: Path, name: str, points: list[int]
+) -> None:
+    assert terminated_at_each_change(command, copied, site, name, points) >= max(points)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_terminal_that_is_closed(command: Zygote, copied: Callable[[], Path]) -> None:
+    done = command(
+        copied(), "predict", "model.onnx", "pictures", "--csv", "x.csv", "--json", at=2,
+        number=signal.SIGHUP,
+    )  # fmt: skip
+    assert done.status == 129
+    assert done.json["error"]["kind"] == "Terminated"
