@@ -14,6 +14,8 @@
     ├── EngineError                the builder refused the graph or the request
     ├── InputError                 tensors whose name, dtype or shape do not fit a session
     ├── ComparisonError            results that cannot be compared
+    ├── MemoryShortError           less memory than the work takes
+    ├── CrashError                 compiled code ended the process
     └── CheckFailed                exit 3: the work is done, a check fell short
 
 A message has three parts: what was found, what was expected, what to do.
@@ -89,6 +91,14 @@ class InputError(DeployError):
 
 class ComparisonError(DeployError):
     """Results of a benchmark that cannot be read, or compared with others."""
+
+
+class MemoryShortError(DeployError):
+    """There is less memory than the work takes."""
+
+
+class CrashError(DeployError):
+    """Compiled code ended the process that did the work."""
 
 
 class CheckFailed(DeployError):

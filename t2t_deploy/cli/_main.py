@@ -11,7 +11,9 @@ from typing import Any
 import click
 
 from t2t_deploy import __version__
+from t2t_deploy.cli._memory import memory_short
 from t2t_deploy.cli._output import Output
+from t2t_deploy.cli._supervisor import supervise
 from t2t_deploy.errors import DeployError
 
 # command -> module below t2t_deploy.cli; modules import nothing heavy before a command runs
@@ -71,13 +73,16 @@ def main(args: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if args is None else args
     output = Output(as_json="--json" in words)
-    signal.signal(signal.SIGTERM, _terminate)
     try:
+        if args is None:
+            supervise(_command(words), output)
+        signal.signal(signal.SIGTERM, _terminate)
         status = cli.main(args=words, prog_name="t2t-deploy", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except DeployError as err:
-        output.error(err.kind, str(err))
-        sys.exit(err.exit_status)
+        told = memory_short(err, _command(words)) or err
+        output.error(told.kind, str(told))
+        sys.exit(told.exit_status)
     except click.ClickException as err:
         output.error("UsageError", _usage_message(err))
         sys.exit(err.exit_code)
@@ -87,6 +92,16 @@ def main(args: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads on: say nothing more, and not to a closed pipe
         sys.exit(1)
+    except Exception as err:
+        short = memory_short(err, _command(words))
+        if short is None:
+            raise  # a bug: it shows its traceback
+        output.error(short.kind, str(short))
+        sys.exit(short.exit_status)
+
+
+def _command(words: list[str]) -> str:
+    return next((word for word in words if word in _COMMANDS), "t2t-deploy")
 
 
 def _usage_message(err: click.ClickException) -> str:
