@@ -15,6 +15,9 @@
     ├── EngineError                the builder refused the graph or the request
     ├── InputError                 tensors whose name, dtype or shape do not fit a session
     ├── ComparisonError            results that cannot be compared
+    ├── MemoryShortError           less memory than the work takes
+    ├── MachineError               the disk, the rights or the paths of this machine
+    ├── CrashError                 compiled code ended the process
     └── CheckFailed                exit 3: the work is done, a check fell short
 
 A message has three parts: what was found, what was expected, what to do.
@@ -94,6 +97,18 @@ class InputError(DeployError):
 
 class ComparisonError(DeployError):
     """Results of a benchmark that cannot be read, or compared with others."""
+
+
+class MemoryShortError(DeployError):
+    """There is less memory than the work takes."""
+
+
+class CrashError(DeployError):
+    """Compiled code ended the process that did the work."""
+
+
+class MachineError(DeployError):
+    """The disk, the rights or the paths of this machine, where nothing expected them."""
 
 
 class CheckFailed(DeployError):

@@ -215,11 +215,11 @@ def test_a_verdict_on_a_file_made_anew_meanwhile_is_refused(tmp_path: Path) -> N
 
 def test_two_verdicts_on_one_artifact_are_both_kept(workspace: Workspace) -> None:
     artifact = store(workspace)
-    workspace.update(artifact, details={"nodewise": 1})
+    workspace.update(artifact, details={"nodewise": {"status": "passed"}})
     workspace.update(artifact, details={"other": 2})
     workspace.update(artifact, verification={"status": "passed"})
     (kept,) = workspace.artifacts()
-    assert kept.known().details == {"nodes": 3, "nodewise": 1, "other": 2}
+    assert kept.known().details == {"nodes": 3, "nodewise": {"status": "passed"}, "other": 2}
     assert kept.known().verification == {"status": "passed"}
 
 

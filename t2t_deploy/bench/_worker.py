@@ -18,20 +18,16 @@ Run as ``python -m t2t_deploy.bench._worker``; never imported by the parent.
 from __future__ import annotations
 
 import gc
-import json
 import math
-import os
-import queue
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from io import BufferedReader
 from typing import Any
 
 import numpy as np
 
+from t2t_deploy._child import Parent
 from t2t_deploy.bench._inputs import make_inputs
 from t2t_deploy.bench._memory import peak_resident_bytes, resident_bytes
 from t2t_deploy.runtime._session import Session, SessionRequest, TimedSession
@@ -133,33 +129,18 @@ def relative_l2(outputs: Mapping[str, np.ndarray], wanted: Sequence[float]) -> f
 
 def main() -> None:
     """Answer commands until told to close; end at once when the parent is gone."""
-    # Libraries print to descriptor 1 and may read descriptor 0: the protocol moves elsewhere.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)
-    commands = os.fdopen(os.dup(0), "rb")
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(commands, lines), daemon=True).start()
+    parent = Parent()
     bench = _Bench()
     closing = False
     while not closing:
-        message = json.loads(lines.get())
+        message = parent.next_message()
         closing = message["command"] == "close"
         try:
             answer = {"ok": True, **bench.answer(message)}
         except Exception as err:  # the parent decides what an error means; it gets all of them
             traceback.print_exc(file=sys.stderr)
             answer = {"ok": False, "kind": type(err).__name__, "message": str(err)}
-        answers.write(json.dumps(answer) + "\n")
-
-
-def _listen(commands: BufferedReader, lines: queue.SimpleQueue[bytes]) -> None:
-    """Hand on commands; at end of file the parent is gone, even if a long call is under way."""
-    for line in commands:
-        lines.put(line)
-    os._exit(0)
+        parent.tell(answer)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ from typing import Any
 import click
 
 from t2t_deploy import __version__
+from t2t_deploy.cli._memory import memory_short
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import DeployError
+from t2t_deploy.cli._supervisor import supervise
+from t2t_deploy.errors import DeployError, MachineError
 
 # command -> module below t2t_deploy.cli; modules import nothing heavy before a command runs
 _COMMANDS = {
@@ -80,19 +82,22 @@ def main(args: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if args is None else args
     output = Output(as_json="--json" in words)
-    for ending in _ENDING:
-        if signal.getsignal(ending) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(ending, _terminate)
     # the name of a file is bytes, which need not be text
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        if args is None:
+            supervise(_command(words), output)
+        for ending in _ENDING:
+            if signal.getsignal(ending) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(ending, _terminate)
         status = cli.main(args=words, prog_name="t2t-deploy", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except DeployError as err:
-        output.error(err.kind, str(err))
-        sys.exit(err.exit_status)
+        told = memory_short(err, _command(words)) or err
+        output.error(told.kind, str(told))
+        sys.exit(told.exit_status)
     except click.ClickException as err:
         output.error("UsageError", _usage_message(err))
         sys.exit(err.exit_code)
@@ -105,13 +110,24 @@ def main(args: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads on: say nothing more, and not to a closed pipe
         sys.exit(1)
-    except OSError as err:
-        if err.errno is None:
-            raise
-        # the disk, the rights or the paths of this machine, which no code of ours expected there
-        place = "" if err.filename is None else f" ({err.filename})"
-        output.error("OSError", f"{err.strerror}{place}; see to it and run the command again")
-        sys.exit(1)
+    except Exception as err:
+        found = memory_short(err, _command(words)) or _of_the_machine(err)
+        if found is None:
+            raise  # a bug: it shows its traceback
+        output.error(found.kind, str(found))
+        sys.exit(found.exit_status)
+
+
+def _command(words: list[str]) -> str:
+    return next((word for word in words if word in _COMMANDS), "t2t-deploy")
+
+
+def _of_the_machine(err: Exception) -> DeployError | None:
+    """The disk, the rights or the paths of this machine, where no code of ours expected them."""
+    if not isinstance(err, OSError) or err.errno is None:
+        return None
+    place = "" if err.filename is None else f" ({err.filename})"
+    return MachineError(f"{err.strerror}{place}; see to it and run the command again")
 
 
 def _usage_message(err: click.ClickException) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2t_deploy.errors import ArtifactError, CalibrationError, UsageError
+from t2t_deploy.errors import ArtifactError, CalibrationError, EngineError, UsageError
 from t2t_deploy.pipeline._calibrate import DEFAULT_COUNT
 from t2t_deploy.pipeline._export import ExportRequest, export_weights
 from t2t_deploy.pipeline._progress import Report, silent
@@ -45,6 +45,7 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
     BackendError, MissingDependencyError.
     """
     from t2t_deploy.runtime import (
+        BuilderDiedError,
         BuildOptions,
         build_engine,
         check_targets,
@@ -84,7 +85,10 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
         optimization_level=request.optimization_level,
         timing_cache=workspace.root / "timing",
     )
-    built = build_engine(graph.path, options, module=module, progress=report.progress)
+    try:
+        built = build_engine(graph.path, options, module=module, progress=report.progress)
+    except BuilderDiedError as err:
+        raise EngineError(f"{err}. {_kept(workspace, graph, err.log)}") from err
     known = graph.manifest
     attestation = _attest(built.figures, request.precision or (known.precision if known else None))
     precision = Precision(attestation.asked)
@@ -137,6 +141,15 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
         return {"details": details}
 
     return workspace.store(draft, write, stem=f"{stem}-sm{targets}", output=request.output)
+
+
+def _kept(workspace: Workspace, graph: Artifact, log: str) -> str:
+    """Keep what a builder said before it died; says where, or why not."""
+    try:
+        path = workspace.write_log(f"{graph.path.stem}-died.log", log)
+    except ArtifactError as err:
+        return f"What it said is lost: {err}"
+    return f"What it said until then is in {path}"
 
 
 def _attest(figures: EngineFigures, asked: Precision | None) -> Attestation:

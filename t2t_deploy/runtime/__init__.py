@@ -10,7 +10,7 @@ from t2t_deploy.runtime._backends import (
     why_not_in,
     why_not_runnable,
 )
-from t2t_deploy.runtime._engine_build import BuildOptions, EngineBuild, build_engine
+from t2t_deploy.runtime._engine_build import BuilderDiedError, EngineBuild, build_engine
 from t2t_deploy.runtime._engine_device import (
     Obstacle,
     Runnable,
@@ -20,6 +20,7 @@ from t2t_deploy.runtime._engine_device import (
     why_no_device,
 )
 from t2t_deploy.runtime._engine_figures import Attestation, EngineFigures, attest
+from t2t_deploy.runtime._engine_order import BuildOptions
 from t2t_deploy.runtime._onnx_file import check_onnx_file, read_onnx
 from t2t_deploy.runtime._requirements import (
     GPU_BACKENDS,
@@ -55,6 +56,7 @@ __all__ = [
     "Attestation",
     "Backend",
     "BuildOptions",
+    "BuilderDiedError",
     "BuilderModule",
     "CallTiming",
     "ClosingSession",

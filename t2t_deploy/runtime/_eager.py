@@ -75,11 +75,12 @@ class EagerSession(ClosingSession):
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute the logits. Raises InputError, or BackendError on a closed session."""
         check_feeds(self.inputs, feeds)
-        if self._model is None:
+        model = self._model  # stays until the call is done, whatever closes the session meanwhile
+        if model is None:
             raise BackendError("the session is closed; open a new one")
         image = self._torch.from_numpy(feeds[INPUT_NAME]).to(self._device)
         with self._torch.inference_mode(), self._precision():
-            logits = self._model(image)
+            logits = model(image)
         return {OUTPUT_NAME: logits.float().cpu().numpy()}
 
     def _precision(self) -> AbstractContextManager[Any]:

@@ -1,76 +1,30 @@
-"""Builds engines, with TensorRT-RTX also where there is no GPU, and says what is in them."""
+"""Builds engines, with TensorRT-RTX also where there is no GPU, and says what is in them.
+
+The builder runs in a process of its own (`_engine_worker`): it is native code that has been seen to
+die of a graph, and only a process can be stopped at once.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+from t2t_deploy import errors
+from t2t_deploy._child import Child, ChildError, child_environment, module_command
 from t2t_deploy.errors import EngineError
 from t2t_deploy.runtime._engine_figures import EngineFigures, figures_from_log
-from t2t_deploy.runtime._timing_cache import TimingCache
-from t2t_deploy.runtime._trt_choice import (
-    BACKEND_CLASSIC,
-    PORTABLE,
-    BuilderModule,
-    check_computable,
-    choose_builder,
-    resolve_sms,
-    set_targets,
-)
-from t2t_deploy.runtime._trt_module import (
-    BuilderLog,
-    Cancel,
-    Progress,
-    TensorRT,
-    new_logger,
-    new_monitor,
-    run_cancellable,
-    to_bytes,
-)
-from t2t_deploy.runtime._trt_network import (
-    add_profiles,
-    layer_macs,
-    parse_network,
-    resolve_profiles,
-    tensor_specs,
-)
+from t2t_deploy.runtime._engine_order import OUT_OF_WORKSPACE, BuildOptions, BuiltFacts, Order
+from t2t_deploy.runtime._trt_choice import PORTABLE, BuilderModule, choose_builder, resolve_sms
+from t2t_deploy.runtime._trt_module import BuilderLog, Progress
 from t2t_deploy.types import ShapeProfile, TensorSpec
 
-if TYPE_CHECKING:
-    import tensorrt
-
-DEFAULT_NETWORK_NAME = "t2t_deploy"
+WORKER_COMMAND = module_command("t2t_deploy.runtime._engine_worker")
 MAX_OPTIMIZATION_LEVEL = 5
-_MIB = 1 << 20
-# how the builder says that nothing fits into the memory limit
-_OUT_OF_WORKSPACE = ("OutOfMemory", "within workspace limit")
-
-
-@dataclass(frozen=True, slots=True)
-class BuildOptions:
-    """How an engine is built; the same file and options give the same bytes.
-
-    profiles: batch ranges; none means 1:1:32 for a free batch, the batch itself for a fixed one.
-    sm: as from `parse_sm`; none means portable.
-    memory_limit_mib: most scratch memory a kernel may use, in MiB; None leaves the builder's.
-    optimization_level: 0 to 5; None leaves the builder's, 3.
-    timing_cache: folder of measured kernel times, of use to TensorRT only; None keeps none.
-    pin_figures: where the batch is free, build once more for the tuned batch alone, to know sizes.
-    """
-
-    profiles: Sequence[ShapeProfile] = ()
-    sm: Sequence[str] = ()
-    memory_limit_mib: int | None = None
-    optimization_level: int | None = None
-    timing_cache: Path | None = None
-    network_name: str = DEFAULT_NETWORK_NAME
-    pin_figures: bool = True
-
-
 DEFAULT_OPTIONS = BuildOptions()
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,28 +61,28 @@ class EngineBuild:
         return self.figures.moved_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """What one run of the builder is asked for; ``sm`` is resolved, empty means portable."""
+class BuilderDiedError(EngineError):
+    """The builder's process is gone. log: all it said until then, its stderr's end last."""
 
-    onnx_path: Path
-    sm: tuple[str, ...]
-    options: BuildOptions
+    def __init__(self, message: str, log: str) -> None:
+        super().__init__(message)
+        self.log = log
 
-
-@dataclass(frozen=True, slots=True)
-class _Built:
-    engine: bytes
-    profiles: tuple[ShapeProfile, ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    figures: EngineFigures
-    build_s: float
-    log: str
+    @property
+    def kind(self) -> str:
+        """Outside it is an EngineError like any other."""
+        return EngineError.__name__
 
 
 class OutOfWorkspaceError(EngineError):
     """The builder found no kernels that do with the memory limit."""
+
+
+class _Built(NamedTuple):
+    engine: bytes
+    facts: BuiltFacts
+    figures: EngineFigures
+    log: str
 
 
 def build_engine(
@@ -141,59 +95,109 @@ def build_engine(
     """Build a strongly typed engine.
 
     module: as from `choose_builder`; None chooses.
-    progress: called with phase, steps done, steps in all, on another thread. An exception it raises
-        cancels the build and is raised here, as is Ctrl-C.
+    progress: called with phase, steps done, steps in all. An exception it raises ends the build at
+        once and is raised here, as is Ctrl-C.
 
     Raises ArtifactError for a missing file, EngineError for a graph or request that the builder
-    refuses, BackendError for ``native`` without a device, MissingDependencyError.
+    refuses, BuilderDiedError where it crashes or is killed, BackendError for ``native`` without a
+    device, MissingDependencyError, MemoryError.
     """
     chosen = choose_builder() if module is None else module
     _check_options(options)
-    order = _Order(Path(onnx_path), resolve_sms(chosen.trt, options.sm), options)
-    cancel = Cancel()
-
-    def run(order: _Order) -> _Built:
-        return run_cancellable(lambda: _build(chosen, order, progress, cancel), cancel)
-
-    try:
-        built = run(order)
-    except OutOfWorkspaceError as err:
-        cancel = Cancel()
-        raise EngineError(_what_would_do(run, order)) from err
+    sm = resolve_sms(chosen.trt, options.sm)
+    order = Order(Path(onnx_path), chosen.backend, chosen.trt.__name__, sm, options)
     pinned = None
-    if options.pin_figures and built.figures.moved_bytes is None:
-        opt = built.profiles[0].opt
-        pinned = run(_with(order, profiles=(ShapeProfile(opt, opt, opt),))).figures
+    try:
+        with _builder() as child:
+            built = _run(child, order, progress)
+            if options.pin_figures and built.figures.moved_bytes is None:
+                opt = built.facts.profiles[0].opt
+                only = (ShapeProfile(opt, opt, opt),)
+                pinned = _run(child, _with(order, profiles=only), progress).figures
+    except OutOfWorkspaceError as err:
+        raise EngineError(_what_would_do(order, progress)) from err
+    facts = built.facts
     return EngineBuild(
         engine=built.engine,
         backend=chosen.backend,
         backend_version=str(chosen.trt.__version__),
         sm=order.sm or PORTABLE,
-        profiles=built.profiles,
-        inputs=built.inputs,
-        outputs=built.outputs,
+        profiles=facts.profiles,
+        inputs=facts.inputs,
+        outputs=facts.outputs,
         figures=built.figures,
         pinned=pinned,
-        build_s=built.build_s,
+        build_s=facts.build_s,
         log=built.log,
         options=options,
     )
 
 
-def _with(order: _Order, **changes: Any) -> _Order:
+@contextlib.contextmanager
+def _builder() -> Iterator[Child]:
+    with Child(WORKER_COMMAND, child_environment(), "engine builder") as child:
+        yield child
+
+
+def _with(order: Order, **changes: Any) -> Order:
     return replace(order, options=replace(order.options, **changes))
 
 
-def _what_would_do(run: Callable[[_Order], _Built], order: _Order) -> str:
+def _what_would_do(order: Order, progress: Progress | None) -> str:
     """The message for a memory limit that is too low: what the same engine takes without one."""
-    free = run(_with(order, memory_limit_mib=None))
+    with _builder() as child:
+        free = _run(child, _with(order, memory_limit_mib=None), progress)
     needed = -(-free.figures.scratch_bytes // _MIB)
-    largest = max(profile.max for profile in free.profiles)
+    largest = max(profile.max for profile in free.facts.profiles)
     return (
         f"no kernels fit into {order.options.memory_limit_mib} MiB of scratch memory; at batch "
         f"{largest} this graph takes {needed} MiB: pass --memory-limit {needed}, or a smaller "
         "--max-batch"
     )
+
+
+def _run(child: Child, order: Order, progress: Progress | None) -> _Built:
+    """Have a builder's process fill one order. Raises as `build_engine`."""
+    log = BuilderLog()
+    try:
+        child.tell({"order": order.to_dict(), "progress": progress is not None})
+        while True:
+            message = child.next_message()
+            match message.values:
+                case {"log": [severity, text]}:
+                    log.entries.append((severity, text))
+                case {"progress": [phase, done, steps]} if progress is not None:
+                    progress(phase, done, steps)
+                case {"error": kind, "message": text}:
+                    raise _error(kind, text)
+                case {"built": values}:
+                    facts = BuiltFacts.from_dict(values)
+                    break
+                case other:
+                    raise RuntimeError(f"the engine builder's process said {other!r}")
+    except ChildError as err:
+        targets = ", ".join(order.sm) or PORTABLE[0]
+        raise BuilderDiedError(
+            f"{err.gone} while it built {errors.shown_path(order.onnx_path)} for {targets}; "
+            "expected an engine or a refusal: give it more memory if that was short, else leave "
+            "out a target (--sm), take another precision or a smaller --max-batch",
+            f"{log.text}{err}\n",
+        ) from err
+    log.entries = log.entries[: facts.log_entries]
+    figures = figures_from_log(log.text, facts.layer_macs)
+    return _Built(message.payload, facts, figures, log.text)
+
+
+def _error(kind: str, text: str) -> Exception:
+    """What the builder's process raised, to be raised here."""
+    if kind == OUT_OF_WORKSPACE:
+        return OutOfWorkspaceError(text)
+    if kind == MemoryError.__name__:
+        return MemoryError(text)
+    found = getattr(errors, kind, None) if kind else None
+    if isinstance(found, type) and issubclass(found, errors.DeployError):
+        return found(text)
+    return RuntimeError(f"in the engine builder's process:\n{text}")
 
 
 def _check_options(options: BuildOptions) -> None:
@@ -207,58 +211,3 @@ def _check_options(options: BuildOptions) -> None:
             f"optimisation level is {level}; expected 0 (fastest to build) to "
             f"{MAX_OPTIMIZATION_LEVEL} (the builder's default is 3)"
         )
-
-
-def _build(
-    module: BuilderModule, order: _Order, progress: Progress | None, cancel: Cancel
-) -> _Built:
-    trt, options = module.trt, order.options
-    started_ns = time.perf_counter_ns()
-    log = BuilderLog()
-    logger = new_logger(trt, log)
-    builder = trt.Builder(logger)
-    network = parse_network(trt, builder, logger, order.onnx_path, options.network_name)
-    inputs = tensor_specs(network, outputs=False)
-    outputs = tensor_specs(network, outputs=True)
-    profiles = resolve_profiles(inputs, options.profiles)
-    check_computable(trt, network, order.sm)
-    macs = layer_macs(trt, network, profiles[0].opt)
-    config = _config(trt, builder, order)
-    add_profiles(trt, builder, config, inputs, profiles)
-    # bound to a name: the bindings do not keep the monitor alive
-    monitor = new_monitor(trt, progress, cancel)
-    config.progress_monitor = monitor
-    cache = None
-    if options.timing_cache is not None and module.backend == BACKEND_CLASSIC:
-        cache = TimingCache.open(options.timing_cache, order.onnx_path, str(trt.__version__))
-        cache.give_to(config)
-    serialized = builder.build_serialized_network(network, config)
-    if serialized is None:
-        why = log.errors() or "it gives no reason"
-        message = f"the builder made no engine from {order.onnx_path}: {why}"
-        limited = options.memory_limit_mib is not None
-        if limited and any(words in why for words in _OUT_OF_WORKSPACE):
-            raise OutOfWorkspaceError(message)
-        raise EngineError(message)
-    if cache is not None:
-        cache.keep(config)
-    seconds = (time.perf_counter_ns() - started_ns) / 1e9
-    figures = figures_from_log(log.text, macs)
-    return _Built(to_bytes(serialized), profiles, inputs, outputs, figures, seconds, log.text)
-
-
-def _config(trt: TensorRT, builder: tensorrt.Builder, order: _Order) -> tensorrt.IBuilderConfig:
-    options = order.options
-    config = builder.create_builder_config()
-    # the log then lists every kernel: the figures come from there
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # no helper streams: their signal and wait kernels and memory buy nothing at these sizes
-    config.max_aux_streams = 0
-    # on by default, and 10 bits of mantissa are no float32
-    config.clear_flag(trt.BuilderFlag.TF32)
-    if options.memory_limit_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.memory_limit_mib * _MIB)
-    if options.optimization_level is not None:
-        config.builder_optimization_level = options.optimization_level
-    set_targets(trt, config, order.sm)
-    return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class Layers:
 
 
 class OpenVinoSession(ClosingSession):
-    """An ONNX file in OpenVINO on the CPU; one call at a time.
+    """An ONNX file in OpenVINO on the CPU; calls of several threads take turns.
 
     A graph of which tensors are bf16 is computed as it is typed, its float32 islands included. A
     float32 graph is computed in float32 (left alone, OpenVINO takes bf16 for it where the CPU has
@@ -69,6 +70,8 @@ class OpenVinoSession(ClosingSession):
             raise ArtifactError(f"there is no file {path}; export the model first")
         check_onnx_file(path)
         self._core = ov.Core()
+        self._turn = threading.Lock()
+        """Held while a request computes or the model is reshaped: neither may be shared."""
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as err:
@@ -103,8 +106,6 @@ class OpenVinoSession(ClosingSession):
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute all outputs. Raises InputError, or BackendError on a closed session."""
         check_feeds(self.inputs, feeds)
-        if self._model is None:
-            raise BackendError("the session is closed; open a new one")
         sizes = {len(array) for array in feeds.values()} if self._free else {1}
         if len(sizes) > 1:
             raise InputError(
@@ -112,16 +113,20 @@ class OpenVinoSession(ClosingSession):
                 "pass one batch"
             )
         (batch,) = sizes
-        if batch not in self._requests:
-            self.layers = self._compile(batch)
-        request = self._requests[batch] = self._requests.pop(batch)  # the last one used is last
-        found = request.infer([feeds[spec.name] for spec in self.inputs], share_inputs=True)
-        return {spec.name: found[place] for place, spec in enumerate(self.outputs)}
+        with self._turn:
+            if self._model is None:
+                raise BackendError("the session is closed; open a new one")
+            if batch not in self._requests:
+                self.layers = self._compile(batch)
+            request = self._requests[batch] = self._requests.pop(batch)  # the last used is last
+            found = request.infer([feeds[spec.name] for spec in self.inputs], share_inputs=True)
+            return {spec.name: found[place] for place, spec in enumerate(self.outputs)}
 
     def close(self) -> None:
-        """Free the model."""
-        self._requests.clear()
-        self._model = self._core = None
+        """Free the model, after the call under way."""
+        with self._turn:
+            self._requests.clear()
+            self._model = self._core = None
 
     def _compile(self, batch: int) -> Layers:
         """Compile for a batch, which is moot where the graph's is fixed, and check what came."""

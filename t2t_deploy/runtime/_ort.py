@@ -74,10 +74,11 @@ class OrtSession(ClosingSession):
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute all outputs. Raises InputError, or BackendError on a closed session."""
         check_feeds(self.inputs, feeds)
-        if self._session is None:
+        session = self._session  # stays until the call is done, whoever closes meanwhile
+        if session is None:
             raise BackendError("the session is closed; open a new one")
         names = [spec.name for spec in self.outputs]
-        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
     def close(self) -> None:
         """Free the model."""

@@ -15,7 +15,14 @@ from t2t_deploy.types import Precision, TensorSpec
 
 
 class Session(Protocol):
-    """A loaded model. Close it, or use it as a context manager."""
+    """A loaded model. Close it, or use it as a context manager.
+
+    `run` may be called from any number of threads, and gives each the bits it would give one alone:
+    side by side on PyTorch and ONNX Runtime, in turns on OpenVINO, as many at once as there are
+    contexts on an engine. `close` may come from any thread: calls under way are finished, or, while
+    they wait for their turn, refused like those that come later. Feeds must not be written into
+    while a call reads them; outputs are the caller's own.
+    """
 
     @property
     def backend(self) -> str:
@@ -30,7 +37,10 @@ class Session(Protocol):
         """What `run` returns."""
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute all outputs. Raises InputError where a name, dtype or shape does not fit."""
+        """Compute all outputs.
+
+        Raises InputError where a name, dtype or shape does not fit, BackendError once closed.
+        """
 
     def close(self) -> None:
         """Free what the session holds; calling it twice is harmless."""

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from t2t_deploy._child import child_environment
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, _client, run_bench
-from t2t_deploy.bench._client import Worker, WorkerError, worker_environment
+from t2t_deploy.bench._client import Worker, WorkerError
 
 MakeCase = Callable[..., BenchCase]
 WaitUntilEnded = Callable[[list[int]], None]
@@ -117,7 +118,7 @@ def test_a_worker_ends_with_its_parent_even_in_a_call(
     case = fake_case("a", sleep_s=60, log=str(log), pids=str(pids))
     message = {"command": "load", "request": case.request.to_dict(), "batch": 1, "seed": 0}
     worker = subprocess.Popen(
-        _client.WORKER_COMMAND, stdin=subprocess.PIPE, env=worker_environment(None)
+        _client.WORKER_COMMAND, stdin=subprocess.PIPE, env=child_environment(None)
     )
     assert worker.stdin
     try:
@@ -137,8 +138,8 @@ def test_a_worker_ends_with_its_parent_even_in_a_call(
 
 def test_environment_leaves_threads_alone_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert worker_environment(None)["OMP_NUM_THREADS"] == "7"
-    assert worker_environment(2)["OMP_NUM_THREADS"] == "2"
+    assert child_environment(None)["OMP_NUM_THREADS"] == "7"
+    assert child_environment(2)["OMP_NUM_THREADS"] == "2"
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH is new in Python 3.11")

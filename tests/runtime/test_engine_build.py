@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 import re
@@ -17,15 +16,17 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError, UsageError
-from t2t_deploy.runtime import _engine_build, _timing_cache, _trt_choice
-from t2t_deploy.runtime._engine_build import BuildOptions, EngineBuild, build_engine
+from t2t_deploy.runtime import _engine_worker, _timing_cache, _trt_choice
+from t2t_deploy.runtime._engine_build import EngineBuild, build_engine
 from t2t_deploy.runtime._engine_device import device_capability, runnable_here
 from t2t_deploy.runtime._engine_figures import attest
+from t2t_deploy.runtime._engine_order import BuildOptions, Order
 from t2t_deploy.runtime._timing_cache import TimingCache
 from t2t_deploy.runtime._trt_choice import (
     BACKEND_CLASSIC,
@@ -57,6 +58,12 @@ def build(
     **options: Any,
 ) -> EngineBuild:
     return build_engine(path, BuildOptions(**options), module=module, progress=progress)
+
+
+def build_here(path: Path, *sm: str) -> bytes:
+    """What the builder's process does, in this one."""
+    order = Order(path, BACKEND_RTX, load_rtx().__name__, sm, BuildOptions())
+    return _engine_worker.build(order, BuilderLog())[1]
 
 
 def save(
@@ -289,9 +296,10 @@ def test_the_wrong_precision_fails_attestation(
 
 def test_settings_reach_the_builder(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
     trt = load_rtx()
-    order = _engine_build._Order(fixed_fp16, (), BuildOptions(memory_limit_mib=64))
+    options = BuildOptions(memory_limit_mib=64)
+    order = Order(fixed_fp16, BACKEND_RTX, trt.__name__, (), options)
     builder = trt.Builder(new_logger(trt, BuilderLog()))
-    config = _engine_build._config(trt, builder, order)
+    config = _engine_worker._config(trt, builder, order)
     assert config.max_aux_streams == 0
     assert not config.get_flag(trt.BuilderFlag.TF32)
     assert builder.create_builder_config().get_flag(trt.BuilderFlag.TF32)  # the default
@@ -327,10 +335,12 @@ def test_turing_refuses_float32_products_before_building(
     free_fp32: Path, free_fp16: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert build(free_fp16, sm=["75"], pin_figures=False).sm == ("75",)
-    monkeypatch.setattr(_engine_build, "_config", lambda *_: pytest.fail("the builder was asked"))
+    monkeypatch.setattr(_engine_worker, "_config", lambda *_: pytest.fail("the builder was asked"))
     with pytest.raises(
         EngineError, match=r"1 matrix products .* float32 \(fc\); SM 75 .* SM 80 .* fp16"
     ):
+        build_here(free_fp32, "75", "86")
+    with pytest.raises(EngineError, match="SM 80 is the first"):
         build(free_fp32, sm=["75", "86"])
 
 
@@ -357,10 +367,10 @@ def test_fp8_is_refused_below_ada(
     folder: Path, sm: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = fp8_linear(folder / "fp8.onnx")
-    monkeypatch.setattr(_engine_build, "_config", lambda *_: pytest.fail("the builder was asked"))
+    monkeypatch.setattr(_engine_worker, "_config", lambda *_: pytest.fail("the builder was asked"))
     who = "SM 86" if sm else "a portable engine, which runs from SM 80 on,"
     with pytest.raises(EngineError, match=rf"are fp8 \(fc\); {who} cannot .* SM 89 is the first"):
-        build(path, sm=sm)
+        build_here(path, *sm)
 
 
 def test_fp8_builds_for_ada(folder: Path) -> None:
@@ -401,7 +411,6 @@ def classic() -> BuilderModule:
     return BuilderModule(BACKEND_CLASSIC, load_rtx())
 
 
-@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
 def test_tensorrt_builds_through_the_same_code(
     fixed_fp16: Path, fixed_build: EngineBuild, tmp_path: Path
 ) -> None:
@@ -480,24 +489,6 @@ def test_a_file_that_is_no_model(folder: Path) -> None:
         build(path)
 
 
-def test_a_failed_build_leaves_no_builder_to_the_garbage_collector(folder: Path) -> None:
-    """Collected inside a callback of the next build, one would hang the process."""
-    node = helper.make_node("NoSuchOperator", ["image"], ["logits"], "mystery")
-    path = save(folder / "refused.onnx", [node], [], [1, 3], [1, 3])
-    gc.collect()
-    gc.disable()
-    try:
-        with pytest.raises(EngineError) as caught:
-            build(path)
-        kinds = [type(found) for found in gc.get_objects()]
-    finally:
-        gc.enable()
-    assert caught.value.__traceback__ is not None
-    assert EngineError in kinds
-    # the collector sees none of TensorRT's own types; its logger is of ours, and held by a builder
-    assert not [kind for kind in kinds if kind.__qualname__ == "new_logger.<locals>.Logger"]
-
-
 def test_the_parser_names_the_node(folder: Path) -> None:
     nodes = [
         helper.make_node("Relu", ["image"], ["a"], "fine"),
@@ -513,9 +504,9 @@ def test_the_parser_names_the_node(folder: Path) -> None:
 def test_a_build_that_fails_tells_the_last_errors(
     free_fp32: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_engine_build, "check_computable", lambda *_: None)
+    monkeypatch.setattr(_engine_worker, "check_computable", lambda *_: None)
     with pytest.raises(EngineError, match=r"made no engine from .*FP32 GEMM is not supported"):
-        build(free_fp32, sm=["75"])
+        build_here(free_fp32, "75")
 
 
 def test_progress_counts_up(fixed_fp16: Path) -> None:
@@ -541,8 +532,7 @@ def test_progress_that_raises_cancels(
     assert caught.value is error
     assert len(calls) == 1
     assert sorted(fixed_fp16.parent.iterdir()) == before
-    assert not [thread for thread in threading.enumerate() if thread.name == "engine-build"]
-    # nothing of the cancelled build is left in the process either
+    assert not psutil.Process().children()
     assert build(fixed_fp16, sm=["86"]).engine == fixed_build.engine
 
 
@@ -557,23 +547,7 @@ def test_ctrl_c_cancels(fixed_fp16: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         build(fixed_fp16, sm=["86"], progress=progress)
     assert asked.is_set()
-
-
-def test_ctrl_c_with_the_monitor_stopped(folder: Path) -> None:
-    """The builder is told to stop: it does not go on to the end of its phases."""
-    path = attention(folder / "cancelled.onnx", 2)
-    whole: list[str] = []
-    build(path, sm=["86"], progress=lambda phase, *_: whole.append(phase))
-    seen: list[str] = []
-
-    def progress(phase: str, done: int, steps: int) -> None:
-        seen.append(phase)
-        if len(seen) == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build(path, sm=["86"], progress=progress)
-    assert len(seen) == 5 < len(whole)
+    assert not psutil.Process().children()
 
 
 def test_runnable_here_says_why_not(fixed_build: EngineBuild) -> None:

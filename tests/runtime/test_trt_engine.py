@@ -11,8 +11,9 @@ from onnx import TensorProto, helper, save
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError, InputError
-from t2t_deploy.runtime._engine_build import BuildOptions, build_engine
+from t2t_deploy.runtime._engine_build import build_engine
 from t2t_deploy.runtime._engine_device import device_capability
+from t2t_deploy.runtime._engine_order import BuildOptions
 from t2t_deploy.runtime._trt_engine import (
     _LastMessages,
     batch_of,

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import threading
-import time
 from types import SimpleNamespace
 
 import pytest
 
 from t2t_deploy.errors import EngineError, UsageError
 from t2t_deploy.runtime._trt_choice import check_sms, parse_sm, supported_sms
-from t2t_deploy.runtime._trt_module import (
-    BuilderLog,
-    Cancel,
-    new_monitor,
-    run_cancellable,
-)
+from t2t_deploy.runtime._trt_module import BuilderLog, new_monitor
 
 FAKE = SimpleNamespace(
     __version__="9.9",
@@ -76,74 +67,13 @@ def test_errors_of_a_log_are_one_line() -> None:
 
 def test_monitor_reports_steps() -> None:
     seen: list[tuple[str, int, int]] = []
-    monitor = new_monitor(FAKE, lambda *step: seen.append(step), Cancel())
+    monitor = new_monitor(FAKE, lambda *step: seen.append(step))
     monitor.phase_start("outer", "", 2)
     monitor.phase_start("inner", "outer", 3)
     assert monitor.step_complete("inner", 0)
     monitor.phase_finish("inner")
     assert monitor.step_complete("outer", 1)
     assert seen == [("inner", 1, 3), ("outer", 2, 2)]
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), ValueError("x")])
-def test_monitor_keeps_what_a_callback_raises(error: BaseException) -> None:
-    calls = []
-
-    def progress(phase: str, done: int, steps: int) -> None:
-        calls.append(phase)
-        raise error
-
-    cancel = Cancel()
-    monitor = new_monitor(FAKE, progress, cancel)
-    assert not monitor.step_complete("phase", 0)
-    assert not monitor.step_complete("phase", 1)
-    assert cancel.error is error
-    assert calls == ["phase"]
-
-
-def test_run_cancellable_returns_and_raises() -> None:
-    assert run_cancellable(lambda: 7, Cancel()) == 7
-    with pytest.raises(ZeroDivisionError):
-        run_cancellable(lambda: 1 // 0, Cancel())
-
-
-@pytest.mark.parametrize("delay_s", [0.0, 0.3])
-def test_a_signal_cancels_and_waits_for_the_work(delay_s: float) -> None:
-    """Ctrl-C in the main thread stops work on the other, and only then is raised."""
-    cancel = Cancel()
-    ended = threading.Event()
-
-    def work() -> None:
-        time.sleep(delay_s)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert cancel.requested.wait(10)
-        time.sleep(0.1)
-        ended.set()
-
-    with pytest.raises(KeyboardInterrupt):
-        run_cancellable(work, cancel)
-    assert ended.is_set()
-    assert not [thread for thread in threading.enumerate() if thread.name == "engine-build"]
-
-
-def test_a_signal_while_the_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    began, ended = threading.Event(), threading.Event()
-
-    class Interrupted(threading.Thread):
-        def start(self) -> None:
-            super().start()
-            assert began.wait(10)
-            raise KeyboardInterrupt
-
-    def work() -> None:
-        began.set()
-        time.sleep(0.2)
-        ended.set()
-
-    monkeypatch.setattr(threading, "Thread", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run_cancellable(work, Cancel())
-    assert ended.is_set()
 
 
 def test_importing_loads_no_tensorrt() -> None:

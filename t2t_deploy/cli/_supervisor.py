@@ -1,0 +1,86 @@
+"""The command in a child of its own, so that a crash of compiled code ends in one line as well.
+
+PyTorch, ONNX Runtime and others answer a failed allocation with ``std::terminate`` here and there:
+no handler in the same process gets to say anything then.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from t2t_deploy.cli._output import Output
+from t2t_deploy.errors import CrashError
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_SI_KERNEL = 0x80  # asm-generic/siginfo.h: of a terminal, which the child has got as well
+_WATCHED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD})
+_REQUESTS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+_FAILED = 1
+
+
+def supervise(command: str, output: Output) -> None:
+    """Return in a child process that does the work; its parent waits and ends as the child does.
+
+    Linux only; elsewhere the work is done in this process. Call it before anything heavy is loaded.
+    """
+    if sys.platform != "linux":
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = os.getpid()
+    # blocked before there is a child: none of them is lost
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    try:
+        child = os.fork()
+    except OSError:  # no room for another process: do the work in this one
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return
+    if child == 0:
+        import ctypes
+
+        # a killed parent takes the child along
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(_FAILED)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return
+    _wait(child, command, output)
+
+
+def _wait(child: int, command: str, output: Output) -> NoReturn:
+    """Hand signals on until the child ends; end with its status, or say what it died of."""
+    while True:
+        found = signal.sigwaitinfo(_WATCHED)
+        if found.si_signo != signal.SIGCHLD:
+            if found.si_code != _SI_KERNEL:
+                os.kill(child, found.si_signo)
+            continue
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        number = -code
+        if number in _REQUESTS:  # asked to end before it could answer in its own way
+            os._exit(128 + number)
+        output.error(CrashError.__name__, _what_died(command, number))
+        code = _FAILED
+    os._exit(code)
+
+
+def _what_died(command: str, number: int) -> str:
+    names = {member.value: member.name for member in signal.Signals}
+    name = names.get(number, f"signal {number}")
+    if number == signal.SIGKILL:
+        return (
+            f"'{command}' was killed (SIGKILL), which the system does where memory runs out; "
+            "expected it to end by itself: free memory, or work on less at once (--batch, --count)"
+        )
+    return (
+        f"compiled code ended '{command}' with {name}, often for want of memory; expected it to "
+        "end by itself: free memory or raise the limit (ulimit -v) and try again; if it dies all "
+        "the same, report it with what stands above"
+    )

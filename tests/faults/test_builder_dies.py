@@ -1,0 +1,150 @@
+"""A builder that dies, is killed or is stopped takes nobody with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnx
+import psutil
+import pytest
+from onnx import TensorProto, helper
+
+import t2t_deploy
+from t2t_deploy._child import ChildError
+from t2t_deploy._optional import is_installed
+from t2t_deploy.errors import EngineError
+from t2t_deploy.runtime import BuilderDiedError, BuildOptions, _engine_build, build_engine
+from t2t_deploy.workspace import Workspace
+
+pytestmark = pytest.mark.skipif(
+    not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
+)
+BUILDER = "t2t_deploy.runtime._engine_worker"
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    nodes = [helper.make_node("Relu", ["image"], ["logits"], "act")]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 16])
+        for name in ("image", "logits")
+    ]
+    made = helper.make_model(
+        helper.make_graph(nodes, "graph", ends[:1], ends[1:]),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    path = tmp_path / "graph.onnx"
+    onnx.save(made, path)
+    return path
+
+
+def builders(of: int) -> list[psutil.Process]:
+    found = psutil.Process(of).children(recursive=True)
+    return [process for process in found if BUILDER in process.cmdline()]
+
+
+# The real builder on the real graph, struck in the middle of its work.
+STRUCK = """
+import os
+from t2t_deploy.runtime import _engine_worker as worker
+make = worker.new_monitor
+worker.new_monitor = lambda trt, progress: make(trt, lambda *step: os.kill(os.getpid(), {number}))
+worker.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGFPE", "SIGSEGV", "SIGABRT", "SIGKILL"])
+def test_a_builder_that_dies_is_an_error_with_its_log(
+    graph: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    struck = (sys.executable, "-c", STRUCK.format(number=int(signal.Signals[name])))
+    with monkeypatch.context() as patch:
+        patch.setattr(_engine_build, "WORKER_COMMAND", struck)
+        with pytest.raises(BuilderDiedError) as caught:
+            build_engine(graph, BuildOptions(sm=["86"]))
+    hint = " (often: out of memory)" if name == "SIGKILL" else ""
+    text = str(caught.value)
+    assert text.startswith(f"the engine builder died of {name}{hint} while it built {graph} for")
+    assert "\n" not in text
+    assert isinstance(caught.value.__cause__, ChildError)
+    log = caught.value.log.splitlines()
+    assert f"INFO: Input filename:   {graph}" in log and name in log[-1]
+    assert psutil.Process().children() == []
+    assert build_engine(graph, BuildOptions(sm=["86"])).engine
+
+
+# The real command; the builder's process waits before it answers, as one that hangs does.
+SLEEPS = "import time; from t2t_deploy._child import Parent; Parent(); time.sleep(600)"
+HANGING = f"""
+import sys
+from t2t_deploy.runtime import _engine_build
+_engine_build.WORKER_COMMAND = (sys.executable, "-c", {SLEEPS!r}, "{BUILDER}")
+from t2t_deploy.cli import main
+main()
+"""
+WAIT_S = 60
+
+
+@pytest.fixture
+def hanging(graph: Path, tmp_path: Path) -> subprocess.Popen[str]:
+    """A build-trt whose builder hangs, in ``tmp_path``."""
+    return subprocess.Popen(
+        [sys.executable, "-c", HANGING, "build-trt", str(graph), "--sm", "86", "--json"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(t2t_deploy.__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def its_builder(process: subprocess.Popen[str]) -> psutil.Process:
+    deadline = time.monotonic() + WAIT_S
+    while not (found := builders(process.pid)):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_a_builder_that_hangs_ends_with_the_command(
+    hanging: subprocess.Popen[str], tmp_path: Path, kind: signal.Signals, status: int
+) -> None:
+    builder = its_builder(hanging)
+    hanging.send_signal(kind)
+    out, _ = hanging.communicate(timeout=WAIT_S)
+    assert hanging.returncode == status
+    if kind is signal.SIGINT:
+        assert json.loads(out)["error"]["kind"] == "Interrupted"
+    deadline = time.monotonic() + WAIT_S
+    while builder.is_running() and builder.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the builder outlives its command"
+        time.sleep(0.05)
+    assert not list(tmp_path.rglob("*.engine"))
+
+
+def test_a_builder_that_dies_leaves_its_log_and_a_valid_workspace(
+    hanging: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    its_builder(hanging).send_signal(signal.SIGSEGV)
+    out, err = hanging.communicate(timeout=WAIT_S)
+    assert hanging.returncode == 1
+    error = json.loads(out)["error"]
+    assert error["kind"] == EngineError.__name__
+    assert "the engine builder died of SIGSEGV while it built" in error["message"]
+    log = tmp_path / "artifacts/logs/graph-died.log"
+    assert error["message"].endswith(f"What it said until then is in {log.relative_to(tmp_path)}")
+    assert "died of SIGSEGV" in log.read_text()
+    assert err.splitlines()[-1] == f"error: {error['message']}"
+    assert "Traceback" not in err
+    assert Workspace(tmp_path / "artifacts").check().problems == ()
+    assert not list(tmp_path.rglob("*.engine"))

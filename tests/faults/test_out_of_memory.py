@@ -1,0 +1,202 @@
+"""Less memory than the work takes: one line and exit 1, and a workspace that is as it was."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import t2t_deploy
+from t2t_deploy._optional import is_installed
+from t2t_deploy.cli._memory import memory_short
+from t2t_deploy.errors import ArtifactError, MemoryShortError
+from t2t_deploy.workspace import Workspace
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux keeps them")
+TINY = """\
+tokens_type = "performer"
+embed_dim = 16
+depth = 2
+num_heads = 2
+mlp_ratio = 2.0
+token_dim = 16
+image_size = 32
+num_classes = 10
+"""
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": str(Path(t2t_deploy.__file__).parents[1]),
+    "OMP_NUM_THREADS": "1",
+}
+# The command line under a limit that it sets itself before anything is loaded.
+LIMITED = """
+import resource, sys
+kind, limit = getattr(resource, sys.argv.pop(1)), int(sys.argv.pop(1)) << 20
+resource.setrlimit(kind, (limit, limit))
+from t2t_deploy.cli import main
+main()
+"""
+EXPORT = ("export", "--config", "tiny.toml")
+
+
+def run(folder: Path, code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *words, "--json"],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    return tmp_path
+
+
+def check(folder: Path, done: subprocess.CompletedProcess[str]) -> str:
+    """The outcome is a clean success, or one line with exit 1; either way nothing is half there."""
+    workspace = Workspace(folder / "artifacts")
+    assert workspace.check().problems == ()
+    assert "Traceback" not in done.stderr
+    if done.returncode in (0, 3):  # 3: int8 of so small a model is beyond the tolerance
+        return ""
+    assert done.returncode == 1, done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["kind"] in ("MemoryShortError", "CrashError", "EngineError")
+    assert "memory" in error["message"] and "\n" not in error["message"]
+    assert done.stderr.splitlines()[-1] == f"error: {error['message']}"
+    assert not list(folder.rglob("*.engine"))
+    return str(error["message"])
+
+
+@linux
+@pytest.mark.parametrize("limit_mib", [60, 200])
+def test_too_little_memory_to_begin_with(folder: Path, limit_mib: int) -> None:
+    done = run(folder, LIMITED, "RLIMIT_AS", str(limit_mib), *EXPORT)
+    said = check(folder, done)
+    assert json.loads(done.stdout)["error"]["kind"] == MemoryShortError.__name__
+    assert said.startswith("out of memory in 'export': ")
+    assert f"ulimit -v allows {limit_mib} MiB" in said
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["RLIMIT_AS", "RLIMIT_DATA"])
+@pytest.mark.parametrize("stage", ["export", "calibrate", "quantize", "build-trt"])
+def test_too_little_memory_anywhere(folder: Path, stage: str, kind: str) -> None:
+    """From a limit that is enough down to none, in steps: each ends in one of two ways."""
+    if stage == "build-trt" and not is_installed("tensorrt_rtx"):
+        pytest.skip("tensorrt_rtx is not installed")
+    unlimited = ("RLIMIT_CORE", "0")
+    words: tuple[str, ...] = EXPORT
+    if stage != "export":
+        assert run(folder, LIMITED, *unlimited, *EXPORT).returncode == 0
+        from PIL import Image
+
+        (folder / "pictures").mkdir()
+        for seed in range(4):
+            values = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8)
+            Image.fromarray(values).save(folder / "pictures" / f"{seed}.png")
+        images = ("--images", "pictures")
+        words = (stage, *(("--fp32", "--sm", "86") if stage == "build-trt" else images))
+    said = {
+        limit: check(folder, run(folder, LIMITED, kind, str(limit), *words))
+        for limit in (2400, 1600, 1200, 1000, 900, 800, 700, 600, 500, 400, 300, 150, 60)
+    }
+    assert said[2400] == ""
+    assert said[60] != ""
+    # the next command works
+    assert run(folder, LIMITED, *unlimited, *words).returncode in (0, 3)
+
+
+# Compiled code that gives up in the middle of an export.
+ABORTS = """
+import os
+from t2t_deploy.cli import main
+from t2t_deploy import workspace
+workspace.publish = lambda *paths: os.kill(os.getpid(), {number})
+main()
+"""
+
+
+@linux
+@pytest.mark.parametrize(("name", "number"), [("SIGABRT", 6), ("SIGKILL", 9)])
+def test_a_crash_of_compiled_code_is_one_line(folder: Path, name: str, number: int) -> None:
+    done = run(folder, ABORTS.format(number=number), *EXPORT)
+    said = check(folder, done)
+    assert json.loads(done.stdout)["error"]["kind"] == "CrashError"
+    assert name in said and "'export'" in said
+    # what was being written is seen by nobody, and goes with the next prune
+    left = [path for path in (folder / "artifacts").rglob("*") if path.is_file()]
+    assert len(left) == 1
+    assert Workspace(folder / "artifacts").prune() == left
+
+
+# -- which errors mean memory --------------------------------------------------------------------
+
+
+def python_allocates() -> None:
+    np.empty(1 << 60, np.uint8)
+
+
+def torch_allocates() -> None:
+    torch = pytest.importorskip("torch")
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def wrapped() -> None:
+    try:
+        python_allocates()
+    except MemoryError as err:
+        raise ArtifactError("ONNX Runtime refuses it; export the model again") from err
+
+
+def the_system_refuses() -> None:
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+@pytest.mark.parametrize("work", [python_allocates, torch_allocates, wrapped, the_system_refuses])
+def test_what_means_memory(work: Callable[[], None]) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011  # each library has its own
+        work()
+    short = memory_short(caught.value, "export")
+    assert isinstance(short, MemoryShortError)
+    assert "\n" not in str(short)
+
+
+def a_bug() -> None:
+    raise RuntimeError("shapes (2, 3) and (4, 5) do not fit")
+
+
+def a_file_of_that_name() -> None:
+    raise ArtifactError("there is no file std::bad_alloc; export the model first")
+
+
+def after_one_that_was_dealt_with() -> None:
+    try:
+        python_allocates()
+    except MemoryError:
+        raise ArtifactError("another matter") from None
+
+
+def a_library_that_is_absent() -> None:
+    raise ImportError("libx.so.1: cannot open shared object file: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    "work", [a_bug, a_file_of_that_name, after_one_that_was_dealt_with, a_library_that_is_absent]
+)
+def test_what_does_not(work: Callable[[], None]) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        work()
+    assert memory_short(caught.value, "export") is None

@@ -1,0 +1,50 @@
+"""Opens, runs and closes a session again and again, in a process of its own, and counts.
+
+    python cycles.py REQUEST CYCLES [refused]
+        -> {"rss": [bytes after each cycle], "files": [...], "threads": [...]} as JSON
+
+refused: opening is expected to fail.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+
+import numpy as np
+import psutil
+
+from t2t_deploy.errors import DeployError
+from t2t_deploy.runtime import SessionRequest, open_session
+
+
+def cycle(request: SessionRequest, refused: bool) -> None:
+    try:
+        session = open_session(request)
+    except DeployError:
+        assert refused
+        return
+    assert not refused
+    with session:
+        (spec,) = session.inputs
+        shape = (1, *(int(dim or 1) for dim in spec.shape[1:]))
+        session.run({spec.name: np.zeros(shape, spec.dtype)})
+
+
+def main() -> None:
+    request = SessionRequest.from_dict(json.loads(sys.argv[1]))
+    process = psutil.Process()
+    counts: dict[str, list[int]] = {"rss": [], "files": [], "threads": []}
+    for _ in range(int(sys.argv[2])):
+        cycle(request, "refused" in sys.argv[3:])
+        gc.collect()
+        counts["rss"].append(process.memory_info().rss)
+        counts["files"].append(len(os.listdir("/proc/self/fd")))
+        counts["threads"].append(process.num_threads())
+    print(json.dumps(counts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""One session in many threads, and many sessions one after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import t2t_deploy
+from t2t_deploy._optional import is_installed
+from t2t_deploy.errors import BackendError
+from t2t_deploy.pipeline import ExportRequest, Workspace, export_model
+from t2t_deploy.runtime import Session, SessionRequest, open_session
+from t2t_deploy.runtime._mapped_onnx import mappable_model
+
+for _needed in ("torch", "onnxruntime"):
+    pytest.importorskip(_needed)
+
+THREADS = 16
+TINY = """\
+tokens_type = "performer"
+embed_dim = 16
+depth = 2
+num_heads = 2
+mlp_ratio = 2.0
+token_dim = 16
+image_size = 32
+num_classes = 10
+"""
+needs_openvino = pytest.mark.skipif(
+    not is_installed("openvino"), reason="openvino is not installed"
+)
+# a session that leaks a kibibyte a cycle is no session; below it the allocator's own noise begins
+MAX_LEAK_BYTES = 1024
+
+
+def int8_model(path: Path) -> Path:
+    """logits = dequantised(image) @ dequantised(weight): a static Q/DQ graph with a free batch."""
+    rng = np.random.default_rng(0)
+    constants: dict[str, Any] = {
+        "weight": rng.integers(-127, 128, (256, 64)).astype(np.int8),
+        "weight_scale": np.float32(1 / 256),
+        "scale": np.float32(1 / 32),
+        "zero": np.int8(0),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"]),
+        helper.make_node("DequantizeLinear", ["weight", "weight_scale", "zero"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "int8",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 256])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 64])],
+        [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def requests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, SessionRequest]:
+    """How to open each kind of session: the tiny model's, and an int8 graph's."""
+    folder = tmp_path_factory.mktemp("sessions")
+    toml = folder / "tiny.toml"
+    toml.write_text(TINY)
+    workspace = Workspace(folder / "artifacts")
+    made = export_model(workspace, ExportRequest(config_file=toml))
+    manifest = made.known()
+    int8 = int8_model(folder / "int8.onnx")
+    assert all(mappable_model(path).mapped_bytes for path in (made.path, int8))
+    return {
+        "eager": SessionRequest("eager", workspace.weights(manifest), 1, dict(manifest.config)),
+        "ort-cpu": SessionRequest("ort-cpu", made.path, 1),
+        "ort-cpu-int8": SessionRequest("ort-cpu", int8, 1),
+        "openvino": SessionRequest("openvino", made.path, 1),
+        "openvino-int8": SessionRequest("openvino", int8, 1),
+    }
+
+
+KINDS = [
+    "eager",
+    "ort-cpu",
+    "ort-cpu-int8",
+    pytest.param("openvino", marks=needs_openvino),
+    pytest.param("openvino-int8", marks=needs_openvino),
+]
+
+
+def feeds_of(session: Session, batch: int, seed: int) -> dict[str, np.ndarray]:
+    (spec,) = session.inputs
+    shape = (batch, *(int(dim or 1) for dim in spec.shape[1:]))
+    values = np.random.default_rng(seed).standard_normal(shape)
+    return {spec.name: values.astype(spec.dtype)}
+
+
+def bits(session: Session, feeds: Mapping[str, np.ndarray]) -> bytes:
+    (found,) = session.run(feeds).values()
+    return found.tobytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("calls", [192, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_threads_get_the_bits_that_one_alone_gets(
+    requests: Mapping[str, SessionRequest], kind: str, calls: int
+) -> None:
+    with open_session(requests[kind]) as session:
+        # three sizes: OpenVINO keeps two, so it compiles while others wait
+        given = [feeds_of(session, 1 + seed // 4, seed) for seed in range(12)]
+        alone = [bits(session, feeds) for feeds in given]
+        assert len(set(alone)) == len(given)
+        start = threading.Barrier(THREADS)
+
+        def work(thread: int) -> int:
+            start.wait(60)
+            wrong = 0
+            for number in range(thread, calls, THREADS):
+                # mostly one size, as in serving; every 64th call another
+                which = number % 4 if number % 64 else 4 + number // 64 * 5 % 8
+                wrong += bits(session, given[which]) != alone[which]
+            return wrong
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            assert sum(pool.map(work, range(THREADS))) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_closing_while_others_run(requests: Mapping[str, SessionRequest], kind: str) -> None:
+    """A call gives the right bits or is refused in the usual words; nothing else comes of it."""
+    session = open_session(requests[kind])
+    feeds = feeds_of(session, 1, 0)
+    alone = bits(session, feeds)
+    running = threading.Barrier(5)
+    found: list[BaseException | bytes] = []
+
+    def work() -> None:
+        running.wait(60)
+        try:
+            while True:
+                answer = bits(session, feeds)
+                if answer != alone:
+                    found.append(answer)
+        except BaseException as err:
+            found.append(err)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    running.wait(60)
+    session.close()
+    for thread in threads:
+        thread.join(60)
+    assert [type(each) for each in found] == [BackendError] * 4
+    assert {str(each) for each in found} == {"the session is closed; open a new one"}
+    session.close()
+    with pytest.raises(BackendError, match="the session is closed; open a new one"):
+        session.run(feeds)
+
+
+def counted(request: SessionRequest, cycles: int, *words: str) -> dict[str, np.ndarray]:
+    done = subprocess.run(
+        [
+            *(sys.executable, str(Path(__file__).with_name("cycles.py"))),
+            *(json.dumps(request.to_dict()), str(cycles), *words),
+        ],
+        env=os.environ | {"PYTHONPATH": str(Path(t2t_deploy.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return {name: np.array(values) for name, values in json.loads(done.stdout).items()}
+
+
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="counts files in /proc")
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    "kind", ["ort-cpu-int8", pytest.param("openvino-int8", marks=needs_openvino)]
+)
+def test_a_closed_session_leaves_no_file_and_no_thread(
+    requests: Mapping[str, SessionRequest], kind: str
+) -> None:
+    found = counted(requests[kind], 20)
+    for name in ("files", "threads"):
+        assert set(found[name][5:]) == {found[name][5]}, found[name]
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_thousand_sessions_leak_nothing(
+    requests: Mapping[str, SessionRequest], kind: str, record_property: Callable[[str, Any], None]
+) -> None:
+    found = counted(requests[kind], 1000)
+    for name in ("files", "threads"):
+        assert set(found[name][100:]) == {found[name][100]}, found[name]
+    rss = found["rss"][300:]  # what the libraries keep is there by then
+    slope = float(np.polyfit(np.arange(len(rss)), rss, 1)[0])
+    print(f"{kind}: {slope:.0f} bytes a cycle, {rss[-1] / 2**20:.0f} MiB at the end")
+    record_property("bytes_a_cycle", slope)
+    assert slope < MAX_LEAK_BYTES
+
+
+@needs_proc
+@pytest.mark.parametrize("kind", ["ort-cpu", pytest.param("openvino", marks=needs_openvino)])
+def test_a_session_that_does_not_open_leaves_nothing(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "nonsense.onnx"
+    path.write_bytes(bytes(range(256)) * 64)
+    found = counted(SessionRequest(kind, path), 20, "refused")
+    for name in ("files", "threads"):
+        assert set(found[name][3:]) == {found[name][3]}, found[name]
