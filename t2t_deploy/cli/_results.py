@@ -12,29 +12,6 @@ from t2t_deploy.types import Status
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from t2t_deploy.pipeline import Artifact
-
-
-def artifact_values(artifact: Artifact) -> dict[str, Any]:
-    """The ``artifact`` object of the JSON contract."""
-    manifest = artifact.manifest
-    if manifest is None:
-        return {"path": str(artifact.path)}
-    return {
-        "path": str(artifact.path),
-        "sha256": manifest.sha256,
-        "kind": manifest.kind,
-        "variant": manifest.variant,
-        "precision": manifest.precision.value,
-        "target": manifest.target,
-        "batch": "dynamic" if manifest.batch is None else manifest.batch,
-        "image_size": manifest.config.get("image_size"),
-        "num_classes": manifest.config.get("num_classes"),
-        "opset": manifest.opset,
-        "strategies": manifest.strategies,
-        "size_bytes": manifest.size_bytes,
-    }
-
 
 def show_verification(console: Console, verification: Mapping[str, Any] | None) -> None:
     """One line on how a verification went."""

@@ -42,7 +42,7 @@ def command(
     output: Output,
 ) -> int:
     """Verify artifacts (all of the workspace if none is named) against the reference."""
-    from t2t_deploy.pipeline import verify_artifacts
+    from t2t_deploy.pipeline import verify_artifacts, verify_values
 
     if plot is not None and not nodewise:
         raise UsageError("--plot draws what --nodewise finds; give --nodewise too")
@@ -69,20 +69,12 @@ def command(
         for result in results:
             _show_nodewise(console, result)
 
-    output.result({"results": [_values(result) for result in results]}, show)
+    output.result(verify_values(results), show)
     failed = [result.artifact.path.name for result in results if result.failed]
     if not failed:
         return 0
     Output().error(CheckFailed.__name__, f"failed verification: {', '.join(failed)}")
     return CheckFailed.exit_status
-
-
-def _values(result: VerifiedArtifact) -> dict[str, Any]:
-    values = {"artifact": str(result.artifact.path), **result.verification.to_dict()}
-    if result.nodewise is not None:
-        plot = None if result.plot is None else str(result.plot)
-        values["nodewise"] = {**result.nodewise.to_dict(), "plot": plot}
-    return values
 
 
 def _show_nodewise(console: Console, result: VerifiedArtifact) -> None:

@@ -15,7 +15,7 @@ from t2t_deploy.calibration import RangeMethod
 from t2t_deploy.model import VARIANTS
 from t2t_deploy.pipeline._bench import BenchRequest, CudaGraphs, bench_artifacts
 from t2t_deploy.pipeline._bench_document import BenchOutputs, DocumentedBench, document_bench
-from t2t_deploy.pipeline._build import BuildRequest, build_trt
+from t2t_deploy.pipeline._build import BuildRequest, build_trt, chosen_profiles
 from t2t_deploy.pipeline._calibrate import (
     DEFAULT_COUNT,
     DEFAULT_METHOD,
@@ -51,6 +51,16 @@ from t2t_deploy.pipeline._predict import (
 from t2t_deploy.pipeline._predict_ray import ClusterPrediction, RayRequest, predict_across
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._quantize import QuantizationMode, QuantizeRequest, quantize_artifact
+from t2t_deploy.pipeline._values import (
+    artifact_values,
+    build_values,
+    calibrate_values,
+    evaluate_values,
+    export_values,
+    package_values,
+    quantize_values,
+    verify_values,
+)
 from t2t_deploy.pipeline._verify import VerifiedArtifact, verify_artifacts
 from t2t_deploy.serving import DEFAULT_BLOCK
 from t2t_deploy.serving.triton import Accelerator, ServingFormat
@@ -98,23 +108,32 @@ __all__ = [
     "StrategyComparison",
     "VerifiedArtifact",
     "Workspace",
+    "artifact_values",
     "bench_artifacts",
     "bench_table",
     "build_trt",
+    "build_values",
     "calibrate_artifact",
+    "calibrate_values",
+    "chosen_profiles",
     "compare_strategies",
     "comparison_table",
     "document_bench",
     "evaluate_artifacts",
+    "evaluate_values",
     "examine_machine",
     "export_model",
+    "export_values",
     "inspect_artifact",
     "not_run_lines",
     "package_artifact",
+    "package_values",
     "predict_across",
     "predict_images",
     "quantize_artifact",
+    "quantize_values",
     "silent",
     "split_name",
     "verify_artifacts",
+    "verify_values",
 ]
