@@ -14,7 +14,12 @@ from t2t_deploy.bench import (
 from t2t_deploy.calibration import RangeMethod
 from t2t_deploy.model import VARIANTS
 from t2t_deploy.pipeline._bench import BenchRequest, CudaGraphs, bench_artifacts
-from t2t_deploy.pipeline._bench_document import BenchOutputs, DocumentedBench, document_bench
+from t2t_deploy.pipeline._bench_document import (
+    BenchOutputs,
+    DocumentedBench,
+    document_bench,
+    document_measured,
+)
 from t2t_deploy.pipeline._build import BuildRequest, build_trt, chosen_profiles
 from t2t_deploy.pipeline._calibrate import (
     DEFAULT_COUNT,
@@ -38,7 +43,14 @@ from t2t_deploy.pipeline._evaluate import (
     evaluate_artifacts,
 )
 from t2t_deploy.pipeline._evaluate_across import EvaluateAcross
-from t2t_deploy.pipeline._export import ExportRequest, export_model
+from t2t_deploy.pipeline._export import ExportRequest, export_model, read_model
+from t2t_deploy.pipeline._inputs import (
+    Machine,
+    calibration_pictures,
+    evaluation_pictures,
+    read_machine,
+    verification_pictures,
+)
 from t2t_deploy.pipeline._inspect import inspect_artifact
 from t2t_deploy.pipeline._package import Package, PackageRequest, package_artifact
 from t2t_deploy.pipeline._predict import (
@@ -50,7 +62,12 @@ from t2t_deploy.pipeline._predict import (
 )
 from t2t_deploy.pipeline._predict_ray import ClusterPrediction, RayRequest, predict_across
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.pipeline._quantize import QuantizationMode, QuantizeRequest, quantize_artifact
+from t2t_deploy.pipeline._quantize import (
+    QuantizationMode,
+    QuantizeRequest,
+    quantization_target,
+    quantize_artifact,
+)
 from t2t_deploy.pipeline._values import (
     artifact_values,
     build_values,
@@ -93,6 +110,7 @@ __all__ = [
     "EvaluatedArtifact",
     "Evaluation",
     "ExportRequest",
+    "Machine",
     "Package",
     "PackageRequest",
     "PredictRequest",
@@ -115,12 +133,15 @@ __all__ = [
     "build_values",
     "calibrate_artifact",
     "calibrate_values",
+    "calibration_pictures",
     "chosen_profiles",
     "compare_strategies",
     "comparison_table",
     "document_bench",
+    "document_measured",
     "evaluate_artifacts",
     "evaluate_values",
+    "evaluation_pictures",
     "examine_machine",
     "export_model",
     "export_values",
@@ -130,10 +151,14 @@ __all__ = [
     "package_values",
     "predict_across",
     "predict_images",
+    "quantization_target",
     "quantize_artifact",
     "quantize_values",
+    "read_machine",
+    "read_model",
     "silent",
     "split_name",
+    "verification_pictures",
     "verify_artifacts",
     "verify_values",
 ]

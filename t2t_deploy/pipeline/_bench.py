@@ -63,7 +63,10 @@ class CudaGraphs(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class BenchRequest:
-    """What to measure; empty means every artifact of the workspace on every backend."""
+    """What to measure; empty means every artifact of the workspace on every backend.
+
+    among: what stands for all artifacts of the workspace where none is named.
+    """
 
     artifacts: Sequence[Path] = ()
     backends: Sequence[str] = ()
@@ -75,6 +78,7 @@ class BenchRequest:
     baselines: bool = False  # also what one would use without this tool, and each row's error
     force: bool = False
     trust: bool = False
+    among: Sequence[Path] | None = None
 
 
 def bench_artifacts(
@@ -96,6 +100,7 @@ def bench_artifacts(
         purpose="bench",
         report=report,
         trust=request.trust,
+        among=request.among,
     )
     threads = request.threads or available_threads()
     cases: list[BenchCase] = []

@@ -40,7 +40,7 @@ from t2t_deploy.verify import (
 )
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
-_MAX_PICTURES = 64
+MAX_PICTURES = 64
 # Node by node takes seconds where a runtime takes tenths of one.
 _MAX_NODEWISE_PICTURES = 3
 
@@ -161,9 +161,11 @@ def verify_artifacts(
     nodewise: bool = False,
     plot: Path | None = None,
     backend: str | None = None,
+    among: Sequence[Path] | None = None,
 ) -> list[VerifiedArtifact]:
     """Verify artifacts again, all of the workspace when none is named.
 
+    among: what stands for all of the workspace where none is named.
     images: a folder of pictures to take instead of the standard ones. backend: the runtime of ONNX
     files; None is ONNX Runtime on the CPU. Its verdict on the standard pictures replaces the one in
     the manifest; that of another runtime is told and not kept. nodewise: also evaluate each graph
@@ -174,6 +176,8 @@ def verify_artifacts(
     runtime = cpu_backend(backend)
     if paths:
         artifacts = [workspace.open(path, force=True) for path in paths]
+    elif among is not None:
+        artifacts = [workspace.open(path, force=True) for path in among]
     else:
         artifacts = [workspace.checked(a, force=True) for a in workspace.artifacts()]
     if not artifacts:
@@ -229,8 +233,8 @@ def _first(pictures: PictureSet, count: int) -> PictureSet:
 
 
 def _pictures_from_folder(folder: Path, size: int, report: Report) -> PictureSet:
-    images = image_set_from_folder(folder, count=_MAX_PICTURES)
+    images = image_set_from_folder(folder, count=MAX_PICTURES)
     if images.left_out:
-        report.note(f"took the first {_MAX_PICTURES} pictures, left out {images.left_out}")
+        report.note(f"took the first {MAX_PICTURES} pictures, left out {images.left_out}")
     batch = next(iter(images.batches(size, len(images.paths))))
     return PictureSet(tuple(path.name for path in images.paths), batch)
