@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from t2t_deploy.cli._options import common_options
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import CheckFailed, UsageError
+from t2t_deploy.errors import CheckFailed, RecipeError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,9 +52,7 @@ def command(
     if recipe is None:
         raise UsageError("no recipe was named; expected RECIPE.toml, or --example to write one")
     if output_file is not None:
-        raise UsageError(
-            "-o is for --example; a recipe says itself where things go: output = '...'"
-        )
+        raise UsageError("-o is for --example; a recipe itself says where things go, with output")
     from t2t_deploy.pipeline import Workspace
     from t2t_deploy.recipe import load_recipe, run_recipe
 
@@ -94,9 +92,8 @@ def _status(done: RecipeRun) -> int:
     """The exit status, with the steps that failed on stderr."""
     failed = [step for step in done.steps if step.exit_status]
     if failed:
-        kind = (
-            CheckFailed.__name__ if done.exit_status == CheckFailed.exit_status else "RecipeError"
-        )
+        short = done.exit_status == CheckFailed.exit_status
+        kind = CheckFailed.__name__ if short else RecipeError.__name__
         names = "; ".join(f"{step.step} ({step.reason})" for step in failed)
         Output().error(kind, f"failed: {names}")
     return done.exit_status

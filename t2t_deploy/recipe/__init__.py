@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from t2t_deploy.recipe._example import example_recipe, write_example
-from t2t_deploy.recipe._recipe import Expected, Named, Recipe, VerifyPlan, load_recipe
+from t2t_deploy.recipe._load import load_recipe
+from t2t_deploy.recipe._recipe import Expected, Named, Recipe, VerifyPlan
 from t2t_deploy.recipe._run import RecipeRun, StepResult, StepStatus, plan_steps, run_recipe
 
 __all__ = [

@@ -20,6 +20,7 @@ from t2t_deploy.pipeline import (
     read_machine,
     verification_pictures,
 )
+from t2t_deploy.recipe._records import ARTIFACT
 from t2t_deploy.types import Ends
 from t2t_deploy.workspace import Artifact, file_sha256
 
@@ -33,7 +34,13 @@ BENCH_TOOLS = (*CHECK_TOOLS, "openvino", *ENGINE_TOOLS)
 
 _VERSION = "version of "
 # fields of requests that are told by contents, or change nothing of what is made
-_NOT_OPTIONS = frozenset({"artifact", "artifacts", "among", "force", "trust", "ray", "ranges"})
+_NOT_OPTIONS = frozenset(
+    {
+        *("artifact", "artifacts", "among", "force", "trust", "ray"),
+        *("checkpoint", "config_file", "images", "eval_images", "ranges", "labels"),
+        *("output", "confusion", "repository"),
+    }
+)
 
 
 def tools(*names: str) -> dict[str, str]:
@@ -53,13 +60,12 @@ def versions(parts: Mapping[str, str]) -> dict[str, str]:
 
 
 def options(request: Any) -> dict[str, str]:
-    """The options of a request, defaults included; paths are left to `content`."""
+    """The options of a request, defaults included; paths are left to `content` and `place`."""
     found = {}
     for field in dataclasses.fields(request):
         value = getattr(request, field.name)
-        if field.name in _NOT_OPTIONS or isinstance(value, Path):
-            continue
-        found[f"option {field.name}"] = json.dumps(_plain(value), sort_keys=True)
+        if field.name not in _NOT_OPTIONS:
+            found[f"option {field.name}"] = json.dumps(_plain(value), sort_keys=True)
     return found
 
 
@@ -102,8 +108,11 @@ def verified_on(folder: Path | None) -> dict[str, str]:
     return {"verification pictures": _pictures(verification_pictures(folder))}
 
 
-def artifact_part(name: str, artifact: Artifact) -> dict[str, str]:
-    """An artifact: its content, and what its manifest tells those that come after it."""
+def artifact_part(name: str, artifact: Artifact, *, verified: bool = False) -> dict[str, str]:
+    """An artifact: its content, and what its manifest tells those that come after it.
+
+    verified: its measured error counts too.
+    """
     manifest = artifact.known()
     details = manifest.details
     values = [
@@ -115,8 +124,9 @@ def artifact_part(name: str, artifact: Artifact) -> dict[str, str]:
         details.get("asked"),
         details.get("quantization", {}).get("mode"),
         Ends.of_details(details).to_details(),
+        manifest.verification if verified else None,
     ]
-    return {f"artifact {name}": text_sha256(json.dumps(values, sort_keys=True))}
+    return {f"{ARTIFACT}{name}": text_sha256(json.dumps(values, sort_keys=True))}
 
 
 def machine(*, processor: bool) -> dict[str, str]:

@@ -16,6 +16,9 @@ _CHECKSUM = "checksum"
 _HASH = 64
 _SHOWN_CHANGES = 4
 
+ARTIFACT = "artifact "
+"""Begins the names of parts that are artifacts; the rest is what the recipe calls them."""
+
 Parts = Mapping[str, str]
 """What a step depends on, by name: options, contents of files, artifacts, tool versions."""
 
@@ -50,11 +53,12 @@ class Record:
 
 
 class Records:
-    """The records of a workspace, one file each."""
+    """The records of a workspace, one file each. damaged: whether one could not be read."""
 
     def __init__(self, workspace: Path) -> None:
         self.folder = workspace / FOLDER
         read = [_read(path) for path in sorted(self.folder.glob("*.json"))]
+        self.damaged = None in read
         self._known = {record.key: record for record in read if record is not None}
 
     def find(self, step: str, parts: Parts) -> Record | None:
@@ -75,9 +79,11 @@ class Records:
 
 
 def key_of(step: str, parts: Parts) -> str:
-    """Hash of all that a step depends on. Its name counts by the command alone."""
-    command = step.partition(" ")[0]
-    return hashlib.sha256(json.dumps([command, dict(parts)], sort_keys=True).encode()).hexdigest()
+    """Hash of all that a step depends on. Names that the recipe gives do not count."""
+    artifacts = sorted(value for name, value in parts.items() if name.startswith(ARTIFACT))
+    others = {name: value for name, value in parts.items() if not name.startswith(ARTIFACT)}
+    content = json.dumps([step.partition(" ")[0], artifacts, others], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def changes(before: Parts, now: Parts) -> str:

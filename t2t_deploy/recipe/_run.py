@@ -205,8 +205,8 @@ def _failed(step: Step, err: DeployError) -> StepResult:
 def _why_now(step: Step, context: Context, records: Records, parts: Mapping[str, str]) -> str:
     last = records.latest(step.label, context.recipe.file.name)
     if last is None:
-        return "not done before"
-    return changes(last.parts, parts) or "its record is damaged"
+        return "not done before, or its record is damaged" if records.damaged else "not done before"
+    return changes(last.parts, parts) or "what it made is not there as it was"
 
 
 def _record(step: Step, context: Context, parts: Mapping[str, str], outcome: Outcome) -> Record:

@@ -367,9 +367,11 @@ class Build(_ArtifactStep):
 
 
 def _model_parts(request: ExportRequest) -> dict[str, str]:
+    named = {} if request.config_file is None else {"model's name": request.config_file.stem}
     return {
         **content("checkpoint", request.checkpoint),
         **content("config", request.config_file),
+        **named,
     }
 
 
