@@ -9,7 +9,7 @@ import click
 
 from t2t_deploy.cli._options import artifacts_argument, common_options, cpu_backend_option
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import CheckFailed, UsageError
+from t2t_deploy.errors import CheckFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,8 +44,6 @@ def command(
     """Verify artifacts (all of the workspace if none is named) against the reference."""
     from t2t_deploy.pipeline import verify_artifacts, verify_values
 
-    if plot is not None and not nodewise:
-        raise UsageError("--plot draws what --nodewise finds; give --nodewise too")
     results = verify_artifacts(
         workspace, artifacts, images, output, nodewise=nodewise, plot=plot, backend=backend
     )

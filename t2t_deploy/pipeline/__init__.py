@@ -28,6 +28,7 @@ from t2t_deploy.pipeline._calibrate import (
     CalibrateRequest,
     calibrate_artifact,
 )
+from t2t_deploy.pipeline._classifier import open_artifact
 from t2t_deploy.pipeline._compare import (
     ComparedStrategies,
     StrategyComparison,
@@ -79,6 +80,7 @@ from t2t_deploy.pipeline._values import (
     verify_values,
 )
 from t2t_deploy.pipeline._verify import VerifiedArtifact, verify_artifacts
+from t2t_deploy.runtime import Session
 from t2t_deploy.serving import DEFAULT_BLOCK
 from t2t_deploy.serving.triton import Accelerator, ServingFormat
 from t2t_deploy.workspace import Artifact, Workspace
@@ -123,6 +125,7 @@ __all__ = [
     "RayRequest",
     "Report",
     "ServingFormat",
+    "Session",
     "StrategyComparison",
     "VerifiedArtifact",
     "Workspace",
@@ -147,6 +150,7 @@ __all__ = [
     "export_values",
     "inspect_artifact",
     "not_run_lines",
+    "open_artifact",
     "package_artifact",
     "package_values",
     "predict_across",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2t_deploy.calibration import image_set_from_folder
-from t2t_deploy.errors import ArtifactError, EngineError
+from t2t_deploy.errors import ArtifactError, EngineError, UsageError
 from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, cpu_backend
 from t2t_deploy.pipeline._engine import check_engine
 from t2t_deploy.pipeline._nodewise import (
@@ -173,6 +173,8 @@ def verify_artifacts(
     that verdict stands in the manifest beside the other, since a runtime may hide what it finds.
     Raises ArtifactError, BackendError, ImageError, UsageError.
     """
+    if plot is not None and not nodewise:
+        raise UsageError("--plot draws what --nodewise finds; give --nodewise too")
     runtime = cpu_backend(backend)
     if paths:
         artifacts = [workspace.open(path, force=True) for path in paths]
