@@ -162,7 +162,7 @@ def _follow(
     states = {result.step: result.status for result in before}
     for need in step.needs:
         if states[need] in (StepStatus.FAILED, StepStatus.NOT_RUN):
-            state = states[need].value.replace("_", " ")
+            state = "failed" if states[need] is StepStatus.FAILED else "was not run"
             return StepResult(step.label, StepStatus.NOT_RUN, f"it needs {need}, which {state}")
     try:
         parts = step.parts(context)
