@@ -248,6 +248,8 @@ def _case(
         told = why_not_in(backend, manifest.precision)
         if told is not None:
             reason = told
+        elif backend == "openvino" and _has_dynamic_ranges(manifest):
+            reason = "its ranges are taken at run time, which OpenVINO would compute in float32"
         elif manifest.target == Target.TENSORRT.value and not named:
             reason = "made for TensorRT; name it to run it on the CPU all the same"
         elif manifest.batch not in (None, batch):
@@ -269,6 +271,10 @@ def _case(
         cache=workspace.root / _CACHE / backend,
     )
     return BenchCase(request, artifact.path.name, _precision(artifact), batch, computes), None
+
+
+def _has_dynamic_ranges(manifest: Manifest) -> bool:
+    return bool(manifest.details.get("quantization", {}).get("mode") == "dynamic")
 
 
 def _why_not_loaded(engine: Artifact) -> str | None:

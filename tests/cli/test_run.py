@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -68,10 +69,8 @@ def test_it_prints_each_step_and_each_commands_own_json(run: Run, recipe: Path) 
 
 def test_a_step_that_fails_stops_what_needs_it_alone(run: Run, recipe: Path) -> None:
     more = '[[export]]\nname = "bad"\nsoft-split = "sideways"\n\n[[export]]\nname = "float"\n'
-    packages = (
-        '[[package]]\nfrom = "bad"\ntriton = "m"\n[[package]]\nfrom = "float"\ntriton = "m"\n'
-    )
-    recipe.write_text('[model]\nconfig = "tiny.toml"\n\n' + more + packages)
+    packages = [f'[[package]]\nfrom = "{name}"\ntriton = "m"\n' for name in ("bad", "float")]
+    recipe.write_text('[model]\nconfig = "tiny.toml"\n\n' + more + "".join(packages))
     done = run("run", recipe, "--json")
     assert done.status == 1
     assert statuses(done.json) == {
@@ -119,7 +118,7 @@ def test_engines_without_a_builder_are_not_run_and_say_so(
     }
     _, engine, package = done.json["steps"]
     assert engine["reason"].startswith("tensorrt_rtx is not installed")
-    assert package["reason"] == "it needs build-trt engine, which not run"
+    assert package["reason"] == "it needs build-trt engine, which was not run"
     assert "note: [2/3] build-trt engine: not run: tensorrt_rtx is not installed" in done.err
 
 
@@ -129,8 +128,11 @@ def test_the_workspace_is_the_recipes_unless_one_is_named(
     recipe.write_text('workspace = "own"\n' + EXPORT)
     assert run("run", recipe).status == 0
     assert [path.name for path in recipe.parent.iterdir() if path.is_dir()] == ["own"]
+    shutil.copytree(recipe.parent / "own", "named")
     named = run("run", recipe, "--workspace", "named", "--json")
-    assert named.json["workspace"] == "named" and statuses(named.json) == {"export float": "done"}
+    assert named.json["workspace"] == "named" and statuses(named.json) == {
+        "export float": "skipped"
+    }
     monkeypatch.setenv("T2T_DEPLOY_WORKSPACE", "named")
     told = run("run", recipe, "--json")
     assert told.json["workspace"] == "named" and statuses(told.json) == {"export float": "skipped"}
@@ -270,9 +272,8 @@ def test_the_whole_way_and_only_the_page_again(run: Run, whole: Path) -> None:
 @pytest.mark.slow
 def test_a_budget_that_cannot_be_met_exits_3_and_the_rest_goes_on(run: Run, whole: Path) -> None:
     text = whole.read_text().replace("no-speed = true", 'max-drop = 0\neval = "val"')
-    text = text.replace("[verify]\nnodewise = true\n", "").replace(
-        'from = "float"', 'from = "int8"'
-    )
+    text = text.replace("[verify]\nnodewise = true\n", "")
+    text = text.replace('from = "float"', 'from = "int8"')
     # pictures that are calibrated on are refused as judges, so others; and no class is agreed on
     whole.write_text(text[: text.index("[bench]")] + text[text.index("[package]") :])
     for path in (whole.parent / "val").iterdir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,7 +17,6 @@ import t2t_deploy
 
 ROOT = Path(__file__).parents[2]
 LINKS = ("export", "calibration")
-NOT_SOURCE = shutil.ignore_patterns("__pycache__")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +41,8 @@ def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Both distributions, built from a copy: a build leaves folders behind in its source."""
-    source = tmp_path_factory.mktemp("source")
-    for entry in sorted(ROOT.iterdir()):
-        if entry.is_symlink():
-            (source / entry.name).symlink_to(entry.readlink())
-        elif entry.is_file():
-            shutil.copy2(entry, source)
-    for folder in ("t2t_deploy", "tests"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=NOT_SOURCE)
+def built(source: Path) -> Built:
+    """Both distributions, built from a copy."""
     out = source / "dist"
     # --wheel beside --sdist: each from the source tree, as `pip install .` does it
     options = ("--no-isolation", "--wheel", "--sdist", "--outdir", out)

@@ -50,11 +50,11 @@ def run(*words: object, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bare(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of an environment that holds the wheel with the extra cpu, and nothing else."""
     folder = tmp_path_factory.mktemp("bare")
     options = ("--no-isolation", "--wheel", "--outdir", folder)
-    built = run(sys.executable, "-m", "build", *options, ROOT, folder=folder)
+    built = run(sys.executable, "-m", "build", *options, source, folder=folder)
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = folder.glob("*.whl")
     assert run(sys.executable, "-m", "venv", folder / "venv", folder=folder).returncode == 0
