@@ -79,6 +79,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     for index in range(4):
         noise = np.random.RandomState(index).randint(0, 256, (40, 40, 3), np.uint8)
         Image.fromarray(noise).save(folder / "pictures" / f"{index}.png")
+    for index in range(2):
+        (folder / "val" / str(index)).mkdir(parents=True)
+        Image.open(folder / "pictures" / f"{index}.png").save(folder / "val" / f"{index}/a.png")
     return export_onnx(config=folder / "tiny.toml", workspace=folder / "artifacts")
 
 
@@ -144,6 +147,7 @@ def test_a_session_runs(bare: Path, made: Artifact) -> None:
         (("quantize", "--images", "pictures"), 1, NEEDS_TORCH),
         (("verify",), 1, "backend eager cannot run here: torch is not installed"),
         (("evaluate", "--images", "pictures"), 1, "no reference: torch is not installed"),
+        (("evaluate", "--images", "val"), 0, "no reference: torch is not installed"),
         (("build-trt", "--fp16"), 1, "tensorrt_rtx is not installed; this step needs it"),
         (("run", "recipe.toml"), 1, NEEDS_TORCH),
     ],
