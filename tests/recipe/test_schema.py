@@ -69,7 +69,10 @@ def write(folder: Path, text: str) -> Path:
             MODEL + f"[quantize]\nmax-drop = 1{'0' * 400}\n",
             f"max-drop is 1{'0' * 59}...; expected a number from 0",
         ),
-        (MODEL + f"[model.x]\ny = 0x{'f' * 9000}\n", "[model] has the unknown key 'x'"),
+        (
+            MODEL + f"[quantize]\nmax-drop = 0x{'f' * 9000}\n",
+            "max-drop is a very large number; exp",
+        ),
         (
             MODEL + "[quantize]\nmode = 'dynamic'\nfrom = 'x'\n",
             "[[quantize]] is made from 'x', and no [[export]] has that name; expected one of",
