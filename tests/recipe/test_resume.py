@@ -67,7 +67,8 @@ def test_an_added_picture_of_one_folder(done: Path) -> None:
 
 
 def test_a_picture_in_another_class(done: Path) -> None:
-    (done / "val" / "a" / "0.png").rename(done / "val" / "b" / "0.png")
+    # the order of the pictures stays as it was
+    (done / "val" / "a" / "2.png").rename(done / "val" / "b" / "0.png")
     assert run_again(followed(done)) == [EVALUATE]
 
 
