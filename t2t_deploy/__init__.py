@@ -1,5 +1,65 @@
-"""From a T2T-ViT checkpoint to a verified ONNX file, a TensorRT engine and a benchmark."""
+"""From a T2T-ViT checkpoint to a verified ONNX file, a TensorRT engine and a benchmark.
+
+The functions are loaded when they are asked for: importing the package loads no framework.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from t2t_deploy.api import (
+        VARIANTS,
+        Artifact,
+        Workspace,
+        benchmark,
+        build_engine,
+        calibrate_onnx,
+        compare_exports,
+        evaluate_artifacts,
+        examine_machine,
+        export_onnx,
+        inspect_artifact,
+        load_session,
+        package_artifact,
+        predict_across,
+        predict_images,
+        quantize_onnx,
+        run_recipe,
+        verify_artifacts,
+    )
+
+__all__ = [
+    "VARIANTS",
+    "Artifact",
+    "Workspace",
+    "__version__",
+    "benchmark",
+    "build_engine",
+    "calibrate_onnx",
+    "compare_exports",
+    "evaluate_artifacts",
+    "examine_machine",
+    "export_onnx",
+    "inspect_artifact",
+    "load_session",
+    "package_artifact",
+    "predict_across",
+    "predict_images",
+    "quantize_onnx",
+    "run_recipe",
+    "verify_artifacts",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module("t2t_deploy.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

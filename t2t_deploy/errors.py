@@ -5,6 +5,7 @@
     ├── CheckpointError            a weights file that cannot become the asked model
     │   └── AmbiguousVariantError  its shapes fit several variants
     ├── ConfigError                a model description that makes no sense
+    ├── RecipeError                a recipe that says what cannot be followed
     ├── ImageError                 a picture that cannot be read
     ├── ExportError                the graph could not be written, or broke its contract
     ├── ArtifactError              a workspace file that is missing, altered or unsuitable
@@ -57,6 +58,10 @@ class AmbiguousVariantError(CheckpointError):
 
 class ConfigError(DeployError):
     """A model description that makes no sense."""
+
+
+class RecipeError(DeployError):
+    """A recipe that says what cannot be followed."""
 
 
 class ImageError(DeployError):

@@ -75,8 +75,9 @@ def test_readers_refuse_in_one_line(
     elif content == "large":
         for name in ("CONFIG", "MANIFEST", "BENCH", "LABELS"):
             for module in (
-                "model._config", "workspace._manifest", "pipeline._bench_document", "serving._labels"
-            ):  # fmt: skip
+                *("model._config", "workspace._manifest"),
+                *("pipeline._bench_document", "serving._labels"),
+            ):
                 target = f"t2t_deploy.{module}.MAX_{name}_BYTES"
                 monkeypatch.setattr(target, 1 << 20, raising=False)
         path.write_bytes(b"#" * (2 << 20))

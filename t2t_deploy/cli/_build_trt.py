@@ -14,9 +14,9 @@ from t2t_deploy.cli._options import (
     output_option,
 )
 from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import artifact_values, fail_if
+from t2t_deploy.cli._results import fail_if
 from t2t_deploy.errors import UsageError
-from t2t_deploy.types import Precision, ShapeProfile
+from t2t_deploy.types import Precision
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +66,13 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
     t2t-deploy build-trt --fp16 --sm 86,89 --profile 1:8:32
     t2t-deploy build-trt --int8 --images train/ --count 128
     """
-    from t2t_deploy.pipeline import DEFAULT_COUNT, BuildRequest, build_trt
+    from t2t_deploy.pipeline import (
+        DEFAULT_COUNT,
+        BuildRequest,
+        build_trt,
+        build_values,
+        chosen_profiles,
+    )
 
     precisions = dict.fromkeys(options["precisions"])
     if len(precisions) > 1:
@@ -77,7 +83,10 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
         BuildRequest(
             artifact=artifact,
             precision=Precision(next(iter(precisions))) if precisions else None,
-            profiles=_profiles(options),
+            profiles=chosen_profiles(
+                options["profiles"],
+                *(options[f"{name}_batch"] for name in ("min", "opt", "max")),
+            ),
             sm=options["sm"],
             memory_limit_mib=options["memory_limit"],
             backend=options["backend"],
@@ -90,24 +99,16 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
         output,
     )
     manifest = built.known()
-    engine = dict(manifest.details["engine"])
     attestation = manifest.details["attestation"]
-    values = {
-        "artifact": artifact_values(built),
-        "engine": {"path": str(built.path), "sha256": manifest.sha256, **engine},
-        "attestation": attestation,
-        "runnable_here": manifest.details["runnable_here"],
-        "why_not": manifest.details["why_not"],
-    }
 
     def show(console: Console) -> None:
-        show_engine(console, engine)
+        show_engine(console, dict(manifest.details["engine"]))
         console.print(f"attestation {attestation['status']}: asked {attestation['asked']}")
         if not manifest.details["runnable_here"]:
             console.print(f"not runnable here: {manifest.details['why_not']}", markup=False)
         console.print(str(built.path), markup=False)
 
-    output.result(values, show)
+    output.result(build_values(built), show)
     return fail_if(attestation, output)
 
 
@@ -132,21 +133,3 @@ def show_engine(console: Console, engine: dict[str, Any]) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
-
-
-def _profiles(options: dict[str, Any]) -> tuple[ShapeProfile, ...]:
-    """Profiles from --profile, or from --min/--opt/--max-batch; none given is none."""
-    bounds = {name: options[f"{name}_batch"] for name in ("min", "opt", "max")}
-    given = {name: value for name, value in bounds.items() if value is not None}
-    if options["profiles"] and given:
-        raise UsageError("--profile and --min/--opt/--max-batch both set the batch; use one way")
-    if options["profiles"]:
-        return tuple(ShapeProfile.parse(text) for text in options["profiles"])
-    if not given:
-        return ()
-    low = given.get("min", 1)
-    opt = given.get("opt", low)
-    return (ShapeProfile(low, opt, given.get("max", max(opt, DEFAULT_MAX_BATCH))),)
-
-
-DEFAULT_MAX_BATCH = 32

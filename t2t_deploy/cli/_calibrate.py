@@ -56,6 +56,7 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
         CalibrateRequest,
         RangeMethod,
         calibrate_artifact,
+        calibrate_values,
     )
 
     found = calibrate_artifact(
@@ -74,31 +75,8 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
     )
     calibration = found.calibration
     key, pairs = calibration.key, calibration.equalisation.applied
-    read = key.images - len(calibration.unreadable)
-    values = {
-        "ranges": {
-            "path": str(found.path),
-            **key.to_dict(),
-            "tensors": len(calibration.ranges),
-            "reused": found.reused,
-        },
-        "calibration": {
-            "images": read,
-            "sha256": key.images_sha256,
-            "method": key.method.value,
-            "unreadable": list(calibration.unreadable),
-        },
-        "equalised": [
-            {
-                "producer": pair.producer,
-                "layers": list(pair.layers),
-                "spread_before": pair.spread_before,
-                "spread_after": pair.spread_after,
-            }
-            for pair in pairs
-        ],
-        "not_equalised": dict(calibration.equalisation.refused),
-    }
+    values = calibrate_values(found)
+    read = values["calibration"]["images"]
 
     def show(console: Console) -> None:
         from rich.table import Table

@@ -20,7 +20,7 @@ from t2t_deploy.types import Precision, Status
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from t2t_deploy.pipeline import EvaluatedArtifact, Evaluation
+    from t2t_deploy.pipeline import Evaluation
 
 _SHOWN_UNREADABLE = 10
 
@@ -76,6 +76,7 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
         EvaluateAcross,
         EvaluateRequest,
         evaluate_artifacts,
+        evaluate_values,
     )
 
     across = None
@@ -97,7 +98,7 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
         ),
         output,
     )
-    output.result(_values(found), lambda console: _show(console, found))
+    output.result(evaluate_values(found), lambda console: _show(console, found))
     if not found.failed:
         return 0
     short = [r.artifact.path.name for r in found.results if r.status is Status.FAILED]
@@ -105,41 +106,6 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
     what += [f"failed: {', '.join(short)}"] if short else []
     Output().error(CheckFailed.__name__, "; ".join(what))
     return CheckFailed.exit_status
-
-
-def _values(found: Evaluation) -> dict[str, Any]:
-    return {
-        "images": {
-            "folder": str(found.images.folder),
-            "count": len(found.images.paths),
-            "left_out": found.images.left_out,
-            "labelled": found.images.has_labels,
-            "unreadable": list(found.unreadable),
-        },
-        "results": [_row(result) for result in found.results],
-        "confusion": None if found.plot is None else str(found.plot),
-    }
-
-
-def _row(result: EvaluatedArtifact) -> dict[str, Any]:
-    manifest, figures, reference = result.artifact.manifest, result.accuracy, result.reference
-    return {
-        "artifact": str(result.artifact.path),
-        "precision": None if manifest is None else manifest.precision.value,
-        "status": result.status.value,
-        "reason": result.reason,
-        "batch": result.batch,
-        "images": 0 if figures is None else figures.images,
-        "top1": None if figures is None else figures.top1,
-        "top5": None if figures is None else figures.top5,
-        "agreement": None if figures is None else figures.agreement,
-        "rel_l2_mean": None if figures is None else figures.rel_l2_mean,
-        "rel_l2_max": None if figures is None else figures.rel_l2_max,
-        "non_finite": None if figures is None else figures.non_finite,
-        "reference": None
-        if reference is None
-        else {"top1": reference.top1, "top5": reference.top5},
-    }
 
 
 def _show(console: Console, found: Evaluation) -> None:

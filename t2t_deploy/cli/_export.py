@@ -9,7 +9,7 @@ import click
 
 from t2t_deploy.cli._options import BatchType, common_options, output_option
 from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import artifact_values, fail_if, locating, show_verification
+from t2t_deploy.cli._results import fail_if, locating, show_verification
 from t2t_deploy.types import Ends, Precision, Tail, Target
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def command(workspace: Any, output: Output, **options: Any) -> int:
     t2t-deploy export --variant 14 --embed-preprocess --tail topk
     t2t-deploy export --variant 14 --precision fp16 --target tensorrt --compare
     """
-    from t2t_deploy.pipeline import ExportRequest, export_model
+    from t2t_deploy.pipeline import ExportRequest, export_model, export_values
 
     request = ExportRequest(
         variant=options["variant"],
@@ -118,16 +118,10 @@ def command(workspace: Any, output: Output, **options: Any) -> int:
         return compare(workspace, request, output)
     artifact = export_model(workspace, request, output)
     manifest = artifact.known()
-    values = {
-        "artifact": artifact_values(artifact),
-        "verification": manifest.verification,
-        "rewrites": manifest.details["rewrites"],
-        "notes": manifest.details["notes"],
-    }
 
     def show(console: Console) -> None:
         show_verification(console, manifest.verification)
         console.print(str(artifact.path), markup=False)
 
-    output.result(values, show)
+    output.result(export_values(artifact), show)
     return fail_if(manifest.verification, output, hint=locating(artifact))

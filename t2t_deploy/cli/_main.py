@@ -30,6 +30,7 @@ _COMMANDS = {
     "predict": "_predict",
     "inspect": "_inspect",
     "package": "_package",
+    "run": "_run",
     "workspace": "_workspace",
     "doctor": "_doctor",
     "completion": "_completion",

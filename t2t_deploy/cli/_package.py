@@ -9,12 +9,9 @@ import click
 
 from t2t_deploy.cli._options import artifact_argument, common_options, force_option
 from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import artifact_values
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from t2t_deploy.pipeline import Package
 
 
 @click.command("package", short_help="A model repository for Triton Inference Server.")
@@ -79,7 +76,13 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
     t2t-deploy package --triton models/
     t2t-deploy package artifacts/onnx/14-....onnx --triton models/
     """
-    from t2t_deploy.pipeline import Accelerator, PackageRequest, ServingFormat, package_artifact
+    from t2t_deploy.pipeline import (
+        Accelerator,
+        PackageRequest,
+        ServingFormat,
+        package_artifact,
+        package_values,
+    )
 
     serving_format = options.pop("serving_format")
     accelerator = options.pop("accelerator")
@@ -105,32 +108,3 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
         console.print(f"tritonserver --model-repository={request.repository}", markup=False)
 
     output.result(values, show)
-
-
-def package_values(package: Package, repository: Path) -> dict[str, Any]:
-    """JSON-ready form of what was made."""
-    service = package.service
-    signature = service.signature
-    return {
-        "repository": str(repository),
-        "artifact": artifact_values(package.artifact),
-        "model": {
-            "name": service.name,
-            "backend": service.format.value,
-            "accelerator": service.accelerator.value,
-            "instances": "on GPU" if service.on_gpu else "on CPU",
-            "max_batch_size": service.batching.max_size,
-            "preferred_batch_sizes": list(service.batching.preferred),
-            "input": str(signature.image),
-            "outputs": [str(spec) for spec in signature.outputs],
-            "tail": signature.tail.value,
-        },
-        "ensemble": {
-            "name": service.ensemble_name,
-            "steps": [service.preprocess_name, service.name, service.postprocess_name],
-            "top": service.top_count,
-            "labels": service.labels is not None,
-        },
-        "folders": [str(folder) for folder in package.folders],
-        "notes": list(package.notes),
-    }

@@ -13,7 +13,6 @@ import click
 from t2t_deploy.cli._options import DeviceType, common_options, force_option, trust_option
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._predict_across import run_across
-from t2t_deploy.cli._results import artifact_values
 from t2t_deploy.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
@@ -167,6 +166,8 @@ def sources_from(images: Iterable[str], *, null: bool) -> tuple[str, ...]:
 
 
 def _values(found: Prediction, kept: list[PredictedPicture]) -> dict[str, Any]:
+    from t2t_deploy.pipeline import artifact_values
+
     return {
         "artifact": artifact_values(found.artifact),
         "backend": found.backend,

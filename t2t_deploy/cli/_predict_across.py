@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import artifact_values
 from t2t_deploy.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ def run_across(workspace: Any, request: PredictRequest, ray: RayRequest, output:
 
 
 def _values(found: ClusterPrediction) -> dict[str, Any]:
+    from t2t_deploy.pipeline import artifact_values
+
     return {
         "artifact": artifact_values(found.artifact),
         "backend": found.backend,

@@ -15,7 +15,7 @@ from t2t_deploy.cli._options import (
     output_option,
 )
 from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import artifact_values, fail_if, locating, show_verification
+from t2t_deploy.cli._results import fail_if, locating, show_verification
 from t2t_deploy.types import Precision, Status, Target
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
         QuantizeRequest,
         RangeMethod,
         quantize_artifact,
+        quantize_values,
     )
 
     made = quantize_artifact(
@@ -114,19 +115,8 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
         output,
     )
     manifest = made.known()
-    details = manifest.details
-    quantization, calibration = details["quantization"], details["calibration"]
-    speed, budget = details.get("speed"), details.get("budget")
-    values = {
-        "artifact": artifact_values(made),
-        "verification": manifest.verification,
-        "calibration": _without_pictures(calibration),
-        "quantized_nodes": quantization["quantized_nodes"],
-        "float_nodes": quantization["float_nodes"],
-        "quantization": quantization,
-        "speed": speed,
-        "budget": budget,
-    }
+    values = quantize_values(made)
+    quantization, speed, budget = (values[name] for name in ("quantization", "speed", "budget"))
 
     def show(console: Console) -> None:
         console.print(
@@ -145,13 +135,6 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
     output.result(values, show)
     found = fail_if(manifest.verification, output, hint=locating(made))
     return found or fail_if(budget, output)
-
-
-def _without_pictures(calibration: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A calibration less the hashes of its pictures, which the manifest keeps."""
-    if calibration is None:
-        return None
-    return {key: value for key, value in calibration.items() if key != "pictures"}
 
 
 def _show_budget(console: Console, budget: dict[str, Any]) -> None:

@@ -15,27 +15,6 @@ if TYPE_CHECKING:
     from t2t_deploy.pipeline import Artifact, WorkspaceCheck
 
 
-def artifact_values(artifact: Artifact) -> dict[str, Any]:
-    """The ``artifact`` object of the JSON contract."""
-    manifest = artifact.manifest
-    if manifest is None:
-        return {"path": str(artifact.path)}
-    return {
-        "path": str(artifact.path),
-        "sha256": manifest.sha256,
-        "kind": manifest.kind,
-        "variant": manifest.variant,
-        "precision": manifest.precision.value,
-        "target": manifest.target,
-        "batch": "dynamic" if manifest.batch is None else manifest.batch,
-        "image_size": manifest.config.get("image_size"),
-        "num_classes": manifest.config.get("num_classes"),
-        "opset": manifest.opset,
-        "strategies": manifest.strategies,
-        "size_bytes": manifest.size_bytes,
-    }
-
-
 def locating(artifact: Artifact) -> str:
     """How to find which layer of a failed artifact is wrong."""
     return f"which layer: t2t-deploy verify --locate {shown_path(artifact.path)}"

@@ -9,7 +9,7 @@ import click
 
 from t2t_deploy.cli._options import artifacts_argument, common_options, cpu_backend_option
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import CheckFailed, UsageError
+from t2t_deploy.errors import CheckFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,10 +48,8 @@ def command(
     output: Output,
 ) -> int:
     """Verify artifacts (all of the workspace if none is named) against the reference."""
-    from t2t_deploy.pipeline import verify_artifacts
+    from t2t_deploy.pipeline import verify_artifacts, verify_values
 
-    if plot is not None and not nodewise:
-        raise UsageError("--plot draws what --nodewise finds; give --nodewise too")
     results = verify_artifacts(
         workspace,
         artifacts,
@@ -83,23 +81,13 @@ def command(
             _show_located(console, result)
             _show_nodewise(console, result)
 
-    output.result({"results": [_values(result) for result in results]}, show)
+    output.result(verify_values(results), show)
     failed = [result.artifact.path.name for result in results if result.failed]
     if not failed:
         return 0
     hint = "" if locate or nodewise else f"; which layer: t2t-deploy verify --locate {failed[0]}"
     Output().error(CheckFailed.__name__, f"failed verification: {', '.join(failed)}{hint}")
     return CheckFailed.exit_status
-
-
-def _values(result: VerifiedArtifact) -> dict[str, Any]:
-    values = {"artifact": str(result.artifact.path), **result.verification.to_dict()}
-    if result.nodewise is not None:
-        plot = None if result.plot is None else str(result.plot)
-        values["nodewise"] = {**result.nodewise.to_dict(), "plot": plot}
-    if result.located is not None:
-        values["located"] = result.located.to_dict()
-    return values
 
 
 def _show_located(console: Console, result: VerifiedArtifact) -> None:

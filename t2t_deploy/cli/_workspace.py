@@ -9,7 +9,7 @@ import click
 
 from t2t_deploy.cli._options import common_options
 from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import artifact_values, check_values, show_check
+from t2t_deploy.cli._results import check_values, show_check
 from t2t_deploy.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ def command() -> None:
 @common_options
 def list_artifacts(workspace: Any, output: Output) -> None:
     """List the artifacts, oldest first."""
+    from t2t_deploy.pipeline import artifact_values
+
     artifacts = workspace.artifacts()
 
     def show(console: Console) -> None:

@@ -14,9 +14,14 @@ from t2t_deploy.bench import (
 from t2t_deploy.calibration import RangeMethod
 from t2t_deploy.model import VARIANTS
 from t2t_deploy.pipeline._bench import BenchRequest, CudaGraphs, bench_artifacts
-from t2t_deploy.pipeline._bench_document import BenchOutputs, DocumentedBench, document_bench
+from t2t_deploy.pipeline._bench_document import (
+    BenchOutputs,
+    DocumentedBench,
+    document_bench,
+    document_measured,
+)
 from t2t_deploy.pipeline._bug_report import bug_report
-from t2t_deploy.pipeline._build import BuildRequest, build_trt
+from t2t_deploy.pipeline._build import BuildRequest, build_trt, chosen_profiles
 from t2t_deploy.pipeline._calibrate import (
     DEFAULT_COUNT,
     DEFAULT_METHOD,
@@ -24,6 +29,7 @@ from t2t_deploy.pipeline._calibrate import (
     CalibrateRequest,
     calibrate_artifact,
 )
+from t2t_deploy.pipeline._classifier import open_artifact
 from t2t_deploy.pipeline._compare import (
     ComparedStrategies,
     StrategyComparison,
@@ -39,7 +45,14 @@ from t2t_deploy.pipeline._evaluate import (
     evaluate_artifacts,
 )
 from t2t_deploy.pipeline._evaluate_across import EvaluateAcross
-from t2t_deploy.pipeline._export import ExportRequest, export_model
+from t2t_deploy.pipeline._export import ExportRequest, export_model, read_model
+from t2t_deploy.pipeline._inputs import (
+    Machine,
+    calibration_pictures,
+    evaluation_pictures,
+    read_machine,
+    verification_pictures,
+)
 from t2t_deploy.pipeline._inspect import inspect_artifact
 from t2t_deploy.pipeline._package import Package, PackageRequest, package_artifact
 from t2t_deploy.pipeline._predict import (
@@ -51,9 +64,25 @@ from t2t_deploy.pipeline._predict import (
 )
 from t2t_deploy.pipeline._predict_ray import ClusterPrediction, RayRequest, predict_across
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.pipeline._quantize import QuantizationMode, QuantizeRequest, quantize_artifact
+from t2t_deploy.pipeline._quantize import (
+    QuantizationMode,
+    QuantizeRequest,
+    quantization_target,
+    quantize_artifact,
+)
+from t2t_deploy.pipeline._values import (
+    artifact_values,
+    build_values,
+    calibrate_values,
+    evaluate_values,
+    export_values,
+    package_values,
+    quantize_values,
+    verify_values,
+)
 from t2t_deploy.pipeline._verify import VerifiedArtifact, verify_artifacts
 from t2t_deploy.pipeline._workspace import examine_workspace, prune_workspace
+from t2t_deploy.runtime import Session
 from t2t_deploy.serving import DEFAULT_BLOCK
 from t2t_deploy.serving.triton import Accelerator, ServingFormat
 from t2t_deploy.workspace import Artifact, Patience, Workspace, WorkspaceCheck
@@ -85,6 +114,7 @@ __all__ = [
     "EvaluatedArtifact",
     "Evaluation",
     "ExportRequest",
+    "Machine",
     "Package",
     "PackageRequest",
     "Patience",
@@ -98,30 +128,48 @@ __all__ = [
     "RayRequest",
     "Report",
     "ServingFormat",
+    "Session",
     "StrategyComparison",
     "VerifiedArtifact",
     "Workspace",
     "WorkspaceCheck",
+    "artifact_values",
     "bench_artifacts",
     "bench_table",
     "bug_report",
     "build_trt",
+    "build_values",
     "calibrate_artifact",
+    "calibrate_values",
+    "calibration_pictures",
+    "chosen_profiles",
     "compare_strategies",
     "comparison_table",
     "document_bench",
+    "document_measured",
     "evaluate_artifacts",
+    "evaluate_values",
+    "evaluation_pictures",
     "examine_machine",
     "examine_workspace",
     "export_model",
+    "export_values",
     "inspect_artifact",
     "not_run_lines",
+    "open_artifact",
     "package_artifact",
+    "package_values",
     "predict_across",
     "predict_images",
     "prune_workspace",
+    "quantization_target",
     "quantize_artifact",
+    "quantize_values",
+    "read_machine",
+    "read_model",
     "silent",
     "split_name",
+    "verification_pictures",
     "verify_artifacts",
+    "verify_values",
 ]

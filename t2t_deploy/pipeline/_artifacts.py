@@ -42,9 +42,12 @@ def usable_artifacts(
     purpose: str,
     report: Report,
     trust: bool = False,
+    among: Sequence[Path] | None = None,
 ) -> list[Artifact]:
     """The artifacts named, or every one of the workspace that did not fail a check.
 
+    among: take these for all that there is in the workspace; they are not named one by one, so
+    what cannot be done with one of them is no error.
     trust: a named engine without manifest may be loaded. Raises ArtifactError where one that is
     named failed and ``force`` is off, or nothing is left; ``purpose`` is the verb for that message.
     Raises EngineError for a named engine that may not be loaded here.
@@ -55,7 +58,11 @@ def usable_artifacts(
             if artifact.kind == "engine":
                 check_engine(artifact, trust=trust)
         return named
-    everything = workspace.artifacts()
+    everything = (
+        workspace.artifacts()
+        if among is None
+        else [workspace.open(path, force=True) for path in among]
+    )
     usable = [a for a in everything if force or not a.known().failed]
     for artifact in everything:
         if artifact not in usable:

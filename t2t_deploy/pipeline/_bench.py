@@ -60,7 +60,10 @@ class CudaGraphs(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class BenchRequest:
-    """What to measure; empty means every artifact of the workspace on every backend."""
+    """What to measure; empty means every artifact of the workspace on every backend.
+
+    among: what stands for all artifacts of the workspace where none is named.
+    """
 
     artifacts: Sequence[Path] = ()
     backends: Sequence[str] = ()
@@ -72,6 +75,7 @@ class BenchRequest:
     baselines: bool = False  # also what one would use without this tool, and each row's error
     force: bool = False
     trust: bool = False
+    among: Sequence[Path] | None = None
 
 
 def bench_artifacts(
@@ -93,6 +97,7 @@ def bench_artifacts(
         purpose="bench",
         report=report,
         trust=request.trust,
+        among=request.among,
     )
     threads = request.threads or available_threads()
     cases: list[BenchCase] = []
@@ -240,6 +245,8 @@ def _case(
         told = why_not_in(backend, manifest.precision)
         if told is not None:
             reason = told
+        elif backend == "openvino" and _has_dynamic_ranges(manifest):
+            reason = "its ranges are taken at run time, which OpenVINO would compute in float32"
         elif manifest.target == Target.TENSORRT.value and not named:
             reason = "made for TensorRT; name it to run it on the CPU all the same"
         elif manifest.batch not in (None, batch):
@@ -262,6 +269,10 @@ def _case(
         sha256=engine_sha256(artifact),
     )
     return BenchCase(request, artifact.path.name, _precision(artifact), batch, computes), None
+
+
+def _has_dynamic_ranges(manifest: Manifest) -> bool:
+    return bool(manifest.details.get("quantization", {}).get("mode") == "dynamic")
 
 
 def _why_not_loaded(engine: Artifact) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,47 @@ def document_bench(
     What cannot be compared or written is told before anything is measured. Raises ComparisonError,
     UsageError, and what `bench_artifacts` raises.
     """
-    _check_files(outputs)
-    old = None if outputs.compare is None else _comparable(outputs.compare, request)
+    old = _prepared(request, outputs)
     measured = bench_artifacts(workspace, request, report)
+    return _documented(workspace, measured, request, outputs, old, report)
+
+
+def document_measured(
+    workspace: Workspace,
+    measured: Mapping[str, Any],
+    request: BenchRequest,
+    outputs: BenchOutputs,
+    report: Report = silent,
+) -> DocumentedBench:
+    """The files about a bench that was made before, and its comparison; nothing is measured.
+
+    measured: what `DocumentedBench.to_dict` gave. request: what was measured then. Raises
+    ComparisonError, UsageError.
+    """
+    old = _prepared(request, outputs)
+    try:
+        bench = report_from_dict(measured)
+    except ValueError as err:
+        raise ComparisonError(
+            f"the kept measurement is no result of this version's bench ({err}); measure again"
+        ) from err
+    return _documented(workspace, bench, request, outputs, old, report)
+
+
+def _prepared(request: BenchRequest, outputs: BenchOutputs) -> BenchReport | None:
+    """The older bench, once it is known that all files can be written."""
+    _check_files(outputs)
+    return None if outputs.compare is None else _comparable(outputs.compare, request)
+
+
+def _documented(
+    workspace: Workspace,
+    measured: BenchReport,
+    request: BenchRequest,
+    outputs: BenchOutputs,
+    old: BenchReport | None,
+    report: Report,
+) -> DocumentedBench:
     comparison = None
     if old is not None:
         comparison = compare_reports(old, measured, name=str(outputs.compare))
@@ -79,7 +117,7 @@ def document_bench(
         write_text(outputs.table, bench_csv(measured))
         written.append(outputs.table)
     if outputs.page is not None:
-        manifests = _manifests(workspace, request.artifacts, measured)
+        manifests = _manifests(workspace, request.artifacts or request.among, measured)
         document = BenchDocument(measured, command, manifests, comparison)
         write_text(outputs.page, bench_page(document))
         written.append(outputs.page)
@@ -122,7 +160,7 @@ def _comparable(path: Path, request: BenchRequest) -> BenchReport:
 
 
 def _manifests(
-    workspace: Workspace, named: Sequence[Path], measured: BenchReport
+    workspace: Workspace, named: Sequence[Path] | None, measured: BenchReport
 ) -> dict[str, Manifest]:
     """Manifests of the files that were measured, by the name that the rows have."""
     artifacts: list[Artifact] = (
@@ -159,5 +197,8 @@ def _command(workspace: Workspace, request: BenchRequest, outputs: BenchOutputs)
     for option, path in files.items():
         words += [] if path is None else [option, path]
     # a name that begins with a hyphen would be read as an option
-    words += [f"./{path}" if str(path).startswith("-") else path for path in request.artifacts]
+    words += [
+        f"./{path}" if str(path).startswith("-") else path
+        for path in request.artifacts or request.among or ()
+    ]
     return shlex.join(str(word) for word in words)

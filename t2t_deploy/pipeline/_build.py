@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from t2t_deploy.runtime import Attestation, EngineFigures
 
 
+DEFAULT_MAX_BATCH = 32
+
+
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
     """What to build; None means the default named in the field's comment."""
@@ -35,6 +38,29 @@ class BuildRequest:
     count: int = DEFAULT_COUNT
     output: Path | None = None  # the workspace
     force: bool = False
+
+
+def chosen_profiles(
+    profiles: Sequence[str] = (),
+    min_batch: int | None = None,
+    opt_batch: int | None = None,
+    max_batch: int | None = None,
+) -> tuple[ShapeProfile, ...]:
+    """Profiles from MIN:OPT:MAX texts, or from the bounds of one; nothing given is no profile.
+
+    Raises UsageError where both ways are used, or a profile makes no sense.
+    """
+    given = any(bound is not None for bound in (min_batch, opt_batch, max_batch))
+    if profiles and given:
+        raise UsageError("--profile and --min/--opt/--max-batch both set the batch; use one way")
+    if profiles:
+        return tuple(ShapeProfile.parse(text) for text in profiles)
+    if not given:
+        return ()
+    low = 1 if min_batch is None else min_batch
+    opt = low if opt_batch is None else opt_batch
+    top = max(opt, DEFAULT_MAX_BATCH) if max_batch is None else max_batch
+    return (ShapeProfile(low, opt, top),)
 
 
 def build_trt(workspace: Workspace, request: BuildRequest, report: Report = silent) -> Artifact:

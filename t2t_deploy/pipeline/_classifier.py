@@ -12,8 +12,15 @@ from t2t_deploy._optional import is_installed
 from t2t_deploy.errors import BackendError, UsageError
 from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, usable_artifacts
 from t2t_deploy.pipeline._engine import engine_sha256
-from t2t_deploy.pipeline._progress import Report
-from t2t_deploy.runtime import BACKENDS, SessionRequest, why_not_in, why_not_runnable
+from t2t_deploy.pipeline._progress import Report, silent
+from t2t_deploy.runtime import (
+    BACKENDS,
+    Session,
+    SessionRequest,
+    open_session,
+    why_not_in,
+    why_not_runnable,
+)
 from t2t_deploy.serving import (
     DEFAULT_BATCH,
     IMAGENET_CLASSES,
@@ -102,6 +109,26 @@ def classifier_request(
     return ClassifierRequest(
         session, Ends.of_details(details), batch or DEFAULT_BATCH, _profile(artifact)
     )
+
+
+def open_artifact(
+    workspace: Workspace,
+    path: Path,
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+    device: int | None = None,
+    force: bool = False,
+    trust: bool = False,
+    report: Report = silent,
+) -> Session:
+    """A session of a checked artifact, or of its reference for a backend that takes weights.
+
+    Raises as `artifact_to_run` and `classifier_request`.
+    """
+    artifact = artifact_to_run(workspace, path, force=force, trust=trust, report=report)
+    plan = classifier_request(workspace, artifact, backend=backend, threads=threads, device=device)
+    return open_session(plan.session)
 
 
 def labels_for(

@@ -51,7 +51,8 @@ class EvaluateRequest:
 
     batch: pictures at a time where the artifact's batch is free. limit: how many pictures, None
     takes all. confusion: PNG to write, None writes none. backend: the runtime of ONNX files; None
-    is ONNX Runtime on the CPU. ray: the cluster to do it on; None is this process.
+    is ONNX Runtime on the CPU. ray: the cluster to do it on; None is this process. among: what
+    stands for all artifacts of the workspace where none is named.
     """
 
     images: Path
@@ -62,6 +63,7 @@ class EvaluateRequest:
     backend: str | None = None
     force: bool = False
     ray: EvaluateAcross | None = None
+    among: Sequence[Path] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,12 @@ def evaluate_artifacts(
     if images.left_out:
         report.note(f"took {len(images.paths)} pictures, left out {images.left_out}")
     artifacts = usable_artifacts(
-        workspace, request.artifacts, force=request.force, purpose="evaluate", report=report
+        workspace,
+        request.artifacts,
+        force=request.force,
+        purpose="evaluate",
+        report=report,
+        among=request.among,
     )
     models: dict[str, list[Artifact]] = {}
     for artifact in artifacts:

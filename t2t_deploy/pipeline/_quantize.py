@@ -144,6 +144,17 @@ class QuantizationInputs:
         )
 
 
+def quantization_target(
+    precision: Precision, mode: QuantizationMode, asked: Target | None, source: Target
+) -> Target:
+    """What a quantised graph is made for where nothing was asked: see `QuantizeRequest`."""
+    if asked is not None:
+        return asked
+    if mode is QuantizationMode.DYNAMIC:
+        return Target.CPU
+    return Target.TENSORRT if precision is Precision.FP8 else source
+
+
 def quantize_artifact(
     workspace: Workspace, request: QuantizeRequest, report: Report = silent
 ) -> Artifact:
@@ -196,12 +207,9 @@ def plan_quantization(
             "of class folders, or of pictures without labels"
         )
     source = quantizable_export(workspace, request.artifact, report, force=request.force)
-    if request.target is not None:
-        target = request.target
-    elif dynamic or fp8:
-        target = Target.CPU if dynamic else Target.TENSORRT
-    else:
-        target = Target(source.target)
+    target = quantization_target(
+        request.precision, request.mode, request.target, Target(source.target)
+    )
     base = request.base
     if base is None:
         base = Precision.FP16 if target is Target.TENSORRT else Precision.FP32

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from t2t_deploy.calibration import image_set_from_folder
-from t2t_deploy.errors import ArtifactError, EngineError
+from t2t_deploy.errors import ArtifactError, EngineError, UsageError
 from t2t_deploy.images import pixels_of
 from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, cpu_backend
 from t2t_deploy.pipeline._engine import check_engine
@@ -55,7 +55,7 @@ from t2t_deploy.verify import (
 )
 from t2t_deploy.workspace import Artifact, Manifest, Workspace, temporary_folder
 
-_MAX_PICTURES = 64
+MAX_PICTURES = 64
 # Node by node takes seconds where a runtime takes tenths of one.
 _MAX_NODEWISE_PICTURES = 3
 
@@ -198,9 +198,11 @@ def verify_artifacts(
     locate: bool = False,
     plot: Path | None = None,
     backend: str | None = None,
+    among: Sequence[Path] | None = None,
 ) -> list[VerifiedArtifact]:
     """Verify artifacts again, all of the workspace when none is named.
 
+    among: what stands for all of the workspace where none is named.
     images: a folder of pictures to take instead of the standard ones. backend: the runtime of ONNX
     files; None is ONNX Runtime on the CPU. Its verdict on the standard pictures replaces the one in
     the manifest; that of another runtime is told and not kept. nodewise: also evaluate each graph
@@ -210,9 +212,13 @@ def verify_artifacts(
     there too, since logits may hide what a layer shows.
     Raises ArtifactError, BackendError, ImageError, UsageError.
     """
+    if plot is not None and not nodewise:
+        raise UsageError("--plot draws what --nodewise finds; give --nodewise too")
     runtime = cpu_backend(backend)
     if paths:
         artifacts = [workspace.open(path, force=True) for path in paths]
+    elif among is not None:
+        artifacts = [workspace.open(path, force=True) for path in among]
     else:
         artifacts = [workspace.checked(a, force=True) for a in workspace.artifacts()]
     if not artifacts:
@@ -297,8 +303,8 @@ def _first(pictures: PictureSet, count: int) -> PictureSet:
 
 
 def _pictures_from_folder(folder: Path, size: int, report: Report) -> PictureSet:
-    images = image_set_from_folder(folder, count=_MAX_PICTURES)
+    images = image_set_from_folder(folder, count=MAX_PICTURES)
     if images.left_out:
-        report.note(f"took the first {_MAX_PICTURES} pictures, left out {images.left_out}")
+        report.note(f"took the first {MAX_PICTURES} pictures, left out {images.left_out}")
     batch = next(iter(images.batches(size, len(images.paths))))
     return PictureSet(tuple(path.name for path in images.paths), batch)

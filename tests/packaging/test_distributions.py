@@ -18,7 +18,6 @@ import t2t_deploy
 
 ROOT = Path(__file__).parents[2]
 LINKS = ("export", "calibration")
-NOT_SOURCE = shutil.ignore_patterns("__pycache__")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +45,9 @@ def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def copy_source(target: Path) -> Path:
-    """What a build needs: it leaves folders behind in its source."""
-    for entry in sorted(ROOT.iterdir()):
-        if entry.is_symlink():
-            (target / entry.name).symlink_to(entry.readlink())
-        elif entry.is_file():
-            shutil.copy2(entry, target)
-    for folder in ("t2t_deploy", "tests"):
-        shutil.copytree(ROOT / folder, target / folder, ignore=NOT_SOURCE)
-    return target
-
-
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(source: Path) -> Built:
     """Both distributions, built from a copy."""
-    source = copy_source(tmp_path_factory.mktemp("source"))
     out = source / "dist"
     # --wheel beside --sdist: each from the source tree, as `pip install .` does it
     options = ("--no-isolation", "--wheel", "--sdist", "--outdir", out)
@@ -95,14 +81,18 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(built: Built) -> Non
     assert f"{metadata}licenses/LICENSE" in names
 
 
-def test_a_wheel_built_later_elsewhere_is_the_same_bytes(built: Built, tmp_path: Path) -> None:
-    source = copy_source(tmp_path)
-    for path in source.rglob("*"):
+def test_a_wheel_built_later_elsewhere_is_the_same_bytes(
+    built: Built, source: Path, tmp_path: Path
+) -> None:
+    left_behind = shutil.ignore_patterns("dist", "build", "*.egg-info")
+    again = tmp_path / "elsewhere"
+    shutil.copytree(source, again, symlinks=True, ignore=left_behind)
+    for path in again.rglob("*"):
         os.utime(path, (COMMITTED_AT + 86_400, COMMITTED_AT + 86_400), follow_symlinks=False)
-    options = ("--no-isolation", "--wheel", "--outdir", source / "dist")
-    done = run(sys.executable, "-m", "build", *options, source, folder=source)
+    options = ("--no-isolation", "--wheel", "--outdir", again / "dist")
+    done = run(sys.executable, "-m", "build", *options, again, folder=again)
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = (source / "dist").glob("*.whl")
+    (wheel,) = (again / "dist").glob("*.whl")
     assert wheel.name == built.wheel.name
     assert wheel.read_bytes() == built.wheel.read_bytes()
 

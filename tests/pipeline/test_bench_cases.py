@@ -121,6 +121,28 @@ def test_the_same_weights_in_other_dimensions_are_another_model(
     assert [case.model for case in files] == [case.model for case in eager]
 
 
+def test_dynamic_ranges_are_for_onnx_runtime(
+    workspace: Workspace,
+    add: Callable[..., Artifact],
+    measured: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """OpenVINO would compute such a graph in float32, and its session refuses to."""
+    for name in ("why_not_runnable", "why_not_in"):
+        monkeypatch.setattr(_bench, name, lambda *asked: None)
+    details = {"quantization": {"mode": "dynamic"}}
+    dynamic = add(precision=Precision.INT8, details=details).path.name
+    static = add(precision=Precision.INT8).path.name
+    request = BenchRequest(backends=("ort-cpu", "openvino"))
+    report = bench_artifacts(workspace, request)
+    assert rows(measured["cases"]) == [
+        *(("ort-cpu", dynamic, 1), ("ort-cpu", static, 1), ("openvino", static, 1))
+    ]
+    assert [(row.backend, row.artifact, row.status) for row in report.results] == [
+        ("openvino", dynamic, BenchStatus.NOT_RUN)
+    ]
+
+
 def test_what_the_cpu_does_not_run(
     workspace: Workspace, add: Callable[..., Artifact], measured: dict[str, Any]
 ) -> None:

@@ -1,0 +1,321 @@
+"""What uses files: sessions, verdicts, accuracy, times, classes.
+
+The examples go on from those of `_make`, in the same folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from t2t_deploy.api._arguments import (
+    AnyPath,
+    device_of,
+    path_of,
+    paths_of,
+    word_of,
+    words_of,
+    workspace_of,
+)
+from t2t_deploy.errors import UsageError
+from t2t_deploy.pipeline import (
+    DEFAULT_BATCH,
+    DEFAULT_BLOCK,
+    DEFAULT_ROUNDS,
+    BenchOutputs,
+    BenchRequest,
+    ClusterPrediction,
+    CudaGraphs,
+    DocumentedBench,
+    EvaluateAcross,
+    EvaluateRequest,
+    Evaluation,
+    PredictedPicture,
+    Prediction,
+    PredictRequest,
+    RayRequest,
+    Report,
+    Session,
+    VerifiedArtifact,
+    Workspace,
+    document_bench,
+    open_artifact,
+    silent,
+)
+from t2t_deploy.pipeline import evaluate_artifacts as _evaluate_artifacts
+from t2t_deploy.pipeline import examine_machine as _examine_machine
+from t2t_deploy.pipeline import inspect_artifact as _inspect_artifact
+from t2t_deploy.pipeline import predict_across as _predict_across
+from t2t_deploy.pipeline import predict_images as _predict_images
+from t2t_deploy.pipeline import verify_artifacts as _verify_artifacts
+
+
+def load_session(
+    artifact: AnyPath,
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+    device: int | str | None = None,
+    force: bool = False,
+    trust: bool = False,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Report = silent,
+) -> Session:
+    """Open an artifact, checked against its manifest, to run arrays through it.
+
+    backend: None is ONNX Runtime on the CPU, and for an engine the runtime it was built for; never
+    another one. Close the session, or use it as a context manager. trust: load an engine without
+    manifest, which is code. Raises ArtifactError where the file is missing, altered or failed a
+    check, EngineError, BackendError where the runtime cannot run here, UsageError.
+
+    >>> import numpy as np
+    >>> from t2t_deploy import load_session
+    >>> with load_session(made.path, threads=1) as session:
+    ...     print(session.inputs[0], "->", session.outputs[0])
+    ...     session.run({"image": np.zeros((2, 3, 32, 32), np.float32)})["logits"].shape
+    image float32 (N, 3, 32, 32) -> logits float32 (N, 2)
+    (2, 2)
+    """
+    return open_artifact(
+        workspace_of(workspace),
+        Path(artifact),
+        backend=backend,
+        threads=threads,
+        device=device_of(device),
+        force=force,
+        trust=trust,
+        report=progress,
+    )
+
+
+def verify_artifacts(
+    artifacts: Iterable[AnyPath] = (),
+    *,
+    images: AnyPath | None = None,
+    nodewise: bool = False,
+    plot: AnyPath | None = None,
+    backend: str | None = None,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Report = silent,
+) -> list[VerifiedArtifact]:
+    """Compare artifacts with the reference once more: ``t2t-deploy verify``.
+
+    artifacts: none is all of the workspace. Raises ArtifactError, BackendError, ImageError,
+    UsageError.
+
+    >>> from t2t_deploy import verify_artifacts
+    >>> [found.verification.status.value for found in verify_artifacts([made.path])]
+    ['passed']
+    """
+    return _verify_artifacts(
+        workspace_of(workspace),
+        paths_of(artifacts),
+        path_of(images),
+        progress,
+        nodewise=nodewise,
+        plot=path_of(plot),
+        backend=backend,
+    )
+
+
+def evaluate_artifacts(
+    artifacts: Iterable[AnyPath] = (),
+    *,
+    images: AnyPath,
+    batch: int = DEFAULT_BATCH,
+    limit: int | None = None,
+    confusion: AnyPath | None = None,
+    ray: str | None = None,
+    workers: int | None = None,
+    backend: str | None = None,
+    force: bool = False,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Report = silent,
+) -> Evaluation:
+    """Accuracy on a folder, side by side with the reference: ``t2t-deploy evaluate``.
+
+    artifacts: none is all of the workspace. ray: address of a cluster, ``local``, ``auto`` or
+    HOST:PORT. Raises ArtifactError, BackendError, ImageError, UsageError, MissingDependencyError.
+
+    >>> from t2t_deploy import evaluate_artifacts
+    >>> found = evaluate_artifacts([made.path], images="val")
+    >>> [(one.accuracy.images, one.accuracy.agreement) for one in found.results]
+    [(4, 1.0)]
+    """
+    if ray is None and workers is not None:
+        raise UsageError("workers are about a cluster; give ray too, or leave them out")
+    request = EvaluateRequest(
+        images=Path(images),
+        artifacts=paths_of(artifacts),
+        batch=batch,
+        limit=limit,
+        confusion=path_of(confusion),
+        backend=backend,
+        force=force,
+        ray=None if ray is None else EvaluateAcross(ray, workers),
+    )
+    return _evaluate_artifacts(workspace_of(workspace), request, progress)
+
+
+def benchmark(
+    artifacts: Iterable[AnyPath] = (),
+    *,
+    backend: str | Sequence[str] = (),
+    batch: int | Sequence[int] = (1,),
+    threads: int | None = None,
+    device: int | str | None = None,
+    rounds: int = DEFAULT_ROUNDS,
+    report: AnyPath | None = None,
+    csv: AnyPath | None = None,
+    compare: AnyPath | None = None,
+    cuda_graphs: str | CudaGraphs = CudaGraphs.ON,
+    baselines: bool = False,
+    force: bool = False,
+    trust: bool = False,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Report = silent,
+) -> DocumentedBench:
+    """Latency, throughput and memory against eager PyTorch: ``t2t-deploy bench``.
+
+    artifacts: none is all of the workspace. report, csv: files to write. compare: what
+    ``bench --json`` printed before. What cannot run here is a row that says why; a backend that was
+    named and cannot is an error. Raises ArtifactError, BackendError, ComparisonError, UsageError.
+
+    >>> from t2t_deploy import benchmark
+    >>> bench = benchmark([made.path], backend="ort-cpu", rounds=5)
+    >>> [(row.backend, row.batch, row.status.value) for row in bench.report.results]
+    [('ort-cpu', 1, 'ok')]
+    """
+    request = BenchRequest(
+        artifacts=paths_of(artifacts),
+        backends=words_of(backend),
+        batches=(batch,) if isinstance(batch, int) else tuple(batch),
+        threads=threads,
+        device=device_of(device),
+        rounds=rounds,
+        cuda_graphs=word_of(CudaGraphs, "cuda_graphs", cuda_graphs),
+        baselines=baselines,
+        force=force,
+        trust=trust,
+    )
+    outputs = BenchOutputs(page=path_of(report), table=path_of(csv), compare=path_of(compare))
+    return document_bench(workspace_of(workspace), request, outputs, progress)
+
+
+def predict_images(
+    artifact: AnyPath,
+    images: str | Sequence[str],
+    *,
+    receive: Callable[[PredictedPicture], None],
+    top: int | None = None,
+    labels: AnyPath | None = None,
+    csv: AnyPath | None = None,
+    backend: str | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    device: int | str | None = None,
+    force: bool = False,
+    trust: bool = False,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Report = silent,
+) -> Prediction:
+    """The classes of pictures, handed to ``receive`` one by one: ``t2t-deploy predict``.
+
+    images: files, folders, patterns such as ``val/**/*.jpg``, URIs. Nothing is kept of a picture
+    but the names of those without a class. Raises ImageError, ArtifactError, BackendError,
+    EngineError, UsageError.
+
+    >>> from t2t_deploy import predict_images
+    >>> pictures = []
+    >>> done = predict_images(made.path, "val", receive=pictures.append)
+    >>> done.images, [len(picture.top) for picture in pictures]
+    (4, [2, 2, 2, 2])
+    """
+    request = _predict_request(
+        artifact, images, top, labels, csv, backend, batch, threads, device, force, trust
+    )
+    return _predict_images(workspace_of(workspace), request, receive, progress)
+
+
+def predict_across(
+    artifact: AnyPath,
+    images: str | Sequence[str],
+    *,
+    output: AnyPath,
+    ray: str = "local",
+    workers: int | None = None,
+    block: int = DEFAULT_BLOCK,
+    top: int | None = None,
+    labels: AnyPath | None = None,
+    backend: str | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    device: int | str | None = None,
+    force: bool = False,
+    trust: bool = False,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Report = silent,
+) -> ClusterPrediction:
+    """The same across a Ray cluster, into Parquet files: ``t2t-deploy predict --ray``.
+
+    output: their folder; what is there already is not done again. block: pictures of a file. Raises
+    as `predict_images`, and MissingDependencyError without Ray.
+    """
+    request = _predict_request(
+        artifact, images, top, labels, None, backend, batch, threads, device, force, trust
+    )
+    across = RayRequest(Path(output), ray, workers, block)
+    return _predict_across(workspace_of(workspace), request, across, progress)
+
+
+def inspect_artifact(
+    artifact: AnyPath, *, workspace: Workspace | AnyPath | None = None
+) -> dict[str, Any]:
+    """What is in an ONNX file or an engine, and its lineage, JSON-ready: ``t2t-deploy inspect``.
+
+    Raises ArtifactError.
+
+    >>> from t2t_deploy import inspect_artifact
+    >>> inspect_artifact(made.path)["graph"]["inputs"]
+    ['image float32 (N, 3, 32, 32)']
+    """
+    return _inspect_artifact(workspace_of(workspace), Path(artifact))
+
+
+def examine_machine() -> dict[str, Any]:
+    """What this machine can build and run, and why not the rest: ``t2t-deploy doctor``.
+
+    >>> from t2t_deploy import examine_machine
+    >>> [one["runs"] for one in examine_machine()["backends"] if one["name"] == "ort-cpu"]
+    [True]
+    """
+    return _examine_machine()
+
+
+def _predict_request(
+    artifact: AnyPath,
+    images: str | Sequence[str],
+    top: int | None,
+    labels: AnyPath | None,
+    csv: AnyPath | None,
+    backend: str | None,
+    batch: int | None,
+    threads: int | None,
+    device: int | str | None,
+    force: bool,
+    trust: bool,
+) -> PredictRequest:
+    return PredictRequest(
+        artifact=Path(artifact),
+        images=words_of(images),
+        top=top,
+        labels=path_of(labels),
+        csv=path_of(csv),
+        backend=backend,
+        batch=batch,
+        threads=threads,
+        device=device_of(device),
+        force=force,
+        trust=trust,
+    )

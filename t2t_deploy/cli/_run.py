@@ -1,0 +1,99 @@
+"""``t2t-deploy run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from t2t_deploy.cli._options import common_options
+from t2t_deploy.cli._output import Output
+from t2t_deploy.errors import CheckFailed, RecipeError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from t2t_deploy.recipe import RecipeRun
+
+
+@click.command("run", short_help="A whole recipe, going on where it stopped.")
+@click.argument("recipe", required=False, type=click.Path(path_type=Path), metavar="RECIPE.toml")
+@click.option("--example", is_flag=True, help="Write a commented recipe instead, to stdout or -o.")
+@click.option(
+    "-o",
+    "output_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --example: write it here, if nothing is there.",
+)
+@common_options
+@click.pass_context
+def command(
+    context: click.Context,
+    recipe: Path | None,
+    example: bool,
+    output_file: Path | None,
+    workspace: Any,
+    output: Output,
+) -> int:
+    """Follow a recipe: export, quantize, build, verify, evaluate, bench, report, package.
+
+    A step whose inputs, options, tools and files are as they were is skipped.
+
+    \b
+    t2t-deploy run --example -o recipe.toml
+    t2t-deploy run recipe.toml
+    """
+    if example:
+        if recipe is not None:
+            raise UsageError("--example writes a recipe and follows none; leave one of them out")
+        return _write_example(output_file, output)
+    if recipe is None:
+        raise UsageError("no recipe was named; expected RECIPE.toml, or --example to write one")
+    if output_file is not None:
+        raise UsageError("-o is for --example; a recipe itself says where things go, with output")
+    from t2t_deploy.pipeline import Workspace
+    from t2t_deploy.recipe import load_recipe, run_recipe
+
+    followed = load_recipe(recipe)
+    given = context.get_parameter_source("workspace") is not ParameterSource.DEFAULT
+    if followed.workspace is not None and not given:
+        workspace = Workspace(followed.workspace)
+    done = run_recipe(workspace, followed, output)
+    output.result(done.to_dict(), lambda console: _show(console, done))
+    return _status(done)
+
+
+def _write_example(file: Path | None, output: Output) -> int:
+    from t2t_deploy.recipe import example_recipe, write_example
+
+    text = example_recipe()
+    if file is not None:
+        write_example(file)
+    values = {"recipe": None if file is None else str(file), "text": text}
+    shown = text.rstrip("\n") if file is None else f"written: {file}"
+    output.result(values, lambda console: console.print(shown, markup=False))
+    return 0
+
+
+def _show(console: Console, done: RecipeRun) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("step", "status", "why")
+    for step in done.steps:
+        status = step.status.value.replace("_", " ")
+        table.add_row(Text(step.step), status, Text(step.reason))
+    console.print(table)
+
+
+def _status(done: RecipeRun) -> int:
+    """The exit status, with the steps that failed on stderr."""
+    failed = [step for step in done.steps if step.exit_status]
+    if failed:
+        short = done.exit_status == CheckFailed.exit_status
+        kind = CheckFailed.__name__ if short else RecipeError.__name__
+        names = "; ".join(f"{step.step} ({step.reason})" for step in failed)
+        Output().error(kind, f"failed: {names}")
+    return done.exit_status

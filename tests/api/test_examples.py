@@ -1,0 +1,105 @@
+"""The examples in the functions' docstrings and in docs/python-api.md, run as they stand."""
+
+from __future__ import annotations
+
+import doctest
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2t_deploy._optional import is_installed
+from t2t_deploy.api import _make, _use
+
+GUIDE = Path(__file__).parents[2] / "docs" / "python-api.md"
+SLOW = {"benchmark", "build_engine", "calibrate_onnx", "quantize_onnx", "run_recipe"}
+WITHOUT = {"compare_exports", "predict_across"}  # minutes, and a cluster: shown in no example
+TINY = """\
+tokens_type = "performer"
+embed_dim = 64
+depth = 2
+num_heads = 2
+mlp_ratio = 2.0
+token_dim = 32
+image_size = 32
+num_classes = 2
+"""
+RECIPE = """\
+[model]
+config = "tiny.toml"
+
+[export]
+name = "float"
+
+[quantize]
+mode = "dynamic"
+no-speed = true
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the examples find in the folder they run in."""
+    monkeypatch.delenv("T2T_DEPLOY_WORKSPACE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    stream = np.random.RandomState(0)
+    for name, count in {"train": 12, "val": 4}.items():
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            noise = stream.randint(0, 256, (40, 40, 3), np.uint8)
+            Image.fromarray(noise).save(tmp_path / name / f"{index}.png")
+    (tmp_path / "tiny.toml").write_text(TINY)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return tmp_path
+
+
+def examples() -> list[doctest.DocTest]:
+    """In the order of the source, a function each."""
+    finder = doctest.DocTestFinder(exclude_empty=False)
+    found = []
+    for module in (_make, _use):
+        tests = [test for test in finder.find(module) if test.name.count(".") == 3]
+        tests = [test for test in tests if not test.name.rpartition(".")[2].startswith("_")]
+        found += sorted(tests, key=lambda test: test.lineno or 0)
+    return found
+
+
+def name_of(test: doctest.DocTest) -> str:
+    return test.name.rpartition(".")[2]
+
+
+def run(tests: list[doctest.DocTest], capsys: pytest.CaptureFixture[str]) -> None:
+    """Run examples one after another; each goes on with the names of those before."""
+    runner = doctest.DocTestRunner(optionflags=doctest.REPORT_NDIFF)
+    names: dict[str, object] = {}
+    for test in tests:
+        test.globs = names
+        runner.run(test, clear_globs=False)
+    assert runner.summarize(verbose=False).failed == 0, capsys.readouterr().out
+
+
+def test_every_function_has_an_example() -> None:
+    without = {name_of(test) for test in examples() if not test.examples}
+    assert without == WITHOUT
+
+
+def test_the_examples_do_what_they_say(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run([test for test in examples() if name_of(test) not in SLOW], capsys)
+
+
+@pytest.mark.slow
+def test_all_examples_do_so_one_after_another(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not is_installed("tensorrt_rtx"):
+        pytest.skip("tensorrt_rtx is not installed")
+    run(examples(), capsys)
+
+
+@pytest.mark.slow
+def test_the_guide_does_what_it_says(folder: Path) -> None:
+    if not is_installed("tensorrt_rtx"):
+        pytest.skip("tensorrt_rtx is not installed")
+    result = doctest.testfile(str(GUIDE), module_relative=False, optionflags=doctest.REPORT_NDIFF)
+    assert result.attempted > 10 and result.failed == 0

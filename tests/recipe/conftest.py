@@ -1,0 +1,111 @@
+"""A tiny recipe, followed once; tests change one thing each and follow it again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2t_deploy.pipeline import Workspace
+from t2t_deploy.recipe import RecipeRun, load_recipe, run_recipe
+
+# dimensions whose 8-bit graph is within its tolerance
+TINY = """\
+tokens_type = "performer"
+embed_dim = 64
+depth = 2
+num_heads = 2
+mlp_ratio = 2.0
+token_dim = 32
+image_size = 32
+num_classes = 2
+"""
+RECIPE = """\
+workspace = "artifacts"
+
+[model]
+config = "tiny.toml"
+
+[[export]]
+name = "float"
+batch = "dynamic"
+
+[calibrate]
+images = "train"
+
+[[quantize]]
+name = "int8"
+no-speed = true
+
+[evaluate]
+images = "val"
+
+[[package]]
+from = "int8"
+triton = "models"
+"""
+STEPS = ("export float", "calibrate int8", "quantize int8", "evaluate", "package int8")
+
+Follow = Callable[..., RecipeRun]
+
+
+def write_picture(path: Path, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.RandomState(seed).randint(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def followed(folder: Path, name: str = "recipe.toml") -> RecipeRun:
+    recipe = load_recipe(folder / name)
+    assert recipe.workspace is not None
+    return run_recipe(Workspace(recipe.workspace), recipe)
+
+
+def statuses(done: RecipeRun) -> dict[str, str]:
+    return {step.step: step.status.value for step in done.steps}
+
+
+def run_again(done: RecipeRun) -> list[str]:
+    """The steps that were not skipped; the others were."""
+    found = statuses(done)
+    assert set(found.values()) <= {"done", "skipped"}, done.to_dict()
+    return [step for step, status in found.items() if status == "done"]
+
+
+@pytest.fixture(scope="session")
+def folder_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe with its pictures, not yet followed."""
+    folder = tmp_path_factory.mktemp("recipe") / "here"
+    for index in range(12):
+        write_picture(folder / "train" / f"{index}.png", index)
+    for index in range(4):
+        write_picture(folder / "val" / "ab"[index % 2] / f"{index}.png", 100 + index)
+    (folder / "tiny.toml").write_text(TINY)
+    (folder / "recipe.toml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def done_once(folder_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(shutil.copytree(folder_once, tmp_path_factory.mktemp("done") / "here"))
+    done = followed(folder)
+    assert statuses(done) == dict.fromkeys(STEPS, "done"), done.to_dict()
+    assert done.exit_status == 0
+    return folder
+
+
+@pytest.fixture
+def fresh(folder_once: Path, tmp_path: Path) -> Path:
+    """The recipe's folder, nothing done."""
+    return Path(shutil.copytree(folder_once, tmp_path / "here"))
+
+
+@pytest.fixture
+def done(done_once: Path, tmp_path: Path) -> Path:
+    """The recipe's folder, everything done, elsewhere than where it was done."""
+    return Path(shutil.copytree(done_once, tmp_path / "moved"))

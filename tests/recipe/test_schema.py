@@ -1,0 +1,264 @@
+"""What a recipe may say: each refusal is one line with the file, the table, the key, the remedy."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from t2t_deploy.errors import RecipeError
+from t2t_deploy.pipeline import VARIANTS, BenchOutputs
+from t2t_deploy.recipe import example_recipe, load_recipe, plan_steps, write_example
+from t2t_deploy.recipe._schema import TABLES
+from t2t_deploy.types import Precision, Target
+
+MODEL = '[model]\nvariant = "7"\n'
+RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[modle]\n", "has the unknown table 'modle'; did you mean 'model'?"),
+        ("[quantise]\n", "has the unknown table 'quantise'; did you mean 'quantize'?"),
+        ("[zzz]\n", "has the unknown table 'zzz'; known tables: model, expected, export,"),
+        ('worksapce = "a"\n', "has the unknown key 'worksapce'; did you mean 'workspace'?"),
+        ('checkpoint = "a"\n', "has the unknown key 'checkpoint'; it belongs into [model]"),
+        ("workspace = 1\n", "workspace is 1; expected a path, as text"),
+        (
+            '[model]\nvarient = "7"\n',
+            "[model] has the unknown key 'varient'; did you mean",
+        ),
+        ("[model]\nimage_size = 64\n", "did you mean 'image-size'?"),
+        ("[model]\nimages = 'x'\n", "it belongs into [calibrate] or [verify] or [evaluate]"),
+        ("[model]\nvariant = 14\n", "[model]: variant is 14; expected a text"),
+        ("[model]\nimage-size = true\n", "image-size is True; expected a whole number from 1"),
+        ("[model]\nimage-size = 0\n", "image-size is 0; expected a whole number from 1"),
+        ("[[model]]\n[[model]]\n", "has 2 tables [[model]]; expected one, [model]"),
+        ("model = 3\n", "model is 3; expected a table: write [model] on a line of its own"),
+        ("[export]\n", "nothing says which model it is about; expected variant, config or"),
+        (
+            '[model]\nvariant = "7"\nconfig = "x.toml"\n',
+            "[model] has variant and config, which both describe the model; expected one of them",
+        ),
+        (MODEL + '[export]\nprecision = "int8"\n', "expected one of 'fp32', 'fp16', 'bf16'"),
+        (MODEL + "[export]\nbatch = 'x'\n", "expected 'dynamic' or a whole number from 1"),
+        (
+            MODEL + '[[export]]\n[[export]]\ntail = "all"\n',
+            "[[export]] number 2: tail is 'all'; expected one of 'logits', 'softmax', 'topk'",
+        ),
+        (MODEL + "[[export]]\n[[export]]\n", "two artifacts are called 'fp32'; expected a name"),
+        (MODEL + "[calibrate]\n", "[calibrate] lacks images; expected a path, as text: add it"),
+        (MODEL + "[quantize]\n", "expected [calibrate] with images, or mode = 'dynamic'"),
+        (
+            MODEL + "[quantize]\nmode = 'dynamic'\nmax-drop = 0.5\n",
+            "[[quantize]] 'int8' has max-drop alone; expected max-drop, the budget in points, and",
+        ),
+        (MODEL + "[quantize]\nmax-drop = -1\n", "max-drop is -1; expected a number from 0"),
+        (MODEL + "[quantize]\nmax-drop = nan\n", "max-drop is nan; expected a number from 0"),
+        (
+            MODEL + f"[quantize]\nmax-drop = 1{'0' * 400}\n",
+            f"max-drop is 1{'0' * 59}...; expected a number from 0",
+        ),
+        (
+            MODEL + f"[quantize]\nmax-drop = 0x{'f' * 9000}\n",
+            "max-drop is a very large number; exp",
+        ),
+        (
+            MODEL + "[quantize]\nmode = 'dynamic'\nfrom = 'x'\n",
+            "[[quantize]] is made from 'x', and no [[export]] has that name; expected one of",
+        ),
+        (
+            MODEL + "[[export]]\n[[export]]\nname = 'b'\n[quantize]\nmode = 'dynamic'\n",
+            "[[quantize]] does not say what it is made from; expected from = one of 'fp32', 'b'",
+        ),
+        (
+            MODEL + "[build-trt]\nprecision = 'int8'\n",
+            "[[build-trt]] 'engine-int8' has precision 'int8' and is made from 'fp32', which is "
+            "fp32; expected a [[quantize]] of that type with target = 'tensorrt', named in from",
+        ),
+        (MODEL + "[build-trt]\nprofile = '1:2'\n", "expected MIN:OPT:MAX, as in 1:8:32"),
+        (MODEL + "[build-trt]\nprofile = []\n", "expected a text, or a list of such"),
+        (MODEL + "[build-trt]\nsm = 'ninety'\n", "expected capabilities such as '86,89', or"),
+        (MODEL + "[bench]\nbackend = ['eagre']\n", "expected one of 'eager', 'compile', 'ort-cpu'"),
+        (MODEL + "[bench]\ndevice = 'gpu'\n", "expected 'cuda:0', 'cuda:1' and so on"),
+        (MODEL + "[bench]\nreport = 'a.pdf'\n", "expected a path that ends in .html or .htm"),
+        (MODEL + "[bench]\ncompare = 'a.json'\n", "expected report = 'FILE.html' beside it"),
+        (
+            MODEL + "[bench]\nreport = 'a.html'\n[export]\noutput = 'a.html'\n",
+            "two steps write ",
+        ),
+        (MODEL + "[package]\n", "[package] lacks triton; expected a path, as text: add it"),
+        (MODEL + "[expected]\nsha256 = 'abc'\n", "expected 64 hexadecimal digits"),
+        (MODEL + "[expected]\ntop1-within = 1\n", "has top1-within without top1"),
+        (MODEL + "[expected]\ntop1 = 'high'\n", "top1 is 'high'; expected a number from 0"),
+        ("[model\n", "is not valid TOML: "),
+        ("x = " + "[" * 20000, "is not valid TOML: "),
+        ("x = 1" + "0" * 9000, "is not valid TOML: "),
+        ("\x00", "is not valid TOML: "),
+    ],
+)
+def test_a_refusal_is_one_line_and_names_the_remedy(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(path)
+    found = str(refused.value)
+    assert found.startswith(str(path)) and message in found and "\n" not in found
+    assert refused.value.exit_status == 1
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="No such file or directory; name a recipe, or"):
+        load_recipe(tmp_path / "none.toml")
+    with pytest.raises(RecipeError, match="Is a directory"):
+        load_recipe(tmp_path)
+    large = write(tmp_path, "#" * ((1 << 20) + 1))
+    with pytest.raises(RecipeError, match="more than 1 MiB"):
+        load_recipe(large)
+    large.write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match="is not valid TOML"):
+        load_recipe(large)
+
+
+@pytest.mark.parametrize("table", list(TABLES))
+def test_every_key_misspelt_names_the_nearest(tmp_path: Path, table: str) -> None:
+    for key in TABLES[table].keys:
+        wrong = f"{key}x"
+        with pytest.raises(RecipeError) as refused:
+            load_recipe(write(tmp_path, f"[{table}]\n{wrong} = 1\n"))
+        found = re.search(r"did you mean '([a-z0-9-]+)'\?", str(refused.value))
+        assert found is not None and found[1] == key
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    text = (
+        'workspace = "w"\n[model]\ncheckpoint = "c.pth"\n[export]\noutput = "o/x.onnx"\n'
+        '[calibrate]\nimages = "t"\n[evaluate]\nimages = "/v"\nconfusion = "c.png"\n'
+        '[bench]\nreport = "r.html"\n[package]\ntriton = "m"\nlabels = "l.txt"\n'
+    )
+    recipe = load_recipe(write(folder, text))
+    assert recipe.workspace == folder / "w"
+    (export,), (package,) = recipe.exports, recipe.packages
+    assert export.request.checkpoint == folder / "c.pth"
+    assert export.request.output == folder / "o" / "x.onnx"
+    assert recipe.calibration is not None and recipe.calibration.images == folder / "t"
+    assert recipe.evaluate is not None and recipe.evaluate.images == Path("/v")
+    assert recipe.evaluate.confusion == folder / "c.png"
+    assert recipe.outputs == BenchOutputs(page=folder / "r.html")
+    assert package.request.repository == folder / "m" and package.request.labels == folder / "l.txt"
+
+
+def test_defaults_are_those_of_the_commands(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MODEL + "[build-trt]\nprecision = 'fp16'\n[bench]\n"))
+    (export,), (build,) = recipe.exports, recipe.builds
+    assert export.name == "fp32" and export.request.precision is Precision.FP32
+    assert export.request.target is Target.PORTABLE and export.request.batch is None
+    assert build.name == "engine-fp16" and build.source == "fp32" and build.request.profiles == ()
+    assert recipe.bench is not None and recipe.bench.batches == (1,) and recipe.bench.rounds == 7
+    assert [step.label for step in plan_steps(recipe)] == [
+        *("export fp32", "build-trt engine-fp16", "bench")
+    ]
+
+
+def test_ranges_are_taken_once_for_each_graph(tmp_path: Path) -> None:
+    text = MODEL + (
+        "[[export]]\nname = 'a'\n[[export]]\nname = 'b'\ntarget = 'cpu'\n"
+        "[calibrate]\nimages = 't'\n"
+        "[[quantize]]\nname = 'a8'\nfrom = 'a'\n"
+        "[[quantize]]\nname = 'a8d'\nfrom = 'a'\nmode = 'dynamic'\n"
+        "[[quantize]]\nname = 'b8'\nfrom = 'b'\n"
+        "[[quantize]]\nname = 'b8d'\nfrom = 'b'\nmode = 'dynamic'\n"
+        "[[quantize]]\nname = 'f8'\nfrom = 'a'\ntype = 'fp8'\n"
+    )
+    steps = [step.label for step in plan_steps(load_recipe(write(tmp_path, text)))]
+    # dynamic ranges are for the CPU, fp8 for TensorRT
+    assert steps == [
+        *("export a", "export b", "calibrate a8", "quantize a8", "calibrate a8d", "quantize a8d"),
+        *("calibrate b8", "quantize b8", "quantize b8d", "calibrate f8", "quantize f8"),
+    ]
+
+
+def test_the_example_is_a_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, example_recipe()))
+    assert [step.label for step in plan_steps(recipe)] == [
+        *("export float", "export gpu", "quantize int8", "build-trt engine"),
+        *("verify", "bench", "report", "package int8"),
+    ]
+
+
+def test_the_example_with_all_its_lines_is_a_recipe(tmp_path: Path) -> None:
+    lines = example_recipe().splitlines()
+    whole = "\n".join(line[1:] if re.match(r"#[^ ]", line) else line for line in lines)
+    assert whole.count("\n#") > 10  # prose is left
+    recipe = load_recipe(write(tmp_path, whole))
+    assert recipe.expected is not None and recipe.expected.params == VARIANTS["7"].params
+    assert [step.label for step in plan_steps(recipe)] == [
+        *("model", "export float", "export gpu", "calibrate int8", "quantize int8"),
+        *("build-trt engine", "verify", "evaluate", "bench", "report", "package int8"),
+    ]
+
+
+def test_the_example_is_never_written_over_a_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "mine")
+    with pytest.raises(RecipeError, match="is there already and may be a recipe of yours"):
+        write_example(path)
+    assert path.read_text() == "mine"
+
+
+def seeded_inputs(count: int) -> list[bytes]:
+    """The example, with bytes changed, removed, doubled or put elsewhere."""
+    stream = random.Random(0)
+    base = example_recipe().encode()
+    words = [b"[", b"]", b'"', b"=", b"\n", b"\x00", b"[[model]]\n", b"1e999", b"\xff", b"{", b"0x"]
+    found = []
+    for _ in range(count):
+        data = bytearray(base)
+        for _ in range(stream.randint(1, 8)):
+            place = stream.randrange(len(data))
+            kind = stream.randrange(4)
+            if kind == 0:
+                data[place] = stream.randrange(256)
+            elif kind == 1:
+                del data[place : place + stream.randint(1, 40)]
+            elif kind == 2:
+                data[place:place] = stream.choice(words)
+            else:
+                data[place:place] = data[stream.randrange(len(data)) :][: stream.randint(1, 80)]
+        found.append(bytes(data))
+    return found
+
+
+def check_inputs(folder: Path, count: int) -> None:
+    path = folder / "mine.toml"
+    for data in seeded_inputs(count):
+        path.write_bytes(data)
+        lines = 1
+        with contextlib.suppress(RecipeError):  # and nothing else
+            try:
+                load_recipe(path)
+            except RecipeError as err:
+                lines = len(str(err).splitlines())
+                raise
+        assert lines == 1
+
+
+def test_no_input_ends_in_anything_but_a_recipe_or_one_line(tmp_path: Path) -> None:
+    check_inputs(tmp_path, 300)
+
+
+@pytest.mark.slow
+def test_no_input_of_20_000_ends_otherwise(tmp_path: Path) -> None:
+    check_inputs(tmp_path, 20_000)
