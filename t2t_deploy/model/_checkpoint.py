@@ -20,8 +20,9 @@ from t2t_deploy.errors import AmbiguousVariantError, CheckpointError
 from t2t_deploy.model._config import VARIANTS, ModelConfig, config_for_variant
 from t2t_deploy.model._t2t import T2TViT
 
-# In order of preference: the published accuracy is the moving average's.
-_CONTAINERS = ("state_dict_ema", "state_dict")
+# In order of preference: the published accuracy is the moving average's. The last is what the authors'
+# transfer_learning.py saves.
+_CONTAINERS = ("state_dict_ema", "state_dict", "net")
 _WRAPPER = "module."
 _SHOWN_KEYS = 3
 _PICKLE_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
@@ -124,7 +125,7 @@ def read_state_dict(path: Path) -> tuple[StateDict, str]:
         found = ", ".join(str(key) for key in list(content)[:_SHOWN_KEYS]) or "nothing"
         raise CheckpointError(
             f"{path} holds {found}; expected tensors, or a dictionary with "
-            f"{' or '.join(_CONTAINERS)}: save the model's state_dict()"
+            f"{', '.join(_CONTAINERS[:-1])} or {_CONTAINERS[-1]}: save the model's state_dict()"
         )
     if all(str(key).startswith(_WRAPPER) for key in content):
         content = {key[len(_WRAPPER) :]: value for key, value in content.items()}
