@@ -27,11 +27,15 @@ SERVE_BIN := .venv-serve/bin
 SERVE_READY := .venv-serve/.ready
 SERVE_PACKAGES := nvidia-pytriton tritonclient grpcio python-rapidjson urllib3
 LOAD_ARGS ?=
+DOCS_BIN := .venv-docs/bin
+DOCS_READY := .venv-docs/.ready
+DIST_BIN := .venv-dist/bin
+DIST_READY := .venv-dist/.ready
 DEMO := build/demo
 STUBS := .venv/stubs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu bench-gpu test-ray ray-run test-serve load-test lint format clean
+.PHONY: help demo test test-slow test-gpu bench-gpu test-ray ray-run test-serve load-test docs dist lint format clean
 
 help:
 	@echo 'make demo       export, build-trt and bench of T2T-ViT-14, in $(DEMO)'
@@ -43,6 +47,8 @@ help:
 	@echo 'make ray-run    20,000 pictures on 2 workers, one killed: docs/batch-inference.md'
 	@echo 'make test-serve the checks on a real Triton server, CPU only; Linux on x86-64'
 	@echo 'make load-test  20,000 requests to that server, each answer checked'
+	@echo 'make docs       the documentation site, strict, in build/site'
+	@echo 'make dist       wheel and sdist, built and checked, in dist/'
 	@echo 'make lint       ruff, mypy (against both TensorRTs), import-linter'
 	@echo 'make format     ruff, rewriting files'
 	@echo 'make clean      remove .venv, build/ and caches; ./artifacts stays'
@@ -136,6 +142,32 @@ test-serve: $(SERVE_READY)
 load-test: $(SERVE_READY)
 	@OMP_NUM_THREADS=1 $(SERVE_BIN)/python tools/load_test.py $(LOAD_ARGS)
 
+# the pages' references are read from the sources: nothing of the package's extras is needed
+$(DOCS_READY): pyproject.toml constraints.txt
+	@echo 'Setting up .venv-docs ...'
+	@if [ -e $@ ]; then rm $@; else '$(PYTHON)' -m venv --clear .venv-docs; fi
+	@$(DOCS_BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+# the variable silences the theme's advertisement of its successor
+docs: $(DOCS_READY)
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_BIN)/mkdocs build --strict
+	@echo 'Made build/site; to read it: python3 -m http.server -d build/site'
+
+$(DIST_READY): constraints.txt
+	@echo 'Setting up .venv-dist ...'
+	@'$(PYTHON)' -m venv --clear .venv-dist
+	@$(DIST_BIN)/python -m pip install -qq --disable-pip-version-check \
+	  -c constraints.txt build setuptools twine check-wheel-contents
+	@touch $@
+
+# what is built here is what a release uploads; setuptools leaves folders behind in its source
+dist: $(DIST_READY)
+	@rm -rf dist build/lib build/bdist.*
+	@$(DIST_BIN)/python -m build --no-isolation --wheel --sdist . >/dev/null
+	@$(DIST_BIN)/twine check --strict dist/*
+	@$(DIST_BIN)/check-wheel-contents dist/*.whl
+
 $(STUBS)/.ready: $(READY) tools/tensorrt_stubs.py
 	@$(BIN)/python tools/tensorrt_stubs.py $(STUBS)
 	@touch $@
@@ -153,6 +185,6 @@ format: $(READY)
 	@$(BIN)/ruff format .
 
 clean:
-	@rm -rf .venv .venv-gpu .venv-ray .venv-serve build dist *.egg-info \
+	@rm -rf .venv .venv-gpu .venv-ray .venv-serve .venv-docs .venv-dist build dist *.egg-info \
 	  .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find t2t_deploy tests -name __pycache__ -type d -prune -exec rm -rf {} +

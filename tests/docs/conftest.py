@@ -111,14 +111,18 @@ def _environment() -> dict[str, str]:
 
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Reader]:
-    """A reader in a folder that looks like a checkout."""
+    """A reader in a folder that looks like a checkout, or in an empty one beside it."""
     monkeypatch.delenv("T2T_DEPLOY_WORKSPACE", raising=False)
     folder = tmp_path / "t2t-deploy"
     folder.mkdir()
     for name in BESIDE:
         (folder / name).symlink_to(ROOT / name)
 
-    def make(*, in_process: bool, marks: frozenset[str] = frozenset()) -> Reader:
-        return Reader(folder, in_process, marks)
+    def make(
+        *, in_process: bool, marks: frozenset[str] = frozenset(), beside: bool = False
+    ) -> Reader:
+        place = tmp_path / "work" if beside else folder
+        place.mkdir(exist_ok=True)
+        return Reader(place, in_process, marks)
 
     return make

@@ -5,7 +5,7 @@ a command that ends in a backslash goes on in the next line. The long form of a 
 ```` ``` {.console .exit-1} ````.
 
 * `exit-N`: every command of the fence ends with that exit status instead of 0;
-* `slow`: run in the slow lane only; `needs-triton`: run beside a server (`make test-serve`) only;
+* `slow`: run in the slow lane only; `needs-rtx`: where TensorRT-RTX is; `needs-triton`: beside a server only;
 * `not-run-here`: not run at all, which a reader sees too.
 
 A fence of another language with `title="NAME"` is a file that following commands find under that name.
@@ -16,16 +16,20 @@ for any runs of blanks.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ANY = "…"
-_FENCE = re.compile(r"^```+ *(?P<info>[^`\n]*)\n(?P<body>.*?)^```+ *$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^(?P<indent> *)```+ *(?P<info>[^`\n]*)\n(?P<body>.*?)^(?P=indent)```+ *$",
+    re.MULTILINE | re.DOTALL,
+)
 _CLASS = re.compile(r"\.([\w-]+)")
 _TITLE = re.compile(r'title="([^"]+)"')
 _EXIT = re.compile(r"exit-(\d+)")
-_KNOWN = {"console", "slow", "needs-triton", "not-run-here"}
+_KNOWN = {"console", "slow", "needs-rtx", "needs-triton", "not-run-here"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +56,16 @@ def steps_of(page: str) -> Iterator[Command | FileShown]:
     for fence in _FENCE.finditer(page):
         info = fence["info"].strip()
         line = page.count("\n", 0, fence.start()) + 1
+        body = textwrap.dedent(fence["body"])
         title = _TITLE.search(info)
         if title is not None:
-            yield FileShown(title[1], fence["body"])
+            yield FileShown(title[1], body)
             continue
         classes = {"console"} if info == "console" else set()
         if info.startswith("{"):
             classes = set(_CLASS.findall(info))
         if "console" in classes:
-            yield from _commands(fence["body"], line, classes)
+            yield from _commands(body, line, classes)
 
 
 def _commands(body: str, line: int, classes: set[str]) -> Iterator[Command]:
