@@ -1,127 +1,25 @@
-"""A page's commands in a fresh folder, beside what they take from the checkout."""
+"""A reader in a fresh folder."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import runpy
-import shlex
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-import t2t_deploy
-from t2t_deploy.cli import main
-
-from .console import Command, FileShown, difference, steps_of
-
-ROOT = Path(t2t_deploy.__file__).parents[1]
-BESIDE = ("tests", "tools", "constraints.txt")
-
-
-@dataclass(slots=True)
-class Reader:
-    """Somebody who types what a page says, in order, in a folder of his own.
-
-    in_process: `t2t-deploy` and `python FILE` run in this process, which has imported most of what
-    they need; otherwise the installed program is started, as a reader would.
-    """
-
-    folder: Path
-    in_process: bool
-    marks: frozenset[str] = frozenset()
-    typed: list[str] = field(default_factory=list)
-
-    def follow(self, page: Path) -> None:
-        """Do all of a page that this reader can: fences without a mark, and with one of ``marks``."""
-        for step in steps_of(page.read_text(encoding="utf-8")):
-            if isinstance(step, FileShown):
-                (self.folder / step.name).write_text(step.text, encoding="utf-8")
-            elif {mark for mark in step.marks if not mark.startswith("exit-")} <= self.marks:
-                self._type(step, page)
-
-    def _type(self, command: Command, page: Path) -> None:
-        self.typed.append(command.words)
-        status, printed = self._run(command.words)
-        place = f"{page.name}:{command.line}: {command.words}"
-        assert status == command.status, f"{place}: exit status {status}\n{printed}"
-        wrong = difference(command.printed, printed)
-        assert wrong is None, f"{place}: {wrong}"
-
-    def _run(self, command: str) -> tuple[int, str]:
-        words = shlex.split(command)
-        if words[0] == "cd":
-            self.folder = self.folder / words[1]
-            return 0, ""
-        plain = not set(command) & set("|<>;&*?$`")
-        if self.in_process and plain and words[0] == "t2t-deploy":
-            return self._called(lambda: main(words[1:]))
-        if self.in_process and plain and words[0] == "python":
-            return self._called(lambda: _run_script(words[1:]))
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=self.folder,
-            env=_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=600,
-        )
-        return done.returncode, done.stdout
-
-    def _called(self, call: Callable[[], None]) -> tuple[int, str]:
-        printed = io.StringIO()
-        before = signal.getsignal(signal.SIGTERM)
-        here = Path.cwd()
-        status = 0
-        os.chdir(self.folder)
-        try:
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                call()
-        except SystemExit as leaving:
-            assert leaving.code is None or isinstance(leaving.code, int), leaving.code
-            status = leaving.code or 0
-        finally:
-            os.chdir(here)
-            signal.signal(signal.SIGTERM, before)
-        return status, printed.getvalue()
-
-
-def _run_script(words: list[str]) -> None:
-    path, arguments = sys.path[:], sys.argv
-    sys.argv = words
-    try:
-        runpy.run_path(words[0], run_name="__main__")
-    finally:
-        sys.argv, sys.path[:] = arguments, path
-
-
-def _environment() -> dict[str, str]:
-    """The installed program is `t2t-deploy`, and its Python `python`."""
-    kept = {name: value for name, value in os.environ.items() if name != "T2T_DEPLOY_WORKSPACE"}
-    programs = Path(sys.executable).parent
-    return kept | {"PATH": f"{programs}{os.pathsep}{kept['PATH']}", "PYTHONPATH": str(ROOT)}
+from .reader import Reader, checkout_in
 
 
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Reader]:
     """A reader in a folder that looks like a checkout, or in an empty one beside it."""
     monkeypatch.delenv("T2T_DEPLOY_WORKSPACE", raising=False)
-    folder = tmp_path / "t2t-deploy"
-    folder.mkdir()
-    for name in BESIDE:
-        (folder / name).symlink_to(ROOT / name)
+    checkout = checkout_in(tmp_path)
 
     def make(
         *, in_process: bool, marks: frozenset[str] = frozenset(), beside: bool = False
     ) -> Reader:
-        place = tmp_path / "work" if beside else folder
+        place = tmp_path / "work" if beside else checkout
         place.mkdir(exist_ok=True)
         return Reader(place, in_process, marks)
 

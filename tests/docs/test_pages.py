@@ -9,7 +9,7 @@ import pytest
 
 from t2t_deploy._optional import is_installed
 
-from .conftest import ROOT, Reader
+from .reader import ROOT, Reader
 from .console import Command, FileShown, pages, steps_of
 
 DOCS = ROOT / "docs"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, Reader
+from .reader import ROOT, Reader
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 # what the hour is about: a tutorial that lost a part would pass for want of it
