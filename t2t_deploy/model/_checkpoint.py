@@ -20,8 +20,8 @@ from t2t_deploy.errors import AmbiguousVariantError, CheckpointError
 from t2t_deploy.model._config import VARIANTS, ModelConfig, config_for_variant
 from t2t_deploy.model._t2t import T2TViT
 
-# In order of preference: the published accuracy is the moving average's. The last is what the authors'
-# transfer_learning.py saves.
+# In order of preference: the published accuracy is the moving average's. The authors'
+# transfer_learning.py saves the last.
 _CONTAINERS = ("state_dict_ema", "state_dict", "net")
 _WRAPPER = "module."
 _SHOWN_KEYS = 3

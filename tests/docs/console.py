@@ -1,16 +1,17 @@
 """Commands and what they print, as pages of the documentation show them.
 
-A fence opened by ```` ```console ```` holds lines `$ COMMAND`, each followed by what it prints on stdout and stderr;
-a command that ends in a backslash goes on in the next line. The long form of a fence adds classes:
-```` ``` {.console .exit-1} ````.
+A fence opened by ```` ```console ```` holds lines `$ COMMAND`, each followed by what it prints on
+stdout and stderr; a command that ends in a backslash goes on in the next line. The long form of a
+fence adds classes: ```` ``` {.console .exit-1} ````.
 
 * `exit-N`: every command of the fence ends with that exit status instead of 0;
-* `slow`: run in the slow lane only; `needs-rtx`: where TensorRT-RTX is; `needs-triton`: beside a server only;
+* `slow`: run in the slow lane only; `needs-rtx`: where TensorRT-RTX is; `needs-triton`: beside a
+  server only;
 * `not-run-here`: not run at all, which a reader sees too.
 
-A fence of another language with `title="NAME"` is a file that following commands find under that name.
-In what is printed, `…` stands for any text within a line, a line of `…` alone for any number of lines, runs of blanks
-for any runs of blanks.
+A fence of another language with `title="NAME"` is a file that following commands find under that
+name. In what is printed, `…` stands for any text within a line, a line of `…` alone for any number
+of lines, runs of blanks for any runs of blanks.
 """
 
 from __future__ import annotations

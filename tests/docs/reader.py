@@ -41,7 +41,7 @@ class Reader:
         self.take(steps_of(page.read_text(encoding="utf-8")), page)
 
     def take(self, steps: Iterable[Command | FileShown], page: Path) -> None:
-        """Do steps of a page: files, and commands whose fence has no mark that is not in ``marks``."""
+        """Do steps of a page: files, and commands that need no more than ``marks``."""
         for step in steps:
             if isinstance(step, FileShown):
                 (self.folder / step.name).write_text(step.text, encoding="utf-8")
@@ -87,8 +87,8 @@ class Reader:
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 call()
         except SystemExit as leaving:
-            assert leaving.code is None or isinstance(leaving.code, int), leaving.code
-            status = leaving.code or 0
+            # a text instead of a number would be printed, and is status 1
+            status = leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
         finally:
             os.chdir(here)
             signal.signal(signal.SIGTERM, before)

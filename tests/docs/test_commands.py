@@ -14,8 +14,8 @@ import pytest
 
 from t2t_deploy.cli._main import cli
 
-from .reader import ROOT
 from .console import Command, pages, steps_of
+from .reader import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,7 +23,9 @@ else:
     import tomli as tomllib
 
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages(ROOT / "docs")]
-_BLOCK = re.compile(r"^(?:```+ *(?:sh|bash)\n(.*?)^```+|((?: {4}[^\n]*\n)+))", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"^(?:```+ *(?:sh|bash)\n(.*?)^```+|((?: {4}[^\n]*\n)+))", re.MULTILINE | re.DOTALL
+)
 _EXTRAS = re.compile(r"(?:t2t-deploy|\.)\[([a-z,]+)\]")
 _LANES = re.compile(r"\bmake ([a-z][a-z-]*)(?=[ `\n:])")
 
@@ -100,4 +102,4 @@ def test_the_lanes_are_there(page: Path) -> None:
     assert {"demo", "test", "docs"} <= targets
     text = page.read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"`[^`\n]+`|^    .*$|^(?:\$ )?make .*$", text, re.MULTILINE))
-    assert {name for name in _LANES.findall(code)} <= targets
+    assert set(_LANES.findall(code)) <= targets

@@ -54,7 +54,7 @@ def test_a_page_is_read_in_order() -> None:
     ],
 )
 def test_malformed_fences_are_told(page: str) -> None:
-    with pytest.raises(ValueError, match="^line "):
+    with pytest.raises(ValueError, match=r"^line "):
         list(steps_of(page))
 
 

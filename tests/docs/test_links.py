@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 from docs_links import TOP_PAGES, anchors_of, links_of, loaded_from_elsewhere, relink
 
-from .reader import ROOT
 from .console import pages
+from .reader import ROOT
 
 FILES = [*sorted(ROOT.glob("*.md")), *pages(ROOT / "docs"), ROOT / "tests" / "digits" / "README.md"]
 

@@ -9,8 +9,8 @@ import pytest
 
 from t2t_deploy._optional import is_installed
 
-from .reader import ROOT, Reader
 from .console import Command, FileShown, pages, steps_of
+from .reader import ROOT, Reader
 
 DOCS = ROOT / "docs"
 # the tutorial has a test of its own
