@@ -46,7 +46,7 @@ def test_a_page_is_read_in_order() -> None:
 @pytest.mark.parametrize(
     "page",
     [
-        "```console\nno command\n```\n",
+        "```console\nno command\n$ x\n```\n",
         "```console\n```\n",
         "```console\n$ goes on \\\n```\n",
         "``` {.console .not-run-heer}\n$ x\n```\n",
