@@ -12,6 +12,14 @@ PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 -rs --no-fold-skipped
 BIN := .venv/bin
 # written last: without it a set-up was interrupted and starts from nothing
 READY := .venv/.ready
+# $(call install,ENVIRONMENT,LOCK,MORE): every file of the lock by its hash, then torch, whose build is the
+# machine's (requirements/README.md), and what must agree with it, then this checkout
+define install
+@$(1)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes \
+  -r requirements/$(2).txt
+@$(1)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch $(3)
+@$(1)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+endef
 # onnxruntime-gpu fills the same folder as onnxruntime: an environment of its own
 GPU_BIN := .venv-gpu/bin
 GPU_READY := .venv-gpu/.ready
@@ -25,21 +33,22 @@ EXTRAS := export,cpu,openvino,rtx,labels,plot,dev
 # ours: they are installed as they are. The server's Python models have an environment of their own.
 SERVE_BIN := .venv-serve/bin
 SERVE_READY := .venv-serve/.ready
-SERVE_PACKAGES := nvidia-pytriton tritonclient grpcio python-rapidjson urllib3
 LOAD_ARGS ?=
 DOCS_BIN := .venv-docs/bin
 DOCS_READY := .venv-docs/.ready
+DEMO := build/demo
+comma := ,
 DIST_BIN := .venv-dist/bin
 DIST_READY := .venv-dist/.ready
-DEMO := build/demo
 STUBS := .venv/stubs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu bench-gpu test-ray ray-run test-serve load-test docs dist lint format clean
+.PHONY: help demo test coverage test-slow test-gpu bench-gpu test-ray ray-run test-serve load-test docs dist lock audit sbom lint format clean
 
 help:
 	@echo 'make demo       export, build-trt and bench of T2T-ViT-14, in $(DEMO)'
 	@echo 'make test       every check that needs no GPU and is not slow'
+	@echo 'make coverage   make test, and the branches it takes: at least 90 %'
 	@echo 'make test-slow  the slow ones; PYTEST_ARGS="tests/export -x" narrows either'
 	@echo 'make test-gpu   the checks on a GPU; without one all are skipped, with the reason'
 	@echo 'make bench-gpu  builds, checks and times engines; a report in docs/results'
@@ -49,11 +58,14 @@ help:
 	@echo 'make load-test  20,000 requests to that server, each answer checked'
 	@echo 'make docs       the documentation site, strict, in build/site'
 	@echo 'make dist       wheel and sdist, built and checked, in dist/'
+	@echo 'make lock       hashes of what the lanes install, anew; needs network, as does audit'
+	@echo 'make audit      known vulnerabilities of what is installed (pip-audit)'
+	@echo 'make sbom       the parts list of .venv, build/sbom.cdx.json (CycloneDX)'
 	@echo 'make lint       ruff, mypy (against both TensorRTs), import-linter'
 	@echo 'make format     ruff, rewriting files'
 	@echo 'make clean      remove .venv, build/ and caches; ./artifacts stays'
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt requirements/default.txt
 	@command -v '$(PYTHON)' >/dev/null 2>&1 || { \
 	  echo "make: '$(PYTHON)' not found; t2t-deploy needs Python 3.10 or newer:" \
 	    'install it, or name one: make PYTHON=/path/to/python3' >&2; exit 1; }
@@ -65,8 +77,7 @@ $(READY): pyproject.toml constraints.txt
 	    'install it (Debian, Ubuntu: apt install python3-venv)' >&2; exit 1; }
 	@echo 'Setting up .venv (a few minutes the first time) ...'
 	@if [ -e $@ ]; then rm $@; else '$(PYTHON)' -m venv --clear .venv; fi
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
-	  -c constraints.txt -e '.[$(EXTRAS)]'
+	$(call install,.venv,default)
 	@touch $@
 
 demo: $(READY)
@@ -91,14 +102,20 @@ demo: $(READY)
 test: $(READY)
 	@$(PYTEST) -m 'not slow and not gpu' $(PYTEST_ARGS)
 
+# branches of the package that `make test` takes, in commands, workers and builders too
+coverage: $(READY)
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 -m 'not slow and not gpu' $(PYTEST_ARGS)
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage report --fail-under=90
+
 test-slow: $(READY)
 	@$(PYTEST) -m 'slow and not gpu' $(PYTEST_ARGS)
 
-$(GPU_READY): pyproject.toml constraints.txt
+$(GPU_READY): pyproject.toml constraints.txt requirements/gpu.txt
 	@echo 'Setting up .venv-gpu ...'
 	@if [ -e $@ ]; then rm $@; else '$(PYTHON)' -m venv --clear .venv-gpu; fi
-	@$(GPU_BIN)/python -m pip install -qq --disable-pip-version-check \
-	  -c constraints.txt -e '.[$(GPU_EXTRAS)]' 'onnxruntime-gpu[cuda,cudnn]'
+	$(call install,.venv-gpu,gpu,'onnxruntime-gpu[cuda$(comma)cudnn]')
 	@touch $@
 
 # one process: the tests measure the device's free memory
@@ -108,11 +125,10 @@ test-gpu: $(GPU_READY)
 bench-gpu: $(GPU_READY)
 	@$(GPU_BIN)/python tools/bench_gpu.py $(BENCH_ARGS)
 
-$(RAY_READY): pyproject.toml constraints.txt
+$(RAY_READY): pyproject.toml constraints.txt requirements/ray.txt
 	@echo 'Setting up .venv-ray ...'
 	@if [ -e $@ ]; then rm $@; else '$(PYTHON)' -m venv --clear .venv-ray; fi
-	@$(RAY_BIN)/python -m pip install -qq --disable-pip-version-check \
-	  -c constraints.txt -e '.[$(RAY_EXTRAS)]'
+	$(call install,.venv-ray,ray)
 	@touch $@
 
 # one process: each test's cluster has this machine's cores
@@ -122,18 +138,17 @@ test-ray: $(RAY_READY)
 ray-run: $(RAY_READY)
 	@$(RAY_BIN)/python tools/ray_run.py $(RAY_ARGS)
 
-$(SERVE_READY): $(READY)
+$(SERVE_READY): $(READY) requirements/serve.txt requirements/server.txt
 	@echo 'Setting up .venv-serve ...'
 	@'$(PYTHON)' -m venv --clear .venv-serve
 	@site=$$($(SERVE_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	  $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$site/t2t.pth"; \
 	  echo "$$PWD" >> "$$site/t2t.pth"
-	@$(SERVE_BIN)/python -m pip install -qq --disable-pip-version-check --no-deps \
-	  -c constraints.txt $(SERVE_PACKAGES)
+	@$(SERVE_BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes \
+	  -r requirements/serve.txt
 	@'$(PYTHON)' -m venv .venv-serve/server
 	@.venv-serve/server/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
-	  -c constraints.txt onnxruntime pillow
-	@.venv-serve/server/bin/python -m pip install -qq --disable-pip-version-check --no-deps numpy==1.26.4
+	  --require-hashes -r requirements/server.txt
 	@touch $@
 
 test-serve: $(SERVE_READY)
@@ -142,11 +157,14 @@ test-serve: $(SERVE_READY)
 load-test: $(SERVE_READY)
 	@OMP_NUM_THREADS=1 $(SERVE_BIN)/python tools/load_test.py $(LOAD_ARGS)
 
-# the pages' references are read from the sources: nothing of the package's extras is needed
-$(DOCS_READY): pyproject.toml constraints.txt
+# The pages' references are read from the sources: nothing of the package's extras is needed. The theme's
+# newest needs Python 3.11.5.
+$(DOCS_READY): pyproject.toml requirements/docs.txt
 	@echo 'Setting up .venv-docs ...'
 	@if [ -e $@ ]; then rm $@; else '$(PYTHON)' -m venv --clear .venv-docs; fi
-	@$(DOCS_BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@$(DOCS_BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes \
+	  -r requirements/docs.txt
+	@$(DOCS_BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 # the variable silences the theme's advertisement of its successor
@@ -154,19 +172,51 @@ docs: $(DOCS_READY)
 	@NO_MKDOCS_2_WARNING=1 $(DOCS_BIN)/mkdocs build --strict
 	@echo 'Made build/site; to read it: python3 -m http.server -d build/site'
 
-$(DIST_READY): constraints.txt
+$(DIST_READY): requirements/dist.txt
 	@echo 'Setting up .venv-dist ...'
 	@'$(PYTHON)' -m venv --clear .venv-dist
-	@$(DIST_BIN)/python -m pip install -qq --disable-pip-version-check \
-	  -c constraints.txt build setuptools twine check-wheel-contents
+	@$(DIST_BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes \
+	  -r requirements/dist.txt
 	@touch $@
 
 # what is built here is what a release uploads; setuptools leaves folders behind in its source
 dist: $(DIST_READY)
 	@rm -rf dist build/lib build/bdist.*
-	@$(DIST_BIN)/python -m build --no-isolation --wheel --sdist . >/dev/null
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+	  $(DIST_BIN)/python -m build --no-isolation --wheel --sdist . >/dev/null
 	@$(DIST_BIN)/twine check --strict dist/*
 	@$(DIST_BIN)/check-wheel-contents dist/*.whl
+
+# needs network: a lock holds what the package index has. Releases stay those of constraints.txt.
+UV_COMPILE = $(DIST_BIN)/uv pip compile -q --universal --python-version 3.10 --generate-hashes \
+  --no-annotate --custom-compile-command 'make lock'
+LOCK = $(UV_COMPILE) -c constraints.txt
+LOCK_TORCH = $(LOCK) pyproject.toml requirements/torch-needs.in --override requirements/no-torch.override \
+  --no-emit-package torch
+extra_flags = $(foreach extra,$(subst $(comma), ,$(1)),--extra $(extra))
+
+lock: $(DIST_READY)
+	@$(LOCK_TORCH) $(call extra_flags,$(EXTRAS)) -o requirements/default.txt
+	@$(LOCK_TORCH) $(call extra_flags,$(GPU_EXTRAS)) -o requirements/gpu.txt
+	@$(LOCK_TORCH) $(call extra_flags,$(RAY_EXTRAS)) -o requirements/ray.txt
+	@$(subst -version 3.10,-version 3.11.5,$(LOCK)) pyproject.toml --extra docs requirements/docs.in \
+	  -o requirements/docs.txt
+	@$(LOCK) requirements/dist.in -o requirements/dist.txt
+	@$(LOCK) --no-deps requirements/serve.in -o requirements/serve.txt
+	@mkdir -p build && grep -v '^numpy==' constraints.txt > build/server-constraints.txt
+	@$(UV_COMPILE) -c build/server-constraints.txt --no-deps requirements/server.in -o requirements/server.txt
+
+# needs network: the advisories are asked for release by release. --strict: not audited is not passed.
+audit: $(DIST_READY)
+	@set -e; for lock in requirements/*.txt; do echo "$$lock"; \
+	  $(DIST_BIN)/pip-audit --strict --disable-pip --require-hashes -r $$lock; done
+
+# what `make demo` runs with, as CycloneDX 1.6
+sbom: $(READY) $(DIST_READY)
+	@mkdir -p build
+	@$(DIST_BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml \
+	  --output-reproducible --validate -o build/sbom.cdx.json
+	@echo 'Made build/sbom.cdx.json'
 
 $(STUBS)/.ready: $(READY) tools/tensorrt_stubs.py
 	@$(BIN)/python tools/tensorrt_stubs.py $(STUBS)

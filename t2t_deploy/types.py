@@ -91,7 +91,7 @@ class Ends:
         """
         image = details.get("image_input", _PLANES)
         tail = details.get("tail", Tail.LOGITS.value)
-        if image not in (_PLANES, _PIXELS) or tail not in {known.value for known in Tail}:
+        if image not in (_PLANES, _PIXELS) or tail not in [known.value for known in Tail]:
             raise ArtifactError(
                 f"the manifest names input {image!r} and tail {tail!r}; known are {_PLANES}, "
                 f"{_PIXELS} and {', '.join(known.value for known in Tail)}: update t2t-deploy, or "

@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy import __version__
+from t2t_deploy._files import MAX_MANIFEST_BYTES, first_line, json_from_file
+from t2t_deploy._manifest_check import check_manifest_values
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.types import Precision, Status
 
@@ -92,7 +94,7 @@ class Manifest:
         details = self.details
         checks = (
             self.verification,
-            *(details.get(name) for name in ("attestation", "nodewise", "budget")),
+            *(details.get(name) for name in ("attestation", "nodewise", "located", "budget")),
         )
         return [check for check in checks if check and check["status"] == Status.FAILED.value]
 
@@ -350,7 +352,7 @@ def manifest_path_for(path: Path) -> Path:
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest. Raises ArtifactError where it is damaged or of a newer format."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_from_file(path, MAX_MANIFEST_BYTES)
         version = values.get("manifest_version")
         if isinstance(version, int) and version > MANIFEST_VERSION:
             raise ArtifactError(
@@ -363,14 +365,16 @@ def read_manifest(path: Path) -> Manifest:
                 f"{path} was altered: its checksum is {_checksum(values)[:12]}, it states "
                 f"{str(stated)[:12]}; remove it and make the artifact again"
             )
+        check_manifest_values(values)
         values["precision"] = Precision(values["precision"])
         values["parents"] = tuple(values["parents"])
         manifest = Manifest(**values)
     except OSError as err:
         raise ArtifactError(f"cannot read {path}: {err.strerror}") from err
-    except (ValueError, TypeError, KeyError, AttributeError) as err:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as err:
         raise ArtifactError(
-            f"{path} is no valid manifest ({err}); remove it and make the artifact again"
+            f"{path} is no valid manifest ({first_line(err)}); remove it and make the artifact "
+            "again"
         ) from err
     if not manifest.file or Path(manifest.file).name != manifest.file:
         raise ArtifactError(f"{path} names {manifest.file!r}; expected a file beside it")

@@ -51,6 +51,7 @@ from t2t_deploy.runtime import (
 )
 from t2t_deploy.types import TOLERANCES, Precision, ShapeProfile, Status, Target
 from t2t_deploy.verify import standard_pictures, verify_session
+from t2t_deploy.workspace import file_sha256
 
 DEFAULT_VARIANTS = ("7", "14", "t_14", "24")
 DEFAULT_BATCHES = (1, 8, 32)
@@ -140,6 +141,7 @@ def request_of(workspace: Workspace, candidate: Candidate, device: int) -> Sessi
         device=device,
         precision=PRECISION,
         cache=workspace.root / "cache" / candidate.backend,
+        sha256=file_sha256(candidate.path),  # built or exported a moment ago
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from t2t_deploy._files import shortened
 from t2t_deploy.bench._environment import Environment
 from t2t_deploy.bench._gpus import GpuRecord
 from t2t_deploy.bench._results import (
@@ -21,6 +23,8 @@ from t2t_deploy.bench._statistics import Latency, Speedup
 from t2t_deploy.runtime._session import CallTiming
 
 _T = TypeVar("_T")
+_MOST_ROWS = 10_000
+_LARGEST = 1 << 63
 
 
 def report_from_dict(values: Mapping[str, Any]) -> BenchReport:
@@ -31,8 +35,10 @@ def report_from_dict(values: Mapping[str, Any]) -> BenchReport:
     try:
         environment = _known(Environment, values["environment"])
         settings = _known(BenchSettings, values["settings"])
+        if len(values["results"]) > _MOST_ROWS:
+            raise ValueError(f"{len(values['results']):,} rows; expected at most {_MOST_ROWS:,}")
         results = tuple(_result(row) for row in values["results"])
-    except (AttributeError, KeyError, TypeError) as err:
+    except (AttributeError, KeyError, TypeError, OverflowError) as err:
         raise ValueError(f"{type(err).__name__}: {err}") from err
     return BenchReport(
         dataclasses.replace(
@@ -82,5 +88,28 @@ def _optional(kind: type[_T], values: Mapping[str, Any] | None) -> _T | None:
 
 
 def _known(kind: type[_T], values: Mapping[str, Any]) -> _T:
+    hints = get_type_hints(kind)
     fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # ours are
-    return kind(**{name: value for name, value in values.items() if name in fields})
+    known = {name: value for name, value in values.items() if name in fields}
+    for name, value in known.items():
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{name} is {shortened(value)}")
+    return kind(**known)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether JSON has what a field is declared as; what is a class of ours is looked at later."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in arguments)
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and all(_fits(one, arguments[0]) for one in value)
+    if origin is not None:
+        return isinstance(value, dict) and all(_fits(one, arguments[1]) for one in value.values())
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if hint is int:
+        return type(value) is int and abs(value) < _LARGEST
+    if hint in (str, bool, type(None)):
+        return isinstance(value, hint)
+    return value is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from t2t_deploy._files import check_safetensors, first_line
 from t2t_deploy.calibration._equalise import Equalisation, EqualisedPair
 from t2t_deploy.calibration._ranges import RangeMethod
 from t2t_deploy.errors import CalibrationError
@@ -98,6 +100,7 @@ def load_calibration(path: Path) -> Calibration:
             f"there is no ranges file {path}; make one with t2t-deploy calibrate --images DIR"
         )
     try:
+        check_safetensors(path)
         with safe_open(path, "numpy") as file:
             header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
             if header.get("format") != FORMAT:
@@ -112,6 +115,7 @@ def load_calibration(path: Path) -> Calibration:
                 f"{path} was altered: its content does not match its checksum; calibrate again"
             )
         told = json.loads(text)
+        _check_told(told)
         key, scales = told["key"], _of_kind(arrays, "scale")
         return Calibration(
             key=CalibrationKey(**{**key, "method": RangeMethod(key["method"])}),
@@ -130,9 +134,36 @@ def load_calibration(path: Path) -> Calibration:
             pictures=tuple(told["pictures"]),
             unreadable=tuple(told["unreadable"]),
         )
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as err:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as err:
         # AttributeError: JSON that is no table, or an array of a type that numpy lacks
-        raise CalibrationError(f"{path} is no ranges file ({err}); calibrate again") from err
+        raise CalibrationError(
+            f"{path} is no ranges file ({first_line(err)}); calibrate again"
+        ) from err
+
+
+def _check_told(told: Mapping[str, Any]) -> None:
+    """Raise ValueError, TypeError or KeyError where a value is of another kind."""
+    numbers = [*told["ranges"].values(), *told["largest"].values()]
+    if not all(type(n) in (int, float) and math.isfinite(n) and n >= 0 for n in numbers):
+        raise ValueError("ranges that are no finite numbers")
+    key = told["key"]
+    if not all(type(key[name]) is int and key[name] > 0 for name in ("images", "image_size")):
+        raise ValueError("a key without counts")
+    texts = [
+        *told["pictures"], *told["unreadable"], *told["refused"].values(),
+        *(word for pair in told["equalised"] for word in pair["layers"]),
+        *(key[name] for name in ("graph_sha256", "images_sha256", "preprocessing")),
+    ]  # fmt: skip
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("names that are no texts")
 
 
 def _told(pair: EqualisedPair) -> dict[str, Any]:

@@ -58,6 +58,11 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
     """Measure artifacts (all of the workspace if none is named) against eager PyTorch.
 
     Each runs in its own process; rounds are interleaved, so that a slow minute hits all alike.
+
+    \b
+    t2t-deploy bench
+    t2t-deploy bench --batch 1,8 --threads 2 --report bench.html
+    t2t-deploy bench --backend ort-cpu --compare before.json
     """
     from t2t_deploy.pipeline import (
         DEFAULT_ROUNDS,

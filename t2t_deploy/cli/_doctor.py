@@ -14,12 +14,22 @@ if TYPE_CHECKING:
 
 
 @click.command("doctor", short_help="What this machine can build and run, and why not the rest.")
+@click.option(
+    "--report",
+    "as_report",
+    is_flag=True,
+    help="As Markdown for an issue, without paths and names of this machine.",
+)
 @common_options
-def command(workspace: Any, output: Output) -> None:
+def command(as_report: bool, workspace: Any, output: Output) -> None:
     """Tell what this machine can build and run, and why not the rest."""
-    from t2t_deploy.pipeline import examine_machine
+    from t2t_deploy.pipeline import bug_report, examine_machine
 
     found = examine_machine()
+    if as_report:
+        report = bug_report(found)
+        output.result({"report": report}, lambda console: click.echo(report))
+        return
 
     def show(console: Console) -> None:
         from rich.table import Table

@@ -66,6 +66,10 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
     Class folders that are all named by numbers mean these classes. Others must be as many as the
     model has classes, and mean them in the order of their names. Pictures without class folders
     have no labels: what counts then is agreement with the float32 reference.
+
+    \b
+    t2t-deploy evaluate --images val/
+    t2t-deploy evaluate --images photos/ artifacts/onnx/14-...-int8.onnx
     """
     from t2t_deploy.pipeline import (
         DEFAULT_BATCH,

@@ -9,15 +9,27 @@ import click
 
 from t2t_deploy.cli._options import BatchType, common_options, output_option
 from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import artifact_values, fail_if, show_verification
+from t2t_deploy.cli._results import artifact_values, fail_if, locating, show_verification
 from t2t_deploy.types import Ends, Precision, Tail, Target
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
+def _variants(context: click.Context, parameter: click.Parameter, word: str) -> list[str]:
+    """What a shell may complete ``--variant`` to."""
+    from t2t_deploy.pipeline import VARIANTS
+
+    return [name for name in VARIANTS if name.startswith(word)]
+
+
 @click.command("export", short_help="Checkpoint -> verified ONNX.")
-@click.option("--variant", metavar="V", help="A released variant; see 't2t-deploy variants'.")
+@click.option(
+    "--variant",
+    metavar="V",
+    shell_complete=_variants,
+    help="A released variant; see 't2t-deploy variants'.",
+)
 @click.option(
     "--config",
     "config_file",
@@ -118,4 +130,4 @@ def command(workspace: Any, output: Output, **options: Any) -> int:
         console.print(str(artifact.path), markup=False)
 
     output.result(values, show)
-    return fail_if(manifest.verification, output)
+    return fail_if(manifest.verification, output, hint=locating(artifact))

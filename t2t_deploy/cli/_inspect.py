@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 @click.argument("other", required=False, type=click.Path(path_type=Path))
 @common_options
 def command(artifact: Path, other: Path | None, workspace: Any, output: Output) -> None:
-    """Show what is in an ONNX file or an engine; two artifacts side by side."""
+    """Show what is in an ONNX file or an engine; two artifacts side by side.
+
+    \b
+    t2t-deploy inspect artifacts/engines/14-....engine
+    t2t-deploy inspect a.onnx b.onnx
+    """
     from t2t_deploy.pipeline import inspect_artifact
 
     chosen = [artifact] if other is None else [artifact, other]

@@ -29,6 +29,7 @@ _COMMANDS = {
     "package": "_package",
     "workspace": "_workspace",
     "doctor": "_doctor",
+    "completion": "_completion",
 }
 _INTERRUPTED = 130
 _TERMINATED = 143

@@ -74,6 +74,10 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
 
     Without ARTIFACT the newest one is taken. Folders made by this command are replaced, others
     never.
+
+    \b
+    t2t-deploy package --triton models/
+    t2t-deploy package artifacts/onnx/14-....onnx --triton models/
     """
     from t2t_deploy.pipeline import Accelerator, PackageRequest, ServingFormat, package_artifact
 

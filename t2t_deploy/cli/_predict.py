@@ -81,6 +81,11 @@ def command(
 
     An IMAGE is a file, a folder (all pictures below it), a quoted pattern such as 'val/**/*.jpg',
     a URI such as s3://bucket/folder, or - for names on stdin, one a line.
+
+    \b
+    t2t-deploy predict artifacts/onnx/14-....onnx cat.jpg dog.jpg
+    t2t-deploy predict model.onnx photos/ --top 1 -o classes.csv
+    find photos -newer last -name '*.jpg' | t2t-deploy predict model.onnx -
     """
     from t2t_deploy.pipeline import PredictRequest, predict_images
 

@@ -15,7 +15,7 @@ from t2t_deploy.cli._options import (
     output_option,
 )
 from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import artifact_values, fail_if, show_verification
+from t2t_deploy.cli._results import artifact_values, fail_if, locating, show_verification
 from t2t_deploy.types import Precision, Status, Target
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
         console.print(str(made.path), markup=False)
 
     output.result(values, show)
-    return fail_if(manifest.verification, output) or fail_if(budget, output)
+    found = fail_if(manifest.verification, output, hint=locating(made))
+    return found or fail_if(budget, output)
 
 
 def _without_pictures(calibration: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import CheckFailed
+from t2t_deploy.errors import CheckFailed, shown_path
 from t2t_deploy.types import Status
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ def artifact_values(artifact: Artifact) -> dict[str, Any]:
     }
 
 
+def locating(artifact: Artifact) -> str:
+    """How to find which layer of a failed artifact is wrong."""
+    return f"which layer: t2t-deploy verify --locate {shown_path(artifact.path)}"
+
+
 def show_verification(console: Console, verification: Mapping[str, Any] | None) -> None:
     """One line on how a verification went."""
     if verification is None:
@@ -52,10 +57,14 @@ def show_verification(console: Console, verification: Mapping[str, Any] | None) 
     )
 
 
-def fail_if(check: Mapping[str, Any] | None, output: Output) -> int:
-    """Exit status of a finished command: 3, with the reason on stderr, where its check failed."""
+def fail_if(check: Mapping[str, Any] | None, output: Output, *, hint: str | None = None) -> int:
+    """Exit status of a finished command: 3, with the reason on stderr, where its check failed.
+
+    hint: what to do about it.
+    """
     if check is None or check["status"] != Status.FAILED.value:
         return 0
     # The result is already on stdout, as the JSON object or the table: only stderr is left.
-    Output(verbosity=output.verbosity).error(CheckFailed.__name__, f"failed: {check['reason']}")
+    message = f"failed: {check['reason']}" + ("" if hint is None else f"; {hint}")
+    Output(verbosity=output.verbosity).error(CheckFailed.__name__, message)
     return CheckFailed.exit_status

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     help="Evaluate each graph with true rounding and overflow after every node as well.",
 )
 @click.option(
+    "--locate",
+    is_flag=True,
+    help="Compare layer by layer as well, and name the first one that differs.",
+)
+@click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
     help="PNG of --nodewise, instead of the one in the workspace's logs.",
@@ -36,6 +41,7 @@ def command(
     artifacts: tuple[Path, ...],
     images: Path | None,
     nodewise: bool,
+    locate: bool,
     plot: Path | None,
     backend: str | None,
     workspace: Any,
@@ -47,7 +53,14 @@ def command(
     if plot is not None and not nodewise:
         raise UsageError("--plot draws what --nodewise finds; give --nodewise too")
     results = verify_artifacts(
-        workspace, artifacts, images, output, nodewise=nodewise, plot=plot, backend=backend
+        workspace,
+        artifacts,
+        images,
+        output,
+        nodewise=nodewise,
+        locate=locate,
+        plot=plot,
+        backend=backend,
     )
 
     def show(console: Console) -> None:
@@ -67,13 +80,15 @@ def command(
             )
         console.print(table)
         for result in results:
+            _show_located(console, result)
             _show_nodewise(console, result)
 
     output.result({"results": [_values(result) for result in results]}, show)
     failed = [result.artifact.path.name for result in results if result.failed]
     if not failed:
         return 0
-    Output().error(CheckFailed.__name__, f"failed verification: {', '.join(failed)}")
+    hint = "" if locate or nodewise else f"; which layer: t2t-deploy verify --locate {failed[0]}"
+    Output().error(CheckFailed.__name__, f"failed verification: {', '.join(failed)}{hint}")
     return CheckFailed.exit_status
 
 
@@ -82,7 +97,27 @@ def _values(result: VerifiedArtifact) -> dict[str, Any]:
     if result.nodewise is not None:
         plot = None if result.plot is None else str(result.plot)
         values["nodewise"] = {**result.nodewise.to_dict(), "plot": plot}
+    if result.located is not None:
+        values["located"] = result.located.to_dict()
     return values
+
+
+def _show_located(console: Console, result: VerifiedArtifact) -> None:
+    found = result.located
+    if found is None:
+        return
+    status = found.status.value.replace("_", " ")
+    console.print(f"\n{result.artifact.path.name}, layer by layer: {status}", markup=False)
+    if found.reason is not None:
+        console.print(found.reason, markup=False)
+    if not found.layers:
+        return
+    worst = max(found.layers, key=lambda layer: layer.excess)
+    console.print(
+        f"{len(found.layers)} layers compared on {', '.join(found.pictures)}; nearest to its limit "
+        f"or furthest beyond it: {worst.layer}, {worst.words}",
+        markup=False,
+    )
 
 
 def _show_nodewise(console: Console, result: VerifiedArtifact) -> None:

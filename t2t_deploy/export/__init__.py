@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from t2t_deploy.export._ends import with_ends, with_logits_shown, without_ends
+from t2t_deploy.export._ends import NORMALISED_NAME, with_ends, with_logits_shown, without_ends
 from t2t_deploy.export._graph import GraphSummary, check_graph, summarise_graph
+from t2t_deploy.export._layer_tensors import LayerTensor, layer_tensors, with_tensors_shown
 from t2t_deploy.export._strategies import (
     PerformerForm,
     RewriteReport,
@@ -31,8 +32,10 @@ _LAZY = {
 
 __all__ = [
     "DEFAULT_OPSET",
+    "NORMALISED_NAME",
     "DeployT2TViT",
     "GraphSummary",
+    "LayerTensor",
     "PerformerForm",
     "RewriteReport",
     "SoftSplitForm",
@@ -40,10 +43,12 @@ __all__ = [
     "check_graph",
     "check_opset",
     "choose_strategies",
+    "layer_tensors",
     "onnx_from_deploy",
     "summarise_graph",
     "with_ends",
     "with_logits_shown",
+    "with_tensors_shown",
     "without_ends",
 ]
 

@@ -25,7 +25,7 @@ from t2t_deploy.types import (
     Tail,
 )
 
-_NORMALISED = f"{INPUT_NAME}_normalised"
+NORMALISED_NAME = f"{INPUT_NAME}_normalised"
 _PREFIX = "ends"
 
 
@@ -61,7 +61,7 @@ def without_ends(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.initializer.extend(stored)
     (taken,) = graph.input
     if taken.type.tensor_type.elem_type == TensorProto.UINT8:
-        _rename_uses(graph, _NORMALISED, INPUT_NAME)
+        _rename_uses(graph, NORMALISED_NAME, INPUT_NAME)
         batch, size, _, _ = taken.type.tensor_type.shape.dim
         floats = _like(taken, batch, (3, size.dim_value, size.dim_value))
         floats.type.tensor_type.elem_type = TensorProto.FLOAT
@@ -110,7 +110,7 @@ def _embed(graph: onnx.GraphProto) -> None:
             f"the graph takes {', '.join(info.name for info in graph.input)}; preprocessing is put "
             f"in front of one input {INPUT_NAME!r} (batch, 3, S, S): export the model again"
         )
-    _rename_uses(graph, INPUT_NAME, _NORMALISED)
+    _rename_uses(graph, INPUT_NAME, NORMALISED_NAME)
     # folded in float64, cast once
     offset = (255 * IMAGE_MEAN.astype(np.float64)).astype(np.float32)
     factor = (1 / (255 * IMAGE_STD.astype(np.float64))).astype(np.float32)
@@ -122,7 +122,7 @@ def _embed(graph: onnx.GraphProto) -> None:
         _node("Cast", [INPUT_NAME], [floats], to=TensorProto.FLOAT),
         _node("Sub", [floats, offset_name], [centred]),
         _node("Mul", [centred, factor_name], [scaled]),
-        _node("Transpose", [scaled], [_NORMALISED], perm=[0, 3, 1, 2]),
+        _node("Transpose", [scaled], [NORMALISED_NAME], perm=[0, 3, 1, 2]),
     ]
     rest = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
     del graph.node[:]

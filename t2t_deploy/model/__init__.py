@@ -39,6 +39,12 @@ if TYPE_CHECKING:
         save_weights,
     )
     from t2t_deploy.model._random import random_state_dict, random_tensor
+    from t2t_deploy.model._stepwise import (
+        Arithmetic,
+        LayerError,
+        layer_errors,
+        reference_layers,
+    )
     from t2t_deploy.model._t2t import T2TViT, TokensToToken, restructure, soft_split
     from t2t_deploy.model._tokens import PERFORMER_EPSILON, PerformerBlock, TransformerBlock
 
@@ -60,6 +66,7 @@ _HOMES = {
         "save_weights",
     ),
     "_random": ("random_state_dict", "random_tensor"),
+    "_stepwise": ("Arithmetic", "LayerError", "layer_errors", "reference_layers"),
     "_t2t": ("T2TViT", "TokensToToken", "restructure", "soft_split"),
     "_tokens": ("PERFORMER_EPSILON", "PerformerBlock", "TransformerBlock"),
 }
@@ -68,6 +75,7 @@ _LAZY = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "PERFORMER_EPSILON",
     "VARIANTS",
+    "Arithmetic",
     "Attention",
     "Backbone",
     "Block",
@@ -75,6 +83,7 @@ __all__ = [
     "DenseBlock",
     "GhostAttention",
     "GhostMlp",
+    "LayerError",
     "ModelConfig",
     "PerformerBlock",
     "Published",
@@ -89,11 +98,13 @@ __all__ = [
     "config_for_variant",
     "config_from_dict",
     "config_from_toml",
+    "layer_errors",
     "load_checkpoint",
     "load_reference",
     "random_state_dict",
     "random_tensor",
     "reference_from_state_dict",
+    "reference_layers",
     "restructure",
     "save_weights",
     "soft_split",

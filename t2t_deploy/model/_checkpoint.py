@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.nn import functional
 
+from t2t_deploy._files import printable
 from t2t_deploy.errors import AmbiguousVariantError, CheckpointError
+from t2t_deploy.model._checkpoint_file import check_tensors, read_tensors_file
 from t2t_deploy.model._config import VARIANTS, ModelConfig, config_for_variant
 from t2t_deploy.model._t2t import T2TViT
 
@@ -25,7 +24,8 @@ from t2t_deploy.model._t2t import T2TViT
 _CONTAINERS = ("state_dict_ema", "state_dict", "net")
 _WRAPPER = "module."
 _SHOWN_KEYS = 3
-_PICKLE_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_SHOWN_LENGTH = 160
+_FLOATS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 
 StateDict = dict[str, torch.Tensor]
 
@@ -111,22 +111,19 @@ def read_state_dict(path: Path) -> tuple[StateDict, str]:
     Nothing in the file is executed: pickles are read with torch's weights-only unpickler.
     Raises CheckpointError.
     """
-    if not path.exists():
-        raise CheckpointError(f"there is no file {path}; give a .pth.tar, .pth or .safetensors")
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not a file; give a .pth.tar, .pth or .safetensors")
-    content = _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
+    content = read_tensors_file(path)
     container = "file"
     for name in _CONTAINERS:
         if isinstance(content.get(name), Mapping):
             content, container = content[name], name
             break
     if not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        found = ", ".join(str(key) for key in list(content)[:_SHOWN_KEYS]) or "nothing"
+        found = _shown(list(content)) or "nothing"
         raise CheckpointError(
             f"{path} holds {found}; expected tensors, or a dictionary with "
             f"{', '.join(_CONTAINERS[:-1])} or {_CONTAINERS[-1]}: save the model's state_dict()"
         )
+    check_tensors(content, path)
     if all(str(key).startswith(_WRAPPER) for key in content):
         content = {key[len(_WRAPPER) :]: value for key, value in content.items()}
     return {str(key): _as_float32(key, value, path) for key, value in content.items()}, container
@@ -245,55 +242,16 @@ def _stored_size(state_dict: Mapping[str, torch.Tensor], config: ModelConfig, pa
     return size
 
 
-def _is_safetensors(path: Path) -> bool:
-    """By name, or by content: a length in 8 bytes, then a JSON object."""
-    with path.open("rb") as file:
-        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as err:
-        raise CheckpointError(
-            f"{path} is no readable safetensors file ({err}); copy or download it again"
-        ) from err
-
-
-def _read_pickle(path: Path) -> Mapping[Any, Any]:
-    try:
-        # Released files carry the training options as a Namespace: a plain holder of values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as err:  # a damaged file can make torch's reader raise nearly anything
-        banned = _PICKLE_GLOBAL.search(str(err))
-        if banned is not None:
-            raise CheckpointError(
-                f"{path} holds a Python object ({banned.group(1)}), which could run code when "
-                "loaded and was not; expected tensors only: save the model's state_dict()"
-            ) from err
-        first_line = (str(err).strip() or type(err).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"{path} is truncated or no checkpoint ({first_line[:160]}); copy or download it again"
-        ) from err
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}; expected a dictionary of tensors: save the "
-            "model's state_dict()"
-        )
-    return content
-
-
 def _as_float32(key: Any, tensor: torch.Tensor, path: Path) -> torch.Tensor:
-    if not tensor.is_floating_point() or tensor.is_sparse:
+    if tensor.dtype not in _FLOATS:
         raise CheckpointError(
-            f"{path} has {key} as {tensor.dtype} {tensor.layout}; expected dense floating point"
+            f"{path} has {_shown([key])} as {tensor.dtype}; expected floating point of 16 bits or "
+            "more"
         )
     return tensor.detach().to(torch.float32).contiguous()
 
 
-def _shown(keys: list[str], separator: str = ", ") -> str:
-    shown = separator.join(keys[:_SHOWN_KEYS])
+def _shown(keys: list[Any], separator: str = ", ") -> str:
+    # what a file calls its tensors may be anything
+    shown = separator.join(printable(str(key)[:_SHOWN_LENGTH]) for key in keys[:_SHOWN_KEYS])
     return shown + (separator + "..." if len(keys) > _SHOWN_KEYS else "")

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._files import MAX_CONFIG_BYTES, first_line, read_small_file, shortened
 from t2t_deploy.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -79,7 +80,16 @@ class SoftSplit:
         return math.prod(self.grid(height, width))
 
 
+# what a typing error is looked for in
+_LONGEST_KEY = 100
 RELEASED_SPLITS = (SoftSplit(7, 3, 2), SoftSplit(3, 1, 1), SoftSplit(3, 1, 1))
+# A typing error must not fill the memory; the largest released model has 64 million weights.
+_MOST_WEIGHTS = 1 << 29
+_MOST_PATCHES = 1 << 18
+_LARGEST = {
+    "embed_dim": 16_384, "depth": 1_000, "num_heads": 16_384, "token_dim": 4_096,
+    "image_size": 16_384, "num_classes": 1_000_000,
+}  # fmt: skip
 DENSE_STAGES = (3, 6, 6, 4)
 DENSE_GROWTH = 64
 SE_REDUCTION = 16
@@ -111,7 +121,18 @@ class ModelConfig:
         for field in ("embed_dim", "depth", "num_heads", "token_dim", "image_size", "num_classes"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{field} is {value!r}; expected a whole number of at least 1")
+                raise ConfigError(
+                    f"{field} is {shortened(value)}; expected a whole number of at least 1"
+                )
+            if value > _LARGEST[field]:
+                raise ConfigError(f"{field} is {value}; expected at most {_LARGEST[field]}")
+        if not isinstance(self.growth, int) or not 0 <= self.growth <= _LARGEST["embed_dim"]:
+            raise ConfigError(
+                f"growth is {shortened(self.growth)}; expected a whole number from 0 to "
+                f"{_LARGEST['embed_dim']}"
+            )
+        if any(layers < 1 for layers in self.stages):
+            raise ConfigError(f"stages are {list(self.stages)}; expected at least 1 layer in each")
         if not (math.isfinite(self.mlp_ratio) and int(self.embed_dim * self.mlp_ratio) >= 1):
             raise ConfigError(
                 f"mlp_ratio is {self.mlp_ratio}; expected a finite number that leaves the MLP of "
@@ -144,7 +165,19 @@ class ModelConfig:
                     f"a block of width {width} does not divide into {self.num_heads} heads; "
                     "change embed_dim or num_heads"
                 )
-        self.grids()  # raises where the image is too small
+        mlp = 4 + 2 * self.mlp_ratio
+        weights = sum(mlp * width * width for width in self.block_widths())
+        weights += self.num_classes * self.head_dim
+        if weights > _MOST_WEIGHTS:
+            raise ConfigError(
+                f"a model of these dimensions has about {weights:.2g} weights; expected at most "
+                f"{_MOST_WEIGHTS:.2g}: reduce embed_dim, depth or num_classes"
+            )
+        if self.num_patches > _MOST_PATCHES:
+            raise ConfigError(
+                f"image size {self.image_size} gives {self.num_patches} tokens; expected at most "
+                f"{_MOST_PATCHES}: reduce image_size, or give the splits less overlap"
+            )
 
     def grids(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         """(rows, columns) of tokens after each soft split.
@@ -229,9 +262,9 @@ def config_from_dict(values: Mapping[str, Any], source: str = "model description
     fields = {field.name: field for field in dataclasses.fields(ModelConfig)}
     for key in values:
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
+            near = difflib.get_close_matches(str(key)[:_LONGEST_KEY], fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
-            raise ConfigError(f"{source} has the unknown key {key!r}; {hint}")
+            raise ConfigError(f"{source} has the unknown key {shortened(key)}; {hint}")
     missing = [
         name
         for name, field in fields.items()
@@ -243,19 +276,33 @@ def config_from_dict(values: Mapping[str, Any], source: str = "model description
     try:
         converted["name"] = str(values["name"])
         converted["tokens_type"] = TokensType(values["tokens_type"])
-        converted["mlp_ratio"] = float(values["mlp_ratio"])
+        converted["mlp_ratio"] = _number(values["mlp_ratio"])
         if "backbone" in values:
             converted["backbone"] = Backbone(values["backbone"])
         if "stages" in values:
-            converted["stages"] = tuple(int(n) for n in values["stages"])
+            converted["stages"] = _whole_numbers(values["stages"])
         if "splits" in values:
-            splits = tuple(SoftSplit(*(int(n) for n in split)) for split in values["splits"])
+            splits = tuple(SoftSplit(*_whole_numbers(split)) for split in values["splits"])
             if len(splits) != 3:
                 raise ConfigError(f"{source} has {len(splits)} splits; expected 3")
             converted["splits"] = splits
         return ModelConfig(**converted)
-    except (TypeError, ValueError) as err:
-        raise ConfigError(f"{source}: {err}") from err
+    except (TypeError, ValueError, OverflowError) as err:
+        raise ConfigError(f"{source}: {first_line(err)}") from err
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{shortened(value)} is no number")
+    return float(value)
+
+
+def _whole_numbers(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, (list, tuple)) or any(type(value) is not int for value in values):
+        raise TypeError(f"{shortened(values)} is no list of whole numbers")
+    if len(values) > _LARGEST["depth"] or any(abs(v) > _LARGEST["image_size"] for v in values):
+        raise ValueError(f"{shortened(values)} is more than any model has")
+    return tuple(values)
 
 
 def config_from_toml(path: Path) -> ModelConfig:
@@ -264,12 +311,13 @@ def config_from_toml(path: Path) -> ModelConfig:
     Raises ConfigError where the file is absent, not TOML or not a model.
     """
     try:
-        with path.open("rb") as file:
-            values = tomllib.load(file)
+        values = tomllib.loads(read_small_file(path, MAX_CONFIG_BYTES).decode("utf-8"))
     except OSError as err:
         raise ConfigError(f"cannot read {path}: {err.strerror}; give a TOML file") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{path} is not valid TOML: {err}") from err
+    except ValueError as err:
+        raise ConfigError(f"{path} is not valid TOML: {first_line(err)}") from err
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid TOML: it nests too deep") from None
     return config_from_dict({"name": path.stem, **values}, source=str(path))
 
 
@@ -361,6 +409,8 @@ def config_for_variant(name: str) -> ModelConfig:
     """
     if name in VARIANTS:
         return VARIANTS[name].config
-    near = difflib.get_close_matches(name, VARIANTS, n=1)
+    near = difflib.get_close_matches(name[:_LONGEST_KEY], VARIANTS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"there is no variant {name!r}; {hint}The family: {', '.join(VARIANTS)}")
+    raise ConfigError(
+        f"there is no variant {shortened(name)}; {hint}The family: {', '.join(VARIANTS)}"
+    )

@@ -15,6 +15,7 @@ from t2t_deploy.calibration import RangeMethod
 from t2t_deploy.model import VARIANTS
 from t2t_deploy.pipeline._bench import BenchRequest, CudaGraphs, bench_artifacts
 from t2t_deploy.pipeline._bench_document import BenchOutputs, DocumentedBench, document_bench
+from t2t_deploy.pipeline._bug_report import bug_report
 from t2t_deploy.pipeline._build import BuildRequest, build_trt
 from t2t_deploy.pipeline._calibrate import (
     DEFAULT_COUNT,
@@ -100,6 +101,7 @@ __all__ = [
     "Workspace",
     "bench_artifacts",
     "bench_table",
+    "bug_report",
     "build_trt",
     "calibrate_artifact",
     "compare_strategies",

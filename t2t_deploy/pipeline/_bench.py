@@ -28,7 +28,7 @@ from t2t_deploy.pipeline._baselines import (
     with_speedup_vs_plain,
     with_wanted,
 )
-from t2t_deploy.pipeline._engine import check_engine
+from t2t_deploy.pipeline._engine import check_engine, engine_sha256
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import (
     BACKENDS,
@@ -262,6 +262,7 @@ def _case(
         device=device,
         precision=manifest.precision if manifest else None,
         cache=workspace.root / _CACHE / backend,
+        sha256=engine_sha256(artifact),
     )
     return BenchCase(request, artifact.path.name, _precision(artifact), batch, computes), None
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._files import MAX_BENCH_BYTES, first_line, json_from_file
 from t2t_deploy.bench import (
     BenchReport,
     Comparison,
@@ -96,10 +96,10 @@ def _check_files(outputs: BenchOutputs) -> None:
             make_folder(path.parent)
 
 
-def _comparable(path: Path, request: BenchRequest) -> BenchReport:
-    """The older report, once it is known to be of this machine and these settings."""
+def read_report(path: Path) -> BenchReport:
+    """The report that ``bench --json`` printed. Raises ComparisonError."""
     try:
-        old = report_from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return report_from_dict(json_from_file(path, MAX_BENCH_BYTES))
     except OSError as err:
         raise ComparisonError(
             f"cannot read {path}: {err.strerror}; name a file that holds what 'bench --json' "
@@ -107,9 +107,14 @@ def _comparable(path: Path, request: BenchRequest) -> BenchReport:
         ) from err
     except ValueError as err:
         raise ComparisonError(
-            f"{path} is no result of a bench ({err}); name a file that holds what this version's "
-            "'bench --json' printed"
+            f"{path} is no result of a bench ({first_line(err)}); name a file that holds what this "
+            "version's 'bench --json' printed"
         ) from err
+
+
+def _comparable(path: Path, request: BenchRequest) -> BenchReport:
+    """The older report, once it is known to be of this machine and these settings."""
+    old = read_report(path)
     threads = request.threads or available_threads()
     now = read_environment(threads=[threads], load_before=None, gpus=visible_gpus())
     check_comparable(old, now, devices=(request.device,), name=str(path))

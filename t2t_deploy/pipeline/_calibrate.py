@@ -16,6 +16,7 @@ import onnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from t2t_deploy._files import check_safetensors
 from t2t_deploy.calibration import (
     Calibration,
     CalibrationKey,
@@ -281,18 +282,22 @@ class _Work:
         """The sums a calibration of the same key left, and the files in them; else empty ones."""
         empty = Observation.of(layers)
         try:
+            check_safetensors(self.partial)
             with safe_open(self.partial, "numpy") as file:
                 told = file.metadata() or {}
                 if told.get("key") != self.key.digest():
                     return empty, 0
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             found = Observation.from_arrays(arrays)
-        except (OSError, SafetensorError, CalibrationError):
+            done, unreadable = int(told["done"]), list(json.loads(told["unreadable"]))
+        except (
+            OSError, SafetensorError, CalibrationError, ValueError, TypeError, KeyError,
+            AttributeError, RecursionError,
+        ):  # fmt: skip  # whatever is wrong with it, the pictures are there to start again
             return empty, 0
         if found.sums.keys() != empty.sums.keys():
             return empty, 0
-        self.unreadable += json.loads(told["unreadable"])
-        done = int(told["done"])
+        self.unreadable += unreadable
         self.report.note(f"going on after {done} pictures, where a calibration was interrupted")
         return found, done
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from t2t_deploy._optional import is_installed
 from t2t_deploy.errors import BackendError, UsageError
 from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, usable_artifacts
+from t2t_deploy.pipeline._engine import engine_sha256
 from t2t_deploy.pipeline._progress import Report
 from t2t_deploy.runtime import BACKENDS, SessionRequest, why_not_in, why_not_runnable
 from t2t_deploy.serving import (
@@ -95,6 +96,7 @@ def classifier_request(
         threads,
         device=device,
         precision=None if manifest is None else manifest.precision,
+        sha256=engine_sha256(artifact),
     )
     details = {} if manifest is None else manifest.details
     return ClassifierRequest(

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from t2t_deploy.errors import EngineError
 from t2t_deploy.runtime import device_capability, engine_version
-from t2t_deploy.workspace import Artifact
+from t2t_deploy.workspace import Artifact, file_sha256
 
 _PORTABLE = "portable"
 _PORTABLE_FROM = 80
+
+
+def engine_sha256(artifact: Artifact) -> str | None:
+    """The hash of an engine that `check_engine` let pass, for its session; None for other files.
+
+    That of a foreign one is of the file as it is now.
+    """
+    if artifact.kind != "engine":
+        return None
+    if artifact.manifest is not None:
+        return artifact.manifest.sha256
+    return file_sha256(artifact.path)
 
 
 def check_engine(artifact: Artifact, *, trust: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from t2t_deploy.errors import ArtifactError
+from t2t_deploy.runtime import read_onnx
 from t2t_deploy.types import Ends
 from t2t_deploy.workspace import Workspace
 
@@ -40,7 +40,7 @@ def inspect_artifact(workspace: Workspace, path: Path) -> dict[str, Any]:
         }
     if manifest is not None and manifest.kind == "engine":
         summary["engine"] = manifest.details["engine"]
-        summary["attestation"] = manifest.details["attestation"]
+        summary["attestation"] = manifest.details.get("attestation")
         return summary
     if artifact.kind == "engine":
         return summary
@@ -49,18 +49,9 @@ def inspect_artifact(workspace: Workspace, path: Path) -> dict[str, Any]:
 
 
 def _graph(path: Path) -> dict[str, Any]:
-    import onnx
-    from google.protobuf.message import DecodeError
-
     from t2t_deploy.export import summarise_graph
 
-    try:
-        model = onnx.load(path, load_external_data=False)  # its sizes are in the file itself
-    except (DecodeError, OSError, ValueError) as err:
-        raise ArtifactError(f"{path} is no readable ONNX file ({err}); export it again") from err
-    if not model.HasField("graph"):
-        raise ArtifactError(f"{path} holds no ONNX graph; name an .onnx file")
-    graph = summarise_graph(model)
+    graph = summarise_graph(read_onnx(path))  # its sizes are in the file itself
     return {
         "opset": graph.opset,
         "nodes": graph.nodes,

@@ -11,7 +11,7 @@ import numpy as np
 from t2t_deploy._optional import is_installed, require
 from t2t_deploy.errors import UsageError
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.runtime import why_not_runnable
+from t2t_deploy.runtime import read_onnx, why_not_runnable
 from t2t_deploy.types import TOLERANCES, Ends, Status
 from t2t_deploy.verify import (
     NodewiseReport,
@@ -77,11 +77,9 @@ def bare_graph(path: Path, ends: Ends) -> Path | onnx.ModelProto:
     """The graph inside its ends, which node by node is about; the file itself where it has none."""
     if ends.bare:
         return path
-    import onnx
-
     from t2t_deploy.export import without_ends
 
-    return without_ends(onnx.load(path))
+    return without_ends(read_onnx(path, external_data=True))
 
 
 def draw_nodewise(

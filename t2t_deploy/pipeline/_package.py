@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._files import MAX_LABELS_BYTES, read_small_file
 from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.serving.triton import (
@@ -214,9 +215,10 @@ def _plain(text: str) -> str:
 
 def _labels(path: Path, signature: Signature) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as err:
-        why = err.strerror if isinstance(err, OSError) else "it is not UTF-8"
+        lines = read_small_file(path, MAX_LABELS_BYTES).decode("utf-8").splitlines()
+    except (OSError, ValueError) as err:
+        why = err.strerror if isinstance(err, OSError) else str(err)
+        why = "it is not UTF-8" if isinstance(err, UnicodeDecodeError) else why
         raise UsageError(f"cannot read the labels {path}: {why}; give a text file") from err
     labels = tuple(line.strip() for line in lines)
     if signature.classes is not None and len(labels) != signature.classes:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy import __version__
+from t2t_deploy._files import MAX_MANIFEST_BYTES, json_from_file
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.serving import PictureClasses, shown_name
@@ -149,7 +150,7 @@ class OutputFolder:
 
     def _read(self, path: Path) -> Mapping[str, Any]:
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json_from_file(path, MAX_MANIFEST_BYTES)
         except (OSError, ValueError) as err:
             raise ArtifactError(
                 f"{path} cannot be read ({err}); choose another --output, or remove this one"

@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from t2t_deploy.calibration import image_set_from_folder
 from t2t_deploy.errors import ArtifactError, EngineError
+from t2t_deploy.images import pixels_of
 from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, cpu_backend
 from t2t_deploy.pipeline._engine import check_engine
+from t2t_deploy.pipeline._locate import locate_file
 from t2t_deploy.pipeline._nodewise import (
     bare_graph,
     check_plot_request,
@@ -20,9 +24,17 @@ from t2t_deploy.pipeline._nodewise import (
     nodewise_file,
 )
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.runtime import Session, SessionRequest, open_session, why_not_in, why_not_runnable
+from t2t_deploy.runtime import (
+    Session,
+    SessionRequest,
+    open_session,
+    read_onnx,
+    why_not_in,
+    why_not_runnable,
+)
 from t2t_deploy.types import OUTPUT_NAME, TOLERANCES, Ends, Precision, Status, Tail, Tolerance
 from t2t_deploy.verify import (
+    Located,
     NodewiseReport,
     NodewiseSession,
     PictureSet,
@@ -31,12 +43,14 @@ from t2t_deploy.verify import (
     compare_logits,
     logits_of,
     nodewise_not_run,
+    not_located,
     not_verified,
     on_pixel_grid,
     outputs_of,
     standard_pictures,
     tail_fault,
     verify_session,
+    why_non_finite,
 )
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
@@ -47,17 +61,21 @@ _MAX_NODEWISE_PICTURES = 3
 
 @dataclass(frozen=True, slots=True)
 class VerifiedArtifact:
-    """An artifact and its verdicts. plot: the picture of the node by node one."""
+    """An artifact and its verdicts. plot: the picture of the node by node one.
+
+    located: what a comparison layer by layer found, where it was asked for.
+    """
 
     artifact: Artifact
     verification: Verification
     nodewise: NodewiseReport | None = None
     plot: Path | None = None
+    located: Located | None = None
 
     @property
     def failed(self) -> bool:
         """Whether one of the verdicts is that it fell short."""
-        verdicts = (self.verification, self.nodewise)
+        verdicts = (self.verification, self.nodewise, self.located)
         return any(v is not None and v.status is Status.FAILED for v in verdicts)
 
 
@@ -102,13 +120,29 @@ def verify_file(
         )
         if not ends.bare:
             how += ", and of the graph inside its ends"
+        result = _with_cause(result, path, manifest, ends, few)
         reason = how if result.reason is None else f"{result.reason}; {how}"
         return dataclasses.replace(result, reason=reason)
     request = SessionRequest(backend, path, precision=manifest.precision)
     if not ends.bare:
-        return _verify_with_ends(request, eager, ends, chosen, tolerance)
-    with open_session(eager) as reference, open_session(request) as other:
-        result = verify_session(reference, other, chosen, tolerance)
+        result = _verify_with_ends(request, eager, ends, chosen, tolerance)
+    else:
+        with open_session(eager) as reference, open_session(request) as other:
+            result = verify_session(reference, other, chosen, tolerance)
+    return _with_cause(result, path, manifest, ends, chosen)
+
+
+def _with_cause(
+    result: Verification, path: Path, manifest: Manifest, ends: Ends, pictures: PictureSet
+) -> Verification:
+    """The same verdict; where logits are no numbers, the tensor that is the first without."""
+    if result.status is not Status.FAILED or result.rel_l2 is not None:
+        return result
+    for picture in pictures.pictures:
+        fed = np.repeat(picture[None], manifest.batch or 1, axis=0)
+        cause = why_non_finite(path, pixels_of(fed) if ends.embed_preprocess else fed)
+        if cause is not None:
+            return dataclasses.replace(result, reason=f"{result.reason}; {cause}")
     return result
 
 
@@ -142,7 +176,7 @@ def _verify_with_ends(
         if ends.tail is Tail.LOGITS:
             return compare_logits(wanted, found[OUTPUT_NAME], pictures.names, tolerance)
         shown = Path(folder) / "logits.onnx"
-        onnx.save(with_logits_shown(onnx.load(request.path)), shown)
+        onnx.save(with_logits_shown(read_onnx(request.path, external_data=True)), shown)
         logits = logits_of(opened(dataclasses.replace(request, path=shown)), pictures.pictures)
     result = compare_logits(wanted, logits, pictures.names, tolerance)
     fault = None if result.rel_l2 is None else tail_fault(found, logits)
@@ -159,6 +193,7 @@ def verify_artifacts(
     report: Report = silent,
     *,
     nodewise: bool = False,
+    locate: bool = False,
     plot: Path | None = None,
     backend: str | None = None,
 ) -> list[VerifiedArtifact]:
@@ -169,6 +204,8 @@ def verify_artifacts(
     the manifest; that of another runtime is told and not kept. nodewise: also evaluate each graph
     with rounding and overflow after every node, and draw it, in ``plot`` or the workspace's logs;
     that verdict stands in the manifest beside the other, since a runtime may hide what it finds.
+    locate: also compare each layer with the reference's, given the same input; that verdict stands
+    there too, since logits may hide what a layer shows.
     Raises ArtifactError, BackendError, ImageError, UsageError.
     """
     runtime = cpu_backend(backend)
@@ -191,7 +228,9 @@ def verify_artifacts(
         if not manifest.weights:
             reason = "made from a file without manifest, so its reference is unknown"
             unknown = nodewise_not_run(tolerance, reason) if nodewise else None
-            results.append(VerifiedArtifact(artifact, not_verified(tolerance, reason), unknown))
+            nowhere = not_located(reason) if locate else None
+            verdict = not_verified(tolerance, reason)
+            results.append(VerifiedArtifact(artifact, verdict, unknown, located=nowhere))
             continue
         if images is not None:
             pictures = _pictures_from_folder(images, int(manifest.config["image_size"]), report)
@@ -205,23 +244,36 @@ def verify_artifacts(
         kept = pictures is None and (runtime == DEFAULT_BACKEND or manifest.kind == "engine")
         if kept and result.status is not Status.NOT_RUN:
             artifact = workspace.update(artifact, verification=result.to_dict())
-        if not nodewise:
-            results.append(VerifiedArtifact(artifact, result))
-            continue
-        report.step(f"evaluating {name} node by node")
         few = None if pictures is None else _first(pictures, _MAX_NODEWISE_PICTURES)
-        try:
-            found = nodewise_file(artifact.path, manifest, weights, few, report)
-        except ArtifactError as err:
-            if paths:
-                raise
-            found = nodewise_not_run(tolerance, str(err))
-        picture = draw_nodewise(workspace, name, found, plot, report)
-        if pictures is None and found.status is not Status.NOT_RUN:
-            details = {**artifact.known().details, "nodewise": found.summary()}
-            artifact = workspace.update(artifact, details=details)
-        results.append(VerifiedArtifact(artifact, result, found, picture))
+        found = picture = layers = None
+        if locate:
+            report.step(f"comparing the layers of {name}")
+            layers = locate_file(artifact.path, manifest, weights, few, report)
+            if pictures is None:
+                artifact = _told(workspace, artifact, "located", layers)
+        if nodewise:
+            report.step(f"evaluating {name} node by node")
+            try:
+                found = nodewise_file(artifact.path, manifest, weights, few, report)
+            except ArtifactError as err:
+                if paths:
+                    raise
+                found = nodewise_not_run(tolerance, str(err))
+            picture = draw_nodewise(workspace, name, found, plot, report)
+            if pictures is None:
+                artifact = _told(workspace, artifact, "nodewise", found)
+        results.append(VerifiedArtifact(artifact, result, found, picture, layers))
     return results
+
+
+def _told(
+    workspace: Workspace, artifact: Artifact, name: str, verdict: NodewiseReport | Located
+) -> Artifact:
+    """Keep a verdict in the manifest; one of nothing leaves what stands there."""
+    if verdict.status is Status.NOT_RUN:
+        return artifact
+    details = {**artifact.known().details, name: verdict.summary()}
+    return workspace.update(artifact, details=details)
 
 
 def _first(pictures: PictureSet, count: int) -> PictureSet:

@@ -20,6 +20,7 @@ from t2t_deploy.runtime._engine_device import (
     why_no_device,
 )
 from t2t_deploy.runtime._engine_figures import Attestation, EngineFigures, attest
+from t2t_deploy.runtime._onnx_file import check_onnx_file, read_onnx
 from t2t_deploy.runtime._requirements import (
     GPU_BACKENDS,
     MODULES,
@@ -70,6 +71,7 @@ __all__ = [
     "build_engine",
     "build_obstacle",
     "check_feeds",
+    "check_onnx_file",
     "check_targets",
     "choose_builder",
     "device_capability",
@@ -78,6 +80,7 @@ __all__ = [
     "import_obstacle",
     "open_session",
     "parse_sm",
+    "read_onnx",
     "run_obstacle",
     "runnable_here",
     "trtexec_line",

@@ -83,6 +83,7 @@ def open_session(request: SessionRequest) -> Session:
             require(TENSORRT_MODULES[request.backend]),
             request.path,
             backend=request.backend,
+            sha256=request.sha256,
             device=request.device or 0,
             cache=request.cache,
             cuda_graph=request.cuda_graph,

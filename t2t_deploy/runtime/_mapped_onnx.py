@@ -8,9 +8,10 @@ one after the other. External data may lie in any file of the folder, so in the 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from t2t_deploy.runtime._protobuf import BYTES, VARINT, Field, fields, message, varint
 
 MIN_MAPPED_BYTES = 4096
 """Smaller tensors stay in the graph: one page costs more than it saves."""
@@ -19,7 +20,6 @@ MIN_MAPPED_BYTES = 4096
 _GRAPH, _INITIALIZER = 7, 5
 _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14
 _EXTERNAL = 1
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,6 @@ def mappable_model(path: Path) -> MappableModel:
         return MappableModel(rewriter.model(), rewriter.mapped_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """A field of a message: where it begins, and where what it holds begins and ends."""
-
-    number: int
-    wire_type: int
-    start: int
-    content: int
-    end: int
-
-
 class _Rewriter:
     """Copies a ModelProto but for the raw data of the main graph's initializers."""
 
@@ -66,77 +55,34 @@ class _Rewriter:
 
     def model(self) -> bytes:
         parts = []
-        for field in self._fields(0, len(self._data)):
-            if field.number == _GRAPH and field.wire_type == _BYTES:
-                parts.append(_message(_GRAPH, self._graph(field)))
+        for field in fields(self._data, 0, len(self._data)):
+            if field.number == _GRAPH and field.wire_type == BYTES:
+                parts.append(message(_GRAPH, self._graph(field)))
             else:
                 parts.append(self._data[field.start : field.end])
         return b"".join(parts)
 
-    def _graph(self, graph: _Field) -> bytes:
+    def _graph(self, graph: Field) -> bytes:
         parts = []
-        for field in self._fields(graph.content, graph.end):
-            if field.number == _INITIALIZER and field.wire_type == _BYTES:
-                parts.append(_message(_INITIALIZER, self._tensor(field)))
+        for field in fields(self._data, graph.content, graph.end):
+            if field.number == _INITIALIZER and field.wire_type == BYTES:
+                parts.append(message(_INITIALIZER, self._tensor(field)))
             else:
                 parts.append(self._data[field.start : field.end])
         return b"".join(parts)
 
-    def _tensor(self, tensor: _Field) -> bytes:
-        fields = list(self._fields(tensor.content, tensor.end))
-        raw = [f for f in fields if f.number == _RAW_DATA and f.wire_type == _BYTES]
-        elsewhere = any(f.number in (_EXTERNAL_DATA, _DATA_LOCATION) for f in fields)
+    def _tensor(self, tensor: Field) -> bytes:
+        held = list(fields(self._data, tensor.content, tensor.end))
+        raw = [f for f in held if f.number == _RAW_DATA and f.wire_type == BYTES]
+        elsewhere = any(f.number in (_EXTERNAL_DATA, _DATA_LOCATION) for f in held)
         if elsewhere or len(raw) != 1 or raw[0].end - raw[0].content < MIN_MAPPED_BYTES:
             return self._data[tensor.content : tensor.end]
-        parts = [self._data[f.start : f.end] for f in fields if f is not raw[0]]
+        parts = [self._data[f.start : f.end] for f in held if f is not raw[0]]
         length = raw[0].end - raw[0].content
         self.mapped_bytes += length
         where = {"location": self._file_name, "offset": raw[0].content, "length": length}
         for key, value in where.items():
-            entry = _message(1, key.encode()) + _message(2, str(value).encode())
-            parts.append(_message(_EXTERNAL_DATA, entry))
-        parts.append(_varint(_DATA_LOCATION << 3 | _VARINT) + _varint(_EXTERNAL))
+            entry = message(1, key.encode()) + message(2, str(value).encode())
+            parts.append(message(_EXTERNAL_DATA, entry))
+        parts.append(varint(_DATA_LOCATION << 3 | VARINT) + varint(_EXTERNAL))
         return b"".join(parts)
-
-    def _fields(self, position: int, end: int) -> Iterator[_Field]:
-        while position < end:
-            start = position
-            key, position = self._read_varint(position, end)
-            wire_type = key & 7
-            content = position
-            if wire_type == _VARINT:
-                _, position = self._read_varint(position, end)
-            elif wire_type == _BYTES:
-                length, content = self._read_varint(position, end)
-                position = content + length
-            elif wire_type in (_FIXED64, _FIXED32):
-                position += 8 if wire_type == _FIXED64 else 4
-            else:
-                raise ValueError(f"wire type {wire_type} at byte {start} is none of protobuf's")
-            if position > end:
-                raise ValueError(f"the field at byte {start} ends after its message")
-            yield _Field(key >> 3, wire_type, start, content, position)
-
-    def _read_varint(self, position: int, end: int) -> tuple[int, int]:
-        value = shift = 0
-        while position < end and shift < 64:
-            byte = self._data[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value, position
-            shift += 7
-        raise ValueError(f"the number at byte {position} does not end")
-
-
-def _message(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | _BYTES) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

@@ -12,6 +12,7 @@ import numpy as np
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, BackendError, InputError
+from t2t_deploy.runtime._onnx_file import check_onnx_file
 from t2t_deploy.runtime._session import ClosingSession, check_feeds
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, TensorSpec
 
@@ -66,6 +67,7 @@ class OpenVinoSession(ClosingSession):
         ov = require("openvino")
         if not path.is_file():
             raise ArtifactError(f"there is no file {path}; export the model first")
+        check_onnx_file(path)
         self._core = ov.Core()
         try:
             self._model = self._core.read_model(path)

@@ -12,6 +12,7 @@ import numpy as np
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.runtime._mapped_onnx import mappable_model
+from t2t_deploy.runtime._onnx_file import check_onnx_file
 from t2t_deploy.runtime._session import ClosingSession, check_feeds
 from t2t_deploy.types import TensorSpec
 
@@ -43,6 +44,7 @@ class OrtSession(ClosingSession):
         ort = require("onnxruntime")
         if not path.is_file():
             raise ArtifactError(f"there is no file {path}; export the model first")
+        check_onnx_file(path)
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # Without VNNI, x86 saturates signed weights by unsigned activations, which is what ONNX
@@ -83,14 +85,8 @@ class OrtSession(ClosingSession):
 
 
 def _source_of(path: Path, options: Any) -> bytes | str:
-    """What a session is made from: the graph with its weights left in the file, or the file.
-
-    A file that is no protobuf message is ONNX Runtime's to refuse.
-    """
-    try:
-        model = mappable_model(path)
-    except ValueError:
-        return str(path)
+    """What a session is made from: the graph with its weights left in the file, or the file."""
+    model = mappable_model(path)
     if not model.mapped_bytes:
         return str(path)
     options.add_session_config_entry(_EXTERNAL_FOLDER, str(path.absolute().parent))

@@ -17,6 +17,7 @@ import numpy as np
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.runtime._engine_device import Obstacle
+from t2t_deploy.runtime._onnx_file import check_onnx_file
 from t2t_deploy.runtime._ort import raise_refusal, tensor_spec
 from t2t_deploy.runtime._ort_placement import (
     RECORD_PLACEMENT,
@@ -82,6 +83,7 @@ class OrtGpuSession(ClosingSession):
         self._provider = PROVIDERS[backend]
         if not path.is_file():
             raise ArtifactError(f"there is no file {path}; export the model first")
+        check_onnx_file(path)
         obstacle = why_no_provider(ort, backend)
         if obstacle is not None:
             raise BackendError(str(obstacle))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import onnx
+from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.errors import BackendError
+from t2t_deploy.runtime._onnx_file import read_onnx
+
+if TYPE_CHECKING:
+    import onnx
 
 # set on the session's options, so that it can tell afterwards
 RECORD_PLACEMENT = ("session.record_ep_graph_assignment_info", "1")
@@ -67,7 +69,7 @@ def check_placement(placement: Placement, provider: str, path: Path) -> None:
     elsewhere = placement.elsewhere(provider)
     if not elsewhere:
         return
-    sizes = shape_work(onnx.load(path, load_external_data=False).graph.node)
+    sizes = shape_work(read_onnx(path).graph.node)
     wrong = [node for node in elsewhere if node.name not in sizes]
     if wrong:
         shown = ", ".join(f"{node.op} {node.name!r}" for node in wrong[:_SHOWN_NODES])

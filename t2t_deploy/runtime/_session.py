@@ -112,6 +112,8 @@ class SessionRequest:
     precision: of the graph, where the runtime must be told; of PyTorch's autocast.
     cache: folder for what a runtime compiles and can read again; None keeps nothing.
     cuda_graph: whether engines replay a batch as one CUDA graph; others have none.
+    sha256: of the engine that somebody answers for, by its manifest or by trusting it: no other
+        content is loaded, and none where it is None.
     """
 
     backend: str
@@ -122,6 +124,7 @@ class SessionRequest:
     precision: Precision | None = None
     cache: Path | None = None
     cuda_graph: bool = True
+    sha256: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form for a worker process."""
@@ -134,6 +137,7 @@ class SessionRequest:
             "precision": None if self.precision is None else self.precision.value,
             "cache": None if self.cache is None else str(self.cache),
             "cuda_graph": self.cuda_graph,
+            "sha256": self.sha256,
         }
 
     @classmethod
@@ -148,11 +152,12 @@ class SessionRequest:
             precision=None if values["precision"] is None else Precision(values["precision"]),
             cache=None if values["cache"] is None else Path(values["cache"]),
             cuda_graph=values["cuda_graph"],
+            sha256=values["sha256"],
         )
 
 
 def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> None:
-    """Raise InputError unless the feeds are exactly the specified tensors."""
+    """Raise InputError unless the feeds are exactly the specified tensors, of finite numbers."""
     names = [spec.name for spec in specs]
     if sorted(feeds) != sorted(names):
         raise InputError(
@@ -168,3 +173,12 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) ->
             )
         if array.size == 0:
             raise InputError(f"input {spec.name!r} is an empty batch; pass at least one picture")
+        # One sum costs a tenth of a test of every number, and is no number where one is none.
+        if array.dtype.kind == "f" and not np.isfinite(array.sum()):
+            bad = ~np.isfinite(array)
+            if bad.any():
+                first = tuple(int(place) for place in np.argwhere(bad)[0])
+                raise InputError(
+                    f"input {spec.name!r} has {int(bad.sum())} numbers that are NaN or infinite, "
+                    f"the first at {first}; expected finite numbers: look at what made them"
+                )

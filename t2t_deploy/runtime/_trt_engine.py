@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +53,28 @@ class LoadedEngine:
     log: BuilderLog
 
 
-def read_engine(path: Path) -> bytes:
-    """The bytes of an engine file. Raises ArtifactError."""
+def read_engine(path: Path, sha256: str | None) -> bytes:
+    """The bytes of an engine file, once they are those that somebody answers for.
+
+    sha256: of the engine by its manifest, or of a file that the user trusts; None answers for none.
+    What is hashed is what is loaded: the file may change in between. Raises ArtifactError,
+    EngineError.
+    """
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}; build one first: t2t-deploy build-trt")
-    return path.read_bytes()
+    if sha256 is None:
+        raise EngineError(
+            f"nobody answers for {path}, and an engine is code that the GPU's driver runs: build "
+            "it again with t2t-deploy build-trt, or pass --trust if you know who made it"
+        )
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise EngineError(
+            f"{path} changed after it was checked: its SHA-256 is {found[:12]}, expected "
+            f"{sha256[:12]}; build it again"
+        )
+    return content
 
 
 def load_engine(trt: TensorRT, serialized: bytes, name: str) -> LoadedEngine:

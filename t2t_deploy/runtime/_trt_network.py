@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from t2t_deploy.errors import ArtifactError, EngineError
+from t2t_deploy.runtime._onnx_file import check_onnx_file
 from t2t_deploy.runtime._trt_module import TensorRT
 from t2t_deploy.types import ShapeProfile, TensorSpec
 
@@ -23,6 +24,8 @@ _NUMPY_NAMES = {
     "INT32": "int32", "INT64": "int64", "BOOL": "bool",
 }  # fmt: skip
 SHOWN_NODES = 3
+_PLUGINS = "trt.plugins"
+_CONTRIB = frozenset(("com.microsoft", op) for op in ("QuantizeLinear", "DequantizeLinear"))
 
 
 def parse_network(
@@ -34,6 +37,7 @@ def parse_network(
     """
     if not onnx_path.is_file():
         raise ArtifactError(f"no ONNX file at {onnx_path}; export one first or correct the path")
+    check_onnx_file(onnx_path, domains=_parser_knows)
     flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     network = builder.create_network(1 << int(flag))
     # the engine stores it; an unnamed network gets a number that the builder counts up
@@ -42,6 +46,11 @@ def parse_network(
     if not parser.parse_from_file(str(onnx_path)) or network.num_outputs == 0:
         raise EngineError(_parser_message(parser, onnx_path))
     return network
+
+
+def _parser_knows(domain: str, op: str) -> bool:
+    """Whether the parser means the same operator; it goes by the names and leaves domains aside."""
+    return domain == _PLUGINS or (domain, op) in _CONTRIB
 
 
 def _parser_message(parser: tensorrt.OnnxParser, onnx_path: Path) -> str:

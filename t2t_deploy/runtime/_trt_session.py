@@ -39,13 +39,15 @@ class TensorRTSession(ClosingSession):
     """An engine on one device; `run` may be called from several threads.
 
     trt: ``tensorrt`` or ``tensorrt_rtx``, the one the engine was built with.
+    sha256: of the engine that may be loaded; None loads none.
     device: ordinal of the CUDA device.
     contexts: most execution contexts per profile; further threads wait for one.
     cuda_graph: replay each batch size as one graph, recorded after its first call.
     cache: folder for the kernels that TensorRT-RTX compiles here; None keeps none.
 
-    Raises ArtifactError for a missing file, EngineError for bytes that are no engine of this
-    runtime, BackendError where device or driver refuse, MissingDependencyError.
+    Raises ArtifactError for a missing file, EngineError for bytes that nobody answers for or that
+    are no engine of this runtime, BackendError where device or driver refuse,
+    MissingDependencyError.
     """
 
     def __init__(
@@ -54,13 +56,14 @@ class TensorRTSession(ClosingSession):
         path: Path,
         *,
         backend: str,
+        sha256: str | None,
         device: int = 0,
         contexts: int = DEFAULT_CONTEXTS,
         cuda_graph: bool = True,
         cache: Path | None = None,
     ) -> None:
         self.backend = backend
-        serialized = read_engine(path)
+        serialized = read_engine(path, sha256)
         self._cuda = Cuda(device)
         engine = load_engine(trt, serialized, path.name)
         self.inputs, self.outputs = engine.inputs, engine.outputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from t2t_deploy._files import MAX_LABELS_BYTES, read_small_file
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, shown_path
 
@@ -15,7 +16,8 @@ def labels_from_file(path: Path, num_classes: int) -> tuple[str, ...]:
     name = shown_path(path)
     try:
         # not splitlines(), which also breaks at characters that a label may hold
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        text = read_small_file(path, MAX_LABELS_BYTES).decode("utf-8-sig")
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except OSError as err:
         raise ArtifactError(
             f"cannot read the labels {name}: {err.strerror}; name a text file with one label a line"
@@ -24,6 +26,10 @@ def labels_from_file(path: Path, num_classes: int) -> tuple[str, ...]:
         raise ArtifactError(
             f"the labels {name} are no UTF-8 ({err.reason} at byte {err.start}); save the file as "
             "UTF-8"
+        ) from err
+    except ValueError as err:
+        raise ArtifactError(
+            f"cannot read the labels {name}: {err}; name a text file with one label a line"
         ) from err
     labels = tuple(line.strip() for line in lines)
     if labels and not labels[-1]:

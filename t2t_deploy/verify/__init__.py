@@ -13,10 +13,19 @@ from t2t_deploy.verify._compare import (
 )
 from t2t_deploy.verify._confusion_plot import ConfusionPanel, plot_confusion
 from t2t_deploy.verify._ends import (
+    TAIL_TOLERANCE,
     PixelSession,
     softmax,
     tail_fault,
     takes_pixels,
+)
+from t2t_deploy.verify._locate import (
+    ComparedLayer,
+    Located,
+    compared_layer,
+    located,
+    not_located,
+    rounding_of,
 )
 from t2t_deploy.verify._nodewise import (
     NodeFigures,
@@ -27,6 +36,7 @@ from t2t_deploy.verify._nodewise import (
 )
 from t2t_deploy.verify._nodewise_graph import NodewiseSession
 from t2t_deploy.verify._nodewise_plot import plot_nodewise
+from t2t_deploy.verify._non_finite import stored_non_finite, why_non_finite
 from t2t_deploy.verify._pictures import (
     PictureSet,
     flat_pictures,
@@ -35,9 +45,12 @@ from t2t_deploy.verify._pictures import (
 )
 
 __all__ = [
+    "TAIL_TOLERANCE",
     "Accuracy",
     "AccuracySum",
+    "ComparedLayer",
     "ConfusionPanel",
+    "Located",
     "NodeFigures",
     "NodewiseReport",
     "NodewiseSession",
@@ -45,19 +58,25 @@ __all__ = [
     "PixelSession",
     "Verification",
     "compare_logits",
+    "compared_layer",
     "evaluate_nodewise",
     "flat_pictures",
+    "located",
     "logits_of",
     "nodewise_not_run",
     "nodewise_pictures",
+    "not_located",
     "not_verified",
     "on_pixel_grid",
     "outputs_of",
     "plot_confusion",
     "plot_nodewise",
+    "rounding_of",
     "softmax",
     "standard_pictures",
+    "stored_non_finite",
     "tail_fault",
     "takes_pixels",
     "verify_session",
+    "why_non_finite",
 ]

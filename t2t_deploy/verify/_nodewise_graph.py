@@ -19,7 +19,7 @@ import numpy as np
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, BackendError
-from t2t_deploy.runtime import ClosingSession, check_feeds
+from t2t_deploy.runtime import ClosingSession, check_feeds, read_onnx
 from t2t_deploy.types import TensorSpec
 
 if TYPE_CHECKING:
@@ -171,17 +171,9 @@ def typed_graph_from_onnx(source: Path | onnx.ModelProto) -> TypedGraph:
 
 
 def _load(path: Path) -> onnx.ModelProto:
-    import onnx
-    from google.protobuf.message import DecodeError
-
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}; export the model first")
-    try:
-        return onnx.load(path)
-    except DecodeError as err:
-        raise ArtifactError(
-            f"{path} is no ONNX model ({_first_line(err)}); export the model again"
-        ) from err
+    return read_onnx(path, external_data=True)
 
 
 def _steps(

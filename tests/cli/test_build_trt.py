@@ -184,7 +184,7 @@ def test_a_file_that_is_no_graph(run: Run) -> None:
     Path("junk.onnx").write_bytes(bytes(range(256)) * 10)
     done = run("build-trt", "junk.onnx")
     assert done.status == 1
-    assert "error: junk.onnx is not an ONNX model that the parser reads" in done.err
+    assert "error: junk.onnx is no readable ONNX file (" in done.err
 
 
 def test_without_the_builder(run: Run, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

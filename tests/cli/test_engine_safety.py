@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from t2t_deploy.pipeline import _engine
-from t2t_deploy.runtime import engine_version
-from t2t_deploy.workspace import manifest_path_for
+from t2t_deploy.errors import EngineError
+from t2t_deploy.pipeline import BenchRequest, _bench, _engine
+from t2t_deploy.pipeline._classifier import classifier_request
+from t2t_deploy.runtime import SessionRequest, _backends, engine_version, open_session
+from t2t_deploy.workspace import Workspace, manifest_path_for
 
 Run = Callable[..., Any]
 
@@ -101,3 +104,88 @@ def test_a_foreign_engine_is_refused_unless_trusted(run: Run, engine_file: Path,
     assert "has no manifest" not in trusted.err
     inspected = run("inspect", name, "--json").json["artifacts"][0]
     assert (inspected["kind"], inspected["manifest"]) == ("engine", None)
+
+
+COMMANDS = (
+    ("bench", "{engine}"),
+    ("bench", "{engine}", "--backend", "tensorrt-rtx"),
+    ("bench", "--backend", "tensorrt-rtx"),
+    ("predict", "{engine}", "{picture}", "--backend", "tensorrt-rtx"),
+    ("evaluate", "{engine}", "--images", "{folder}"),
+    ("verify", "{engine}"),
+    ("verify",),
+    ("package", "{engine}", "--triton", "models"),
+    ("inspect", "{engine}"),
+    ("build-trt", "{engine}"),
+)
+
+
+@pytest.mark.parametrize("what", ["foreign", "altered"])
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words))
+def test_no_command_loads_an_engine_that_nobody_answers_for(
+    run: Run,
+    engine_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    words: tuple[str, ...],
+) -> None:
+    """On a machine that could, as far as the commands can tell; loading one fails the test."""
+    loaded: list[str] = []
+
+    def load(*arguments: Any) -> None:
+        loaded.append(str(arguments[-1]))
+        raise EngineError("it would be running now")
+
+    for module in ("_trt_engine", "_trt_session"):
+        monkeypatch.setattr(f"t2t_deploy.runtime.{module}.load_engine", load)
+    monkeypatch.setattr(_backends, "run_obstacle", lambda name, device=None: None)
+    monkeypatch.setattr("t2t_deploy.runtime._trt_session.Cuda", lambda device: None)
+    content = bytearray(engine_file.read_bytes())
+    if what == "foreign":
+        name = engine_file.with_name("foreign.engine")
+    else:
+        name, content[-1] = engine_file, content[-1] ^ 1
+    name.write_bytes(content)
+    Path("pictures/a").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save("pictures/a/a.png")
+    facts = {"engine": name, "picture": "pictures/a/a.png", "folder": "pictures"}
+    done = run(*(word.format(**facts) for word in words))
+    assert loaded == []
+    if "{engine}" in words and words[0] != "inspect":
+        assert done.status == 1
+        assert re.search("has no manifest|was altered|is an engine", done.err), done.err
+
+
+def test_what_is_loaded_is_what_was_checked(built: Path, engine_file: Path) -> None:
+    """The session has the hash of the manifest, or of the file that is trusted; no other loads."""
+    workspace = Workspace(built)
+    known = workspace.open(engine_file)
+    shutil.copy(engine_file, "foreign.engine")
+    foreign = workspace.open(Path("foreign.engine"))
+    assert _engine.engine_sha256(known) == known.known().sha256
+    assert _engine.engine_sha256(foreign) == known.known().sha256
+    (graph,) = (built / "onnx").glob("*.onnx")
+    assert _engine.engine_sha256(workspace.open(graph)) is None
+
+
+@pytest.mark.parametrize("sha256", [None, "a" * 64])
+def test_a_session_of_an_engine_that_nobody_answers_for(
+    engine_file: Path, monkeypatch: pytest.MonkeyPatch, sha256: str | None
+) -> None:
+    monkeypatch.setattr(_backends, "run_obstacle", lambda name, device=None: None)
+    request = SessionRequest("tensorrt-rtx", engine_file, sha256=sha256)
+    with pytest.raises(EngineError, match=r"nobody answers for|changed after it was checked"):
+        open_session(request)
+
+
+def test_bench_and_predict_hand_the_hash_on(
+    built: Path, engine_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_backends, "run_obstacle", lambda name, device=None: None)
+    workspace = Workspace(built)
+    artifact = workspace.open(engine_file)
+    wanted = artifact.known().sha256
+    assert classifier_request(workspace, artifact).session.sha256 == wanted
+    asked = BenchRequest(artifacts=(engine_file,))
+    case, reason = _bench._case(workspace, artifact, "tensorrt-rtx", 1, 1, asked)
+    assert reason is None and case is not None and case.request.sha256 == wanted

@@ -174,6 +174,13 @@ def test_doctor(run: Run) -> None:
         assert bool(state["steps"]) is not (state["runs"] and state["builds"] is not False)
 
 
+def test_doctor_for_a_bug_report(run: Run) -> None:
+    done = run("doctor", "--report")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith("t2t-deploy ") and "| eager |" in done.out
+    assert run("doctor", "--report", "--json").json == {"report": done.out.removesuffix("\n")}
+
+
 def test_doctor_tells_every_missing_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of TensorRT both the device, which comes first, and the package."""
     monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)

@@ -17,7 +17,7 @@ Run = Callable[..., Any]
 COMMANDS = [
     *("variants", "export", "calibrate", "quantize", "build-trt", "verify", "evaluate", "bench"),
     *("predict", "inspect", "package", "workspace"),
-    "doctor",
+    *("doctor", "completion"),
 ]
 
 

@@ -67,8 +67,10 @@ def test_a_wrong_export_exits_3_and_is_kept(
     assert verification["tolerance"] == 1e-5 < 5e-3 < verification["rel_l2"] < 2e-2
     reason = verification["reason"]
     assert reason.startswith("relative error ") and reason.endswith(", tolerance 1e-05")
-    assert done.err.splitlines()[-1] == f"error: failed: {reason}"
-    assert Path(done.json["artifact"]["path"]).is_file()
+    path = done.json["artifact"]["path"]
+    where = f"which layer: t2t-deploy verify --locate {path}"
+    assert done.err.splitlines()[-1] == f"error: failed: {reason}; {where}"
+    assert Path(path).is_file()
 
 
 def test_a_failed_artifact_is_refused_unless_forced(
@@ -110,10 +112,13 @@ def test_logits_that_are_no_numbers(
 ) -> None:
     wrong_exporter(float("nan"))
     done = run("export", "--config", tiny_toml, "--batch", 1)
-    reason = "80 of 80 logits of the artifact are NaN or infinite, first on noise 0"
+    reason = (
+        "80 of 80 logits of the artifact are NaN or infinite, first on noise 0; NaN or infinity is "
+        "stored in head.weight"
+    )
     assert done.status == 3
     assert f"verification failed: {reason}" in done.out
-    assert done.err.splitlines()[-1] == f"error: failed: {reason}"
+    assert done.err.splitlines()[-1].startswith(f"error: failed: {reason}; which layer: ")
 
 
 def test_verify_finds_a_wrong_file(run: Run, wrong_file: Path) -> None:

@@ -38,7 +38,8 @@ Worst = Callable[[np.ndarray, np.ndarray], float]
 def opened(artifact: Artifact, **options: Any) -> TensorRTSession:
     backend = artifact.known().details["engine"]["backend"]
     module = require(TENSORRT_MODULES[backend])
-    return TensorRTSession(module, artifact.path, backend=backend, **options)
+    known = artifact.known().sha256
+    return TensorRTSession(module, artifact.path, backend=backend, sha256=known, **options)
 
 
 @pytest.fixture
@@ -145,5 +146,6 @@ def test_compiled_kernels_are_kept(engine: MakeArtifact, images: Images, tmp_pat
 def test_opened_by_request(engine: MakeArtifact, images: Images) -> None:
     artifact = engine(Precision.FP16)
     backend = artifact.known().details["engine"]["backend"]
-    with open_session(SessionRequest(backend, artifact.path, device=0)) as session:
+    known = artifact.known().sha256
+    with open_session(SessionRequest(backend, artifact.path, device=0, sha256=known)) as session:
         assert answer(session, images(2)).shape == (2, 1000)

@@ -29,9 +29,13 @@ class Built:
     sdist: Path
 
 
+COMMITTED_AT = 1_700_000_000  # as `make dist` sets it: the time of the commit
+
+
 def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
     # the checkout must not be importable: only what was built is looked at
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["SOURCE_DATE_EPOCH"] = str(COMMITTED_AT)
     return subprocess.run(
         [str(part) for part in command],
         cwd=folder,
@@ -42,17 +46,22 @@ def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Both distributions, built from a copy: a build leaves folders behind in its source."""
-    source = tmp_path_factory.mktemp("source")
+def copy_source(target: Path) -> Path:
+    """What a build needs: it leaves folders behind in its source."""
     for entry in sorted(ROOT.iterdir()):
         if entry.is_symlink():
-            (source / entry.name).symlink_to(entry.readlink())
+            (target / entry.name).symlink_to(entry.readlink())
         elif entry.is_file():
-            shutil.copy2(entry, source)
+            shutil.copy2(entry, target)
     for folder in ("t2t_deploy", "tests"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=NOT_SOURCE)
+        shutil.copytree(ROOT / folder, target / folder, ignore=NOT_SOURCE)
+    return target
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Both distributions, built from a copy."""
+    source = copy_source(tmp_path_factory.mktemp("source"))
     out = source / "dist"
     # --wheel beside --sdist: each from the source tree, as `pip install .` does it
     options = ("--no-isolation", "--wheel", "--sdist", "--outdir", out)
@@ -84,6 +93,18 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(built: Built) -> Non
     assert files == source_files()
     assert "t2t_deploy/py.typed" in files
     assert f"{metadata}licenses/LICENSE" in names
+
+
+def test_a_wheel_built_later_elsewhere_is_the_same_bytes(built: Built, tmp_path: Path) -> None:
+    source = copy_source(tmp_path)
+    for path in source.rglob("*"):
+        os.utime(path, (COMMITTED_AT + 86_400, COMMITTED_AT + 86_400), follow_symlinks=False)
+    options = ("--no-isolation", "--wheel", "--outdir", source / "dist")
+    done = run(sys.executable, "-m", "build", *options, source, folder=source)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (source / "dist").glob("*.whl")
+    assert wheel.name == built.wheel.name
+    assert wheel.read_bytes() == built.wheel.read_bytes()
 
 
 def test_the_sdist_holds_no_link_and_no_package_beside_ours(built: Built) -> None:

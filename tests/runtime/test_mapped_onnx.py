@@ -129,7 +129,7 @@ def test_damaged_files_are_refused_in_one_line(file: Path) -> None:
             mappable_model(cut)
         except ValueError:
             refused += 1
-        with pytest.raises(ArtifactError, match="ONNX Runtime refuses"):
+        with pytest.raises(ArtifactError, match=r"holds no ONNX graph|is no readable ONNX file"):
             OrtSession(cut)
     assert refused > 250  # the others end where a field ends
 

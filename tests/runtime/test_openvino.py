@@ -257,7 +257,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"there is no file .*missing\.onnx; export"):
         OpenVinoSession(missing)
     nonsense.write_bytes(b"nonsense")
-    with pytest.raises(ArtifactError, match=r"^OpenVINO refuses .*: Unable to read the model") as e:
+    with pytest.raises(ArtifactError, match=r"is no readable ONNX file \(") as e:
         OpenVinoSession(nonsense)
     assert "\n" not in str(e.value)
 

@@ -175,7 +175,14 @@ def test_an_error_of_cuda_is_one_line() -> None:
 
 def test_a_request_survives_its_way_to_a_worker() -> None:
     full = SessionRequest(
-        "ort-tensorrt", Path("a"), 2, {"depth": 1}, 3, Precision.FP16, Path("cache")
+        "ort-tensorrt",
+        Path("a"),
+        2,
+        {"depth": 1},
+        3,
+        Precision.FP16,
+        Path("cache"),
+        sha256="a" * 64,
     )
     bare = SessionRequest("eager", Path("a"))
     for request in (full, bare):

@@ -24,6 +24,7 @@ from t2t_deploy.runtime._trt_engine import (
 from t2t_deploy.runtime._trt_module import load_rtx
 from t2t_deploy.runtime._trt_session import TensorRTSession, buffer_bytes
 from t2t_deploy.types import ShapeProfile, TensorSpec
+from t2t_deploy.workspace import file_sha256
 
 needs_rtx = pytest.mark.skipif(
     not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
@@ -119,7 +120,7 @@ def test_a_log_that_does_not_grow() -> None:
 
 def test_a_missing_engine(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="build one first: t2t-deploy build-trt"):
-        read_engine(tmp_path / "none.engine")
+        read_engine(tmp_path / "none.engine", None)
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +156,21 @@ def test_an_engine_where_no_device_is(engine: Path) -> None:
 @pytest.mark.skipif(not is_installed("cuda.bindings.runtime"), reason="cuda.bindings is missing")
 def test_a_session_where_no_device_is(engine: Path) -> None:
     with pytest.raises(BackendError, match=r"^cudaGetDeviceCount failed: .+ \(cudaError\w+, \d+\)"):
-        TensorRTSession(load_rtx(), engine, backend="tensorrt-rtx")
+        TensorRTSession(load_rtx(), engine, backend="tensorrt-rtx", sha256=file_sha256(engine))
     with pytest.raises(ArtifactError, match="there is no file"):
-        TensorRTSession(load_rtx(), engine.with_name("none"), backend="tensorrt-rtx")
+        TensorRTSession(load_rtx(), engine.with_name("none"), backend="tensorrt-rtx", sha256=None)
+
+
+def test_only_bytes_that_somebody_answers_for_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.engine"
+    path.write_bytes(b"engine")
+    assert read_engine(path, file_sha256(path)) == b"engine"
+    with pytest.raises(EngineError, match=r"^nobody answers for .*a\.engine, .* --trust"):
+        read_engine(path, None)
+    checked = file_sha256(path)
+    path.write_bytes(b"another")  # between the check and the load
+    with pytest.raises(EngineError, match=r"a\.engine changed after it was checked"):
+        read_engine(path, checked)
 
 
 def test_the_runtimes_own_words_are_told() -> None:

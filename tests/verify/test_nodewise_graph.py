@@ -394,5 +394,5 @@ def test_files_that_are_no_graphs(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"there is no file .*no\.onnx; export"):
         NodewiseSession(path)
     path.write_bytes(b"this is no protobuf \xff\xff")
-    with pytest.raises(ArtifactError, match=r"no\.onnx is no ONNX model \("):
+    with pytest.raises(ArtifactError, match=r"no\.onnx is no readable ONNX file \("):
         NodewiseSession(path)

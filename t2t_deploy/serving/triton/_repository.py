@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy import __version__
+from t2t_deploy._files import MAX_MANIFEST_BYTES, json_from_file
 from t2t_deploy.errors import ArtifactError
 
 NOTE = "t2t-deploy.json"
@@ -126,7 +127,7 @@ def _chunks(content: str | Path) -> Iterator[bytes]:
 def _note(folder: Path) -> dict[str, str] | None:
     """Hashes of what was written, by file; None where the folder is not ours."""
     try:
-        files = json.loads((folder / NOTE).read_text(encoding="utf-8"))["files"]
+        files = json_from_file(folder / NOTE, MAX_MANIFEST_BYTES)["files"]
         return {str(name): str(digest) for name, digest in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

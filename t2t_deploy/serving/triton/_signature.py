@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.types import Tail, TensorSpec
+from t2t_deploy.runtime import read_onnx
+from t2t_deploy.types import Ends, Tail, TensorSpec
 
 _PIXELS = {"float32": "float32_nchw", "uint8": "uint8_nhwc"}
 
@@ -57,14 +58,8 @@ def signature_from_onnx(path: Path, details: Mapping[str, Any], classes: int | N
     details: of its manifest. classes: of the model, where its manifest tells. Raises ArtifactError.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError, ValueError) as err:
-        raise ArtifactError(f"{path} is no readable ONNX file ({err}); export it again") from err
-    if model.ByteSize() == 0 or not model.HasField("graph"):
-        raise ArtifactError(f"{path} holds no ONNX graph; name an .onnx file")
+    model = read_onnx(path)
     stored = {tensor.name for tensor in model.graph.initializer}
     if any(entry.data_location == onnx.TensorProto.EXTERNAL for entry in model.graph.initializer):
         raise ArtifactError(
@@ -102,6 +97,7 @@ def _signature(
             "float32 (N, 3, S, S) or uint8 (N, S, S, 3): package a classifier"
         )
     (image,) = inputs
+    known = Ends.of_details(details)  # raises for a form or a tail that is unknown here
     told = str(details.get("image_input", _PIXELS[image.dtype]))
     if told != _PIXELS[image.dtype]:
         raise ArtifactError(f"{path} takes {image}, its manifest says {told}; export it again")
@@ -114,7 +110,7 @@ def _signature(
         )
     (scores,) = floats
     named = Tail.TOPK if integers else Tail.LOGITS
-    tail = Tail(details.get("tail", named.value))
+    tail = known.tail if "tail" in details else named
     if (tail is Tail.TOPK) != bool(integers):
         raise ArtifactError(
             f"{path} gives {'; '.join(map(str, outputs))}, its manifest says its tail is "

@@ -1,0 +1,91 @@
+"""Files that others made, before a reader gets them: how large they may be, and how deep.
+
+A reader of ours takes from a file no more than these limits, so that no file makes it hang or fill
+the memory. What raises is the caller's to word: each says what kind of file it expected.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+from pathlib import Path
+from typing import Any
+
+MAX_CONFIG_BYTES = 1 << 20
+MAX_MANIFEST_BYTES = 16 << 20
+MAX_LABELS_BYTES = 16 << 20
+MAX_BENCH_BYTES = 256 << 20
+MAX_HEADER_BYTES = 8 << 20
+"""Of a safetensors file: a tensor takes about 100 bytes of it."""
+
+_SHOWN = 60
+
+
+def read_small_file(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes.
+
+    Raises OSError where it cannot be read, ValueError where it is larger, or no file but a pipe or
+    a device, which may never end.
+    """
+    # a pipe that nobody writes into would be waited for
+    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is a pipe or a device, not a file")
+        content = bytearray()
+        while chunk := file.read(limit + 1 - len(content)):
+            content += chunk
+        if len(content) > limit:
+            raise ValueError(f"it is larger than {limit >> 20} MiB")
+        return bytes(content)
+
+
+def json_from_file(path: Path, limit: int) -> Any:
+    """A JSON file's content. Raises OSError, ValueError."""
+    text = read_small_file(path, limit).decode("utf-8")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+
+
+def check_safetensors(path: Path) -> None:
+    """Refuse a safetensors file whose header claims more than a header needs, or than is there.
+
+    Raises OSError, ValueError. What the header says is the library's to check.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+    if len(start) < 8:
+        raise ValueError(f"it has {size} bytes, fewer than the length of a header takes")
+    (header,) = struct.unpack("<Q", start)
+    if header > size - 8:
+        raise ValueError(f"its header claims {header} bytes, and the file has {size}")
+    if header > MAX_HEADER_BYTES:
+        raise ValueError(
+            f"its header has {header} bytes; expected at most {MAX_HEADER_BYTES >> 20} MiB"
+        )
+
+
+def first_line(err: Exception) -> str:
+    """What an error says, on one line of a length that can be read; its name where it says nothing.
+
+    What it quotes of a file may hold anything, so what does not print is escaped.
+    """
+    line = (str(err).strip().splitlines() or [type(err).__name__])[0][: 4 * _SHOWN]
+    return printable(line)
+
+
+def printable(text: str) -> str:
+    """A text as it can be shown on one line, whatever it is made of."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(value: object) -> str:
+    """A value of a file for a message: printable, on one line, of a length that can be read."""
+    text = repr(value[:_SHOWN] if isinstance(value, str) else value)
+    return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN]}..."

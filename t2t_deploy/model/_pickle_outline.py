@@ -1,0 +1,151 @@
+"""What a pickle would build, told from its instructions without following one of them.
+
+torch's weights-only reader calls nothing that could run code, and it still builds what it is told
+to: a key that takes for ever to hash, tuples in tuples until the stack of the process overflows,
+storages of any size. So the instructions are counted first.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from t2t_deploy._files import first_line
+
+MAX_INSTRUCTIONS = 2_000_000
+"""A checkpoint of T2T-ViT-24 with its average and its optimiser has some 60,000."""
+MAX_DEPTH = 64
+MAX_EXPANDED = 10_000_000
+"""Of an object, were everything in it written out as often as it is named."""
+
+_GROWS = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
+_STORAGE_WORDS = 5  # kind, class, key, place, elements; a legacy file adds views
+_BYTES = {
+    "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1,
+    "Byte": 1, "Bool": 1, "ComplexDouble": 16, "ComplexFloat": 8, "Untyped": 1,
+}  # fmt: skip
+
+
+class PickleError(Exception):
+    """What is wrong with a pickle, in a few words."""
+
+
+@dataclass(slots=True)
+class PickleOutline:
+    """What a pickle refers to and results in.
+
+    storages: key -> bytes. value: of a plain result, and the texts of a list of texts; else None.
+    """
+
+    storages: dict[str, int] = field(default_factory=dict)
+    value: Any = None
+
+
+class _Object:
+    """An object that the pickle builds: its size written out, its depth, what little is kept."""
+
+    __slots__ = ("depth", "parts", "size", "value")
+
+    def __init__(self, value: Any = None) -> None:
+        self.size, self.depth, self.value = 1, 0, value
+        self.parts: list[_Object] = []
+
+    def take(self, items: list[_Object]) -> None:
+        for item in items:
+            self.size += item.size
+            self.depth = max(self.depth, item.depth + 1)
+        if self.depth > MAX_DEPTH:
+            raise PickleError(f"its objects nest deeper than {MAX_DEPTH}")
+        if self.size > MAX_EXPANDED:
+            raise PickleError(
+                f"one of its objects has more than {MAX_EXPANDED:,} parts, counted as often as "
+                "they are named"
+            )
+
+
+_MARK = _Object()
+
+
+def outline_pickle(stream: BinaryIO, *, budget: int = MAX_INSTRUCTIONS) -> PickleOutline:
+    """Go through the instructions of one pickle, to its end. Raises PickleError.
+
+    stream: left behind the pickle. It must not read beyond its end in one go, as a file may not.
+    """
+    outline = PickleOutline()
+    stack: list[_Object] = []
+    memo: dict[int, _Object] = {}
+    try:
+        for count, (code, value, _) in enumerate(pickletools.genops(stream)):
+            if count >= budget:
+                raise PickleError(f"it has more than {budget:,} instructions")
+            _follow(code, value, stack, memo, outline)
+    except (ValueError, IndexError, KeyError, OverflowError) as err:
+        raise PickleError(first_line(err)) from err
+    return outline
+
+
+def _follow(
+    code: pickletools.OpcodeInfo,
+    value: Any,
+    stack: list[_Object],
+    memo: dict[int, _Object],
+    outline: PickleOutline,
+) -> None:
+    name = code.name
+    if name == "MARK":
+        stack.append(_MARK)
+    elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+        memo[int(value)] = stack[-1]
+    elif name == "MEMOIZE":
+        memo[len(memo)] = stack[-1]
+    elif name in ("GET", "BINGET", "LONG_BINGET"):
+        stack.append(memo[int(value)])
+    elif name == "DUP":
+        stack.append(stack[-1])
+    elif name == "STOP":
+        result = stack.pop()
+        outline.value = result.value
+        if result.value is None:
+            outline.value = [part.value for part in result.parts]
+    else:
+        items = _popped(code, stack)
+        made = items.pop(0) if name in _GROWS else _Object(value)
+        if name == "STACK_GLOBAL":
+            made.value = items[1].value
+        made.take(items)
+        if name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "LIST", "APPEND", "APPENDS"):
+            made.parts += items
+        if name in ("PERSID", "BINPERSID"):
+            _note_storage(items, outline)
+        stack += [made] * len(code.stack_after)
+
+
+def _popped(code: pickletools.OpcodeInfo, stack: list[_Object]) -> list[_Object]:
+    before = code.stack_before
+    if pickletools.markobject not in before:
+        if len(before) > len(stack):
+            raise PickleError(f"{code.name} takes more than there is")
+        items = stack[len(stack) - len(before) :]
+        del stack[len(stack) - len(before) :]
+        return items
+    items = []
+    while (item := stack.pop()) is not _MARK:
+        items.append(item)
+    below = before.index(pickletools.markobject)
+    for _ in range(below):
+        items.append(stack.pop())
+    return items[::-1]
+
+
+def _note_storage(items: list[_Object], outline: PickleOutline) -> None:
+    """Keep the size of a storage: ("storage", class, key, place, elements, ...)."""
+    words = items[0].parts if items else []
+    if len(words) < _STORAGE_WORDS:
+        return  # no storage, which torch refuses
+    kind, key, elements = words[1].value, words[2].value, words[4].value
+    if not isinstance(elements, int) or elements < 0:
+        raise PickleError(f"a storage has {elements!r} elements")
+    name = str(kind).split()[-1].removesuffix("Storage")
+    size = elements * _BYTES.get(name, 1)
+    outline.storages[str(key)] = max(size, outline.storages.get(str(key), 0))

@@ -1,0 +1,340 @@
+"""Wrong graphs: `verify --locate` names the layer that is wrong, and `verify` exits 3."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import t2t_deploy.export
+from t2t_deploy.model import config_from_toml, random_state_dict, save_weights
+from t2t_deploy.pipeline import ExportRequest, Workspace, export_model
+
+pytest.importorskip("onnxruntime")
+
+Run = Callable[..., Any]
+Alter = Callable[[onnx.ModelProto], None]
+MODEL = """\
+tokens_type = "performer"
+embed_dim = 16
+depth = 3
+num_heads = 2
+mlp_ratio = 2.0
+token_dim = 16
+image_size = 32
+num_classes = 10
+"""
+
+
+# -- how a graph becomes wrong -----------------------------------------------------------------
+
+
+def stored(model: onnx.ModelProto, name: str) -> np.ndarray:
+    (tensor,) = (t for t in model.graph.initializer if t.name == name)
+    return numpy_helper.to_array(tensor).copy()
+
+
+def store(model: onnx.ModelProto, name: str, values: np.ndarray) -> None:
+    (tensor,) = (t for t in model.graph.initializer if t.name == name)
+    assert values.shape == tuple(tensor.dims)
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+
+
+def flipped(name: str, bit: int = 23, row: int = 3, column: int = 5) -> Alter:
+    """One bit of one float32 weight; bit 23 is the lowest of the exponent: it doubles or halves."""
+
+    def alter(model: onnx.ModelProto) -> None:
+        values = stored(model, name)
+        values[row, column : column + 1].view(np.uint32)[0] ^= np.uint32(1 << bit)
+        store(model, name, values)
+
+    return alter
+
+
+def swapped(first: str, second: str) -> Alter:
+    def alter(model: onnx.ModelProto) -> None:
+        a, b = stored(model, first), stored(model, second)
+        store(model, first, b)
+        store(model, second, a)
+
+    return alter
+
+
+def turned(name: str) -> Alter:
+    return lambda model: store(model, name, stored(model, name).T)
+
+
+def scaled(name: str, factor: float) -> Alter:
+    return lambda model: store(model, name, stored(model, name) * np.float32(factor))
+
+
+def rows_moved(model: onnx.ModelProto) -> None:
+    """The grid of the position table column by column; the class row stays."""
+    position = stored(model, "position")
+    grid = position[:, 1:].reshape(1, 2, 2, -1).transpose(0, 2, 1, 3)
+    store(model, "position", np.concatenate((position[:, :1], grid.reshape(1, 4, -1)), axis=1))
+
+
+def without_norm_epsilon(scope: str) -> Alter:
+    def alter(model: onnx.ModelProto) -> None:
+        (node,) = (n for n in model.graph.node if n.name == f"{scope}/LayerNormalization")
+        (epsilon,) = (a for a in node.attribute if a.name == "epsilon")
+        epsilon.f = 0.0
+
+    return alter
+
+
+def constant_set(value: float, where: Callable[[float], bool], op: str, scope: str) -> Alter:
+    """Replace the one constant that an operator of a module reads."""
+
+    def alter(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        made = {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
+        made |= {t.name: t for t in graph.initializer}
+        found = []
+        for node in graph.node:
+            for place, name in enumerate(node.input):
+                if node.op_type != op or not node.name.startswith(scope) or name not in made:
+                    continue
+                number = numpy_helper.to_array(made[name])
+                if number.size == 1 and where(float(number.reshape(()))):
+                    found.append((node, place, number))
+        ((node, place, number),) = found
+        changed = numpy_helper.from_array(np.full_like(number, value), "changed")
+        graph.initializer.append(changed)
+        node.input[place] = "changed"
+
+    return alter
+
+
+WRONG = {
+    "bit in block 1 of the tokens": (
+        flipped("tokens.blocks.0.tail.mlp.fc2.weight"),
+        "tokens_to_token.attention1.mlp.2",
+    ),
+    "bit in a soft split": (
+        flipped("tokens.splits.0.weights.1"),
+        "tokens_to_token.attention1.kqv (keys)",
+    ),
+    "bit in a middle block": (flipped("blocks.1.mlp.fc1.weight"), "blocks.1.mlp.fc1"),
+    "bit in the head": (flipped("head.weight"), "head"),
+    "q and k swapped in the first block": (
+        swapped("blocks.0.attn.q.weight", "blocks.0.attn.k.weight"),
+        "blocks.0.attn.qkv (queries)",
+    ),
+    "q and k swapped in the last block": (
+        swapped("blocks.2.attn.q.weight", "blocks.2.attn.k.weight"),
+        "blocks.2.attn.qkv (queries)",
+    ),
+    "k transposed": (turned("blocks.1.attn.k.weight"), "blocks.1.attn.qkv (keys)"),
+    "projection of block 2 of the tokens transposed": (
+        turned("tokens.blocks.1.proj_weight"),
+        "tokens_to_token.attention2 (sum after attention)",
+    ),
+    "projection of a middle block transposed": (
+        turned("blocks.1.attn.proj.weight"),
+        "blocks.1.attn.proj",
+    ),
+    "projection of the last block transposed": (
+        turned("blocks.2.attn.proj.weight"),
+        "blocks.2.attn.proj",
+    ),
+    "attention scale of the width, not of the head": (
+        scaled("blocks.1.attn.q.weight", 0.5**0.5),
+        "blocks.1.attn.qkv (queries)",
+    ),
+    "positions column by column": (rows_moved, "pos_embed"),
+    "no epsilon in the first soft split": (
+        constant_set(0.0, lambda x: 9e-6 < x < 1.1e-5, "Add", "/tokens/splits.0/"),
+        "tokens_to_token.attention1.kqv (keys)",
+    ),
+    "no epsilon in a performer": (
+        constant_set(-1e30, lambda x: -17 < x < -16, "Sub", "/tokens/blocks.0/"),
+        "tokens_to_token.attention1 (sum after attention)",
+    ),
+    "no epsilon in a middle block's norm": (
+        without_norm_epsilon("/blocks.1/norm2"),
+        "blocks.1.norm2",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with one float32 export, of weights whose performer feels its epsilon."""
+    folder = tmp_path_factory.mktemp("right")
+    config = folder / "small.toml"
+    config.write_text(MODEL)
+    state_dict = random_state_dict(config_from_toml(config), seed=0)
+    state_dict["tokens_to_token.attention1.kqv.weight"][:32] *= 3  # keys and queries
+    weights = folder / "weights.safetensors"
+    save_weights(state_dict, weights)
+    workspace = Workspace(folder / "artifacts")
+    export_model(workspace, ExportRequest(config_file=config, checkpoint=weights))
+    return workspace.root
+
+
+@dataclass(frozen=True)
+class Wronged:
+    """Alters the one export of `./artifacts` and makes its manifest fit the file again."""
+
+    seal: Callable[..., None]
+    path: Path
+
+    def __call__(self, alter: Alter) -> Path:
+        model = onnx.load(self.path)
+        alter(model)
+        onnx.save(model, self.path)
+        self.seal(self.path, sha256=None)
+        return self.path
+
+
+@pytest.fixture
+def wronged(right: Path, empty_folder: Path, change_manifest: Callable[..., None]) -> Wronged:
+    shutil.copytree(right, empty_folder / "artifacts")
+    (path,) = (empty_folder / "artifacts/onnx").glob("*.onnx")
+    return Wronged(change_manifest, path)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_wrong_layer_is_named(run: Run, wronged: Wronged, name: str) -> None:
+    alter, layer = WRONG[name]
+    path = wronged(alter)
+    done = run("verify", path, "--locate", "--json")
+    assert done.status == 3
+    (result,) = done.json["results"]
+    found = result["located"]
+    assert found["status"] == "failed"
+    assert found["first"]["layer"] == layer
+    layers = [compared["layer"] for compared in found["layers"]]
+    place = layers.index(layer)
+    before = found["last_agreeing"]
+    assert (None if before is None else before["layer"]) == (layers[place - 1] if place else None)
+    assert found["reason"].startswith(f"{layer} differs first, on ")
+    kept = json.loads(Path(f"{path}.manifest.json").read_text())["details"]["located"]
+    assert kept["first"]["layer"] == layer
+    assert run("bench", path).status == 1
+
+
+def test_a_right_graph_has_no_wrong_layer(run: Run, wronged: Wronged) -> None:
+    done = run("verify", wronged.path, "--locate", "--json")
+    assert done.status == 0, done.err
+    (result,) = done.json["results"]
+    found = result["located"]
+    assert (found["status"], found["first"], found["last_agreeing"]) == ("passed", None, None)
+    assert found["pictures"][0] == "noise 0" and found["pictures"][-1] == "cream"
+    # 3 blocks of 12 layers, 2 token blocks of 8, project, positions, norm, head
+    assert len(found["layers"]) == 3 * 12 + 2 * 8 + 4
+    assert found["not_compared"] == [
+        f"tokens_to_token.attention{block}{word}"
+        for block in (1, 2)
+        for word in (".kqv (values)", " (attention)", ".proj")
+    ]
+
+
+def test_a_wrong_exporter_is_found_by_export_itself(
+    run: Run, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the command that finds the layer, and the command finds it."""
+    right_one = t2t_deploy.export.onnx_from_deploy
+
+    def wrong(*arguments: Any, **options: Any) -> onnx.ModelProto:
+        model = right_one(*arguments, **options)
+        turned("blocks.1.attn.proj.weight")(model)
+        return model
+
+    monkeypatch.setattr(t2t_deploy.export, "onnx_from_deploy", wrong)
+    Path("small.toml").write_text(MODEL)
+    done = run("export", "--config", "small.toml", "--json")
+    assert done.status == 3
+    assert done.json["verification"]["status"] == "failed"
+    path = done.json["artifact"]["path"]
+    assert done.err.splitlines()[-1].endswith(f"; which layer: t2t-deploy verify --locate {path}")
+    located = run("verify", "--locate", path, "--json")
+    assert located.status == 3
+    (result,) = located.json["results"]
+    assert result["located"]["first"]["layer"] == "blocks.1.attn.proj"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_stored_number_that_is_none_is_named(run: Run, wronged: Wronged, value: float) -> None:
+    def alter(model: onnx.ModelProto) -> None:
+        values = stored(model, "blocks.1.mlp.fc1.weight")
+        values[2, 3] = value
+        store(model, "blocks.1.mlp.fc1.weight", values)
+
+    path = wronged(alter)
+    done = run("verify", path, "--locate", "--json")
+    assert done.status == 3
+    (result,) = done.json["results"]
+    stored_in = "NaN or infinity is stored in blocks.1.mlp.fc1.weight"
+    assert result["reason"].endswith(f"; {stored_in}")
+    found = result["located"]
+    assert found["stored_non_finite"] == ["blocks.1.mlp.fc1.weight"]
+    assert found["reason"].startswith(f"{stored_in}; blocks.1.mlp.fc1 differs first, on noise 0 (")
+    assert found["first"]["rel_l2"] is None and found["first"]["non_finite"] > 0
+
+
+def test_a_computed_number_that_is_none_is_named(run: Run, wronged: Wronged) -> None:
+    """A LayerNorm whose scale is finite, and so large that float32 ends."""
+    path = wronged(scaled("blocks.1.norm1.weight", 1e38))
+    done = run("verify", path, "--json")
+    assert done.status == 3
+    (result,) = done.json["results"]
+    assert " are NaN or infinite, first on noise 0; " in result["reason"]
+    assert " numbers are so first in tensor /blocks.1/" in result["reason"]
+
+
+FORMS = {
+    "bf16 from pixels to classes, batch 3": (
+        ("--precision", "bf16", "--batch", 3, "--embed-preprocess", "--tail", "topk"),
+        1 + 56,
+    ),
+    "for the CPU, probabilities": (("--target", "cpu", "--tail", "softmax"), 54),
+    "fp16 for TensorRT": (("--precision", "fp16", "--target", "tensorrt", "--batch", 1), 56),
+    "as the paper writes it": (("--soft-split", "conv", "--performer", "plain"), 62),
+}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [pytest.param(form, marks=() if "bf16" in form else pytest.mark.slow) for form in FORMS],
+)
+def test_right_graphs_of_other_forms(run: Run, empty_folder: Path, form: str) -> None:
+    options, layers = FORMS[form]
+    Path("small.toml").write_text(MODEL)
+    assert run("export", "--config", "small.toml", *options).status == 0
+    done = run("verify", "--locate", "--nodewise", "--json")
+    assert done.status == 0, done.err
+    (result,) = done.json["results"]
+    assert result["located"]["status"] == "passed"
+    assert len(result["located"]["layers"]) == layers
+    # node by node is about the graph inside its ends
+    assert result["nodewise"]["status"] == "passed"
+
+
+def test_wrong_preprocessing_is_the_first_layer(
+    run: Run, empty_folder: Path, change_manifest: Callable[..., None]
+) -> None:
+    Path("small.toml").write_text(MODEL)
+    done = run("export", "--config", "small.toml", "--embed-preprocess", "--json")
+    path = Path(done.json["artifact"]["path"])
+    model = onnx.load(path)
+    store(model, "ends/factor", stored(model, "ends/factor")[::-1])
+    onnx.save(model, path)
+    change_manifest(path, sha256=None)
+    done = run("verify", path, "--locate", "--json")
+    assert done.status == 3
+    found = done.json["results"][0]["located"]
+    assert found["first"]["layer"] == "preprocessing"
+    assert found["last_agreeing"] is None
+    # each layer is given what the file's own gave: those behind it are right
+    assert [layer["layer"] for layer in found["layers"] if layer["differs"]] == ["preprocessing"]

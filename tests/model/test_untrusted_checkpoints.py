@@ -1,0 +1,397 @@
+"""Weights files made to harm: nothing in them runs, and none takes more than it holds.
+
+Every payload is first run by the reader that it was made for, and leaves its mark there.
+"""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import io
+import os
+import pickle
+import resource
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save as save_tensors
+
+from t2t_deploy.errors import CheckpointError
+from t2t_deploy.model import ModelConfig, TokensType, load_checkpoint, random_state_dict
+from t2t_deploy.model import _checkpoint_file as limits
+from t2t_deploy.model._pickle_outline import PickleError, outline_pickle
+
+CONFIG = ModelConfig("tiny", TokensType.PERFORMER, 16, 1, 2, 2.0, 16, image_size=32, num_classes=4)
+MARK = "executed"
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, torch.Tensor]:
+    return random_state_dict(CONFIG)
+
+
+class ByCommand:
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {MARK}",)
+
+
+class ByEval:
+    def __reduce__(self) -> Any:
+        return builtins.eval, (f"open({MARK!r}, 'w').close()",)
+
+
+class Nested:
+    """Harmless by itself: what its constructor is given is the payload."""
+
+    def __reduce__(self) -> Any:
+        return collections.OrderedDict, ([("inner", [{"deeper": ByCommand()}])],)
+
+
+class ByState:
+    """The payload is what the object's state is set from."""
+
+    def __reduce__(self) -> Any:
+        return collections.OrderedDict, (), {"state": ByEval()}
+
+
+class ByArray:
+    """numpy's reconstruction of an object array, whose elements are pickled objects."""
+
+    def __reduce__(self) -> Any:
+        array = np.empty(1, object)
+        array[0] = ByCommand()
+        return array.__reduce__()
+
+
+class BySubprocess:
+    def __reduce__(self) -> Any:
+        return subprocess.check_call, (["touch", MARK],)
+
+
+PAYLOADS = (ByCommand, ByEval, Nested, ByState, ByArray, BySubprocess)
+
+
+def torch_zip(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def torch_legacy(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+def foreign_zip(content: object) -> bytes:
+    """A real checkpoint of which data.pkl alone was exchanged."""
+    return repacked(torch_zip({"a": torch.zeros(3)}), {"data.pkl": pickle.dumps(content, 2)})
+
+
+def torch_tar(content: object) -> bytes:
+    """What torch wrote before 0.1.10: a tar archive of pickles."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in {
+            "sys_info": pickle.dumps({"little_endian": True}),
+            "storages": pickle.dumps(0) + b"",
+            "tensors": pickle.dumps(0),
+            "pickle": pickle.dumps(content, 2),
+        }.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def repacked(
+    content: bytes, changes: dict[str, bytes], compression: int = zipfile.ZIP_STORED
+) -> bytes:
+    """A zip file written again, some of its files exchanged."""
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as old,
+        zipfile.ZipFile(buffer, "w", compression) as new,
+    ):
+        for entry in old.infolist():
+            data = changes.get(entry.filename.rpartition("/")[2], old.read(entry))
+            new.writestr(entry.filename, data)
+    return buffer.getvalue()
+
+
+def run_tar(path: Path) -> None:
+    with tarfile.open(path) as archive:
+        member = archive.extractfile("pickle")
+        assert member is not None
+        pickle.load(member)
+
+
+def run_torch(path: Path) -> None:
+    torch.load(path, weights_only=False)
+
+
+def run_pickle(path: Path) -> None:
+    with path.open("rb") as file:
+        pickle.load(file)
+
+
+FORMS: dict[str, tuple[Callable[[object], bytes], Callable[[Path], None]]] = {
+    "zip": (torch_zip, run_torch),
+    "zip with another data.pkl": (foreign_zip, run_torch),
+    "legacy": (torch_legacy, run_torch),
+    "tar": (torch_tar, run_tar),
+    "pickle, protocol 2": (lambda content: pickle.dumps(content, 2), run_pickle),
+    "pickle, protocol 4": (lambda content: pickle.dumps(content, 4), run_pickle),
+}
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_runs(form: str, payload: type) -> None:
+    write, run = FORMS[form]
+    path = Path("model.pth.tar")
+    path.write_bytes(write({"state_dict": {"head.weight": payload()}}))
+    run(path)
+    assert Path(MARK).exists(), "the payload is one"
+    Path(MARK).unlink()
+    with pytest.raises(CheckpointError) as refused:
+        load_checkpoint(path, config=CONFIG)
+    assert not Path(MARK).exists()
+    assert "\n" not in str(refused.value)
+
+
+def test_a_tar_file_is_told(weights: dict[str, torch.Tensor]) -> None:
+    Path("old.pth.tar").write_bytes(torch_tar(ByCommand()))
+    message = "is a tar archive, as torch wrote before 0.1.10, which cannot be read without running"
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(Path("old.pth.tar"), config=CONFIG)
+
+
+# -- more than it holds --------------------------------------------------------------------------
+
+
+def refusal(content: bytes, name: str = "model.pth") -> str:
+    path = Path(name)
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as refused:
+        load_checkpoint(path, config=CONFIG)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def pickle_of(content: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith("data.pkl"))
+        return archive.read(name)
+
+
+# the pickled number of elements of a storage of a thousand, and one of two thousand million
+THOUSAND, MANY = b"M\xe8\x03tq", b"J\x00\x94\x35\x77tq"
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_a_storage_larger_than_the_file(form: str) -> None:
+    tensor = {"head.weight": torch.zeros(1000)}
+    if form == "legacy":
+        content = torch_legacy(tensor)
+        assert content.count(b"M\xe8\x03") > 1  # sizes too, which must not be changed with it
+        place = content.index(b"M\xe8\x03")
+        content = content[:place] + MANY[:5] + content[place + 3 :]
+    else:
+        whole = torch_zip(tensor)
+        changed = pickle_of(whole).replace(THOUSAND, MANY)
+        assert changed != pickle_of(whole)
+        content = repacked(whole, {"data.pkl": changed})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    message = refusal(content)
+    assert "bytes and claims storages of 8,000,000,000; copy or download it again" in message
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18
+
+
+def test_a_zip_bomb() -> None:
+    whole = torch_zip({"head.weight": torch.zeros(1000)})
+    bomb = repacked(whole, {"0": bytes(60_000_000)}, zipfile.ZIP_DEFLATED)
+    assert len(bomb) < 100_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "would unpack to 60,00" in refusal(bomb)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 15
+
+
+def test_a_zip_file_whose_entries_overlap() -> None:
+    """Each of many entries is the same bytes: stored, and still a bomb."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}, 2))
+        archive.writestr("archive/data/0", bytes(100_000))
+        entry = archive.infolist()[-1]
+        for index in range(1, 200):
+            other = zipfile.ZipInfo(f"archive/data/{index}")
+            for name in ("header_offset", "CRC", "compress_size", "file_size"):
+                setattr(other, name, getattr(entry, name))
+            archive.filelist.append(other)
+    assert "would unpack to 20,0" in refusal(buffer.getvalue())
+
+
+def test_two_files_of_one_name_and_a_second_directory() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}, 2))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("archive/data.pkl", pickle.dumps({"a": ByCommand()}, 2))
+    assert "two files of one name" in refusal(buffer.getvalue())
+    # Python's reader moves with what stands before an archive, torch's does not
+    whole = torch_zip({"head.weight": torch.zeros(3)})
+    assert "its zip archive" in refusal(whole[:200] + whole)
+
+
+def test_a_directory_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_DIRECTORY_BYTES", 100)
+    message = refusal(torch_zip({"head.weight": torch.zeros(3)}))
+    assert "the directory of its zip archive has" in message
+
+
+def test_a_tensor_that_repeats_one_number(weights: dict[str, torch.Tensor]) -> None:
+    """A few bytes on disk, 4 TB once written out."""
+    vast = torch.zeros(1).expand(1_000_000, 1_000_000)
+    message = refusal(torch_zip({**weights, "head.weight": vast}))
+    assert "claims 1,000,000,0" in message and "weights; expected at most 536,870,912" in message
+
+
+def test_too_many_keys_and_too_large_a_file(
+    weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = torch.zeros(1)
+    keys = {f"key{index}": empty for index in range(limits.MAX_KEYS + 1)}
+    assert "has 20,001 tensors; expected at most 20,000" in refusal(torch_zip(keys))
+    path = Path("vast.pth")
+    with path.open("wb") as file:
+        file.truncate(limits.MAX_FILE_BYTES + 1)
+    with pytest.raises(CheckpointError, match=r"vast\.pth has 8\.0 GiB; expected at most 8"):
+        load_checkpoint(path, config=CONFIG)
+
+
+def nested_tuples(depth: int) -> bytes:
+    """(((...),),) as a key."""
+    return b"\x80\x02})" + b"\x85" * depth + b"K\x01s."
+
+
+def doubled_tuples(times: int) -> bytes:
+    """A key of 2 ** times parts, in a few bytes: a tuple of a tuple, twice, and so on."""
+    steps = b"".join(b"q%ch%c\x86" % (index, index) for index in range(times))
+    return b"\x80\x02})" + steps + b"K\x01s."
+
+
+@pytest.mark.parametrize("form", ["zip", "bare"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (nested_tuples(500_000), "its objects nest deeper than 64"),
+        (doubled_tuples(60), "has more than 10,000,000 parts"),
+    ],
+    ids=["nested", "doubled"],
+)
+def test_keys_that_never_end(form: str, content: bytes, message: str) -> None:
+    whole = torch_zip({"head.weight": torch.zeros(3)})
+    data = repacked(whole, {"data.pkl": content}) if form == "zip" else content
+    assert message in refusal(data)
+
+
+def test_what_they_are_refused_for_is_real() -> None:
+    """Python itself dies of the nested key."""
+    script = "import pickle, sys; pickle.loads(sys.stdin.buffer.read())"
+    died = subprocess.run(
+        [sys.executable, "-c", script], input=nested_tuples(500_000), capture_output=True
+    )
+    assert died.returncode < 0
+
+
+def test_instructions_are_counted() -> None:
+    with pytest.raises(PickleError, match="more than 1,000 instructions"):
+        outline_pickle(io.BytesIO(b"\x80\x02" + b"N0" * 600 + b"}."), budget=1000)
+
+
+def test_storages_whose_data_are_left_out() -> None:
+    """torch leaves them as the memory happened to be."""
+    content = torch_legacy({"head.weight": torch.zeros(1000)})
+    listed = content.rindex(b"\x80\x02]")
+    end = content.index(b".", listed)
+    without = content[:listed] + b"\x80\x02]." + content[end + 1 :]
+    assert "it lacks the data of 1 storages" in refusal(without)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.zeros(3, device="meta"),
+        lambda: torch.sparse_coo_tensor(torch.tensor([[0]]), torch.tensor([1.0]), (3,)),
+        lambda: torch.zeros(3, dtype=torch.complex64),
+        lambda: torch.zeros(3, dtype=torch.float8_e4m3fn),
+        lambda: torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8),
+    ],
+    ids=["no data", "sparse", "complex", "8 bits", "quantised"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_other_kinds(
+    make: Callable[[], torch.Tensor], weights: dict[str, torch.Tensor]
+) -> None:
+    assert "expected" in refusal(torch_zip({**weights, "norm.bias": make()}))
+
+
+@pytest.mark.parametrize("key", ["a\nb", "\x1b[31mred", "\ud800", "x" * 10_000])
+def test_names_are_shown_on_one_line(key: str) -> None:
+    message = refusal(torch_zip({key: "no tensor"}))
+    assert message.isprintable() and len(message) < 600
+
+
+# -- safetensors ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (1 << 62, "its header claims 4611686018427387904 bytes, and the file has"),
+        (9 << 20, "its header has 9437184 bytes; expected at most 8 MiB"),
+        (50, "is no readable safetensors file ("),
+    ],
+)
+def test_a_safetensors_header_that_lies(
+    header: int, message: str, weights: dict[str, torch.Tensor]
+) -> None:
+    content = struct.pack("<Q", header) + save_tensors(weights)[8:]
+    if header == 9 << 20:
+        content += b" " * header
+    assert message in refusal(content, "model.safetensors")
+
+
+def test_a_safetensors_tensor_beyond_the_file(weights: dict[str, torch.Tensor]) -> None:
+    header = b'{"head.weight":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4000000000]}}'
+    content = struct.pack("<Q", len(header)) + header + bytes(16)
+    assert "is no readable safetensors file (" in refusal(content, "model.safetensors")
+
+
+# -- and those that are none of it ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", [torch_zip, torch_legacy, save_tensors])
+def test_honest_files_are_read(
+    write: Callable[[Any], bytes], weights: dict[str, torch.Tensor]
+) -> None:
+    path = Path("model.pth")
+    path.write_bytes(write(weights))
+    found = load_checkpoint(path, config=CONFIG).state_dict
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[key], value) for key, value in weights.items())

@@ -1,0 +1,483 @@
+"""ONNX files made to harm: refused, in one line, before any parser gets them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from onnx import onnx_ml_pb2 as protocol
+
+from t2t_deploy._optional import is_installed
+from t2t_deploy.errors import ArtifactError, DeployError
+from t2t_deploy.runtime import SessionRequest, check_onnx_file, open_session, read_onnx
+from t2t_deploy.runtime import _onnx_file as files
+from t2t_deploy.runtime import _onnx_rules as rules
+from t2t_deploy.runtime import _onnx_tree as trees
+from t2t_deploy.runtime._trt_module import BuilderLog, load_rtx, new_logger
+from t2t_deploy.runtime._trt_network import parse_network
+
+Change = Callable[[onnx.ModelProto], object]
+WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+def model() -> onnx.ModelProto:
+    """logits = relu(flatten(image) @ w)."""
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"], name="flatten"),
+        helper.make_node("MatMul", ["flat", "w"], ["product"], name="matmul"),
+        helper.make_node("Relu", ["product"], ["logits"], name="relu"),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 1, 1])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 4])
+    weights = [numpy_helper.from_array(WEIGHT, "w")]
+    graph = helper.make_graph(nodes, "g", [image], [logits], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """A model, changed, as a file in a folder of its own."""
+
+    def call(change: Change = lambda model: None, name: str = "inside/a.onnx") -> Path:
+        made = model()
+        change(made)
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(made.SerializeToString())
+        return path
+
+    return call
+
+
+def readers(path: Path) -> list[Callable[[], Any]]:
+    """Every way from a path to a parser that this machine has."""
+    found: list[Callable[[], Any]] = [
+        lambda: read_onnx(path),
+        lambda: open_session(SessionRequest("ort-cpu", path, threads=1)),
+    ]
+    if is_installed("openvino"):
+        found.append(lambda: open_session(SessionRequest("openvino", path, threads=1)))
+    if is_installed("tensorrt_rtx"):
+        found.append(lambda: parsed_by_rtx(path))
+    return found
+
+
+def parsed_by_rtx(path: Path) -> None:
+    trt = load_rtx()
+    logger = new_logger(trt, BuilderLog([]))
+    parse_network(trt, trt.Builder(logger), logger, path, "a")
+
+
+def refusal(path: Path) -> str:
+    """What all of them say, which is the same one line."""
+    said = set()
+    for read in readers(path)[1:]:
+        with pytest.raises(ArtifactError) as refused:
+            read()
+        said.add(str(refused.value))
+    (message,) = said
+    assert message.isprintable() and len(message) < 700
+    return message
+
+
+# -- external data -------------------------------------------------------------------------------
+
+
+def lies_in(**entries: str) -> Change:
+    def change(made: onnx.ModelProto) -> None:
+        tensor = made.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=value)
+
+    return change
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """48 bytes beside the folder of the model, and links to them in it."""
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(WEIGHT.tobytes())
+    folder = tmp_path / "inside"
+    folder.mkdir(exist_ok=True)
+    (folder / "link.bin").symlink_to(secret)
+    (folder / "linked").symlink_to(tmp_path)
+    (folder / "circle").symlink_to(folder / "circle")
+    return secret
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        *("../secret.bin", "./../secret.bin", "x/../../secret.bin", "{absolute}", "link.bin"),
+        *("linked/secret.bin", "circle", "..\\secret.bin", "C:secret.bin", "\\\\host\\share\\x"),
+        *("", "*/_ORT_MEM_ADDR_/*", "a\0b"),
+    ],
+)
+def test_data_outside_the_folder(write: Callable[..., Path], outside: Path, location: str) -> None:
+    path = write(lies_in(location=location.format(absolute=outside)))
+    message = refusal(path)
+    assert "expected a file of the same folder, by a relative name" in message
+    with pytest.raises(ArtifactError, match="expected a file of the same folder"):
+        read_onnx(path)  # though it would not read them
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"location": "none.bin"}, "lies in 'none.bin', which is no file"),
+        ({"location": "."}, "which is no file"),
+        ({"location": "pipe"}, "which is no file"),
+        ({"location": "beside.bin", "offset": "4"}, "takes 48 bytes, and 'beside.bin' does not"),
+        ({"location": "beside.bin", "length": "4"}, "takes 48 bytes, and 'beside.bin' does not"),
+        ({"location": "beside.bin", "offset": "-4"}, "has the offset '-4'"),
+        ({"location": "beside.bin", "length": "9" * 30}, "has the length '999"),
+    ],
+)
+def test_data_that_are_not_there(
+    write: Callable[..., Path], tmp_path: Path, entries: dict[str, str], message: str
+) -> None:
+    path = write(lies_in(**entries))
+    (path.parent / "beside.bin").write_bytes(WEIGHT.tobytes())
+    os.mkfifo(path.parent / "pipe")
+    assert message in refusal(path)
+
+
+def test_a_place_that_is_told_twice(write: Callable[..., Path]) -> None:
+    def change(made: onnx.ModelProto) -> None:
+        lies_in(location="beside.bin")(made)
+        made.graph.initializer[0].external_data.add(key="location", value="other.bin")
+
+    assert "says twice where its data lie" in refusal(write(change))
+
+
+def in_an_attribute(made: onnx.ModelProto) -> None:
+    tensor = helper.make_tensor("c", TensorProto.FLOAT, [0], [])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret.bin")
+    node = helper.make_node("Constant", [], ["c"], value=tensor)
+    made.graph.node.insert(0, node)
+
+
+def in_a_subgraph(made: onnx.ModelProto) -> None:
+    inner = model()
+    in_an_attribute(inner)
+    yes = helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True)))
+    graph = helper.make_graph([inner.graph.node[0]], "then", [], [])
+    made.graph.node.insert(0, helper.make_node("If", ["yes"], ["z"], then_branch=graph))
+    made.graph.node.insert(0, yes)
+
+
+def in_a_function(made: onnx.ModelProto) -> None:
+    inner = model()
+    in_an_attribute(inner)
+    opsets = [helper.make_opsetid("", 18)]
+    made.functions.append(
+        helper.make_function("local", "f", [], ["c"], [inner.graph.node[0]], opsets)
+    )
+
+
+def in_a_sparse_tensor(made: onnx.ModelProto) -> None:
+    tensor = helper.make_tensor("s", TensorProto.FLOAT, [0], [])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret.bin")
+    made.graph.sparse_initializer.add(values=tensor, dims=[3])
+
+
+@pytest.mark.parametrize(
+    "change", [in_an_attribute, in_a_subgraph, in_a_function, in_a_sparse_tensor]
+)
+def test_no_tensor_is_overlooked(write: Callable[..., Path], outside: Path, change: Change) -> None:
+    assert "expected a file of the same folder" in refusal(write(change))
+
+
+def test_data_in_the_folder_are_read(write: Callable[..., Path]) -> None:
+    path = write(lies_in(location="sub/beside.bin", offset="8", length="48"))
+    (path.parent / "sub").mkdir()
+    (path.parent / "sub" / "beside.bin").write_bytes(bytes(8) + WEIGHT.tobytes())
+    read = read_onnx(path, external_data=True)
+    assert np.array_equal(numpy_helper.to_array(read.graph.initializer[0]), WEIGHT)
+    image = np.ones((1, 3, 1, 1), np.float32)
+    with open_session(SessionRequest("ort-cpu", path, threads=1)) as session:
+        assert np.array_equal(session.run({"image": image})["logits"], WEIGHT.sum(0)[None])
+
+
+# -- shapes and types ----------------------------------------------------------------------------
+
+
+def dims(*sizes: int) -> Change:
+    def change(made: onnx.ModelProto) -> None:
+        made.graph.initializer[0].dims[:] = sizes
+
+    return change
+
+
+def input_dims(*sizes: int) -> Change:
+    def change(made: onnx.ModelProto) -> None:
+        shape = made.graph.input[0].type.tensor_type.shape
+        for dim, size in zip(shape.dim, sizes, strict=True):
+            dim.dim_value = size
+
+    return change
+
+
+def typed_data(made: onnx.ModelProto) -> None:
+    tensor = made.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.float_data[:] = [1.0]
+    tensor.dims[:] = [1000, 1000]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dims(-3, 4), "tensor 'w' has the dimension -3"),
+        (dims(1 << 62, 4), "elements; expected at most 2,147,483,648"),
+        (dims(1 << 32, 1 << 32), "elements; expected at most 2,147,483,648"),
+        (dims(30, 40), "tensor 'w' has 48 bytes of data; its shape takes 4800"),
+        (typed_data, "tensor 'w' has 1,000,000 elements in"),
+        (input_dims(1, 3, -1, 1), "tensor 'image' has the dimension -1"),
+        (input_dims(1 << 20, 3, 1 << 20, 1), "tensor 'image' has 3.3e+12 elements"),
+        (
+            lambda made: setattr(made.graph.initializer[0], "data_type", 99),
+            "tensor 'w' has data type 99, which is unknown",
+        ),
+        (
+            lambda made: setattr(made.graph.input[0].type.tensor_type, "elem_type", 77),
+            "its input or output 'image' is no tensor of numbers",
+        ),
+        (
+            lambda made: setattr(made.graph.initializer[0], "data_location", 1),
+            "expected a file of the same folder",
+        ),
+        (
+            lambda made: made.graph.output[0].ClearField("type"),
+            "its input or output 'logits' is no tensor of numbers",
+        ),
+    ],
+)
+def test_absurd_shapes(write: Callable[..., Path], change: Change, message: str) -> None:
+    assert message in refusal(write(change))
+
+
+# -- order, nesting, calls -----------------------------------------------------------------------
+
+
+def cycle(made: onnx.ModelProto) -> None:
+    made.graph.node[0].input[0] = "logits"
+
+
+def made_twice(made: onnx.ModelProto) -> None:
+    made.graph.node[1].output[0] = "flat"
+
+
+def nested(depth: int) -> Change:
+    def change(made: onnx.ModelProto) -> None:
+        graph = helper.make_graph([], "innermost", [], [])
+        for _ in range(depth):
+            node = helper.make_node("If", ["image"], ["z"])
+            attribute = AttributeProto(name="then_branch", type=AttributeProto.GRAPH, g=graph)
+            node.attribute.append(attribute)
+            graph = helper.make_graph([node], "outer", [], [])
+        made.graph.node.extend(graph.node)
+
+    return change
+
+
+def nested_types(made: onnx.ModelProto) -> None:
+    kind = onnx.TypeProto()
+    for _ in range(40):
+        outer = onnx.TypeProto()
+        outer.sequence_type.elem_type.CopyFrom(kind)
+        kind = outer
+    made.graph.value_info.add(name="x", type=kind)
+
+
+def calls(count: int, *, times: int = 1, ring: bool = False) -> Change:
+    """Functions, each of which calls the one before it so many times."""
+
+    def change(made: onnx.ModelProto) -> None:
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+        made.opset_import.append(opsets[1])
+        for index in range(count):
+            name = f"f{index - 1}" if index else f"f{count - 1}"
+            callee = ("local", name) if index or ring else ("", "Identity")
+            nodes = [
+                helper.make_node(callee[1], ["x"], [f"y{turn}"], domain=callee[0])
+                for turn in range(times)
+            ]
+            made.functions.append(
+                helper.make_function("local", f"f{index}", ["x"], ["y0"], nodes, opsets)
+            )
+        made.graph.node.append(helper.make_node(f"f{count - 1}", ["image"], ["z"], domain="local"))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (cycle, "node 'flatten' ('Flatten') reads 'logits', which nothing before it makes"),
+        (made_twice, "'flat' is made by two nodes"),
+        (nested(25), "messages nest deeper than 64"),
+        (nested_types, "messages nest deeper than 64"),
+        (calls(3, ring=True), "calls itself"),
+        (calls(70), "its functions call each other through more than 64"),
+        (calls(30, times=2), "it has more than 1,000,000 nodes, its functions written out"),
+        (lambda made: made.functions.extend(_twice()), "it has two functions 'f0'"),
+    ],
+)
+def test_graphs_without_end(write: Callable[..., Path], change: Change, message: str) -> None:
+    assert message in refusal(write(change))
+
+
+def _twice() -> list[onnx.FunctionProto]:
+    made = model()
+    calls(1)(made)
+    return [made.functions[0]] * 2
+
+
+def test_functions_and_subgraphs_that_end_are_read(write: Callable[..., Path]) -> None:
+    for change in (nested(5), calls(5, times=3)):
+        check_onnx_file(write(change))
+
+
+# -- versions ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda made: setattr(made, "ir_version", 999), "its IR version is 999; known are 1 to 14"),
+        (lambda made: setattr(made, "ir_version", -1), "its IR version is -1"),
+        (
+            lambda made: setattr(made.opset_import[0], "version", 9999),
+            "its opset is 9999; known are 1 to 28",
+        ),
+        (lambda made: setattr(made.opset_import[0], "version", 0), "its opset is 0"),
+    ],
+)
+def test_unknown_versions(write: Callable[..., Path], change: Change, message: str) -> None:
+    assert message in refusal(write(change))
+
+
+def test_the_known_versions_are_those_of_the_installed_onnx() -> None:
+    assert onnx.IR_VERSION == rules.MAX_IR_VERSION
+    assert onnx.defs.onnx_opset_version() == rules.MAX_OPSET
+    kinds = {code for name, code in TensorProto.DataType.items() if name != "UNDEFINED"}
+    assert kinds == rules.BITS.keys() | {TensorProto.STRING}
+
+
+def test_an_unknown_domain_is_the_runtimes_to_refuse(write: Callable[..., Path]) -> None:
+    def change(made: onnx.ModelProto) -> None:
+        made.graph.node[2].domain = "nobody.knows"
+        made.opset_import.append(helper.make_opsetid("nobody.knows", 1))
+
+    path = write(change)
+    for read in readers(path)[1:]:
+        with pytest.raises(DeployError) as refused:
+            read()
+        assert "\n" not in str(refused.value)
+    assert len(read_onnx(path).graph.node) == 3
+
+
+# -- bytes ---------------------------------------------------------------------------------------
+
+
+def test_every_cut_and_what_is_no_file(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write()
+    whole = path.read_bytes()
+    refused = 0
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        try:
+            check_onnx_file(path)
+        except ArtifactError:
+            refused += 1
+    assert refused > len(whole) * 0.9
+    for other, message in ((tmp_path, "is no file"), (tmp_path / "none", "No such file")):
+        with pytest.raises(ArtifactError, match=message):
+            check_onnx_file(other)
+
+
+def test_a_file_beyond_protobufs_limit(tmp_path: Path) -> None:
+    path = tmp_path / "vast.onnx"
+    with path.open("wb") as file:
+        file.truncate((1 << 31) + 1000)
+    assert "has 2.0 GiB and an ONNX file at most 2" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x3a\x02\x12\x00\x3a\x02\x12\x00\x08\x04", "is there a second time"),
+        (b"\x0b\x0c\x3a\x00", "wire type 3"),
+        (b"\x3d\x00\x00\x00\x00", "has wire type 5"),
+        (b"\x02\x00\x3a\x00", "has the number 0"),
+        (b"\x3a\x04\x12\x02\xff\xfe", "is no UTF-8"),
+        (b"\x08" + b"\xff" * 11, "does not end"),
+        (b"\x0a\x01\x09\x3a\x00", "has wire type 2"),
+    ],
+)
+def test_what_parsers_could_differ_on(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(content)
+    assert message in refusal(path)
+
+
+def test_fields_are_counted(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write()
+    monkeypatch.setattr(trees, "MAX_FIELDS", 20)
+    assert "it has more than 20 fields" in refusal(path)
+
+
+def test_packed_dims_are_counted_and_read(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensor = b"\x0a\x02\x03\x04" + b"\x10\x01" + b"\x42\x01w"  # dims packed, FLOAT, "w"
+    graph = b"\x2a" + bytes([len(tensor)]) + tensor
+    path = write()
+    path.write_bytes(b"\x08\x09\x3a" + bytes([len(graph)]) + graph)
+    assert list(read_onnx(path).graph.initializer[0].dims) == [3, 4]
+    monkeypatch.setattr(trees, "MAX_FIELDS", 6)
+    assert "it has more than 6 fields" in refusal(path)
+
+
+def test_the_schema_is_onnxs() -> None:
+    """Every message and text of onnx.proto is read, but for what no reader here follows."""
+    skipped = {"segment", "device_configurations", "configuration"}
+    seen = set()
+
+    def walk(descriptor: Any, schema: dict[int, Any]) -> None:
+        if descriptor.full_name in seen:
+            return
+        seen.add(descriptor.full_name)
+        for field in descriptor.fields:
+            kind = schema.get(field.number)
+            if field.message_type is not None:
+                if kind is None:
+                    assert field.name in skipped
+                    continue
+                assert (kind.holds, kind.many) == ("m", field.is_repeated)
+                walk(field.message_type, kind.message)
+            elif field.type == field.TYPE_STRING:
+                assert kind is not None and kind.holds == "s", field.full_name
+        assert schema.keys() <= {field.number for field in descriptor.fields}
+
+    walk(protocol.ModelProto.DESCRIPTOR, trees._MODEL)
+    assert {"onnx.GraphProto", "onnx.TypeProto.Map", "onnx.FunctionProto"} <= seen
+
+
+def test_an_honest_file_goes_through_every_reader(write: Callable[..., Path]) -> None:
+    for read in readers(write()):
+        opened = read()
+        if hasattr(opened, "close"):
+            opened.close()
+    assert files.MAX_BYTES == (1 << 31) - 1

@@ -1,0 +1,249 @@
+"""Files that others made: how large, how deep and of what kinds their values may be."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2t_deploy import _files
+from t2t_deploy._files import json_from_file, printable, read_small_file, shortened
+from t2t_deploy.errors import ArtifactError, ComparisonError, ConfigError, DeployError
+from t2t_deploy.model import config_from_toml
+from t2t_deploy.pipeline._bench_document import read_report
+from t2t_deploy.serving import labels_from_file
+from t2t_deploy.serving.triton import signature_from_tensors
+from t2t_deploy.workspace import manifest_text, read_manifest
+
+PLAIN = {
+    "tokens_type": '"performer"', "embed_dim": "16", "depth": "2", "num_heads": "2",
+    "mlp_ratio": "2.0", "token_dim": "16", "image_size": "32", "num_classes": "10",
+}  # fmt: skip
+DEEP = "[" * 100_000
+
+
+def test_a_small_file_is_read_and_a_large_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * (1 << 20))
+    assert read_small_file(path, 1 << 20) == b"x" * (1 << 20)
+    path.write_bytes(b"x" * ((1 << 20) + 1))
+    with pytest.raises(ValueError, match="it is larger than 1 MiB"):
+        read_small_file(path, 1 << 20)
+
+
+def test_what_never_ends_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ValueError, match="a pipe or a device"):
+            read_small_file(path, 1 << 20)
+
+
+def test_json_that_nests(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(DEEP)
+    with pytest.raises(ValueError, match="it nests too deep"):
+        json_from_file(path, 1 << 20)
+
+
+def test_values_are_shown_on_one_short_line() -> None:
+    assert shortened("a\nb\x1b[31m") == "'a\\nb\\x1b[31m'"
+    assert len(shortened("x" * 10**6)) < 100 and len(shortened(["x" * 10**4])) < 130
+    assert printable("a\nb\ud800") == "a\\nb\\ud800"
+
+
+READERS: dict[str, tuple[Callable[[Path], object], type[DeployError]]] = {
+    "config": (config_from_toml, ConfigError),
+    "manifest": (read_manifest, ArtifactError),
+    "bench": (read_report, ComparisonError),
+    "labels": (lambda path: labels_from_file(path, 3), ArtifactError),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("content", ["deep", "pipe", "large", "digits", "not utf-8"])
+def test_readers_refuse_in_one_line(
+    reader: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, error = READERS[reader]
+    path = tmp_path / "file"
+    if content == "pipe":
+        os.mkfifo(path)
+    elif content == "large":
+        for name in ("CONFIG", "MANIFEST", "BENCH", "LABELS"):
+            for module in (
+                "model._config", "workspace", "pipeline._bench_document", "serving._labels"
+            ):  # fmt: skip
+                target = f"t2t_deploy.{module}.MAX_{name}_BYTES"
+                monkeypatch.setattr(target, 1 << 20, raising=False)
+        path.write_bytes(b"#" * (2 << 20))
+    else:
+        deep = b"a = " * (reader == "config") + DEEP.encode()
+        contents = {"deep": deep, "digits": b"a = " + b"9" * 9999, "not utf-8": b"\xff\xfe\x00"}
+        path.write_bytes(contents[content])
+    with pytest.raises(error) as refused:
+        read(path)
+    message = str(refused.value)
+    assert message.isprintable() and len(message) < 500
+    if content == "large":
+        assert "it is larger than 1 MiB" in message
+    if content == "pipe":
+        assert "it is a pipe or a device" in message
+
+
+# -- model descriptions --------------------------------------------------------------------------
+
+
+def toml(path: Path, **changes: str) -> Path:
+    values = {name: value for name, value in (PLAIN | changes).items() if value}
+    path.write_text("".join(f"{name} = {value}\n" for name, value in values.items()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embed_dimm": "16"}, "has the unknown key 'embed_dimm'; did you mean 'embed_dim'?"),
+        ({"numheads": "2"}, "has the unknown key 'numheads'; did you mean 'num_heads'?"),
+        ({"qqq": "2"}, "has the unknown key 'qqq'; known keys: name, tokens_type"),
+        ({"x" * 50_000: "2"}, "has the unknown key 'xxx"),
+        ({"depth": "1000000000000"}, "depth is 1000000000000; expected at most 1000"),
+        ({"depth": "1001"}, "depth is 1001; expected at most 1000"),
+        ({"embed_dim": "99999999999"}, "embed_dim is 99999999999; expected at most 16384"),
+        ({"image_size": "1000000"}, "image_size is 1000000; expected at most 16384"),
+        ({"image_size": "16384"}, "gives 1048576 tokens; expected at most 262144"),
+        ({"num_classes": "2000000"}, "num_classes is 2000000; expected at most 1000000"),
+        ({"embed_dim": "16384", "depth": "100"}, "of these dimensions has about 2.1e+11 weights"),
+        ({"mlp_ratio": "1e300"}, "weights; expected at most 5.4e+08"),
+        ({"mlp_ratio": '"2.0"'}, "'2.0' is no number"),
+        ({"mlp_ratio": "true"}, "True is no number"),
+        ({"mlp_ratio": "nan"}, "mlp_ratio is nan; expected a finite number"),
+        ({"mlp_ratio": "1" * 400}, "too large"),
+        ({"depth": "true"}, "depth is True; expected a whole number"),
+        ({"depth": '"two"'}, "depth is 'two'; expected a whole number"),
+        ({"stages": '"36"', "backbone": '"dense"'}, "'36' is no list of whole numbers"),
+        ({"stages": "[1.5]", "backbone": '"dense"'}, "[1.5] is no list of whole numbers"),
+        (
+            {"stages": "[3, -1]", "backbone": '"dense"', "growth": "2"},
+            "stages are [3, -1]; expected at least 1 layer in each",
+        ),
+        ({"stages": "[99999]", "backbone": '"dense"', "growth": "2"}, "is more than any model has"),
+        ({"growth": "100000", "backbone": '"dense"', "stages": "[1, 1]"}, "growth is 100000"),
+        ({"splits": "[[7, 3], [3, 1, 1], [3, 1, 1]]"}, "missing"),
+        ({"splits": "[[7, 3, 99999999], [3, 1, 1], [3, 1, 1]]"}, "is more than any model has"),
+    ],
+)
+def test_model_descriptions(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        config_from_toml(toml(tmp_path / "a.toml", **changes))
+    told = str(refused.value)
+    assert message in told
+    assert told.isprintable() and len(told) < 500
+
+
+def test_an_honest_description_is_read(tmp_path: Path) -> None:
+    assert config_from_toml(toml(tmp_path / "a.toml")).name == "a"
+
+
+# -- manifests -----------------------------------------------------------------------------------
+
+MANIFEST: dict[str, Any] = {
+    "kind": "onnx", "file": "a.onnx", "sha256": "a" * 64, "size_bytes": 5, "variant": "14",
+    "precision": "fp32", "config": {"image_size": 32, "num_classes": 4}, "batch": None,
+    "target": "portable", "weights": {"sha256": "b" * 64, "source": {}}, "parents": [],
+    "details": {}, "manifest_version": 1,
+}  # fmt: skip
+ENGINE = {"backend": "tensorrt", "backend_version": "10", "sm": ["86"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "pickle"}, "its kind is 'pickle'"),
+        ({"sha256": 5}, "its sha256 is 5"),
+        ({"size_bytes": -1}, "its size_bytes is -1"),
+        ({"variant": ["<script>"]}, "its variant is ['<script>']"),
+        ({"config": [1]}, "its config is [1]"),
+        ({"config": {"image_size": "32"}}, "its config is"),
+        ({"batch": 0}, "its batch is 0"),
+        ({"batch": True}, "its batch is True"),
+        ({"weights": {"sha256": "../../../etc/passwd"}}, "its weights have the SHA-256 '../../.."),
+        ({"weights": {"sha256": "b" * 64, "source": 1}}, "its weights is"),
+        ({"parents": ["x"]}, "its parents is ['x']"),
+        ({"verification": {"rel_l2": 1}}, "its verification is"),
+        ({"verification": "passed"}, "its verification is 'passed'"),
+        ({"details": {"attestation": []}}, "its attestation is []"),
+        ({"details": {"quantization": 3}}, "its details is"),
+        ({"sequence": "1"}, "its sequence is '1'"),
+        ({"kind": "engine"}, "its engine is None"),
+        ({"kind": "engine", "details": {"engine": {**ENGINE, "sm": "86"}}}, "its engine's sm is"),
+        ({"details": {"x": float("inf")}}, "not JSON compliant"),
+        ({"unknown": 1}, "unexpected keyword argument 'unknown'"),
+        ({"precision": ["fp32"]}, "is no valid manifest"),
+        ({"file": "../a.onnx"}, "names '../a.onnx'; expected a file beside it"),
+    ],
+)
+def test_manifests_of_other_values(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """Their checksums are right: it tells damage, and not a forger."""
+    path = tmp_path / "a.onnx.manifest.json"
+    path.write_text(manifest_text(MANIFEST | changes))
+    with pytest.raises(ArtifactError) as refused:
+        read_manifest(path)
+    assert message in str(refused.value) and str(refused.value).isprintable()
+
+
+def test_honest_manifests_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx.manifest.json"
+    built = {"kind": "engine", "details": {"engine": ENGINE}}
+    variants: list[dict[str, Any]] = [{}, built, {"weights": {}, "config": {}}]
+    for changes in variants:
+        path.write_text(manifest_text(MANIFEST | changes))
+        assert read_manifest(path).kind in ("onnx", "engine")
+
+
+# -- benches, tails ------------------------------------------------------------------------------
+
+
+def test_benches_of_other_values(tmp_path: Path) -> None:
+    from .fuzz.targets import bench_seeds
+
+    (seed,) = bench_seeds(tmp_path)
+    path = tmp_path / "old.json"
+    path.write_bytes(seed)
+    assert len(read_report(path).results) == 2
+    row = '"artifact": "a.onnx"'
+    changes: list[tuple[str, str, str]] = [
+        ('"cpu_model": "CPU"', '"cpu_model": ["CPU"]', "cpu_model is ['CPU']"),
+        (row, '"artifact": {}', "artifact is {}"),
+        ('"batch": 1', '"batch": 1e999', "batch is inf"),
+        ('"p50": 50.0', '"p50": NaN', "p50 is nan"),
+        ('"rounds": 5', '"rounds": "5"', "rounds is '5'"),
+        ('"load_before": [0.25, ', f'"load_before": [{"9" * 400}, ', "OverflowError"),
+    ]
+    for old, new, message in changes:
+        text = seed.decode()
+        assert old in text
+        path.write_text(text.replace(old, new))
+        with pytest.raises(ComparisonError) as refused:
+            read_report(path)
+        assert message in str(refused.value) or "memory" in old, str(refused.value)
+    values = json.loads(seed)
+    values["results"] *= 6000
+    path.write_text(json.dumps(values))
+    with pytest.raises(ComparisonError, match="12,000 rows; expected at most 10,000"):
+        read_report(path)
+
+
+@pytest.mark.parametrize("details", [{"tail": "sofmax"}, {"tail": ["softmax"]}, {"tail": None}])
+def test_a_tail_that_is_unknown(details: dict[str, Any]) -> None:
+    image = [{"name": "image", "dtype": "float32", "shape": [None, 3, 8, 8]}]
+    logits = [{"name": "logits", "dtype": "float32", "shape": [None, 10]}]
+    with pytest.raises(ArtifactError, match=r"known are .*softmax.*: update t2t-deploy"):
+        signature_from_tensors(Path("a.engine"), image, logits, details, 10)
+
+
+def test_limits_are_what_the_readers_hold_to() -> None:
+    assert _files.MAX_CONFIG_BYTES == 1 << 20 and _files.MAX_MANIFEST_BYTES == 16 << 20
