@@ -34,6 +34,8 @@ EXTRAS := export,cpu,openvino,rtx,labels,plot,dev
 SERVE_BIN := .venv-serve/bin
 SERVE_READY := .venv-serve/.ready
 LOAD_ARGS ?=
+DOCS_BIN := .venv-docs/bin
+DOCS_READY := .venv-docs/.ready
 DEMO := build/demo
 comma := ,
 DIST_BIN := .venv-dist/bin
@@ -41,7 +43,7 @@ DIST_READY := .venv-dist/.ready
 STUBS := .venv/stubs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage test-slow test-gpu bench-gpu test-ray ray-run test-serve load-test lock audit sbom lint format clean
+.PHONY: help demo test coverage test-slow test-gpu bench-gpu test-ray ray-run test-serve load-test docs dist lock audit sbom lint format clean
 
 help:
 	@echo 'make demo       export, build-trt and bench of T2T-ViT-14, in $(DEMO)'
@@ -54,6 +56,8 @@ help:
 	@echo 'make ray-run    20,000 pictures on 2 workers, one killed: docs/batch-inference.md'
 	@echo 'make test-serve the checks on a real Triton server, CPU only; Linux on x86-64'
 	@echo 'make load-test  20,000 requests to that server, each answer checked'
+	@echo 'make docs       the documentation site, strict, in build/site'
+	@echo 'make dist       wheel and sdist, built and checked, in dist/'
 	@echo 'make lock       hashes of what the lanes install, anew; needs network, as does audit'
 	@echo 'make audit      known vulnerabilities of what is installed (pip-audit)'
 	@echo 'make sbom       the parts list of .venv, build/sbom.cdx.json (CycloneDX)'
@@ -153,12 +157,35 @@ test-serve: $(SERVE_READY)
 load-test: $(SERVE_READY)
 	@OMP_NUM_THREADS=1 $(SERVE_BIN)/python tools/load_test.py $(LOAD_ARGS)
 
+# The pages' references are read from the sources: nothing of the package's extras is needed. The theme's
+# newest needs Python 3.11.5.
+$(DOCS_READY): pyproject.toml requirements/docs.txt
+	@echo 'Setting up .venv-docs ...'
+	@if [ -e $@ ]; then rm $@; else '$(PYTHON)' -m venv --clear .venv-docs; fi
+	@$(DOCS_BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes \
+	  -r requirements/docs.txt
+	@$(DOCS_BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# the variable silences the theme's advertisement of its successor
+docs: $(DOCS_READY)
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_BIN)/mkdocs build --strict
+	@echo 'Made build/site; to read it: python3 -m http.server -d build/site'
+
 $(DIST_READY): requirements/dist.txt
 	@echo 'Setting up .venv-dist ...'
 	@'$(PYTHON)' -m venv --clear .venv-dist
 	@$(DIST_BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes \
 	  -r requirements/dist.txt
 	@touch $@
+
+# what is built here is what a release uploads; setuptools leaves folders behind in its source
+dist: $(DIST_READY)
+	@rm -rf dist build/lib build/bdist.*
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+	  $(DIST_BIN)/python -m build --no-isolation --wheel --sdist . >/dev/null
+	@$(DIST_BIN)/twine check --strict dist/*
+	@$(DIST_BIN)/check-wheel-contents dist/*.whl
 
 # needs network: a lock holds what the package index has. Releases stay those of constraints.txt.
 UV_COMPILE = $(DIST_BIN)/uv pip compile -q --universal --python-version 3.10 --generate-hashes \
@@ -172,6 +199,8 @@ lock: $(DIST_READY)
 	@$(LOCK_TORCH) $(call extra_flags,$(EXTRAS)) -o requirements/default.txt
 	@$(LOCK_TORCH) $(call extra_flags,$(GPU_EXTRAS)) -o requirements/gpu.txt
 	@$(LOCK_TORCH) $(call extra_flags,$(RAY_EXTRAS)) -o requirements/ray.txt
+	@$(subst -version 3.10,-version 3.11.5,$(LOCK)) pyproject.toml --extra docs requirements/docs.in \
+	  -o requirements/docs.txt
 	@$(LOCK) requirements/dist.in -o requirements/dist.txt
 	@$(LOCK) --no-deps requirements/serve.in -o requirements/serve.txt
 	@mkdir -p build && grep -v '^numpy==' constraints.txt > build/server-constraints.txt
@@ -206,6 +235,6 @@ format: $(READY)
 	@$(BIN)/ruff format .
 
 clean:
-	@rm -rf .venv .venv-gpu .venv-ray .venv-serve .venv-dist build dist *.egg-info \
+	@rm -rf .venv .venv-gpu .venv-ray .venv-serve .venv-docs .venv-dist build dist *.egg-info \
 	  .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find t2t_deploy tests -name __pycache__ -type d -prune -exec rm -rf {} +

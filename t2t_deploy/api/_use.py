@@ -94,6 +94,7 @@ def verify_artifacts(
     *,
     images: AnyPath | None = None,
     nodewise: bool = False,
+    locate: bool = False,
     plot: AnyPath | None = None,
     backend: str | None = None,
     workspace: Workspace | AnyPath | None = None,
@@ -101,7 +102,7 @@ def verify_artifacts(
 ) -> list[VerifiedArtifact]:
     """Compare artifacts with the reference once more: ``t2t-deploy verify``.
 
-    artifacts: none is all of the workspace. Raises ArtifactError, BackendError, ImageError,
+    artifacts: none is all of the workspace. locate: layer by layer too. Raises ArtifactError, BackendError, ImageError,
     UsageError.
 
     >>> from t2t_deploy import verify_artifacts
@@ -114,6 +115,7 @@ def verify_artifacts(
         path_of(images),
         progress,
         nodewise=nodewise,
+        locate=locate,
         plot=path_of(plot),
         backend=backend,
     )

@@ -20,8 +20,9 @@ from t2t_deploy.model._checkpoint_file import check_tensors, read_tensors_file
 from t2t_deploy.model._config import VARIANTS, ModelConfig, config_for_variant
 from t2t_deploy.model._t2t import T2TViT
 
-# In order of preference: the published accuracy is the moving average's.
-_CONTAINERS = ("state_dict_ema", "state_dict")
+# In order of preference: the published accuracy is the moving average's. The authors'
+# transfer_learning.py saves the last.
+_CONTAINERS = ("state_dict_ema", "state_dict", "net")
 _WRAPPER = "module."
 _SHOWN_KEYS = 3
 _SHOWN_LENGTH = 160
@@ -124,7 +125,7 @@ def read_state_dict(path: Path) -> tuple[StateDict, str]:
         found = _shown(list(content)) or "nothing"
         raise CheckpointError(
             f"{path} holds {found}; expected tensors, or a dictionary with "
-            f"{' or '.join(_CONTAINERS)}: save the model's state_dict()"
+            f"{', '.join(_CONTAINERS[:-1])} or {_CONTAINERS[-1]}: save the model's state_dict()"
         )
     check_tensors(content, path)
     if all(str(key).startswith(_WRAPPER) for key in content):

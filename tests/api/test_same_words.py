@@ -48,8 +48,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
 }
 # commands that are no function, and where their things are
 ELSEWHERE = {"variants": "VARIANTS", "workspace": "Workspace"}
-# how a command talks
-TALK = {"--json", "-v", "--verbose", "-q", "--quiet", "--help", "-h"}
+# of a shell alone
+SHELL = {"completion"}
+# how a command talks, and how it waits: `Workspace(folder, Patience(wait=False))`
+TALK = {"--json", "-v", "--verbose", "-q", "--quiet", "--help", "-h", "--no-wait"}
 # options whose function has another word, with the reason
 OTHERWISE = {
     ("export", "--compare"): "",  # a function of its own
@@ -61,6 +63,7 @@ OTHERWISE = {
     ("run", "--example"): "",  # t2t_deploy.recipe.example_recipe
     ("run", "-o"): "",
     ("inspect", "other"): "",  # a second call
+    ("doctor", "--report"): "",  # t2t_deploy.pipeline.bug_report of what it returns
     **{("build-trt", f"--{name}"): "precision" for name in ("fp32", "fp16", "bf16", "int8", "fp8")},
 }
 SHORT = {"-o": "output"}
@@ -73,7 +76,7 @@ def command_of(name: str) -> click.Command:
 
 
 def test_every_command_is_a_function() -> None:
-    assert sorted({**FUNCTIONS, **ELSEWHERE}) == sorted(cli.list_commands(click.Context(cli)))
+    assert sorted({*FUNCTIONS, *ELSEWHERE, *SHELL}) == sorted(cli.list_commands(click.Context(cli)))
     assert all(hasattr(t2t_deploy, name) for name in ELSEWHERE.values())
     for command in ("artifacts", "check", "prune"):  # of `workspace`; the first is `list`
         assert callable(getattr(Workspace, command))

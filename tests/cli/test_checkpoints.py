@@ -77,11 +77,14 @@ def test_a_released_file(
     assert manifest.weights["source"]["container"] == "state_dict_ema"
 
 
-@pytest.mark.parametrize("form", ["state_dict", "bare", "module.", "legacy", "float16"])
+@pytest.mark.parametrize("form", ["state_dict", "net", "bare", "module.", "legacy", "float16"])
 def test_other_forms(export: Callable[..., Exported], weights: StateDict, form: str) -> None:
     container, wanted = "file", weights
     if form == "state_dict":
         path, container = saved({"state_dict": weights, "state_dict_ema": None}), "state_dict"
+    elif form == "net":  # as the authors' transfer_learning.py saves it
+        wrapped = {f"module.{key}": value for key, value in weights.items()}
+        path, container = saved({"net": wrapped, "acc": 98.3, "epoch": 59}), "net"
     elif form == "bare":
         path = saved(weights)
     elif form == "module.":

@@ -118,7 +118,7 @@ def test_the_metadata_says_what_the_project_says(built: Built) -> None:
     assert metadata["Requires-Python"] == ">=3.10"
     assert set(metadata.get_all("Provides-Extra", [])) == {
         *("export", "cpu", "gpu", "rtx", "tensorrt", "openvino", "plot"),
-        *("labels", "ray", "triton", "dev"),
+        *("labels", "ray", "triton", "docs", "dev"),
     }
     assert entry_points.split() == [
         *("[console_scripts]", "t2t-deploy", "=", "t2t_deploy.cli:main"),
