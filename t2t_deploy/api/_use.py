@@ -102,8 +102,8 @@ def verify_artifacts(
 ) -> list[VerifiedArtifact]:
     """Compare artifacts with the reference once more: ``t2t-deploy verify``.
 
-    artifacts: none is all of the workspace. locate: layer by layer too. Raises ArtifactError, BackendError, ImageError,
-    UsageError.
+    artifacts: none is all of the workspace. locate: layer by layer too. Raises ArtifactError,
+    BackendError, ImageError, UsageError.
 
     >>> from t2t_deploy import verify_artifacts
     >>> [found.verification.status.value for found in verify_artifacts([made.path])]

@@ -16,8 +16,8 @@ Run = Callable[..., Any]
 
 COMMANDS = [
     *("variants", "export", "calibrate", "quantize", "build-trt", "verify", "evaluate", "bench"),
-    *("predict", "inspect", "package", "workspace"),
-    *("doctor", "completion"),
+    *("predict", "inspect", "package", "run"),
+    *("workspace", "doctor", "completion"),
 ]
 
 
