@@ -177,6 +177,8 @@ ENGINE = {"backend": "tensorrt", "backend_version": "10", "sm": ["86"]}
         ({"verification": {"rel_l2": 1}}, "its verification is"),
         ({"verification": "passed"}, "its verification is 'passed'"),
         ({"details": {"attestation": []}}, "its attestation is []"),
+        ({"details": {"located": 3}}, "its located is 3"),
+        ({"details": {"graph_verification": {}}}, "its graph_verification is {}"),
         ({"details": {"quantization": 3}}, "its details is"),
         ({"sequence": "1"}, "its sequence is '1'"),
         ({"kind": "engine"}, "its engine is None"),

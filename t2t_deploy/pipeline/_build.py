@@ -159,6 +159,7 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
                 "trtexec": trtexec_line(built, Path(graph.path.name), Path(f"{stem}.engine")),
             },
             "attestation": attestation.to_dict(),
+            "graph_verification": known.verification if known else None,
             **(Ends.of_details(known.details).to_details() if known else {}),
             "calibration": known.details.get("calibration") if known else None,
             "runnable_here": runnable.runs,

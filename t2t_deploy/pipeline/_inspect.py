@@ -41,6 +41,7 @@ def inspect_artifact(workspace: Workspace, path: Path) -> dict[str, Any]:
     if manifest is not None and manifest.kind == "engine":
         summary["engine"] = manifest.details["engine"]
         summary["attestation"] = manifest.details.get("attestation")
+        summary["graph_verification"] = manifest.details.get("graph_verification")
         return summary
     if artifact.kind == "engine":
         return summary

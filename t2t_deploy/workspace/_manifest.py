@@ -85,7 +85,8 @@ class Manifest:
     def _failed_checks(self) -> list[Mapping[str, Any]]:
         details = self.details
         checks = (
-            self.verification,
+            # an engine that has not run is as good as the graph it was built from
+            self.verification or details.get("graph_verification"),
             *(details.get(name) for name in ("attestation", "nodewise", "located", "budget")),
         )
         return [check for check in checks if check and check["status"] == Status.FAILED.value]

@@ -66,7 +66,7 @@ def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or fits(value)
 
 
-_CHECKS = ("attestation", "nodewise", "budget")
+_CHECKS = ("attestation", "nodewise", "located", "budget", "graph_verification")
 _FITS: Mapping[str, Callable[[Any], bool]] = {
     "kind": lambda value: value in _KINDS,
     "file": _is_text,
