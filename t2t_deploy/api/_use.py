@@ -301,7 +301,7 @@ def draw_features(
     ArtifactError, BackendError, ImageError, UsageError.
 
     >>> from t2t_deploy import draw_features
-    >>> drawn = draw_features([made.path], features=picture)
+    >>> drawn = draw_features([made.path], features="train/0.png")
     >>> [stage.grid for stage in drawn.features.stages][:3]
     [(32, 32), (8, 8), (4, 4)]
     """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _DPI = 100
 # inches
-_CELL, _LABELS, _HEAD, _FOOT = 1.6, 2.1, 0.85, 1.45
+_CELL, _LABELS, _HEAD, _FOOT = 1.6, 2.1, 0.85, 1.2
 _BAD = "#d62728"
 _GREY = "#666666"
 _CAPTION = (
@@ -79,7 +79,7 @@ def plot_features(features: Features, path: Path, *, title: str) -> None:
         _draw_stage(list(cells[row]), stage, seen, features, scale, colours)
     _name_columns(list(cells[0]), features.columns)
     figure.text(0.1 / width, 1 - 0.12 / height, title, va="top", fontsize=11, fontweight="bold")
-    bar = figure.add_axes((_LABELS / width, 1.17 / height, 2 * _CELL / width, 0.1 / height))
+    bar = figure.add_axes((_LABELS / width, 0.87 / height, 2 * _CELL / width, 0.1 / height))
     figure.colorbar(ScalarMappable(scale, colours), cax=bar, orientation="horizontal")
     bar.tick_params(labelsize=7)
     bar.set_title("error of a token", fontsize=7, loc="left", pad=2)
@@ -191,7 +191,7 @@ def _ranking(logits: np.ndarray) -> str:
     ranked = top_classes(logits)
     if not ranked:
         return "logits are not finite"
-    return "\n".join(f"class {index}: {probability:.1%}" for index, probability in ranked)
+    return "\n".join(f"class {index}: {probability:.2%}" for index, probability in ranked)
 
 
 def _figure_of(seen: SeenStage) -> str:
