@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,10 +82,11 @@ def plot_features(features: Features, path: Path, *, title: str) -> None:
     figure.text(0.1 / width, 1 - 0.12 / height, title, va="top", fontsize=11, fontweight="bold")
     bar = figure.add_axes((_LABELS / width, 0.87 / height, 2 * _CELL / width, 0.1 / height))
     figure.colorbar(ScalarMappable(scale, colours), cax=bar, orientation="horizontal")
+    bar.minorticks_off()
     bar.tick_params(labelsize=7)
     bar.set_title("error of a token", fontsize=7, loc="left", pad=2)
     _write_caption(figure, width, height)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    figure.savefig(path, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True})
 
 
 def _draw_stage(
@@ -134,7 +136,7 @@ def _draw_map(axes: Axes, stage: Stage, values: np.ndarray, paint: TokenColours 
 
 
 def _error_scale(features: Features) -> LogNorm:
-    """From the smallest relative error of a stage to the largest error of a token."""
+    """Whole decades, from the smallest relative error of a stage to the largest of a token."""
     from matplotlib.colors import LogNorm
 
     largest, smallest = 0.0, np.inf
@@ -148,7 +150,8 @@ def _error_scale(features: Features) -> LogNorm:
                 smallest = min(smallest, seen.rel_l2)
     if not largest > 0:
         return LogNorm(1e-8, 1.0, clip=True)
-    return LogNorm(min(smallest, largest / 10), largest, clip=True)
+    ends = math.floor(math.log10(min(smallest, largest))), math.ceil(math.log10(largest))
+    return LogNorm(10.0 ** ends[0], 10.0 ** max(ends[1], ends[0] + 1), clip=True)
 
 
 def _name_columns(cells: list[Axes], columns: tuple[FeatureColumn, ...]) -> None:
