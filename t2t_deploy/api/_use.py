@@ -28,6 +28,7 @@ from t2t_deploy.pipeline import (
     ClusterPrediction,
     CudaGraphs,
     DocumentedBench,
+    DrawnFeatures,
     EvaluateAcross,
     EvaluateRequest,
     Evaluation,
@@ -43,6 +44,7 @@ from t2t_deploy.pipeline import (
     open_artifact,
     silent,
 )
+from t2t_deploy.pipeline import draw_features as _draw_features
 from t2t_deploy.pipeline import evaluate_artifacts as _evaluate_artifacts
 from t2t_deploy.pipeline import examine_machine as _examine_machine
 from t2t_deploy.pipeline import inspect_artifact as _inspect_artifact
@@ -295,6 +297,29 @@ def inspect_artifact(
     ['image float32 (N, 3, 32, 32)']
     """
     return _inspect_artifact(workspace_of(workspace), Path(artifact))
+
+
+def draw_features(
+    artifacts: Iterable[AnyPath],
+    *,
+    features: AnyPath,
+    plot: AnyPath | None = None,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Report = silent,
+) -> DrawnFeatures:
+    """Draw the token maps of a picture at each stage: ``t2t-deploy inspect --features``.
+
+    artifacts: ONNX files of the same weights, side by side. features: the picture. Raises
+    ArtifactError, BackendError, ImageError, UsageError.
+
+    >>> from t2t_deploy import draw_features
+    >>> drawn = draw_features([made.path], features="train/0.png")
+    >>> [stage.grid for stage in drawn.features.stages][:3]
+    [(32, 32), (8, 8), (4, 4)]
+    """
+    return _draw_features(
+        workspace_of(workspace), paths_of(artifacts), Path(features), path_of(plot), progress
+    )
 
 
 def examine_machine() -> dict[str, Any]:
