@@ -261,6 +261,18 @@ def test_a_foreign_file(run: Run, onnx_file: Path, image: Path) -> None:
     assert done.err.startswith("error: theirs.onnx has no manifest, so its weights and variant are")
 
 
+def test_a_file_made_from_a_foreign_one(
+    run: Run, onnx_file: Path, image: Path, change_manifest: Callable[..., None]
+) -> None:
+    change_manifest(onnx_file, weights={})
+    done = run("inspect", onnx_file, "--features", image)
+    assert done.status == 1
+    assert done.err == (
+        f"error: {onnx_file.name} was made from a file without manifest, so its reference is "
+        "unknown; name a file that t2t-deploy exported\n"
+    )
+
+
 def test_weights_that_are_gone(run: Run, onnx_file: Path, workspace: Path, image: Path) -> None:
     shutil.rmtree(workspace / "weights")
     done = run("inspect", onnx_file, "--features", image)
