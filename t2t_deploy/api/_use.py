@@ -312,6 +312,8 @@ def draw_features(
     artifacts: ONNX files of the same weights, side by side. features: the picture. Raises
     ArtifactError, BackendError, ImageError, UsageError.
 
+    Examples
+    --------
     >>> from t2t_deploy import draw_features
     >>> drawn = draw_features([made.path], features="train/0.png")
     >>> [stage.grid for stage in drawn.features.stages][:3]
