@@ -1,0 +1,160 @@
+"""The layers of trained models in 8 bits, and of every kind of model: right ones and wrong ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from digits import digits_split
+
+from t2t_deploy.model import config_from_toml, load_checkpoint, save_weights
+from t2t_deploy.pipeline import (
+    ExportRequest,
+    QuantizationMode,
+    QuantizeRequest,
+    Workspace,
+    export_model,
+    quantize_artifact,
+)
+from t2t_deploy.pipeline._locate import locate_file
+from t2t_deploy.types import Precision, Status, Target
+from t2t_deploy.verify import Located
+from t2t_deploy.workspace import Artifact
+
+pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.slow
+
+DIGITS = Path(__file__).parents[1] / "digits"
+FORMS = {
+    "static cpu": QuantizeRequest(target=Target.CPU),
+    "static portable": QuantizeRequest(target=Target.PORTABLE),
+    "static tensorrt": QuantizeRequest(target=Target.TENSORRT),
+    "dynamic": QuantizeRequest(mode=QuantizationMode.DYNAMIC),
+    "fp8": QuantizeRequest(precision=Precision.FP8),
+}
+# q and k swapped in one block, the projection transposed in the next
+WRONG = ["blocks.1.attn.qkv (queries)", "blocks.1.attn.qkv (keys)", "blocks.2.attn.proj"]
+
+
+def wronged(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    qkv, proj = "blocks.1.attn.qkv.weight", "blocks.2.attn.proj.weight"
+    queries, keys, values = weights[qkv].chunk(3)
+    return weights | {
+        qkv: torch.cat((keys, queries, values)),
+        proj: weights[proj].T.contiguous(),
+    }
+
+
+def exported(root: Path, kind: str, *, wrong: bool = False) -> Workspace:
+    """A workspace with the float export of a model trained on digits, or of a wrong one."""
+    toml = DIGITS / f"{kind}.toml"
+    weights = load_checkpoint(DIGITS / f"{kind}.pth.tar", config=config_from_toml(toml)).state_dict
+    root.mkdir()
+    save_weights(wronged(weights) if wrong else weights, root / "digits.safetensors")
+    workspace = Workspace(root / "artifacts")
+    request = ExportRequest(config_file=toml, checkpoint=root / "digits.safetensors")
+    export_model(workspace, request)
+    return workspace
+
+
+def tell(name: str, found: Located) -> None:
+    """The layers nearest to their limits."""
+    rel_l2 = max(found.layers, key=lambda layer: layer.rel_l2 / layer.limit)
+    channel = max(found.layers, key=lambda layer: layer.channel_error / layer.channel_limit)
+    print(
+        f"{name}: of its limit {rel_l2.rel_l2 / rel_l2.limit:.2f} in {rel_l2.layer} on "
+        f"{rel_l2.on}, {channel.channel_error / channel.channel_limit:.2f} in a channel of "
+        f"{channel.layer} on {channel.on}"
+    )
+
+
+def located(artifact: Artifact, workspace: Workspace) -> Located:
+    manifest = artifact.known()
+    return locate_file(artifact.path, manifest, workspace.weights(manifest))
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    digits_split().calibration.write(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "forms"),
+    [
+        ("performer", ["static cpu"]),
+        *(
+            pytest.param(kind, list(FORMS), marks=pytest.mark.slow)
+            for kind in ("performer", "transformer")
+        ),
+    ],
+)
+def test_eight_bits(kind: str, forms: list[str], tmp_path: Path, calibration: Path) -> None:
+    right, wrong = (
+        exported(tmp_path / "right", kind),
+        exported(tmp_path / "wrong", kind, wrong=True),
+    )
+    for form in forms:
+        request = dataclasses.replace(FORMS[form], images=calibration, measure_speed=False)
+        made = quantize_artifact(right, request)
+        found = located(made, right)
+        tell(f"{kind} {form}", found)
+        assert found.status is Status.PASSED, found.reason
+        other = quantize_artifact(wrong, request)
+        # held against the weights that it should have been made of
+        stored = right.weights(made.known())
+        found = locate_file(other.path, other.known(), stored)
+        assert found.status is Status.FAILED
+        assert [layer.layer for layer in found.layers if layer.differs] == WRONG
+        assert found.first is not None and found.first.layer == WRONG[0]
+
+
+@pytest.mark.parametrize("kind", ["performer", "transformer"])
+def test_trained_weights_in_float32(kind: str, tmp_path: Path) -> None:
+    workspace = exported(tmp_path / "right", kind)
+    (artifact,) = workspace.artifacts("onnx")
+    found = located(artifact, workspace)
+    tell(f"{kind} fp32", found)
+    assert found.status is Status.PASSED, found.reason
+
+
+SMALL = """\
+tokens_type = "performer"
+embed_dim = 32
+depth = 2
+num_heads = 4
+mlp_ratio = 3.0
+token_dim = 16
+image_size = 32
+num_classes = 10
+"""
+KINDS = {
+    "se": (SMALL + 'backbone = "se"\n', 46),
+    "ghost": (SMALL + 'backbone = "ghost"\n', 44),
+    "dense": (SMALL + 'backbone = "dense"\nstages = [1, 1]\ngrowth = 16\n', 48),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_ones_of_other_backbones(kind: str, tmp_path: Path) -> None:
+    text, layers = KINDS[kind]
+    (tmp_path / "small.toml").write_text(text)
+    workspace = Workspace(tmp_path / "artifacts")
+    artifact = export_model(workspace, ExportRequest(config_file=tmp_path / "small.toml"))
+    found = located(artifact, workspace)
+    tell(kind, found)
+    assert found.status is Status.PASSED, found.reason
+    assert len(found.layers) == layers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["14_se", "16_ghost", "dense", "19", "24"])
+def test_full_size(variant: str, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "artifacts")
+    artifact = export_model(workspace, ExportRequest(variant=variant))
+    found = located(artifact, workspace)
+    tell(variant, found)
+    assert found.status is Status.PASSED, found.reason
