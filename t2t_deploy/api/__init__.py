@@ -16,6 +16,7 @@ from t2t_deploy.api._make import (
 )
 from t2t_deploy.api._use import (
     benchmark,
+    draw_features,
     evaluate_artifacts,
     examine_machine,
     inspect_artifact,
@@ -35,6 +36,7 @@ __all__ = [
     "build_engine",
     "calibrate_onnx",
     "compare_exports",
+    "draw_features",
     "evaluate_artifacts",
     "examine_machine",
     "export_onnx",

@@ -78,6 +78,8 @@ def export_onnx(
     Raises UsageError for options that contradict each other, CheckpointError, ConfigError,
     ExportError, MissingDependencyError without torch.
 
+    Examples
+    --------
     >>> from t2t_deploy import export_onnx
     >>> made = export_onnx(config="tiny.toml")
     >>> made.path.parent.as_posix(), made.known().precision.value, made.known().failed
@@ -160,6 +162,8 @@ def calibrate_onnx(
     artifact: an export; None is the newest. ``images`` is a folder, looked into as a whole. Raises
     ArtifactError, CalibrationError, ImageError, BackendError.
 
+    Examples
+    --------
     >>> from t2t_deploy import calibrate_onnx
     >>> ranges = calibrate_onnx(images="train", method="mse")
     >>> len(ranges.calibration.ranges), ranges.reused
@@ -204,6 +208,8 @@ def quantize_onnx(
     budget that cannot be met, and a failed verification, are in the manifest. Raises UsageError,
     CalibrationError, ArtifactError, ImageError, ExportError, MissingDependencyError.
 
+    Examples
+    --------
     >>> from t2t_deploy import quantize_onnx
     >>> small = quantize_onnx(images="train", speed=False)
     >>> small.known().details["quantization"]["quantized_nodes"], small.known().failed
@@ -254,6 +260,8 @@ def build_engine(
     MiB. The attestation's verdict is in the manifest. Raises ArtifactError, EngineError,
     BackendError, UsageError, MissingDependencyError where there is no builder.
 
+    Examples
+    --------
     >>> from t2t_deploy import build_engine
     >>> engine = build_engine(made.path, precision="fp16", sm="86", profile="1:4:8")
     >>> figures = engine.known().details
@@ -299,6 +307,8 @@ def package_artifact(
     artifact: None is the newest. triton: the repository's folder. queue_delay in microseconds.
     Raises ArtifactError, UsageError.
 
+    Examples
+    --------
     >>> from t2t_deploy import package_artifact
     >>> [folder.name for folder in package_artifact(made.path, triton="models").folders]
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -340,6 +350,8 @@ def run_recipe(
     workspace: None is the recipe's own, else as elsewhere. What cannot be done is told in the
     result. Raises RecipeError for a file that is no recipe.
 
+    Examples
+    --------
     >>> from t2t_deploy import run_recipe
     >>> for step in run_recipe("recipe.toml").steps:
     ...     print(step.step, step.status.value)

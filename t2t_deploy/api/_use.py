@@ -28,6 +28,7 @@ from t2t_deploy.pipeline import (
     ClusterPrediction,
     CudaGraphs,
     DocumentedBench,
+    DrawnFeatures,
     EvaluateAcross,
     EvaluateRequest,
     Evaluation,
@@ -43,6 +44,7 @@ from t2t_deploy.pipeline import (
     open_artifact,
     silent,
 )
+from t2t_deploy.pipeline import draw_features as _draw_features
 from t2t_deploy.pipeline import evaluate_artifacts as _evaluate_artifacts
 from t2t_deploy.pipeline import examine_machine as _examine_machine
 from t2t_deploy.pipeline import inspect_artifact as _inspect_artifact
@@ -69,6 +71,8 @@ def load_session(
     manifest, which is code. Raises ArtifactError where the file is missing, altered or failed a
     check, EngineError, BackendError where the runtime cannot run here, UsageError.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> from t2t_deploy import load_session
     >>> with load_session(made.path, threads=1) as session:
@@ -105,6 +109,8 @@ def verify_artifacts(
     artifacts: none is all of the workspace. locate: layer by layer too. Raises ArtifactError,
     BackendError, ImageError, UsageError.
 
+    Examples
+    --------
     >>> from t2t_deploy import verify_artifacts
     >>> [found.verification.status.value for found in verify_artifacts([made.path])]
     ['passed']
@@ -140,6 +146,8 @@ def evaluate_artifacts(
     artifacts: none is all of the workspace. ray: address of a cluster, ``local``, ``auto`` or
     HOST:PORT. Raises ArtifactError, BackendError, ImageError, UsageError, MissingDependencyError.
 
+    Examples
+    --------
     >>> from t2t_deploy import evaluate_artifacts
     >>> found = evaluate_artifacts([made.path], images="val")
     >>> [(one.accuracy.images, one.accuracy.agreement) for one in found.results]
@@ -184,6 +192,8 @@ def benchmark(
     ``bench --json`` printed before. What cannot run here is a row that says why; a backend that was
     named and cannot is an error. Raises ArtifactError, BackendError, ComparisonError, UsageError.
 
+    Examples
+    --------
     >>> from t2t_deploy import benchmark
     >>> bench = benchmark([made.path], backend="ort-cpu", rounds=5)
     >>> [(row.backend, row.batch, row.status.value) for row in bench.report.results]
@@ -228,6 +238,8 @@ def predict_images(
     but the names of those without a class. Raises ImageError, ArtifactError, BackendError,
     EngineError, UsageError.
 
+    Examples
+    --------
     >>> from t2t_deploy import predict_images
     >>> pictures = []
     >>> done = predict_images(made.path, "val", receive=pictures.append)
@@ -278,6 +290,8 @@ def inspect_artifact(
 
     Raises ArtifactError.
 
+    Examples
+    --------
     >>> from t2t_deploy import inspect_artifact
     >>> inspect_artifact(made.path)["graph"]["inputs"]
     ['image float32 (N, 3, 32, 32)']
@@ -285,9 +299,36 @@ def inspect_artifact(
     return _inspect_artifact(workspace_of(workspace), Path(artifact))
 
 
+def draw_features(
+    artifacts: Iterable[AnyPath],
+    *,
+    features: AnyPath,
+    plot: AnyPath | None = None,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Report = silent,
+) -> DrawnFeatures:
+    """Draw the token maps of a picture at each stage: ``t2t-deploy inspect --features``.
+
+    artifacts: ONNX files of the same weights, side by side. features: the picture. Raises
+    ArtifactError, BackendError, ImageError, UsageError.
+
+    Examples
+    --------
+    >>> from t2t_deploy import draw_features
+    >>> drawn = draw_features([made.path], features="train/0.png")
+    >>> [stage.grid for stage in drawn.features.stages][:3]
+    [(32, 32), (8, 8), (4, 4)]
+    """
+    return _draw_features(
+        workspace_of(workspace), paths_of(artifacts), Path(features), path_of(plot), progress
+    )
+
+
 def examine_machine() -> dict[str, Any]:
     """What this machine can build and run, and why not the rest: ``t2t-deploy doctor``.
 
+    Examples
+    --------
     >>> from t2t_deploy import examine_machine
     >>> [one["runs"] for one in examine_machine()["backends"] if one["name"] == "ort-cpu"]
     [True]

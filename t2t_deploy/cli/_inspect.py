@@ -9,25 +9,52 @@ import click
 
 from t2t_deploy.cli._options import common_options
 from t2t_deploy.cli._output import Output
+from t2t_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from t2t_deploy.pipeline import DrawnFeatures
 
 
 @click.command("inspect", short_help="What is in an ONNX file or an engine.")
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.argument("other", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--features",
+    metavar="IMAGE",
+    type=click.Path(path_type=Path),
+    help="Draw the token maps of a picture at each stage, beside the reference's.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="PNG of --features, instead of the one in the workspace's logs.",
+)
 @common_options
-def command(artifact: Path, other: Path | None, workspace: Any, output: Output) -> None:
+def command(
+    artifact: Path,
+    other: Path | None,
+    features: Path | None,
+    plot: Path | None,
+    workspace: Any,
+    output: Output,
+) -> None:
     """Show what is in an ONNX file or an engine; two artifacts side by side.
 
     \b
     t2t-deploy inspect artifacts/engines/14-....engine
     t2t-deploy inspect a.onnx b.onnx
+    t2t-deploy inspect a.onnx a-int8.onnx --features cat.jpg
     """
-    from t2t_deploy.pipeline import inspect_artifact
+    from t2t_deploy.pipeline import draw_features, inspect_artifact
 
+    if plot is not None and features is None:
+        raise UsageError("--plot draws the token maps of --features; give --features IMAGE too")
     chosen = [artifact] if other is None else [artifact, other]
+    drawn = None
+    if features is not None:
+        drawn = draw_features(workspace, chosen, features, plot, output)
     summaries = [inspect_artifact(workspace, path) for path in chosen]
 
     def show(console: Console) -> None:
@@ -38,8 +65,28 @@ def command(artifact: Path, other: Path | None, workspace: Any, output: Output) 
         for key in dict.fromkeys(key for column in columns for key in column):
             table.add_row(key, *(column.get(key, "") for column in columns))
         console.print(table)
+        if drawn is not None:
+            _show_features(console, drawn)
 
-    output.result({"artifacts": summaries}, show)
+    values: dict[str, Any] = {"artifacts": summaries}
+    if drawn is not None:
+        values["features"] = drawn.to_dict()
+    output.result(values, show)
+
+
+def _show_features(console: Console, drawn: DrawnFeatures) -> None:
+    from rich.table import Table
+
+    features = drawn.features
+    table = Table("relative error against float64", *(column.name for column in features.columns))
+    for row, stage in enumerate(features.stages):
+        seen = [column.seen[row] for column in features.columns]
+        table.add_row(
+            stage.title,
+            *(one.note or "" if one.rel_l2 is None else f"{one.rel_l2:.2e}" for one in seen),
+        )
+    console.print(table)
+    console.print(f"token maps: {drawn.plot}", markup=False)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:

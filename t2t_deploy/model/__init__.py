@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         LayerError,
         layer_errors,
         reference_layers,
+        reference_tensors,
     )
     from t2t_deploy.model._t2t import T2TViT, TokensToToken, restructure, soft_split
     from t2t_deploy.model._tokens import PERFORMER_EPSILON, PerformerBlock, TransformerBlock
@@ -66,7 +67,13 @@ _HOMES = {
         "save_weights",
     ),
     "_random": ("random_state_dict", "random_tensor"),
-    "_stepwise": ("Arithmetic", "LayerError", "layer_errors", "reference_layers"),
+    "_stepwise": (
+        "Arithmetic",
+        "LayerError",
+        "layer_errors",
+        "reference_layers",
+        "reference_tensors",
+    ),
     "_t2t": ("T2TViT", "TokensToToken", "restructure", "soft_split"),
     "_tokens": ("PERFORMER_EPSILON", "PerformerBlock", "TransformerBlock"),
 }
@@ -105,6 +112,7 @@ __all__ = [
     "random_tensor",
     "reference_from_state_dict",
     "reference_layers",
+    "reference_tensors",
     "restructure",
     "save_weights",
     "soft_split",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -115,14 +115,28 @@ def layer_errors(
         return x * (1 + rounding * (2 * noise - 1))
 
     shaken = {name: jittered(x, arithmetic.rounding) for name, x in found.items()}
-    _run(
+    _run_replacing(
         _in_eight_bits(model, arithmetic.eight_bit),
         jittered(picture, arithmetic.picture_rounding),
         shaken,
         keep,
     )
-    _run(model, picture, found, compare)
+    _run_replacing(model, picture, found, compare)
     return tuple(errors)
+
+
+def reference_tensors(model: T2TViT, picture: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+    """What the reference itself computes at some of its layers: (1, rows, channels) each.
+
+    model, picture: as in `layer_errors`.
+    """
+    kept: dict[str, Tensor] = {}
+
+    def keep(probe: _Probe, x: Tensor) -> None:
+        kept[probe.layer] = probe.wanted(x)
+
+    _run(model, picture, frozenset(layers), keep)
+    return kept
 
 
 def laid_over(x: Tensor, found: Tensor) -> Tensor:
@@ -132,18 +146,34 @@ def laid_over(x: Tensor, found: Tensor) -> Tensor:
     return y
 
 
-def _run(
+def _run_replacing(
     model: T2TViT,
     picture: Tensor,
     found: Mapping[str, Tensor],
     see: Callable[[_Probe, Tensor], None],
 ) -> None:
     """Run with every layer's tensor shown to ``see`` and then replaced by the one in ``found``."""
+
+    def replaced(probe: _Probe, x: Tensor) -> Tensor:
+        own = found[probe.layer]
+        see(probe, probe.wanted(x)[:, : own.shape[1]])
+        return probe.given(x, own)
+
+    _run(model, picture, found, replaced)
+
+
+def _run(
+    model: T2TViT,
+    picture: Tensor,
+    layers: Container[str],
+    pass_on: Callable[[_Probe, Tensor], Tensor | None],
+) -> None:
+    """Run with what stands at some layers handed to ``pass_on``; None leaves it as it is."""
     handles = []
     try:
         for probe in _probes(model):
-            if probe.layer in found:
-                handles.append(_attach(model, probe, found[probe.layer], see))
+            if probe.layer in layers:
+                handles.append(_attach(model, probe, pass_on))
         with torch.inference_mode():
             model(picture)
     finally:
@@ -152,16 +182,12 @@ def _run(
 
 
 def _attach(
-    model: T2TViT, probe: _Probe, found: Tensor, see: Callable[[_Probe, Tensor], None]
+    model: T2TViT, probe: _Probe, pass_on: Callable[[_Probe, Tensor], Tensor | None]
 ) -> torch.utils.hooks.RemovableHandle:
-    def passed(x: Tensor) -> Tensor:
-        see(probe, probe.wanted(x)[:, : found.shape[1]])
-        return probe.given(x, found)
-
     module = model.get_submodule(probe.module)
     if probe.reads:
-        return module.register_forward_pre_hook(lambda _, inputs: (passed(inputs[0]),))
-    return module.register_forward_hook(lambda _, inputs, output: passed(output))
+        return module.register_forward_pre_hook(lambda _, inputs: pass_on(probe, inputs[0]))
+    return module.register_forward_hook(lambda _, inputs, output: pass_on(probe, output))
 
 
 def _error(probe: _Probe, found: Tensor, wanted: Tensor, moved: Tensor) -> LayerError:

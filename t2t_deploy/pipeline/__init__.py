@@ -46,6 +46,7 @@ from t2t_deploy.pipeline._evaluate import (
 )
 from t2t_deploy.pipeline._evaluate_across import EvaluateAcross
 from t2t_deploy.pipeline._export import ExportRequest, export_model, read_model
+from t2t_deploy.pipeline._features import DrawnFeatures, draw_features
 from t2t_deploy.pipeline._inputs import (
     Machine,
     calibration_pictures,
@@ -109,6 +110,7 @@ __all__ = [
     "Comparison",
     "CudaGraphs",
     "DocumentedBench",
+    "DrawnFeatures",
     "EvaluateAcross",
     "EvaluateRequest",
     "EvaluatedArtifact",
@@ -147,6 +149,7 @@ __all__ = [
     "comparison_table",
     "document_bench",
     "document_measured",
+    "draw_features",
     "evaluate_artifacts",
     "evaluate_values",
     "evaluation_pictures",

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-import tempfile
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,21 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from t2t_deploy._optional import require
-from t2t_deploy.images import pixels_of
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.runtime import (
-    Session,
-    SessionRequest,
-    open_session,
-    read_onnx,
-    why_not_runnable,
-)
+from t2t_deploy.pipeline._shown_graph import ShownGraph, shown_graph
+from t2t_deploy.runtime import read_onnx, why_not_runnable
 from t2t_deploy.types import OUTPUT_NAME, QUANTIZED, Ends, Precision, Tail
 from t2t_deploy.verify import (
     TAIL_TOLERANCE,
     ComparedLayer,
     Located,
-    NodewiseSession,
     PictureSet,
     compared_layer,
     located,
@@ -43,9 +32,6 @@ from t2t_deploy.workspace import Manifest
 _PREPROCESSING = "preprocessing"
 
 if TYPE_CHECKING:
-    import onnx
-
-    from t2t_deploy.export import LayerTensor
     from t2t_deploy.model import T2TViT
 
 
@@ -67,111 +53,52 @@ def locate_file(
     if reason is not None:
         return not_located(reason)
 
-    from t2t_deploy.export import (
-        NORMALISED_NAME,
-        PerformerForm,
-        layer_tensors,
-        with_tensors_shown,
-    )
     from t2t_deploy.model import config_from_dict, load_reference, reference_layers
 
     model = read_onnx(path, external_data=True)
-    ends = Ends.of_details(manifest.details)
     config = config_from_dict(manifest.config)
     chosen = nodewise_pictures(config.image_size) if pictures is None else pictures
-    shown = [OUTPUT_NAME]
-    if ends.embed_preprocess:
+    if Ends.of_details(manifest.details).embed_preprocess:
         chosen = on_pixel_grid(chosen)
-        shown.append(NORMALISED_NAME)
     every = reference_layers(config)
-    scaled = _equalised_layers(manifest)
-    performer = PerformerForm((manifest.strategies or {})["performer"])
-    comparable = [layer for layer in every if layer not in scaled]
-    tensors = layer_tensors(model, comparable, performer, config.token_dim)
-    shown += [tensor.tensor for tensor in tensors.values()]
     found = []
-    with _opened(with_tensors_shown(model, shown), manifest.precision) as session:
-        comparison = _Comparison(
-            load_reference(weights, config).double(), session, tensors, manifest, ends
-        )
+    with shown_graph(model, manifest, every) as graph:
+        comparison = _Comparison(load_reference(weights, config).double(), graph, manifest)
         for done, picture in enumerate(chosen.pictures):
             name = chosen.names[done]
             found.append((name, comparison.layers(name, picture)))
             report.progress("comparing layers", done + 1, len(chosen.names))
     return located(
         found,
-        not_compared=[layer for layer in every if layer not in tensors],
+        not_compared=[layer for layer in every if layer not in graph.tensors],
         stored_non_finite=stored_non_finite(model),
         faults=comparison.faults[:1],
     )
 
 
-def _equalised_layers(manifest: Manifest) -> set[str]:
-    """Layers whose channels an 8-bit graph holds in other units than the reference.
-
-    The layers that read them take it back, and are compared.
-    """
-    scaled: set[str] = set()
-    for pair in manifest.details.get("quantization", {}).get("equalised", ()):
-        producer = str(pair["producer"])
-        in_tokens = re.fullmatch(r"tokens\.blocks\.(\d)\.tail\.norm", producer)
-        values = re.fullmatch(r"(blocks\.\d+)\.attn\.v", producer)
-        if in_tokens is not None:
-            scaled.add(f"tokens_to_token.attention{int(in_tokens[1]) + 1}.norm2")
-        elif values is not None:
-            path = values[1]
-            scaled |= {f"{path}.attn.qkv (values)", f"{path}.attn.v", f"{path} (attention)"}
-        else:
-            scaled.add(producer)
-    return scaled
-
-
-@contextlib.contextmanager
-def _opened(model: onnx.ModelProto, precision: Precision) -> Iterator[Session]:
-    """A session on a copy of a graph; bf16, of which no kernel is here, is rounded node by node."""
-    if precision is Precision.BF16:
-        with NodewiseSession(model) as session:
-            yield session
-        return
-    import onnx
-
-    with tempfile.TemporaryDirectory(prefix="t2t-deploy-locate-") as folder:
-        path = Path(folder) / "shown.onnx"
-        onnx.save(model, path)
-        with open_session(SessionRequest("ort-cpu", path, precision=precision)) as session:
-            yield session
-
-
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """A graph with its layers' tensors shown, and the float64 reference.
+    """A graph with its layers shown, and the float64 reference.
 
     faults: what is wrong behind the logits, as it is found.
     """
 
     reference: T2TViT
-    session: Session
-    tensors: Mapping[str, LayerTensor]
+    graph: ShownGraph
     manifest: Manifest
-    ends: Ends
     faults: list[str] = field(default_factory=list)
 
     def layers(self, name: str, picture: np.ndarray) -> list[ComparedLayer]:
         """Every layer for a picture (3, S, S) float32, the ends around them too."""
         torch = require("torch")
-        from t2t_deploy.export import NORMALISED_NAME
         from t2t_deploy.model import Arithmetic, layer_errors
 
-        taken = self.session.inputs[0]
-        batch = taken.shape[0] or 1
-        fed = np.repeat(picture[None], batch, axis=0)
-        given = pixels_of(fed) if self.ends.embed_preprocess else fed
-        outputs = self.session.run({taken.name: np.ascontiguousarray(given)})
+        found = self.graph.run(picture)
         precision, base = self.manifest.precision, self._base
-        seen = fed[:1].astype(np.float64)
+        seen = picture[None].astype(np.float64)
         compared = []
-        if self.ends.embed_preprocess:
-            made = outputs[NORMALISED_NAME][:1].astype(np.float64)
+        if self.graph.ends.embed_preprocess:
+            made = found.picture
             compared.append(_preprocessing(made, seen, name))
             if np.isfinite(made).all():
                 seen = made
@@ -180,16 +107,13 @@ class _Comparison:
             rounding_of(Precision.FP32),
             precision.value if precision in QUANTIZED else None,
         )
-        found = {
-            layer: torch.from_numpy(tensor.of(outputs[tensor.tensor], batch))
-            for layer, tensor in self.tensors.items()
-        }
-        for error in layer_errors(self.reference, torch.from_numpy(seen), found, arithmetic):
+        layers = {layer: torch.from_numpy(values) for layer, values in found.layers.items()}
+        for error in layer_errors(self.reference, torch.from_numpy(seen), layers, arithmetic):
             compared.append(
-                compared_layer(error, self.tensors[error.layer].tensor, name, precision, base)
+                compared_layer(error, self.graph.tensors[error.layer].tensor, name, precision, base)
             )
-        if self.ends.tail is not Tail.LOGITS and (
-            fault := tail_fault(outputs, outputs[OUTPUT_NAME])
+        if self.graph.ends.tail is not Tail.LOGITS and (
+            fault := tail_fault(found.outputs, found.outputs[OUTPUT_NAME])
         ):
             self.faults.append(f"the tail is wrong on {name}: {fault}")
         return compared

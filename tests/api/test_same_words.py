@@ -17,6 +17,7 @@ from t2t_deploy import (
     build_engine,
     calibrate_onnx,
     compare_exports,
+    draw_features,
     evaluate_artifacts,
     examine_machine,
     export_onnx,
@@ -41,7 +42,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
     "evaluate": (evaluate_artifacts,),
     "bench": (benchmark,),
     "predict": (predict_images, predict_across),
-    "inspect": (inspect_artifact,),
+    "inspect": (inspect_artifact, draw_features),
     "package": (package_artifact,),
     "run": (run_recipe,),
     "doctor": (examine_machine,),
@@ -62,7 +63,7 @@ OTHERWISE = {
     ("predict", "--null"): "",
     ("run", "--example"): "",  # t2t_deploy.recipe.example_recipe
     ("run", "-o"): "",
-    ("inspect", "other"): "",  # a second call
+    ("inspect", "other"): "",  # a second call; draw_features takes several
     ("doctor", "--report"): "",  # t2t_deploy.pipeline.bug_report of what it returns
     **{("build-trt", f"--{name}"): "precision" for name in ("fp32", "fp16", "bf16", "int8", "fp8")},
 }

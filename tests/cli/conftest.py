@@ -48,12 +48,14 @@ class Done:
 
 
 def exit_status(*words: object) -> int:
-    before = signal.getsignal(signal.SIGTERM)
+    caught = [getattr(signal, n) for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    before = [signal.getsignal(number) for number in caught]
     try:
         with pytest.raises(SystemExit) as leaving:
             main([str(word) for word in words])
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(caught, before, strict=True):
+            signal.signal(number, handler)
     assert isinstance(leaving.value.code, int)
     return leaving.value.code
 

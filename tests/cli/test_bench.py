@@ -123,13 +123,11 @@ def test_a_file_that_does_not_load_fails(run: Run) -> None:
     Path("junk.onnx").write_bytes(bytes(range(256)) * 10)
     done = run("bench", "junk.onnx", "--rounds", 5, "--json")
     assert done.status == 1
-    refused = {"ort-cpu": "ONNX Runtime"} | (
-        {"openvino": "OpenVINO"} if is_installed("openvino") else {}
-    )
+    refused = ["ort-cpu", *(["openvino"] if is_installed("openvino") else [])]
     failed = [row for row in done.json["results"] if row["status"] == "failed"]
-    assert [row["backend"] for row in failed] == list(refused)
+    assert [row["backend"] for row in failed] == refused
     for row in failed:
-        assert f"{refused[row['backend']]} refuses junk.onnx" in row["reason"]
+        assert "junk.onnx is no readable ONNX file" in row["reason"]
         assert f"note: {row['backend']} junk.onnx failed: {row['reason']}" in done.err
 
 

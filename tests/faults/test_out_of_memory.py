@@ -122,9 +122,9 @@ def test_too_little_memory_anywhere(folder: Path, stage: str, kind: str) -> None
 # Compiled code that gives up in the middle of an export.
 ABORTS = """
 import os
+import pathlib
 from t2t_deploy.cli import main
-from t2t_deploy import workspace
-workspace.publish = lambda *paths: os.kill(os.getpid(), {number})
+pathlib.Path.replace = lambda *paths: os.kill(os.getpid(), {number})
 main()
 """
 
@@ -137,9 +137,10 @@ def test_a_crash_of_compiled_code_is_one_line(folder: Path, name: str, number: i
     assert json.loads(done.stdout)["error"]["kind"] == "CrashError"
     assert name in said and "'export'" in said
     # what was being written is seen by nobody, and goes with the next prune
-    left = [path for path in (folder / "artifacts").rglob("*") if path.is_file()]
-    assert len(left) == 1
-    assert Workspace(folder / "artifacts").prune() == left
+    workspace = Workspace(folder / "artifacts")
+    assert workspace.artifacts() == []
+    left = list(workspace.root.rglob(".t2t-tmp-*"))
+    assert len(left) == 1 and workspace.prune() == left
 
 
 # -- which errors mean memory --------------------------------------------------------------------

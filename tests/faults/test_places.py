@@ -114,6 +114,7 @@ def test_a_workspace_that_moves(command: Zygote, copied: Callable[[], Path]) -> 
     assert command(folder, "verify", "link/renamed.onnx", "--workspace", "link").status == 0
 
 
+@pytest.mark.slow
 def test_a_workspace_that_is_a_file(command: Zygote, copied: Callable[[], Path]) -> None:
     folder = copied()
     for words in (("workspace", "list"), ("doctor",), ("export", "--config", "tiny.toml")):
@@ -169,7 +170,15 @@ def test_manifests_of_a_newer_version(command: Zygote, copied: Callable[[], Path
         assert done.status == 3
         (problem,) = done.json.get("workspace", done.json)["problems"]
         assert "manifest format 2" in problem
-    # a new export is another file, and harms none
+
+
+@pytest.mark.slow
+def test_an_export_beside_manifests_of_a_newer_version(
+    command: Zygote, copied: Callable[[], Path]
+) -> None:
+    folder = copied()
+    (stored,) = (folder / "artifacts/onnx").glob("*.onnx")
+    change(manifest_path_for(stored), manifest_version=2)
     before = manifest_path_for(stored).read_bytes()
     assert command(folder, "export", "--config", "tiny.toml", "--batch", 9).status == 0
     assert manifest_path_for(stored).read_bytes() == before

@@ -199,6 +199,8 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
+    # what starts in the background of a shell, or under nohup, inherits that these are ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     serve()

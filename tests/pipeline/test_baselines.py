@@ -241,6 +241,7 @@ def test_speed_against_the_fastest_plain_export() -> None:
     assert again[5].speedup_vs_plain is not None and again[5].speedup_vs_plain.ratio == 6.0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
 def test_for_real(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 0.05)

@@ -46,6 +46,7 @@ def quantize(workspace: Workspace, pictures: Path, max_drop: float) -> Artifact:
     )
 
 
+@pytest.mark.slow
 def test_the_layers_behind_outliers_go_back_to_float(tmp_path: Path, pictures: Path) -> None:
     workspace = Workspace(tmp_path / "artifacts")
     export(workspace, "performer", 100)

@@ -409,6 +409,7 @@ def exit_status(*words: object) -> int:
     return leaving.value.code
 
 
+@pytest.mark.slow
 def test_latencies_and_engines_for_real(
     tiny: ExportRequest,
     two: None,

@@ -24,6 +24,7 @@ from t2t_deploy.verify import Located
 from t2t_deploy.workspace import Artifact
 
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.slow
 
 DIGITS = Path(__file__).parents[1] / "digits"
 FORMS = {
@@ -111,7 +112,7 @@ def test_eight_bits(kind: str, forms: list[str], tmp_path: Path, calibration: Pa
         assert found.first is not None and found.first.layer == WRONG[0]
 
 
-@pytest.mark.parametrize("kind", ["transformer", pytest.param("performer", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["performer", "transformer"])
 def test_trained_weights_in_float32(kind: str, tmp_path: Path) -> None:
     workspace = exported(tmp_path / "right", kind)
     (artifact,) = workspace.artifacts("onnx")
@@ -137,10 +138,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["ghost", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("se", "dense"))],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_small_ones_of_other_backbones(kind: str, tmp_path: Path) -> None:
     text, layers = KINDS[kind]
     (tmp_path / "small.toml").write_text(text)

@@ -66,8 +66,9 @@ def test_an_engine_runs_where_it_was_built_for(everything_runs: None) -> None:
         classifier_request(Workspace(Path()), artifact("engine", engine=engine), backend="ort-cpu")
 
 
-def test_an_engine_without_manifest_needs_a_name(everything_runs: None) -> None:
-    foreign = Artifact(Path("model.engine"), None)
+def test_an_engine_without_manifest_needs_a_name(everything_runs: None, tmp_path: Path) -> None:
+    foreign = Artifact(tmp_path / "model.engine", None)
+    foreign.path.write_bytes(b"an engine")
     with pytest.raises(UsageError, match="its runtime is unknown; name it"):
         classifier_request(Workspace(Path()), foreign)
     made = classifier_request(Workspace(Path()), foreign, backend="tensorrt")

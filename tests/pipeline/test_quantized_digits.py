@@ -129,6 +129,7 @@ def test_so_do_the_forms_for_other_runtimes(kind: str, quantized: Quantized) -> 
     check(found["fp8"], 0.03)
 
 
+@pytest.mark.slow
 def test_outliers_ruin_naive_int8_and_equalisation_brings_all_of_it_back(
     quantized: Quantized,
 ) -> None:

@@ -16,7 +16,7 @@ def server_file(name: str) -> str:
 
 
 def own_sources(module: str) -> dict[str, str]:
-    """Texts of a module of this package and of all of the package that it imports.
+    """Texts of a module of this package and of all of the package that it imports as it runs.
 
     Returns them by their path below a folder that is put on ``sys.path``.
     """
@@ -37,7 +37,7 @@ def _file_of(module: str) -> Path:
 
 
 def _imported(text: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(text)):
+    for node in _run(ast.parse(text)):
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -46,3 +46,11 @@ def _imported(text: str) -> Iterator[str]:
             if parts[0] == _PACKAGE:
                 # importing a module runs the packages it lies in
                 yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+
+
+def _run(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and what is below it, but what only a type checker reads."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from _run(child)
