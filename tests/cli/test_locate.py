@@ -245,6 +245,8 @@ def test_the_wrong_layer_is_named(run: Run, wronged: Wronged, name: str) -> None
     assert all(one.startswith(near) for one in differing), differing
     if name == "no epsilon in the first soft split":
         assert found["first"]["on"] == "cream"
+        # its windows differ by less than the epsilon counts: elsewhere it is a thousand times less
+        assert found["first"]["rel_l2"] > 0.1, found["first"]
     layers = [compared["layer"] for compared in found["layers"]]
     place = layers.index(layer)
     before = found["last_agreeing"]
