@@ -37,18 +37,22 @@ LOAD_ARGS ?=
 DOCS_BIN := .venv-docs/bin
 DOCS_READY := .venv-docs/.ready
 DEMO := build/demo
+MUTANTS_BIN := .venv-mutants/bin
+MUTANTS_READY := .venv-mutants/.ready
+MUTANTS ?=
 comma := ,
 DIST_BIN := .venv-dist/bin
 DIST_READY := .venv-dist/.ready
 STUBS := .venv/stubs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage test-slow test-gpu bench-gpu test-ray ray-run test-serve load-test docs dist lock audit sbom lint format clean
+.PHONY: help demo test coverage mutants test-slow test-gpu bench-gpu test-ray ray-run test-serve load-test docs dist lock audit sbom lint format clean
 
 help:
 	@echo 'make demo       export, build-trt and bench of T2T-ViT-14, in $(DEMO)'
 	@echo 'make test       every check that needs no GPU and is not slow'
 	@echo 'make coverage   make test, and the branches it takes: at least 90 %'
+	@echo 'make mutants    are wrong versions of the rewrites, the placement, manifests noticed (mutmut)'
 	@echo 'make test-slow  the slow ones; PYTEST_ARGS="tests/export -x" narrows either'
 	@echo 'make test-gpu   the checks on a GPU; without one all are skipped, with the reason'
 	@echo 'make bench-gpu  builds, checks and times engines; a report in docs/results'
@@ -172,6 +176,21 @@ docs: $(DOCS_READY)
 	@NO_MKDOCS_2_WARNING=1 $(DOCS_BIN)/mkdocs build --strict
 	@echo 'Made build/site; to read it: python3 -m http.server -d build/site'
 
+# mutmut beside .venv, whose packages it runs the tests with
+$(MUTANTS_READY): $(READY) requirements/mutants.txt
+	@echo 'Setting up .venv-mutants ...'
+	@'$(PYTHON)' -m venv --clear .venv-mutants
+	@site=$$($(MUTANTS_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	  $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$site/t2t.pth"
+	@$(MUTANTS_BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes \
+	  -r requirements/mutants.txt
+	@touch $@
+
+# goes on where it stopped; MUTANTS='*place_dynamic*' narrows it.
+mutants: $(MUTANTS_READY)
+	@OMP_NUM_THREADS=1 PYTHONPATH="$$PWD/mutants" $(MUTANTS_BIN)/mutmut run $(MUTANTS)
+	@OMP_NUM_THREADS=1 PYTHONPATH="$$PWD/mutants" $(MUTANTS_BIN)/mutmut results
+
 $(DIST_READY): requirements/dist.txt
 	@echo 'Setting up .venv-dist ...'
 	@'$(PYTHON)' -m venv --clear .venv-dist
@@ -202,6 +221,7 @@ lock: $(DIST_READY)
 	@$(subst -version 3.10,-version 3.11.5,$(LOCK)) pyproject.toml --extra docs requirements/docs.in \
 	  -o requirements/docs.txt
 	@$(LOCK) requirements/dist.in -o requirements/dist.txt
+	@$(LOCK) requirements/mutants.in -o requirements/mutants.txt
 	@$(LOCK) --no-deps requirements/serve.in -o requirements/serve.txt
 	@mkdir -p build && grep -v '^numpy==' constraints.txt > build/server-constraints.txt
 	@$(UV_COMPILE) -c build/server-constraints.txt --no-deps requirements/server.in -o requirements/server.txt
@@ -235,6 +255,6 @@ format: $(READY)
 	@$(BIN)/ruff format .
 
 clean:
-	@rm -rf .venv .venv-gpu .venv-ray .venv-serve .venv-docs .venv-dist build dist *.egg-info \
+	@rm -rf .venv .venv-gpu .venv-ray .venv-serve .venv-docs .venv-dist .venv-mutants mutants build dist *.egg-info \
 	  .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find t2t_deploy tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +159,7 @@ class CheckModel:
 
 
 @dataclass(frozen=True, slots=True)
-class _ArtifactStep:
+class _ArtifactStep(ABC):
     """What steps that make one artifact share; name: the artifact's."""
 
     name: str
@@ -179,9 +180,9 @@ class _ArtifactStep:
         """The step that makes what this one starts from."""
         return () if self.source_step is None else (self.source_step,)
 
+    @abstractmethod
     def values(self, artifact: Artifact) -> Values:
         """What the command prints with --json."""
-        raise NotImplementedError
 
     def fell_short(self, artifact: Artifact) -> str | None:
         """The check that failed."""

@@ -1,0 +1,53 @@
+"""The process that does the work ends with the one that was started."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="commands are supervised on Linux")
+
+# the real command line; the work waits, and holds no pipe that anybody could close
+WAITS = """
+import sys, time
+from t2t_deploy.cli import _variants, main
+_variants.command.callback = lambda **options: (print("at work", flush=True), time.sleep(120))
+main()
+"""
+
+
+@pytest.fixture
+def working(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS, "variants"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        yield process
+
+
+def test_a_killed_command_takes_its_work_along(working: subprocess.Popen[str]) -> None:
+    (worker,) = psutil.Process(working.pid).children()
+    working.send_signal(signal.SIGKILL)
+    assert working.wait(60) == -signal.SIGKILL
+    try:
+        deadline = time.monotonic() + 60
+        while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, "the work outlives its command"
+            time.sleep(0.01)
+    except psutil.NoSuchProcess:
+        pass  # gone between the two questions
+    finally:
+        if worker.is_running():
+            worker.kill()
