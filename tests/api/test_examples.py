@@ -12,19 +12,11 @@ from PIL import Image
 from t2t_deploy._optional import is_installed
 from t2t_deploy.api import _make, _use
 
+from ..small import TINY_FOR_8_BITS
+
 GUIDE = Path(__file__).parents[2] / "docs" / "python-api.md"
 SLOW = {"benchmark", "build_engine", "calibrate_onnx", "quantize_onnx", "run_recipe"}
 WITHOUT = {"compare_exports", "predict_across"}  # minutes, and a cluster: shown in no example
-TINY = """\
-tokens_type = "performer"
-embed_dim = 64
-depth = 2
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 32
-image_size = 32
-num_classes = 2
-"""
 RECIPE = """\
 [model]
 config = "tiny.toml"
@@ -49,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for index in range(count):
             noise = stream.randint(0, 256, (40, 40, 3), np.uint8)
             Image.fromarray(noise).save(tmp_path / name / f"{index}.png")
-    (tmp_path / "tiny.toml").write_text(TINY)
+    (tmp_path / "tiny.toml").write_text(TINY_FOR_8_BITS)
     (tmp_path / "recipe.toml").write_text(RECIPE)
     return tmp_path
 

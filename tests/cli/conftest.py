@@ -21,16 +21,7 @@ from t2t_deploy._optional import is_installed
 from t2t_deploy.cli import main
 from t2t_deploy.workspace import file_sha256, manifest_path_for, manifest_text
 
-TINY = """\
-tokens_type = "performer"
-embed_dim = 16
-depth = 2
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
+from ..small import TINY
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,8 @@ from PIL import Image
 
 import t2t_deploy
 
-TINY = """\
-tokens_type = "performer"
-embed_dim = 16
-depth = 2
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
+from ..small import TINY
+
 OWN_MOUNTS = ("unshare", "--map-root-user", "--mount")
 ZYGOTE = Path(__file__).with_name("zygote.py")
 

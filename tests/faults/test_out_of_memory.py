@@ -19,17 +19,9 @@ from t2t_deploy.cli._memory import memory_short
 from t2t_deploy.errors import ArtifactError, MemoryShortError
 from t2t_deploy.workspace import Workspace
 
+from ..small import TINY
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux keeps them")
-TINY = """\
-tokens_type = "performer"
-embed_dim = 16
-depth = 2
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(Path(t2t_deploy.__file__).parents[1]),
     "OMP_NUM_THREADS": "1",
@@ -124,6 +116,7 @@ ABORTS = """
 import os
 import pathlib
 from t2t_deploy.cli import main
+
 pathlib.Path.replace = lambda *paths: os.kill(os.getpid(), {number})
 main()
 """

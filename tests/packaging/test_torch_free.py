@@ -18,19 +18,11 @@ from PIL import Image
 
 from t2t_deploy import Artifact, export_onnx
 
+from ..small import TINY
+
 ROOT = Path(__file__).parents[2]
 # of the folder of packages: what is larger is a package that nobody asked for
 LARGEST_MB = 350
-TINY = """\
-tokens_type = "performer"
-embed_dim = 16
-depth = 2
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
 NEEDS_TORCH = "torch is not installed; this step needs it: pip install 't2t-deploy[export]'"
 
 pytestmark = pytest.mark.slow

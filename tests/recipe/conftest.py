@@ -13,17 +13,8 @@ from PIL import Image
 from t2t_deploy.pipeline import Workspace
 from t2t_deploy.recipe import RecipeRun, load_recipe, run_recipe
 
-# dimensions whose 8-bit graph is within its tolerance
-TINY = """\
-tokens_type = "performer"
-embed_dim = 64
-depth = 2
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 32
-image_size = 32
-num_classes = 2
-"""
+from ..small import TINY_FOR_8_BITS
+
 RECIPE = """\
 workspace = "artifacts"
 
@@ -46,6 +37,7 @@ images = "val"
 
 [[package]]
 from = "int8"
+
 triton = "models"
 """
 STEPS = ("export float", "calibrate int8", "quantize int8", "evaluate", "package int8")
@@ -85,7 +77,7 @@ def folder_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_picture(folder / "train" / f"{index}.png", index)
     for index in range(4):
         write_picture(folder / "val" / "ab"[index % 2] / f"{index}.png", 100 + index)
-    (folder / "tiny.toml").write_text(TINY)
+    (folder / "tiny.toml").write_text(TINY_FOR_8_BITS)
     (folder / "recipe.toml").write_text(RECIPE)
     return folder
 

@@ -24,20 +24,12 @@ from t2t_deploy.pipeline import ExportRequest, Workspace, export_model
 from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.runtime._mapped_onnx import mappable_model
 
+from ..small import TINY
+
 for _needed in ("torch", "onnxruntime"):
     pytest.importorskip(_needed)
 
 THREADS = 16
-TINY = """\
-tokens_type = "performer"
-embed_dim = 16
-depth = 2
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
 needs_openvino = pytest.mark.skipif(
     not is_installed("openvino"), reason="openvino is not installed"
 )

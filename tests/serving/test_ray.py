@@ -15,21 +15,13 @@ import pytest
 
 from t2t_deploy._optional import is_installed
 
+from ..small import TINY
+
 if not is_installed("ray"):
     pytest.skip("the extra `ray` is not installed: make test-ray", allow_module_level=True)
 
 import ray_runs as runs
 
-TINY = """\
-tokens_type = "performer"
-embed_dim = 16
-depth = 2
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
 CUT, ODD = "cut.jpg", b"caf\xe9.jpg"
 
 
@@ -233,6 +225,7 @@ LOST = """
 import os, sys
 from t2t_deploy.errors import BackendError, ImageError
 from t2t_deploy.serving import Listing, map_blocks, ray_cluster
+
 
 class Make:
     def __init__(self, what): self.what = what

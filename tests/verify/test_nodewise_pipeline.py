@@ -22,18 +22,10 @@ from t2t_deploy.runtime import engine_version
 from t2t_deploy.types import Precision, Status
 from t2t_deploy.workspace import file_sha256, manifest_path_for, manifest_text
 
+from ..small import TINY
+
 pytest.importorskip("onnxruntime")
 
-TINY = """\
-tokens_type = "performer"
-embed_dim = 16
-depth = 2
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
 Result = dict[str, Any]
 
 

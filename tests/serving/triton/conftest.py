@@ -19,16 +19,7 @@ from t2t_deploy.pipeline import (
 )
 from t2t_deploy.workspace import Artifact
 
-TINY = """\
-tokens_type = "performer"
-embed_dim = 16
-depth = 2
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
+from ...small import TINY
 
 
 @pytest.fixture(scope="session")
