@@ -188,6 +188,7 @@ $(MUTANTS_READY): $(READY) requirements/mutants.txt
 
 # goes on where it stopped; MUTANTS='*place_dynamic*' narrows it.
 mutants: $(MUTANTS_READY)
+	@mkdir -p mutants # a path that is not there when Python starts is never looked at again
 	@OMP_NUM_THREADS=1 PYTHONPATH="$$PWD/mutants" $(MUTANTS_BIN)/mutmut run $(MUTANTS)
 	@OMP_NUM_THREADS=1 PYTHONPATH="$$PWD/mutants" $(MUTANTS_BIN)/mutmut results
 
