@@ -6,8 +6,9 @@
 For each variant, seeded weights: an fp16 engine with one profile for each batch, built by the
 builder that `build-trt` chooses, compared with the float32 reference on the CPU and then timed
 beside ONNX Runtime on CUDA and on TensorRT, eager PyTorch, eager under autocast to fp16, and
-torch.compile under the same. One process each, interleaved rounds. What cannot run is a row with
-its reason. Writes FOLDER/DEVICE.json, with every sample, and FOLDER/DEVICE.md.
+torch.compile under the same; what replays CUDA graphs also without. One process each, interleaved
+rounds. What cannot run is a row with its reason. Writes FOLDER/DEVICE.json, with every sample, and
+FOLDER/DEVICE.md, anew after each batch: a run that is stopped keeps the batches before.
 Exit status: 0; 1 where there is no device or nothing was measured; 3 where a check fell short.
 """
 
@@ -17,8 +18,8 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from t2t_deploy.bench import (
 from t2t_deploy.errors import DeployError
 from t2t_deploy.model import VARIANTS
 from t2t_deploy.pipeline import (
+    NO_GRAPH,
     Artifact,
     BuildRequest,
     ExportRequest,
@@ -41,6 +43,7 @@ from t2t_deploy.pipeline import (
     export_model,
 )
 from t2t_deploy.runtime import (
+    BACKENDS,
     SessionRequest,
     available_threads,
     device_capability,
@@ -175,6 +178,10 @@ def cases_of(
             continue
         request = request_of(workspace, candidate, device)
         cases.append(BenchCase(request, manifest.variant, PRECISION.value, batch, manifest.variant))
+        if BACKENDS[candidate.backend].cuda_graphs:
+            plain = replace(request, cuda_graph=False)
+            shown = f"{manifest.variant}{NO_GRAPH}"
+            cases.append(BenchCase(plain, shown, PRECISION.value, batch, manifest.variant))
     return cases, rows
 
 
@@ -184,11 +191,31 @@ def _not_run(backend: str, variant: str, precision: str, batch: int, reason: str
     )
 
 
-def measure(
-    workspace: Workspace, options: argparse.Namespace
-) -> tuple[list[BenchReport], list[CaseResult], list[Check]]:
+@dataclass(slots=True)
+class Measured:
+    """What has been measured so far; written after each batch, so that a stop loses one."""
+
+    reports: list[BenchReport] = field(default_factory=list)
+    rows: list[CaseResult] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+
+    def write(self, stem: Path, device: str, ordinal: int) -> None:
+        """Both files: ``stem`` with ``.json`` and with ``.md``."""
+        values = {
+            "device": {"name": device, "capability": device_capability(ordinal)},
+            "checks": [check.to_dict() for check in self.checks],
+            "reports": [report.to_dict() for report in self.reports],
+            "not_run": [row.to_dict() for row in self.rows],
+        }
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        stem.with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n")
+        text = markdown(device, self.reports, self.rows, self.checks)
+        stem.with_suffix(".md").write_text(text)
+
+
+def measure(workspace: Workspace, options: argparse.Namespace) -> Iterator[Measured]:
     """Everything that was asked for, a variant and a batch at a time."""
-    reports, rows, checks = [], [], []
+    so_far = Measured()
     for variant in options.variants:
         print(f"{variant}: exporting, building, checking", file=sys.stderr, flush=True)
         asked = ExportRequest(variant=variant, precision=PRECISION, target=Target.TENSORRT)
@@ -197,14 +224,14 @@ def measure(
         for candidate in candidates(workspace, graph, options.batches, options.device):
             candidate, check = checked(workspace, graph, candidate, options.device)
             found.append(candidate)
-            checks.append(check)
+            so_far.checks.append(check)
         for batch in options.batches:
             print(f"{variant}: timing batch {batch}", file=sys.stderr, flush=True)
             cases, skipped = cases_of(workspace, graph, found, batch, options.device)
-            rows += skipped
+            so_far.rows += skipped
             if cases:
-                reports.append(run_bench(cases, rounds=options.rounds))
-    return reports, rows, checks
+                so_far.reports.append(run_bench(cases, rounds=options.rounds))
+            yield so_far
 
 
 def markdown(
@@ -277,22 +304,16 @@ def main() -> int:
         print(f"error: nothing to bench on: {obstacle}", file=sys.stderr)
         return 1
     device = device_name(options.device) or f"cuda:{options.device}"
-    reports, rows, checks = measure(Workspace(options.workspace), options)
-    values = {
-        "device": {"name": device, "capability": device_capability(options.device)},
-        "checks": [check.to_dict() for check in checks],
-        "reports": [report.to_dict() for report in reports],
-        "not_run": [row.to_dict() for row in rows],
-    }
-    options.output.mkdir(parents=True, exist_ok=True)
-    stem = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    text = options.output / f"{stem}.md"
-    text.with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n")
-    text.write_text(markdown(device, reports, rows, checks))
-    print(text)
-    if not any(r.status is BenchStatus.OK for report in reports for r in report.results):
+    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    stem = options.output / name
+    measured = Measured()
+    for measured in measure(Workspace(options.workspace), options):
+        measured.write(stem, device, options.device)
+    print(stem.with_suffix(".md"))
+    results = [result for report in measured.reports for result in report.results]
+    if not any(result.status is BenchStatus.OK for result in results):
         return 1
-    return 3 if any(check.status is Status.FAILED for check in checks) else 0
+    return 3 if any(check.status is Status.FAILED for check in measured.checks) else 0
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     type=click.Choice(["on", "off", "both"]),
     default="on",
     show_default=True,
-    help="Of engines; both measures each twice.",
+    help="Of engines and ort-cuda; both measures each twice.",
 )
 @click.option(
     "--baselines",

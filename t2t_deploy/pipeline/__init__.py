@@ -13,7 +13,7 @@ from t2t_deploy.bench import (
 )
 from t2t_deploy.calibration import RangeMethod
 from t2t_deploy.model import VARIANTS
-from t2t_deploy.pipeline._bench import BenchRequest, CudaGraphs, bench_artifacts
+from t2t_deploy.pipeline._bench import NO_GRAPH, BenchRequest, CudaGraphs, bench_artifacts
 from t2t_deploy.pipeline._bench_document import (
     BenchOutputs,
     DocumentedBench,
@@ -94,6 +94,7 @@ __all__ = [
     "DEFAULT_COUNT",
     "DEFAULT_METHOD",
     "DEFAULT_ROUNDS",
+    "NO_GRAPH",
     "VARIANTS",
     "Accelerator",
     "Artifact",

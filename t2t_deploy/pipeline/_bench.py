@@ -71,7 +71,7 @@ class BenchRequest:
     threads: int | None = None
     device: int | None = None  # cuda:0 for backends that need one, the CPU for eager
     rounds: int = DEFAULT_ROUNDS
-    cuda_graphs: CudaGraphs = CudaGraphs.ON  # of engines
+    cuda_graphs: CudaGraphs = CudaGraphs.ON  # of engines and ort-cuda
     baselines: bool = False  # also what one would use without this tool, and each row's error
     force: bool = False
     trust: bool = False
@@ -146,8 +146,8 @@ def bench_artifacts(
 
 
 def _graph_ways(case: BenchCase, asked: CudaGraphs) -> list[BenchCase]:
-    """An engine's case with and without CUDA graphs, as asked; any other case as it is."""
-    if BACKENDS[case.backend].takes != "engine":
+    """A case with and without CUDA graphs, as asked; one of a backend without them as it is."""
+    if not BACKENDS[case.backend].cuda_graphs:
         return [case]
     request = dataclasses.replace(case.request, cuda_graph=False)
     plain = dataclasses.replace(case, request=request, artifact=f"{case.artifact}{NO_GRAPH}")

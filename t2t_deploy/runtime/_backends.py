@@ -26,6 +26,8 @@ class Backend:
     takes: str
     """weights, onnx or engine"""
     about: str
+    cuda_graphs: bool = False
+    """whether `SessionRequest.cuda_graph` changes anything"""
 
 
 BACKENDS: Mapping[str, Backend] = {
@@ -34,11 +36,11 @@ BACKENDS: Mapping[str, Backend] = {
         Backend("eager", "weights", "the reference in eager PyTorch"),
         Backend("compile", "weights", "the reference under torch.compile"),
         Backend("ort-cpu", "onnx", "ONNX Runtime, CPU"),
-        Backend("ort-cuda", "onnx", "ONNX Runtime, CUDA"),
+        Backend("ort-cuda", "onnx", "ONNX Runtime, CUDA", cuda_graphs=True),
         Backend("ort-tensorrt", "onnx", "ONNX Runtime, TensorRT"),
         Backend("openvino", "onnx", "OpenVINO, CPU"),
-        Backend("tensorrt", "engine", "TensorRT"),
-        Backend("tensorrt-rtx", "engine", "TensorRT for RTX"),
+        Backend("tensorrt", "engine", "TensorRT", cuda_graphs=True),
+        Backend("tensorrt-rtx", "engine", "TensorRT for RTX", cuda_graphs=True),
     )
 }
 
@@ -98,6 +100,7 @@ def open_session(request: SessionRequest) -> Session:
             precision=request.precision,
             cache=request.cache,
             threads=request.threads,
+            cuda_graph=request.cuda_graph,
         )
     if request.backend == "openvino":
         from t2t_deploy.runtime._openvino import OpenVinoSession

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import io
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,11 @@ from t2t_deploy.runtime._ort_placement import (
     check_placement,
     read_placement,
 )
-from t2t_deploy.runtime._session import CallTiming, ClosingSession, TimedRun, check_feeds
+from t2t_deploy.runtime._ort_replay import REPLAYABLE, Replays, run_bound
+from t2t_deploy.runtime._session import ClosingSession, TimedRun, check_feeds
 from t2t_deploy.types import Precision
 
-_DEVICE = "cuda"
+_GRAPHS_REFUSED = "cannot use the graph capture feature"
 _FALLBACK_REFUSED = "fallback to CPU EP has been explicitly disabled"
 
 
@@ -62,6 +62,8 @@ class OrtGpuSession(ClosingSession):
     backend: ``ort-cuda`` or ``ort-tensorrt``. device: ordinal of the CUDA device.
     precision: of the graph; TensorRT must be told that it may compute in 16 bit.
     cache: folder for the engines that TensorRT builds of it; None keeps none.
+    cuda_graph: replay each shape as one graph, recorded after its first call; calls then take
+        turns. For ``ort-cuda``; the other launches what TensorRT made of the file.
     threads: intra-op threads of what the host does; None leaves one per core.
 
     Raises ArtifactError where the file is missing or no valid model, BackendError where the
@@ -77,6 +79,7 @@ class OrtGpuSession(ClosingSession):
         precision: Precision | None = None,
         cache: Path | None = None,
         threads: int | None = None,
+        cuda_graph: bool = True,
     ) -> None:
         ort = require("onnxruntime")
         self.backend = backend
@@ -91,21 +94,18 @@ class OrtGpuSession(ClosingSession):
         settings = provider_options(backend, device, precision, cache)
         if cache is not None:
             cache.mkdir(parents=True, exist_ok=True)
+        replayed = cuda_graph and backend == "ort-cuda"
+        refusal: str | None = None
         try:
-            # without enable_fallback=0 the Python layer retries on other providers by itself
-            session = ort.InferenceSession(
-                str(path), options, providers=[(self._provider.name, settings)], enable_fallback=0
+            session = self._opened(
+                ort, path, options, {**settings, **REPLAYABLE} if replayed else settings
             )
-        except Exception as err:
-            if _FALLBACK_REFUSED in str(err):
-                raise BackendError(
-                    f"{self._provider.name} would leave nodes of {path.name} to the CPU, which is "
-                    "ruled out: export with --target tensorrt, or see ONNX Runtime's log on stderr"
-                ) from err
-            if type(err) is RuntimeError:  # of the Python layer, before a session is there
-                text = str(err).strip().splitlines()[-1]
-                raise BackendError(f"{self._provider.name} does not start: {text}") from err
-            raise_refusal(err, path)
+        except BackendError as err:
+            if not replayed or _GRAPHS_REFUSED not in str(err):
+                raise
+            # the same kernels run one by one: slower, and said, but nothing is wrong with them
+            replayed, refusal = False, str(err)
+            session = self._opened(ort, path, options, settings)
         found = session.get_providers()
         if found[:1] != [self._provider.name]:
             raise BackendError(
@@ -120,6 +120,40 @@ class OrtGpuSession(ClosingSession):
         self.outputs = tuple(tensor_spec(node) for node in session.get_outputs())
         self._ort, self._device = ort, device
         self._session = session
+        self._refusal = refusal
+        self._replays = (
+            Replays(ort, session, self.inputs, self.outputs, device) if replayed else None
+        )
+
+    def _opened(self, ort: Any, path: Path, options: Any, settings: Mapping[str, str]) -> Any:
+        try:
+            # without enable_fallback=0 the Python layer retries on other providers by itself
+            return ort.InferenceSession(
+                str(path), options, providers=[(self._provider.name, settings)], enable_fallback=0
+            )
+        except Exception as err:
+            text = str(err)
+            if _FALLBACK_REFUSED in text:
+                raise BackendError(
+                    f"{self._provider.name} would leave nodes of {path.name} to the CPU, which is "
+                    "ruled out: export with --target tensorrt, or see ONNX Runtime's log on stderr"
+                ) from err
+            # of the Python layer, before a session is there
+            if type(err) is RuntimeError or _GRAPHS_REFUSED in text:
+                reason = text.strip().splitlines()[-1]
+                raise BackendError(f"{self._provider.name} does not start: {reason}") from err
+            raise_refusal(err, path)
+
+    @property
+    def captured_batches(self) -> tuple[int, ...]:
+        """Batch sizes that have been recorded as a graph, ascending."""
+        recorded = () if self._replays is None else self._replays.recorded
+        return tuple(sorted({shapes[0][0] for shapes in recorded}))
+
+    @property
+    def graph_refusal(self) -> str | None:
+        """Why calls are not replayed as graphs, where that was tried."""
+        return self._refusal if self._replays is None else self._replays.refusal
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute all outputs. Raises InputError, or BackendError on a closed session."""
@@ -127,39 +161,17 @@ class OrtGpuSession(ClosingSession):
 
     def timed_run(self, feeds: Mapping[str, np.ndarray]) -> TimedRun:
         """As `run`, with times by the host's clock: each part is waited for."""
-        started_ns = time.perf_counter_ns()
         check_feeds(self.inputs, feeds)
-        session = self._session
+        session, replays = self._session, self._replays
         if session is None:
             raise BackendError("the session is closed; open a new one")
-        values, ordinal = self._ort.OrtValue, self._device
-        binding = session.io_binding()
-        for name, array in feeds.items():
-            # the graph's types were checked; a copy that is contiguous is what the device takes
-            source = np.ascontiguousarray(array)
-            on_device = values.ortvalue_from_numpy(source, _DEVICE, ordinal)
-            binding.bind_ortvalue_input(name, on_device)
-        for spec in self.outputs:
-            binding.bind_output(spec.name, _DEVICE, ordinal)
-        binding.synchronize_inputs()
-        copied_ns = time.perf_counter_ns()
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-        computed_ns = time.perf_counter_ns()
-        found = [value.numpy() for value in binding.get_outputs()]
-        ended_ns = time.perf_counter_ns()
-        outputs = dict(zip((spec.name for spec in self.outputs), found, strict=True))
-        timing = CallTiming(
-            h2d_ms=(copied_ns - started_ns) / 1e6,
-            kernel_ms=(computed_ns - copied_ns) / 1e6,
-            d2h_ms=(ended_ns - computed_ns) / 1e6,
-            end_to_end_ms=(ended_ns - started_ns) / 1e6,
-        )
-        return TimedRun(outputs, timing)
+        if replays is not None:
+            return replays.run(feeds)
+        return run_bound(self._ort, session, feeds, self.outputs, self._device)
 
     def close(self) -> None:
         """Free the model."""
-        self._session = None
+        self._session = self._replays = None
 
 
 def session_options(ort: Any, threads: int | None) -> Any:

@@ -18,10 +18,11 @@ class Session(Protocol):
     """A loaded model. Close it, or use it as a context manager.
 
     `run` may be called from any number of threads, and gives each the bits it would give one alone:
-    side by side on PyTorch and ONNX Runtime, in turns on OpenVINO, as many at once as there are
-    contexts on an engine. `close` may come from any thread: calls under way are finished, or, while
-    they wait for their turn, refused like those that come later. Feeds must not be written into
-    while a call reads them; outputs are the caller's own.
+    side by side on PyTorch and ONNX Runtime, in turns on OpenVINO and where ONNX Runtime replays
+    CUDA graphs, as many at once as there are contexts on an engine. `close` may come from any
+    thread: calls under way are finished, or, while they wait for their turn, refused like those
+    that come later. Feeds must not be written into while a call reads them; outputs are the
+    caller's own.
     """
 
     @property
@@ -121,7 +122,7 @@ class SessionRequest:
         PyTorch.
     precision: of the graph, where the runtime must be told; of PyTorch's autocast.
     cache: folder for what a runtime compiles and can read again; None keeps nothing.
-    cuda_graph: whether engines replay a batch as one CUDA graph; others have none.
+    cuda_graph: whether engines and ``ort-cuda`` replay a batch as one CUDA graph; others have none.
     sha256: of the engine that somebody answers for, by its manifest or by trusting it: no other
         content is loaded, and none where it is None.
     """

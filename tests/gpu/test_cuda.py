@@ -88,9 +88,11 @@ def test_memory_is_given_back(cuda: Cuda) -> None:
 
 
 def test_more_memory_than_there_is(cuda: Cuda) -> None:
-    with pytest.raises(BackendError, match=r"cudaMalloc failed: out of memory"):
-        with cuda.device_memory(1 << 50):
-            pass
+    with (
+        pytest.raises(BackendError, match=r"cudaMalloc failed: out of memory"),
+        cuda.device_memory(1 << 50),
+    ):
+        pass
     with cuda.device_memory(SIZE):  # the error does not stick
         pass
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from t2t_deploy.runtime import SessionRequest, open_session, why_not_runnable
+from t2t_deploy.runtime._cuda import Cuda
 from t2t_deploy.runtime._ort_gpu import PROVIDERS, OrtGpuSession
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, TOLERANCES, Precision
 from t2t_deploy.workspace import Artifact, Workspace
@@ -54,6 +57,83 @@ def test_onnxruntime(
             assert set(session.placement.by_provider) == {PROVIDERS[backend].name}
     if backend == "ort-tensorrt":
         assert any(tmp_path.iterdir()), "the engines are kept"
+
+
+@pytest.fixture
+def opened(graph: MakeArtifact) -> Callable[..., OrtGpuSession]:
+    """Opens the fp16 graph in ONNX Runtime on CUDA."""
+    reason = why_not_runnable("ort-cuda")
+    if reason is not None:
+        pytest.skip(f"ort-cuda: {reason}")
+    path = graph(Precision.FP16).path
+    return lambda **options: OrtGpuSession(path, backend="ort-cuda", **options)
+
+
+def answer(session: OrtGpuSession, image: np.ndarray) -> np.ndarray:
+    return session.run({INPUT_NAME: image})[OUTPUT_NAME]
+
+
+def test_a_replayed_graph_is_the_plain_call(
+    opened: Callable[..., OrtGpuSession], images: Images
+) -> None:
+    batches = (1, 8, 1, 3, 8, 2, 1, 4, 8)
+    with opened(cuda_graph=False) as session:
+        plain = [answer(session, images(batch)) for batch in batches]
+        assert session.captured_batches == ()
+    with opened() as session:
+        for batch, wanted in zip(batches, plain, strict=True):
+            found = answer(session, images(batch))
+            assert found.dtype == wanted.dtype
+            # another session may choose other kernels; one session keeps its bits, see below
+            assert relative(found, wanted) <= TOLERANCES[Precision.FP16].rel_l2
+        assert session.graph_refusal is None
+        assert session.captured_batches == tuple(sorted(set(batches)))
+
+
+def test_each_call_of_a_graph_reads_its_own_picture(
+    opened: Callable[..., OrtGpuSession], images: Images
+) -> None:
+    with opened() as session:
+        first, second = images(2), images(2)[::-1]
+        kept = answer(session, first)
+        wanted = kept.copy()
+        swapped = answer(session, second)
+        assert np.array_equal(kept, wanted), "an answer is the caller's own"
+        assert relative(swapped[::-1], wanted) <= TOLERANCES[Precision.FP16].rel_l2
+        assert relative(swapped, wanted) > TOLERANCES[Precision.FP16].rel_l2
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_threads_get_the_same_bits(
+    opened: Callable[..., OrtGpuSession], images: Images, cuda_graph: bool
+) -> None:
+    batches = (1, 2, 4, 8)
+    with opened(cuda_graph=cuda_graph) as session:
+        expected = {batch: answer(session, images(batch)) for batch in batches}
+
+        def check(turn: int) -> bool:
+            batch = batches[turn % len(batches)]
+            return np.array_equal(answer(session, images(batch)), expected[batch])
+
+        with ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(check, range(200))) == [True] * 200
+
+
+def test_closing_frees_the_device(opened: Callable[..., OrtGpuSession], images: Images) -> None:
+    def open_and_close() -> int:
+        with opened() as session:
+            answer(session, images(8))
+            answer(session, images(8))
+        gc.collect()
+        return Cuda().free_bytes()
+
+    before = open_and_close()
+    after = [open_and_close() for _ in range(10)][-1]
+    assert after == before
+
+
+def relative(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy.errors import ArtifactError, BackendError
-from t2t_deploy.runtime import _ort_gpu
+from t2t_deploy.runtime import _ort_gpu, _ort_replay
+from t2t_deploy.runtime._ort import tensor_spec
 from t2t_deploy.runtime._ort_gpu import OrtGpuSession, provider_options, session_options
 from t2t_deploy.runtime._ort_placement import (
     RECORD_PLACEMENT,
@@ -22,6 +24,7 @@ from t2t_deploy.runtime._ort_placement import (
     read_placement,
     shape_work,
 )
+from t2t_deploy.runtime._ort_replay import Replays
 from t2t_deploy.types import Precision
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -150,3 +153,49 @@ def test_options_of_the_providers(tmp_path: Path) -> None:
     assert half["trt_engine_cache_path"] == half["trt_timing_cache_path"] == str(tmp_path)
     brain = provider_options("ort-tensorrt", 0, Precision.BF16, None)
     assert brain == {"device_id": "0", "trt_bf16_enable": "1"}
+
+
+@pytest.fixture
+def replays(flatten: Path, monkeypatch: pytest.MonkeyPatch) -> Replays:
+    """Over a real session, whose device is this machine's memory: it records nothing."""
+    monkeypatch.setattr(_ort_replay, "DEVICE", "cpu")
+    session = onnxruntime.InferenceSession(str(flatten), providers=[CPU])
+    inputs, outputs = (
+        tuple(map(tensor_spec, nodes)) for nodes in (session.get_inputs(), session.get_outputs())
+    )
+    return Replays(onnxruntime, session, inputs, outputs, 0)
+
+
+def picture(batch: int) -> np.ndarray:
+    return np.random.default_rng(batch).standard_normal((batch, 3, 4), dtype=np.float32)
+
+
+def test_each_shape_is_recorded_once_and_reads_what_it_is_given(replays: Replays) -> None:
+    for batch, turn in itertools.product((2, 1, 3), range(3)):
+        image = picture(batch) + turn
+        wanted = np.maximum(image, 0).reshape(batch, -1)[:, :2]
+        assert np.array_equal(replays.run({"image": image}).outputs["logits"], wanted)
+    assert replays.recorded == (((2, 3, 4),), ((1, 3, 4),), ((3, 3, 4),))
+    assert replays.refusal is None
+
+
+def test_a_view_is_read_in_its_own_order(replays: Replays) -> None:
+    image = picture(4)
+    for _ in range(3):
+        found = replays.run({"image": image[::-1]}).outputs["logits"]
+        assert np.array_equal(found, np.maximum(image[::-1], 0).reshape(4, -1)[:, :2])
+
+
+def test_what_cannot_be_recorded_runs_plainly_and_says_why(
+    replays: Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("capture failed\nat some line")
+
+    monkeypatch.setattr(_ort_replay._Graph, "bind_output", refuse)
+    image = picture(2)
+    for _ in range(2):
+        found = replays.run({"image": image}).outputs["logits"]
+        assert np.array_equal(found, np.maximum(image, 0).reshape(2, -1)[:, :2])
+    assert replays.recorded == ()
+    assert replays.refusal == "capture failed"

@@ -1,0 +1,153 @@
+"""ONNX Runtime's calls on a GPU as CUDA graphs: one for each shape, at addresses of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from t2t_deploy.runtime._session import CallTiming, TimedRun
+from t2t_deploy.types import TensorSpec
+
+DEVICE = "cuda"
+REPLAYABLE = {"enable_cuda_graph": "1"}
+"""Options of the CUDA provider under which `Replays` works."""
+_GRAPH_ID = "gpu_graph_id"
+_NO_GRAPH = "-1"
+_Shapes = tuple[tuple[int, ...], ...]
+
+
+class Replays:
+    """The calls of a session whose provider was given `REPLAYABLE`, one at a time.
+
+    ONNX Runtime launches some hundred kernels a call, each later than the one before it ends;
+    a graph is launched once. Source: its "CUDA Graphs" page for the rules: the same addresses in
+    each call of a graph, and no two calls at once.
+    """
+
+    def __init__(
+        self,
+        ort: Any,
+        session: Any,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        device: int,
+    ) -> None:
+        self._ort, self._session, self._device = ort, session, device
+        self._inputs, self._outputs = inputs, outputs
+        self._graphs: dict[_Shapes, _Graph] = {}
+        self._turn = threading.Lock()
+        self.refusal: str | None = None
+        """Why calls are made kernel by kernel, where a recording failed."""
+
+    @property
+    def recorded(self) -> tuple[_Shapes, ...]:
+        """Shapes of the inputs that are replayed, in the order of their first call."""
+        return tuple(self._graphs)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> TimedRun:
+        """One call; the first at a shape is made plainly, and recorded after it."""
+        started_ns = time.perf_counter_ns()
+        shapes = tuple(feeds[spec.name].shape for spec in self._inputs)
+        with self._turn:
+            graph = self._graphs.get(shapes)
+            if graph is not None:
+                return graph.run(feeds, started_ns)
+            plain = self._ort.RunOptions()
+            plain.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
+            result = run_bound(self._ort, self._session, feeds, self._outputs, self._device, plain)
+            if self.refusal is None:
+                try:
+                    self._graphs[shapes] = self._recorded(feeds, result.outputs)
+                except Exception as err:  # ONNX Runtime's errors have no common class
+                    self.refusal = str(err).strip().splitlines()[0]
+            return result
+
+    def _recorded(
+        self, feeds: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+    ) -> _Graph:
+        graph = _Graph(self._ort, self._session, self._device, len(self._graphs) + 1)
+        for spec in self._inputs:
+            graph.bind_input(spec.name, feeds[spec.name])
+        for spec in self._outputs:
+            graph.bind_output(spec.name, outputs[spec.name])
+        graph.run(feeds, time.perf_counter_ns())
+        return graph
+
+
+class _Graph:
+    """Buffers on the device for one set of shapes, and the calls over them."""
+
+    def __init__(self, ort: Any, session: Any, device: int, number: int) -> None:
+        self._values, self._session, self._device = ort.OrtValue, session, device
+        self._binding = session.io_binding()
+        self._options = ort.RunOptions()
+        self._options.add_run_config_entry(_GRAPH_ID, str(number))
+        self._inputs: dict[str, Any] = {}
+        self._outputs: dict[str, Any] = {}
+
+    def bind_input(self, name: str, array: np.ndarray) -> None:
+        value = self._values.ortvalue_from_numpy(np.ascontiguousarray(array), DEVICE, self._device)
+        self._binding.bind_ortvalue_input(name, value)
+        self._inputs[name] = value
+
+    def bind_output(self, name: str, like: np.ndarray) -> None:
+        value = self._values.ortvalue_from_shape_and_type(
+            list(like.shape), like.dtype, DEVICE, self._device
+        )
+        self._binding.bind_ortvalue_output(name, value)
+        self._outputs[name] = value
+
+    def run(self, feeds: Mapping[str, np.ndarray], started_ns: int) -> TimedRun:
+        for name, value in self._inputs.items():
+            value.update_inplace(np.ascontiguousarray(feeds[name]))
+        copied_ns = time.perf_counter_ns()
+        self._session.run_with_iobinding(self._binding, self._options)
+        self._binding.synchronize_outputs()
+        computed_ns = time.perf_counter_ns()
+        outputs = {name: value.numpy() for name, value in self._outputs.items()}
+        return TimedRun(outputs, timing(started_ns, copied_ns, computed_ns))
+
+
+def run_bound(
+    ort: Any,
+    session: Any,
+    feeds: Mapping[str, np.ndarray],
+    outputs: Sequence[TensorSpec],
+    device: int,
+    options: Any = None,
+) -> TimedRun:
+    """One call with buffers of its own on the device, timed by the host: each part is waited for.
+
+    feeds: arrays of the graph's types. outputs: what it returns. options: ``RunOptions``.
+    """
+    started_ns = time.perf_counter_ns()
+    binding = session.io_binding()
+    for name, array in feeds.items():
+        # the graph's types were checked; a copy that is contiguous is what the device takes
+        source = np.ascontiguousarray(array)
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(source, DEVICE, device))
+    for spec in outputs:
+        binding.bind_output(spec.name, DEVICE, device)
+    binding.synchronize_inputs()
+    copied_ns = time.perf_counter_ns()
+    session.run_with_iobinding(binding, options)
+    binding.synchronize_outputs()
+    computed_ns = time.perf_counter_ns()
+    found = [value.numpy() for value in binding.get_outputs()]
+    named = dict(zip((spec.name for spec in outputs), found, strict=True))
+    return TimedRun(named, timing(started_ns, copied_ns, computed_ns))
+
+
+def timing(started_ns: int, copied_ns: int, computed_ns: int) -> CallTiming:
+    """The parts of a call that ends now."""
+    ended_ns = time.perf_counter_ns()
+    return CallTiming(
+        h2d_ms=(copied_ns - started_ns) / 1e6,
+        kernel_ms=(computed_ns - copied_ns) / 1e6,
+        d2h_ms=(ended_ns - computed_ns) / 1e6,
+        end_to_end_ms=(ended_ns - started_ns) / 1e6,
+    )
