@@ -208,7 +208,7 @@ class Measured:
             "not_run": [row.to_dict() for row in self.rows],
         }
         stem.parent.mkdir(parents=True, exist_ok=True)
-        stem.with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n")
+        stem.with_suffix(".json").write_text(json.dumps(values, separators=(",", ":")) + "\n")
         text = markdown(device, self.reports, self.rows, self.checks)
         stem.with_suffix(".md").write_text(text)
 

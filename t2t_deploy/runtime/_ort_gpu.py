@@ -178,6 +178,8 @@ def session_options(ort: Any, threads: int | None) -> Any:
     """Options under which a graph runs on the asked provider or not at all."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    # else sums over a batch of one add up in another order in each call: other bits, 1e-3 in fp16
+    options.use_deterministic_compute = True
     if threads is not None:
         options.intra_op_num_threads = threads
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

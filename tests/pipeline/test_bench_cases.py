@@ -237,6 +237,21 @@ def test_an_engine_runs_on_the_backend_that_built_it(
     assert (measured["cases"][-1].model is not None) is known
 
 
+def test_cuda_graphs_of_onnx_runtime(
+    workspace: Workspace,
+    add: Callable[..., Artifact],
+    measured: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_bench, "why_not_runnable", lambda name, device: None)
+    add(target="tensorrt")
+    bench_artifacts(
+        workspace, BenchRequest(backends=["ort-cuda", "ort-tensorrt"], cuda_graphs=CudaGraphs.BOTH)
+    )
+    ways = [(case.backend, case.request.cuda_graph) for case in measured["cases"]]
+    assert ways[-3:] == [("ort-cuda", True), ("ort-cuda", False), ("ort-tensorrt", True)]
+
+
 @pytest.mark.parametrize(
     ("asked", "graphs"),
     [(CudaGraphs.ON, [True]), (CudaGraphs.OFF, [False]), (CudaGraphs.BOTH, [True, False])],

@@ -116,6 +116,11 @@ def test_the_options_rule_the_cpu_out(flatten: Path) -> None:
         real_session(flatten, options)
 
 
+def test_sums_are_asked_for_in_a_fixed_order() -> None:
+    # on an H100 threads got other bits without; seen by tests/gpu/test_onnx_sessions.py
+    assert session_options(onnxruntime, threads=1).use_deterministic_compute
+
+
 def test_a_wheel_without_the_provider(flatten: Path) -> None:
     if CUDA in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is installed")
