@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
+import importlib.metadata
 import json
 import os
 import stat
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import t2t_deploy
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.types import Precision
 from t2t_deploy.workspace import (
@@ -27,6 +30,7 @@ from t2t_deploy.workspace import (
     read_manifest,
     temporary_file,
 )
+from t2t_deploy.workspace._manifest import Records, Superseded, manifest_text
 
 DRAFT = Manifest(
     kind="onnx",
@@ -208,8 +212,12 @@ def test_a_verdict_on_a_file_made_anew_meanwhile_is_refused(tmp_path: Path) -> N
     workspace, output = Workspace(tmp_path / "artifacts"), tmp_path / "model.onnx"
     old = store(workspace, b"old", output=output)
     new = store(workspace, b"new", output=output)
-    with pytest.raises(ArtifactError, match="was made anew while this command ran"):
+    with pytest.raises(ArtifactError) as raised:
         workspace.update(old, verification={"status": "failed", "reason": "of the old"})
+    assert str(raised.value) == (
+        f"{output} was made anew while this command ran, and what it found is of the file before; "
+        "run it again"
+    )
     assert workspace.open(output) == new
 
 
@@ -221,6 +229,81 @@ def test_two_verdicts_on_one_artifact_are_both_kept(workspace: Workspace) -> Non
     (kept,) = workspace.artifacts()
     assert kept.known().details == {"nodes": 3, "nodewise": {"status": "passed"}, "other": 2}
     assert kept.known().verification == {"status": "passed"}
+
+
+def test_what_an_update_returns_is_what_is_kept(workspace: Workspace) -> None:
+    artifact = store(workspace)
+    found = workspace.update(artifact, details={"nodewise": {"status": "passed"}})
+    assert [found] == workspace.artifacts()
+    assert found.path == artifact.path
+
+
+def test_an_altered_file_is_told_by_its_first_digits(workspace: Workspace) -> None:
+    artifact = store(workspace)
+    stated = artifact.known().sha256
+    artifact.path.write_bytes(b"other")
+    found = hashlib.sha256(b"other").hexdigest()
+    with pytest.raises(ArtifactError) as raised:
+        workspace.open(artifact.path)
+    assert str(raised.value) == (
+        f"{artifact.path} was altered: its SHA-256 is {found[:12]}, its manifest says "
+        f"{stated[:12]}; make it again"
+    )
+
+
+def test_an_altered_manifest_is_told_by_its_first_digits(workspace: Workspace) -> None:
+    path = manifest_path_for(store(workspace).path)
+    values = json.loads(path.read_text())
+    stated = values.pop("checksum")
+    values["variant"] = "another"
+    path.write_text(json.dumps({**values, "checksum": stated}))
+    found = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    with pytest.raises(ArtifactError) as raised:
+        read_manifest(path)
+    assert str(raised.value) == (
+        f"{path} was altered: its checksum is {found[:12]}, it states {stated[:12]}; remove it and "
+        "make the artifact again"
+    )
+
+
+def test_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError) as raised:
+        read_manifest(tmp_path / "missing")
+    assert str(raised.value) == f"cannot read {tmp_path / 'missing'}: No such file or directory"
+
+
+def test_a_manifest_is_for_people_and_the_same_whatever_the_order(workspace: Workspace) -> None:
+    text = manifest_path_for(store(workspace).path).read_text()
+    values = json.loads(text)
+    backwards = dict(reversed(values.items()))
+    assert manifest_text(backwards) == text
+    lines = text.splitlines()
+    assert lines[1].startswith(' "batch": null'), "a line a field, in a fixed order"
+    assert len(lines) > len(values)
+
+
+def test_versions_of_the_tools_are_those_installed(workspace: Workspace) -> None:
+    tools = store(workspace).known().tools
+    assert tools["t2t-deploy"] == t2t_deploy.__version__
+    for name in ("numpy", "onnx"):
+        assert tools[name] == importlib.metadata.version(name)
+
+
+def test_a_file_of_nobody_over_a_damaged_manifest_is_replaced(tmp_path: Path) -> None:
+    workspace, output = Workspace(tmp_path / "artifacts"), tmp_path / "model.onnx"
+    store(workspace, b"old", output=output)
+    manifest_path_for(output).write_text("{")
+    new = store(workspace, b"new", output=output)
+    assert workspace.open(output) == new
+
+
+def test_records_know_their_two_contents_and_no_third() -> None:
+    old = Superseded("b" * 64, None)
+    records = Records(dataclasses.replace(DRAFT, sha256="a" * 64), old)
+    assert records.of("a" * 64) == Superseded("a" * 64, records.manifest)
+    assert records.of("b" * 64) is old
+    assert records.of("c" * 64) is None
+    assert Records(records.manifest).of("b" * 64) is None
 
 
 def test_only_whole_content_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,6 +373,23 @@ def test_what_failed_is_not_the_newest_unless_forced(workspace: Workspace) -> No
     with pytest.raises(ArtifactError, match=r"failed its check \(float\).*or pass --force"):
         workspace.open(good.path)
     assert workspace.open(good.path, force=True).path == good.path
+
+
+@pytest.mark.parametrize(
+    "check", ["attestation", "nodewise", "located", "budget", "graph_verification"]
+)
+def test_each_check_that_failed_is_a_failure(workspace: Workspace, check: str) -> None:
+    artifact = store(workspace)
+    found = workspace.update(artifact, details={check: {"status": "failed", "reason": "far off"}})
+    assert found.known().failure == "far off"
+    with pytest.raises(ArtifactError, match=r"failed its check \(far off\)"):
+        workspace.open(artifact.path)
+
+
+def test_an_engine_that_ran_is_judged_by_its_own_numbers(workspace: Workspace) -> None:
+    artifact = store(workspace, draft={"verification": {"status": "passed"}})
+    details = {"graph_verification": {"status": "failed", "reason": "of the graph"}}
+    assert not workspace.update(artifact, details=details).known().failed
 
 
 @pytest.mark.parametrize("status", ["passed", "not_run"])

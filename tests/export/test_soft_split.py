@@ -106,6 +106,26 @@ def test_a_released_split_is_exact_to_rounding(form: SoftSplitForm) -> None:
         assert error(found, wanted) < 5e-7
 
 
+@pytest.mark.parametrize("form", SoftSplitForm)
+@pytest.mark.parametrize("from_picture", [True, False])
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)])
+def test_products_are_in_the_type_they_were_made_for(
+    form: SoftSplitForm, from_picture: bool, dtype: torch.dtype, most: float
+) -> None:
+    split = SoftSplit(3, 1, 1)
+    consumers = drawn_consumers(64 * 9, 64, 128)
+    tokens = torch.randn(2, 256, 64) + torch.randn(64)
+    layer = make_split(
+        form, split, (16, 16), EPS, consumers, dtype=dtype, from_picture=from_picture
+    )
+    products = layer(tokens if from_picture else tokens.to(dtype))
+    assert {value.dtype for value in products.values} == {dtype}
+    assert products.rstd is None or products.rstd.dtype is dtype
+    picture = tokens.transpose(1, 2).unflatten(2, (16, 16))
+    for found, wanted in zip(values(products), exact(picture, split, consumers), strict=True):
+        assert error(found, wanted) < most
+
+
 @pytest.mark.parametrize("form", [SoftSplitForm.FOLDED, SoftSplitForm.CENTRED])
 def test_weights_that_are_not_centred_are_caught(form: SoftSplitForm) -> None:
     """The wrong version: the norm's mean neither taken from the windows nor from the weights."""

@@ -109,6 +109,17 @@ def test_what_each_stress_covers(gain: float, epsilon_alone: bool) -> None:
     assert (changed < 1e-3) is epsilon_alone
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)])
+def test_a_block_answers_in_the_type_it_was_made_for(
+    form: Any, dtype: torch.dtype, most: float
+) -> None:
+    block = performer(0.3)
+    found = run(form, block, PICTURE, dtype)
+    assert found.dtype is dtype
+    assert error(found, exact(block, PICTURE)) < most
+
+
 @pytest.mark.parametrize("form", SAFE_FORMS)
 @pytest.mark.parametrize("gain", [1.0, 3.0, 5.0, 10.0])
 def test_safe_performers_hold_in_half_precision(form: Any, gain: float) -> None:
