@@ -11,6 +11,7 @@ RUN python -m venv /opt/t2t
 WORKDIR /src
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE CHANGELOG.md constraints.txt ./
 COPY t2t_deploy t2t_deploy
+COPY docs/man docs/man
 # the index of CPU builds: the default one brings CUDA, several GB
 RUN /opt/t2t/bin/pip install --extra-index-url https://download.pytorch.org/whl/cpu \
       -c constraints.txt '.[export,cpu,rtx,labels,plot]' \

@@ -18,6 +18,7 @@ RUN python3 -m venv /opt/t2t
 WORKDIR /src
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE CHANGELOG.md constraints.txt ./
 COPY t2t_deploy t2t_deploy
+COPY docs/man docs/man
 RUN /opt/t2t/bin/pip install -c constraints.txt ".[${EXTRAS}]" \
  && find /opt/t2t -name __pycache__ -type d -prune -exec rm -rf {} +
 

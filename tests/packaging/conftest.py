@@ -19,6 +19,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / entry.name).symlink_to(entry.readlink())
         elif entry.is_file():
             shutil.copy2(entry, folder)
-    for name in ("t2t_deploy", "tests"):
+    for name in ("t2t_deploy", "tests", "docs/man"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder

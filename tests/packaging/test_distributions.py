@@ -28,6 +28,7 @@ class Built:
     sdist: Path
 
 
+MAN_PAGE = "docs/man/t2t-deploy.1"
 COMMITTED_AT = 1_700_000_000  # as `make dist` sets it: the time of the commit
 
 
@@ -74,7 +75,10 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(built: Built) -> Non
     with zipfile.ZipFile(built.wheel) as wheel:
         names = set(wheel.namelist())
     metadata = f"t2t_deploy-{t2t_deploy.__version__}.dist-info/"
-    files = {name for name in names if not name.startswith(metadata)}
+    # where `man` looks: beside the folder of the command
+    page = f"t2t_deploy-{t2t_deploy.__version__}.data/data/share/man/man1/t2t-deploy.1"
+    assert page in names
+    files = {name for name in names - {page} if not name.startswith(metadata)}
     # a file missing here has a suffix that package-data in pyproject.toml does not name
     assert files == source_files()
     assert "t2t_deploy/py.typed" in files
@@ -103,8 +107,9 @@ def test_the_sdist_holds_no_link_and_no_package_beside_ours(built: Built) -> Non
     assert [member.name for member in members if member.issym() or member.islnk()] == []
     inside = {member.name.partition("/")[2] for member in members if member.isfile()}
     assert {name for name in inside if name.startswith("t2t_deploy/")} == source_files()
-    folders = {name.partition("/")[0] for name in inside if "/" in name}
+    folders = {name.partition("/")[0] for name in inside - {MAN_PAGE} if "/" in name}
     assert folders == {"t2t_deploy", "t2t_deploy.egg-info"}
+    assert MAN_PAGE in inside
     assert {"pyproject.toml", "setup.py", "LICENSE", "constraints.txt"} <= inside
 
 
