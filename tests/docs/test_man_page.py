@@ -27,7 +27,7 @@ def test_roff_shows_every_command_and_warns_of_nothing() -> None:
     line = [groff, "-man", "-Tutf8", "-P-cbou", "-ww", "-rLL=200n", str(PAGE)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
-    shown = done.stdout.replace("‐", "-")
+    shown = done.stdout.replace("\u2010", "-")
     for name in _COMMANDS:
         assert f"t2t-deploy {name} " in shown, name
     assert "--embed-preprocess" in shown
