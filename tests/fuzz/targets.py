@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from t2t_deploy.model import ModelConfig, TokensType, load_checkpoint, random_st
 from t2t_deploy.model import config_from_toml as read_config
 from t2t_deploy.pipeline import inspect_artifact
 from t2t_deploy.pipeline._bench_document import read_report
+from t2t_deploy.recipe import example_recipe, load_recipe
 from t2t_deploy.serving import labels_from_file
 from t2t_deploy.serving.triton import signature_from_onnx
 from t2t_deploy.types import Ends
@@ -274,6 +276,16 @@ def labels_seeds(folder: Path) -> list[bytes]:
     return ["\n".join(("cat", "dog", "Bär", "")).encode(), b"\xef\xbb\xbfa\r\nb\r\nc\r\n"]
 
 
+def recipe_seeds(folder: Path) -> list[bytes]:
+    """The commented example, as it is and with every line of it in force."""
+    example = example_recipe()
+    whole = re.sub(r"^#(?=\S)", "", example, flags=re.MULTILINE)
+    shortest = (
+        '[model]\nvariant = "7"\n\n[export]\nprecision = "fp16"\n\n[[bench]]\nbatch = [1, 8]\n'
+    )
+    return [example.encode(), whole.encode(), shortest.encode()]
+
+
 JSON_WORDS = (
     b'"kind"', b'"engine"', b'"onnx"', b'"status"', b'"details"', b'"weights"', b'"sha256"',
     b'"precision"', b'"int8"', b'"rounds"', b'"samples"', b'"results"', b'"environment"', b"null",
@@ -285,6 +297,11 @@ TOML_WORDS = (
     b"16", b"2", b"-1", b"0", b"1e9", b"nan", b"inf", b"true", b'"dense"', b'"se"', b'"x"',
     b"[]", b"[[1]]", b"99999999999999999999", b"1979-05-27", b"[a]\n", b"#", b"backbone",
 )  # fmt: skip
+RECIPE_WORDS = (
+    *TOML_WORDS, b"[model]\n", b"[export]\n", b"[[export]]\n", b"[quantize]\n", b"[[bench]]\n",
+    b"variant", b"checkpoint", b"images", b"precision", b'"int8"', b'"7"', b"batch", b"[1, 8]",
+    b'"1:8:32"', b"workspace", b'".."', b'"/"', b'"\\u0000"',
+)  # fmt: skip
 
 
 TARGETS: Sequence[Target] = (
@@ -293,6 +310,7 @@ TARGETS: Sequence[Target] = (
     Target("manifest", manifest_seeds, read_manifest, ".json", JSON_WORDS),
     Target("ranges", ranges_seeds, read_ranges, ".ranges", JSON_WORDS),
     Target("config", config_seeds, read_config, ".toml", TOML_WORDS),
+    Target("recipe", recipe_seeds, load_recipe, ".toml", RECIPE_WORDS),
     Target("bench", bench_seeds, read_bench, ".json", JSON_WORDS),
     Target("labels", labels_seeds, lambda path: labels_from_file(path, 3), ".txt"),
 )

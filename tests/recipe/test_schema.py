@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 import re
 from pathlib import Path
 
@@ -216,49 +214,3 @@ def test_the_example_is_never_written_over_a_file(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="is there already and may be a recipe of yours"):
         write_example(path)
     assert path.read_text() == "mine"
-
-
-def seeded_inputs(count: int) -> list[bytes]:
-    """The example, with bytes changed, removed, doubled or put elsewhere."""
-    stream = random.Random(0)
-    base = example_recipe().encode()
-    words = [b"[", b"]", b'"', b"=", b"\n", b"\x00", b"[[model]]\n", b"1e999", b"\xff", b"{", b"0x"]
-    found = []
-    for _ in range(count):
-        data = bytearray(base)
-        for _ in range(stream.randint(1, 8)):
-            place = stream.randrange(len(data))
-            kind = stream.randrange(4)
-            if kind == 0:
-                data[place] = stream.randrange(256)
-            elif kind == 1:
-                del data[place : place + stream.randint(1, 40)]
-            elif kind == 2:
-                data[place:place] = stream.choice(words)
-            else:
-                data[place:place] = data[stream.randrange(len(data)) :][: stream.randint(1, 80)]
-        found.append(bytes(data))
-    return found
-
-
-def check_inputs(folder: Path, count: int) -> None:
-    path = folder / "mine.toml"
-    for data in seeded_inputs(count):
-        path.write_bytes(data)
-        lines = 1
-        with contextlib.suppress(RecipeError):  # and nothing else
-            try:
-                load_recipe(path)
-            except RecipeError as err:
-                lines = len(str(err).splitlines())
-                raise
-        assert lines == 1
-
-
-def test_no_input_ends_in_anything_but_a_recipe_or_one_line(tmp_path: Path) -> None:
-    check_inputs(tmp_path, 300)
-
-
-@pytest.mark.slow
-def test_no_input_of_20_000_ends_otherwise(tmp_path: Path) -> None:
-    check_inputs(tmp_path, 20_000)
