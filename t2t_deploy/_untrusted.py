@@ -6,10 +6,12 @@ the memory. What raises is the caller's to word: each says what kind of file it 
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import stat
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ MAX_HEADER_BYTES = 8 << 20
 """Of a safetensors file: a tensor takes about 100 bytes of it."""
 
 _SHOWN = 60
+_LONGEST_NAME = 100
+"""What a typing error is looked for in; a longer name is none."""
 
 
 def read_small_file(path: Path, limit: int) -> bytes:
@@ -89,3 +93,9 @@ def shortened(value: object) -> str:
     """A value of a file for a message: printable, on one line, of a length that can be read."""
     text = repr(value[:_SHOWN] if isinstance(value, str) else value)
     return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN]}..."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """A question that names the known word nearest to a mistyped one; None where none is near."""
+    near = difflib.get_close_matches(name[:_LONGEST_NAME], known, n=1)
+    return f"did you mean {near[0]!r}?" if near else None

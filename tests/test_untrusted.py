@@ -75,7 +75,7 @@ def test_readers_refuse_in_one_line(
     elif content == "large":
         for name in ("CONFIG", "MANIFEST", "BENCH", "LABELS"):
             for module in (
-                *("model._config", "workspace._manifest"),
+                *("model._config_file", "workspace._manifest"),
                 *("pipeline._bench_document", "serving._labels"),
             ):
                 target = f"t2t_deploy.{module}.MAX_{name}_BYTES"

@@ -17,8 +17,9 @@ from torch.nn import functional
 from t2t_deploy._untrusted import printable
 from t2t_deploy.errors import AmbiguousVariantError, CheckpointError
 from t2t_deploy.model._checkpoint_file import check_tensors, read_tensors_file
-from t2t_deploy.model._config import VARIANTS, ModelConfig, config_for_variant
+from t2t_deploy.model._config import ModelConfig
 from t2t_deploy.model._t2t import T2TViT
+from t2t_deploy.model._variants import VARIANTS, config_for_variant
 
 # In order of preference: the published accuracy is the moving average's. The authors'
 # transfer_learning.py saves the last.
