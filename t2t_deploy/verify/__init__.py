@@ -46,8 +46,8 @@ from t2t_deploy.verify._nodewise import (
     nodewise_not_run,
     nodewise_pictures,
 )
-from t2t_deploy.verify._nodewise_graph import NodewiseSession
 from t2t_deploy.verify._nodewise_plot import plot_nodewise
+from t2t_deploy.verify._nodewise_session import NodewiseSession
 from t2t_deploy.verify._non_finite import stored_non_finite, why_non_finite
 from t2t_deploy.verify._pictures import (
     PictureSet,
