@@ -30,12 +30,9 @@ from t2t_deploy.pipeline._calibrate import (
     calibrate_artifact,
 )
 from t2t_deploy.pipeline._classifier import open_artifact
-from t2t_deploy.pipeline._compare import (
-    ComparedStrategies,
-    StrategyComparison,
-    compare_strategies,
-    split_name,
-)
+from t2t_deploy.pipeline._compare import compare_strategies
+from t2t_deploy.pipeline._compare_choices import split_name
+from t2t_deploy.pipeline._compare_values import ComparedStrategies, StrategyComparison
 from t2t_deploy.pipeline._doctor import BackendState, examine_machine
 from t2t_deploy.pipeline._evaluate import (
     DEFAULT_BATCH,

@@ -18,8 +18,14 @@ from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult, _l
 from t2t_deploy.cli import main
 from t2t_deploy.errors import CheckpointError, EngineError, ExportError, UsageError
 from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
-from t2t_deploy.pipeline import ExportRequest, StrategyComparison, _compare, compare_strategies
-from t2t_deploy.pipeline._compare import strategies_to_compare, strategy_name
+from t2t_deploy.pipeline import (
+    ExportRequest,
+    StrategyComparison,
+    _compare,
+    _compare_speed,
+    compare_strategies,
+)
+from t2t_deploy.pipeline._compare_choices import strategies_to_compare, strategy_name
 from t2t_deploy.runtime import BuildOptions
 from t2t_deploy.types import Precision, Target
 
@@ -86,8 +92,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         because = tuple(dataclasses.replace(result, reason="not today") for result in results)
         return BenchReport(environment=None, results=because)  # type: ignore[arg-type]  # unseen
 
-    monkeypatch.setattr(_compare, "run_bench", fake)
-    monkeypatch.setattr(_compare, "is_installed", lambda module: False)
+    monkeypatch.setattr(_compare_speed, "run_bench", fake)
+    for module in (_compare, _compare_speed):
+        monkeypatch.setattr(module, "is_installed", lambda name: False)
     return asked
 
 
@@ -194,10 +201,12 @@ def test_all_are_exported_and_compared(
 def test_openvino_is_timed_where_it_is(
     tiny: ExportRequest, measured: list[dict[str, Any]], two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_compare, "is_installed", lambda module: module == "openvino")
-    monkeypatch.setattr(_compare, "why_not_runnable", lambda name: None)
+    monkeypatch.setattr(_compare_speed, "is_installed", lambda module: module == "openvino")
+    monkeypatch.setattr(_compare_speed, "why_not_runnable", lambda name: None)
     monkeypatch.setattr(
-        _compare, "why_not_in", lambda name, kind: f"no {kind.value}" if kind != "fp32" else None
+        _compare_speed,
+        "why_not_in",
+        lambda name, kind: f"no {kind.value}" if kind != "fp32" else None,
     )
     rows = compare_strategies(tiny).rows
     *cases, eager = measured[0]["cases"]
@@ -219,7 +228,7 @@ def test_little_time_left_is_shared(
 ) -> None:
     monkeypatch.setattr(_compare, "_TOTAL_SECONDS", 0.0)
     compare_strategies(tiny)
-    assert measured[0]["round_seconds"] == _compare._MIN_ROUND_SECONDS
+    assert measured[0]["round_seconds"] == _compare_speed._MIN_ROUND_SECONDS
 
 
 def test_the_json(tiny: ExportRequest, measured: list[dict[str, Any]], two: None) -> None:
@@ -395,7 +404,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured does not matter here, that it is does."""
     monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 0.05)
     monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.01)
-    monkeypatch.setattr(_compare, "DEFAULT_ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(_compare_speed, "DEFAULT_ROUND_SECONDS", 0.01)
 
 
 def exit_status(*words: object) -> int:
