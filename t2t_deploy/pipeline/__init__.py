@@ -62,11 +62,11 @@ from t2t_deploy.pipeline._predict import (
 )
 from t2t_deploy.pipeline._predict_ray import ClusterPrediction, RayRequest, predict_across
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.pipeline._quantize import (
+from t2t_deploy.pipeline._quantize import quantize_artifact
+from t2t_deploy.pipeline._quantize_plan import (
     QuantizationMode,
     QuantizeRequest,
     quantization_target,
-    quantize_artifact,
 )
 from t2t_deploy.pipeline._values import (
     artifact_values,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,17 +27,13 @@ from t2t_deploy.calibration import (
     plot_budget,
     search_budget,
 )
-from t2t_deploy.errors import CalibrationError
-from t2t_deploy.pipeline._disjoint import shared_pictures
 from t2t_deploy.pipeline._progress import Report
+from t2t_deploy.pipeline._quantize_inputs import QuantizationInputs
 from t2t_deploy.pipeline._runner import AccuracyRunner, run_pictures
 from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.types import TOLERANCES, Status
 from t2t_deploy.verify import AccuracySum, PictureSet, standard_pictures, verify_session
 from t2t_deploy.workspace import Workspace, publish, temporary_file, write_text
-
-if TYPE_CHECKING:
-    from t2t_deploy.pipeline._quantize import QuantizationInputs
 
 _BATCH = 8
 # Pictures on which each group alone is judged; a drop is measured on all.
@@ -89,15 +85,6 @@ class BudgetOutcome:
 def _finite(error: float) -> float | None:
     """The error; None where the logits were no numbers, which JSON has no word for."""
     return error if math.isfinite(error) else None
-
-
-def evaluation_images(folder: Path, calibrated_on: Sequence[str], name: str) -> LabelledSet:
-    """The pictures a budget is measured on. Raises CalibrationError for one calibrated on."""
-    images = labelled_set_from_folder(folder)
-    reason = shared_pictures(calibrated_on, images.paths, name)
-    if reason is not None:
-        raise CalibrationError(reason)
-    return images
 
 
 def within_budget(

@@ -12,7 +12,8 @@ from t2t_deploy.errors import ArtifactError, CalibrationError, EngineError, Usag
 from t2t_deploy.pipeline._calibrate import DEFAULT_COUNT
 from t2t_deploy.pipeline._export import ExportRequest, export_weights
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.pipeline._quantize import QuantizeRequest, quantize_artifact
+from t2t_deploy.pipeline._quantize import quantize_artifact
+from t2t_deploy.pipeline._quantize_plan import QuantizeRequest
 from t2t_deploy.types import QUANTIZED, Ends, Precision, ShapeProfile, Status, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
