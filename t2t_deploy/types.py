@@ -104,6 +104,13 @@ BARE = Ends()
 """Normalised pictures in, logits out."""
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of (n, classes) logits, as a tail gives them, in float64."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
 class Status(str, Enum):
     """Outcome of a check or a measurement; not run is never passed."""
 

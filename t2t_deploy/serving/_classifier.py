@@ -10,7 +10,7 @@ import numpy as np
 from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.images import normalise
 from t2t_deploy.runtime import Session, SessionRequest, open_session
-from t2t_deploy.types import BARE, Ends, ShapeProfile, Tail, TensorSpec
+from t2t_deploy.types import BARE, Ends, ShapeProfile, Tail, TensorSpec, softmax
 
 DEFAULT_BATCH = 8
 DEFAULT_TOP = 5
@@ -105,10 +105,7 @@ class Classifier:
             )
         values = np.where(finite[:, None], first, 0).astype(np.float64)
         indices = np.argsort(-values, axis=1, kind="stable")[:, :top]
-        shares = values
-        if self._ends.tail is Tail.LOGITS:
-            shares = np.exp(values - values.max(axis=1, keepdims=True))
-            shares /= shares.sum(axis=1, keepdims=True)
+        shares = softmax(values) if self._ends.tail is Tail.LOGITS else values
         return TopClasses(
             indices, np.take_along_axis(shares, indices, axis=1).astype(np.float32), finite
         )

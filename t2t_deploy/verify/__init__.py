@@ -15,7 +15,6 @@ from t2t_deploy.verify._confusion_plot import ConfusionPanel, plot_confusion
 from t2t_deploy.verify._ends import (
     TAIL_TOLERANCE,
     PixelSession,
-    softmax,
     tail_fault,
     takes_pixels,
 )
@@ -93,7 +92,6 @@ __all__ = [
     "plot_nodewise",
     "rounding_of",
     "see_stage",
-    "softmax",
     "standard_pictures",
     "stored_non_finite",
     "tail_fault",
