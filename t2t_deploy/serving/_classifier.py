@@ -149,14 +149,9 @@ def wanted_top(asked: int | None, classifier: Classifier) -> int:
 
 def _input_of(session: Session, ends: Ends) -> TensorSpec:
     specs = session.inputs
-    pixels = ends.embed_preprocess
-    expected = "(N, S, S, 3) uint8" if pixels else "(N, 3, S, S) float32"
-    if len(specs) == 1 and len(specs[0].shape) == 4:
-        _, *dims = specs[0].shape
-        high, wide, channels = dims if pixels else (dims[1], dims[2], dims[0])
-        dtype = "uint8" if pixels else "float32"
-        if channels == 3 and high == wide is not None and specs[0].dtype == dtype:
-            return specs[0]
+    if len(specs) == 1 and ends.takes(specs[0]):
+        return specs[0]
+    expected = "(N, S, S, 3) uint8" if ends.embed_preprocess else "(N, 3, S, S) float32"
     raise ArtifactError(
         f"{_listed(specs)} is what the artifact takes; expected pictures {expected}: predict with "
         "a classifier that t2t-deploy exported"
