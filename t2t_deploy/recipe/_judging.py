@@ -44,7 +44,7 @@ from t2t_deploy.recipe._parts import (
 )
 from t2t_deploy.recipe._recipe import Expected, VerifyPlan
 from t2t_deploy.recipe._records import Parts, Record
-from t2t_deploy.recipe._steps import Outcome
+from t2t_deploy.recipe._steps import NamedStep, Outcome
 from t2t_deploy.types import Status
 
 PERCENT = 100.0
@@ -257,41 +257,27 @@ class ReportPages(_ReportFields):
         return Outcome(result, tuple(context.made(path) for path in done.written))
 
 
-@dataclass(frozen=True, slots=True)
-class PackageStep:
+class PackageStep(NamedStep):
     """A model repository of one artifact."""
 
-    name: str
-    request: PackageRequest
-    source: str
-    source_step: str
-
-    lacks_tools: ClassVar[bool] = False
-
-    @property
-    def label(self) -> str:
-        """The command and the artifact."""
-        return f"package {self.name}"
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """What makes the artifact."""
-        return (self.source_step,)
+    __slots__ = ()
+    command = "package"
 
     def parts(self, context: Context) -> Parts:
         """The artifact, the labels, the options, the place."""
+        request: PackageRequest = self.request
         return {
-            **artifact_part(self.source, context.artifacts[self.source]),
-            **content("labels", self.request.labels),
-            **options(self.request),
-            **place("triton", self.request.repository, context.recipe.folder),
+            **self.source_part(context),
+            **content("labels", request.labels),
+            **options(request),
+            **place("triton", request.repository, context.recipe.folder),
             **tools("onnx"),
         }
 
     def run(self, context: Context, report: Report) -> Outcome:
         """Write the folders."""
-        artifact = context.workspace.open(context.artifacts[self.source].path)
-        request = dataclasses.replace(self.request, artifact=artifact.path)
+        artifact = context.workspace.open(self.given(context).path)
+        request: PackageRequest = dataclasses.replace(self.request, artifact=artifact.path)
         package = package_artifact(context.workspace, request, report)
         made = tuple(context.made(folder) for folder in package.folders)
         return Outcome(package_values(package, request.repository), made)
