@@ -133,8 +133,8 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
         console.print(str(made.path), markup=False)
 
     output.result(values, show)
-    found = fail_if(manifest.verification, output, hint=locating(made))
-    return found or fail_if(budget, output)
+    found = fail_if(manifest.verification, hint=locating(made))
+    return found or fail_if(budget)
 
 
 def _show_budget(console: Console, budget: dict[str, Any]) -> None:

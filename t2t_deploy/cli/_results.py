@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from t2t_deploy.pipeline import Artifact, WorkspaceCheck
 
 
+SHOWN_UNREADABLE = 10
+"""Pictures without a class that are named; the rest is counted."""
+
+
 def locating(artifact: Artifact) -> str:
     """How to find which layer of a failed artifact is wrong."""
     return f"which layer: t2t-deploy verify --locate {shown_path(artifact.path)}"
@@ -58,14 +62,20 @@ def show_check(console: Console, found: WorkspaceCheck) -> None:
         )
 
 
-def fail_if(check: Mapping[str, Any] | None, output: Output, *, hint: str | None = None) -> int:
+def fail_if(check: Mapping[str, Any] | None, *, hint: str | None = None) -> int:
     """Exit status of a finished command: 3, with the reason on stderr, where its check failed.
 
     hint: what to do about it.
     """
     if check is None or check["status"] != Status.FAILED.value:
         return 0
-    # The result is already on stdout, as the JSON object or the table: only stderr is left.
-    message = f"failed: {check['reason']}" + ("" if hint is None else f"; {hint}")
-    Output(verbosity=output.verbosity).error(CheckFailed.__name__, message)
+    return fell_short(f"failed: {check['reason']}" + ("" if hint is None else f"; {hint}"))
+
+
+def fell_short(message: str) -> int:
+    """Say on stderr what a finished command's check found; returns the exit status, 3.
+
+    The result is on stdout already, as the JSON object or the table.
+    """
+    Output().error(CheckFailed.__name__, message)
     return CheckFailed.exit_status
