@@ -14,7 +14,7 @@ import pytest
 
 from t2t_deploy import export
 from t2t_deploy._optional import is_installed
-from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult, _lane
+from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult
 from t2t_deploy.cli import main
 from t2t_deploy.errors import CheckpointError, EngineError, ExportError, UsageError
 from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
@@ -29,16 +29,8 @@ from t2t_deploy.pipeline._compare_choices import strategies_to_compare, strategy
 from t2t_deploy.runtime import BuildOptions
 from t2t_deploy.types import Precision, Target
 
-TINY = """\
-tokens_type = "{tokens}"
-embed_dim = 16
-depth = 1
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
+from ..small import tiny_model
+
 # kernel, overlap, padding; at 20 px, maps of 5 x 5 tokens
 ODD_GRIDS = """\
 splits = [
@@ -72,7 +64,7 @@ def tiny(tmp_path: Path) -> ExportRequest:
 
 def request_of(folder: Path, tokens: str) -> ExportRequest:
     path = folder / f"tiny_{tokens}.toml"
-    path.write_text(TINY.format(tokens=tokens))
+    path.write_text(tiny_model(tokens, depth=1))
     return ExportRequest(config_file=path)
 
 
@@ -399,14 +391,6 @@ def test_an_engine_that_is_refused(
         assert row.reason == "no engine: too large; no latency: not today"
 
 
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured does not matter here, that it is does."""
-    monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 0.05)
-    monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.01)
-    monkeypatch.setattr(_compare_speed, "DEFAULT_ROUND_SECONDS", 0.01)
-
-
 def exit_status(*words: object) -> int:
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -422,7 +406,7 @@ def exit_status(*words: object) -> int:
 def test_latencies_and_engines_for_real(
     tiny: ExportRequest,
     two: None,
-    short: None,
+    short_bench: None,
     empty_folders: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
