@@ -15,7 +15,7 @@ from t2t_deploy.cli._options import (
 )
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._results import SHOWN_UNREADABLE, fell_short
-from t2t_deploy.errors import UsageError
+from t2t_deploy.errors import UsageError, counted
 from t2t_deploy.types import Precision, Status
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
     if not found.failed:
         return 0
     short = [r.artifact.path.name for r in found.results if r.status is Status.FAILED]
-    what = [f"{len(found.unreadable)} pictures cannot be read"] if found.unreadable else []
+    what = (
+        [f"{counted(len(found.unreadable), 'picture')} cannot be read"] if found.unreadable else []
+    )
     what += [f"failed: {', '.join(short)}"] if short else []
     return fell_short("; ".join(what))
 

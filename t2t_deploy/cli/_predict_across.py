@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._results import SHOWN_UNREADABLE, fell_short
+from t2t_deploy.errors import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,8 +47,9 @@ def _values(found: ClusterPrediction) -> dict[str, Any]:
 
 def _show(console: Console, found: ClusterPrediction) -> None:
     console.print(
-        f"{found.images:,} pictures classified in {found.blocks:,} files of "
-        f"{found.output}/predictions, by {found.workers} workers in {found.seconds:.1f} s",
+        f"{counted(found.images, 'picture')} classified in {counted(found.blocks, 'file')} of "
+        f"{found.output}/predictions, by {counted(found.workers, 'worker')} in "
+        f"{found.seconds:.1f} s",
         markup=False,
     )
     if not found.failed:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import CheckFailed, one_line, shown_path
+from t2t_deploy.errors import CheckFailed, counted, one_line, shown_path
 from t2t_deploy.types import Status
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def show_verification(console: Console, verification: Mapping[str, Any] | None) 
         return
     console.print(
         f"verification {verification['status']}: relative error {verification['rel_l2']:.2e} of "
-        f"{verification['tolerance']:.0e} allowed, on {len(verification['pictures'])} pictures",
+        f"{verification['tolerance']:.0e} allowed, on "
+        f"{counted(len(verification['pictures']), 'picture')}",
         markup=False,
     )
 
@@ -51,7 +52,10 @@ def check_values(found: WorkspaceCheck) -> dict[str, Any]:
 
 def show_check(console: Console, found: WorkspaceCheck) -> None:
     """A line, and one for each problem."""
-    console.print(f"{found.artifacts} artifacts, {len(found.problems)} problems", markup=False)
+    console.print(
+        f"{counted(found.artifacts, 'artifact')}, {counted(len(found.problems), 'problem')}",
+        markup=False,
+    )
     for problem in found.problems:
         console.print(one_line(problem), markup=False)
     if found.leftovers:

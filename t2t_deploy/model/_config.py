@@ -175,9 +175,10 @@ class ModelConfig:
         stride = math.prod(split.stride for split in self.splits)
         if self.image_size % stride:
             below = self.image_size // stride * stride
+            near = [str(size) for size in (below, below + stride) if size]
             raise ConfigError(
                 f"image size is {self.image_size}; expected a multiple of {stride}, such as "
-                f"{max(below, stride)} or {below + stride}"
+                f"{' or '.join(near)}"
             )
         side = (self.image_size, self.image_size)
         first = self.splits[0].grid(*side)

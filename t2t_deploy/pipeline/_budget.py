@@ -27,6 +27,7 @@ from t2t_deploy.calibration import (
     plot_budget,
     search_budget,
 )
+from t2t_deploy.errors import counted
 from t2t_deploy.pipeline._progress import Report
 from t2t_deploy.pipeline._quantize_inputs import QuantizationInputs
 from t2t_deploy.pipeline._runner import AccuracyRunner, run_pictures
@@ -55,11 +56,11 @@ class BudgetOutcome:
         search, reason = self.search, None
         if not search.met:
             reason = (
-                f"{search.chosen.drop:.2f} points of {self.measure} are lost on {self.images} "
-                f"pictures where at most {search.limit.drop:g} may be, and the logits' error is "
-                f"{search.chosen.rel_l2:.2e} of {search.limit.rel_l2:.0e} allowed, even with "
-                f"{len(search.returned)} layers back in float: give a larger --max-drop, or ship "
-                "the float graph"
+                f"{search.chosen.drop:.2f} points of {self.measure} are lost on "
+                f"{counted(self.images, 'picture')} where at most {search.limit.drop:g} may be, "
+                f"and the logits' error is {search.chosen.rel_l2:.2e} of {search.limit.rel_l2:.0e} "
+                f"allowed, even with {counted(len(search.returned), 'layer')} back in float: give "
+                "a larger --max-drop, or ship the float graph"
             )
         return {
             "status": (Status.PASSED if search.met else Status.FAILED).value,
@@ -103,7 +104,7 @@ def within_budget(
     bench = _Bench(workspace, inputs, images, report)
     decisions = inputs.decide()
     groups = layer_groups(decisions)
-    report.step(f"measuring what each of {len(groups)} groups of layers costs")
+    report.step(f"measuring what each of {counted(len(groups), 'group')} of layers costs")
     search = search_budget(
         groups,
         sum(decision.layer.macs for decision in decisions),

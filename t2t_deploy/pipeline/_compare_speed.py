@@ -16,14 +16,11 @@ from t2t_deploy.bench import (
     CaseResult,
     run_bench,
 )
+from t2t_deploy.errors import counted
 from t2t_deploy.pipeline._compare_values import RUNTIME, ComparedStrategies
 from t2t_deploy.pipeline._export import ExportRequest
 from t2t_deploy.pipeline._progress import Report
-from t2t_deploy.runtime import (
-    SessionRequest,
-    why_not_in,
-    why_not_runnable,
-)
+from t2t_deploy.runtime import SessionRequest, why_not_in, why_not_runnable
 from t2t_deploy.types import Precision
 
 if TYPE_CHECKING:
@@ -76,7 +73,7 @@ def with_latencies(
     everything = cases + (base if request.precision is Precision.FP32 else [])
     left_s -= _WARM_UP_SECONDS * len(everything)
     wanted_s = max(left_s / (MIN_ROUNDS * len(everything)), _MIN_ROUND_SECONDS)
-    report.step(f"measuring {len(everything)} cases in interleaved rounds")
+    report.step(f"measuring {counted(len(everything), 'case')} in interleaved rounds")
     measured = run_bench(
         everything,
         rounds=MIN_ROUNDS,

@@ -16,6 +16,7 @@ from t2t_deploy.errors import (
     CalibrationError,
     ImageError,
     UsageError,
+    counted,
 )
 from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, cpu_backend, usable_artifacts
 from t2t_deploy.pipeline._disjoint import overlap
@@ -23,13 +24,7 @@ from t2t_deploy.pipeline._evaluate_across import EvaluateAcross, run_pictures_ac
 from t2t_deploy.pipeline._nodewise import bare_graph
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._runner import AccuracyRunner, run_pictures
-from t2t_deploy.runtime import (
-    Session,
-    SessionRequest,
-    open_session,
-    why_not_in,
-    why_not_runnable,
-)
+from t2t_deploy.runtime import Session, SessionRequest, open_session, why_not_in, why_not_runnable
 from t2t_deploy.types import INDICES_NAME, PROBABILITIES_NAME, Ends, Precision, Status, Tail
 from t2t_deploy.verify import (
     Accuracy,
@@ -118,7 +113,7 @@ def evaluate_artifacts(
         request.ray.check()
     images = labelled_set_from_folder(request.images, limit=request.limit)
     if images.left_out:
-        report.note(f"took {len(images.paths)} pictures, left out {images.left_out}")
+        report.note(f"took {counted(len(images.paths), 'picture')}, left out {images.left_out}")
     artifacts = usable_artifacts(
         workspace,
         request.artifacts,
@@ -179,7 +174,7 @@ def _evaluate_model(
             reference = open_reference(weights, artifacts[0], request, stack)
         if runners:
             names = ", ".join(artifacts[place].path.name for place in runners)
-            report.step(f"evaluating {names} on {len(images.paths)} pictures")
+            report.step(f"evaluating {names} on {counted(len(images.paths), 'picture')}")
             running = list(runners.values())
             size = running[0].session.inputs[0].shape[-1]
             assert size is not None  # open_runner refuses others

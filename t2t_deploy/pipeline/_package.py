@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy._untrusted import MAX_LABELS_BYTES, read_small_file
-from t2t_deploy.errors import ArtifactError, UsageError
+from t2t_deploy.errors import ArtifactError, UsageError, counted
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.serving.triton import (
     Accelerator,
@@ -26,13 +26,7 @@ from t2t_deploy.serving.triton import (
     signature_from_tensors,
     write_folders,
 )
-from t2t_deploy.types import (
-    INPUT_NAME,
-    OUTPUT_NAME,
-    Precision,
-    ShapeProfile,
-    Target,
-)
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, ShapeProfile, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace, manifest_path_for
 
 DEFAULT_TOP = 5
@@ -223,8 +217,8 @@ def _labels(path: Path, signature: Signature) -> tuple[str, ...]:
     labels = tuple(line.strip() for line in lines)
     if signature.classes is not None and len(labels) != signature.classes:
         raise UsageError(
-            f"{path} has {len(labels)} lines and the model {signature.classes} classes; give one "
-            "label a line, in the order of the classes"
+            f"{path} has {counted(len(labels), 'line')} and the model {signature.classes} classes; "
+            "give one label a line, in the order of the classes"
         )
     if "" in labels:
         raise UsageError(f"line {labels.index('') + 1} of {path} is empty; give one label a line")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from t2t_deploy.errors import counted
 from t2t_deploy.pipeline._classifier import (
     Labels,
     artifact_to_run,
@@ -142,7 +143,10 @@ def predict_images(
         write = None
         if request.csv is not None:
             write = stack.enter_context(csv_writer(request.csv, top))
-        report.step(f"predicting {total} pictures with {artifact.path.name}, {classifier.backend}")
+        report.step(
+            f"predicting {counted(total, 'picture')} with {artifact.path.name}, "
+            f"{classifier.backend}"
+        )
         found = classify_pictures(
             classifier,
             pictures_of(request.images),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from t2t_deploy.errors import BackendError
+from t2t_deploy.errors import BackendError, counted
 from t2t_deploy.pipeline import (
     Artifact,
     BenchOutputs,
@@ -179,8 +179,8 @@ class Evaluate(_EvaluateFields):
             top1 = PERCENT * (accuracy.top1 or 0.0)
             if abs(top1 - wanted.top1) > wanted.within:
                 return (
-                    f"top1 of the {name} is {top1:.2f} % on {accuracy.images} pictures; expected "
-                    f"{wanted.top1:g} within {wanted.within:g}"
+                    f"top1 of the {name} is {top1:.2f} % on {counted(accuracy.images, 'picture')}; "
+                    f"expected {wanted.top1:g} within {wanted.within:g}"
                 )
         return None
 
@@ -292,7 +292,7 @@ def _short(found: Evaluation) -> str:
     failed = [r.artifact.path.name for r in found.results if r.status is Status.FAILED]
     what: list[str] = []
     if found.unreadable:
-        what.append(f"{len(found.unreadable)} pictures cannot be read")
+        what.append(f"{counted(len(found.unreadable), 'picture')} cannot be read")
     if failed:
         what.append(f"failed: {', '.join(failed)}")
     return "; ".join(what)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from t2t_deploy.errors import counted
 from t2t_deploy.report._document import BenchDocument, Case, batches_of, cases_of_batch
 from t2t_deploy.report._markup import Child, Markup, element, join
 
@@ -281,7 +282,7 @@ def _verdict(verification: Mapping[str, object] | None) -> str:
     if not isinstance(error, float):
         return f"{str(status).replace('_', ' ')}: {verification.get('reason')}"
     pictures = verification.get("pictures")
-    count = f" on {len(pictures)} pictures" if isinstance(pictures, Mapping) else ""
+    count = f" on {counted(len(pictures), 'picture')}" if isinstance(pictures, Mapping) else ""
     return f"{status}: relative L2 error {error:.2e} of {limit} allowed{count}"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from t2t_deploy._untrusted import first_line
-from t2t_deploy.errors import ArtifactError
+from t2t_deploy.errors import ArtifactError, counted
 from t2t_deploy.runtime import read_onnx
 from t2t_deploy.types import TensorSpec
 from t2t_deploy.verify._float_format import FORMATS, FloatFormat, float_format
@@ -69,8 +69,8 @@ def typed_graph_from_onnx(source: Path | onnx.ModelProto) -> TypedGraph:
     graph = model.graph
     if model.functions:
         raise ArtifactError(
-            f"the graph holds {len(model.functions)} functions; node by node takes plain "
-            "operators: inline them first"
+            f"the graph holds {counted(len(model.functions), 'function')}; node by node takes "
+            "plain operators: inline them first"
         )
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for info in (*graph.value_info, *graph.input, *graph.output):

@@ -299,7 +299,7 @@ def test_functions_are_refused() -> None:
     body = [helper.make_node("Relu", ["x"], ["y"])]
     function = helper.make_function("own", "F", ["x"], ["y"], body, model.opset_import)
     model.functions.append(function)
-    assert refused(model).startswith("the graph holds 1 functions; ")
+    assert refused(model).startswith("the graph holds 1 function; ")
 
 
 def test_types_that_do_not_fit_together() -> None:
