@@ -34,6 +34,21 @@ token_dim = 32
 image_size = 32
 num_classes = 2
 """
+_WIDER = """\
+tokens_type = "performer"
+embed_dim = 32
+depth = 2
+num_heads = 4
+mlp_ratio = 3.0
+token_dim = 16
+image_size = 32
+num_classes = 10
+"""
+OTHER_BACKBONES = {
+    "se": _WIDER + 'backbone = "se"\n',
+    "ghost": _WIDER + 'backbone = "ghost"\n',
+    "dense": _WIDER + 'backbone = "dense"\nstages = [1, 1]\ngrowth = 16\n',
+}
 
 
 def tiny_exports(folder: Path, *forms: ExportRequest, model: str = TINY) -> Workspace:

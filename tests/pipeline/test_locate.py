@@ -14,6 +14,7 @@ from t2t_deploy.types import Status
 from t2t_deploy.verify import Located
 from t2t_deploy.workspace import Artifact
 
+from ..small import OTHER_BACKBONES, tiny_exports
 from ..trained import EIGHT_BITS, export_weights, trained_weights
 
 pytest.importorskip("onnxruntime")
@@ -97,33 +98,18 @@ def test_trained_weights_in_float32(kind: str, tmp_path: Path) -> None:
     assert found.status is Status.PASSED, found.reason
 
 
-SMALL = """\
-tokens_type = "performer"
-embed_dim = 32
-depth = 2
-num_heads = 4
-mlp_ratio = 3.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
-KINDS = {
-    "se": (SMALL + 'backbone = "se"\n', 46),
-    "ghost": (SMALL + 'backbone = "ghost"\n', 44),
-    "dense": (SMALL + 'backbone = "dense"\nstages = [1, 1]\ngrowth = 16\n', 48),
-}
+# so many layers are compared
+LAYERS = {"se": 46, "ghost": 44, "dense": 48}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OTHER_BACKBONES)
 def test_small_ones_of_other_backbones(kind: str, tmp_path: Path) -> None:
-    text, layers = KINDS[kind]
-    (tmp_path / "small.toml").write_text(text)
-    workspace = Workspace(tmp_path / "artifacts")
-    artifact = export_model(workspace, ExportRequest(config_file=tmp_path / "small.toml"))
+    workspace = tiny_exports(tmp_path, ExportRequest(), model=OTHER_BACKBONES[kind])
+    (artifact,) = workspace.artifacts("onnx")
     found = located(artifact, workspace)
     tell(kind, found)
     assert found.status is Status.PASSED, found.reason
-    assert len(found.layers) == layers
+    assert len(found.layers) == LAYERS[kind]
 
 
 @pytest.mark.slow
