@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy.errors import one_line
+
 MAX_CONFIG_BYTES = 1 << 20
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_LABELS_BYTES = 16 << 20
@@ -81,12 +83,7 @@ def first_line(err: Exception) -> str:
     What it quotes of a file may hold anything, so what does not print is escaped.
     """
     line = (str(err).strip().splitlines() or [type(err).__name__])[0][: 4 * _SHOWN]
-    return printable(line)
-
-
-def printable(text: str) -> str:
-    """A text as it can be shown on one line, whatever it is made of."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return one_line(line)
 
 
 def shortened(value: object) -> str:

@@ -14,8 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from t2t_deploy._untrusted import printable
-from t2t_deploy.errors import AmbiguousVariantError, CheckpointError, counted
+from t2t_deploy.errors import AmbiguousVariantError, CheckpointError, counted, one_line
 from t2t_deploy.model._checkpoint_file import check_tensors, read_tensors_file
 from t2t_deploy.model._config import ModelConfig
 from t2t_deploy.model._t2t import T2TViT
@@ -258,5 +257,5 @@ def _as_float32(key: Any, tensor: torch.Tensor, path: Path) -> torch.Tensor:
 
 def _shown(keys: list[Any], separator: str = ", ") -> str:
     # what a file calls its tensors may be anything
-    shown = separator.join(printable(str(key)[:_SHOWN_LENGTH]) for key in keys[:_SHOWN_KEYS])
+    shown = separator.join(one_line(str(key)[:_SHOWN_LENGTH]) for key in keys[:_SHOWN_KEYS])
     return shown + (separator + "..." if len(keys) > _SHOWN_KEYS else "")

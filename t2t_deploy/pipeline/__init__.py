@@ -34,14 +34,8 @@ from t2t_deploy.pipeline._compare import compare_strategies
 from t2t_deploy.pipeline._compare_choices import split_name
 from t2t_deploy.pipeline._compare_values import ComparedStrategies, StrategyComparison
 from t2t_deploy.pipeline._doctor import BackendState, examine_machine
-from t2t_deploy.pipeline._evaluate import (
-    DEFAULT_BATCH,
-    EvaluatedArtifact,
-    EvaluateRequest,
-    Evaluation,
-    evaluate_artifacts,
-)
-from t2t_deploy.pipeline._evaluate_across import EvaluateAcross
+from t2t_deploy.pipeline._evaluate import EvaluatedArtifact, Evaluation, evaluate_artifacts
+from t2t_deploy.pipeline._evaluate_request import DEFAULT_BATCH, EvaluateAcross, EvaluateRequest
 from t2t_deploy.pipeline._export import ExportRequest, export_model, read_model
 from t2t_deploy.pipeline._features import DrawnFeatures, draw_features
 from t2t_deploy.pipeline._inputs import (
@@ -53,14 +47,9 @@ from t2t_deploy.pipeline._inputs import (
 )
 from t2t_deploy.pipeline._inspect import inspect_artifact
 from t2t_deploy.pipeline._package import Package, PackageRequest, package_artifact
-from t2t_deploy.pipeline._predict import (
-    PredictedPicture,
-    Prediction,
-    PredictRequest,
-    RankedClass,
-    predict_images,
-)
+from t2t_deploy.pipeline._predict import Prediction, PredictRequest, predict_images
 from t2t_deploy.pipeline._predict_ray import ClusterPrediction, RayRequest, predict_across
+from t2t_deploy.pipeline._predicted import PredictedPicture, RankedClass
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._quantize import quantize_artifact
 from t2t_deploy.pipeline._quantize_plan import (

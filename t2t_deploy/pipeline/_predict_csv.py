@@ -6,12 +6,9 @@ import contextlib
 import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from t2t_deploy.pipeline._predicted import PredictedPicture
 from t2t_deploy.workspace import make_folder, publish, temporary_file
-
-if TYPE_CHECKING:
-    from t2t_deploy.pipeline._predict import PredictedPicture
 
 
 @contextlib.contextmanager
