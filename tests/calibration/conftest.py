@@ -29,6 +29,7 @@ from ..outliers import with_outliers
 
 OPSET = 18
 TARGETS = (Target.CPU, Target.TENSORRT, Target.PORTABLE)
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 
 
 def graph_of(
