@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from t2t_deploy.calibration import SIGNED, UNSIGNED, RoundedWeight
 from t2t_deploy.types import Target
 
-from .conftest import chosen, pictures, relative_error, rounded_weights, run, tiny
+from ..export.conftest import relative_error
+from .conftest import chosen, pictures, rounded_weights, run, tiny
 from .placed import dynamic
 
 

@@ -24,13 +24,13 @@ from t2t_deploy.errors import CalibrationError
 from t2t_deploy.export import check_graph
 from t2t_deploy.types import Precision, Target
 
+from ..export.conftest import relative_error
 from .conftest import (
     EVERY_KIND,
     chosen,
     decisions_of,
     logits,
     pictures,
-    relative_error,
     rounded_weights,
     tiny,
 )
