@@ -39,7 +39,7 @@ from t2t_deploy.calibration import (
     sources,
 )
 from t2t_deploy.errors import CalibrationError, counted
-from t2t_deploy.pipeline._export import ExportedGraph, ExportRequest, graph_from_weights
+from t2t_deploy.pipeline._export import ExportedGraph, forms_asked, graph_from_weights
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.types import INPUT_NAME, QUANTIZED, Target
@@ -139,10 +139,7 @@ def calibration_graph(
     workspace: Workspace, source: Manifest, target: Target, report: Report = silent
 ) -> CalibrationGraph:
     """The float32 graph of an export's weights in a target's forms, of any batch."""
-    asked = source.details.get("asked", {})
-    form = ExportRequest(
-        target=target, soft_split=asked.get("soft_split"), performer=asked.get("performer")
-    )
+    form = dataclasses.replace(forms_asked(source), target=target)
     graph = graph_from_weights(
         workspace.weights(source), source.config, form, report, merge_bias=False
     )

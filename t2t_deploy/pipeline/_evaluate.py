@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +176,7 @@ def _why_not_evaluated(
     """None where a runtime here can run the artifact and, unless it was named, classes fit it."""
     manifest = artifact.manifest
     if manifest is not None and manifest.kind == "engine":
-        backend = str(manifest.details["engine"]["backend"])
+        backend = manifest.engine_backend
         return why_not_runnable(backend) or f"no {backend} session in this version"
     backend = cpu_backend(request.backend)
     reason = why_not_runnable(backend)
@@ -233,12 +232,12 @@ def _model_key(artifact: Artifact) -> str:
     manifest = artifact.manifest
     if manifest is None or not manifest.weights:
         return str(artifact.path)
-    return json.dumps([manifest.weights["sha256"], dict(manifest.config)], sort_keys=True)
+    return manifest.model_key
 
 
 def _reference_name(artifact: Artifact, taken: Container[str]) -> str:
     manifest = artifact.known()
-    name = f"{manifest.variant} {manifest.config['image_size']}px reference"
+    name = manifest.reference_name
     # the same dimensions with other weights
     return f"{name} {manifest.weights['sha256'][:8]}" if name in taken else name
 

@@ -111,8 +111,7 @@ def _check(artifacts: Sequence[Artifact]) -> None:
             )
     one, *others = artifacts
     for other in others:
-        ours, theirs = one.known(), other.known()
-        if ours.weights["sha256"] != theirs.weights["sha256"] or ours.config != theirs.config:
+        if other.known().model_key != one.known().model_key:
             raise UsageError(
                 f"{other.path.name} is of another model than {one.path.name}; expected artifacts "
                 "of the same weights, which have one reference: inspect them one at a time"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from t2t_deploy._untrusted import MAX_LABELS_BYTES, read_small_file
 from t2t_deploy.errors import ArtifactError, UsageError, counted
@@ -91,7 +89,7 @@ def package_artifact(
         request.accelerator,
         None if manifest is None else Target(manifest.target),
         None if manifest is None else manifest.precision,
-        dynamic_ranges=_has_dynamic_ranges(manifest),
+        dynamic_ranges=manifest is not None and manifest.dynamic_ranges,
     )
     service = Service(
         name=_name(artifact, request.name),
@@ -175,17 +173,12 @@ def _profiles(artifact: Artifact) -> tuple[ShapeProfile, ...]:
     manifest = _known_engine(artifact)
     if manifest.batch is not None:
         return ()
-    return tuple(map(ShapeProfile.parse, manifest.details["engine"]["profiles"]))
+    return manifest.engine_profiles
 
 
 def _classes(manifest: Manifest | None) -> int | None:
     found = None if manifest is None else manifest.config.get("num_classes")
     return None if found is None else int(found)
-
-
-def _has_dynamic_ranges(manifest: Manifest | None) -> bool:
-    details: Mapping[str, Any] = {} if manifest is None else manifest.details
-    return bool(details.get("quantization", {}).get("mode") == "dynamic")
 
 
 def _name(artifact: Artifact, asked: str | None) -> str:

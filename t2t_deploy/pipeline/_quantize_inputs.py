@@ -35,7 +35,12 @@ from t2t_deploy.pipeline._calibrate import (
     calibrated,
     calibration_graph,
 )
-from t2t_deploy.pipeline._export import ExportedGraph, ExportRequest, graph_from_weights
+from t2t_deploy.pipeline._export import (
+    ExportedGraph,
+    ExportRequest,
+    forms_asked,
+    graph_from_weights,
+)
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._quantize_plan import QuantizationMode, QuantizationPlan, QuantizeRequest
 from t2t_deploy.types import Ends, Precision, Target
@@ -126,16 +131,14 @@ def base_form(plan: QuantizationPlan) -> ExportRequest:
     """How the graph that is quantised is exported."""
     from t2t_deploy.export import DEFAULT_OPSET
 
-    asked = plan.source.details.get("asked", {})
     opset = plan.source.opset or DEFAULT_OPSET
     if plan.base is not Precision.FP32:
         opset = max(opset, TYPED_QDQ_OPSET)
-    return ExportRequest(
+    return dataclasses.replace(
+        forms_asked(plan.source),
         batch=plan.batch,
         precision=plan.base,
         target=plan.target,
-        soft_split=asked.get("soft_split"),
-        performer=asked.get("performer"),
         opset=opset,
         ends=Ends.of_details(plan.source.details),
     )
