@@ -26,6 +26,7 @@ from t2t_deploy.workspace import (
     publish,
     read_manifest,
     temporary_file,
+    written_whole,
 )
 
 DRAFT = Manifest(
@@ -40,6 +41,18 @@ DRAFT = Manifest(
     target="portable",
     weights={"sha256": "0" * 64, "source": {"kind": "random"}},
 )
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.csv"
+    with written_whole(path) as temporary:
+        temporary.write_text("one")
+        assert temporary.parent == path.parent and not path.exists()
+    assert path.read_text() == "one"
+    with contextlib.suppress(KeyError), written_whole(path) as temporary:
+        temporary.write_text("half of another")
+        raise KeyError
+    assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
 
 
 def test_what_is_computed_is_told_by_weights_and_dimensions() -> None:

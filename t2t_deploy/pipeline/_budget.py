@@ -34,7 +34,7 @@ from t2t_deploy.pipeline._runner import AccuracyRunner, run_pictures
 from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.types import TOLERANCES, Status
 from t2t_deploy.verify import AccuracySum, PictureSet, standard_pictures, verify_session
-from t2t_deploy.workspace import Workspace, publish, temporary_file, write_text
+from t2t_deploy.workspace import Workspace, write_text, written_whole
 
 _BATCH = 8
 # Pictures on which each group alone is judged; a drop is measured on all.
@@ -124,9 +124,8 @@ def write_budget(workspace: Workspace, outcome: BudgetOutcome, stem: str, report
         report.note("no picture of the trade-off: pip install 't2t-deploy[plot]'")
         return f"logs/{stem}-budget.json"
     path = logs / f"{stem}-budget.png"
-    with temporary_file(logs, ".png") as temporary:
+    with written_whole(path) as temporary:
         plot_budget(outcome.search, temporary, measure=outcome.measure)
-        publish(temporary, path)
     report.note(f"trade-off of the budget: {path}")
     return f"logs/{path.name}"
 

@@ -48,9 +48,7 @@ from t2t_deploy.workspace import (
     PARTIAL,
     Manifest,
     Workspace,
-    make_folder,
-    publish,
-    temporary_file,
+    written_whole,
 )
 
 DEFAULT_COUNT = 512
@@ -293,9 +291,8 @@ class _Work:
             "done": str(done),
             "unreadable": json.dumps(self.unreadable),
         }
-        with temporary_file(self.partial.parent, PARTIAL) as temporary:
+        with written_whole(self.partial) as temporary:
             temporary.write_bytes(save(observation.to_arrays(), metadata=told))
-            publish(temporary, self.partial)
 
     def resume(self, layers: Sequence[LinearLayer]) -> tuple[Observation, int]:
         """The sums a calibration of the same key left, and the files in them; else empty ones."""
@@ -339,7 +336,5 @@ def _pictures(
 
 
 def _write(calibration: Calibration, path: Path) -> None:
-    make_folder(path.parent)
-    with temporary_file(path.parent, ".ranges") as temporary:
+    with written_whole(path) as temporary:
         save_calibration(calibration, temporary)
-        publish(temporary, path)

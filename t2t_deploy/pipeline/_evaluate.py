@@ -20,7 +20,7 @@ from t2t_deploy.pipeline._runner import run_pictures
 from t2t_deploy.runtime import why_not_in, why_not_runnable
 from t2t_deploy.types import Precision, Status
 from t2t_deploy.verify import Accuracy, ConfusionPanel, plot_confusion
-from t2t_deploy.workspace import Artifact, Workspace, make_folder, publish, temporary_file
+from t2t_deploy.workspace import Artifact, Workspace, written_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +261,5 @@ def _draw(evaluation: Evaluation, path: Path) -> None:
         title = f"{name}\n{'top-1' if labelled else 'agreement'} {share or 0:.2%}"
         panels.append(ConfusionPanel(title, found.confusion))
     truth = "class of the picture" if labelled else "class the reference finds"
-    make_folder(path.parent)
-    with temporary_file(path.parent, ".png") as temporary:
+    with written_whole(path) as temporary:
         plot_confusion(panels, temporary, truth=truth)
-        publish(temporary, path)

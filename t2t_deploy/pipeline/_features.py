@@ -25,7 +25,7 @@ from t2t_deploy.verify import (
     plot_features,
     see_stage,
 )
-from t2t_deploy.workspace import Artifact, Workspace, make_folder, publish, temporary_file
+from t2t_deploy.workspace import Artifact, Workspace, written_whole
 
 if TYPE_CHECKING:
     from t2t_deploy.model import ModelConfig
@@ -89,10 +89,8 @@ def draw_features(
     features = Features(tuple(stages), tuple(columns), wanted[_HEAD][0])
     first = artifacts[0].path
     target = workspace.root / "logs" / f"{first.stem}.features.png" if plot is None else plot
-    make_folder(target.parent)
-    with temporary_file(target.parent, ".png") as temporary:
+    with written_whole(target) as temporary:
         plot_features(features, temporary, title=f"Token maps of {image.name}")
-        publish(temporary, target)
     return DrawnFeatures(image, target, features)
 
 
