@@ -120,12 +120,22 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises ArtifactError."""
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A new file's path to write to; it takes the place of ``path`` at the end, or nothing does.
+
+    Folders that are missing are made. Raises ArtifactError.
+    """
     make_folder(path.parent)
     with temporary_file(path.parent, path.suffix) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         publish(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all. Raises ArtifactError."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def abandoned(folder: Path, *, below: bool = True) -> list[Path]:

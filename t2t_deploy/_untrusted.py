@@ -6,12 +6,16 @@ the memory. What raises is the caller's to word: each says what kind of file it 
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import stat
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from t2t_deploy.errors import one_line
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_MANIFEST_BYTES = 16 << 20
@@ -21,6 +25,8 @@ MAX_HEADER_BYTES = 8 << 20
 """Of a safetensors file: a tensor takes about 100 bytes of it."""
 
 _SHOWN = 60
+_LONGEST_NAME = 100
+"""What a typing error is looked for in; a longer name is none."""
 
 
 def read_small_file(path: Path, limit: int) -> bytes:
@@ -77,15 +83,16 @@ def first_line(err: Exception) -> str:
     What it quotes of a file may hold anything, so what does not print is escaped.
     """
     line = (str(err).strip().splitlines() or [type(err).__name__])[0][: 4 * _SHOWN]
-    return printable(line)
-
-
-def printable(text: str) -> str:
-    """A text as it can be shown on one line, whatever it is made of."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return one_line(line)
 
 
 def shortened(value: object) -> str:
     """A value of a file for a message: printable, on one line, of a length that can be read."""
     text = repr(value[:_SHOWN] if isinstance(value, str) else value)
     return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN]}..."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """A question that names the known word nearest to a mistyped one; None where none is near."""
+    near = difflib.get_close_matches(name[:_LONGEST_NAME], known, n=1)
+    return f"did you mean {near[0]!r}?" if near else None

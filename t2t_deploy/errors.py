@@ -130,3 +130,9 @@ def shown_path(path: Path) -> str:
 def one_line(text: str) -> str:
     """A text that may quote a path, printable and on one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def counted(count: int, noun: str) -> str:
+    """So many of something: 1 picture, 2 pictures, 1,000 pictures."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"

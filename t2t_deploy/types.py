@@ -78,10 +78,23 @@ class Ends:
         tail = () if self.tail is Tail.LOGITS else (self.tail.value,)
         return ("uint8", *tail) if self.embed_preprocess else tail
 
+    @property
+    def image_input(self) -> str:
+        """Name of the form of the picture: float32_nchw or uint8_nhwc."""
+        return _PIXELS if self.embed_preprocess else _PLANES
+
+    def takes(self, tensor: TensorSpec) -> bool:
+        """Whether a tensor is the picture: of a known size, and square."""
+        if len(tensor.shape) != 4:
+            return False
+        _, *dims = tensor.shape
+        height, width, channels = dims if self.embed_preprocess else (*dims[1:], dims[0])
+        dtype = "uint8" if self.embed_preprocess else "float32"
+        return tensor.dtype == dtype and channels == 3 and height == width is not None
+
     def to_details(self) -> dict[str, str]:
         """Their part of a manifest's details."""
-        image = _PIXELS if self.embed_preprocess else _PLANES
-        return {"image_input": image, "tail": self.tail.value}
+        return {"image_input": self.image_input, "tail": self.tail.value}
 
     @classmethod
     def of_details(cls, details: Mapping[str, Any]) -> Ends:
@@ -102,6 +115,13 @@ class Ends:
 
 BARE = Ends()
 """Normalised pictures in, logits out."""
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of (n, classes) logits, as a tail gives them, in float64."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 class Status(str, Enum):

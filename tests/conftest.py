@@ -1,4 +1,7 @@
-"""What every test shares: Ctrl-C is heeded; `gpu` skips, with the reason, where no device is."""
+"""What every test shares: Ctrl-C is heeded; `gpu` skips, with the reason, where no device is.
+
+Nothing of the package is imported here: some folders' tests are about what an import loads.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,18 @@ def why_no_cuda_device() -> str | None:
     if status != 0:
         return f"the CUDA driver does not answer: cuDeviceGetCount returned {status}"
     return None if count.value else "the CUDA driver is there, a device is not"
+
+
+@pytest.fixture
+def short_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bench in no time: what is measured does not matter, that it is does."""
+    from t2t_deploy.bench import _lane
+    from t2t_deploy.pipeline import _bench, _compare_speed
+
+    monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 0.05)
+    monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.01)
+    for module in (_bench, _compare_speed):
+        monkeypatch.setattr(module, "DEFAULT_ROUND_SECONDS", 0.01)
 
 
 def pytest_configure() -> None:

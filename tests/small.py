@@ -1,17 +1,28 @@
-"""Descriptions of models that are as small as a test can use, for `--config`."""
+"""Models that are as small as a test can use: their descriptions, for `--config`, and exports."""
 
 from __future__ import annotations
 
-TINY = """\
-tokens_type = "performer"
+import dataclasses
+from pathlib import Path
+
+from t2t_deploy.pipeline import ExportRequest, Workspace, export_model
+
+
+def tiny_model(tokens_type: str = "performer", depth: int = 2) -> str:
+    """A description of the smallest model."""
+    return f"""\
+tokens_type = "{tokens_type}"
 embed_dim = 16
-depth = 2
+depth = {depth}
 num_heads = 2
 mlp_ratio = 2.0
 token_dim = 16
 image_size = 32
 num_classes = 10
 """
+
+
+TINY = tiny_model()
 # dimensions whose 8-bit graph is within its tolerance
 TINY_FOR_8_BITS = """\
 tokens_type = "performer"
@@ -23,3 +34,28 @@ token_dim = 32
 image_size = 32
 num_classes = 2
 """
+_WIDER = """\
+tokens_type = "performer"
+embed_dim = 32
+depth = 2
+num_heads = 4
+mlp_ratio = 3.0
+token_dim = 16
+image_size = 32
+num_classes = 10
+"""
+OTHER_BACKBONES = {
+    "se": _WIDER + 'backbone = "se"\n',
+    "ghost": _WIDER + 'backbone = "ghost"\n',
+    "dense": _WIDER + 'backbone = "dense"\nstages = [1, 1]\ngrowth = 16\n',
+}
+
+
+def tiny_exports(folder: Path, *forms: ExportRequest, model: str = TINY) -> Workspace:
+    """The workspace `FOLDER/artifacts` with a small model exported in some forms."""
+    config = folder / "tiny.toml"
+    config.write_text(model)
+    workspace = Workspace(folder / "artifacts")
+    for form in forms:
+        export_model(workspace, dataclasses.replace(form, config_file=config))
+    return workspace

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from t2t_deploy import _untrusted
-from t2t_deploy._untrusted import json_from_file, printable, read_small_file, shortened
-from t2t_deploy.errors import ArtifactError, ComparisonError, ConfigError, DeployError
+from t2t_deploy._untrusted import json_from_file, read_small_file, shortened
+from t2t_deploy.errors import ArtifactError, ComparisonError, ConfigError, DeployError, one_line
 from t2t_deploy.model import config_from_toml
 from t2t_deploy.pipeline._bench_document import read_report
 from t2t_deploy.serving import labels_from_file
@@ -52,7 +52,7 @@ def test_json_that_nests(tmp_path: Path) -> None:
 def test_values_are_shown_on_one_short_line() -> None:
     assert shortened("a\nb\x1b[31m") == "'a\\nb\\x1b[31m'"
     assert len(shortened("x" * 10**6)) < 100 and len(shortened(["x" * 10**4])) < 130
-    assert printable("a\nb\ud800") == "a\\nb\\ud800"
+    assert one_line("a\nb\ud800") == "a\\nb\\ud800"
 
 
 READERS: dict[str, tuple[Callable[[Path], object], type[DeployError]]] = {
@@ -75,7 +75,7 @@ def test_readers_refuse_in_one_line(
     elif content == "large":
         for name in ("CONFIG", "MANIFEST", "BENCH", "LABELS"):
             for module in (
-                *("model._config", "workspace._manifest"),
+                *("model._config_file", "workspace._manifest"),
                 *("pipeline._bench_document", "serving._labels"),
             ):
                 target = f"t2t_deploy.{module}.MAX_{name}_BYTES"

@@ -18,7 +18,7 @@ import pytest
 
 import t2t_deploy
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.types import Precision
+from t2t_deploy.types import Precision, ShapeProfile
 from t2t_deploy.workspace import (
     Artifact,
     Manifest,
@@ -29,6 +29,7 @@ from t2t_deploy.workspace import (
     publish,
     read_manifest,
     temporary_file,
+    written_whole,
 )
 from t2t_deploy.workspace._manifest import Records, Superseded, manifest_text
 
@@ -44,6 +45,46 @@ DRAFT = Manifest(
     target="portable",
     weights={"sha256": "0" * 64, "source": {"kind": "random"}},
 )
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.csv"
+    with written_whole(path) as temporary:
+        temporary.write_text("one")
+        assert temporary.parent == path.parent and not path.exists()
+    assert path.read_text() == "one"
+    with contextlib.suppress(KeyError), written_whole(path) as temporary:
+        temporary.write_text("half of another")
+        raise KeyError
+    assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_computed_is_told_by_weights_and_dimensions() -> None:
+    def key(**changes: Any) -> str:
+        return dataclasses.replace(DRAFT, **changes).model_key
+
+    assert key(precision=Precision.FP16, variant="other", target="cpu") == DRAFT.model_key
+    assert key(weights={"sha256": "1" * 64}) != DRAFT.model_key
+    # the weights of 14 fit 14_resnext, which has other heads
+    assert key(config={"image_size": 32, "num_heads": 2}) != DRAFT.model_key
+
+
+@pytest.mark.parametrize(
+    ("engine", "profiles"),
+    [
+        ({"profiles": ["1:8:32", "2:2:2"]}, (ShapeProfile(1, 8, 32), ShapeProfile(2, 2, 2))),
+        ({"profiles": None}, ()),
+        ({}, ()),
+    ],
+)
+def test_profiles_of_an_engine(engine: dict[str, Any], profiles: tuple[ShapeProfile, ...]) -> None:
+    assert dataclasses.replace(DRAFT, details={"engine": engine}).engine_profiles == profiles
+
+
+@pytest.mark.parametrize(("mode", "dynamic"), [("dynamic", True), ("static", False), (None, False)])
+def test_when_ranges_are_found(mode: str | None, dynamic: bool) -> None:
+    details = {} if mode is None else {"quantization": {"mode": mode}}
+    assert dataclasses.replace(DRAFT, details=details).dynamic_ranges is dynamic
 
 
 @pytest.fixture

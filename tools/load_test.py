@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton
 from triton_server import CpuSeconds, ServerProcess
-from uint8_graph import write_uint8_graph
 
 from t2t_deploy.pipeline import (
     ExportRequest,
@@ -40,6 +39,7 @@ from t2t_deploy.pipeline import (
     package_artifact,
 )
 from t2t_deploy.runtime import SessionRequest, open_session
+from t2t_deploy.types import Ends
 
 CONFIG = """\
 tokens_type = "performer"
@@ -255,8 +255,8 @@ def main() -> int:
 def _measure(folder: Path, arguments: argparse.Namespace) -> int:
     (folder / "load.toml").write_text(CONFIG)
     workspace = Workspace(folder / "artifacts")
-    exported = export_model(workspace, ExportRequest(config_file=folder / "load.toml"))
-    graph = write_uint8_graph(exported.path, folder / "load.onnx")
+    form = ExportRequest(config_file=folder / "load.toml", ends=Ends(embed_preprocess=True))
+    graph = export_model(workspace, form).path
     package_artifact(
         workspace,
         PackageRequest(

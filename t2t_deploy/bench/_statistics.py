@@ -32,6 +32,9 @@ class Speedup:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.ratio:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
 
 def latency_of(samples_ms: Sequence[float]) -> Latency:
     """Summarise raw samples.

@@ -99,9 +99,7 @@ def _cells(result: CaseResult, columns: Sequence[str]) -> tuple[str, ...]:
 
 
 def _ratio(speedup: Speedup | None) -> str:
-    if speedup is None:
-        return _NONE
-    return f"{speedup.ratio:.2f} [{speedup.low:.2f}, {speedup.high:.2f}]"
+    return _NONE if speedup is None else str(speedup)
 
 
 def _note(result: CaseResult) -> str:

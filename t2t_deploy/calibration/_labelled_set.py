@@ -15,7 +15,7 @@ from t2t_deploy.calibration._image_set import (
     read_pictures,
     stacked,
 )
-from t2t_deploy.errors import ImageError
+from t2t_deploy.errors import ImageError, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,9 @@ class LabelledSet:
             return indices
         if len(names) != num_classes:
             raise ImageError(
-                f"{self.folder} has {len(names)} class folders ({_shown(names)}) and the model "
-                f"{num_classes} classes; expected a folder for each class, in the order of their "
-                f"names, or folders named by class numbers from 0 to {num_classes - 1}"
+                f"{self.folder} has {counted(len(names), 'class folder')} ({_shown(names)}) and "
+                f"the model {num_classes} classes; expected a folder for each class, in the order "
+                f"of their names, or folders named by class numbers from 0 to {num_classes - 1}"
             )
         return tuple(range(num_classes))
 

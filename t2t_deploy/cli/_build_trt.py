@@ -109,7 +109,7 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
         console.print(str(built.path), markup=False)
 
     output.result(build_values(built), show)
-    return fail_if(attestation, output)
+    return fail_if(attestation)
 
 
 def show_engine(console: Console, engine: dict[str, Any]) -> None:

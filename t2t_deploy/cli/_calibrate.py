@@ -15,6 +15,7 @@ from t2t_deploy.cli._options import (
     output_option,
 )
 from t2t_deploy.cli._output import Output
+from t2t_deploy.errors import counted
 from t2t_deploy.types import Target
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
             if left > 0:
                 console.print(f"and {left} more; --json names them all", markup=False)
         console.print(
-            f"{len(calibration.ranges)} ranges ({key.method.value}) from {read} pictures"
+            f"{len(calibration.ranges)} ranges ({key.method.value}) from {counted(read, 'picture')}"
             + (f", {len(calibration.unreadable)} unreadable" if calibration.unreadable else ""),
             markup=False,
         )

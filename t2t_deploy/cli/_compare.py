@@ -131,6 +131,4 @@ def _latency(latency: Latency | None) -> str:
 
 
 def _speedup(speedup: Speedup | None) -> str:
-    if speedup is None:
-        return _NONE
-    return f"{speedup.ratio:.2f} [{speedup.low:.2f}, {speedup.high:.2f}]"
+    return _NONE if speedup is None else str(speedup)

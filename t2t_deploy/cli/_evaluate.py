@@ -14,15 +14,14 @@ from t2t_deploy.cli._options import (
     force_option,
 )
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import CheckFailed, UsageError
+from t2t_deploy.cli._results import SHOWN_UNREADABLE, fell_short
+from t2t_deploy.errors import UsageError, counted
 from t2t_deploy.types import Precision, Status
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from t2t_deploy.pipeline import Evaluation
-
-_SHOWN_UNREADABLE = 10
 
 
 @click.command("evaluate", short_help="Accuracy on a folder, against the reference.")
@@ -102,10 +101,11 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
     if not found.failed:
         return 0
     short = [r.artifact.path.name for r in found.results if r.status is Status.FAILED]
-    what = [f"{len(found.unreadable)} pictures cannot be read"] if found.unreadable else []
+    what = (
+        [f"{counted(len(found.unreadable), 'picture')} cannot be read"] if found.unreadable else []
+    )
     what += [f"failed: {', '.join(short)}"] if short else []
-    Output().error(CheckFailed.__name__, "; ".join(what))
-    return CheckFailed.exit_status
+    return fell_short("; ".join(what))
 
 
 def _show(console: Console, found: Evaluation) -> None:
@@ -148,9 +148,9 @@ def _show(console: Console, found: Evaluation) -> None:
             row += [""] * 7
         table.add_row(*row, result.reason or "")
     console.print(table)
-    for line in found.unreadable[:_SHOWN_UNREADABLE]:
+    for line in found.unreadable[:SHOWN_UNREADABLE]:
         console.print(line, markup=False)
-    left = len(found.unreadable) - _SHOWN_UNREADABLE
+    left = len(found.unreadable) - SHOWN_UNREADABLE
     if left > 0:
         console.print(f"and {left} more; --json names them all", markup=False)
     if found.plot is not None:

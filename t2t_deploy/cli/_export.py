@@ -124,4 +124,4 @@ def command(workspace: Any, output: Output, **options: Any) -> int:
         console.print(str(artifact.path), markup=False)
 
     output.result(export_values(artifact), show)
-    return fail_if(manifest.verification, output, hint=locating(artifact))
+    return fail_if(manifest.verification, hint=locating(artifact))

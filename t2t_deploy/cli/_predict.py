@@ -13,7 +13,8 @@ import click
 from t2t_deploy.cli._options import DeviceType, common_options, force_option, trust_option
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._predict_across import run_across
-from t2t_deploy.errors import CheckFailed, UsageError
+from t2t_deploy.cli._results import SHOWN_UNREADABLE, fell_short
+from t2t_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from t2t_deploy.pipeline import PredictedPicture, Prediction, RayRequest
 
 _SHOWN_PICTURES = 50
-_SHOWN_UNREADABLE = 10
 _STDIN = "-"
 
 
@@ -110,21 +110,16 @@ def command(
         if output.as_json or (picture.error is None and len(kept) < _SHOWN_PICTURES):
             kept.append(picture)
 
-    found = predict_images(
-        workspace,
-        request,
-        receive,
-        output,
-    )
+    found = predict_images(workspace, request, receive, output)
     output.result(_values(found, kept), lambda console: _show(console, found, kept))
-    what = [f"{len(found.unreadable)} of {found.images} pictures cannot be read"]
-    what = what if found.unreadable else []
+    what = []
+    if found.unreadable:
+        what.append(f"{len(found.unreadable)} of {found.images} pictures cannot be read")
     if found.not_finite:
         what.append(f"{len(found.not_finite)} of {found.images} gave NaN or infinity")
     if not what:
         return 0
-    Output().error(CheckFailed.__name__, "; ".join(what))
-    return CheckFailed.exit_status
+    return fell_short("; ".join(what))
 
 
 def _ray_request(options: dict[str, Any]) -> RayRequest | None:
@@ -217,12 +212,12 @@ def _show(console: Console, found: Prediction, kept: list[PredictedPicture]) -> 
     left = found.images - len(failed) - len(kept)
     if left > 0:
         console.print(f"and {left} more pictures; --csv FILE and --json tell them all")
-    for picture in found.unreadable[:_SHOWN_UNREADABLE]:
+    for picture in found.unreadable[:SHOWN_UNREADABLE]:
         console.print(picture.error, markup=False)
-    for picture in found.not_finite[:_SHOWN_UNREADABLE]:
+    for picture in found.not_finite[:SHOWN_UNREADABLE]:
         console.print(f"{picture.shown}: {picture.error}", markup=False)
     hidden = sum(
-        max(len(some) - _SHOWN_UNREADABLE, 0) for some in (found.unreadable, found.not_finite)
+        max(len(some) - SHOWN_UNREADABLE, 0) for some in (found.unreadable, found.not_finite)
     )
     if hidden:
         console.print(f"and {hidden} more without a class; --json names them all", markup=False)

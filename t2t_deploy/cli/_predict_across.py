@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import CheckFailed
+from t2t_deploy.cli._results import SHOWN_UNREADABLE, fell_short
+from t2t_deploy.errors import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from t2t_deploy.pipeline import ClusterPrediction, PredictRequest, RayRequest
-
-_SHOWN_UNREADABLE = 10
 
 
 def run_across(workspace: Any, request: PredictRequest, ray: RayRequest, output: Output) -> int:
@@ -23,9 +22,7 @@ def run_across(workspace: Any, request: PredictRequest, ray: RayRequest, output:
     output.result(_values(found), lambda console: _show(console, found))
     if not found.failed:
         return 0
-    message = f"{found.failed} of {found.images + found.failed} pictures have no class"
-    Output().error(CheckFailed.__name__, message)
-    return CheckFailed.exit_status
+    return fell_short(f"{found.failed} of {found.images + found.failed} pictures have no class")
 
 
 def _values(found: ClusterPrediction) -> dict[str, Any]:
@@ -50,15 +47,16 @@ def _values(found: ClusterPrediction) -> dict[str, Any]:
 
 def _show(console: Console, found: ClusterPrediction) -> None:
     console.print(
-        f"{found.images:,} pictures classified in {found.blocks:,} files of "
-        f"{found.output}/predictions, by {found.workers} workers in {found.seconds:.1f} s",
+        f"{counted(found.images, 'picture')} classified in {counted(found.blocks, 'file')} of "
+        f"{found.output}/predictions, by {counted(found.workers, 'worker')} in "
+        f"{found.seconds:.1f} s",
         markup=False,
     )
     if not found.failed:
         return
     console.print(f"{found.failed:,} have no class: {found.output}/failed", markup=False)
-    for _, reason in found.unreadable[:_SHOWN_UNREADABLE]:
+    for _, reason in found.unreadable[:SHOWN_UNREADABLE]:
         console.print(reason, markup=False)
-    left = found.failed - _SHOWN_UNREADABLE
+    left = found.failed - SHOWN_UNREADABLE
     if left > 0:
         console.print(f"and {left:,} more", markup=False)

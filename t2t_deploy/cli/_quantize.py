@@ -16,6 +16,7 @@ from t2t_deploy.cli._options import (
 )
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._results import fail_if, locating, show_verification
+from t2t_deploy.errors import counted
 from t2t_deploy.types import Precision, Status, Target
 
 if TYPE_CHECKING:
@@ -133,15 +134,15 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
         console.print(str(made.path), markup=False)
 
     output.result(values, show)
-    found = fail_if(manifest.verification, output, hint=locating(made))
-    return found or fail_if(budget, output)
+    found = fail_if(manifest.verification, hint=locating(made))
+    return found or fail_if(budget)
 
 
 def _show_budget(console: Console, budget: dict[str, Any]) -> None:
     console.print(
         f"budget {budget['status']}: {budget['drop']:.2f} points of {budget['measure']} lost of "
-        f"{budget['max_drop']:g} allowed, on {budget['images']} pictures; back in float: "
-        f"{', '.join(budget['returned']) or 'none'}",
+        f"{budget['max_drop']:g} allowed, on {counted(budget['images'], 'picture')}; back in "
+        f"float: {', '.join(budget['returned']) or 'none'}",
         markup=False,
     )
 
@@ -153,8 +154,8 @@ def _show_speed(console: Console, speed: dict[str, Any]) -> None:
         return
     unstable = ", unstable" if speed["unstable"] else ""
     console.print(
-        f"{speed['verdict']}: {speed['ratio']:.2f} [{speed['low']:.2f}, {speed['high']:.2f}] times "
-        f"as fast in {speed['backend']}, batch {speed['batch']}, {speed['threads']} threads"
-        f"{unstable}",
+        f"{speed['verdict']}: {speed['ratio']:.2f} [{speed['low']:.2f}, {speed['high']:.2f}] "
+        f"times as fast in {speed['backend']}, batch {speed['batch']}, "
+        f"{counted(speed['threads'], 'thread')}{unstable}",
         markup=False,
     )

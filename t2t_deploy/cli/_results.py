@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import CheckFailed, one_line, shown_path
+from t2t_deploy.errors import CheckFailed, counted, one_line, shown_path
 from t2t_deploy.types import Status
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from t2t_deploy.pipeline import Artifact, WorkspaceCheck
+
+
+SHOWN_UNREADABLE = 10
+"""Pictures without a class that are named; the rest is counted."""
 
 
 def locating(artifact: Artifact) -> str:
@@ -31,7 +35,8 @@ def show_verification(console: Console, verification: Mapping[str, Any] | None) 
         return
     console.print(
         f"verification {verification['status']}: relative error {verification['rel_l2']:.2e} of "
-        f"{verification['tolerance']:.0e} allowed, on {len(verification['pictures'])} pictures",
+        f"{verification['tolerance']:.0e} allowed, on "
+        f"{counted(len(verification['pictures']), 'picture')}",
         markup=False,
     )
 
@@ -47,7 +52,10 @@ def check_values(found: WorkspaceCheck) -> dict[str, Any]:
 
 def show_check(console: Console, found: WorkspaceCheck) -> None:
     """A line, and one for each problem."""
-    console.print(f"{found.artifacts} artifacts, {len(found.problems)} problems", markup=False)
+    console.print(
+        f"{counted(found.artifacts, 'artifact')}, {counted(len(found.problems), 'problem')}",
+        markup=False,
+    )
     for problem in found.problems:
         console.print(one_line(problem), markup=False)
     if found.leftovers:
@@ -58,14 +66,20 @@ def show_check(console: Console, found: WorkspaceCheck) -> None:
         )
 
 
-def fail_if(check: Mapping[str, Any] | None, output: Output, *, hint: str | None = None) -> int:
+def fail_if(check: Mapping[str, Any] | None, *, hint: str | None = None) -> int:
     """Exit status of a finished command: 3, with the reason on stderr, where its check failed.
 
     hint: what to do about it.
     """
     if check is None or check["status"] != Status.FAILED.value:
         return 0
-    # The result is already on stdout, as the JSON object or the table: only stderr is left.
-    message = f"failed: {check['reason']}" + ("" if hint is None else f"; {hint}")
-    Output(verbosity=output.verbosity).error(CheckFailed.__name__, message)
+    return fell_short(f"failed: {check['reason']}" + ("" if hint is None else f"; {hint}"))
+
+
+def fell_short(message: str) -> int:
+    """Say on stderr what a finished command's check found; returns the exit status, 3.
+
+    The result is on stdout already, as the JSON object or the table.
+    """
+    Output().error(CheckFailed.__name__, message)
     return CheckFailed.exit_status

@@ -9,7 +9,7 @@ import click
 
 from t2t_deploy.cli._options import artifacts_argument, common_options, cpu_backend_option
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import CheckFailed
+from t2t_deploy.cli._results import fell_short
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,8 +86,7 @@ def command(
     if not failed:
         return 0
     hint = "" if locate or nodewise else f"; which layer: t2t-deploy verify --locate {failed[0]}"
-    Output().error(CheckFailed.__name__, f"failed verification: {', '.join(failed)}{hint}")
-    return CheckFailed.exit_status
+    return fell_short(f"failed verification: {', '.join(failed)}{hint}")
 
 
 def _show_located(console: Console, result: VerifiedArtifact) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from t2t_deploy.errors import ExportError
+from t2t_deploy.errors import ExportError, counted
 from t2t_deploy.types import TensorSpec
 
 # Operators that need values at run time to know a shape.
@@ -56,8 +56,9 @@ def check_graph(
     foreign = sorted({node.domain for node in graph.node} - allowed)
     if foreign or inferred.functions:
         raise ExportError(
-            f"the exported graph uses domains {foreign} and {len(inferred.functions)} functions; "
-            f"expected those of {sorted(allowed)} only"
+            f"the exported graph uses domains {foreign} and "
+            f"{counted(len(inferred.functions), 'function')}; expected those of {sorted(allowed)} "
+            "only"
         )
     nested = [n.name for n in graph.node if any(a.HasField("g") or a.graphs for a in n.attribute)]
     if nested:

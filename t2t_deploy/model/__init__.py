@@ -8,18 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from t2t_deploy.model._config import (
-    VARIANTS,
-    Backbone,
-    ModelConfig,
-    Published,
-    SoftSplit,
-    TokensType,
-    Variant,
-    config_for_variant,
-    config_from_dict,
-    config_from_toml,
-)
+from t2t_deploy.model._config import Backbone, ModelConfig, SoftSplit, TokensType
+from t2t_deploy.model._config_file import config_from_dict, config_from_toml
+from t2t_deploy.model._variants import VARIANTS, Published, Variant, config_for_variant
 
 if TYPE_CHECKING:
     from t2t_deploy.model._backbone import (

@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from t2t_deploy._untrusted import printable
-from t2t_deploy.errors import AmbiguousVariantError, CheckpointError
+from t2t_deploy.errors import AmbiguousVariantError, CheckpointError, counted, one_line
 from t2t_deploy.model._checkpoint_file import check_tensors, read_tensors_file
-from t2t_deploy.model._config import VARIANTS, ModelConfig, config_for_variant
+from t2t_deploy.model._config import ModelConfig
 from t2t_deploy.model._t2t import T2TViT
+from t2t_deploy.model._variants import VARIANTS, config_for_variant
 
 # In order of preference: the published accuracy is the moving average's. The authors'
 # transfer_learning.py saves the last.
@@ -67,8 +67,8 @@ def load_checkpoint(
     classes = _num_classes(state_dict, path)
     if num_classes is not None and num_classes != classes:
         raise CheckpointError(
-            f"{path} has {classes} classes and {num_classes} were asked for; a classifier cannot "
-            "be resized: leave out the number of classes, or fine-tune first"
+            f"{path} has {counted(classes, 'class')} and {num_classes} were asked for; a "
+            "classifier cannot be resized: leave out the number of classes, or fine-tune first"
         )
     if config is None:
         name = variant if variant is not None else recognise_variant(state_dict, path)
@@ -214,8 +214,8 @@ def _check_finite(state_dict: Mapping[str, torch.Tensor], path: Path) -> None:
     bad = [key for key, tensor in state_dict.items() if not bool(tensor.isfinite().all())]
     if bad:
         raise CheckpointError(
-            f"{path} has NaN or infinity in {len(bad)} tensors ({_shown(bad)}); the training run "
-            "diverged or the file is damaged: use an earlier checkpoint"
+            f"{path} has NaN or infinity in {counted(len(bad), 'tensor')} ({_shown(bad)}); the "
+            "training run diverged or the file is damaged: use an earlier checkpoint"
         )
 
 
@@ -257,5 +257,5 @@ def _as_float32(key: Any, tensor: torch.Tensor, path: Path) -> torch.Tensor:
 
 def _shown(keys: list[Any], separator: str = ", ") -> str:
     # what a file calls its tensors may be anything
-    shown = separator.join(printable(str(key)[:_SHOWN_LENGTH]) for key in keys[:_SHOWN_KEYS])
+    shown = separator.join(one_line(str(key)[:_SHOWN_LENGTH]) for key in keys[:_SHOWN_KEYS])
     return shown + (separator + "..." if len(keys) > _SHOWN_KEYS else "")

@@ -1,24 +1,15 @@
-"""What a T2T-ViT is, without torch: dimensions, soft splits and the released variants."""
+"""What a T2T-ViT is, without torch: its dimensions and its soft splits."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
-from t2t_deploy._untrusted import MAX_CONFIG_BYTES, first_line, read_small_file, shortened
+from t2t_deploy._untrusted import shortened
 from t2t_deploy.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 class TokensType(str, Enum):
@@ -80,19 +71,16 @@ class SoftSplit:
         return math.prod(self.grid(height, width))
 
 
-# what a typing error is looked for in
-_LONGEST_KEY = 100
 RELEASED_SPLITS = (SoftSplit(7, 3, 2), SoftSplit(3, 1, 1), SoftSplit(3, 1, 1))
+SE_REDUCTION = 16
 # A typing error must not fill the memory; the largest released model has 64 million weights.
 _MOST_WEIGHTS = 1 << 29
 _MOST_PATCHES = 1 << 18
-_LARGEST = {
+LARGEST = {
     "embed_dim": 16_384, "depth": 1_000, "num_heads": 16_384, "token_dim": 4_096,
     "image_size": 16_384, "num_classes": 1_000_000,
 }  # fmt: skip
-DENSE_STAGES = (3, 6, 6, 4)
-DENSE_GROWTH = 64
-SE_REDUCTION = 16
+"""What a dimension may be at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +112,12 @@ class ModelConfig:
                 raise ConfigError(
                     f"{field} is {shortened(value)}; expected a whole number of at least 1"
                 )
-            if value > _LARGEST[field]:
-                raise ConfigError(f"{field} is {value}; expected at most {_LARGEST[field]}")
-        if not isinstance(self.growth, int) or not 0 <= self.growth <= _LARGEST["embed_dim"]:
+            if value > LARGEST[field]:
+                raise ConfigError(f"{field} is {value}; expected at most {LARGEST[field]}")
+        if not isinstance(self.growth, int) or not 0 <= self.growth <= LARGEST["embed_dim"]:
             raise ConfigError(
                 f"growth is {shortened(self.growth)}; expected a whole number from 0 to "
-                f"{_LARGEST['embed_dim']}"
+                f"{LARGEST['embed_dim']}"
             )
         if any(layers < 1 for layers in self.stages):
             raise ConfigError(f"stages are {list(self.stages)}; expected at least 1 layer in each")
@@ -187,9 +175,10 @@ class ModelConfig:
         stride = math.prod(split.stride for split in self.splits)
         if self.image_size % stride:
             below = self.image_size // stride * stride
+            near = [str(size) for size in (below, below + stride) if size]
             raise ConfigError(
                 f"image size is {self.image_size}; expected a multiple of {stride}, such as "
-                f"{max(below, stride)} or {below + stride}"
+                f"{' or '.join(near)}"
             )
         side = (self.image_size, self.image_size)
         first = self.splits[0].grid(*side)
@@ -251,166 +240,3 @@ class ModelConfig:
             "image_size": self.image_size,
             "num_classes": self.num_classes,
         }
-
-
-def config_from_dict(values: Mapping[str, Any], source: str = "model description") -> ModelConfig:
-    """Build a config from plain values, as in TOML or a manifest.
-
-    Raises ConfigError for an unknown key (the nearest known one is named), a missing key or a
-    value of the wrong type.
-    """
-    fields = {field.name: field for field in dataclasses.fields(ModelConfig)}
-    for key in values:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key)[:_LONGEST_KEY], fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
-            raise ConfigError(f"{source} has the unknown key {shortened(key)}; {hint}")
-    missing = [
-        name
-        for name, field in fields.items()
-        if field.default is dataclasses.MISSING and name not in values
-    ]
-    if missing:
-        raise ConfigError(f"{source} lacks {', '.join(missing)}; add them")
-    converted = dict(values)
-    try:
-        converted["name"] = str(values["name"])
-        converted["tokens_type"] = TokensType(values["tokens_type"])
-        converted["mlp_ratio"] = _number(values["mlp_ratio"])
-        if "backbone" in values:
-            converted["backbone"] = Backbone(values["backbone"])
-        if "stages" in values:
-            converted["stages"] = _whole_numbers(values["stages"])
-        if "splits" in values:
-            splits = tuple(SoftSplit(*_whole_numbers(split)) for split in values["splits"])
-            if len(splits) != 3:
-                raise ConfigError(f"{source} has {len(splits)} splits; expected 3")
-            converted["splits"] = splits
-        return ModelConfig(**converted)
-    except (TypeError, ValueError, OverflowError) as err:
-        raise ConfigError(f"{source}: {first_line(err)}") from err
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{shortened(value)} is no number")
-    return float(value)
-
-
-def _whole_numbers(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, (list, tuple)) or any(type(value) is not int for value in values):
-        raise TypeError(f"{shortened(values)} is no list of whole numbers")
-    if len(values) > _LARGEST["depth"] or any(abs(v) > _LARGEST["image_size"] for v in values):
-        raise ValueError(f"{shortened(values)} is more than any model has")
-    return tuple(values)
-
-
-def config_from_toml(path: Path) -> ModelConfig:
-    """Read a model description; ``name`` defaults to the file's stem.
-
-    Raises ConfigError where the file is absent, not TOML or not a model.
-    """
-    try:
-        values = tomllib.loads(read_small_file(path, MAX_CONFIG_BYTES).decode("utf-8"))
-    except OSError as err:
-        raise ConfigError(f"cannot read {path}: {err.strerror}; give a TOML file") from err
-    except ValueError as err:
-        raise ConfigError(f"{path} is not valid TOML: {first_line(err)}") from err
-    except RecursionError:
-        raise ConfigError(f"{path} is not valid TOML: it nests too deep") from None
-    return config_from_dict({"name": path.stem, **values}, source=str(path))
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """Figures from the authors' page for one variant; None where none is given.
-
-    top1 in percent on ImageNet at 224 px, macs_g in 10^9 multiply-adds for one image.
-    """
-
-    top1: float | None = None
-    macs_g: float | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A released model: its dimensions, its number of parameters and what its authors published."""
-
-    config: ModelConfig
-    params: int
-    published: Published
-
-    @property
-    def name(self) -> str:
-        return self.config.name
-
-
-def _variant(
-    name: str,
-    dims: tuple[int, int, int, float],
-    params: int,
-    published: Published = Published(),
-    *,
-    tokens_type: TokensType = TokensType.PERFORMER,
-    backbone: Backbone = Backbone.PLAIN,
-) -> Variant:
-    embed_dim, depth, num_heads, mlp_ratio = dims
-    dense = backbone is Backbone.DENSE
-    config = ModelConfig(
-        name=name,
-        tokens_type=tokens_type,
-        embed_dim=embed_dim,
-        depth=depth,
-        num_heads=num_heads,
-        mlp_ratio=mlp_ratio,
-        backbone=backbone,
-        stages=DENSE_STAGES if dense else (),
-        growth=DENSE_GROWTH if dense else 0,
-    )
-    return Variant(config, params, published)
-
-
-_TRANSFORMER = TokensType.TRANSFORMER
-# Source: the authors' released code with its model page, and the paper (ICCV 2021).
-VARIANTS: Mapping[str, Variant] = {
-    variant.name: variant
-    for variant in (
-        _variant("7", (256, 7, 4, 2.0), 4_310_222, Published(71.7, 1.1)),
-        _variant("10", (256, 10, 4, 2.0), 5_889_230, Published(75.2, 1.5)),
-        _variant("12", (256, 12, 4, 2.0), 6_941_902, Published(76.5, 1.8)),
-        _variant("14", (384, 14, 6, 3.0), 21_545_550, Published(81.5, 4.8, "83.3 at 384 px")),
-        _variant("19", (448, 19, 7, 3.0), 39_177_422, Published(81.9, 8.5)),
-        _variant(
-            "24", (512, 24, 8, 3.0), 64_105_934, Published(82.3, 13.8, "84.2 with token labelling")
-        ),
-        _variant(
-            "t_14", (384, 14, 6, 3.0), 21_541_070, Published(81.7, 6.1), tokens_type=_TRANSFORMER
-        ),
-        _variant(
-            "t_19", (448, 19, 7, 3.0), 39_172_942, Published(82.4, 9.8), tokens_type=_TRANSFORMER
-        ),
-        _variant(
-            "t_24", (512, 24, 8, 3.0), 64_101_454, Published(82.6, 15.0), tokens_type=_TRANSFORMER
-        ),
-        _variant("14_resnext", (384, 14, 32, 3.0), 21_545_550),
-        _variant("14_wide", (768, 4, 12, 3.0), 25_156_302),
-        _variant("dense", (128, sum(DENSE_STAGES), 8, 2.0), 23_647_062, backbone=Backbone.DENSE),
-        _variant("14_se", (384, 14, 6, 3.0), 21_803_598, backbone=Backbone.SE),
-        _variant("16_ghost", (384, 16, 6, 3.0), 16_253_262, backbone=Backbone.GHOST),
-    )
-}
-
-
-def config_for_variant(name: str) -> ModelConfig:
-    """Dimensions of a released variant at 224 px and 1000 classes.
-
-    Raises ConfigError naming the nearest variant.
-    """
-    if name in VARIANTS:
-        return VARIANTS[name].config
-    near = difflib.get_close_matches(name[:_LONGEST_KEY], VARIANTS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(
-        f"there is no variant {shortened(name)}; {hint}The family: {', '.join(VARIANTS)}"
-    )

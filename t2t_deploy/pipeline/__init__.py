@@ -30,21 +30,12 @@ from t2t_deploy.pipeline._calibrate import (
     calibrate_artifact,
 )
 from t2t_deploy.pipeline._classifier import open_artifact
-from t2t_deploy.pipeline._compare import (
-    ComparedStrategies,
-    StrategyComparison,
-    compare_strategies,
-    split_name,
-)
+from t2t_deploy.pipeline._compare import compare_strategies
+from t2t_deploy.pipeline._compare_choices import split_name
+from t2t_deploy.pipeline._compare_values import ComparedStrategies, StrategyComparison
 from t2t_deploy.pipeline._doctor import BackendState, examine_machine
-from t2t_deploy.pipeline._evaluate import (
-    DEFAULT_BATCH,
-    EvaluatedArtifact,
-    EvaluateRequest,
-    Evaluation,
-    evaluate_artifacts,
-)
-from t2t_deploy.pipeline._evaluate_across import EvaluateAcross
+from t2t_deploy.pipeline._evaluate import EvaluatedArtifact, Evaluation, evaluate_artifacts
+from t2t_deploy.pipeline._evaluate_request import DEFAULT_BATCH, EvaluateAcross, EvaluateRequest
 from t2t_deploy.pipeline._export import ExportRequest, export_model, read_model
 from t2t_deploy.pipeline._features import DrawnFeatures, draw_features
 from t2t_deploy.pipeline._inputs import (
@@ -56,20 +47,15 @@ from t2t_deploy.pipeline._inputs import (
 )
 from t2t_deploy.pipeline._inspect import inspect_artifact
 from t2t_deploy.pipeline._package import Package, PackageRequest, package_artifact
-from t2t_deploy.pipeline._predict import (
-    PredictedPicture,
-    Prediction,
-    PredictRequest,
-    RankedClass,
-    predict_images,
-)
+from t2t_deploy.pipeline._predict import Prediction, PredictRequest, predict_images
 from t2t_deploy.pipeline._predict_ray import ClusterPrediction, RayRequest, predict_across
+from t2t_deploy.pipeline._predicted import PredictedPicture, RankedClass
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.pipeline._quantize import (
+from t2t_deploy.pipeline._quantize import quantize_artifact
+from t2t_deploy.pipeline._quantize_plan import (
     QuantizationMode,
     QuantizeRequest,
     quantization_target,
-    quantize_artifact,
 )
 from t2t_deploy.pipeline._values import (
     artifact_values,

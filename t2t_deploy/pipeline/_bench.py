@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -36,8 +35,8 @@ from t2t_deploy.runtime import (
     why_not_in,
     why_not_runnable,
 )
-from t2t_deploy.types import Precision, ShapeProfile, Target
-from t2t_deploy.workspace import Artifact, Manifest, Workspace
+from t2t_deploy.types import Precision, Target
+from t2t_deploy.workspace import Artifact, Workspace
 
 _ANY_PRECISION = "-"
 NO_GRAPH = ", no CUDA graph"
@@ -157,8 +156,8 @@ def _graph_ways(case: BenchCase, asked: CudaGraphs) -> list[BenchCase]:
 def _models(workspace: Workspace, artifacts: Sequence[Artifact]) -> list[BenchedModel]:
     """The models of the artifacts whose weights are known, each once."""
     found = {
-        _model(manifest): BenchedModel(
-            _model(manifest), workspace.weights(manifest), dict(manifest.config)
+        manifest.model_key: BenchedModel(
+            manifest.model_key, workspace.weights(manifest), dict(manifest.config)
         )
         for manifest in (artifact.manifest for artifact in artifacts)
         if manifest is not None and manifest.weights
@@ -232,11 +231,12 @@ def _case(
             device=device,
             cache=workspace.cache(backend),
         )
-        label = f"{manifest.variant} {manifest.config['image_size']}px reference"
-        return BenchCase(request, label, Precision.FP32.value, batch, _model(manifest)), None
+        return BenchCase(
+            request, manifest.reference_name, Precision.FP32.value, batch, manifest.model_key
+        ), None
     if takes != artifact.kind:
         return None, None
-    if manifest is not None and takes == "engine" and backend != _engine_backend(artifact):
+    if manifest is not None and takes == "engine" and backend != manifest.engine_backend:
         return None, None
     reason = why_not_runnable(backend, device)
     if reason is None and takes == "engine" and not named:
@@ -245,20 +245,19 @@ def _case(
         told = why_not_in(backend, manifest.precision)
         if told is not None:
             reason = told
-        elif backend == "openvino" and _has_dynamic_ranges(manifest):
+        elif backend == "openvino" and manifest.dynamic_ranges:
             reason = "its ranges are taken at run time, which OpenVINO would compute in float32"
         elif manifest.target == Target.TENSORRT.value and not named:
             reason = "made for TensorRT; name it to run it on the CPU all the same"
         elif manifest.batch not in (None, batch):
             reason = f"its batch is fixed at {manifest.batch}"
     if reason is None and manifest is not None and takes == "engine":
-        profiles = manifest.details["engine"].get("profiles", ())
-        held = [p.min <= batch <= p.max for p in map(ShapeProfile.parse, profiles)]
-        if held and not any(held):
-            reason = f"its profiles take {', '.join(profiles)}"
+        profiles = manifest.engine_profiles
+        if profiles and not any(p.min <= batch <= p.max for p in profiles):
+            reason = f"its profiles take {', '.join(map(str, profiles))}"
     if reason is not None:
         return None, reason
-    computes = _model(manifest) if manifest and manifest.weights else None
+    computes = manifest.model_key if manifest and manifest.weights else None
     request = SessionRequest(
         backend,
         artifact.path,
@@ -271,25 +270,12 @@ def _case(
     return BenchCase(request, artifact.path.name, _precision(artifact), batch, computes), None
 
 
-def _has_dynamic_ranges(manifest: Manifest) -> bool:
-    return bool(manifest.details.get("quantization", {}).get("mode") == "dynamic")
-
-
 def _why_not_loaded(engine: Artifact) -> str | None:
     try:
         check_engine(engine)
     except EngineError as err:
         return str(err)
     return None
-
-
-def _model(manifest: Manifest) -> str:
-    """What is computed: the same weights fit models of several dimensions, as 14 and 14_resnext."""
-    return json.dumps([manifest.weights["sha256"], dict(manifest.config)], sort_keys=True)
-
-
-def _engine_backend(artifact: Artifact) -> str:
-    return str(artifact.known().details["engine"]["backend"])
 
 
 def _precision(artifact: Artifact) -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,17 +27,14 @@ from t2t_deploy.calibration import (
     plot_budget,
     search_budget,
 )
-from t2t_deploy.errors import CalibrationError
-from t2t_deploy.pipeline._disjoint import shared_pictures
+from t2t_deploy.errors import counted
 from t2t_deploy.pipeline._progress import Report
+from t2t_deploy.pipeline._quantize_inputs import QuantizationInputs
 from t2t_deploy.pipeline._runner import AccuracyRunner, run_pictures
 from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.types import TOLERANCES, Status
 from t2t_deploy.verify import AccuracySum, PictureSet, standard_pictures, verify_session
-from t2t_deploy.workspace import Workspace, publish, temporary_file, write_text
-
-if TYPE_CHECKING:
-    from t2t_deploy.pipeline._quantize import QuantizationInputs
+from t2t_deploy.workspace import Workspace, write_text, written_whole
 
 _BATCH = 8
 # Pictures on which each group alone is judged; a drop is measured on all.
@@ -59,11 +56,11 @@ class BudgetOutcome:
         search, reason = self.search, None
         if not search.met:
             reason = (
-                f"{search.chosen.drop:.2f} points of {self.measure} are lost on {self.images} "
-                f"pictures where at most {search.limit.drop:g} may be, and the logits' error is "
-                f"{search.chosen.rel_l2:.2e} of {search.limit.rel_l2:.0e} allowed, even with "
-                f"{len(search.returned)} layers back in float: give a larger --max-drop, or ship "
-                "the float graph"
+                f"{search.chosen.drop:.2f} points of {self.measure} are lost on "
+                f"{counted(self.images, 'picture')} where at most {search.limit.drop:g} may be, "
+                f"and the logits' error is {search.chosen.rel_l2:.2e} of {search.limit.rel_l2:.0e} "
+                f"allowed, even with {counted(len(search.returned), 'layer')} back in float: give "
+                "a larger --max-drop, or ship the float graph"
             )
         return {
             "status": (Status.PASSED if search.met else Status.FAILED).value,
@@ -91,15 +88,6 @@ def _finite(error: float) -> float | None:
     return error if math.isfinite(error) else None
 
 
-def evaluation_images(folder: Path, calibrated_on: Sequence[str], name: str) -> LabelledSet:
-    """The pictures a budget is measured on. Raises CalibrationError for one calibrated on."""
-    images = labelled_set_from_folder(folder)
-    reason = shared_pictures(calibrated_on, images.paths, name)
-    if reason is not None:
-        raise CalibrationError(reason)
-    return images
-
-
 def within_budget(
     workspace: Workspace,
     inputs: QuantizationInputs,
@@ -116,7 +104,7 @@ def within_budget(
     bench = _Bench(workspace, inputs, images, report)
     decisions = inputs.decide()
     groups = layer_groups(decisions)
-    report.step(f"measuring what each of {len(groups)} groups of layers costs")
+    report.step(f"measuring what each of {counted(len(groups), 'group')} of layers costs")
     search = search_budget(
         groups,
         sum(decision.layer.macs for decision in decisions),
@@ -136,9 +124,8 @@ def write_budget(workspace: Workspace, outcome: BudgetOutcome, stem: str, report
         report.note("no picture of the trade-off: pip install 't2t-deploy[plot]'")
         return f"logs/{stem}-budget.json"
     path = logs / f"{stem}-budget.png"
-    with temporary_file(logs, ".png") as temporary:
+    with written_whole(path) as temporary:
         plot_budget(outcome.search, temporary, measure=outcome.measure)
-        publish(temporary, path)
     report.note(f"trade-off of the budget: {path}")
     return f"logs/{path.name}"
 

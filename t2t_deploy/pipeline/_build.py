@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.errors import ArtifactError, CalibrationError, EngineError, UsageError
 from t2t_deploy.pipeline._calibrate import DEFAULT_COUNT
-from t2t_deploy.pipeline._export import ExportRequest, export_weights
+from t2t_deploy.pipeline._export import export_weights, forms_asked
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.pipeline._quantize import QuantizeRequest, quantize_artifact
+from t2t_deploy.pipeline._quantize import quantize_artifact
+from t2t_deploy.pipeline._quantize_plan import QuantizeRequest
 from t2t_deploy.types import QUANTIZED, Ends, Precision, ShapeProfile, Status, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
@@ -233,12 +234,11 @@ def _typed_graph(
         f"{source.path.name} is {manifest.precision.value} for {manifest.target}: exporting its "
         f"weights again in {precision.value} for tensorrt"
     )
-    form = ExportRequest(
+    form = dataclasses.replace(
+        forms_asked(manifest),
         batch=manifest.batch,
         precision=precision,
         target=Target.TENSORRT,
-        soft_split=asked.get("soft_split"),
-        performer=asked.get("performer"),
         opset=manifest.opset,
         ends=Ends.of_details(manifest.details),
     )

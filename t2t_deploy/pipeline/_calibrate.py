@@ -38,8 +38,8 @@ from t2t_deploy.calibration import (
     save_calibration,
     sources,
 )
-from t2t_deploy.errors import CalibrationError
-from t2t_deploy.pipeline._export import ExportedGraph, ExportRequest, graph_from_weights
+from t2t_deploy.errors import CalibrationError, counted
+from t2t_deploy.pipeline._export import ExportedGraph, forms_asked, graph_from_weights
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.types import INPUT_NAME, QUANTIZED, Target
@@ -48,9 +48,7 @@ from t2t_deploy.workspace import (
     PARTIAL,
     Manifest,
     Workspace,
-    make_folder,
-    publish,
-    temporary_file,
+    written_whole,
 )
 
 DEFAULT_COUNT = 512
@@ -139,10 +137,7 @@ def calibration_graph(
     workspace: Workspace, source: Manifest, target: Target, report: Report = silent
 ) -> CalibrationGraph:
     """The float32 graph of an export's weights in a target's forms, of any batch."""
-    asked = source.details.get("asked", {})
-    form = ExportRequest(
-        target=target, soft_split=asked.get("soft_split"), performer=asked.get("performer")
-    )
+    form = dataclasses.replace(forms_asked(source), target=target)
     graph = graph_from_weights(
         workspace.weights(source), source.config, form, report, merge_bias=False
     )
@@ -154,9 +149,13 @@ def calibration_images(folder: Path, count: int, report: Report = silent) -> Ima
     """Up to ``count`` pictures, taken evenly from the whole of a folder; fewer is said."""
     images = image_set_from_folder(folder, count=count, spread=True)
     if len(images.paths) < count:
-        report.note(f"{folder} holds {len(images.paths)} pictures, fewer than the {count} asked")
+        report.note(
+            f"{folder} holds {counted(len(images.paths), 'picture')}, fewer than the {count} asked"
+        )
     elif images.left_out:
-        report.note(f"took {len(images.paths)} pictures evenly, left out {images.left_out}")
+        report.note(
+            f"took {counted(len(images.paths), 'picture')} evenly, left out {images.left_out}"
+        )
     return images
 
 
@@ -241,9 +240,10 @@ class _Work:
         """Scales from the largest channels on some of the pictures."""
         few = dataclasses.replace(self.images, paths=self.images.paths[:_EQUALISED_ON])
         maxima = ChannelMaxima()
-        self.report.step(f"looking at the channels on {len(few.paths)} pictures")
+        self.report.step(f"looking at the channels on {counted(len(few.paths), 'picture')}")
         with self.session(self.graph.model, self.graph.layers) as session:
-            for done, pictures in _pictures(few, self.key.image_size, 0):
+            # what cannot be read is told when all are read
+            for done, pictures in _pictures(few, self.key.image_size, 0, []):
                 if len(pictures):
                     maxima.add(session.run({INPUT_NAME: pictures}))
                 self.report.progress("equalising", done, len(few.paths))
@@ -258,10 +258,10 @@ class _Work:
         layers = [found.layer for found in decide(self.graph.layers) if found.quantised]
         observation, done = self.resume(layers)
         total = len(self.images.paths)
-        self.report.step(f"taking ranges on {total - done} pictures")
+        self.report.step(f"taking ranges on {counted(total - done, 'picture')}")
         with self.session(model, layers) as session:
             saved = done
-            rest = _unreadable_told(self.images, self.key.image_size, done, self.unreadable)
+            rest = _pictures(self.images, self.key.image_size, done, self.unreadable)
             for done, pictures in rest:
                 if len(pictures):
                     observation.add(session.run({INPUT_NAME: pictures}), len(pictures))
@@ -271,8 +271,8 @@ class _Work:
                 self.report.progress("taking ranges", done, total)
         if observation.pictures == 0:
             raise CalibrationError(
-                f"none of the {total} pictures of {self.images.folder} can be read, the first "
-                f"because: {self.unreadable[0]}"
+                f"{self.images.folder} holds {counted(total, 'picture')} and none can be read, the "
+                f"first because: {self.unreadable[0]}"
             )
         return observation
 
@@ -291,9 +291,8 @@ class _Work:
             "done": str(done),
             "unreadable": json.dumps(self.unreadable),
         }
-        with temporary_file(self.partial.parent, PARTIAL) as temporary:
+        with written_whole(self.partial) as temporary:
             temporary.write_bytes(save(observation.to_arrays(), metadata=told))
-            publish(temporary, self.partial)
 
     def resume(self, layers: Sequence[LinearLayer]) -> tuple[Observation, int]:
         """The sums a calibration of the same key left, and the files in them; else empty ones."""
@@ -315,19 +314,19 @@ class _Work:
         if found.sums.keys() != empty.sums.keys():
             return empty, 0
         self.unreadable += unreadable
-        self.report.note(f"going on after {done} pictures, where a calibration was interrupted")
+        self.report.note(
+            f"going on after {counted(done, 'picture')}, where a calibration was interrupted"
+        )
         return found, done
 
 
-def _pictures(images: ImageSet, size: int, start: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Files done so far and the pictures of a batch; what cannot be read is left out."""
-    yield from _unreadable_told(images, size, start, [])
-
-
-def _unreadable_told(
+def _pictures(
     images: ImageSet, size: int, start: int, unreadable: list[str]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The same, with the reason for each picture that is left out added to ``unreadable``."""
+    """Files done so far and the pictures of a batch.
+
+    What cannot be read is left out, and the reason is added to ``unreadable``.
+    """
     rest = dataclasses.replace(images, paths=images.paths[start:])
     done = start
     for batch in rest.readable_batches(size, _BATCH):
@@ -337,7 +336,5 @@ def _unreadable_told(
 
 
 def _write(calibration: Calibration, path: Path) -> None:
-    make_folder(path.parent)
-    with temporary_file(path.parent, ".ranges") as temporary:
+    with written_whole(path) as temporary:
         save_calibration(calibration, temporary)
-        publish(temporary, path)

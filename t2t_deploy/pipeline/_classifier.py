@@ -170,14 +170,11 @@ def _default_backend(artifact: Artifact) -> str:
             f"{artifact.path.name} has no manifest, so its runtime is unknown; name it: --backend "
             "tensorrt or tensorrt-rtx"
         )
-    return str(artifact.manifest.details["engine"]["backend"])
+    return artifact.manifest.engine_backend
 
 
 def _profile(artifact: Artifact) -> ShapeProfile | None:
     """The widest profile of an engine; None where it is unknown, or not an engine."""
     if artifact.manifest is None or artifact.kind != "engine":
         return None
-    profiles = [
-        ShapeProfile.parse(text) for text in artifact.manifest.details["engine"].get("profiles", ())
-    ]
-    return max(profiles, key=lambda profile: profile.max, default=None)
+    return max(artifact.manifest.engine_profiles, key=lambda profile: profile.max, default=None)

@@ -7,23 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from t2t_deploy._optional import is_installed, require
-from t2t_deploy.bench import (
-    DEFAULT_ROUND_SECONDS,
-    MIN_ROUNDS,
-    BenchCase,
-    BenchStatus,
-    CaseResult,
-    Latency,
-    Speedup,
-    run_bench,
-)
 from t2t_deploy.errors import DeployError, MissingDependencyError, UsageError
-from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
+from t2t_deploy.export import choose_strategies
+from t2t_deploy.pipeline._compare_choices import strategies_to_compare, strategy_name
+from t2t_deploy.pipeline._compare_speed import with_latencies
+from t2t_deploy.pipeline._compare_values import (
+    ENGINE_SM,
+    RUNTIME,
+    ComparedStrategies,
+    EngineSummary,
+    StrategyComparison,
+)
 from t2t_deploy.pipeline._export import ExportRequest, read_model
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.runtime import (
@@ -32,10 +31,9 @@ from t2t_deploy.runtime import (
     available_threads,
     build_engine,
     open_session,
-    why_not_in,
     why_not_runnable,
 )
-from t2t_deploy.types import TOLERANCES, Precision, ShapeProfile, Target
+from t2t_deploy.types import TOLERANCES, Precision, ShapeProfile
 from t2t_deploy.verify import (
     NodewiseSession,
     PictureSet,
@@ -49,117 +47,16 @@ from t2t_deploy.workspace import temporary_folder
 if TYPE_CHECKING:
     from t2t_deploy.model import T2TViT
 
-ENGINE_SM = "86"
-_RUNTIME = "ort-cpu"  # of the errors as well
-_OPENVINO = "openvino"
 # Measuring gets what exporting and building leave of this, so that a comparison stays one a person
-# waits for; a case always takes a few calls a round, however little is left.
+# waits for.
 _TOTAL_SECONDS = 170.0
-_WARM_UP_SECONDS = 4.0  # of one case, its process included
-_MIN_ROUND_SECONDS = 0.05
 _REFERENCE_BATCH = 4  # pictures at once in float64: half the time of one by one
 # Node by node a picture takes seconds: fixed noise and a photograph, black and cream.
 _NODEWISE_STANDARD = ("noise 0", "china")
 _NODEWISE_FLAT = ("black", "cream")
-_U, _F, _C = SoftSplitForm.UNFOLD, SoftSplitForm.FOLDED, SoftSplitForm.CENTRED
-_SOFT_SPLITS = (
-    *((form,) * 3 for form in (_U, SoftSplitForm.CONV, _F, _C)),
-    (SoftSplitForm.SHIFTED, _U, _U),
-    (_C, _U, _U),
-    (_C, _F, _F),
-    (_U, _F, _F),
-)
 # What one combination may raise while the others go on; torch's exporter and ONNX Runtime raise
 # RuntimeError, a full disk OSError.
 _FAILURES = (DeployError, RuntimeError, OSError)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSummary:
-    """Figures of an engine at the compared batch, in bytes and counts; see `EngineFigures`."""
-
-    kernels: int
-    moved_bytes: int | None
-    activation_bytes: int
-    fused_attention: int
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedStrategies:
-    """One combination, and what its graph costs and loses.
-
-    name: the combination in few words. default: whether it is the target's own. rel_l2,
-    rel_l2_flat: largest relative L2 error of one picture's logits against the reference in float64,
-    over the standard and the flat pictures. latency_ms, speedup_vs_eager: in ONNX Runtime on the
-    CPU; openvino_latency_ms, openvino_speedup_vs_eager: in OpenVINO. engine: of TensorRT-RTX. What
-    was not run or failed is None, and ``reason`` says why; a reason may also say how a figure was
-    come by.
-    """
-
-    name: str
-    strategies: Strategies
-    default: bool = False
-    nodes: int | None = None
-    size_bytes: int | None = None
-    rel_l2: float | None = None
-    rel_l2_flat: float | None = None
-    latency_ms: Latency | None = None
-    speedup_vs_eager: Speedup | None = None
-    openvino_latency_ms: Latency | None = None
-    openvino_speedup_vs_eager: Speedup | None = None
-    engine: EngineSummary | None = None
-    reason: str | None = None
-
-    @property
-    def exported(self) -> bool:
-        """Whether the combination became a file."""
-        return self.size_bytes is not None
-
-    @property
-    def hazards(self) -> tuple[str, ...]:
-        """Known ways in which the combination loses numbers, one line each."""
-        return self.strategies.hazards()
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: a row of ``export --compare``."""
-        values = dataclasses.asdict(self)
-        del values["strategies"]
-        return {**self.strategies.to_dict(), **values, "hazards": list(self.hazards)}
-
-    def because(self, reason: str) -> ComparedStrategies:
-        """The same with one more reason."""
-        joined = reason if self.reason is None else f"{self.reason}; {reason}"
-        return dataclasses.replace(self, reason=joined)
-
-
-@dataclass(frozen=True, slots=True)
-class StrategyComparison:
-    """All combinations of one model, precision and target.
-
-    batch: what latencies and engines are of: the graph's fixed batch, 1 where it is free.
-    token_attention: the form of the token blocks, which tells whether ``performer`` or
-    ``query_groups`` makes a difference. engine_sm: the compute capability of the engines.
-    """
-
-    variant: str
-    precision: Precision
-    target: Target
-    batch: int
-    token_attention: str
-    rows: tuple[ComparedStrategies, ...]
-    engine_sm: str = ENGINE_SM
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object of ``export --compare``."""
-        return {
-            "variant": self.variant,
-            "precision": self.precision.value,
-            "target": self.target.value,
-            "batch": self.batch,
-            "token_attention": self.token_attention,
-            "engine_sm": self.engine_sm,
-            "rows": [row.to_dict() for row in self.rows],
-        }
 
 
 def compare_strategies(
@@ -168,9 +65,9 @@ def compare_strategies(
     """Export every sensible combination, and compare size, error, latency and engine.
 
     All files lie in a temporary folder that is gone at the end, in ``folder`` where that can be
-    written. A combination that fails is a row
-    with its reason. Strategies of the request that differ from the target's are one more row.
-    Raises UsageError, CheckpointError, ConfigError, MissingDependencyError.
+    written. A combination that fails is a row with its reason. Strategies of the request that
+    differ from the target's are one more row. Raises UsageError, CheckpointError, ConfigError,
+    MissingDependencyError.
     """
     if request.output is not None:
         raise UsageError(
@@ -211,7 +108,7 @@ def compare_strategies(
             rows.append(_examined(row, reference, request, ruler, files[-1], report))
         left_s = _TOTAL_SECONDS - (monotonic() - started_s)
         eager = SessionRequest("eager", weights, available_threads(), config.to_dict())
-        rows = _measured(rows, files, eager, request, left_s, report)
+        rows = with_latencies(rows, files, eager, request, left_s, report)
     return StrategyComparison(
         variant=config.name,
         precision=request.precision,
@@ -220,34 +117,6 @@ def compare_strategies(
         token_attention=config.tokens_type.value,
         rows=tuple(rows),
     )
-
-
-def strategies_to_compare(default: Strategies, *, performer: bool) -> tuple[Strategies, ...]:
-    """The combinations worth seeing beside a target's default, which is one of them.
-
-    performer: the token blocks are performers, whose other forms are compared on the default's soft
-    splits; else it is the number of query groups that is.
-    """
-    splits = dict.fromkeys((*_SOFT_SPLITS, default.soft_split))
-    found = [dataclasses.replace(default, soft_split=split) for split in splits]
-    if performer:
-        found += [dataclasses.replace(default, performer=form) for form in PerformerForm]
-    else:
-        found += [dataclasses.replace(default, query_groups=groups) for groups in (1, 2)]
-    return tuple(dict.fromkeys(found))
-
-
-def strategy_name(strategies: Strategies, *, performer: bool) -> str:
-    """A combination in few words, of them only what makes a difference to the token blocks."""
-    groups = strategies.query_groups
-    blocks = f"{groups} query group{'s' if groups > 1 else ''}"
-    return f"{split_name(strategies)}, {strategies.performer.value if performer else blocks}"
-
-
-def split_name(strategies: Strategies) -> str:
-    """The soft splits as ``--soft-split`` takes them; one form for all three stands once."""
-    forms = [form.value for form in strategies.soft_split]
-    return forms[0] if len(set(forms)) == 1 else ",".join(forms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,11 +197,11 @@ def _examined(
 def _with_errors(
     row: ComparedStrategies, path: Path, precision: Precision, ruler: _Ruler
 ) -> ComparedStrategies:
-    reason = why_not_runnable(_RUNTIME)
+    reason = why_not_runnable(RUNTIME)
     if reason is not None:
         return row.because(f"not compared: {reason}")
     nodewise = precision is Precision.BF16
-    session = NodewiseSession(path) if nodewise else open_session(SessionRequest(_RUNTIME, path))
+    session = NodewiseSession(path) if nodewise else open_session(SessionRequest(RUNTIME, path))
     with session:
         found = [logits_of(session, those.pictures) for those in (ruler.standard, ruler.flat)]
     tolerance = TOLERANCES[precision]
@@ -368,76 +237,6 @@ def _with_engine(
         fused_attention=figures.fused_attention,
     )
     return dataclasses.replace(row, engine=summary)
-
-
-def _measured(
-    rows: Sequence[ComparedStrategies],
-    files: Sequence[Path],
-    eager: SessionRequest,
-    request: ExportRequest,
-    left_s: float,
-    report: Report,
-) -> list[ComparedStrategies]:
-    """The rows with latencies, one process each and all of one round within seconds."""
-    rows = list(rows)
-    exported = [index for index, row in enumerate(rows) if row.exported]
-    runtimes = []
-    for runtime, told in _latency_words().items():
-        reason = why_not_runnable(runtime) or why_not_in(runtime, request.precision)
-        if reason is None:
-            runtimes.append(runtime)
-            continue
-        for index in exported:
-            rows[index] = rows[index].because(f"no {told}: {reason}")
-    if not exported or not runtimes:
-        return rows
-    batch, precision, model = request.batch or 1, request.precision.value, "the compared one"
-    places = [(runtime, index) for index in exported for runtime in runtimes]
-    cases = [
-        BenchCase(
-            SessionRequest(runtime, files[index], eager.threads, precision=request.precision),
-            rows[index].name,
-            precision,
-            batch,
-            model,
-        )
-        for runtime, index in places
-    ]
-    # The reference computes in float32: it is no base for the speed of another precision.
-    base = [BenchCase(eager, "reference", precision, batch, model)]
-    everything = cases + (base if request.precision is Precision.FP32 else [])
-    left_s -= _WARM_UP_SECONDS * len(everything)
-    wanted_s = max(left_s / (MIN_ROUNDS * len(everything)), _MIN_ROUND_SECONDS)
-    report.step(f"measuring {len(everything)} cases in interleaved rounds")
-    measured = run_bench(
-        everything,
-        rounds=MIN_ROUNDS,
-        round_seconds=min(DEFAULT_ROUND_SECONDS, wanted_s),
-        progress=report.progress,
-    )
-    for (runtime, index), result in zip(places, measured.results, strict=False):
-        rows[index] = _with_latency(rows[index], runtime, result)
-    return rows
-
-
-def _latency_words() -> dict[str, str]:
-    """The runtimes to measure, and what the figure of each is called; OpenVINO where it is."""
-    words = {_RUNTIME: "latency"}
-    return words | ({_OPENVINO: "OpenVINO latency"} if is_installed(_OPENVINO) else {})
-
-
-def _with_latency(row: ComparedStrategies, runtime: str, result: CaseResult) -> ComparedStrategies:
-    told = _latency_words()[runtime]
-    if result.status is not BenchStatus.OK:
-        return row.because(f"no {told}: {result.reason}")
-    if result.unstable:
-        row = row.because(f"the {told} is unstable: its rounds differ")
-    latency, speedup = result.latency_ms, result.speedup_vs_eager
-    if runtime == _OPENVINO:
-        return dataclasses.replace(
-            row, openvino_latency_ms=latency, openvino_speedup_vs_eager=speedup
-        )
-    return dataclasses.replace(row, latency_ms=latency, speedup_vs_eager=speedup)
 
 
 def _line(err: Exception) -> str:

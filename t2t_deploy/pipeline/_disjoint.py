@@ -6,7 +6,8 @@ import functools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from t2t_deploy.calibration import file_digests
+from t2t_deploy.calibration import LabelledSet, file_digests, labelled_set_from_folder
+from t2t_deploy.errors import CalibrationError
 from t2t_deploy.workspace import Artifact
 
 
@@ -31,6 +32,15 @@ def shared_pictures(calibrated_on: Collection[str], paths: Sequence[Path], name:
         f"{len(shared)} of {len(paths)} pictures, {shared[0]} the first, are among those that "
         f"{name} was calibrated on; expected none: evaluate on others, or calibrate on others"
     )
+
+
+def evaluation_images(folder: Path, calibrated_on: Sequence[str], name: str) -> LabelledSet:
+    """The pictures a budget is measured on. Raises CalibrationError for one calibrated on."""
+    images = labelled_set_from_folder(folder)
+    reason = shared_pictures(calibrated_on, images.paths, name)
+    if reason is not None:
+        raise CalibrationError(reason)
+    return images
 
 
 @functools.lru_cache(maxsize=1)

@@ -3,67 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from t2t_deploy._optional import require
 from t2t_deploy.calibration import LabelledSet, labelled_set_from_folder
-from t2t_deploy.errors import (
-    ArtifactError,
-    BackendError,
-    CalibrationError,
-    ImageError,
-    UsageError,
-)
-from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, cpu_backend, usable_artifacts
+from t2t_deploy.errors import BackendError, CalibrationError, ImageError, UsageError, counted
+from t2t_deploy.pipeline._artifacts import cpu_backend, usable_artifacts
 from t2t_deploy.pipeline._disjoint import overlap
-from t2t_deploy.pipeline._evaluate_across import EvaluateAcross, run_pictures_across
-from t2t_deploy.pipeline._nodewise import bare_graph
+from t2t_deploy.pipeline._evaluate_across import run_pictures_across
+from t2t_deploy.pipeline._evaluate_request import EvaluateRequest
+from t2t_deploy.pipeline._evaluate_sessions import is_nodewise, open_reference, open_runner
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.pipeline._runner import AccuracyRunner, run_pictures
-from t2t_deploy.runtime import (
-    Session,
-    SessionRequest,
-    open_session,
-    why_not_in,
-    why_not_runnable,
-)
-from t2t_deploy.types import INDICES_NAME, PROBABILITIES_NAME, Ends, Precision, Status, Tail
-from t2t_deploy.verify import (
-    Accuracy,
-    AccuracySum,
-    ConfusionPanel,
-    NodewiseSession,
-    PixelSession,
-    plot_confusion,
-    takes_pixels,
-)
-from t2t_deploy.workspace import Artifact, Workspace, make_folder, publish, temporary_file
-
-DEFAULT_BATCH = 8
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluateRequest:
-    """What to evaluate, and on what; no artifacts means every one of the workspace.
-
-    batch: pictures at a time where the artifact's batch is free. limit: how many pictures, None
-    takes all. confusion: PNG to write, None writes none. backend: the runtime of ONNX files; None
-    is ONNX Runtime on the CPU. ray: the cluster to do it on; None is this process. among: what
-    stands for all artifacts of the workspace where none is named.
-    """
-
-    images: Path
-    artifacts: Sequence[Path] = ()
-    batch: int = DEFAULT_BATCH
-    limit: int | None = None
-    confusion: Path | None = None
-    backend: str | None = None
-    force: bool = False
-    ray: EvaluateAcross | None = None
-    among: Sequence[Path] | None = None
+from t2t_deploy.pipeline._runner import run_pictures
+from t2t_deploy.runtime import why_not_in, why_not_runnable
+from t2t_deploy.types import Precision, Status
+from t2t_deploy.verify import Accuracy, ConfusionPanel, plot_confusion
+from t2t_deploy.workspace import Artifact, Workspace, written_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +75,7 @@ def evaluate_artifacts(
         request.ray.check()
     images = labelled_set_from_folder(request.images, limit=request.limit)
     if images.left_out:
-        report.note(f"took {len(images.paths)} pictures, left out {images.left_out}")
+        report.note(f"took {counted(len(images.paths), 'picture')}, left out {images.left_out}")
     artifacts = usable_artifacts(
         workspace,
         request.artifacts,
@@ -179,7 +136,7 @@ def _evaluate_model(
             reference = open_reference(weights, artifacts[0], request, stack)
         if runners:
             names = ", ".join(artifacts[place].path.name for place in runners)
-            report.step(f"evaluating {names} on {len(images.paths)} pictures")
+            report.step(f"evaluating {names} on {counted(len(images.paths), 'picture')}")
             running = list(runners.values())
             size = running[0].session.inputs[0].shape[-1]
             assert size is not None  # open_runner refuses others
@@ -219,11 +176,11 @@ def _why_not_evaluated(
     """None where a runtime here can run the artifact and, unless it was named, classes fit it."""
     manifest = artifact.manifest
     if manifest is not None and manifest.kind == "engine":
-        backend = str(manifest.details["engine"]["backend"])
+        backend = manifest.engine_backend
         return why_not_runnable(backend) or f"no {backend} session in this version"
     backend = cpu_backend(request.backend)
     reason = why_not_runnable(backend)
-    if reason is None and manifest is not None and not _is_nodewise(artifact, request):
+    if reason is None and manifest is not None and not is_nodewise(artifact, request):
         reason = why_not_in(backend, manifest.precision)
     if reason is not None or request.artifacts or manifest is None:
         return reason
@@ -232,7 +189,7 @@ def _why_not_evaluated(
             images.class_indices(int(manifest.config["num_classes"]))
         except ImageError as err:
             return str(err)
-    if _is_nodewise(artifact, request):
+    if is_nodewise(artifact, request):
         return (
             f"{why_not_in(backend, Precision.BF16)}; name it to evaluate it node by node, which is "
             "slow, or --backend openvino where the CPU has bf16"
@@ -257,71 +214,6 @@ def _why_no_reference(artifact: Artifact) -> str | None:
     return why_not_runnable("eager")
 
 
-def open_runner(
-    artifact: Artifact,
-    request: EvaluateRequest,
-    stack: contextlib.ExitStack,
-    threads: int | None = None,
-) -> AccuracyRunner:
-    """A session of the artifact. Raises ArtifactError where it takes no pictures."""
-    remarks = []
-    session: Session
-    if _is_nodewise(artifact, request):
-        remarks.append("evaluated node by node")
-        ends = Ends.of_details(artifact.known().details)
-        session = NodewiseSession(bare_graph(artifact.path, ends))
-    else:
-        backend = cpu_backend(request.backend)
-        precision = None if artifact.manifest is None else artifact.manifest.precision
-        session = open_session(SessionRequest(backend, artifact.path, threads, precision=precision))
-    if takes_pixels(session):
-        session = PixelSession(session)
-    stack.enter_context(session)
-    taken, given = session.inputs[0].shape, session.outputs[0].shape
-    square = len(taken) == 4 and taken[1] == 3 and taken[2] == taken[3] is not None
-    if not (square and len(given) == 2 and given[1] is not None):
-        raise ArtifactError(
-            f"{artifact.path} takes {session.inputs[0]} and gives {session.outputs[0]}; expected "
-            "pictures (N, 3, S, S) or (N, S, S, 3) uint8, and logits or probabilities (N, "
-            "classes): evaluate a classifier"
-        )
-    tail, classes = Tail.LOGITS, given[1]
-    names = {spec.name for spec in session.outputs}
-    if {PROBABILITIES_NAME, INDICES_NAME} <= names:
-        if artifact.manifest is None:
-            raise ArtifactError(
-                f"{artifact.path} gives the {given[1]} largest probabilities and has no manifest "
-                "that tells how many classes there are; evaluate a graph that gives all"
-            )
-        tail, classes = Tail.TOPK, int(artifact.manifest.config["num_classes"])
-    elif PROBABILITIES_NAME in names:
-        tail = Tail.SOFTMAX
-    if tail is not Tail.LOGITS:
-        largest = f"the {given[1]} largest " if tail is Tail.TOPK else ""
-        remarks.append(f"errors are of {largest}probabilities")
-    return AccuracyRunner(
-        session,
-        taken[0] or request.batch,
-        AccuracySum(classes),
-        "; ".join(remarks) or None,
-        tail,
-    )
-
-
-def open_reference(
-    weights: Path,
-    artifact: Artifact,
-    request: EvaluateRequest,
-    stack: contextlib.ExitStack,
-    threads: int | None = None,
-) -> AccuracyRunner:
-    """The float32 model of an artifact, in eager PyTorch."""
-    manifest = artifact.known()
-    eager = SessionRequest("eager", weights, threads, config=manifest.config)
-    session = stack.enter_context(open_session(eager))
-    return AccuracyRunner(session, request.batch, AccuracySum(int(manifest.config["num_classes"])))
-
-
 def _what_fell_short(accuracy: Accuracy, reference: Accuracy | None, asked: int) -> str | None:
     found = []
     if accuracy.images < asked:
@@ -335,23 +227,17 @@ def _what_fell_short(accuracy: Accuracy, reference: Accuracy | None, asked: int)
     return "; ".join(found) or None
 
 
-def _is_nodewise(artifact: Artifact, request: EvaluateRequest) -> bool:
-    """Whether a bf16 graph is met by ONNX Runtime, which does not compute it."""
-    bf16 = artifact.manifest is not None and artifact.manifest.precision is Precision.BF16
-    return bf16 and cpu_backend(request.backend) == DEFAULT_BACKEND
-
-
 def _model_key(artifact: Artifact) -> str:
     """What is computed; a file without known weights is a model of its own."""
     manifest = artifact.manifest
     if manifest is None or not manifest.weights:
         return str(artifact.path)
-    return json.dumps([manifest.weights["sha256"], dict(manifest.config)], sort_keys=True)
+    return manifest.model_key
 
 
 def _reference_name(artifact: Artifact, taken: Container[str]) -> str:
     manifest = artifact.known()
-    name = f"{manifest.variant} {manifest.config['image_size']}px reference"
+    name = manifest.reference_name
     # the same dimensions with other weights
     return f"{name} {manifest.weights['sha256'][:8]}" if name in taken else name
 
@@ -375,7 +261,5 @@ def _draw(evaluation: Evaluation, path: Path) -> None:
         title = f"{name}\n{'top-1' if labelled else 'agreement'} {share or 0:.2%}"
         panels.append(ConfusionPanel(title, found.confusion))
     truth = "class of the picture" if labelled else "class the reference finds"
-    make_folder(path.parent)
-    with temporary_file(path.parent, ".png") as temporary:
+    with written_whole(path) as temporary:
         plot_confusion(panels, temporary, truth=truth)
-        publish(temporary, path)

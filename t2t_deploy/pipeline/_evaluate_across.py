@@ -12,42 +12,18 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from t2t_deploy._optional import is_installed, require
+from t2t_deploy._optional import require
 from t2t_deploy.calibration import LabelledSet
+from t2t_deploy.pipeline._evaluate_request import EvaluateRequest
+from t2t_deploy.pipeline._evaluate_sessions import open_reference, open_runner
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._runner import AccuracyRunner, run_pictures
 from t2t_deploy.runtime import available_threads
-from t2t_deploy.serving import (
-    DEFAULT_BLOCK,
-    Listing,
-    SkippedBlocks,
-    Work,
-    check_address,
-    map_blocks,
-    ray_cluster,
-)
+from t2t_deploy.serving import Listing, SkippedBlocks, Work, map_blocks, ray_cluster
 from t2t_deploy.verify import AccuracySum
 from t2t_deploy.workspace import Artifact
-
-if TYPE_CHECKING:
-    from t2t_deploy.pipeline._evaluate import EvaluateRequest
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluateAcross:
-    """A cluster: ``local``, ``auto`` or HOST:PORT. workers: None is one for each core of it."""
-
-    address: str = "local"
-    workers: int | None = None
-    block: int = DEFAULT_BLOCK
-
-    def check(self) -> None:
-        """Raise UsageError for no address, MissingDependencyError without Ray."""
-        check_address(self.address)
-        if not is_installed("ray"):  # it is imported once its settings are made
-            require("ray")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +104,6 @@ class _EvaluateBlocks:
     size: int
 
     def __call__(self) -> Work:
-        from t2t_deploy.pipeline._evaluate import open_reference, open_runner
-
         get = require("ray").get
         classes: Mapping[str, int] = get(self.classes)
         stack = contextlib.ExitStack()  # as long as the worker

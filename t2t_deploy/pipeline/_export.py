@@ -263,6 +263,12 @@ def graph_details(graph: ExportedGraph, request: ExportRequest) -> dict[str, Any
     }
 
 
+def forms_asked(manifest: Manifest) -> ExportRequest:
+    """A request with the forms of the rewrites that an export was asked for, and no more."""
+    asked = manifest.details.get("asked", {})
+    return ExportRequest(soft_split=asked.get("soft_split"), performer=asked.get("performer"))
+
+
 def asked_ends(ends: Ends) -> dict[str, Any]:
     """What ``asked`` tells of ends; nothing of those that every graph has by default."""
     embedded = {"embed_preprocess": True} if ends.embed_preprocess else {}

@@ -25,7 +25,7 @@ from t2t_deploy.verify import (
     plot_features,
     see_stage,
 )
-from t2t_deploy.workspace import Artifact, Workspace, make_folder, publish, temporary_file
+from t2t_deploy.workspace import Artifact, Workspace, written_whole
 
 if TYPE_CHECKING:
     from t2t_deploy.model import ModelConfig
@@ -89,10 +89,8 @@ def draw_features(
     features = Features(tuple(stages), tuple(columns), wanted[_HEAD][0])
     first = artifacts[0].path
     target = workspace.root / "logs" / f"{first.stem}.features.png" if plot is None else plot
-    make_folder(target.parent)
-    with temporary_file(target.parent, ".png") as temporary:
+    with written_whole(target) as temporary:
         plot_features(features, temporary, title=f"Token maps of {image.name}")
-        publish(temporary, target)
     return DrawnFeatures(image, target, features)
 
 
@@ -111,8 +109,7 @@ def _check(artifacts: Sequence[Artifact]) -> None:
             )
     one, *others = artifacts
     for other in others:
-        ours, theirs = one.known(), other.known()
-        if ours.weights["sha256"] != theirs.weights["sha256"] or ours.config != theirs.config:
+        if other.known().model_key != one.known().model_key:
             raise UsageError(
                 f"{other.path.name} is of another model than {one.path.name}; expected artifacts "
                 "of the same weights, which have one reference: inspect them one at a time"

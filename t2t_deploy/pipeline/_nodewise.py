@@ -22,7 +22,7 @@ from t2t_deploy.verify import (
     on_pixel_grid,
     plot_nodewise,
 )
-from t2t_deploy.workspace import Manifest, Workspace, make_folder, publish, temporary_file
+from t2t_deploy.workspace import Manifest, Workspace, written_whole
 
 if TYPE_CHECKING:
     import onnx
@@ -99,10 +99,8 @@ def draw_nodewise(
         report.note("no picture of it: pip install 't2t-deploy[plot]' brings matplotlib")
         return None
     target = workspace.root / "logs" / f"{Path(name).stem}.nodewise.png" if plot is None else plot
-    make_folder(target.parent)
-    with temporary_file(target.parent, ".png") as temporary:
+    with written_whole(target) as temporary:
         plot_nodewise(found, temporary, title=f"{name}, node by node: {found.status.value}")
-        publish(temporary, target)
     return target
 
 

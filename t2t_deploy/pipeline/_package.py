@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from t2t_deploy._untrusted import MAX_LABELS_BYTES, read_small_file
-from t2t_deploy.errors import ArtifactError, UsageError
+from t2t_deploy.errors import ArtifactError, UsageError, counted
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.serving.triton import (
     Accelerator,
@@ -26,13 +24,7 @@ from t2t_deploy.serving.triton import (
     signature_from_tensors,
     write_folders,
 )
-from t2t_deploy.types import (
-    INPUT_NAME,
-    OUTPUT_NAME,
-    Precision,
-    ShapeProfile,
-    Target,
-)
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, ShapeProfile, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace, manifest_path_for
 
 DEFAULT_TOP = 5
@@ -97,7 +89,7 @@ def package_artifact(
         request.accelerator,
         None if manifest is None else Target(manifest.target),
         None if manifest is None else manifest.precision,
-        dynamic_ranges=_has_dynamic_ranges(manifest),
+        dynamic_ranges=manifest is not None and manifest.dynamic_ranges,
     )
     service = Service(
         name=_name(artifact, request.name),
@@ -181,17 +173,12 @@ def _profiles(artifact: Artifact) -> tuple[ShapeProfile, ...]:
     manifest = _known_engine(artifact)
     if manifest.batch is not None:
         return ()
-    return tuple(map(ShapeProfile.parse, manifest.details["engine"]["profiles"]))
+    return manifest.engine_profiles
 
 
 def _classes(manifest: Manifest | None) -> int | None:
     found = None if manifest is None else manifest.config.get("num_classes")
     return None if found is None else int(found)
-
-
-def _has_dynamic_ranges(manifest: Manifest | None) -> bool:
-    details: Mapping[str, Any] = {} if manifest is None else manifest.details
-    return bool(details.get("quantization", {}).get("mode") == "dynamic")
 
 
 def _name(artifact: Artifact, asked: str | None) -> str:
@@ -223,8 +210,8 @@ def _labels(path: Path, signature: Signature) -> tuple[str, ...]:
     labels = tuple(line.strip() for line in lines)
     if signature.classes is not None and len(labels) != signature.classes:
         raise UsageError(
-            f"{path} has {len(labels)} lines and the model {signature.classes} classes; give one "
-            "label a line, in the order of the classes"
+            f"{path} has {counted(len(labels), 'line')} and the model {signature.classes} classes; "
+            "give one label a line, in the order of the classes"
         )
     if "" in labels:
         raise UsageError(f"line {labels.index('') + 1} of {path} is empty; give one label a line")

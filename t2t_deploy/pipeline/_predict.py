@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from t2t_deploy.errors import counted
 from t2t_deploy.pipeline._classifier import (
     Labels,
     artifact_to_run,
@@ -15,6 +16,7 @@ from t2t_deploy.pipeline._classifier import (
     num_classes_of,
 )
 from t2t_deploy.pipeline._predict_csv import csv_writer
+from t2t_deploy.pipeline._predicted import PredictedPicture, RankedClass
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.serving import (
     PictureClasses,
@@ -23,7 +25,6 @@ from t2t_deploy.serving import (
     open_classifier,
     pictures_of,
     reader_of,
-    shown_name,
     wanted_top,
 )
 from t2t_deploy.types import Tail
@@ -54,32 +55,6 @@ class PredictRequest:
     readers: int = DEFAULT_READERS
     force: bool = False
     trust: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RankedClass:
-    """A class of a picture. label: None where nothing names the classes."""
-
-    index: int
-    label: str | None
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class PredictedPicture:
-    """A picture and its classes, best first, or why it has none.
-
-    image: its path; bytes that are no UTF-8 are surrogates in it.
-    """
-
-    image: str
-    top: tuple[RankedClass, ...] = ()
-    error: str | None = None
-
-    @property
-    def shown(self) -> str:
-        """Its path as it is printed and written."""
-        return shown_name(self.image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +117,10 @@ def predict_images(
         write = None
         if request.csv is not None:
             write = stack.enter_context(csv_writer(request.csv, top))
-        report.step(f"predicting {total} pictures with {artifact.path.name}, {classifier.backend}")
+        report.step(
+            f"predicting {counted(total, 'picture')} with {artifact.path.name}, "
+            f"{classifier.backend}"
+        )
         found = classify_pictures(
             classifier,
             pictures_of(request.images),

@@ -6,12 +6,11 @@ import contextlib
 import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from t2t_deploy.workspace import make_folder, publish, temporary_file
+from t2t_deploy.pipeline._predicted import PredictedPicture
+from t2t_deploy.workspace import written_whole
 
-if TYPE_CHECKING:
-    from t2t_deploy.pipeline._predict import PredictedPicture
+_OF_A_CLASS = ("class", "label", "probability")
 
 
 @contextlib.contextmanager
@@ -20,21 +19,18 @@ def csv_writer(path: Path, top: int) -> Iterator[Callable[[PredictedPicture], No
 
     Raises ArtifactError where the file cannot be written.
     """
-    make_folder(path.parent)
     columns = [f"{what}_{rank}" for rank in range(1, top + 1) for what in _OF_A_CLASS]
-    with temporary_file(path.parent, ".csv") as temporary:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["image", "error", *columns])
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["image", "error", *columns])
 
-            def write(picture: PredictedPicture) -> None:
-                row = [picture.shown, picture.error or ""]
-                for ranked in picture.top:
-                    row += [str(ranked.index), ranked.label or "", str(ranked.probability)]
-                writer.writerow(row + [""] * (2 + len(columns) - len(row)))
+        def write(picture: PredictedPicture) -> None:
+            row = [picture.shown, picture.error or ""]
+            for ranked in picture.top:
+                row += [str(ranked.index), ranked.label or "", str(ranked.probability)]
+            writer.writerow(row + [""] * (2 + len(columns) - len(row)))
 
-            yield write
-        publish(temporary, path)
-
-
-_OF_A_CLASS = ("class", "label", "probability")
+        yield write

@@ -23,7 +23,7 @@ from t2t_deploy._optional import require
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, json_from_file
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.serving import PictureClasses, shown_name
-from t2t_deploy.workspace import make_folder, publish, temporary_file, write_text
+from t2t_deploy.workspace import make_folder, write_text, written_whole
 
 _SUFFIX = ".parquet"
 _RUN = "run.json"
@@ -146,9 +146,8 @@ class OutputFolder:
         pa, parquet = require("pyarrow"), require("pyarrow.parquet")
         told = {"t2t_deploy": json.dumps({"version": __version__, **self._settings})}
         table = pa.table(columns).replace_schema_metadata(told)
-        with temporary_file(path.parent, _SUFFIX) as temporary:
+        with written_whole(path) as temporary:
             parquet.write_table(table, temporary, compression="zstd")
-            publish(temporary, path)
 
     def _read(self, path: Path) -> Mapping[str, Any]:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy._optional import is_installed, require
+from t2t_deploy.errors import counted
 from t2t_deploy.pipeline._classifier import (
     Labels,
     artifact_to_run,
@@ -115,8 +116,9 @@ def predict_across(
     with ray_cluster(ray.address, cpus=cores, shared_bytes=len(content)) as cluster:
         workers = ray.workers or max(cluster.cpus // cpus, 1)
         report.step(
-            f"predicting with {artifact.path.name}, {plan.session.backend}, on {workers} workers of"
-            f" the cluster at {ray.address}; {len(done)} finished blocks found"
+            f"predicting with {artifact.path.name}, {plan.session.backend}, on "
+            f"{counted(workers, 'worker')} of the cluster at {ray.address}; "
+            f"{counted(len(done), 'finished block')} found"
         )
         images = tuple(request.images)
         make = ClassifyBlocks(cluster.ray.put(content), plan, images, top)
@@ -145,15 +147,18 @@ def predict_across(
             if now - told >= _SECONDS_BETWEEN_STEPS:
                 told = now
                 speed = pictures / (now - begun)
-                report.step(f"{pictures:,} pictures in {len(names):,} blocks, {speed:,.0f}/s")
+                report.step(
+                    f"{counted(pictures, 'picture')} in {counted(len(names), 'block')}, "
+                    f"{speed:,.0f}/s"
+                )
         seconds = time.monotonic() - begun
     superseded = output.remove_all_but(names)
     if skipped:
         report.note(f"{skipped} of {len(names)} blocks were there already, and were skipped")
     if superseded:
         report.note(
-            f"removed {superseded} files of blocks whose pictures are now in others: pictures were "
-            "added or removed since"
+            f"removed {counted(superseded, 'file')} of blocks whose pictures are now in others: "
+            "pictures were added or removed since"
         )
     totals = output.totals()
     return ClusterPrediction(

@@ -12,8 +12,8 @@ import numpy as np
 from t2t_deploy.calibration import LabelledSet
 from t2t_deploy.pipeline._progress import Report
 from t2t_deploy.runtime import Session
-from t2t_deploy.types import INDICES_NAME, Tail
-from t2t_deploy.verify import AccuracySum, softmax
+from t2t_deploy.types import INDICES_NAME, Tail, softmax
+from t2t_deploy.verify import AccuracySum
 
 
 @dataclass(slots=True)

@@ -96,7 +96,7 @@ def verify_file(
     """
     tolerance = TOLERANCES[manifest.precision]
     if manifest.kind == "engine":
-        builder = str(manifest.details["engine"]["backend"])
+        builder = manifest.engine_backend
         check_engine(Artifact(path, manifest))
         reason = why_not_runnable(builder)
         return not_verified(tolerance, reason or f"no {builder} session in this version")

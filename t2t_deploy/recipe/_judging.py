@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from t2t_deploy.errors import BackendError
+from t2t_deploy.errors import BackendError, counted
 from t2t_deploy.pipeline import (
     Artifact,
     BenchOutputs,
@@ -44,7 +44,7 @@ from t2t_deploy.recipe._parts import (
 )
 from t2t_deploy.recipe._recipe import Expected, VerifyPlan
 from t2t_deploy.recipe._records import Parts, Record
-from t2t_deploy.recipe._steps import Outcome
+from t2t_deploy.recipe._steps import NamedStep, Outcome
 from t2t_deploy.types import Status
 
 PERCENT = 100.0
@@ -179,8 +179,8 @@ class Evaluate(_EvaluateFields):
             top1 = PERCENT * (accuracy.top1 or 0.0)
             if abs(top1 - wanted.top1) > wanted.within:
                 return (
-                    f"top1 of the {name} is {top1:.2f} % on {accuracy.images} pictures; expected "
-                    f"{wanted.top1:g} within {wanted.within:g}"
+                    f"top1 of the {name} is {top1:.2f} % on {counted(accuracy.images, 'picture')}; "
+                    f"expected {wanted.top1:g} within {wanted.within:g}"
                 )
         return None
 
@@ -257,41 +257,27 @@ class ReportPages(_ReportFields):
         return Outcome(result, tuple(context.made(path) for path in done.written))
 
 
-@dataclass(frozen=True, slots=True)
-class PackageStep:
+class PackageStep(NamedStep):
     """A model repository of one artifact."""
 
-    name: str
-    request: PackageRequest
-    source: str
-    source_step: str
-
-    lacks_tools: ClassVar[bool] = False
-
-    @property
-    def label(self) -> str:
-        """The command and the artifact."""
-        return f"package {self.name}"
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """What makes the artifact."""
-        return (self.source_step,)
+    __slots__ = ()
+    command = "package"
 
     def parts(self, context: Context) -> Parts:
         """The artifact, the labels, the options, the place."""
+        request: PackageRequest = self.request
         return {
-            **artifact_part(self.source, context.artifacts[self.source]),
-            **content("labels", self.request.labels),
-            **options(self.request),
-            **place("triton", self.request.repository, context.recipe.folder),
+            **self.source_part(context),
+            **content("labels", request.labels),
+            **options(request),
+            **place("triton", request.repository, context.recipe.folder),
             **tools("onnx"),
         }
 
     def run(self, context: Context, report: Report) -> Outcome:
         """Write the folders."""
-        artifact = context.workspace.open(context.artifacts[self.source].path)
-        request = dataclasses.replace(self.request, artifact=artifact.path)
+        artifact = context.workspace.open(self.given(context).path)
+        request: PackageRequest = dataclasses.replace(self.request, artifact=artifact.path)
         package = package_artifact(context.workspace, request, report)
         made = tuple(context.made(folder) for folder in package.folders)
         return Outcome(package_values(package, request.repository), made)
@@ -306,7 +292,7 @@ def _short(found: Evaluation) -> str:
     failed = [r.artifact.path.name for r in found.results if r.status is Status.FAILED]
     what: list[str] = []
     if found.unreadable:
-        what.append(f"{len(found.unreadable)} pictures cannot be read")
+        what.append(f"{counted(len(found.unreadable), 'picture')} cannot be read")
     if failed:
         what.append(f"failed: {', '.join(failed)}")
     return "; ".join(what)

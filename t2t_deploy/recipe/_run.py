@@ -13,9 +13,10 @@ from t2t_deploy.errors import ArtifactError, BackendError, CheckFailed, DeployEr
 from t2t_deploy.pipeline import Report, Workspace, silent
 from t2t_deploy.recipe._context import Context
 from t2t_deploy.recipe._judging import Bench, Evaluate, PackageStep, ReportPages, Verify
+from t2t_deploy.recipe._making import Build, Calibrate, CheckModel, Export, Quantize
 from t2t_deploy.recipe._recipe import Recipe
 from t2t_deploy.recipe._records import Record, Records, changes
-from t2t_deploy.recipe._steps import Build, Calibrate, CheckModel, Export, Outcome, Quantize, Step
+from t2t_deploy.recipe._steps import Outcome, Step
 
 _UNCHANGED = "nothing it depends on changed"
 

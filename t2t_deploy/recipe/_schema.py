@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._untrusted import did_you_mean
 from t2t_deploy.errors import RecipeError, UsageError
 from t2t_deploy.runtime import BACKENDS, parse_sm
 
@@ -348,8 +348,7 @@ def _hint_top(name: str) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str | None:
-    near = difflib.get_close_matches(name.lower().replace("_", "-")[:_SHOWN], known, n=1)
-    return f"did you mean {near[0]!r}?" if near else None
+    return did_you_mean(name.lower().replace("_", "-"), known)
 
 
 def _thing(name: str, value: Any) -> str:

@@ -50,6 +50,18 @@ class Case:
         return self.result.backend == EAGER
 
     @property
+    def p50_ms(self) -> float:
+        """The median latency."""
+        assert self.result.latency_ms is not None  # of a row without, no case is made
+        return self.result.latency_ms.p50
+
+    @property
+    def images_per_s(self) -> float:
+        """Pictures per second by the median latency."""
+        assert self.result.images_per_s is not None
+        return self.result.images_per_s
+
+    @property
     def file(self) -> str:
         """The full name."""
         return self.result.artifact or ""
@@ -84,6 +96,11 @@ def measured_cases(document: BenchDocument) -> list[Case]:
 def batches_of(cases: Sequence[Case]) -> list[int]:
     """The batches that were measured, smallest first."""
     return sorted({case.result.batch for case in cases})
+
+
+def cases_of_batch(cases: Sequence[Case], batch: int) -> list[Case]:
+    """The cases of one batch, in their order."""
+    return [case for case in cases if case.result.batch == batch]
 
 
 def _series(row: CaseResult) -> tuple[str, str | None, str]:

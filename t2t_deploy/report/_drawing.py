@@ -14,6 +14,12 @@ from t2t_deploy.report._markup import Markup, element, number
 from t2t_deploy.report._scale import Scale
 
 TEXT_HEIGHT = 16.0
+ROW_HEIGHT = 50.0
+"""Of a case that has a row of its own, its label included."""
+AXIS_HEIGHT = 2 * TEXT_HEIGHT + 4
+"""Below a chart: the values of a horizontal axis, and the unit."""
+EDGE = 10.0
+"""Room left and right of what is drawn."""
 _CHARACTER_WIDTH = 7.0  # of the average character at the charts' 12 px, a little too much
 
 
@@ -70,6 +76,23 @@ def group(case: Case, *parts: Markup, title: str) -> Markup:
     return element(
         "g", element("title", title), *parts, class_=f"case {case.colour}", data_series=case.number
     )
+
+
+def row_label(
+    layout: Layout, top: float, case: Case, value: str, *, unstable: bool = False
+) -> tuple[Markup, Markup]:
+    """Above a row's marks: whose they are, and the figure."""
+    words = f"{value} · unstable" if unstable else value
+    room = layout.width - 2 * EDGE - _CHARACTER_WIDTH * (len(words) + 3)
+    return (
+        text(EDGE, top + 15, shortened(f"#{case.number} {case.name}", room), "name"),
+        text(layout.width - EDGE, top + 15, words, "value warn" if unstable else "value", "end"),
+    )
+
+
+def case_key(layout: Layout, case: Case) -> str:
+    """What stands beside a mark: the number, and the name where there is room."""
+    return f"#{case.number} {case.name}" if layout.named else f"#{case.number}"
 
 
 def shortened(words: str, width: float) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from t2t_deploy.report._document import BenchDocument, Case, batches_of
+from t2t_deploy.errors import counted
+from t2t_deploy.report._document import BenchDocument, Case, batches_of, cases_of_batch
 from t2t_deploy.report._markup import Child, Markup, element, join
 
 if TYPE_CHECKING:
@@ -20,11 +21,9 @@ _NONE = "–"
 def summary(cases: Sequence[Case]) -> Markup:
     """The figures that people look for first."""
     batch = batches_of(cases)[0]
-    here = [case for case in cases if case.result.batch == batch]
-    fastest = min(here, key=lambda case: _latency(case))
-    tiles = [
-        _tile(f"{_latency(fastest):.2f}", "ms", f"lowest median latency, batch {batch}", fastest)
-    ]
+    here = cases_of_batch(cases, batch)
+    fastest = min(here, key=lambda case: case.p50_ms)
+    tiles = [_tile(f"{fastest.p50_ms:.2f}", "ms", f"lowest median latency, batch {batch}", fastest)]
     compared = [case for case in here if case.result.speedup_vs_eager is not None]
     if compared:
         best = max(compared, key=_ratio)
@@ -34,10 +33,10 @@ def summary(cases: Sequence[Case]) -> Markup:
         tiles.append(
             _tile(f"{speedup.ratio:.2f}", "×", f"as fast as eager PyTorch ({interval})", best)
         )
-    most = max(cases, key=lambda case: case.result.images_per_s or 0.0)
+    most = max(cases, key=lambda case: case.images_per_s)
     tiles.append(
         _tile(
-            f"{most.result.images_per_s or 0.0:,.1f}",
+            f"{most.images_per_s:,.1f}",
             "images/s",
             f"highest throughput, batch {most.result.batch}",
             most,
@@ -283,7 +282,7 @@ def _verdict(verification: Mapping[str, object] | None) -> str:
     if not isinstance(error, float):
         return f"{str(status).replace('_', ' ')}: {verification.get('reason')}"
     pictures = verification.get("pictures")
-    count = f" on {len(pictures)} pictures" if isinstance(pictures, Mapping) else ""
+    count = f" on {counted(len(pictures), 'picture')}" if isinstance(pictures, Mapping) else ""
     return f"{status}: relative L2 error {error:.2e} of {limit} allowed{count}"
 
 
@@ -328,11 +327,6 @@ def _list(values: Sequence[str] | None) -> str:
 
 def _loads(values: Sequence[float] | None) -> str:
     return "unknown" if values is None else " ".join(f"{value:.2f}" for value in values)
-
-
-def _latency(case: Case) -> float:
-    assert case.result.latency_ms is not None
-    return case.result.latency_ms.p50
 
 
 def _ratio(case: Case) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2t_deploy._files import make_folder, publish, temporary_file
+from t2t_deploy._files import written_whole
 from t2t_deploy.runtime._engine_device import device_name
 from t2t_deploy.runtime._trt_module import to_bytes
 
@@ -38,8 +38,6 @@ class TimingCache:
 
     def keep(self, config: tensorrt.IBuilderConfig) -> None:
         """Write the cache back, whole or not at all."""
-        make_folder(self.path.parent)
         times = to_bytes(config.get_timing_cache().serialize())
-        with temporary_file(self.path.parent, self.path.suffix) as temporary:
+        with written_whole(self.path) as temporary:
             temporary.write_bytes(times)
-            publish(temporary, self.path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from t2t_deploy._files import make_folder, publish, temporary_file
+from t2t_deploy._files import written_whole
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.runtime._cuda import Cuda, Graph
 from t2t_deploy.runtime._pool import Pool
@@ -170,11 +170,9 @@ class _RuntimeSettings:
         if content == self._stored:
             return
         try:
-            make_folder(self._path.parent)
             # sessions in other processes write the same name: each renames a file of its own
-            with temporary_file(self._path.parent, self._path.suffix) as temporary:
+            with written_whole(self._path) as temporary:
                 temporary.write_bytes(content)
-                publish(temporary, self._path)
         except ArtifactError as err:
             raise BackendError(f"compiled kernels cannot be kept: {err}") from err
 

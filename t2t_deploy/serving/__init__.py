@@ -13,12 +13,13 @@ from t2t_deploy.serving._classifier import (
     wanted_top,
 )
 from t2t_deploy.serving._labels import IMAGENET_CLASSES, imagenet_labels, labels_from_file
+from t2t_deploy.serving._picture_names import shown_name
 from t2t_deploy.serving._pictures import PictureClasses, classify_pictures, pixels_of_file
 from t2t_deploy.serving._ray_blocks import Listing, Work, map_blocks
 from t2t_deploy.serving._ray_cluster import Cluster, check_address, ray_cluster
 from t2t_deploy.serving._ray_predict import ClassifyBlocks
 from t2t_deploy.serving._remote import reader_of
-from t2t_deploy.serving._sources import check_sources, count_named, pictures_of, shown_name
+from t2t_deploy.serving._sources import check_sources, count_named, pictures_of
 
 __all__ = [
     "DEFAULT_BATCH",

@@ -10,7 +10,7 @@ import numpy as np
 from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.images import normalise
 from t2t_deploy.runtime import Session, SessionRequest, open_session
-from t2t_deploy.types import BARE, Ends, ShapeProfile, Tail, TensorSpec
+from t2t_deploy.types import BARE, Ends, ShapeProfile, Tail, TensorSpec, softmax
 
 DEFAULT_BATCH = 8
 DEFAULT_TOP = 5
@@ -105,10 +105,7 @@ class Classifier:
             )
         values = np.where(finite[:, None], first, 0).astype(np.float64)
         indices = np.argsort(-values, axis=1, kind="stable")[:, :top]
-        shares = values
-        if self._ends.tail is Tail.LOGITS:
-            shares = np.exp(values - values.max(axis=1, keepdims=True))
-            shares /= shares.sum(axis=1, keepdims=True)
+        shares = softmax(values) if self._ends.tail is Tail.LOGITS else values
         return TopClasses(
             indices, np.take_along_axis(shares, indices, axis=1).astype(np.float32), finite
         )
@@ -152,14 +149,9 @@ def wanted_top(asked: int | None, classifier: Classifier) -> int:
 
 def _input_of(session: Session, ends: Ends) -> TensorSpec:
     specs = session.inputs
-    pixels = ends.embed_preprocess
-    expected = "(N, S, S, 3) uint8" if pixels else "(N, 3, S, S) float32"
-    if len(specs) == 1 and len(specs[0].shape) == 4:
-        _, *dims = specs[0].shape
-        high, wide, channels = dims if pixels else (dims[1], dims[2], dims[0])
-        dtype = "uint8" if pixels else "float32"
-        if channels == 3 and high == wide is not None and specs[0].dtype == dtype:
-            return specs[0]
+    if len(specs) == 1 and ends.takes(specs[0]):
+        return specs[0]
+    expected = "(N, S, S, 3) uint8" if ends.embed_preprocess else "(N, 3, S, S) float32"
     raise ArtifactError(
         f"{_listed(specs)} is what the artifact takes; expected pictures {expected}: predict with "
         "a classifier that t2t-deploy exported"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from t2t_deploy._optional import require
 from t2t_deploy._untrusted import MAX_LABELS_BYTES, read_small_file
-from t2t_deploy.errors import ArtifactError, shown_path
+from t2t_deploy.errors import ArtifactError, counted, shown_path
 
 IMAGENET_CLASSES = 1000
 
@@ -36,8 +36,8 @@ def labels_from_file(path: Path, num_classes: int) -> tuple[str, ...]:
         labels = labels[:-1]
     if len(labels) != num_classes:
         raise ArtifactError(
-            f"{name} has {len(labels)} labels and the artifact {num_classes} classes; expected "
-            "one label a line, in the order of the classes"
+            f"{name} has {counted(len(labels), 'label')} and the artifact {num_classes} classes; "
+            "expected one label a line, in the order of the classes"
         )
     if not all(labels):
         raise ArtifactError(

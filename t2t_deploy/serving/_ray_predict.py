@@ -11,10 +11,10 @@ from typing import Any
 
 from t2t_deploy._optional import require
 from t2t_deploy.serving._classifier import Classifier, ClassifierRequest, open_classifier
+from t2t_deploy.serving._picture_names import scheme_of
 from t2t_deploy.serving._pictures import PictureClasses, classify_pictures
 from t2t_deploy.serving._ray_blocks import Work
 from t2t_deploy.serving._remote import reader_of
-from t2t_deploy.serving._sources import scheme_of
 
 _REMOTE_READERS = 8
 """Threads that wait for a remote filesystem, where a picture takes tens of milliseconds."""

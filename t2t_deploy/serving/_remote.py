@@ -11,8 +11,8 @@ import numpy as np
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ImageError, UsageError
 from t2t_deploy.images import decode_image, resize_and_crop
+from t2t_deploy.serving._picture_names import is_picture, scheme_of
 from t2t_deploy.serving._pictures import pixels_of_file
-from t2t_deploy.serving._sources import at_least_one, is_picture, scheme_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def _place_of(uri: str) -> _Place:
 def remote_pictures(uri: str) -> Iterator[str]:
     """The pictures below a URI in the order of their names, one folder held at a time.
 
-    Raises ImageError where there is none or the place cannot be listed, UsageError.
+    Raises ImageError where the place cannot be listed, UsageError.
     """
     place = _place_of(uri)
     prefix = f"{scheme_of(uri)}://"
@@ -49,7 +49,7 @@ def remote_pictures(uri: str) -> Iterator[str]:
         if info.type != fs.FileType.Directory:
             yield prefix + place.path
             return
-        yield from at_least_one(_below(place.files, place.path, prefix), uri, "holds")
+        yield from _below(place.files, place.path, prefix)
     except (OSError, require("pyarrow").ArrowException) as err:
         raise ImageError(f"cannot list {uri}: {_one_line(err)}; check its name and rights") from err
 

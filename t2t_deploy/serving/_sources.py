@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from t2t_deploy.errors import ImageError, shown_path
 from t2t_deploy.images import SUFFIXES
-
-_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+from t2t_deploy.serving._picture_names import is_picture, scheme_of
+from t2t_deploy.serving._remote import remote_pictures
 
 
 def pictures_of(sources: Sequence[str]) -> Iterator[str]:
@@ -48,18 +47,16 @@ def check_sources(sources: Sequence[str]) -> None:
 
 def _pictures_of_one(source: str) -> Iterator[str]:
     if scheme_of(source) is not None:
-        from t2t_deploy.serving._remote import remote_pictures
-
-        yield from remote_pictures(source)
+        yield from _at_least_one(remote_pictures(source), source, "holds")
     elif os.path.isdir(source):
-        yield from at_least_one(_below(source), source, "holds")
+        yield from _at_least_one(_below(source), source, "holds")
     elif glob.has_magic(source) and not os.path.lexists(source):
-        yield from at_least_one(_matching(source), source, "matches")
+        yield from _at_least_one(_matching(source), source, "matches")
     else:
         yield source
 
 
-def at_least_one(found: Iterable[str], source: str, what: str) -> Iterator[str]:
+def _at_least_one(found: Iterable[str], source: str, what: str) -> Iterator[str]:
     """The pictures found. Raises ImageError where there was none."""
     empty = True
     for name in found:
@@ -109,21 +106,3 @@ def _matching(pattern: str) -> Iterator[str]:
     for name in sorted(glob.iglob(pattern, recursive=True)):
         if is_picture(name) and os.path.isfile(name):
             yield name
-
-
-def scheme_of(name: str) -> str | None:
-    """The scheme of a URI; None for a local path."""
-    match = _URI.match(name)
-    return None if match is None else match[1].lower()
-
-
-def shown_name(name: str) -> str:
-    """A picture's name for people and files: one printable line of UTF-8, a URI left as it is."""
-    if scheme_of(name) is None:
-        return shown_path(Path(name))
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
-def is_picture(name: str) -> bool:
-    """Whether a file's name ends as a picture's does."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES

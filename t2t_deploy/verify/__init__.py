@@ -15,7 +15,6 @@ from t2t_deploy.verify._confusion_plot import ConfusionPanel, plot_confusion
 from t2t_deploy.verify._ends import (
     TAIL_TOLERANCE,
     PixelSession,
-    softmax,
     tail_fault,
     takes_pixels,
 )
@@ -46,8 +45,8 @@ from t2t_deploy.verify._nodewise import (
     nodewise_not_run,
     nodewise_pictures,
 )
-from t2t_deploy.verify._nodewise_graph import NodewiseSession
 from t2t_deploy.verify._nodewise_plot import plot_nodewise
+from t2t_deploy.verify._nodewise_session import NodewiseSession
 from t2t_deploy.verify._non_finite import stored_non_finite, why_non_finite
 from t2t_deploy.verify._pictures import (
     PictureSet,
@@ -93,7 +92,6 @@ __all__ = [
     "plot_nodewise",
     "rounding_of",
     "see_stage",
-    "softmax",
     "standard_pictures",
     "stored_non_finite",
     "tail_fault",

@@ -8,7 +8,7 @@ import numpy as np
 
 from t2t_deploy.images import pixels_of
 from t2t_deploy.runtime import ClosingSession, Session
-from t2t_deploy.types import INDICES_NAME, PROBABILITIES_NAME, TensorSpec
+from t2t_deploy.types import INDICES_NAME, PROBABILITIES_NAME, TensorSpec, softmax
 
 # float32 softmaxes of two libraries over 1000 classes; no probability is above 1
 TAIL_TOLERANCE = 1e-5
@@ -46,13 +46,6 @@ def takes_pixels(session: Session) -> bool:
         and len(taken.shape) == 4
         and taken.shape[-1] == 3
     )
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of (n, classes) logits, float64."""
-    wide = logits.astype(np.float64)
-    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def tail_fault(outputs: Mapping[str, np.ndarray], logits: np.ndarray) -> str | None:

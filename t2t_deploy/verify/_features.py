@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from t2t_deploy.verify._ends import softmax
+from t2t_deploy.types import softmax
 
 PICTURE = "picture"
 _TOP = 5

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2t_deploy._optional import require
+from t2t_deploy.errors import counted
 from t2t_deploy.verify._nodewise import NodeFigures, NodewiseReport
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _draw_ranges(axes: Axes, nodes: Sequence[NodeFigures]) -> None:
             color=_BAD,
             markersize=9,
             markeredgecolor="white",
-            label=f"overflow in {len(overflows)} tensors, first {_short(overflows[0])}",
+            label=f"overflow in {counted(len(overflows), 'tensor')}, first {_short(overflows[0])}",
         )
         axes.legend(loc="lower left", fontsize=9, framealpha=0.9)
     axes.set_ylabel("largest |x|")

@@ -10,12 +10,9 @@ import numpy as np
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.runtime import read_onnx
 from t2t_deploy.types import INPUT_NAME
-from t2t_deploy.verify._nodewise_graph import (
-    Evaluation,
-    NodeKernels,
-    rounded,
-    typed_graph_from_onnx,
-)
+from t2t_deploy.verify._nodewise_graph import typed_graph_from_onnx
+from t2t_deploy.verify._nodewise_kernels import NodeKernels
+from t2t_deploy.verify._nodewise_session import Evaluation, rounded
 
 if TYPE_CHECKING:
     import onnx

@@ -20,6 +20,7 @@ from t2t_deploy._files import (
     temporary_file,
     temporary_folder,
     write_text,
+    written_whole,
 )
 from t2t_deploy.workspace._artifact import Artifact
 from t2t_deploy.workspace._locks import Patience
@@ -56,4 +57,5 @@ __all__ = [
     "temporary_folder",
     "tool_versions",
     "write_text",
+    "written_whole",
 ]

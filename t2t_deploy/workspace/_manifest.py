@@ -22,7 +22,7 @@ from typing import Any
 from t2t_deploy import __version__
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, first_line, json_from_file
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.types import Precision, Status
+from t2t_deploy.types import Precision, ShapeProfile, Status
 from t2t_deploy.workspace._manifest_check import check_manifest_values
 
 MANIFEST_VERSION = 1
@@ -81,6 +81,34 @@ class Manifest:
     def failure(self) -> str:
         """The failed checks in words."""
         return "; ".join(str(check.get("reason")) for check in self._failed_checks())
+
+    @property
+    def model_key(self) -> str:
+        """What is computed: the same weights fit models of several dimensions, as 14, 14_resnext.
+
+        Of an artifact whose weights are known.
+        """
+        return json.dumps([self.weights["sha256"], dict(self.config)], sort_keys=True)
+
+    @property
+    def reference_name(self) -> str:
+        """How the float32 model of the same weights is called."""
+        return f"{self.variant} {self.config['image_size']}px reference"
+
+    @property
+    def engine_backend(self) -> str:
+        """The runtime of an engine."""
+        return str(self.details["engine"]["backend"])
+
+    @property
+    def engine_profiles(self) -> tuple[ShapeProfile, ...]:
+        """The batches that an engine takes; none where its batch is fixed."""
+        return tuple(map(ShapeProfile.parse, self.details["engine"].get("profiles") or ()))
+
+    @property
+    def dynamic_ranges(self) -> bool:
+        """Whether 8-bit ranges are found at run time."""
+        return bool(self.details.get("quantization", {}).get("mode") == "dynamic")
 
     def _failed_checks(self) -> list[Mapping[str, Any]]:
         details = self.details

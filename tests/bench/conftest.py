@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from t2t_deploy.bench import BenchCase, _client, _lane
+from t2t_deploy.bench import BenchCase, _client
 from t2t_deploy.runtime import SessionRequest
 
 FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
@@ -18,10 +18,8 @@ MakeCase = Callable[..., BenchCase]
 
 
 @pytest.fixture(autouse=True)
-def short_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def short(short_bench: None) -> None:
     """Nothing here depends on being warm."""
-    monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 0.05)
-    monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.01)
 
 
 @pytest.fixture

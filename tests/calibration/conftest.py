@@ -29,6 +29,7 @@ from ..outliers import with_outliers
 
 OPSET = 18
 TARGETS = (Target.CPU, Target.TENSORRT, Target.PORTABLE)
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 
 
 def graph_of(
@@ -118,8 +119,3 @@ def rounded_weights(
         weight = stored[layer.weight]
         found[layer.name] = round_weight(weight, precision, scale_dtype=weight.dtype)
     return found
-
-
-def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    found, wanted = found.astype(np.float64), wanted.astype(np.float64)
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))

@@ -21,8 +21,8 @@ from t2t_deploy.calibration import (
 from t2t_deploy.calibration._equalise import GELU_BETWEEN, SKIP_READS_VALUES
 from t2t_deploy.types import Precision, Target
 
-from ..export.conftest import KINDS
-from .conftest import TARGETS, channel_max, logits, pictures, relative_error, run, tiny
+from ..export.conftest import KINDS, relative_error
+from .conftest import EVERY_KIND, TARGETS, channel_max, logits, pictures, run, tiny
 
 SAME = 2e-6  # float32 sums of scaled numbers
 READ_BY_OTHERS = "something other than a linear layer reads it"
@@ -39,7 +39,6 @@ PRODUCERS = {
 }
 # the last attention of the cpu graph has no keys and values: its norm is what the means are of
 FOLDED_BLOCK = {**dict.fromkeys(KINDS, "blocks.1"), "dense": "blocks.4", "se": None}
-EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 EVERY_TARGET = pytest.mark.parametrize("target", TARGETS)
 
 

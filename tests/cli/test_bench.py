@@ -11,23 +11,15 @@ from typing import Any
 import pytest
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.bench import _lane
-from t2t_deploy.pipeline import _bench
 from t2t_deploy.runtime import GPU_BACKENDS, device_capability, why_no_device
+
+pytestmark = pytest.mark.usefixtures("short_bench")
 
 Run = Callable[..., Any]
 
 needs_no_device = pytest.mark.skipif(
     device_capability() is not None, reason="a CUDA device is here: these backends may run"
 )
-
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured does not matter here, that it is does."""
-    monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 0.05)
-    monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.01)
-    monkeypatch.setattr(_bench, "DEFAULT_ROUND_SECONDS", 0.01)
 
 
 def test_one_backend_by_name(run: Run, onnx_file: Path) -> None:

@@ -11,19 +11,12 @@ from typing import Any
 
 import pytest
 
-from t2t_deploy.bench import _lane
 from t2t_deploy.pipeline import _bench
+
+pytestmark = pytest.mark.usefixtures("short_bench")
 
 Run = Callable[..., Any]
 QUICK = ("bench", "--backend", "ort-cpu", "--rounds", 5, "--threads", 1)
-
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured does not matter here, that it is does."""
-    monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 0.05)
-    monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.01)
-    monkeypatch.setattr(_bench, "DEFAULT_ROUND_SECONDS", 0.01)
 
 
 @pytest.fixture

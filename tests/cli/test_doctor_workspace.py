@@ -17,7 +17,7 @@ def test_a_whole_workspace(run: Run, workspace: Path) -> None:
     done = run("doctor", "--json")
     found = {"path": "artifacts", "artifacts": 1, "problems": [], "leftovers": []}
     assert (done.status, done.json["workspace"]) == (0, found)
-    assert "workspace artifacts: 1 artifacts, 0 problems" in run("doctor").out
+    assert "workspace artifacts: 1 artifact, 0 problems" in run("doctor").out
 
 
 def test_no_workspace_is_none_to_complain_of(run: Run) -> None:

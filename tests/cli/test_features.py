@@ -14,6 +14,8 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 
+from t2t_deploy import draw_features
+from t2t_deploy.errors import UsageError
 from t2t_deploy.images import preprocess, read_image
 from t2t_deploy.model import (
     config_from_toml,
@@ -22,6 +24,8 @@ from t2t_deploy.model import (
     save_weights,
 )
 from t2t_deploy.runtime import SessionRequest, open_session
+
+from ..small import OTHER_BACKBONES, tiny_model
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("matplotlib")
@@ -164,6 +168,55 @@ def test_other_forms(run: Run, tiny_toml: Path, image: Path, form: str) -> None:
     assert stages[1]["rel_l2"] > {"fp32": 1e-9, "fp16": 1e-5, "bf16": 1e-4}[precision]
 
 
+# the backbone's stages: layer, grid, channels
+BACKBONES: dict[str, list[tuple[str, list[int] | None, int]]] = {
+    "transformer": [
+        ("blocks.0 (sum after mlp)", [2, 2], 16),
+        ("blocks.1 (sum after mlp)", None, 16),
+    ],
+    "se": [
+        ("blocks.0 (sum after mlp)", [2, 2], 32),
+        ("blocks.1 (sum after mlp)", None, 32),
+    ],
+    "ghost": [
+        ("blocks.0 (sum after mlp)", [2, 2], 32),
+        ("blocks.1 (sum after mlp)", None, 32),
+    ],
+    # the channels that a block appends, and what the transition between two stages hands on
+    "dense": [
+        ("blocks.0.dense_linear", [2, 2], 16),
+        ("blocks.1.act", [2, 2], 24),
+        ("blocks.2.dense_linear", None, 16),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_other_models(run: Run, image: Path, kind: str) -> None:
+    model = {**OTHER_BACKBONES, "transformer": tiny_model("transformer")}[kind]
+    Path("model.toml").write_text(model)
+    made = run("export", "--config", "model.toml", "-o", "model.onnx")
+    assert made.status == 0, made.err
+    stages = stages_of(run("inspect", "model.onnx", "--features", image, "--json"))
+    told = [(stage["stage"], stage["grid"], stage["channels"]) for stage in stages]
+    assert [stage for stage, _, _ in told[:4]] == LAYERS[:4]
+    assert told[4:-1] == BACKBONES[kind]
+    assert all(0 < stage["rel_l2"] < ALLOWED["fp32"] for stage in stages[1:])
+
+
+def test_fp8_is_seen_from_the_first_tokens_on(run: Run, onnx_file: Path, image: Path) -> None:
+    Path("train").mkdir()
+    shutil.copy(image, "train")
+    form = ("--type", "fp8", "--images", "train", "--no-speed", "--force")
+    made = run("quantize", onnx_file, *form, "--json", "-o", "8.onnx")
+    assert made.status in (0, 3), made.err
+    stages = stages_of(run("inspect", "8.onnx", "--features", image, "--json"))
+    assert [stage["grid"] for stage in stages] == GRIDS
+    # E4M3 has 3 bits behind the point: up to 2**-4 for each number
+    assert all(2**-8 < stage["rel_l2"] < 0.2 for stage in stages[1:])
+    assert stages[0]["rel_l2"] == 0.0
+
+
 @pytest.mark.parametrize("mode", ["static", pytest.param("dynamic", marks=pytest.mark.slow)])
 def test_float_and_int8_side_by_side(run: Run, onnx_file: Path, image: Path, mode: str) -> None:
     Path("train").mkdir()
@@ -252,6 +305,14 @@ def test_the_table_and_the_place(run: Run, onnx_file: Path, image: Path) -> None
 
 
 # -- errors ------------------------------------------------------------------------------------
+
+
+def test_no_artifact(image: Path) -> None:
+    """Without one there is no model whose maps could be drawn; nothing is read or written."""
+    with pytest.raises(UsageError) as refused:
+        draw_features([], features="there is no such picture.png")
+    assert str(refused.value) == ("no artifact is named; name one whose token maps shall be drawn")
+    assert [path.name for path in Path().iterdir()] == [image.name]
 
 
 def test_a_foreign_file(run: Run, onnx_file: Path, image: Path) -> None:

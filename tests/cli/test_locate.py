@@ -18,20 +18,13 @@ import t2t_deploy.export
 from t2t_deploy.model import config_from_toml, random_state_dict, save_weights
 from t2t_deploy.pipeline import ExportRequest, Workspace, export_model
 
+from ..small import tiny_model
+
 pytest.importorskip("onnxruntime")
 
 Run = Callable[..., Any]
 Alter = Callable[[onnx.ModelProto], None]
-MODEL = """\
-tokens_type = "performer"
-embed_dim = 16
-depth = 3
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
+MODEL = tiny_model(depth=3)
 
 
 # -- how a graph becomes wrong -----------------------------------------------------------------

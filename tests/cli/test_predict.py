@@ -60,6 +60,12 @@ def wanted(onnx_file: Path, path: Path) -> tuple[list[int], np.ndarray]:
     return [int(index) for index in np.argsort(-values, kind="stable")], shares
 
 
+def test_one_picture_is_one_picture(run: Run, onnx_file: Path, pictures: Path) -> None:
+    one = run("predict", onnx_file, pictures / "0.jpg")
+    assert "predicting 1 picture with " in one.err
+    assert "predicting 7 pictures with " in run("predict", onnx_file, pictures).err
+
+
 def test_json(run: Run, onnx_file: Path, pictures: Path) -> None:
     done = run("predict", onnx_file, pictures, "--json")
     assert done.status == 0, done.err
@@ -352,7 +358,7 @@ def test_labels_that_do_not_fit(run: Run, onnx_file: Path, pictures: Path) -> No
     done = run("predict", onnx_file, pictures, "--labels", "few.txt", "--json")
     assert done.status == 1
     assert done.json["error"]["kind"] == "ArtifactError"
-    assert "few.txt has 1 labels and the artifact 10 classes" in done.err
+    assert "few.txt has 1 label and the artifact 10 classes" in done.err
 
 
 def test_more_classes_than_there_are(run: Run, onnx_file: Path, pictures: Path) -> None:

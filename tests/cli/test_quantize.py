@@ -84,7 +84,7 @@ def test_unreadable_pictures_are_counted_and_named(
     for path in (pictures / "a").iterdir():
         path.write_bytes(b"no picture")
     done = run("calibrate", "--images", pictures)
-    assert done.status == 1 and "none of the 7 pictures" in done.err
+    assert done.status == 1 and "holds 7 pictures and none can be read" in done.err
 
 
 def test_the_count_is_taken_evenly(run: Run, workspace: Path, pictures: Path) -> None:

@@ -17,6 +17,8 @@ from PIL import Image
 
 from t2t_deploy.recipe import example_recipe
 
+from ..small import TINY_FOR_8_BITS
+
 Run = Callable[..., Any]
 
 EXPORT = '[model]\nconfig = "tiny.toml"\n\n[export]\nname = "float"\n'
@@ -232,22 +234,12 @@ STEPS = [
     *("export float", "calibrate int8", "quantize int8", "verify", "evaluate", "bench", "report"),
     "package float",
 ]
-LARGER = """\
-tokens_type = "performer"
-embed_dim = 64
-depth = 2
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 32
-image_size = 32
-num_classes = 2
-"""
 
 
 @pytest.fixture
 def whole(recipe: Path) -> Path:
     recipe.write_text(WHOLE)
-    (recipe.parent / "tiny.toml").write_text(LARGER)
+    (recipe.parent / "tiny.toml").write_text(TINY_FOR_8_BITS)
     pictures(recipe.parent / "train", 12)
     pictures(recipe.parent / "val", 4)
     return recipe

@@ -120,7 +120,7 @@ def test_check(run: Run, workspace: Path, onnx_file: Path) -> None:
     assert f"{onnx_file.name} was altered" in problem
     done = run("workspace", "check")
     assert done.status == 3
-    assert done.out.splitlines()[0] == "1 artifacts, 1 problems"
+    assert done.out.splitlines()[0] == "1 artifact, 1 problem"
 
 
 def test_check_reports_a_damaged_manifest_and_goes_on(

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import Tensor
 
 from t2t_deploy.model import (
     Backbone,
@@ -82,3 +83,8 @@ def infer() -> Infer:
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
     found, wanted = found.astype(np.float64), wanted.astype(np.float64)
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    """Relative to what is wanted, which is float64."""
+    return float((found.double() - wanted).norm() / wanted.norm())

@@ -22,8 +22,8 @@ from t2t_deploy.export import (
 )
 from t2t_deploy.images import normalise, pixels_of
 from t2t_deploy.runtime._ort import OrtSession
-from t2t_deploy.types import BARE, Ends, Precision, Tail, Target
-from t2t_deploy.verify import PixelSession, softmax, tail_fault, takes_pixels
+from t2t_deploy.types import BARE, Ends, Precision, Tail, Target, softmax
+from t2t_deploy.verify import PixelSession, tail_fault, takes_pixels
 
 from .conftest import KINDS, reference_of
 

@@ -14,6 +14,8 @@ from t2t_deploy.export._splits import make_split
 from t2t_deploy.export._strategies import SoftSplitForm
 from t2t_deploy.model import SoftSplit, soft_split
 
+from .conftest import error
+
 WINDOWS = (SlicedWindows, ConvWindows)
 EPS = 1e-5
 
@@ -62,10 +64,6 @@ def exact(picture: Tensor, split: SoftSplit, consumers: list[Affine]) -> list[Te
 def values(products: Products) -> list[Tensor]:
     rstd = 1.0 if products.rstd is None else products.rstd.double()
     return [value.double() * rstd for value in products.values]
-
-
-def error(found: Tensor, wanted: Tensor) -> float:
-    return float((found.double() - wanted).norm() / wanted.norm())
 
 
 @pytest.mark.parametrize("form", SoftSplitForm)

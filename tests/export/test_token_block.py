@@ -20,6 +20,8 @@ from t2t_deploy.export._token_block import (
 )
 from t2t_deploy.model import PerformerBlock, TransformerBlock, random_tensor
 
+from .conftest import error
+
 TOKENS, INPUT, WIDTH = 48, 27, 64
 SAFE_FORMS = (StablePerformer, SoftmaxPerformer)
 FORMS = (PlainPerformer, *SAFE_FORMS)
@@ -72,10 +74,6 @@ def make(form: Any, block: Any, dtype: torch.dtype = torch.float32) -> Any:
     if form is PlainPerformer:
         return PlainPerformer(block, dtype)
     return form(block, TOKENS, dtype)
-
-
-def error(found: Tensor, wanted: Tensor) -> float:
-    return float((found.double() - wanted).norm() / wanted.norm())
 
 
 PICTURE = torch.randn(2, TOKENS, INPUT, generator=torch.Generator().manual_seed(1))

@@ -80,6 +80,7 @@ def test_a_map_smaller_than_a_window_is_refused() -> None:
     [
         ({"embed_dim": 0}, "embed_dim is 0; expected a whole number"),
         ({"image_size": 40}, "image size is 40; expected a multiple of 16, such as 32 or 48"),
+        ({"image_size": 8}, r"image size is 8; expected a multiple of 16, such as 16$"),
         ({"num_heads": 3}, "a block of width 16 does not divide into 3 heads"),
         ({"token_dim": 7}, "token_dim is 7; the performer has token_dim / 2"),
         ({"mlp_ratio": math.nan}, "mlp_ratio is nan"),

@@ -131,7 +131,7 @@ def test_a_session_runs(bare: Path, made: Artifact) -> None:
         (("doctor",), 0, "ort-cpu"),
         (("inspect", "FILE"), 0, "graph.inputs"),
         (("workspace", "list"), 0, "usable"),
-        (("workspace", "check"), 0, "1 artifacts, 0 problems"),
+        (("workspace", "check"), 0, "1 artifact, 0 problems"),
         (("package", "--triton", "models"), 0, "tritonserver --model-repository=models"),
         (("bench", "--rounds", "5"), 0, "not run: eager, compile"),
         (("export", "--config", "tiny.toml"), 1, NEEDS_TORCH),

@@ -13,30 +13,15 @@ import onnx
 import pytest
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult, Latency, Round, _lane
-from t2t_deploy.pipeline import (
-    BenchRequest,
-    ExportRequest,
-    _baselines,
-    _bench,
-    bench_artifacts,
-    export_model,
-)
+from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult, Latency, Round
+from t2t_deploy.pipeline import BenchRequest, ExportRequest, _baselines, _bench, bench_artifacts
 from t2t_deploy.pipeline._baselines import EXPORTERS, with_speedup_vs_plain
 from t2t_deploy.runtime import SessionRequest
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
 
-TINY = """\
-tokens_type = "performer"
-embed_dim = 16
-depth = 1
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
+from ..small import tiny_exports, tiny_model
+
 TORCHSCRIPT, DEFAULT = EXPORTERS
 BACKENDS = ("eager", "ort-cpu", "openvino")
 
@@ -44,10 +29,7 @@ BACKENDS = ("eager", "ort-cpu", "openvino")
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = tmp_path_factory.mktemp("baselines")
-    (folder / "tiny.toml").write_text(TINY)
-    workspace = Workspace(folder / "artifacts")
-    export_model(workspace, ExportRequest(config_file=folder / "tiny.toml", target=Target.CPU))
-    return workspace
+    return tiny_exports(folder, ExportRequest(target=Target.CPU), model=tiny_model(depth=1))
 
 
 @pytest.fixture
@@ -243,10 +225,7 @@ def test_speed_against_the_fastest_plain_export() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
-def test_for_real(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 0.05)
-    monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.01)
-    monkeypatch.setattr(_bench, "DEFAULT_ROUND_SECONDS", 0.01)
+def test_for_real(workspace: Workspace, short_bench: None) -> None:
     asked = BenchRequest(backends=BACKENDS, threads=1, rounds=5, baselines=True)
     report = bench_artifacts(workspace, asked)
     json.dumps(report.to_dict()["results"], allow_nan=False)
@@ -277,8 +256,7 @@ def test_the_first_pictures_logits_are_compared() -> None:
 
 
 @pytest.mark.slow
-def test_compiling_for_the_cpu(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_bench, "DEFAULT_ROUND_SECONDS", 0.01)
+def test_compiling_for_the_cpu(workspace: Workspace, short_bench: None) -> None:
     asked = BenchRequest(backends=("eager", "compile"), threads=1, rounds=5, baselines=True)
     eager, compiled = bench_artifacts(workspace, asked).results
     assert (compiled.backend, compiled.status, compiled.reason) == ("compile", BenchStatus.OK, None)

@@ -6,51 +6,36 @@ import json
 from pathlib import Path
 
 import pytest
-from digits import digits_split
 
 from t2t_deploy.errors import CalibrationError, UsageError
-from t2t_deploy.pipeline import (
-    QuantizationMode,
-    QuantizeRequest,
-    Workspace,
-    quantize_artifact,
-)
+from t2t_deploy.pipeline import QuantizationMode, QuantizeRequest, Workspace, quantize_artifact
 from t2t_deploy.types import Target
 from t2t_deploy.workspace import Artifact
 
-from .test_quantized_digits import export
+from ..trained import export_weights, trained_weights
 
 pytest.importorskip("onnxruntime")
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    split = digits_split()
-    split.calibration.write(folder / "calibration")
-    split.test.write(folder / "test")
-    return folder
-
-
-def quantize(workspace: Workspace, pictures: Path, max_drop: float) -> Artifact:
+def quantize(workspace: Workspace, digit_pictures: Path, max_drop: float) -> Artifact:
     return quantize_artifact(
         workspace,
         QuantizeRequest(
             target=Target.CPU,
-            images=pictures / "calibration",
+            images=digit_pictures / "calibration",
             equalise=False,
             max_drop=max_drop,
-            eval_images=pictures / "test",
+            eval_images=digit_pictures / "test",
             measure_speed=False,
         ),
     )
 
 
 @pytest.mark.slow
-def test_the_layers_behind_outliers_go_back_to_float(tmp_path: Path, pictures: Path) -> None:
+def test_the_layers_behind_outliers_go_back_to_float(tmp_path: Path, digit_pictures: Path) -> None:
     workspace = Workspace(tmp_path / "artifacts")
-    export(workspace, "performer", 100)
-    made = quantize(workspace, pictures, 0.5)
+    export_weights(workspace, "performer", trained_weights("performer", 100))
+    made = quantize(workspace, digit_pictures, 0.5)
     details = made.known().details
     budget = details["budget"]
     assert budget["status"] == "passed" and budget["measure"] == "top-1"
@@ -74,15 +59,17 @@ def test_the_layers_behind_outliers_go_back_to_float(tmp_path: Path, pictures: P
     assert not made.known().failed
 
 
-def test_a_budget_that_cannot_be_met_fails_the_artifact(tmp_path: Path, pictures: Path) -> None:
+def test_a_budget_that_cannot_be_met_fails_the_artifact(
+    tmp_path: Path, digit_pictures: Path
+) -> None:
     workspace = Workspace(tmp_path / "artifacts")
-    export(workspace, "performer", 1)
+    export_weights(workspace, "performer", trained_weights("performer"))
     made = quantize_artifact(
         workspace,
         QuantizeRequest(
             mode=QuantizationMode.DYNAMIC,
             max_drop=-1,
-            eval_images=pictures / "test",
+            eval_images=digit_pictures / "test",
             measure_speed=False,
         ),
     )
@@ -92,16 +79,18 @@ def test_a_budget_that_cannot_be_met_fails_the_artifact(tmp_path: Path, pictures
     assert manifest.details["quantization"]["quantized_nodes"] > 0
 
 
-def test_a_budget_needs_pictures(tmp_path: Path, pictures: Path) -> None:
+def test_a_budget_needs_pictures(tmp_path: Path, digit_pictures: Path) -> None:
     workspace = Workspace(tmp_path / "artifacts")
     with pytest.raises(UsageError, match="give --eval DIR"):
-        quantize_artifact(workspace, QuantizeRequest(images=pictures / "calibration", max_drop=0.5))
+        quantize_artifact(
+            workspace, QuantizeRequest(images=digit_pictures / "calibration", max_drop=0.5)
+        )
 
 
-def test_it_is_not_measured_on_calibration_pictures(tmp_path: Path, pictures: Path) -> None:
+def test_it_is_not_measured_on_calibration_pictures(tmp_path: Path, digit_pictures: Path) -> None:
     workspace = Workspace(tmp_path / "artifacts")
-    export(workspace, "performer", 1)
-    calibration = pictures / "calibration"
+    export_weights(workspace, "performer", trained_weights("performer"))
+    calibration = digit_pictures / "calibration"
     with pytest.raises(CalibrationError, match="100 of 100 pictures"):
         quantize_artifact(
             workspace,

@@ -14,25 +14,22 @@ import pytest
 
 from t2t_deploy import export
 from t2t_deploy._optional import is_installed
-from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult, _lane
+from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult
 from t2t_deploy.cli import main
 from t2t_deploy.errors import CheckpointError, EngineError, ExportError, UsageError
 from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
-from t2t_deploy.pipeline import ExportRequest, StrategyComparison, _compare, compare_strategies
-from t2t_deploy.pipeline._compare import strategies_to_compare, strategy_name
+from t2t_deploy.pipeline import (
+    ExportRequest,
+    StrategyComparison,
+    _compare,
+    _compare_speed,
+    compare_strategies,
+)
 from t2t_deploy.runtime import BuildOptions
 from t2t_deploy.types import Precision, Target
 
-TINY = """\
-tokens_type = "{tokens}"
-embed_dim = 16
-depth = 1
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
+from ..small import tiny_model
+
 # kernel, overlap, padding; at 20 px, maps of 5 x 5 tokens
 ODD_GRIDS = """\
 splits = [
@@ -41,9 +38,6 @@ splits = [
     [3, 2, 1],
 ]
 """
-UNIFORM = {(form,) * 3 for form in SoftSplitForm if form is not SoftSplitForm.SHIFTED}
-# Each is one of the eight soft splits to see, so that no default makes a ninth.
-DEFAULTS = [choose_strategies(target) for target in Target]
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +60,7 @@ def tiny(tmp_path: Path) -> ExportRequest:
 
 def request_of(folder: Path, tokens: str) -> ExportRequest:
     path = folder / f"tiny_{tokens}.toml"
-    path.write_text(TINY.format(tokens=tokens))
+    path.write_text(tiny_model(tokens, depth=1))
     return ExportRequest(config_file=path)
 
 
@@ -86,8 +80,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         because = tuple(dataclasses.replace(result, reason="not today") for result in results)
         return BenchReport(environment=None, results=because)  # type: ignore[arg-type]  # unseen
 
-    monkeypatch.setattr(_compare, "run_bench", fake)
-    monkeypatch.setattr(_compare, "is_installed", lambda module: False)
+    monkeypatch.setattr(_compare_speed, "run_bench", fake)
+    for module in (_compare, _compare_speed):
+        monkeypatch.setattr(module, "is_installed", lambda name: False)
     return asked
 
 
@@ -129,40 +124,6 @@ def by_name(comparison: StrategyComparison) -> dict[str, Any]:
     return {row.name: row for row in comparison.rows}
 
 
-@pytest.mark.parametrize("default", DEFAULTS)
-@pytest.mark.parametrize("performer", [True, False])
-def test_the_combinations(default: Strategies, performer: bool) -> None:
-    found = strategies_to_compare(default, performer=performer)
-    assert len(found) == len(set(found)) == (10 if performer else 9)
-    assert found.count(default) == 1
-    same = [s for s in found if dataclasses.replace(s, soft_split=default.soft_split) == default]
-    assert {s.soft_split for s in same} > UNIFORM and len(same) == 8
-    others = set(found) - set(same)
-    assert {other.soft_split for other in others} == {default.soft_split}
-    if performer:
-        forms = {other.performer for other in others}
-        assert forms == set(PerformerForm) - {default.performer}
-    else:
-        (other,) = others
-        assert {other.query_groups, default.query_groups} == {1, 2}
-
-
-def test_a_default_that_is_no_other_row_is_one_more() -> None:
-    odd = (SoftSplitForm.CONV, SoftSplitForm.UNFOLD, SoftSplitForm.CONV)
-    default = Strategies(odd, PerformerForm.STABLE)
-    assert strategies_to_compare(default, performer=True).count(default) == 1
-
-
-def test_a_combination_in_words() -> None:
-    unfold, conv = SoftSplitForm.UNFOLD, SoftSplitForm.CONV
-    one = Strategies((unfold,) * 3, PerformerForm.PLAIN)
-    assert strategy_name(one, performer=True) == "unfold, plain"
-    assert strategy_name(one, performer=False) == "unfold, 1 query group"
-    mixed = Strategies((conv, unfold, conv), PerformerForm.STABLE, query_groups=2)
-    assert strategy_name(mixed, performer=True) == "conv,unfold,conv, stable"
-    assert strategy_name(mixed, performer=False) == "conv,unfold,conv, 2 query groups"
-
-
 def test_all_are_exported_and_compared(
     tiny: ExportRequest, measured: list[dict[str, Any]], empty_folders: Path
 ) -> None:
@@ -194,10 +155,12 @@ def test_all_are_exported_and_compared(
 def test_openvino_is_timed_where_it_is(
     tiny: ExportRequest, measured: list[dict[str, Any]], two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_compare, "is_installed", lambda module: module == "openvino")
-    monkeypatch.setattr(_compare, "why_not_runnable", lambda name: None)
+    monkeypatch.setattr(_compare_speed, "is_installed", lambda module: module == "openvino")
+    monkeypatch.setattr(_compare_speed, "why_not_runnable", lambda name: None)
     monkeypatch.setattr(
-        _compare, "why_not_in", lambda name, kind: f"no {kind.value}" if kind != "fp32" else None
+        _compare_speed,
+        "why_not_in",
+        lambda name, kind: f"no {kind.value}" if kind != "fp32" else None,
     )
     rows = compare_strategies(tiny).rows
     *cases, eager = measured[0]["cases"]
@@ -219,7 +182,7 @@ def test_little_time_left_is_shared(
 ) -> None:
     monkeypatch.setattr(_compare, "_TOTAL_SECONDS", 0.0)
     compare_strategies(tiny)
-    assert measured[0]["round_seconds"] == _compare._MIN_ROUND_SECONDS
+    assert measured[0]["round_seconds"] == _compare_speed._MIN_ROUND_SECONDS
 
 
 def test_the_json(tiny: ExportRequest, measured: list[dict[str, Any]], two: None) -> None:
@@ -390,14 +353,6 @@ def test_an_engine_that_is_refused(
         assert row.reason == "no engine: too large; no latency: not today"
 
 
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured does not matter here, that it is does."""
-    monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 0.05)
-    monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.01)
-    monkeypatch.setattr(_compare, "DEFAULT_ROUND_SECONDS", 0.01)
-
-
 def exit_status(*words: object) -> int:
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -413,7 +368,7 @@ def exit_status(*words: object) -> int:
 def test_latencies_and_engines_for_real(
     tiny: ExportRequest,
     two: None,
-    short: None,
+    short_bench: None,
     empty_folders: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:

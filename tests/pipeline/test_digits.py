@@ -25,27 +25,18 @@ from t2t_deploy.pipeline import (
 from t2t_deploy.types import Precision, Status
 
 from ..outliers import with_outliers
+from ..trained import FOLDER, KINDS
 
 pytest.importorskip("onnxruntime")
 
-FOLDER = Path(__file__).parents[1] / "digits"
-KINDS = ("performer", "transformer")
 LEAST_RIGHT = 588  # of 600
 MOST_LOST = 1
 
 Evaluate = Callable[..., tuple[EvaluatedArtifact, ...]]
 
 
-@pytest.fixture(scope="module")
-def test_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The test part as files in class folders."""
-    folder = tmp_path_factory.mktemp("digits") / "test"
-    digits_split().test.write(folder)
-    return folder
-
-
 @pytest.fixture
-def evaluate(tmp_path: Path, test_folder: Path) -> Evaluate:
+def evaluate(tmp_path: Path, digit_pictures: Path) -> Evaluate:
     """Export a trained model in some precisions and evaluate them on the test part."""
 
     def run(kind: str, *precisions: Precision) -> tuple[EvaluatedArtifact, ...]:
@@ -58,7 +49,7 @@ def evaluate(tmp_path: Path, test_folder: Path) -> Evaluate:
                 precision=precision,
             )
             paths.append(export_model(workspace, request).path)
-        named = EvaluateRequest(images=test_folder, artifacts=paths, batch=50)
+        named = EvaluateRequest(images=digit_pictures / "test", artifacts=paths, batch=50)
         return evaluate_artifacts(workspace, named).results
 
     return run
@@ -91,9 +82,9 @@ def test_no_picture_is_in_two_parts() -> None:
     assert len(set.union(*parts)) == sum(len(part) for part in parts) == 1797
 
 
-def test_the_files_are_the_pictures(test_folder: Path) -> None:
+def test_the_files_are_the_pictures(digit_pictures: Path) -> None:
     part = digits_split().test
-    found = labelled_set_from_folder(test_folder)
+    found = labelled_set_from_folder(digit_pictures / "test")
     assert found.folders == tuple("0123456789") and len(found.paths) == 600
     wanted = dict(zip(part.indices.tolist(), part.inputs(32), strict=True))
     for batch, paths in zip(found.batches(32, 600, 10), [found.paths], strict=True):

@@ -11,16 +11,9 @@ from t2t_deploy.pipeline import ExportRequest, export_model
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
 
-TINY = """\
-tokens_type = "transformer"
-embed_dim = 16
-depth = 1
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
+from ..small import tiny_model
+
+TINY = tiny_model("transformer", depth=1)
 
 
 class Told:

@@ -7,33 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from digits import digits_split
 
-from t2t_deploy.model import config_from_toml, load_checkpoint, save_weights
-from t2t_deploy.pipeline import (
-    ExportRequest,
-    QuantizationMode,
-    QuantizeRequest,
-    Workspace,
-    export_model,
-    quantize_artifact,
-)
+from t2t_deploy.pipeline import ExportRequest, Workspace, export_model, quantize_artifact
 from t2t_deploy.pipeline._locate import locate_file
-from t2t_deploy.types import Precision, Status, Target
+from t2t_deploy.types import Status
 from t2t_deploy.verify import Located
 from t2t_deploy.workspace import Artifact
+
+from ..small import OTHER_BACKBONES, tiny_exports
+from ..trained import EIGHT_BITS, export_weights, trained_weights
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.slow
 
-DIGITS = Path(__file__).parents[1] / "digits"
-FORMS = {
-    "static cpu": QuantizeRequest(target=Target.CPU),
-    "static portable": QuantizeRequest(target=Target.PORTABLE),
-    "static tensorrt": QuantizeRequest(target=Target.TENSORRT),
-    "dynamic": QuantizeRequest(mode=QuantizationMode.DYNAMIC),
-    "fp8": QuantizeRequest(precision=Precision.FP8),
-}
 # q and k swapped in one block, the projection transposed in the next
 WRONG = ["blocks.1.attn.qkv (queries)", "blocks.1.attn.qkv (keys)", "blocks.2.attn.proj"]
 
@@ -49,13 +35,9 @@ def wronged(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def exported(root: Path, kind: str, *, wrong: bool = False) -> Workspace:
     """A workspace with the float export of a model trained on digits, or of a wrong one."""
-    toml = DIGITS / f"{kind}.toml"
-    weights = load_checkpoint(DIGITS / f"{kind}.pth.tar", config=config_from_toml(toml)).state_dict
-    root.mkdir()
-    save_weights(wronged(weights) if wrong else weights, root / "digits.safetensors")
+    weights = trained_weights(kind)
     workspace = Workspace(root / "artifacts")
-    request = ExportRequest(config_file=toml, checkpoint=root / "digits.safetensors")
-    export_model(workspace, request)
+    export_weights(workspace, kind, wronged(weights) if wrong else weights)
     return workspace
 
 
@@ -75,30 +57,25 @@ def located(artifact: Artifact, workspace: Workspace) -> Located:
     return locate_file(artifact.path, manifest, workspace.weights(manifest))
 
 
-@pytest.fixture(scope="module")
-def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    digits_split().calibration.write(folder)
-    return folder
-
-
 @pytest.mark.parametrize(
     ("kind", "forms"),
     [
         ("performer", ["static cpu"]),
         *(
-            pytest.param(kind, list(FORMS), marks=pytest.mark.slow)
+            pytest.param(kind, list(EIGHT_BITS), marks=pytest.mark.slow)
             for kind in ("performer", "transformer")
         ),
     ],
 )
-def test_eight_bits(kind: str, forms: list[str], tmp_path: Path, calibration: Path) -> None:
+def test_eight_bits(kind: str, forms: list[str], tmp_path: Path, digit_pictures: Path) -> None:
     right, wrong = (
         exported(tmp_path / "right", kind),
         exported(tmp_path / "wrong", kind, wrong=True),
     )
     for form in forms:
-        request = dataclasses.replace(FORMS[form], images=calibration, measure_speed=False)
+        request = dataclasses.replace(
+            EIGHT_BITS[form], images=digit_pictures / "calibration", measure_speed=False
+        )
         made = quantize_artifact(right, request)
         found = located(made, right)
         tell(f"{kind} {form}", found)
@@ -121,33 +98,18 @@ def test_trained_weights_in_float32(kind: str, tmp_path: Path) -> None:
     assert found.status is Status.PASSED, found.reason
 
 
-SMALL = """\
-tokens_type = "performer"
-embed_dim = 32
-depth = 2
-num_heads = 4
-mlp_ratio = 3.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
-KINDS = {
-    "se": (SMALL + 'backbone = "se"\n', 46),
-    "ghost": (SMALL + 'backbone = "ghost"\n', 44),
-    "dense": (SMALL + 'backbone = "dense"\nstages = [1, 1]\ngrowth = 16\n', 48),
-}
+# so many layers are compared
+LAYERS = {"se": 46, "ghost": 44, "dense": 48}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OTHER_BACKBONES)
 def test_small_ones_of_other_backbones(kind: str, tmp_path: Path) -> None:
-    text, layers = KINDS[kind]
-    (tmp_path / "small.toml").write_text(text)
-    workspace = Workspace(tmp_path / "artifacts")
-    artifact = export_model(workspace, ExportRequest(config_file=tmp_path / "small.toml"))
+    workspace = tiny_exports(tmp_path, ExportRequest(), model=OTHER_BACKBONES[kind])
+    (artifact,) = workspace.artifacts("onnx")
     found = located(artifact, workspace)
     tell(kind, found)
     assert found.status is Status.PASSED, found.reason
-    assert len(found.layers) == layers
+    assert len(found.layers) == LAYERS[kind]
 
 
 @pytest.mark.slow

@@ -3,87 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from digits import digits_split
 
 from t2t_deploy.errors import CalibrationError
-from t2t_deploy.model import config_from_toml, load_checkpoint, save_weights
 from t2t_deploy.pipeline import (
     EvaluatedArtifact,
     EvaluateRequest,
-    ExportRequest,
-    QuantizationMode,
     QuantizeRequest,
     Workspace,
     evaluate_artifacts,
-    export_model,
     quantize_artifact,
 )
-from t2t_deploy.types import Precision, Status, Target
+from t2t_deploy.types import Status, Target
 
-from ..outliers import with_outliers
+from ..trained import EIGHT_BITS, KINDS, export_weights, trained_weights
 
 pytest.importorskip("onnxruntime")
 
-FOLDER = Path(__file__).parents[1] / "digits"
-KINDS = ("performer", "transformer")
 # half a point of 600 pictures
 MOST_LOST = 3
 # five points: what naive int8 must lose at least for the outliers to be worth testing with
 RUINED = 30
 
 # every way to 8 bits, and the naive one
-FORMS: Mapping[str, QuantizeRequest] = {
-    "static cpu": QuantizeRequest(target=Target.CPU),
-    "static portable": QuantizeRequest(target=Target.PORTABLE),
-    "static tensorrt": QuantizeRequest(target=Target.TENSORRT),
-    "dynamic": QuantizeRequest(mode=QuantizationMode.DYNAMIC),
-    "fp8": QuantizeRequest(precision=Precision.FP8),
-    "naive static": QuantizeRequest(target=Target.CPU, equalise=False),
-}
+FORMS = {**EIGHT_BITS, "naive static": QuantizeRequest(target=Target.CPU, equalise=False)}
 
 Quantized = Callable[..., dict[str, EvaluatedArtifact]]
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The calibration and the test part as files in class folders."""
-    folder = tmp_path_factory.mktemp("digits")
-    split = digits_split()
-    split.calibration.write(folder / "calibration")
-    split.test.write(folder / "test")
-    return folder
-
-
-def export(workspace: Workspace, kind: str, factor: float) -> None:
-    """Export a trained model, its norms' channels scaled by a factor without changing it."""
-    toml = FOLDER / f"{kind}.toml"
-    weights = load_checkpoint(FOLDER / f"{kind}.pth.tar", config=config_from_toml(toml)).state_dict
-    if factor != 1:
-        weights = with_outliers(weights, factor).state_dict
-    workspace.root.mkdir(parents=True)
-    checkpoint = workspace.root / "digits.safetensors"
-    save_weights(weights, checkpoint)
-    export_model(workspace, ExportRequest(config_file=toml, checkpoint=checkpoint))
-
-
 @pytest.fixture
-def quantized(tmp_path: Path, pictures: Path) -> Quantized:
+def quantized(tmp_path: Path, digit_pictures: Path) -> Quantized:
     """Quantise a trained model in some forms and evaluate them all on the test part."""
 
     def run(kind: str, factor: float, *forms: str) -> dict[str, EvaluatedArtifact]:
         workspace = Workspace(tmp_path / "artifacts")
-        export(workspace, kind, factor)
+        export_weights(workspace, kind, trained_weights(kind, factor))
         paths = []
         for form in forms:
             request = dataclasses.replace(
-                FORMS[form], images=pictures / "calibration", measure_speed=False
+                FORMS[form], images=digit_pictures / "calibration", measure_speed=False
             )
             paths.append(quantize_artifact(workspace, request).path)
-        named = EvaluateRequest(images=pictures / "test", artifacts=paths, batch=50, force=True)
+        named = EvaluateRequest(
+            images=digit_pictures / "test", artifacts=paths, batch=50, force=True
+        )
         found = dict(zip(forms, evaluate_artifacts(workspace, named).results, strict=True))
         for form, result in found.items():
             accuracy = result.accuracy
@@ -153,10 +119,10 @@ def test_outliers_in_every_form(kind: str, factor: float, quantized: Quantized) 
         check(result, 0.01)
 
 
-def test_pictures_it_was_calibrated_on_are_refused(tmp_path: Path, pictures: Path) -> None:
+def test_pictures_it_was_calibrated_on_are_refused(tmp_path: Path, digit_pictures: Path) -> None:
     workspace = Workspace(tmp_path / "artifacts")
-    export(workspace, "performer", 1)
-    calibration = pictures / "calibration"
+    export_weights(workspace, "performer", trained_weights("performer"))
+    calibration = digit_pictures / "calibration"
     request = QuantizeRequest(images=calibration, count=20, measure_speed=False)
     made = quantize_artifact(workspace, request)
     named = EvaluateRequest(images=calibration, artifacts=[made.path])

@@ -9,8 +9,8 @@ import pytest
 
 from t2t_deploy.pipeline._runner import AccuracyRunner
 from t2t_deploy.runtime import ClosingSession
-from t2t_deploy.types import Tail, TensorSpec
-from t2t_deploy.verify import AccuracySum, softmax
+from t2t_deploy.types import Tail, TensorSpec, softmax
+from t2t_deploy.verify import AccuracySum
 
 
 class Fixed(ClosingSession):

@@ -20,11 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 import t2t_deploy
 from t2t_deploy._optional import is_installed
 from t2t_deploy.errors import BackendError
-from t2t_deploy.pipeline import ExportRequest, Workspace, export_model
+from t2t_deploy.pipeline import ExportRequest
 from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.runtime._mapped_onnx import mappable_model
 
-from ..small import TINY
+from ..small import tiny_exports
 
 for _needed in ("torch", "onnxruntime"):
     pytest.importorskip(_needed)
@@ -69,10 +69,8 @@ def int8_model(path: Path) -> Path:
 def requests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, SessionRequest]:
     """How to open each kind of session: the tiny model's, and an int8 graph's."""
     folder = tmp_path_factory.mktemp("sessions")
-    toml = folder / "tiny.toml"
-    toml.write_text(TINY)
-    workspace = Workspace(folder / "artifacts")
-    made = export_model(workspace, ExportRequest(config_file=toml))
+    workspace = tiny_exports(folder, ExportRequest())
+    (made,) = workspace.artifacts("onnx")
     manifest = made.known()
     int8 = int8_model(folder / "int8.onnx")
     assert all(mappable_model(path).mapped_bytes for path in (made.path, int8))

@@ -17,12 +17,12 @@ from PIL import Image
 
 from t2t_deploy.cli import main
 from t2t_deploy.errors import ArtifactError, MissingDependencyError, UsageError
-from t2t_deploy.pipeline import ExportRequest, Workspace, export_model, verify_artifacts
+from t2t_deploy.pipeline import ExportRequest, Workspace, verify_artifacts
 from t2t_deploy.runtime import engine_version
 from t2t_deploy.types import Precision, Status
 from t2t_deploy.workspace import file_sha256, manifest_path_for, manifest_text
 
-from ..small import TINY
+from ..small import tiny_exports
 
 pytest.importorskip("onnxruntime")
 
@@ -33,13 +33,8 @@ Result = dict[str, Any]
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with one model in each precision; fp32 with a dynamic batch."""
     folder = tmp_path_factory.mktemp("exported")
-    config = folder / "tiny.toml"
-    config.write_text(TINY)
-    for precision in (Precision.FP32, Precision.FP16, Precision.BF16):
-        batch = None if precision is Precision.FP32 else 1
-        request = ExportRequest(config_file=config, precision=precision, batch=batch)
-        export_model(Workspace(folder / "artifacts"), request)
-    return folder / "artifacts"
+    typed = (ExportRequest(precision=p, batch=1) for p in (Precision.FP16, Precision.BF16))
+    return tiny_exports(folder, ExportRequest(), *typed).root
 
 
 @pytest.fixture

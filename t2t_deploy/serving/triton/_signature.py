@@ -11,8 +11,6 @@ from t2t_deploy.errors import ArtifactError
 from t2t_deploy.runtime import read_onnx
 from t2t_deploy.types import Ends, Tail, TensorSpec
 
-_PIXELS = {"float32": "float32_nchw", "uint8": "uint8_nhwc"}
-
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -44,7 +42,7 @@ class Signature:
     @property
     def image_input(self) -> str:
         """Name of the form of the picture: float32_nchw or uint8_nhwc."""
-        return _PIXELS[self.image.dtype]
+        return Ends(_of_pixels(self.image)).image_input
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -91,16 +89,17 @@ def _signature(
     details: Mapping[str, Any],
     classes: int | None,
 ) -> Signature:
-    if len(inputs) != 1 or not _is_picture(inputs[0]):
+    if len(inputs) != 1 or not Ends(_of_pixels(inputs[0])).takes(inputs[0]):
         raise ArtifactError(
             f"{path} takes {'; '.join(map(str, inputs)) or 'nothing'}; expected one picture, "
             "float32 (N, 3, S, S) or uint8 (N, S, S, 3): package a classifier"
         )
     (image,) = inputs
     known = Ends.of_details(details)  # raises for a form or a tail that is unknown here
-    told = str(details.get("image_input", _PIXELS[image.dtype]))
-    if told != _PIXELS[image.dtype]:
-        raise ArtifactError(f"{path} takes {image}, its manifest says {told}; export it again")
+    if "image_input" in details and known.embed_preprocess != _of_pixels(image):
+        raise ArtifactError(
+            f"{path} takes {image}, its manifest says {known.image_input}; export it again"
+        )
     floats = [spec for spec in outputs if spec.dtype == "float32" and _is_row(spec)]
     integers = [spec for spec in outputs if spec.dtype in ("int64", "int32") and _is_row(spec)]
     if len(floats) != 1 or len(outputs) != 1 + len(integers) or len(integers) > 1:
@@ -124,13 +123,8 @@ def _signature(
     return Signature(image, scores, integers[0] if integers else None, tail, found)
 
 
-def _is_picture(spec: TensorSpec) -> bool:
-    if len(spec.shape) != 4:
-        return False
-    _, first, second, third = spec.shape
-    if spec.dtype == "float32":
-        return first == 3 and second == third is not None
-    return spec.dtype == "uint8" and third == 3 and first == second is not None
+def _of_pixels(image: TensorSpec) -> bool:
+    return image.dtype == "uint8"
 
 
 def _is_row(spec: TensorSpec) -> bool:

@@ -9,28 +9,17 @@ from typing import Any
 
 import pytest
 
-from t2t_deploy.pipeline import (
-    ExportRequest,
-    Package,
-    PackageRequest,
-    Workspace,
-    export_model,
-    package_artifact,
-)
+from t2t_deploy.pipeline import ExportRequest, Package, PackageRequest, Workspace, package_artifact
 from t2t_deploy.workspace import Artifact
 
-from ...small import TINY
+from ...small import tiny_exports
 
 
 @pytest.fixture(scope="session")
 def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("serving")
-    (folder / "tiny.toml").write_text(TINY)
-    for batch in (None, 4, 1):
-        request = ExportRequest(config_file=folder / "tiny.toml", batch=batch)
-        export_model(Workspace(folder / "artifacts"), request)
-    return folder / "artifacts"
+    return tiny_exports(folder, *(ExportRequest(batch=batch) for batch in (None, 4, 1))).root
 
 
 @pytest.fixture

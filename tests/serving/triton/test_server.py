@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 from triton_server import ServerError, ServerProcess, why_no_server
-from uint8_graph import write_uint8_graph
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.images import normalise, read_image, resize_and_crop
-from t2t_deploy.pipeline import Accelerator, PackageRequest, ServingFormat, Workspace
+from t2t_deploy.pipeline import Accelerator, ExportRequest, PackageRequest, ServingFormat, Workspace
 from t2t_deploy.pipeline import package_artifact as package_into
 from t2t_deploy.runtime import SessionRequest, open_session
+from t2t_deploy.types import Ends
 from t2t_deploy.workspace import Artifact
 
 from ...natural import TEST, natural_crops, shipped
+from ...small import tiny_exports
 
 SKIPPED = why_no_server()
 pytestmark = pytest.mark.skipif(SKIPPED is not None, reason=str(SKIPPED))
@@ -99,20 +100,28 @@ def as_bytes(files: list[bytes]) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def models(exported_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def of_pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with the normalisation inside."""
+    form = ExportRequest(ends=Ends(embed_preprocess=True))
+    (made,) = tiny_exports(tmp_path_factory.mktemp("pixels"), form).artifacts("onnx")
+    return made.path
+
+
+@pytest.fixture(scope="module")
+def models(exported_once: Path, of_pixels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One repository: float input, uint8 input, a batch of exactly 4; python throughout."""
     folder = tmp_path_factory.mktemp("repository")
     labels = folder / "labels.txt"
     labels.write_text("".join(f"class {index}\n" for index in range(10)))
-    by_batch = {a.known().batch: a.path for a in Workspace(exported_once).artifacts()}
-    uint8 = write_uint8_graph(by_batch[None], folder / "uint8.onnx")
-    for name, path, given in (
-        ("floats", by_batch[None], labels),
-        ("pixels", uint8, None),
-        ("four", by_batch[4], None),
+    floats = Workspace(exported_once)
+    by_batch = {a.known().batch: a.path for a in floats.artifacts()}
+    for name, workspace, path, given in (
+        ("floats", floats, by_batch[None], labels),
+        ("pixels", Workspace(of_pixels.parents[1]), of_pixels, None),
+        ("four", floats, by_batch[4], None),
     ):
         package_into(
-            Workspace(exported_once),
+            workspace,
             PackageRequest(
                 folder / "models",
                 artifact=path,
@@ -197,10 +206,10 @@ def test_tritons_own_classification(client: Client, files: list[bytes]) -> None:
     assert re.fullmatch(r"-?[\d.]+:(\d):class \1", told.as_numpy("logits")[0, 0].decode())
 
 
-def test_uint8_models(client: Client, files: list[bytes], models: Path, tmp_path: Path) -> None:
+def test_uint8_models(client: Client, files: list[bytes], of_pixels: Path, tmp_path: Path) -> None:
     pixels = pixels_of(files, tmp_path)
-    wanted = offline(models / "uint8.onnx", pixels)
-    close_to(client.ask("pixels", "pixels", pixels).as_numpy("logits"), wanted)
+    wanted = offline(of_pixels, pixels)
+    close_to(client.ask("pixels", "image", pixels).as_numpy("logits"), wanted)
     found = client.ask("pixels_images", "image", as_bytes(files))
     close_to(found.as_numpy("logits"), wanted)
 
@@ -236,11 +245,11 @@ def test_shapes_that_do_not_fit_are_refused(client: Client) -> None:
     assert "batch-size must be <= 32" in client.error("floats", "image", many)
 
 
-def test_requests_are_batched(server: ServerProcess, client: Client, models: Path) -> None:
+def test_requests_are_batched(server: ServerProcess, client: Client, of_pixels: Path) -> None:
     """Single pictures of many clients: fewer executions than pictures, as the metrics say too."""
     stream = np.random.RandomState(3)
     pixels = stream.randint(0, 256, (64, SIZE, SIZE, 3)).astype(np.uint8)
-    wanted = offline(models / "uint8.onnx", pixels)
+    wanted = offline(of_pixels, pixels)
 
     def counted() -> tuple[int, int]:
         page = server.metrics()
@@ -251,7 +260,7 @@ def test_requests_are_batched(server: ServerProcess, client: Client, models: Pat
     pictures_before, executions_before = counted()
     before = server.statistics("pixels")["inference_count"]
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda one: client.ask("pixels", "pixels", one[None]), pixels))
+        answers = list(pool.map(lambda one: client.ask("pixels", "image", one[None]), pixels))
     close_to(np.concatenate([answer.as_numpy("logits") for answer in answers]), wanted)
     statistics = server.statistics("pixels")
     assert statistics["inference_count"] - before == 64

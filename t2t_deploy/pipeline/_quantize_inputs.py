@@ -1,0 +1,204 @@
+"""All that a quantised graph is made of: the typed graph, rounded weights, ranges."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from t2t_deploy.calibration import (
+    SIGNED,
+    TYPED_QDQ_OPSET,
+    UNSIGNED,
+    Decision,
+    Equalisation,
+    QuantizedGraph,
+    RoundedWeight,
+    decide,
+    equalised_weights,
+    norm_channel_max,
+    place_dynamic,
+    place_static,
+    plan_equalisation,
+    replace_weights,
+    round_weight,
+    stored_arrays,
+)
+from t2t_deploy.errors import CalibrationError
+from t2t_deploy.pipeline._calibrate import (
+    CalibratedRanges,
+    CalibrateRequest,
+    CalibrationGraph,
+    calibrated,
+    calibration_graph,
+)
+from t2t_deploy.pipeline._export import (
+    ExportedGraph,
+    ExportRequest,
+    forms_asked,
+    graph_from_weights,
+)
+from t2t_deploy.pipeline._progress import Report, silent
+from t2t_deploy.pipeline._quantize_plan import QuantizationMode, QuantizationPlan, QuantizeRequest
+from t2t_deploy.types import Ends, Precision, Target
+from t2t_deploy.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationInputs:
+    """All that a quantised graph is made of, whichever layers it quantises.
+
+    typed: the graph in the base's type, equalised, to be changed. calibration: None where dynamic
+    ranges are made without pictures.
+    """
+
+    plan: QuantizationPlan
+    typed: ExportedGraph
+    form: ExportRequest
+    graph: CalibrationGraph
+    equalisation: Equalisation
+    weights: Mapping[str, RoundedWeight]
+    calibration: CalibratedRanges | None
+
+    def decide(self, returned: Mapping[str, str] | None = None) -> tuple[Decision, ...]:
+        """What the policy makes of each layer; see `calibration.decide`."""
+        return decide(self.graph.layers, returned, precision=self.plan.precision)
+
+    def place(self, decisions: Sequence[Decision]) -> QuantizedGraph:
+        """The graph with these layers quantised. Raises CalibrationError."""
+        if self.plan.mode is QuantizationMode.DYNAMIC:
+            return place_dynamic(self.typed.model, decisions, self.weights)
+        assert self.calibration is not None
+        found = self.calibration.calibration
+        ranges = found.largest if self.plan.precision is Precision.FP8 else found.ranges
+        storage = UNSIGNED if self.plan.target is Target.CPU else SIGNED
+        return place_static(
+            self.typed.model, decisions, self.weights, ranges, self.plan.precision, storage
+        )
+
+
+def quantization_inputs(
+    workspace: Workspace,
+    plan: QuantizationPlan,
+    request: QuantizeRequest,
+    report: Report = silent,
+) -> QuantizationInputs:
+    """Calibrate, equalise and round, as far as the plan asks for it."""
+    graph = calibration_graph(workspace, plan.source, plan.target, report)
+    calibration = _calibration(workspace, plan, graph, request, report)
+    if calibration is not None:
+        equalisation = calibration.calibration.equalisation
+    elif request.equalise:
+        guess = norm_channel_max(graph.model)
+        equalisation = plan_equalisation(graph.model, graph.layers, guess)
+        report.note(
+            "no pictures were given: channels are equalised by their norms' own weights and "
+            "weights are rounded to the nearest; --images DIR does both better"
+        )
+    else:
+        equalisation = Equalisation()
+    form = base_form(plan)
+    typed = _typed(workspace, plan, form, graph, report)
+    changed = equalised_weights(graph.model, graph.layers, equalisation.applied)
+    replace_weights(typed.model, changed)
+    report.step("rounding the weights")
+    weights = _rounded(graph, changed, calibration, plan, typed, report)
+    return QuantizationInputs(plan, typed, form, graph, equalisation, weights, calibration)
+
+
+def _typed(
+    workspace: Workspace,
+    plan: QuantizationPlan,
+    form: ExportRequest,
+    graph: CalibrationGraph,
+    report: Report,
+) -> ExportedGraph:
+    """The base's graph: a copy of the calibrated one where that has its type, batch and opset."""
+    same = plan.base is Precision.FP32 and form.batch is None
+    if same and form.opset == graph.exported.opset:
+        model = onnx.ModelProto()
+        model.CopyFrom(graph.model)
+        return dataclasses.replace(graph.exported, model=model)
+    return graph_from_weights(
+        workspace.weights(plan.source), plan.source.config, form, report, merge_bias=False
+    )
+
+
+def base_form(plan: QuantizationPlan) -> ExportRequest:
+    """How the graph that is quantised is exported."""
+    from t2t_deploy.export import DEFAULT_OPSET
+
+    opset = plan.source.opset or DEFAULT_OPSET
+    if plan.base is not Precision.FP32:
+        opset = max(opset, TYPED_QDQ_OPSET)
+    return dataclasses.replace(
+        forms_asked(plan.source),
+        batch=plan.batch,
+        precision=plan.base,
+        target=plan.target,
+        opset=opset,
+        ends=Ends.of_details(plan.source.details),
+    )
+
+
+def _calibration(
+    workspace: Workspace,
+    plan: QuantizationPlan,
+    graph: CalibrationGraph,
+    request: QuantizeRequest,
+    report: Report,
+) -> CalibratedRanges | None:
+    found = plan.ranges
+    if found is not None:
+        assert request.ranges is not None
+        if found.key.graph_sha256 != graph.sha256:
+            raise CalibrationError(
+                f"{request.ranges} was taken on another graph ({found.key.graph_sha256[:12]}, "
+                f"this one is {graph.sha256[:12]}): ranges fit the weights, the dimensions and the "
+                f"target they were taken for; take them again: t2t-deploy calibrate --target "
+                f"{plan.target.value} --images DIR"
+            )
+        if found.key.equalised is not request.equalise:
+            raise CalibrationError(
+                f"{request.ranges} was taken {'with' if found.key.equalised else 'without'} "
+                "equalisation; quantise with the same, or take the ranges again"
+            )
+        return CalibratedRanges(request.ranges, found, reused=True)
+    if plan.images is None or request.images is None:
+        return None
+    asked = CalibrateRequest(
+        request.images, method=request.method, equalise=request.equalise, count=request.count
+    )
+    return calibrated(workspace, plan.source, plan.target, graph, plan.images, asked, report)
+
+
+def _rounded(
+    graph: CalibrationGraph,
+    changed: Mapping[str, Any],
+    calibration: CalibratedRanges | None,
+    plan: QuantizationPlan,
+    typed: ExportedGraph,
+    report: Report,
+) -> dict[str, RoundedWeight]:
+    """The weight of every layer that the policy quantises, on its grid."""
+    moments = {} if calibration is None else calibration.calibration.moments
+    stored = stored_arrays(graph.model)
+    decisions = decide(graph.layers, precision=plan.precision)
+    layers = [found.layer for found in decisions if found.quantised]
+    dtypes = {
+        tensor.name: onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        for tensor in typed.model.graph.initializer
+    }
+    weights = {}
+    for done, layer in enumerate(layers, start=1):
+        weights[layer.name] = round_weight(
+            changed.get(layer.weight, stored[layer.weight]),
+            plan.precision,
+            moments.get(layer.source),
+            scale_dtype=dtypes[layer.weight],
+        )
+        report.progress("rounding the weights", done, len(layers))
+    return weights

@@ -1,0 +1,125 @@
+"""One layer by hand, in ONNX Runtime against numpy."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from t2t_deploy.calibration import SIGNED, UNSIGNED, RoundedWeight
+from t2t_deploy.types import Target
+
+from ..export.conftest import relative_error
+from .conftest import chosen, pictures, rounded_weights, run, tiny
+from .placed import dynamic
+
+
+def product(rows: int, codes: np.ndarray, *, signed: bool = False) -> onnx.ModelProto:
+    """MatMulInteger of unsigned activations around 128 with stored codes."""
+    stored = (SIGNED if signed else UNSIGNED).store(codes)
+    zero = 0 if signed else 128
+    arrays = {
+        "w": stored,
+        "zx": np.array(128, np.uint8),
+        "zw": np.full(codes.shape[1], zero, stored.dtype),
+    }
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w", "zx", "zw"], ["y"], "product")],
+        "by hand",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [rows, len(codes)])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [rows, codes.shape[1]])],
+        [numpy_helper.from_array(value, name) for name, value in arrays.items()],
+    )
+    opset = helper.make_opsetid("", 18)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=8)
+
+
+def extremes() -> tuple[np.ndarray, np.ndarray]:
+    """Codes of activations (rows, 512) and weights (512, columns), near the ends of their types."""
+    stream = np.random.RandomState(0)
+    x = stream.choice([0, 1, 254, 255], (32, 512)).astype(np.uint8)
+    x[0], x[1] = 255, 0
+    w = stream.choice([-127, -126, 126, 127], (512, 48)).astype(np.int8)
+    w[:, 0], w[:, 1] = 127, -127
+    return x, w
+
+
+def exact(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    return np.asarray((x.astype(np.int64) - 128) @ w.astype(np.int64))
+
+
+def test_products_of_unsigned_codes_are_exact_at_the_ends() -> None:
+    x, w = extremes()
+    model = product(len(x), w)
+    np.testing.assert_array_equal(run(model, x=x)["y"], exact(x, w))
+
+
+def has_vnni() -> bool:
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return True  # unknown: nothing is claimed of it
+    return "avx2" not in words or not words.isdisjoint({"avx512_vnni", "avx_vnni"})
+
+
+@pytest.mark.skipif(has_vnni(), reason="this processor has VNNI, or no AVX2: nothing saturates")
+def test_signed_weights_by_unsigned_activations_saturate_without_vnni() -> None:
+    x, w = extremes()
+    model = product(len(x), w, signed=True)
+    found = run(model, x=x)["y"]
+    assert relative_error(found, exact(x, w)) > 0.01
+    # what the storage avoids: sums of two products are cut off at 16 bits
+    small = np.minimum(x, 127)
+    np.testing.assert_array_equal(run(model, x=small)["y"], exact(small, w))
+
+
+def quantised_by_the_spec(x: np.ndarray) -> tuple[np.ndarray, np.float32, np.uint8]:
+    """DynamicQuantizeLinear-11 as ONNX writes it."""
+    low, high = min(np.float32(0), x.min()), max(np.float32(0), x.max())
+    scale = np.float32((high - low) / np.float32(255))
+    zero = np.uint8(np.clip(np.rint((0 - low) / scale), 0, 255))
+    codes = np.clip(np.rint(x / scale) + int(zero), 0, 255).astype(np.uint8)
+    return codes, scale, zero
+
+
+def dynamic_layer() -> tuple[onnx.ModelProto, RoundedWeight, str]:
+    """The graph up to one layer, whose source and result are outputs too."""
+    placed = dynamic("performer")
+    (layer,) = (x for x in chosen(placed.decisions) if x.name == "blocks.0.mlp.fc1")
+    model = copy.deepcopy(placed.model)
+    (result,) = (node.output[0] for node in model.graph.node if f"{layer.name}/step" in node.input)
+    kinds = {
+        layer.source: TensorProto.FLOAT,
+        f"{layer.source}/quantized": TensorProto.UINT8,
+        f"{layer.source}/scale": TensorProto.FLOAT,
+        f"{layer.source}/zero": TensorProto.UINT8,
+        f"{layer.name}/sum": TensorProto.INT32,
+        result: TensorProto.FLOAT,
+    }
+    for name, dtype in kinds.items():
+        model.graph.output.append(helper.make_tensor_value_info(name, dtype, None))
+    weight = rounded_weights(tiny("performer", Target.CPU))[layer.name]
+    return model, weight, layer.source
+
+
+def test_a_dynamic_layer_is_what_the_specification_says() -> None:
+    model, weight, source = dynamic_layer()
+    found = run(model, image=pictures())
+    codes, scale, zero = quantised_by_the_spec(found[source])
+    assert found[f"{source}/scale"] == pytest.approx(scale, rel=1e-6)
+    assert found[f"{source}/zero"] == zero
+    np.testing.assert_array_equal(found[f"{source}/quantized"], codes)
+    sums = (codes.astype(np.int64) - int(zero)) @ weight.codes.astype(np.int64)
+    np.testing.assert_array_equal(found["blocks.0.mlp.fc1/sum"], sums)
+    *_, result = found.values()
+    wanted = sums.astype(np.float64) * float(scale) * weight.scale.astype(np.float64)
+    np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_one_range_holds_for_all_rows_of_a_batch() -> None:
+    model, _, source = dynamic_layer()
+    assert run(model, image=pictures())[f"{source}/scale"].shape == ()

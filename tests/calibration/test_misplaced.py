@@ -1,0 +1,97 @@
+"""That each wrong place of an 8-bit operator is seen: the check that the others rely on."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from t2t_deploy.calibration import stored_arrays
+from t2t_deploy.types import Target
+
+from .conftest import EVERY_KIND, chosen, decisions_of, tiny
+from .placed import dynamic, misplaced, static
+
+
+def by_hand(base: onnx.ModelProto, name: str, inputs: tuple[int, ...]) -> onnx.ModelProto:
+    """A copy in which some inputs of a node are quantised and dequantised."""
+    model = copy.deepcopy(base)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "step"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), "point"))
+    for node in nodes:
+        if node.name == name:
+            for index in inputs:
+                short, wide = f"{name}/short{index}", f"{name}/wide{index}"
+                model.graph.node.extend(
+                    [
+                        helper.make_node(
+                            "QuantizeLinear", [node.input[index], "step", "point"], [short], short
+                        ),
+                        helper.make_node(
+                            "DequantizeLinear", [short, "step", "point"], [wide], wide
+                        ),
+                    ]
+                )
+                node.input[index] = wide
+        model.graph.node.append(node)
+    onnx.checker.check_model(model)
+    return model
+
+
+def attention_product(model: onnx.ModelProto) -> str:
+    """The backbone's first q @ kT."""
+    (softmax, *_) = (n for n in model.graph.node if n.op_type == "Softmax" and "attn" in n.name)
+    (name,) = (n.name for n in model.graph.node if softmax.input[0] in n.output)
+    return str(name)
+
+
+@pytest.mark.parametrize("inputs", [(0, 1), (0,), (1,)])
+@EVERY_KIND
+def test_a_quantised_product_of_two_activations_is_misplaced(
+    kind: str, inputs: tuple[int, ...]
+) -> None:
+    model = static(kind, Target.TENSORRT).model
+    name = attention_product(model)
+    wrong = misplaced(by_hand(model, name, inputs))
+    assert wrong == [f"{name}/wide{index} leads to MatMul {name}" for index in inputs]
+
+
+@pytest.mark.parametrize("op", ["Add", "LayerNormalization", "Softmax", "Erf", "Div", "Mul"])
+def test_a_quantised_input_of_any_other_operator_is_misplaced(op: str) -> None:
+    model = static("performer", Target.TENSORRT).model
+    stored = stored_arrays(model)
+    node = next(n for n in model.graph.node if n.op_type == op)
+    index = next(i for i, name in enumerate(node.input) if name not in stored)
+    wrong = misplaced(by_hand(model, node.name, (index,)))
+    assert wrong == [f"{node.name}/wide{index} leads to {op} {node.name}"]
+
+
+def test_a_quantised_bias_is_misplaced() -> None:
+    model = static("performer", Target.TENSORRT).model
+    stored = stored_arrays(model)
+    node = next(n for n in model.graph.node if n.op_type == "Add" and set(n.input) & stored.keys())
+    index = next(i for i, name in enumerate(node.input) if name in stored)
+    wrong = misplaced(by_hand(model, node.name, (index,)))
+    assert f"{node.name}/short{index} quantises a constant at run time" in wrong
+
+
+def test_a_layer_with_one_side_quantised_is_misplaced() -> None:
+    model = tiny("performer", Target.TENSORRT)
+    node = next(layer.node for layer in chosen(decisions_of(model)))
+    assert misplaced(by_hand(model, node, (0,))) == [f"{node}/wide0 leads to MatMul {node}"]
+
+
+def test_an_integer_product_of_two_activations_is_misplaced() -> None:
+    model = copy.deepcopy(dynamic("performer").model)
+    first, second, *_ = (n for n in model.graph.node if n.op_type == "DynamicQuantizeLinear")
+    model.graph.node.append(
+        helper.make_node("MatMulInteger", [first.output[0], second.output[0]], ["by hand"], "hand")
+    )
+    wrong = misplaced(model)
+    assert "hand is no product of codes with a constant weight" in wrong
+    assert f"{first.name} leads to MatMulInteger hand" in wrong
