@@ -82,7 +82,6 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
     "opset": _or_none(_is_number),
     "strategies": _or_none(_is_table),
     "parents": _are_tables,
-    "verification": _or_none(_is_table),
     "details": lambda value: (
         _is_table(value) and all(_is_table(value.get(n, {})) for n in ("asked", "quantization"))
     ),
