@@ -228,6 +228,7 @@ def engine(**changes: Any) -> dict[str, Any]:
         ({"tools": []}, "its tools is []"),
         ({"sequence": -1}, "its sequence is -1"),
         ({"created": 5}, "its created is 5"),
+        ({"manifest_version": "2"}, "its manifest_version is '2'"),
         ({"kind": "engine", "details": {"engine": []}}, "its engine is []"),
         (engine(backend=5), "its engine's backend is 5"),
         (engine(backend_version=None), "its engine's backend_version is None"),

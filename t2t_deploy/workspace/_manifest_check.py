@@ -88,6 +88,7 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
     "tools": _is_table,
     "sequence": _is_number,
     "created": _is_text,
+    "manifest_version": _is_number,
 }
 _ENGINE_FITS: Mapping[str, Callable[[Any], bool]] = {
     "backend": _is_text,

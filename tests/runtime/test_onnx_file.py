@@ -15,10 +15,11 @@ from onnx import onnx_ml_pb2 as protocol
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.errors import ArtifactError, DeployError
-from t2t_deploy.runtime import SessionRequest, check_onnx_file, open_session, read_onnx
+from t2t_deploy.runtime import SessionRequest, _ort_gpu, check_onnx_file, open_session, read_onnx
 from t2t_deploy.runtime import _onnx_file as files
 from t2t_deploy.runtime import _onnx_rules as rules
 from t2t_deploy.runtime import _onnx_tree as trees
+from t2t_deploy.runtime._ort_gpu import OrtGpuSession
 from t2t_deploy.runtime._trt_module import BuilderLog, load_rtx, new_logger
 from t2t_deploy.runtime._trt_network import parse_network
 
@@ -209,6 +210,56 @@ def test_data_in_the_folder_are_read(write: Callable[..., Path]) -> None:
         assert np.array_equal(session.run({"image": image})["logits"], WEIGHT.sum(0)[None])
 
 
+class Untouched:
+    """A library that gets nothing of a file that is refused."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was asked for")
+
+
+def test_tensorrts_parser_gets_no_file_that_is_refused(
+    write: Callable[..., Path], outside: Path
+) -> None:
+    path, library = write(lies_in(location="../secret.bin")), Untouched()
+    with pytest.raises(ArtifactError) as refused:
+        parse_network(library, library, library, path, "a")
+    assert str(refused.value) == (
+        f"{path} is no readable ONNX file (tensor 'w' lies in '../secret.bin'; expected a file of "
+        "the same folder, by a relative name); export it again"
+    )
+
+
+def test_tensorrts_parser_gets_no_operator_of_a_domain_that_it_leaves_aside(
+    write: Callable[..., Path],
+) -> None:
+    def change(made: onnx.ModelProto) -> None:
+        made.graph.node[2].domain = "nobody.knows"
+        made.opset_import.append(helper.make_opsetid("nobody.knows", 1))
+
+    path, library = write(change), Untouched()
+    with pytest.raises(ArtifactError) as refused:
+        parse_network(library, library, library, path, "a")
+    assert str(refused.value) == (
+        f"{path} has the operator 'Relu' of the domain 'nobody.knows', which this parser does not "
+        "know and would take for ONNX's own; replace it, or take another backend"
+    )
+
+
+@pytest.mark.parametrize("backend", ["ort-cuda", "ort-tensorrt"])
+def test_a_session_on_a_gpu_gets_no_file_that_is_refused(
+    write: Callable[..., Path], outside: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr(_ort_gpu, "why_no_provider", lambda *_: None)
+    monkeypatch.setattr("onnxruntime.InferenceSession", Untouched().__getattr__)
+    path = write(lies_in(location="../secret.bin"))
+    with pytest.raises(ArtifactError) as refused:
+        OrtGpuSession(path, backend=backend)
+    assert str(refused.value) == (
+        f"{path} is no readable ONNX file (tensor 'w' lies in '../secret.bin'; expected a file of "
+        "the same folder, by a relative name); export it again"
+    )
+
+
 # -- shapes and types ----------------------------------------------------------------------------
 
 
@@ -300,8 +351,13 @@ def nested_types(made: onnx.ModelProto) -> None:
     made.graph.value_info.add(name="x", type=kind)
 
 
-def calls(count: int, *, times: int = 1, ring: bool = False) -> Change:
-    """Functions, each of which calls the one before it so many times."""
+def calls(
+    count: int, *, times: int = 1, ring: bool = False, branch: bool = False, used: bool = True
+) -> Change:
+    """Functions, each of which calls the one before it so many times, the last one first.
+
+    branch: from within a branch. used: by the graph.
+    """
 
     def change(made: onnx.ModelProto) -> None:
         opsets = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
@@ -313,10 +369,15 @@ def calls(count: int, *, times: int = 1, ring: bool = False) -> Change:
                 helper.make_node(callee[1], ["x"], [f"y{turn}"], domain=callee[0])
                 for turn in range(times)
             ]
-            made.functions.append(
-                helper.make_function("local", f"f{index}", ["x"], ["y0"], nodes, opsets)
+            if branch:
+                inner = helper.make_graph(nodes, "inner", [], [])
+                nodes = [helper.make_node("If", ["x"], ["y0"], then_branch=inner)]
+            made.functions.insert(
+                0, helper.make_function("local", f"f{index}", ["x"], ["y0"], nodes, opsets)
             )
-        made.graph.node.append(helper.make_node(f"f{count - 1}", ["image"], ["z"], domain="local"))
+        if used:
+            node = helper.make_node(f"f{count - 1}", ["image"], ["z"], domain="local")
+            made.graph.node.append(node)
 
     return change
 
@@ -328,8 +389,13 @@ def calls(count: int, *, times: int = 1, ring: bool = False) -> Change:
         (made_twice, "'flat' is made by two nodes"),
         (nested(25), "messages nest deeper than 64"),
         (nested_types, "messages nest deeper than 64"),
-        (calls(3, ring=True), "calls itself"),
+        (calls(3, ring=True), "(its function 'f2' calls itself); export it again"),
+        (calls(1, ring=True, used=False), "(its function 'f0' calls itself); export it again"),
+        (calls(3, ring=True, branch=True), "(its function 'f2' calls itself); export it again"),
         (calls(70), "its functions call each other through more than 64"),
+        (calls(70, branch=True), "its functions call each other through more than 64"),
+        # more than Python can follow
+        (calls(5000), "its functions call each other through more than 64"),
         (calls(30, times=2), "it has more than 1,000,000 nodes, its functions written out"),
         (lambda made: made.functions.extend(_twice()), "it has two functions 'f0'"),
     ],
