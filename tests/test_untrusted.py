@@ -250,6 +250,29 @@ def test_each_value_of_a_manifest_is_looked_at(
     )
 
 
+@pytest.mark.parametrize("file", ["", "../a.onnx", "b/a.onnx"])
+def test_a_manifest_of_a_file_elsewhere(tmp_path: Path, file: str) -> None:
+    path = tmp_path / "a.onnx.manifest.json"
+    path.write_text(manifest_text(MANIFEST | {"file": file}))
+    with pytest.raises(ArtifactError) as refused:
+        read_manifest(path)
+    assert str(refused.value) == f"{path} names {file!r}; expected a file beside it"
+
+
+def test_a_manifest_that_was_altered(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx.manifest.json"
+    (stated, now) = (
+        json.loads(manifest_text(MANIFEST | {"size_bytes": size}))["checksum"] for size in (5, 6)
+    )
+    path.write_text(manifest_text(MANIFEST).replace('"size_bytes": 5', '"size_bytes": 6'))
+    with pytest.raises(ArtifactError) as refused:
+        read_manifest(path)
+    assert str(refused.value) == (
+        f"{path} was altered: its checksum is {now[:12]}, it states {stated[:12]}; remove it and "
+        "make the artifact again"
+    )
+
+
 def test_a_manifest_that_can_be_read_and_nests_too_deep_to_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -245,12 +245,16 @@ def test_tensorrts_parser_gets_no_operator_of_a_domain_that_it_leaves_aside(
     )
 
 
+def opened(path: str, *arguments: object, **options: object) -> None:
+    raise AssertionError(f"{path} was opened")
+
+
 @pytest.mark.parametrize("backend", ["ort-cuda", "ort-tensorrt"])
 def test_a_session_on_a_gpu_gets_no_file_that_is_refused(
     write: Callable[..., Path], outside: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     monkeypatch.setattr(_ort_gpu, "why_no_provider", lambda *_: None)
-    monkeypatch.setattr("onnxruntime.InferenceSession", Untouched().__getattr__)
+    monkeypatch.setattr("onnxruntime.InferenceSession", opened)
     path = write(lies_in(location="../secret.bin"))
     with pytest.raises(ArtifactError) as refused:
         OrtGpuSession(path, backend=backend)
