@@ -84,8 +84,8 @@ def _gpu(values: Mapping[str, Any]) -> GpuRecord:
     found = _known(GpuRecord, values)
     return dataclasses.replace(
         found,
-        sm_mhz=tuple(found.sm_mhz),
-        memory_mhz=tuple(found.memory_mhz),
+        sm_mhz=(found.sm_mhz[0], found.sm_mhz[1]),
+        memory_mhz=(found.memory_mhz[0], found.memory_mhz[1]),
         throttled=tuple(found.throttled),
     )
 

@@ -10,12 +10,17 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from PIL import Image
+from safetensors.numpy import save
+
+from t2t_deploy.calibration import CalibrationKey, Observation, RangeMethod
+from t2t_deploy.pipeline import _calibrate
 
 Run = Callable[..., Any]
 
@@ -259,3 +264,40 @@ def test_an_interrupted_calibration_goes_on(
     assert not list(folder.glob("tiny*.partial"))
     # the next saving may have been under way
     assert run("workspace", "prune").status == 0
+
+
+KEY = CalibrationKey("a" * 64, "b" * 64, 12, 224, RangeMethod.MSE, True)
+SUMS = Observation.of([]).to_arrays()
+TOLD = {"key": KEY.digest(), "done": "4", "unreadable": "[]"}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        {},
+        {**TOLD, "key": "of another one"},
+        {**TOLD, "done": "four"},
+        {**TOLD, "unreadable": "5"},
+        {**TOLD, "unreadable": "{"},
+        {**TOLD, "unreadable": "[" * 100_000},
+        {"key": KEY.digest()},
+    ],
+    ids=[
+        *("no file", "nothing", "another key", "no number", "no list", "no JSON", "nested", "less"),
+    ],
+)
+def test_sums_that_cannot_be_read_are_taken_again(
+    tmp_path: Path, told: dict[str, str] | None
+) -> None:
+    partial = tmp_path / "a.partial"
+    notes: list[str] = []
+    report: Any = SimpleNamespace(note=notes.append)
+    nothing: Any = None
+    work = _calibrate._Work(nothing, nothing, nothing, KEY, partial, report)
+    partial.write_bytes(save(SUMS, metadata=TOLD))
+    assert work.resume([]) == (Observation.of([]), 4)
+    assert notes == ["going on after 4 pictures, where a calibration was interrupted"]
+    partial.write_bytes(b"half") if told is None else partial.write_bytes(save(SUMS, metadata=told))
+    assert work.resume([]) == (Observation.of([]), 0)
+    assert (len(notes), work.unreadable) == (1, [])
