@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -20,6 +20,8 @@ from PIL import Image
 from safetensors.numpy import save
 
 from t2t_deploy.calibration import CalibrationKey, Observation, RangeMethod
+from t2t_deploy.calibration._histogram import MagnitudeHistogram
+from t2t_deploy.calibration._observe import TensorSum
 from t2t_deploy.pipeline import _calibrate
 
 Run = Callable[..., Any]
@@ -301,3 +303,36 @@ def test_sums_that_cannot_be_read_are_taken_again(
     partial.write_bytes(b"half") if told is None else partial.write_bytes(save(SUMS, metadata=told))
     assert work.resume([]) == (Observation.of([]), 0)
     assert (len(notes), work.unreadable) == (1, [])
+
+
+def sums_file(header: bytes | None = None, **tensors: Any) -> bytes:
+    """A file of sums, some tensors of its header exchanged or all of it."""
+    whole = save(SUMS, metadata=TOLD)
+    length = int.from_bytes(whole[:8], "little")
+    if header is None:
+        header = json.dumps(json.loads(whole[8 : 8 + length]) | tensors).encode()
+    return len(header).to_bytes(8, "little") + header + whole[8 + length :]
+
+
+OTHER = Observation({"other": TensorSum(MagnitudeHistogram(), np.zeros((2, 2), np.float32))}, 4)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        sums_file(b"no JSON"),
+        sums_file(pictures={"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}),
+        sums_file(save(SUMS, metadata=TOLD)[8:-8] + b" " * (9 << 20)),
+        save(OTHER.to_arrays(), metadata=TOLD),
+    ],
+    ids=["absent", "another file", "a type numpy lacks", "a vast header", "another layer's"],
+)
+def test_files_that_are_no_sums_of_these_layers_are_left(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    partial, nothing = tmp_path / "a.partial", cast("Any", None)
+    work = _calibrate._Work(nothing, nothing, nothing, KEY, partial, nothing)
+    if content is not None:
+        partial.write_bytes(content)
+    assert work.resume([]) == (Observation.of([]), 0)
