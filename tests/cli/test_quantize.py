@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,13 +16,23 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import pytest
+from filelock import FileLock
 from PIL import Image
 from safetensors.numpy import save
 
-from t2t_deploy.calibration import CalibrationKey, Observation, RangeMethod
+from t2t_deploy.calibration import (
+    Calibration,
+    CalibrationKey,
+    Equalisation,
+    Observation,
+    RangeMethod,
+)
 from t2t_deploy.calibration._histogram import MagnitudeHistogram
 from t2t_deploy.calibration._observe import TensorSum
+from t2t_deploy.errors import BusyError
 from t2t_deploy.pipeline import _calibrate
+from t2t_deploy.types import Target
+from t2t_deploy.workspace import Patience, Workspace, _locks
 
 Run = Callable[..., Any]
 
@@ -336,3 +346,39 @@ def test_files_that_are_no_sums_of_these_layers_are_left(
     if content is not None:
         partial.write_bytes(content)
     assert work.resume([]) == (Observation.of([]), 0)
+
+
+def test_of_two_calibrations_at_once_the_second_takes_the_ranges_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+
+    def run_once(work: _calibrate._Work, digests: Sequence[str]) -> Calibration:
+        taken.append(work.key)
+        return Calibration(work.key, {}, {}, {}, Equalisation(), tuple(digests), ())
+
+    monkeypatch.setattr(_calibrate._Work, "run", run_once)
+    monkeypatch.setattr(_locks, "_GRACE_S", 0)
+    source: Any = SimpleNamespace(config={"image_size": 224}, variant="tiny")
+    graph: Any = SimpleNamespace(sha256="a" * 64)
+    images: Any = SimpleNamespace(digests=lambda: ["c" * 64])
+    request = _calibrate.CalibrateRequest(tmp_path / "pictures")
+
+    def calibrated(patience: Patience) -> _calibrate.CalibratedRanges:
+        workspace = Workspace(tmp_path / "artifacts", patience)
+        return _calibrate.calibrated(workspace, source, Target.CPU, graph, images, request)
+
+    path = calibrated(Patience()).path
+    content = path.read_bytes()
+    path.unlink()
+    lock = FileLock(tmp_path / "artifacts" / _locks.FOLDER / f"{path.stem}.lock")
+    lock.acquire()
+    with pytest.raises(BusyError):
+        calibrated(Patience(wait=False))
+
+    def finish(text: str) -> None:
+        path.write_bytes(content)
+        lock.release()
+
+    assert calibrated(Patience(say=finish)).reused
+    assert len(taken) == 1
