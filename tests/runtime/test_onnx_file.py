@@ -20,6 +20,7 @@ from t2t_deploy.runtime import _onnx_file as files
 from t2t_deploy.runtime import _onnx_rules as rules
 from t2t_deploy.runtime import _onnx_tree as trees
 from t2t_deploy.runtime._ort_gpu import OrtGpuSession
+from t2t_deploy.runtime._protobuf import message as encoded
 from t2t_deploy.runtime._trt_module import BuilderLog, load_rtx, new_logger
 from t2t_deploy.runtime._trt_network import parse_network
 
@@ -419,6 +420,85 @@ def test_functions_and_subgraphs_that_end_are_read(write: Callable[..., Path]) -
         check_onnx_file(write(change))
 
 
+# -- wherever it stands ----------------------------------------------------------------------------
+
+OPSETS = [helper.make_opsetid("", 18)]
+READS_NOWHERE = helper.make_node("Relu", ["nowhere"], ["y"], name="lost")
+
+
+def branch(*nodes: onnx.NodeProto, **parts: Any) -> onnx.NodeProto:
+    inner = helper.make_graph(list(nodes), "inner", [], [], **parts)
+    return helper.make_node("If", ["image"], ["z"], then_branch=inner)
+
+
+def function(*nodes: onnx.NodeProto, opsets: Any = OPSETS, **parts: Any) -> onnx.FunctionProto:
+    return helper.make_function("local", "f", ["x"], ["y"], list(nodes), opsets, **parts)
+
+
+def negative_info() -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info("odd", TensorProto.FLOAT, [-7])
+
+
+def trained(**parts: Any) -> Change:
+    """With a graph of how it was trained."""
+
+    def change(made: onnx.ModelProto) -> None:
+        graph = helper.make_graph(parts.get("nodes", []), "training", [], [])
+        graph.initializer.extend(parts.get("tensors", []))
+        graph.value_info.extend(parts.get("infos", []))
+        made.training_info.add().algorithm.CopyFrom(graph)
+
+    return change
+
+
+def sparse(made: onnx.ModelProto) -> None:
+    values = helper.make_tensor("s", TensorProto.FLOAT, [0], [])
+    made.graph.sparse_initializer.add(values=values, dims=[-3])
+
+
+def in_a_default(made: onnx.ModelProto) -> None:
+    lost = TensorProto(name="c", data_type=TensorProto.FLOAT, dims=[-7])
+    attribute = AttributeProto(name="a", type=AttributeProto.TENSOR, t=lost)
+    made.functions.append(function(attribute_protos=[attribute]))
+
+
+def raw_text(made: onnx.ModelProto) -> None:
+    tensor = TensorProto(name="t", data_type=TensorProto.STRING, dims=[3], raw_data=b"abc")
+    made.graph.initializer.append(tensor)
+
+
+LOST = "(node 'lost' ('Relu') reads 'nowhere', which nothing before it makes: the graph is cyclic, "
+NEGATIVE = "(tensor 'odd' has the dimension -7); export it again"
+LOST_TENSOR = TensorProto(name="odd", data_type=TensorProto.FLOAT, dims=[-7])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda made: made.graph.node.append(branch(READS_NOWHERE)), LOST),
+        (lambda made: made.functions.append(function(READS_NOWHERE)), LOST),
+        (trained(nodes=[READS_NOWHERE]), LOST),
+        (lambda made: made.graph.node.append(branch(value_info=[negative_info()])), NEGATIVE),
+        (lambda made: made.functions.append(function(value_info=[negative_info()])), NEGATIVE),
+        (
+            lambda made: made.functions.append(function(branch(value_info=[negative_info()]))),
+            NEGATIVE,
+        ),
+        (trained(infos=[negative_info()]), NEGATIVE),
+        (trained(tensors=[LOST_TENSOR]), NEGATIVE),
+        (in_a_default, "(tensor 'c' has the dimension -7); export it again"),
+        (sparse, "(tensor 'of a sparse kind' has the dimension -3); export it again"),
+        (raw_text, "(tensor 't' has 3 bytes of data; its shape takes 3); export it again"),
+        (
+            lambda made: made.functions.append(function(opsets=[helper.make_opsetid("", 9999)])),
+            "(its opset is 9999; known are 1 to 28); export it again",
+        ),
+    ],
+)
+def test_no_part_is_overlooked(write: Callable[..., Path], change: Change, message: str) -> None:
+    assert message in refusal(write(change))
+
+
 # -- versions ------------------------------------------------------------------------------------
 
 
@@ -494,6 +574,16 @@ def test_a_file_beyond_protobufs_limit(tmp_path: Path) -> None:
         (b"\x3a\x04\x12\x02\xff\xfe", "is no UTF-8"),
         (b"\x08" + b"\xff" * 11, "does not end"),
         (b"\x0a\x01\x09\x3a\x00", "has wire type 2"),
+        (b"\x08\x09\xa3\x06\x3a\x00", "(wire type 3 at byte 2 is none of protobuf's)"),
+        (b"\x08\x09\x3a\x00\x12\x05ab", "(the field at byte 4 ends after its message)"),
+        # a tensor whose data lie in a place of number 5
+        (b"\x08\x09\x3a\x09\x2a\x07\x10\x01\x42\x01w\x70\x05", "has the data location 5"),
+        # an input that is a tensor and a sequence
+        (
+            b"\x08\x09" + encoded(7, encoded(11, encoded(2, encoded(1, b"\x08\x01") + b"\x22\0"))),
+            "(its input or output '' is no tensor of numbers)",
+        ),
+        (b"", "holds no ONNX graph; name an .onnx file"),
     ],
 )
 def test_what_parsers_could_differ_on(tmp_path: Path, content: bytes, message: str) -> None:
@@ -517,6 +607,10 @@ def test_packed_dims_are_counted_and_read(
     path.write_bytes(b"\x08\x09\x3a" + bytes([len(graph)]) + graph)
     assert list(read_onnx(path).graph.initializer[0].dims) == [3, 4]
     monkeypatch.setattr(trees, "MAX_FIELDS", 6)
+    assert "it has more than 6 fields" in refusal(path)
+    # where nothing stands behind them
+    last = b"\x10\x01" + b"\x42\x01w" + b"\x0a\x09" + bytes(9)
+    path.write_bytes(b"\x08\x09" + encoded(7, encoded(5, last)))
     assert "it has more than 6 fields" in refusal(path)
 
 
