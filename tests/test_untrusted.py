@@ -198,6 +198,95 @@ def test_manifests_of_other_values(tmp_path: Path, changes: dict[str, Any], mess
     assert message in str(refused.value) and str(refused.value).isprintable()
 
 
+def engine(**changes: Any) -> dict[str, Any]:
+    return {"kind": "engine", "details": {"engine": {**ENGINE, **changes}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"file": 5}, "its file is 5"),
+        ({"size_bytes": "5"}, "its size_bytes is '5'"),
+        ({"size_bytes": True}, "its size_bytes is True"),
+        ({"size_bytes": 1 << 63}, "its size_bytes is 9223372036854775808"),
+        ({"config": {"num_classes": -1}}, "its config is {'num_classes': -1}"),
+        ({"batch": 1.5}, "its batch is 1.5"),
+        ({"batch": -1}, "its batch is -1"),
+        ({"target": 5}, "its target is 5"),
+        ({"weights": [1]}, "its weights is [1]"),
+        ({"weights": {"sha256": 5}}, "its weights have the SHA-256 5"),
+        ({"weights": {"sha256": "b" * 65}}, f"its weights have the SHA-256 '{'b' * 60}'"),
+        ({"weights": {"source": {}}}, "its weights have the SHA-256 None"),
+        ({"opset": -1}, "its opset is -1"),
+        ({"strategies": []}, "its strategies is []"),
+        ({"parents": {}}, "its parents is {}"),
+        ({"verification": []}, "its verification is []"),
+        ({"details": 3}, "its details is 3"),
+        ({"details": {"asked": 3}}, "its details is {'asked': 3}"),
+        ({"details": {"nodewise": {"status": 3}}}, "its nodewise is {'status': 3}"),
+        ({"details": {"budget": 3}}, "its budget is 3"),
+        ({"tools": []}, "its tools is []"),
+        ({"sequence": -1}, "its sequence is -1"),
+        ({"created": 5}, "its created is 5"),
+        ({"manifest_version": "2"}, "its manifest_version is '2'"),
+        ({"kind": "engine", "details": {"engine": []}}, "its engine is []"),
+        (engine(backend=5), "its engine's backend is 5"),
+        (engine(backend_version=None), "its engine's backend_version is None"),
+        (engine(sm=[86]), "its engine's sm is [86]"),
+        (engine(profiles="1:1:32"), "its engine's profiles is '1:1:32'"),
+        (engine(inputs=["x"]), "its engine's inputs is ['x']"),
+        (engine(outputs={}), "its engine's outputs is {}"),
+    ],
+)
+def test_each_value_of_a_manifest_is_looked_at(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    path = tmp_path / "a.onnx.manifest.json"
+    path.write_text(manifest_text(MANIFEST | changes))
+    with pytest.raises(ArtifactError) as refused:
+        read_manifest(path)
+    assert str(refused.value) == (
+        f"{path} is no valid manifest ({told}); remove it and make the artifact again"
+    )
+
+
+@pytest.mark.parametrize("file", ["", "../a.onnx", "b/a.onnx"])
+def test_a_manifest_of_a_file_elsewhere(tmp_path: Path, file: str) -> None:
+    path = tmp_path / "a.onnx.manifest.json"
+    path.write_text(manifest_text(MANIFEST | {"file": file}))
+    with pytest.raises(ArtifactError) as refused:
+        read_manifest(path)
+    assert str(refused.value) == f"{path} names {file!r}; expected a file beside it"
+
+
+def test_a_manifest_that_was_altered(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx.manifest.json"
+    (stated, now) = (
+        json.loads(manifest_text(MANIFEST | {"size_bytes": size}))["checksum"] for size in (5, 6)
+    )
+    path.write_text(manifest_text(MANIFEST).replace('"size_bytes": 5', '"size_bytes": 6'))
+    with pytest.raises(ArtifactError) as refused:
+        read_manifest(path)
+    assert str(refused.value) == (
+        f"{path} was altered: its checksum is {now[:12]}, it states {stated[:12]}; remove it and "
+        "make the artifact again"
+    )
+
+
+def test_a_manifest_that_can_be_read_and_nests_too_deep_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    sealed = MANIFEST | {"details": {"x": deep}, "checksum": ""}
+    monkeypatch.setattr("t2t_deploy.workspace._manifest.json_from_file", lambda *_: sealed)
+    with pytest.raises(ArtifactError, match=r"is no valid manifest \(maximum recursion depth"):
+        read_manifest(tmp_path / "a.onnx.manifest.json")
+    while deep:  # piece by piece: at once it would be freed by recursion too
+        deep = deep.pop()
+
+
 def test_honest_manifests_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx.manifest.json"
     built = {"kind": "engine", "details": {"engine": ENGINE}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
@@ -43,12 +42,6 @@ class GpuRecord:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GpuRecord:
-        """Read what `to_dict` wrote. Raises KeyError, TypeError."""
-        tuples = {name: tuple(values[name]) for name in ("sm_mhz", "memory_mhz", "throttled")}
-        return cls(**{**values, **tuples})
 
 
 class GpuWatch:

@@ -38,6 +38,7 @@ def report_from_dict(values: Mapping[str, Any]) -> BenchReport:
         if len(values["results"]) > _MOST_ROWS:
             raise ValueError(f"{len(values['results']):,} rows; expected at most {_MOST_ROWS:,}")
         results = tuple(_result(row) for row in values["results"])
+        gpus = tuple(_gpu(one) for one in values["environment"].get("gpus", ()))
     except (AttributeError, KeyError, TypeError, OverflowError) as err:
         raise ValueError(f"{type(err).__name__}: {err}") from err
     return BenchReport(
@@ -47,7 +48,7 @@ def report_from_dict(values: Mapping[str, Any]) -> BenchReport:
             threads=tuple(environment.threads),
             load_before=_averages(environment.load_before),
             load_after=_averages(environment.load_after),
-            gpus=tuple(GpuRecord.from_dict(one) for one in values["environment"].get("gpus", ())),
+            gpus=gpus,
         ),
         results,
         dataclasses.replace(settings, devices=tuple(settings.devices)),
@@ -66,7 +67,7 @@ def _result(values: Mapping[str, Any]) -> CaseResult:
         warm_up=_optional(WarmUp, values["warm_up"]),
         parts_ms=_optional(CallTiming, values["parts_ms"]),
         rounds=tuple(
-            Round(one["number"], one["turn"], _durations(one["samples_ms"]))
+            dataclasses.replace(_known(Round, one), samples_ms=_durations(one["samples_ms"]))
             for one in values["rounds"]
         ),
     )
@@ -74,9 +75,19 @@ def _result(values: Mapping[str, Any]) -> CaseResult:
 
 def _durations(values: Any) -> tuple[float, ...]:
     durations = tuple(float(value) for value in values)
-    if not durations or not all(math.isfinite(value) and value > 0 for value in durations):
-        raise ValueError("durations that are missing, or not positive numbers")
+    if not durations or min(durations) <= 0:
+        raise ValueError("durations that are missing, or not positive")
     return durations
+
+
+def _gpu(values: Mapping[str, Any]) -> GpuRecord:
+    found = _known(GpuRecord, values)
+    return dataclasses.replace(
+        found,
+        sm_mhz=(found.sm_mhz[0], found.sm_mhz[1]),
+        memory_mhz=(found.memory_mhz[0], found.memory_mhz[1]),
+        throttled=tuple(found.throttled),
+    )
 
 
 def _averages(values: Any) -> tuple[float, ...] | None:
@@ -103,7 +114,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in arguments)
     if origin is tuple:
-        return isinstance(value, (list, tuple)) and all(_fits(one, arguments[0]) for one in value)
+        several = isinstance(value, (list, tuple)) and all(_fits(v, arguments[0]) for v in value)
+        return several and (arguments[-1] is Ellipsis or len(value) == len(arguments))
     if origin is not None:
         return isinstance(value, dict) and all(_fits(one, arguments[1]) for one in value.values())
     if hint is float:

@@ -108,9 +108,6 @@ def main(args: list[str] | None = None) -> None:
     except _Terminated:
         output.error("Terminated", "terminated; nothing half-written was left")
         raise
-    except BrokenPipeError:
-        sys.stderr.close()  # nobody reads on: say nothing more, and not to a closed pipe
-        sys.exit(1)
     except Exception as err:
         found = memory_short(err, _command(words)) or _of_the_machine(err)
         if found is None:

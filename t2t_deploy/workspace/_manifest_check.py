@@ -82,13 +82,13 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
     "opset": _or_none(_is_number),
     "strategies": _or_none(_is_table),
     "parents": _are_tables,
-    "verification": _or_none(_is_table),
     "details": lambda value: (
         _is_table(value) and all(_is_table(value.get(n, {})) for n in ("asked", "quantization"))
     ),
     "tools": _is_table,
     "sequence": _is_number,
     "created": _is_text,
+    "manifest_version": _is_number,
 }
 _ENGINE_FITS: Mapping[str, Callable[[Any], bool]] = {
     "backend": _is_text,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from t2t_deploy.bench import (
     BenchStatus,
     CaseResult,
     Environment,
+    GpuRecord,
     Latency,
     Round,
     Speedup,
@@ -96,24 +98,91 @@ def broken(change: Callable[[Any], object]) -> Callable[[Any], Any]:
     return apply
 
 
+def of_environment(**fields: Any) -> Callable[[Any], Any]:
+    return broken(lambda values: values["environment"].update(fields))
+
+
+def of_row(**fields: Any) -> Callable[[Any], Any]:
+    return broken(lambda values: values["results"][0].update(fields))
+
+
+def of_round(**fields: Any) -> Callable[[Any], Any]:
+    return broken(lambda values: values["results"][0]["rounds"][0].update(fields))
+
+
+def of_gpu(**fields: Any) -> Callable[[Any], Any]:
+    return broken(lambda values: values["environment"]["gpus"][0].update(fields))
+
+
+NOT_POSITIVE = "durations that are missing, or not positive"
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        lambda values: [],
-        lambda values: {},
-        lambda values: {"error": {"kind": "UsageError", "message": "no"}},
-        broken(lambda values: values.pop("settings")),
-        broken(lambda values: values["results"][0].pop("rounds")),
-        broken(lambda values: values["results"][0].update(status="fine")),
-        broken(lambda values: values["results"][0]["rounds"][0].update(samples_ms=[])),
-        broken(lambda values: values["results"][0]["rounds"][0].update(samples_ms=[0.0])),
-        broken(lambda values: values["results"][0]["rounds"][0].update(samples_ms=["x"])),
-        broken(lambda values: values["results"][0]["latency_ms"].update(samples=[float("nan")])),
+        (lambda values: [], "TypeError: list indices must be integers or slices, not str"),
+        (lambda values: {}, "KeyError: 'environment'"),
+        (
+            lambda values: {"error": {"kind": "UsageError", "message": "no"}},
+            "KeyError: 'environment'",
+        ),
+        (broken(lambda values: values.pop("settings")), "KeyError: 'settings'"),
+        (broken(lambda values: values["results"][0].pop("rounds")), "KeyError: 'rounds'"),
+        (broken(lambda values: values.update(results=5)), "TypeError: object of type 'int' has no"),
+        (broken(lambda values: values.update(results="x")), "AttributeError: 'str' object has no"),
+        (of_environment(load_before=[10**400]), "OverflowError: int too large to convert"),
+        (of_row(status="fine"), "'fine' is not a valid BenchStatus"),
+        (of_row(batch=1.0), "batch is 1.0"),
+        (of_row(batch=True), "batch is True"),
+        (of_row(batch=1 << 63), "batch is 9223372036854775808"),
+        (of_row(batch=-(1 << 63)), "batch is -9223372036854775808"),
+        (of_row(precision=5), "precision is 5"),
+        (of_row(reason=5), "reason is 5"),
+        (of_row(unstable="yes"), "unstable is 'yes'"),
+        (of_row(load_ms="7"), "load_ms is '7'"),
+        (of_row(load_ms=True), "load_ms is True"),
+        (of_row(load_ms=float("inf")), "load_ms is inf"),
+        (of_row(rounds=[None]), "rounds is [None]"),
+        (of_environment(cpu_flags="avx2"), "cpu_flags is 'avx2'"),
+        (of_environment(cpu_flags=[1]), "cpu_flags is [1]"),
+        (of_environment(versions=["numpy"]), "versions is ['numpy']"),
+        (of_environment(versions={"numpy": 2}), "versions is {'numpy': 2}"),
+        (of_round(samples_ms=[]), NOT_POSITIVE),
+        (of_round(samples_ms=[0.0]), NOT_POSITIVE),
+        (of_round(samples_ms=[2.0, -1.0]), NOT_POSITIVE),
+        (of_round(samples_ms=["x"]), "samples_ms is ['x']"),
+        (of_round(samples_ms=[float("inf")]), "samples_ms is [inf]"),
+        (of_round(number="1"), "number is '1'"),
+        (
+            broken(lambda values: values["results"][0]["latency_ms"].update(samples=[])),
+            NOT_POSITIVE,
+        ),
+        (
+            broken(
+                lambda values: values["results"][0]["latency_ms"].update(samples=[float("nan")])
+            ),
+            "samples is [nan]",
+        ),
+        (of_environment(gpus=["x"]), "AttributeError: 'str' object has no attribute 'items'"),
+        (broken(lambda values: values["environment"]["gpus"][0].pop("name")), "TypeError: "),
+        (of_gpu(name=5), "name is 5"),
+        (of_gpu(sm_mhz=[1200]), "sm_mhz is [1200]"),
+        (of_gpu(memory_mhz="12"), "memory_mhz is '12'"),
+        (of_gpu(throttled=[1]), "throttled is [1]"),
     ],
 )
-def test_anything_else_is_a_value_error(change: Callable[[Any], Any]) -> None:
-    with pytest.raises(ValueError, match=r".+"):
-        report_from_dict(change(written(made())))
+def test_anything_else_is_a_value_error(change: Callable[[Any], Any], message: str) -> None:
+    gpu = GpuRecord(0, "H100", "580", (1200, 1980), 1980, (2619, 2619), 61, None, ("power cap",))
+    report = made()
+    report = dataclasses.replace(
+        report, environment=dataclasses.replace(report.environment, gpus=(gpu,))
+    )
+    assert report_from_dict(written(report)) == report
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  # the message is looked at below
+        report_from_dict(change(written(report)))
+    told = str(refused.value)
+    # the words after a class of Python's are Python's own
+    assert told.startswith(message) if "Error: " in message else told == message
 
 
 def test_csv() -> None:

@@ -204,7 +204,10 @@ def test_arrays_of_a_type_that_numpy_lacks_are_refused(
     assert_refused(path, message)
 
 
-@pytest.mark.parametrize("header", ["[]", "1", '"text"', "null", "{", ""])
+@pytest.mark.parametrize(
+    "header",
+    ["[]", "1", '"text"', "null", "{", "", pytest.param("[" * 100_000, id="nested")],
+)
 def test_a_header_that_is_no_table_is_refused(tmp_path: Path, header: str) -> None:
     path = tmp_path / "graph.ranges"
     save_file({"a": np.zeros(2, np.float32)}, path, metadata={"t2t-deploy": header})

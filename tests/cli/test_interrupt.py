@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from t2t_deploy import _files
+from t2t_deploy._files import temporary_file, temporary_folder
+
 # The real command line; the verification, which runs while the file is still temporary, waits.
 STOPPED_WHILE_WRITING = """
 import sys, time
@@ -23,6 +26,22 @@ def wait(*arguments):
 
 _export.verify_file = wait
 main()
+"""
+
+# A command that is told to end, and while it cleans up is told so again.
+STOPPED_TWICE = """
+import os, signal
+from t2t_deploy.cli import _variants, main
+
+def work(**options):
+    try:
+        os.kill(os.getpid(), signal.{name})
+    finally:
+        os.kill(os.getpid(), signal.{name})
+        print("cleaned up", flush=True)
+
+_variants.command.callback = work
+main(["variants"])
 """
 
 Stop = Callable[..., tuple[int, str, str]]
@@ -88,3 +107,45 @@ def test_what_a_killed_command_leaves_is_pruned(
     assert len(temporaries()) == 1
     run("workspace", "prune")
     assert temporaries() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_the_second_signal_does_not_stop_the_clean_up(
+    environment: dict[str, str], name: str, status: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_TWICE.format(name=name)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (status, "cleaned up\n")
+    assert done.stderr == "error: terminated; nothing half-written was left\n"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_ctrl_c_stops_in_the_clean_up_is_cleaned_up_all_the_same(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Path] = []
+    remove = _files.remove
+
+    def stopped_once(path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        remove(path)
+
+    monkeypatch.setattr(_files, "remove", stopped_once)
+
+    def write_half() -> None:
+        made = temporary_file(tmp_path, ".x") if kind == "file" else temporary_folder(tmp_path)
+        with made as path:
+            (path if kind == "file" else path / "more").write_bytes(b"half")
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert len(calls) == 2
+    assert list(tmp_path.iterdir()) == []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 
 from t2t_deploy import __version__
+from t2t_deploy.cli import _variants
+from t2t_deploy.errors import ArtifactError
 
 Run = Callable[..., Any]
 
@@ -145,3 +149,78 @@ def test_status_and_streams_of_a_process(
         "t2t-deploy export --variant 14\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+# -- errors that no code of ours expected --------------------------------------------------------
+
+
+@pytest.fixture
+def fail(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
+    """Have a command raise an error in the middle of its work."""
+
+    def set_error(err: Exception) -> None:
+        def work(**options: object) -> None:
+            raise err
+
+        monkeypatch.setattr(_variants.command, "callback", work)
+
+    return set_error
+
+
+@pytest.mark.parametrize(
+    ("err", "message"),
+    [
+        (
+            OSError(errno.EROFS, "Read-only file system", "a/b.txt"),
+            "Read-only file system (a/b.txt); see to it and run the command again",
+        ),
+        (
+            OSError(errno.EIO, "Input/output error"),
+            "Input/output error; see to it and run the command again",
+        ),
+    ],
+)
+def test_an_error_of_the_machine_is_one_line(
+    run: Run, fail: Callable[[Exception], None], err: Exception, message: str
+) -> None:
+    fail(err)
+    done = run("variants", "--json")
+    assert (done.status, done.err) == (1, f"error: {message}\n")
+    assert done.json == {"error": {"kind": "MachineError", "message": message}}
+
+
+def test_an_error_that_the_system_did_not_give_is_a_bug(
+    run: Run, fail: Callable[[Exception], None]
+) -> None:
+    fail(OSError("odd"))
+    with pytest.raises(OSError, match=r"^odd$"):
+        run("variants")
+
+
+def test_too_little_memory_is_one_line_whatever_raised_it(
+    run: Run, fail: Callable[[Exception], None]
+) -> None:
+    refused = ArtifactError("ONNX Runtime refuses it; export the model again")
+    refused.__cause__ = MemoryError()
+    for err in (refused, MemoryError()):
+        fail(err)
+        done = run("variants", "--json")
+        assert (done.status, done.json["error"]["kind"]) == (1, "MemoryShortError")
+        assert done.err == f"error: {done.json['error']['message']}\n"
+        assert done.err.startswith("error: out of memory in 'variants'")
+
+
+def test_a_reader_that_went_away_is_not_told(environment: dict[str, str]) -> None:
+    """As of `t2t-deploy variants | head`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "t2t_deploy", "variants", "--json"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.wait(120) == 1
+        assert process.stderr.read() == ""

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from t2t_deploy.errors import BusyError
-from t2t_deploy.workspace import Patience, Workspace, read_manifest
+from t2t_deploy.errors import ArtifactError, BusyError
+from t2t_deploy.workspace import Patience, Workspace, _locks, read_manifest
 
 from .conftest import Zygote
 
@@ -77,6 +78,52 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(30) == 0
+
+
+@pytest.fixture
+def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace whose locks are refused at once where somebody else holds them."""
+    monkeypatch.setattr(_locks, "_GRACE_S", 0)
+    return Workspace(tmp_path / "artifacts", Patience(wait=False))
+
+
+@pytest.mark.parametrize("note", [None, "{", "[]", '{"pid": 5}'])
+def test_a_holder_that_left_no_name(impatient: Workspace, note: str | None) -> None:
+    folder = impatient.folder(_locks.FOLDER)
+    with FileLock(folder / "x.lock"):
+        if note is not None:
+            (folder / "x.json").write_text(note)
+        with pytest.raises(BusyError) as refused, impatient.lock("x"):
+            pytest.fail("two have one lock")
+    assert str(refused.value) == (
+        f"another t2t-deploy (its pid is unknown) on workspace {impatient.root} is busy with what "
+        "this command needs; try again when it is done, or leave --no-wait out to wait for it"
+    )
+
+
+def test_a_note_that_cannot_be_written_keeps_nobody_from_a_lock(impatient: Workspace) -> None:
+    (impatient.folder(_locks.FOLDER) / "x.json").mkdir()
+    with impatient.lock("x"):
+        assert _locks.is_held(impatient.root, "x")
+
+
+def test_whether_a_lock_is_held(impatient: Workspace) -> None:
+    assert not _locks.is_held(impatient.root, "x")
+    with impatient.lock("x"):
+        assert _locks.is_held(impatient.root, "x")
+    assert not _locks.is_held(impatient.root, "x")
+    # what cannot be asked counts as held
+    (impatient.root / _locks.FOLDER / "y.lock").mkdir()
+    assert _locks.is_held(impatient.root, "y")
+
+
+def test_a_lock_that_cannot_be_made(impatient: Workspace) -> None:
+    (impatient.folder(_locks.FOLDER) / "x.lock").mkdir()
+    with pytest.raises(ArtifactError) as refused, impatient.lock("x"):
+        pytest.fail("it holds what is no lock")
+    assert str(refused.value) == (
+        f"cannot lock workspace {impatient.root}: Is a directory; choose another with --workspace"
+    )
 
 
 def test_writers_at_once_get_numbers_of_their_own(

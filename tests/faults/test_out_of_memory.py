@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -155,17 +156,63 @@ def wrapped() -> None:
         raise ArtifactError("ONNX Runtime refuses it; export the model again") from err
 
 
+def beside_it() -> None:
+    try:
+        python_allocates()
+    except MemoryError:
+        raise ValueError("no array")  # noqa: B904  # as libraries do
+
+
 def the_system_refuses() -> None:
-    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+    raise OSError(errno.ENOMEM, "Out of memory")  # as musl says it
 
 
-@pytest.mark.parametrize("work", [python_allocates, torch_allocates, wrapped, the_system_refuses])
+EXPECTED = (
+    "; expected as much as the work takes: free some or raise the limit; less is needed with a "
+    "smaller --batch or --max-batch, and with fewer pictures (--count)"
+)
+
+
+@pytest.mark.parametrize(
+    "work", [python_allocates, torch_allocates, wrapped, beside_it, the_system_refuses]
+)
 def test_what_means_memory(work: Callable[[], None]) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011  # each library has its own
         work()
     short = memory_short(caught.value, "export")
     assert isinstance(short, MemoryShortError)
-    assert "\n" not in str(short)
+    used = r"out of memory in 'export': \d+ MiB were in use at most(, ulimit -[vd] allows \d+ MiB)*"
+    assert re.fullmatch(used + re.escape(EXPECTED), str(short))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "std::bad_alloc",
+        "bad allocation",
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+        "libx.so: cannot map zero-fill pages: Cannot allocate memory",
+        "libgomp.so.1: cannot allocate memory in static TLS block",
+        "[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 8",
+        "libtorch_cpu.so: failed to map segment from shared object",
+        "can't start new thread",
+    ],
+)
+def test_what_compiled_code_says_of_memory(said: str) -> None:
+    assert isinstance(memory_short(RuntimeError(said), "export"), MemoryShortError)
+
+
+def test_a_library_that_another_one_needs_and_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t2t_deploy.cli._memory._ROOM", 1 << 62)
+    with pytest.raises(ImportError) as caught:
+        a_library_that_is_absent()
+    assert isinstance(memory_short(caught.value, "export"), MemoryShortError)
+
+
+def test_where_no_limits_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert str(memory_short(MemoryError(), "export")) == f"out of memory in 'export'{EXPECTED}"
 
 
 def a_bug() -> None:
@@ -183,12 +230,30 @@ def after_one_that_was_dealt_with() -> None:
         raise ArtifactError("another matter") from None
 
 
+def a_bug_after_one_that_was_dealt_with() -> None:
+    try:
+        python_allocates()
+    except MemoryError:
+        raise RuntimeError("another matter") from None
+
+
+def one_of_ours_that_names_no_cause() -> None:
+    try:
+        python_allocates()
+    except MemoryError:
+        raise ArtifactError("another matter")  # noqa: B904  # on purpose
+
+
 def a_library_that_is_absent() -> None:
     raise ImportError("libx.so.1: cannot open shared object file: No such file or directory")
 
 
 @pytest.mark.parametrize(
-    "work", [a_bug, a_file_of_that_name, after_one_that_was_dealt_with, a_library_that_is_absent]
+    "work",
+    [
+        *(a_bug, a_file_of_that_name, after_one_that_was_dealt_with, a_library_that_is_absent),
+        *(a_bug_after_one_that_was_dealt_with, one_of_ours_that_names_no_cause),
+    ],
 )
 def test_what_does_not(work: Callable[[], None]) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011

@@ -259,6 +259,62 @@ def test_two_files_of_one_name_and_a_second_directory() -> None:
     assert "is not where it says" in refusal(plain[:200] + plain)
 
 
+def damaged(why: str) -> str:
+    return f"model.pth is truncated or no checkpoint ({why}); copy or download it again"
+
+
+def test_a_compressed_zip_file_that_unpacks_to_no_more_than_it_is() -> None:
+    """What it says of its sizes is not believed."""
+    packed = repacked(torch_zip({"head.weight": torch.zeros(3)}), {}, zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    assert unpacked < len(packed)
+    assert refusal(packed) == (
+        f"model.pth would unpack to {unpacked} bytes from {len(packed):,}; expected a zip archive "
+        "without compression, as torch.save writes: save it again"
+    )
+
+
+def test_a_second_pickle_in_another_folder() -> None:
+    buffer = io.BytesIO(torch_zip({"head.weight": torch.zeros(3)}))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("other/data.pkl", pickle.dumps({"a": ByCommand()}, 2))
+    message = damaged("its zip archive has 2 files data.pkl; expected one")
+    assert refusal(buffer.getvalue()) == message
+
+
+def test_a_pickle_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_PICKLE_BYTES", 100)
+    content = torch_zip({"head.weight": torch.zeros(3)})
+    assert refusal(content) == damaged(f"its data.pkl has {len(pickle_of(content))} bytes")
+
+
+ZIP64_END, ZIP64_LOCATOR, ZIP_END = b"PK\x06\x06", b"PK\x06\x07", b"PK\x05\x06"
+
+
+def zip64_end_at(content: bytes, place: int) -> bytes:
+    """A zip file of torch whose locator says that its 64-bit end is elsewhere."""
+    start = content.rindex(ZIP64_LOCATOR) + 8
+    return content[:start] + struct.pack("<Q", place) + content[start + 8 :]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content[: content.rindex(ZIP_END)],
+        lambda content: content[: content.rindex(ZIP_END) + 10],
+        lambda content: content.replace(ZIP64_END, b"PK??"),
+        lambda content: zip64_end_at(content, (1 << 64) - 1),
+        # in the archive's comment, of which no more than the first word is there
+        lambda content: zip64_end_at(content, len(content))[:-2] + b"\x04\0" + ZIP64_END,
+    ],
+    ids=["cut", "cut in it", "of another kind", "beyond the file", "without its values"],
+)
+def test_a_zip_file_without_its_end(change: Callable[[bytes], bytes]) -> None:
+    content = change(torch_zip({"head.weight": torch.zeros(3)}))
+    assert refusal(content) == damaged("its zip archive has no end")
+
+
 def test_a_directory_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_DIRECTORY_BYTES", 100)
     message = refusal(torch_zip({"head.weight": torch.zeros(3)}))
@@ -325,6 +381,31 @@ def test_instructions_are_counted() -> None:
         outline_pickle(io.BytesIO(b"\x80\x02" + b"N0" * 600 + b"}."), budget=1000)
 
 
+def test_instructions_that_take_more_than_there_is() -> None:
+    with pytest.raises(PickleError, match=r"^TUPLE2 takes more than there is$"):
+        outline_pickle(io.BytesIO(b"\x80\x02N\x86."))
+
+
+STORAGE = (
+    b"\x80\x02}X\x01\0\0\0a(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu"
+)
+
+
+@pytest.mark.parametrize(
+    ("elements", "shown"),
+    [(b"J\xff\xff\xff\xff", "-1"), (b"X\x01\0\0\x001", "'1'"), (b"N", "None")],
+)
+def test_storages_of_no_length(elements: bytes, shown: str) -> None:
+    content = repacked(torch_zip({"a": torch.zeros(3)}), {"data.pkl": STORAGE + elements + b"tQs."})
+    assert refusal(content) == damaged(f"a storage has {shown} elements")
+
+
+def test_what_is_no_storage() -> None:
+    module = b"\x80\x02}X\x01\0\0\0a(X\x06\0\0\0moduleX\x01\0\0\0atQs."
+    content = repacked(torch_zip({"a": torch.zeros(3)}), {"data.pkl": module})
+    assert refusal(content) == damaged("it refers to something that is no storage")
+
+
 def test_storages_whose_data_are_left_out() -> None:
     """torch leaves them as the memory happened to be."""
     content = torch_legacy({"head.weight": torch.zeros(1000)})
@@ -355,6 +436,19 @@ def test_tensors_of_other_kinds(
     assert ("expected floating point" if dense else "expected dense floating point") in message
 
 
+class OwnTensor(torch.Tensor):
+    """One with a behaviour of its own, which a program may have told torch to read."""
+
+
+def test_tensors_of_other_classes(weights: dict[str, torch.Tensor]) -> None:
+    content = torch_zip({**weights, "norm.bias": torch.zeros(16).as_subclass(OwnTensor)})
+    with torch.serialization.safe_globals([OwnTensor]):
+        assert refusal(content) == (
+            "model.pth has 'norm.bias' as a OwnTensor on cpu, torch.strided; expected dense "
+            "floating point"
+        )
+
+
 @pytest.mark.parametrize("key", ["a\nb", "\x1b[31mred", "\ud800", "x" * 10_000])
 def test_names_are_shown_on_one_line(key: str) -> None:
     message = refusal(torch_zip({key: "no tensor"}))
@@ -379,6 +473,13 @@ def test_a_safetensors_header_that_lies(
     if header == 9 << 20:
         content += b" " * header
     assert message in refusal(content, "model.safetensors")
+
+
+def test_a_safetensors_file_without_a_header() -> None:
+    assert refusal(b"12345", "model.safetensors") == (
+        "model.safetensors is no readable safetensors file (it has 5 bytes, fewer than the length "
+        "of a header takes); copy or download it again"
+    )
 
 
 def test_a_safetensors_tensor_beyond_the_file(weights: dict[str, torch.Tensor]) -> None:

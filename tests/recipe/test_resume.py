@@ -13,7 +13,8 @@ import pytest
 
 from t2t_deploy.model import config_from_toml, random_state_dict, save_weights
 from t2t_deploy.pipeline import Workspace
-from t2t_deploy.recipe import StepStatus
+from t2t_deploy.recipe import StepStatus, _records
+from t2t_deploy.workspace import manifest_text
 from tests.recipe.conftest import STEPS, followed, run_again, statuses, write_picture
 
 EXPORT, CALIBRATE, QUANTIZE, EVALUATE, PACKAGE = STEPS
@@ -175,6 +176,25 @@ def test_a_removed_file(done: Path, pattern: str, wanted: list[str]) -> None:
     assert run_again(followed(done)) == wanted
     assert path.exists()
     assert run_again(followed(done)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "{",
+        "[]",
+        pytest.param("[" * 100_000, id="nested"),
+        manifest_text({}),
+        manifest_text({"step": "export", "recipe": "a.toml", "parts": 5}),
+        manifest_text({"step": "export"}).replace("export", "verify"),
+    ],
+)
+def test_what_is_no_record_counts_as_none(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "record.json"
+    if text is not None:
+        path.write_text(text)
+    assert _records._read(path) is None
 
 
 def test_a_damaged_record(done: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from t2t_deploy.bench import BenchStatus
+from t2t_deploy.bench import BenchStatus, GpuRecord
 from t2t_deploy.report import BenchDocument, bench_page
 from t2t_deploy.report._page import _resource
 
@@ -52,7 +52,7 @@ def read(document: BenchDocument) -> Read:
 
 def hostile(value: Any) -> Any:
     """The value with every text in it, at any depth, replaced; what must be a known word stays."""
-    if isinstance(value, BenchStatus) or value is None:
+    if isinstance(value, BenchStatus) or value in (None, "random"):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         changes = {f.name: hostile(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -60,10 +60,48 @@ def hostile(value: Any) -> Any:
     if type(value) is str:
         return HOSTILE + value
     if isinstance(value, dict):
-        return {hostile(key): hostile(one) for key, one in value.items()}
+        # names that are looked for, and names that are shown
+        changed = {key: hostile(one) for key, one in value.items()}
+        return changed | {hostile(key): one for key, one in changed.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(hostile(one) for one in value)
     return value
+
+
+@pytest.fixture
+def unlike(document: BenchDocument) -> BenchDocument:
+    """The same with what only some benches have: GPUs, random weights, parents, notes."""
+    gpu = GpuRecord(0, "H100", "580", (1200, 1980), 1980, (2619, 2619), 61, 300.0, ("power cap",))
+    environment = dataclasses.replace(HERE, gpus=(gpu,), governor=None)
+    drawn = {"sha256": "0" * 64, "source": {"kind": "random", "seed": "5"}}
+    parents = ({"kind": "onnx", "file": "parent.onnx", "sha256": "abc123" * 10},)
+    manifests = {
+        "fast.onnx": manifest_of("fast.onnx", None, weights=drawn, parents=parents),
+        "half.onnx": manifest_of("half.onnx", weights={}, parents=parents),
+    }
+    assert document.comparison is not None
+    comparison = dataclasses.replace(document.comparison, notes=("torch was 2.12",))
+    report = dataclasses.replace(document.report, environment=environment)
+    return dataclasses.replace(document, report=report, artifacts=manifests, comparison=comparison)
+
+
+def test_what_only_some_benches_have_is_text_too(unlike: BenchDocument) -> None:
+    plain, changed = read(unlike), read(hostile(unlike))
+    assert {name for name, _ in changed.elements} <= {name for name, _ in plain.elements}
+    assert plain.count("script") == changed.count("script") == 1
+    for text in (
+        "H100",
+        "580",
+        "power cap",
+        "14 are",
+        "5",
+        "parent.onnx",
+        "onnx",
+        "torch was 2.12",
+    ):
+        assert text in plain.text
+        assert f"{HOSTILE}{text}" in changed.text, text
+    assert f"{HOSTILE}not_run: {HOSTILE}no device".replace("_", " ") in changed.text
 
 
 def test_whatever_comes_from_files_is_text(document: BenchDocument) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,11 +13,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.runtime import SessionRequest, open_session, read_onnx
+from t2t_deploy.runtime import SessionRequest, _ort_gpu, open_session, read_onnx
+from t2t_deploy.runtime._ort_gpu import OrtGpuSession
+from t2t_deploy.runtime._trt_network import parse_network
 
 from .harmful_onnx import WEIGHT, Change, model, refusal
-
-# -- external data -------------------------------------------------------------------------------
 
 
 def lies_in(**entries: str) -> Change:
@@ -137,3 +138,57 @@ def test_data_in_the_folder_are_read(write: Callable[..., Path]) -> None:
     image = np.ones((1, 3, 1, 1), np.float32)
     with open_session(SessionRequest("ort-cpu", path, threads=1)) as session:
         assert np.array_equal(session.run({"image": image})["logits"], WEIGHT.sum(0)[None])
+
+
+class Untouched:
+    """A library that gets nothing of a file that is refused."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was asked for")
+
+
+def test_tensorrts_parser_gets_no_file_that_is_refused(
+    write: Callable[..., Path], outside: Path
+) -> None:
+    path, library = write(lies_in(location="../secret.bin")), Untouched()
+    with pytest.raises(ArtifactError) as refused:
+        parse_network(library, library, library, path, "a")
+    assert str(refused.value) == (
+        f"{path} is no readable ONNX file (tensor 'w' lies in '../secret.bin'; expected a file of "
+        "the same folder, by a relative name); export it again"
+    )
+
+
+def test_tensorrts_parser_gets_no_operator_of_a_domain_that_it_leaves_aside(
+    write: Callable[..., Path],
+) -> None:
+    def change(made: onnx.ModelProto) -> None:
+        made.graph.node[2].domain = "nobody.knows"
+        made.opset_import.append(helper.make_opsetid("nobody.knows", 1))
+
+    path, library = write(change), Untouched()
+    with pytest.raises(ArtifactError) as refused:
+        parse_network(library, library, library, path, "a")
+    assert str(refused.value) == (
+        f"{path} has the operator 'Relu' of the domain 'nobody.knows', which this parser does not "
+        "know and would take for ONNX's own; replace it, or take another backend"
+    )
+
+
+def opened(path: str, *arguments: object, **options: object) -> None:
+    raise AssertionError(f"{path} was opened")
+
+
+@pytest.mark.parametrize("backend", ["ort-cuda", "ort-tensorrt"])
+def test_a_session_on_a_gpu_gets_no_file_that_is_refused(
+    write: Callable[..., Path], outside: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr(_ort_gpu, "why_no_provider", lambda *_: None)
+    monkeypatch.setattr("onnxruntime.InferenceSession", opened)
+    path = write(lies_in(location="../secret.bin"))
+    with pytest.raises(ArtifactError) as refused:
+        OrtGpuSession(path, backend=backend)
+    assert str(refused.value) == (
+        f"{path} is no readable ONNX file (tensor 'w' lies in '../secret.bin'; expected a file of "
+        "the same folder, by a relative name); export it again"
+    )

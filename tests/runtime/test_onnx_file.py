@@ -16,6 +16,7 @@ from t2t_deploy.runtime import _onnx_file as files
 from t2t_deploy.runtime import _onnx_rules as rules
 from t2t_deploy.runtime import _onnx_tree as trees
 from t2t_deploy.runtime import check_onnx_file, read_onnx
+from t2t_deploy.runtime._protobuf import message as encoded
 
 from .harmful_onnx import Change, model, readers, refusal
 
@@ -110,8 +111,13 @@ def nested_types(made: onnx.ModelProto) -> None:
     made.graph.value_info.add(name="x", type=kind)
 
 
-def calls(count: int, *, times: int = 1, ring: bool = False) -> Change:
-    """Functions, each of which calls the one before it so many times."""
+def calls(
+    count: int, *, times: int = 1, ring: bool = False, branch: bool = False, used: bool = True
+) -> Change:
+    """Functions, each of which calls the one before it so many times, the last one first.
+
+    branch: from within a branch. used: by the graph.
+    """
 
     def change(made: onnx.ModelProto) -> None:
         opsets = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
@@ -123,10 +129,15 @@ def calls(count: int, *, times: int = 1, ring: bool = False) -> Change:
                 helper.make_node(callee[1], ["x"], [f"y{turn}"], domain=callee[0])
                 for turn in range(times)
             ]
-            made.functions.append(
-                helper.make_function("local", f"f{index}", ["x"], ["y0"], nodes, opsets)
+            if branch:
+                inner = helper.make_graph(nodes, "inner", [], [])
+                nodes = [helper.make_node("If", ["x"], ["y0"], then_branch=inner)]
+            made.functions.insert(
+                0, helper.make_function("local", f"f{index}", ["x"], ["y0"], nodes, opsets)
             )
-        made.graph.node.append(helper.make_node(f"f{count - 1}", ["image"], ["z"], domain="local"))
+        if used:
+            node = helper.make_node(f"f{count - 1}", ["image"], ["z"], domain="local")
+            made.graph.node.append(node)
 
     return change
 
@@ -138,8 +149,13 @@ def calls(count: int, *, times: int = 1, ring: bool = False) -> Change:
         (made_twice, "'flat' is made by two nodes"),
         (nested(25), "messages nest deeper than 64"),
         (nested_types, "messages nest deeper than 64"),
-        (calls(3, ring=True), "calls itself"),
+        (calls(3, ring=True), "(its function 'f2' calls itself); export it again"),
+        (calls(1, ring=True, used=False), "(its function 'f0' calls itself); export it again"),
+        (calls(3, ring=True, branch=True), "(its function 'f2' calls itself); export it again"),
         (calls(70), "its functions call each other through more than 64"),
+        (calls(70, branch=True), "its functions call each other through more than 64"),
+        # more than Python can follow
+        (calls(5000), "its functions call each other through more than 64"),
         (calls(30, times=2), "it has more than 1,000,000 nodes, its functions written out"),
         (lambda made: made.functions.extend(_twice()), "it has two functions 'f0'"),
     ],
@@ -157,6 +173,85 @@ def _twice() -> list[onnx.FunctionProto]:
 def test_functions_and_subgraphs_that_end_are_read(write: Callable[..., Path]) -> None:
     for change in (nested(5), calls(5, times=3)):
         check_onnx_file(write(change))
+
+
+# -- wherever it stands ----------------------------------------------------------------------------
+
+OPSETS = [helper.make_opsetid("", 18)]
+READS_NOWHERE = helper.make_node("Relu", ["nowhere"], ["y"], name="lost")
+
+
+def branch(*nodes: onnx.NodeProto, **parts: Any) -> onnx.NodeProto:
+    inner = helper.make_graph(list(nodes), "inner", [], [], **parts)
+    return helper.make_node("If", ["image"], ["z"], then_branch=inner)
+
+
+def function(*nodes: onnx.NodeProto, opsets: Any = OPSETS, **parts: Any) -> onnx.FunctionProto:
+    return helper.make_function("local", "f", ["x"], ["y"], list(nodes), opsets, **parts)
+
+
+def negative_info() -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info("odd", TensorProto.FLOAT, [-7])
+
+
+def trained(**parts: Any) -> Change:
+    """With a graph of how it was trained."""
+
+    def change(made: onnx.ModelProto) -> None:
+        graph = helper.make_graph(parts.get("nodes", []), "training", [], [])
+        graph.initializer.extend(parts.get("tensors", []))
+        graph.value_info.extend(parts.get("infos", []))
+        made.training_info.add().algorithm.CopyFrom(graph)
+
+    return change
+
+
+def sparse(made: onnx.ModelProto) -> None:
+    values = helper.make_tensor("s", TensorProto.FLOAT, [0], [])
+    made.graph.sparse_initializer.add(values=values, dims=[-3])
+
+
+def in_a_default(made: onnx.ModelProto) -> None:
+    lost = TensorProto(name="c", data_type=TensorProto.FLOAT, dims=[-7])
+    attribute = AttributeProto(name="a", type=AttributeProto.TENSOR, t=lost)
+    made.functions.append(function(attribute_protos=[attribute]))
+
+
+def raw_text(made: onnx.ModelProto) -> None:
+    tensor = TensorProto(name="t", data_type=TensorProto.STRING, dims=[3], raw_data=b"abc")
+    made.graph.initializer.append(tensor)
+
+
+LOST = "(node 'lost' ('Relu') reads 'nowhere', which nothing before it makes: the graph is cyclic, "
+NEGATIVE = "(tensor 'odd' has the dimension -7); export it again"
+LOST_TENSOR = TensorProto(name="odd", data_type=TensorProto.FLOAT, dims=[-7])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda made: made.graph.node.append(branch(READS_NOWHERE)), LOST),
+        (lambda made: made.functions.append(function(READS_NOWHERE)), LOST),
+        (trained(nodes=[READS_NOWHERE]), LOST),
+        (lambda made: made.graph.node.append(branch(value_info=[negative_info()])), NEGATIVE),
+        (lambda made: made.functions.append(function(value_info=[negative_info()])), NEGATIVE),
+        (
+            lambda made: made.functions.append(function(branch(value_info=[negative_info()]))),
+            NEGATIVE,
+        ),
+        (trained(infos=[negative_info()]), NEGATIVE),
+        (trained(tensors=[LOST_TENSOR]), NEGATIVE),
+        (in_a_default, "(tensor 'c' has the dimension -7); export it again"),
+        (sparse, "(tensor 'of a sparse kind' has the dimension -3); export it again"),
+        (raw_text, "(tensor 't' has 3 bytes of data; its shape takes 3); export it again"),
+        (
+            lambda made: made.functions.append(function(opsets=[helper.make_opsetid("", 9999)])),
+            "(its opset is 9999; known are 1 to 28); export it again",
+        ),
+    ],
+)
+def test_no_part_is_overlooked(write: Callable[..., Path], change: Change, message: str) -> None:
+    assert message in refusal(write(change))
 
 
 # -- versions ------------------------------------------------------------------------------------
@@ -234,6 +329,16 @@ def test_a_file_beyond_protobufs_limit(tmp_path: Path) -> None:
         (b"\x3a\x04\x12\x02\xff\xfe", "is no UTF-8"),
         (b"\x08" + b"\xff" * 11, "does not end"),
         (b"\x0a\x01\x09\x3a\x00", "has wire type 2"),
+        (b"\x08\x09\xa3\x06\x3a\x00", "(wire type 3 at byte 2 is none of protobuf's)"),
+        (b"\x08\x09\x3a\x00\x12\x05ab", "(the field at byte 4 ends after its message)"),
+        # a tensor whose data lie in a place of number 5
+        (b"\x08\x09\x3a\x09\x2a\x07\x10\x01\x42\x01w\x70\x05", "has the data location 5"),
+        # an input that is a tensor and a sequence
+        (
+            b"\x08\x09" + encoded(7, encoded(11, encoded(2, encoded(1, b"\x08\x01") + b"\x22\0"))),
+            "(its input or output '' is no tensor of numbers)",
+        ),
+        (b"", "holds no ONNX graph; name an .onnx file"),
     ],
 )
 def test_what_parsers_could_differ_on(tmp_path: Path, content: bytes, message: str) -> None:
@@ -257,6 +362,10 @@ def test_packed_dims_are_counted_and_read(
     path.write_bytes(b"\x08\x09\x3a" + bytes([len(graph)]) + graph)
     assert list(read_onnx(path).graph.initializer[0].dims) == [3, 4]
     monkeypatch.setattr(trees, "MAX_FIELDS", 6)
+    assert "it has more than 6 fields" in refusal(path)
+    # where nothing stands behind them
+    last = b"\x10\x01" + b"\x42\x01w" + b"\x0a\x09" + bytes(9)
+    path.write_bytes(b"\x08\x09" + encoded(7, encoded(5, last)))
     assert "it has more than 6 fields" in refusal(path)
 
 

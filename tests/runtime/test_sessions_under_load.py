@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from t2t_deploy.errors import BackendError
 from t2t_deploy.pipeline import ExportRequest
 from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.runtime._mapped_onnx import mappable_model
+from t2t_deploy.runtime._ort import OrtSession
+from t2t_deploy.types import TensorSpec
 
 from ..small import tiny_exports
 
-for _needed in ("torch", "onnxruntime"):
-    pytest.importorskip(_needed)
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
 
 THREADS = 16
 needs_openvino = pytest.mark.skipif(
@@ -159,6 +161,43 @@ def test_closing_while_others_run(requests: Mapping[str, SessionRequest], kind: 
     assert {str(each) for each in found} == {"the session is closed; open a new one"}
     session.close()
     with pytest.raises(BackendError, match="the session is closed; open a new one"):
+        session.run(feeds)
+
+
+def test_what_is_closed_in_the_middle_of_an_eager_call_finishes_it(
+    requests: Mapping[str, SessionRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session(requests["eager"])
+    feeds = feeds_of(session, 1, 0)
+    alone = bits(session, feeds)
+    from_numpy = torch.from_numpy
+
+    def closing(array: np.ndarray) -> Any:
+        session.close()
+        return from_numpy(array)
+
+    monkeypatch.setattr(torch, "from_numpy", closing)
+    assert bits(session, feeds) == alone
+    with pytest.raises(BackendError, match=r"^the session is closed; open a new one$"):
+        session.run(feeds)
+
+
+def test_what_is_closed_in_the_middle_of_a_call_of_onnx_runtime_finishes_it(
+    requests: Mapping[str, SessionRequest],
+) -> None:
+    session = open_session(requests["ort-cpu"])
+    assert isinstance(session, OrtSession)
+    feeds = feeds_of(session, 1, 0)
+    alone = bits(session, feeds)
+
+    class Closing(tuple[TensorSpec, ...]):
+        def __iter__(self) -> Iterator[TensorSpec]:
+            session.close()
+            return super().__iter__()
+
+    session.outputs = Closing(session.outputs)
+    assert bits(session, feeds) == alone
+    with pytest.raises(BackendError, match=r"^the session is closed; open a new one$"):
         session.run(feeds)
 
 
