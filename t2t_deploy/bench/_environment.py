@@ -42,8 +42,8 @@ class Environment:
     python: str
     versions: dict[str, str]
     threads: tuple[int | None, ...]
-    load_before: tuple[float, ...] | None
-    load_after: tuple[float, ...] | None
+    load_before: tuple[float, float, float] | None
+    load_after: tuple[float, float, float] | None
     gpus: tuple[GpuRecord, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Environment:
 def read_environment(
     *,
     threads: Sequence[int | None],
-    load_before: tuple[float, ...] | None,
+    load_before: tuple[float, float, float] | None,
     gpus: tuple[GpuRecord, ...] = (),
 ) -> Environment:
     """Describe this machine now; ``load_before`` is what `load_average` said before the work."""
@@ -77,7 +77,7 @@ def read_environment(
     )
 
 
-def load_average() -> tuple[float, ...] | None:
+def load_average() -> tuple[float, float, float] | None:
     """1, 5 and 15 minute load averages, or None where the system has none."""
     return os.getloadavg() if hasattr(os, "getloadavg") else None
 

@@ -90,8 +90,8 @@ def _gpu(values: Mapping[str, Any]) -> GpuRecord:
     )
 
 
-def _averages(values: Any) -> tuple[float, ...] | None:
-    return None if values is None else tuple(float(value) for value in values)
+def _averages(values: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+    return None if values is None else (float(values[0]), float(values[1]), float(values[2]))
 
 
 def _optional(kind: type[_T], values: Mapping[str, Any] | None) -> _T | None:
