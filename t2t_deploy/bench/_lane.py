@@ -36,6 +36,7 @@ class Lane:
         self._warm_up: WarmUp | None = None
         self._call_ns = 0.0
         self._parts_ms: list[dict[str, float]] = []
+        self._graph_refusal: str | None = None
 
     def prepare(self, seed: int) -> None:
         """Load the model, call it once, and warm it up."""
@@ -66,6 +67,7 @@ class Lane:
             case.precision,
             case.batch,
             BenchStatus.OK,
+            reason=self._graph_refusal and f"without CUDA graph: {self._graph_refusal}",
             latency_ms=latency,
             images_per_s=case.batch / (latency.p50 / 1e3),
             speedup_vs_eager=speedup,
@@ -118,6 +120,7 @@ class Lane:
         self._peak_rss_bytes = answer["peak_rss_bytes"]
         # of the latest calls, when it is warm
         self._parts_ms = answer.get("parts_ms", [])
+        self._graph_refusal = answer.get("graph_refusal")
         samples_ns: list[int] = answer["samples_ns"]
         return samples_ns
 

@@ -71,6 +71,7 @@ class Round:
 class CaseResult:
     """What was measured of one case; the measurements are None unless the status is ok.
 
+    reason: why it was not run or failed; of a measured one, what was not done as asked.
     load_ms: opening the session in a fresh process, the runtime's import included.
     first_call_ms: the first call, where some runtimes compile.
     baseline_rss_bytes, peak_rss_bytes: the worker before it loaded anything, and at its highest.

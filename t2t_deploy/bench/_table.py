@@ -105,7 +105,7 @@ def _ratio(speedup: Speedup | None) -> str:
 def _note(result: CaseResult) -> str:
     if result.status is BenchStatus.FAILED:
         return f"failed: {result.reason}"
-    notes = []
+    notes = [] if result.reason is None else [result.reason]
     if result.unstable:
         spread = "" if result.spread is None else f"{result.spread:.0%}, "
         notes.append(f"unstable: rounds spread by {spread}more than {UNSTABLE_SPREAD:.0%}")

@@ -6,7 +6,8 @@
             takes pixels or gives probabilities}
     {"command": "run", "iterations": N, "settle": K}
         -> {"ok": true, "samples_ns": [N integers], "peak_rss_bytes"}
-           and of a session that tells them apart "parts_ms": [{"h2d_ms", ...}, a few calls]
+           and of a session that tells them apart "parts_ms": [{"h2d_ms", ...}, a few calls],
+           of one that was to replay CUDA graphs and cannot "graph_refusal": why
     {"command": "close"}
         -> {"ok": true}
     whatever goes wrong
@@ -30,7 +31,7 @@ import numpy as np
 from t2t_deploy._child import Parent
 from t2t_deploy.bench._inputs import make_inputs
 from t2t_deploy.bench._memory import peak_resident_bytes, resident_bytes
-from t2t_deploy.runtime._session import Session, SessionRequest, TimedSession
+from t2t_deploy.runtime._session import ReplayingSession, Session, SessionRequest, TimedSession
 from t2t_deploy.types import PROBABILITIES_NAME
 
 _TIMED_CALLS = 5
@@ -100,6 +101,8 @@ class _Bench:
             # after the samples, and few: the events between the parts cost time themselves
             timed = [self._session.timed_run(feeds) for _ in range(_TIMED_CALLS)]
             answer["parts_ms"] = [call.timing.to_dict() for call in timed]
+        if isinstance(self._session, ReplayingSession):
+            answer["graph_refusal"] = self._session.graph_refusal
         return answer
 
     def _close(self) -> dict[str, Any]:

@@ -116,6 +116,8 @@ def _state(case: Case) -> Markup:
     result = case.result
     spread = _NONE if result.spread is None else f"{result.spread:.0%}"
     words: list[Child] = []
+    if result.reason is not None:
+        words.append(element("span", result.reason, class_="warn"))
     if result.unstable:
         words.append(element("span", f"unstable, {spread}", class_="warn"))
     if result.warm_up is not None and not result.warm_up.stable:

@@ -112,6 +112,15 @@ class TimedSession(Protocol):
         """As `Session.run`, with the times of its parts."""
 
 
+@runtime_checkable
+class ReplayingSession(Protocol):
+    """A session that replays its calls as CUDA graphs, or tells why not."""
+
+    @property
+    def graph_refusal(self) -> str | None:
+        """Why calls are made kernel by kernel, where a recording failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class SessionRequest:
     """Everything needed to open a session, in this process or another.

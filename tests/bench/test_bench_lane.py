@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ import pytest
 from t2t_deploy.bench import BenchCase, BenchStatus, WarmUp, _lane
 from t2t_deploy.bench._client import Worker
 from t2t_deploy.bench._lane import Lane
+from t2t_deploy.bench._table import _note
 from t2t_deploy.runtime import SessionRequest
 
 
@@ -64,3 +66,17 @@ def test_warm_up_that_never_settles_ends_at_the_limit(monkeypatch: pytest.Monkey
     assert worker.asked == [(3, 0), (3, 0)]  # 9 s; the limit is looked at between chunks
     lane.take_turn(1, 1, round_seconds=0.5)
     assert lane.result(None).warm_up == WarmUp(iterations=7, stable=False)
+
+
+def test_graphs_that_were_refused_are_told_beside_the_figures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lane, worker = prepared(monkeypatch, [20.0, 20.0, 20.0])
+    plain = worker.run
+    monkeypatch.setattr(
+        worker, "run", lambda *args, **kw: plain(*args, **kw) | {"graph_refusal": "it waits"}
+    )
+    lane.take_turn(1, 1, round_seconds=0.1)
+    result = lane.result(None)
+    assert (result.status, result.reason) == (BenchStatus.OK, "without CUDA graph: it waits")
+    assert _note(dataclasses.replace(result, unstable=False)) == "without CUDA graph: it waits"
