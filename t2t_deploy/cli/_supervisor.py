@@ -19,6 +19,8 @@ _SI_KERNEL = 0x80  # asm-generic/siginfo.h: of a terminal, which the child has g
 _WATCHED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD})
 _REQUESTS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 _FAILED = 1
+# what `main` ends with; the loader of libraries ends a process with another, and no word to us
+_OWN_STATUSES = frozenset({0, 1, 2, 3, 129, 130, 143})
 
 
 def supervise(command: str, output: Output) -> None:
@@ -68,19 +70,25 @@ def _wait(child: int, command: str, output: Output) -> NoReturn:
             os._exit(128 + number)
         output.error(CrashError.__name__, _what_died(command, number))
         code = _FAILED
+    elif code not in _OWN_STATUSES:
+        output.error(CrashError.__name__, _ended(command, f"status {code}"))
+        code = _FAILED
     os._exit(code)
 
 
 def _what_died(command: str, number: int) -> str:
     names = {member.value: member.name for member in signal.Signals}
-    name = names.get(number, f"signal {number}")
     if number == signal.SIGKILL:
         return (
             f"'{command}' was killed (SIGKILL), which the system does where memory runs out; "
             "expected it to end by itself: free memory, or work on less at once (--batch, --count)"
         )
+    return _ended(command, names.get(number, f"signal {number}"))
+
+
+def _ended(command: str, how: str) -> str:
     return (
-        f"compiled code ended '{command}' with {name}, often for want of memory; expected it to "
+        f"compiled code ended '{command}' with {how}, often for want of memory; expected it to "
         "end by itself: free memory or raise the limit (ulimit -v) and try again; if it dies all "
         "the same, report it with what stands above"
     )

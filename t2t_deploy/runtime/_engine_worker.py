@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 # how the builder says that nothing fits into the memory limit
 _OUT_OF_WORKSPACE = ("OutOfMemory", "within workspace limit")
+# how it says that this machine, or a limit on the process, has no memory left
+_OUT_OF_MEMORY = "std::bad_alloc"
 
 
 class _OutOfWorkspace(EngineError):
@@ -85,8 +87,8 @@ def main() -> None:
         except DeployError as err:
             parent.tell({"error": err.kind, "message": str(err)})
             return
-        except MemoryError:
-            parent.tell({"error": MemoryError.__name__, "message": ""})
+        except MemoryError as err:
+            parent.tell({"error": MemoryError.__name__, "message": str(err)})
             return
         except BaseException:  # a bug of ours: the parent shows where
             parent.tell({"error": "", "message": traceback.format_exc()})
@@ -124,6 +126,8 @@ def build(
         limited = options.memory_limit_mib is not None
         if limited and any(words in why for words in _OUT_OF_WORKSPACE):
             raise _OutOfWorkspace(message)
+        if _OUT_OF_MEMORY in why:
+            raise MemoryError(message)
         raise EngineError(message)
     if cache is not None:
         cache.keep(config)

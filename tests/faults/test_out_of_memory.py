@@ -137,6 +137,25 @@ def test_a_crash_of_compiled_code_is_one_line(folder: Path, name: str, number: i
     assert len(left) == 1 and workspace.prune() == left
 
 
+# What the loader of libraries does where it has no memory for a thread's own data.
+LEAVES = """
+import os
+import pathlib
+from t2t_deploy.cli import main
+
+pathlib.Path.replace = lambda *paths: os._exit(127)
+main()
+"""
+
+
+@linux
+def test_a_status_that_is_none_of_ours_is_one_line(folder: Path) -> None:
+    done = run(folder, LEAVES, *EXPORT)
+    said = check(folder, done)
+    assert json.loads(done.stdout)["error"]["kind"] == "CrashError"
+    assert said.startswith("compiled code ended 'export' with status 127, often for want of memory")
+
+
 # -- which errors mean memory --------------------------------------------------------------------
 
 

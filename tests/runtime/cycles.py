@@ -1,9 +1,9 @@
 """Opens, runs and closes a session again and again, in a process of its own, and counts.
 
-    python cycles.py REQUEST CYCLES [refused]
+    python cycles.py REQUEST CYCLES [refused|file]
         -> {"rss": [bytes after each cycle], "files": [...], "threads": [...]} as JSON
 
-refused: opening is expected to fail.
+refused: opening is expected to fail. file: the file of weights is read and nothing else done.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import sys
 
 import numpy as np
 import psutil
+from safetensors.torch import load_file
 
 from t2t_deploy.errors import DeployError
 from t2t_deploy.runtime import SessionRequest, open_session
 
 
-def cycle(request: SessionRequest, refused: bool) -> None:
+def cycle(request: SessionRequest, refused: bool, file_alone: bool) -> None:
+    if file_alone:
+        load_file(request.path)
+        return
     try:
         session = open_session(request)
     except DeployError:
@@ -38,7 +42,7 @@ def main() -> None:
     process = psutil.Process()
     counts: dict[str, list[int]] = {"rss": [], "files": [], "threads": []}
     for _ in range(int(sys.argv[2])):
-        cycle(request, "refused" in sys.argv[3:])
+        cycle(request, "refused" in sys.argv[3:], "file" in sys.argv[3:])
         gc.collect()
         counts["rss"].append(process.memory_info().rss)
         counts["files"].append(len(os.listdir("/proc/self/fd")))
