@@ -238,3 +238,22 @@ def test_a_pending_rstd_is_applied_by_every_block() -> None:
         pending = Products(tuple(value / rstd for value in done.values), rstd)
         with torch.inference_mode():
             torch.testing.assert_close(deployed(pending), deployed(done), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", SAFE_FORMS)
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-6), (torch.float16, 1e-3)])
+def test_a_picture_does_not_depend_on_its_neighbours(
+    form: Any, dtype: torch.dtype, most: float
+) -> None:
+    """The wrong version: a maximum over the batch, under which features of long keys vanish.
+
+    Products of a batch may be added up in another order, which changes the last bits.
+    """
+    deployed = make(form, performer(1.0), dtype)
+    short = products_for(deployed, PICTURE[:1], dtype)
+    long = Products(tuple(value * 30 for value in short.values), None)
+    pairs = zip(long.values, short.values, strict=True)
+    both = Products(tuple(torch.cat(pair) for pair in pairs), None)
+    with torch.inference_mode():
+        wanted, found = deployed(long), deployed(both)[:1]
+    assert error(found, wanted.double()) < most
