@@ -150,7 +150,8 @@ class Untouched:
 def test_tensorrts_parser_gets_no_file_that_is_refused(
     write: Callable[..., Path], outside: Path
 ) -> None:
-    path, library = write(lies_in(location="../secret.bin")), Untouched()
+    path = write(lies_in(location="../secret.bin"))
+    library: Any = Untouched()
     with pytest.raises(ArtifactError) as refused:
         parse_network(library, library, library, path, "a")
     assert str(refused.value) == (
@@ -166,7 +167,8 @@ def test_tensorrts_parser_gets_no_operator_of_a_domain_that_it_leaves_aside(
         made.graph.node[2].domain = "nobody.knows"
         made.opset_import.append(helper.make_opsetid("nobody.knows", 1))
 
-    path, library = write(change), Untouched()
+    path = write(change)
+    library: Any = Untouched()
     with pytest.raises(ArtifactError) as refused:
         parse_network(library, library, library, path, "a")
     assert str(refused.value) == (
