@@ -33,6 +33,8 @@ STOPPED_TWICE = """
 import os, signal
 from t2t_deploy.cli import _variants, main
 
+signal.signal(signal.{name}, signal.SIG_DFL)  # a shell's background job ignores SIGHUP
+
 def work(**options):
     try:
         os.kill(os.getpid(), signal.{name})
