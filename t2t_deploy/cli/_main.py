@@ -14,7 +14,7 @@ import click
 from t2t_deploy import __version__
 from t2t_deploy.cli._memory import memory_short
 from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._supervisor import supervise
+from t2t_deploy.cli._supervisor import end_speechless, leave, supervise
 from t2t_deploy.errors import DeployError, MachineError
 
 # command -> module below t2t_deploy.cli; modules import nothing heavy before a command runs
@@ -87,9 +87,20 @@ def main(args: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if args is None:
+        supervise(_command(words), output)
     try:
-        if args is None:
-            supervise(_command(words), output)
+        _end(words, output)
+    except MemoryError:
+        end_speechless()
+        raise
+    finally:
+        leave()
+
+
+def _end(words: list[str], output: Output) -> None:
+    """Do what was asked for and exit, whatever happened in one line."""
+    try:
         for ending in _ENDING:
             if signal.getsignal(ending) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(ending, _terminate)

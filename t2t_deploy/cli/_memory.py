@@ -23,6 +23,8 @@ _WORDS = (
 )
 # What the loader says of a library that another one needs and that could not be mapped before.
 _LIBRARY = "cannot open shared object file"
+# What oneDNN says of it, and of an operator that it does not have.
+_PRIMITIVE = "could not create a primitive"
 _ROOM = 1 << 30
 _MIB = 1 << 20
 
@@ -53,6 +55,8 @@ def _is_memory(err: BaseException) -> bool:
     if isinstance(err, OSError) and err.errno == errno.ENOMEM:
         return True
     if isinstance(err, ImportError) and _LIBRARY in str(err):
+        return _no_room()
+    if type(err) is RuntimeError and str(err) == _PRIMITIVE:
         return _no_room()
     # a DeployError may quote a file's name: its cause speaks for it
     return not isinstance(err, DeployError) and any(word in str(err) for word in _WORDS)

@@ -6,21 +6,35 @@ no handler in the same process gets to say anything then.
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import sys
 from typing import NoReturn
 
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import CrashError
+from t2t_deploy.errors import CrashError, MemoryShortError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SI_KERNEL = 0x80  # asm-generic/siginfo.h: of a terminal, which the child has got as well
 _WATCHED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD})
 _REQUESTS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+_SPEECHLESS = 70  # of a child that has not the memory to say that it has none
 _FAILED = 1
-# what `main` ends with; the loader of libraries ends a process with another, and no word to us
-_OWN_STATUSES = frozenset({0, 1, 2, 3, 129, 130, 143})
+_LEFT = b"\1"
+_how: mmap.mmap | None = None  # a byte that both processes see
+
+
+def leave() -> None:
+    """Note that the command ends by itself: what compiled code ends does not come by here."""
+    if _how is not None:
+        _how[:] = _LEFT
+
+
+def end_speechless() -> None:
+    """End without the memory to say why; return where no parent is there to say it."""
+    if _how is not None:
+        os._exit(_SPEECHLESS)
 
 
 def supervise(command: str, output: Output) -> None:
@@ -32,6 +46,11 @@ def supervise(command: str, output: Output) -> None:
         return
     sys.stdout.flush()
     sys.stderr.flush()
+    global _how
+    try:
+        _how = mmap.mmap(-1, len(_LEFT))
+    except (OSError, MemoryError):  # no room for a page: do the work in this process
+        return
     parent = os.getpid()
     # blocked before there is a child: none of them is lost
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
@@ -70,7 +89,14 @@ def _wait(child: int, command: str, output: Output) -> NoReturn:
             os._exit(128 + number)
         output.error(CrashError.__name__, _what_died(command, number))
         code = _FAILED
-    elif code not in _OWN_STATUSES:
+    elif code == _SPEECHLESS:
+        output.error(
+            MemoryShortError.__name__,
+            f"out of memory in '{command}', with none left to say where; expected as much as the "
+            "work takes: free some or raise the limit (ulimit -v)",
+        )
+        code = _FAILED
+    elif _how is not None and _how[:] != _LEFT:
         output.error(CrashError.__name__, _ended(command, f"status {code}"))
         code = _FAILED
     os._exit(code)

@@ -16,6 +16,7 @@ import pytest
 
 import t2t_deploy
 from t2t_deploy._optional import is_installed
+from t2t_deploy.cli import _memory
 from t2t_deploy.cli._memory import memory_short
 from t2t_deploy.errors import ArtifactError, MemoryShortError
 from t2t_deploy.workspace import Workspace
@@ -137,23 +138,55 @@ def test_a_crash_of_compiled_code_is_one_line(folder: Path, name: str, number: i
     assert len(left) == 1 and workspace.prune() == left
 
 
-# What the loader of libraries does where it has no memory for a thread's own data.
+# What libraries do where they have no memory: the loader with 127, OpenBLAS with 1.
 LEAVES = """
 import os
 import pathlib
 from t2t_deploy.cli import main
 
-pathlib.Path.replace = lambda *paths: os._exit(127)
+pathlib.Path.replace = lambda *paths: os._exit({status})
 main()
 """
 
 
 @linux
-def test_a_status_that_is_none_of_ours_is_one_line(folder: Path) -> None:
-    done = run(folder, LEAVES, *EXPORT)
+@pytest.mark.parametrize("status", [127, 1, 0])
+def test_what_compiled_code_ends_is_one_line(folder: Path, status: int) -> None:
+    done = run(folder, LEAVES.format(status=status), *EXPORT)
     said = check(folder, done)
     assert json.loads(done.stdout)["error"]["kind"] == "CrashError"
-    assert said.startswith("compiled code ended 'export' with status 127, often for want of memory")
+    assert said.startswith(
+        f"compiled code ended 'export' with status {status}, often for want of memory"
+    )
+
+
+# No memory left where the error would be told.
+SPEECHLESS = """
+from t2t_deploy.cli import _main, main
+
+def nothing_left(*arguments):
+    raise MemoryError
+
+_main.memory_short = nothing_left
+_main.cli.main = nothing_left
+main()
+"""
+
+
+@linux
+def test_an_error_that_cannot_be_told_is_told_by_the_supervisor(folder: Path) -> None:
+    done = run(folder, SPEECHLESS, *EXPORT)
+    assert check(folder, done) == (
+        "out of memory in 'export', with none left to say where; expected as much as the work "
+        "takes: free some or raise the limit (ulimit -v)"
+    )
+
+
+def test_what_onednn_says_means_memory_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    err = RuntimeError("could not create a primitive")
+    assert memory_short(err, "export") is None
+    monkeypatch.setattr(_memory, "_ROOM", 1 << 60)
+    assert memory_short(err, "export") is not None
 
 
 # -- which errors mean memory --------------------------------------------------------------------
