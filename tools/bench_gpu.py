@@ -282,9 +282,10 @@ def _row(result: CaseResult) -> str:
     ratio = (
         "-" if speedup is None else f"{speedup.ratio:.2f} [{speedup.low:.2f}, {speedup.high:.2f}]"
     )
+    p50 = f"{latency.p50:.3f}{', unstable' if result.unstable else ''}"
     cells = (
         *(result.artifact, result.batch, result.backend, result.precision),
-        *(f"{latency.p50:.3f}", *times, f"{result.images_per_s:.0f}", ratio),
+        *(p50, *times, f"{result.images_per_s:.0f}", ratio),
     )
     return f"| {' | '.join(map(str, cells))} |"
 

@@ -87,10 +87,8 @@ def main(args: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if args is None:
-        supervise(_command(words), output)
     try:
-        _end(words, output)
+        _end(words, output, supervised=args is None)
     except MemoryError:
         end_speechless()
         raise
@@ -98,9 +96,11 @@ def main(args: list[str] | None = None) -> None:
         leave()
 
 
-def _end(words: list[str], output: Output) -> None:
+def _end(words: list[str], output: Output, *, supervised: bool) -> None:
     """Do what was asked for and exit, whatever happened in one line."""
     try:
+        if supervised:
+            supervise(_command(words), output)
         for ending in _ENDING:
             if signal.getsignal(ending) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(ending, _terminate)

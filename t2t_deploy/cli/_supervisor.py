@@ -57,6 +57,7 @@ def supervise(command: str, output: Output) -> None:
     try:
         child = os.fork()
     except OSError:  # no room for another process: do the work in this one
+        _how = None  # nobody waits
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return
     if child == 0:

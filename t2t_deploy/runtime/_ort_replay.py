@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from t2t_deploy._untrusted import first_line
 from t2t_deploy.runtime._session import CallTiming, TimedRun
 from t2t_deploy.types import TensorSpec
 
@@ -63,7 +64,7 @@ class Replays:
                 try:
                     self._graphs[shapes] = self._recorded(feeds, result.outputs)
                 except Exception as err:  # ONNX Runtime's errors have no common class
-                    self.refusal = str(err).strip().splitlines()[0]
+                    self.refusal = first_line(err)
             return result
 
     def _recorded(
