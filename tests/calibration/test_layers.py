@@ -8,6 +8,7 @@ import re
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy.calibration import (
     POLICY,
@@ -231,6 +232,21 @@ def test_a_graph_without_inferred_shapes_is_refused() -> None:
     del model.graph.value_info[:]
     with pytest.raises(CalibrationError, match=r"the shape of .+ is unknown.+inferred shapes"):
         find_layers(model)
+
+
+def test_a_graph_whose_tokens_are_not_counted_is_refused() -> None:
+    """Of a picture's first dimension, the batch, nothing need be known; of each other it must."""
+    made = [helper.make_node("MatMul", ["x", "head.weight"], ["y"], name="/head/MatMul")]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "tokens", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "tokens", 2])
+    weight = numpy_helper.from_array(np.ones((4, 2), np.float32), "head.weight")
+    model = helper.make_model(helper.make_graph(made, "uncounted", [x], [y], [weight]))
+    with pytest.raises(CalibrationError, match="the shape of x, which /head/MatMul reads, is unkn"):
+        find_layers(model)
+    x.type.tensor_type.shape.dim[1].dim_value = 5
+    model.graph.input[0].CopyFrom(x)
+    (found,) = find_layers(model)
+    assert (found.name, found.rows, found.inputs, found.outputs) == ("head", 5, 4, 2)
 
 
 def test_every_layer_of_the_plain_performer_has_a_rule() -> None:

@@ -257,3 +257,17 @@ def test_a_picture_does_not_depend_on_its_neighbours(
     with torch.inference_mode():
         wanted, found = deployed(long), deployed(both)[:1]
     assert error(found, wanted.double()) < most
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("form", "block"),
+    [(form, performer()) for form in FORMS] + [(TokenTransformer, transformer())],
+)
+def test_all_that_is_stored_is_of_the_type_it_computes_in(
+    form: Any, block: Any, dtype: torch.dtype
+) -> None:
+    """Exponents are float32; where their projection is part of the block, so is that."""
+    exponents = {"w", "w_transposed"}
+    for name, tensor in make(form, block, dtype).state_dict().items():
+        assert tensor.dtype == (torch.float32 if name in exponents else dtype), name
