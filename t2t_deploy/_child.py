@@ -27,6 +27,7 @@ from typing import IO, Any
 CLOSE_TIMEOUT_S = 5.0
 TAIL_BYTES = 4096
 _POLL_S = 0.2
+_LOOK_EACH = 5
 _PAYLOAD = "payload_bytes"
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -117,9 +118,15 @@ class Child:
         except OSError as err:
             raise self._death() from err
 
-    def next_message(self, timeout_s: float | None = None) -> Message:
-        """Wait for the next message; None waits as long as the process lives. Raises ChildError."""
+    def next_message(
+        self, timeout_s: float | None = None, *, stalled_s: float | None = None
+    ) -> Message:
+        """Wait for the next message; None waits as long as the process lives. Raises ChildError.
+
+        stalled_s: how long the process, with all it started, may use no processor time at all.
+        """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        stall = None if stalled_s is None else _Stall(self._process.pid, stalled_s)
         while deadline is None or time.monotonic() < deadline:
             # Read before the wait: an answer sent just before death is still in the queue. The end
             # of the pipe is not enough to tell death, a forked child may hold the pipe open.
@@ -130,6 +137,9 @@ class Child:
             except queue.Empty:
                 if ended:
                     raise self._death() from None
+                if stall is not None and stall.lasts():
+                    gone = f"the {self._name} used no processor time for {stalled_s:g} s"
+                    raise ChildError(gone, self._last_words()) from None
                 continue
             if message is None:
                 raise self._death()
@@ -178,6 +188,44 @@ class Child:
         with pipe:
             while chunk := os.read(pipe.fileno(), TAIL_BYTES):
                 self._tail = (self._tail + chunk)[-TAIL_BYTES:]
+
+
+class _Stall:
+    """Whether a process and its descendants have stood still for long.
+
+    Waits are counted, not a clock read: while this machine is suspended they stand still as well.
+    """
+
+    def __init__(self, pid: int, most_s: float) -> None:
+        self._pid, self._most = pid, round(most_s / _POLL_S)
+        self._waits, self._used_s = 0, -1.0
+
+    def lasts(self) -> bool:
+        """To be asked after each wait of `_POLL_S`."""
+        self._waits += 1
+        # once a second, and at the end: looking costs a walk over all processes
+        if self._waits % _LOOK_EACH == 0 or self._waits >= self._most:
+            used_s = _processor_s(self._pid)
+            if used_s != self._used_s:
+                self._waits, self._used_s = 0, used_s
+        return self._waits >= self._most
+
+
+def _processor_s(pid: int) -> float:
+    """Processor time of a process and all it started that still runs, as fine as the system counts.
+
+    Another number after one of them ended, which is as much a sign of life.
+    """
+    import psutil
+
+    used_s = 0.0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = one.cpu_times()
+                used_s += times.user + times.system
+    return used_s
 
 
 def ended_how(status: int) -> str:

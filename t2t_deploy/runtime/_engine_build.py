@@ -23,6 +23,9 @@ from t2t_deploy.types import ShapeProfile, TensorSpec
 
 WORKER_COMMAND = module_command("t2t_deploy.runtime._engine_worker")
 MAX_OPTIMIZATION_LEVEL = 5
+# No build goes on for so long without any processor time, whatever it waits for. Where memory falls
+# short TensorRT-RTX 1.7.1 has been seen to wait inside itself for ever.
+STALLED_S = 120.0
 DEFAULT_OPTIONS = BuildOptions()
 _MIB = 1 << 20
 
@@ -62,7 +65,10 @@ class EngineBuild:
 
 
 class BuilderDiedError(EngineError):
-    """The builder's process is gone. log: all it said until then, its stderr's end last."""
+    """The builder's process is gone, or stood still.
+
+    log: all it said until then, its stderr's end last.
+    """
 
     def __init__(self, message: str, log: str) -> None:
         super().__init__(message)
@@ -99,8 +105,8 @@ def build_engine(
         once and is raised here, as is Ctrl-C.
 
     Raises ArtifactError for a missing file, EngineError for a graph or request that the builder
-    refuses, BuilderDiedError where it crashes or is killed, BackendError for ``native`` without a
-    device, MissingDependencyError, MemoryError.
+    refuses, BuilderDiedError where it crashes, is killed or stands still, BackendError for
+    ``native`` without a device, MissingDependencyError, MemoryError.
     """
     chosen = choose_builder() if module is None else module
     _check_options(options)
@@ -162,7 +168,7 @@ def _run(child: Child, order: Order, progress: Progress | None) -> _Built:
     try:
         child.tell({"order": order.to_dict(), "progress": progress is not None})
         while True:
-            message = child.next_message()
+            message = child.next_message(stalled_s=STALLED_S)
             match message.values:
                 case {"log": [severity, text]}:
                     log.entries.append((severity, text))

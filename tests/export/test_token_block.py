@@ -259,6 +259,18 @@ def test_a_picture_does_not_depend_on_its_neighbours(
     assert error(found, wanted.double()) < most
 
 
+def test_a_token_does_not_depend_on_the_features_of_others() -> None:
+    """The wrong version: one maximum for all queries, beside which those of others vanish."""
+    deployed = make(StablePerformer, performer())
+    zeros = torch.zeros(2, TOKENS, deployed.num_features)
+    queries = zeros.clone()
+    queries[0, 0, 0] = 300.0
+    _, weights = deployed.weights(zeros, queries, torch.zeros(2, TOKENS, 2 * WIDTH))
+    equal = torch.full_like(zeros, 1 / deployed.num_features)
+    equal[0, 0] = torch.eye(deployed.num_features)[0]
+    torch.testing.assert_close(weights, equal)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     ("form", "block"),

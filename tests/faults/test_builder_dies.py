@@ -135,6 +135,32 @@ def test_a_builder_that_hangs_ends_with_the_command(
     assert not list(tmp_path.rglob("*.engine"))
 
 
+# The real builder, waiting for ever in the middle of its work.
+STANDS_STILL = """
+import threading
+from t2t_deploy.runtime import _engine_worker as worker
+make = worker.new_monitor
+worker.new_monitor = lambda trt, progress: make(trt, lambda *step: threading.Event().wait())
+worker.main()
+"""
+
+
+def test_a_builder_that_stands_still_is_ended(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = children()
+    with monkeypatch.context() as patch:
+        patch.setattr(_engine_build, "WORKER_COMMAND", (sys.executable, "-c", STANDS_STILL))
+        patch.setattr(_engine_build, "STALLED_S", 2.0)
+        with pytest.raises(BuilderDiedError) as caught:
+            build_engine(graph, BuildOptions(sm=["86"]))
+    text = str(caught.value)
+    stood_still = "the engine builder used no processor time for 2 s"
+    assert text.startswith(f"{stood_still} while it built {graph} for")
+    assert "give it more memory" in text and "\n" not in text
+    assert f"INFO: Input filename:   {graph}" in caught.value.log
+    assert children() <= running
+    assert build_engine(graph, BuildOptions(sm=["86"])).engine
+
+
 def test_a_builder_that_dies_leaves_its_log_and_a_valid_workspace(
     hanging: subprocess.Popen[str], tmp_path: Path
 ) -> None:
