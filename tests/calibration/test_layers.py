@@ -175,7 +175,9 @@ def test_no_layer_matches_two_rules() -> None:
     "name", ["blocks.0.attn.o", "blocks.0.mlp.fc3", "head2", "xhead", "tokens.splits.2.weights.0"]
 )
 def test_a_layer_that_no_rule_knows_is_refused_by_name(name: str) -> None:
-    with pytest.raises(CalibrationError, match=rf"whether layer {re.escape(name)} is quantised"):
+    rules = ", ".join(rule.pattern for rule in POLICY)
+    told = f"whether layer {name} is quantised; expected one of {rules}: quantise a graph that"
+    with pytest.raises(CalibrationError, match=re.escape(told)):
         decide([layer(name)])
 
 
@@ -206,7 +208,8 @@ def test_returned_layers_are_float_for_the_reason_given() -> None:
     layers = [layer("blocks.0.mlp.fc1"), layer("blocks.0.mlp.fc2")]
     first, second = decide(layers, {"blocks.0.mlp.fc2": "its error is above the budget"})
     assert first.quantised
-    assert (second.quantised, second.because) == (False, "its error is above the budget")
+    assert (second.layer, second.quantised) == (layers[1], False)
+    assert second.because == "its error is above the budget"
 
 
 def test_returned_comes_before_every_other_reason() -> None:
@@ -235,18 +238,22 @@ def test_a_graph_without_inferred_shapes_is_refused() -> None:
 
 
 def test_a_graph_whose_tokens_are_not_counted_is_refused() -> None:
-    """Of a picture's first dimension, the batch, nothing need be known; of each other it must."""
+    """Of the batch nothing need be known, of each other dimension it must."""
     made = [helper.make_node("MatMul", ["x", "head.weight"], ["y"], name="/head/MatMul")]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "tokens", 4])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "tokens", 2])
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "rows", 3, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "rows", 3, 2])
     weight = numpy_helper.from_array(np.ones((4, 2), np.float32), "head.weight")
     model = helper.make_model(helper.make_graph(made, "uncounted", [x], [y], [weight]))
-    with pytest.raises(CalibrationError, match="the shape of x, which /head/MatMul reads, is unkn"):
+    told = (
+        r"^the shape of x, which /head/MatMul reads, is unknown; expected a graph with inferred "
+        r"shapes: export the model again$"
+    )
+    with pytest.raises(CalibrationError, match=told):
         find_layers(model)
     x.type.tensor_type.shape.dim[1].dim_value = 5
     model.graph.input[0].CopyFrom(x)
     (found,) = find_layers(model)
-    assert (found.name, found.rows, found.inputs, found.outputs) == ("head", 5, 4, 2)
+    assert (found.name, found.rows, found.inputs, found.outputs) == ("head", 15, 4, 2)
 
 
 def test_every_layer_of_the_plain_performer_has_a_rule() -> None:

@@ -241,7 +241,9 @@ def test_a_missing_range_is_named_with_the_layer_that_reads() -> None:
     for layer in chosen(decisions):
         ranges = dict(tiny_ranges("performer", Target.TENSORRT))
         del ranges[layer.source]
-        with pytest.raises(CalibrationError, match=re.escape(f"range is known of {layer.source}")):
+        first = next(one.name for one in chosen(decisions) if one.source == layer.source)
+        told = f"{layer.source}, which {first} reads; calibrate this graph again"
+        with pytest.raises(CalibrationError, match=rf"no range is known of {re.escape(told)}$"):
             place_static(model, decisions, weights, ranges, Precision.INT8)
 
 
@@ -264,8 +266,17 @@ def test_weights_of_two_types_are_refused() -> None:
         if tensor.name == head.weight:
             half = numpy_helper.to_array(tensor).astype(np.float16)
             tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
-    with pytest.raises(CalibrationError, match=r"weights are .+; expected one type"):
+    types = "float(16, float32|32, float16)"
+    told = rf"^the layers' weights are {types}; expected one type: export the model again$"
+    with pytest.raises(CalibrationError, match=told):
         place_dynamic(model, decisions_of(model), rounded_weights(model))
+
+
+def test_every_node_has_a_name_of_its_own() -> None:
+    """Profilers, `--locate` and the attestation of engines tell nodes by it."""
+    for placed in (dynamic("performer"), static("performer", Target.CPU)):
+        names = [node.name for node in placed.model.graph.node]
+        assert all(names) and len(set(names)) == len(names)
 
 
 @EVERY_KIND

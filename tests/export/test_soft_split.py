@@ -47,6 +47,24 @@ def test_windows_are_unfold_up_to_the_order_of_columns(
     assert torch.equal(windows(tokens), unfolded[..., windows.columns])
 
 
+@given(case=splits())
+@settings(max_examples=60, deadline=None)
+def test_slices_read_every_cell_and_know_the_middle(case: tuple[SoftSplit, int, int, int]) -> None:
+    split, channels, height, width = case
+    windows = SlicedWindows(split, (height, width), channels)
+    last = (split.kernel - 1) // split.stride  # the last cell of a window, counted from its first
+    assert windows.cells == tuple(count + last for count in windows.out_grid)
+    picture = torch.randn(2, channels, height, width)
+    padded = functional.pad(picture.mean(dim=1), (split.padding,) * 4)
+    at = divmod(split.kernel**2 // 2, split.kernel)
+    rows, columns = (
+        slice(start, start + split.stride * count, split.stride)
+        for start, count in zip(at, windows.out_grid, strict=True)
+    )
+    wanted = padded[:, rows, columns].flatten(1)[..., None]
+    torch.testing.assert_close(windows.middle_mean(windows(picture)), wanted)
+
+
 def drawn_consumers(columns: int, *widths: int) -> list[Affine]:
     return [
         Affine(torch.randn(width, columns).double() / columns**0.5, torch.zeros(width).double())

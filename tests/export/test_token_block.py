@@ -17,6 +17,7 @@ from t2t_deploy.export._token_block import (
     SoftmaxPerformer,
     StablePerformer,
     TokenTransformer,
+    mean_gain,
 )
 from t2t_deploy.model import PerformerBlock, TransformerBlock, random_tensor
 
@@ -257,6 +258,14 @@ def test_a_picture_does_not_depend_on_its_neighbours(
     with torch.inference_mode():
         wanted, found = deployed(long), deployed(both)[:1]
     assert error(found, wanted.double()) < most
+
+
+def test_weights_of_means_are_lifted_by_the_power_of_two_next_to_the_root_of_their_count() -> None:
+    counts = {1: 1, 2: 1, 3: 2, 16: 4, 48: 8, 784: 32, 3136: 64}
+    assert {count: mean_gain(count) for count in counts} == counts
+    for form in SAFE_FORMS:
+        assert make(form, performer(), torch.float16).gain == mean_gain(TOKENS)
+    assert make(SoftmaxPerformer, performer()).gain == 1.0  # float32 needs none: one operator less
 
 
 def test_a_token_does_not_depend_on_the_features_of_others() -> None:
