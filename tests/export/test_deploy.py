@@ -46,6 +46,19 @@ def test_typed_forms_stay_within_tolerance(reference: T2TViT, precision: Precisi
     assert error < TOLERANCES[precision].rel_l2
 
 
+@pytest.mark.parametrize("soft_split", ["unfold", "conv", "shifted"])
+def test_what_16_bits_cannot_tell_of_a_picture_is_seen(reference: T2TViT, soft_split: str) -> None:
+    """The first norm works in float32: here its windows are flat in float16."""
+    deploy = DeployT2TViT(reference, choose_strategies(Target.TENSORRT, soft_split), Precision.FP16)
+    pictures = 3 + 1.9e-3 * (torch.rand(3, 3, 32, 32) - 0.5)
+    assert (pictures.half() == 3).all()
+    with torch.inference_mode():
+        found, wanted = deploy(pictures).numpy(), reference(pictures).numpy()
+        blind = deploy(pictures.half().float()).numpy()
+    assert relative_error(found, wanted) < TOLERANCES[Precision.FP16].rel_l2
+    assert relative_error(blind, wanted) > TOLERANCES[Precision.FP16].rel_l2
+
+
 def test_what_was_rewritten_is_counted(kind: str, reference: T2TViT) -> None:
     strategies = choose_strategies(Target.TENSORRT, "centred,conv,unfold", "stable")
     report = DeployT2TViT(reference, strategies, Precision.FP32).report
