@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from t2t_deploy.errors import UsageError
 from t2t_deploy.export import DeployT2TViT, PerformerForm, Strategies, choose_strategies
 from t2t_deploy.export._backbone import ClassQueryAttention
+from t2t_deploy.export._token_block import TokenTransformer
 from t2t_deploy.model import VARIANTS, T2TViT
 from t2t_deploy.types import TOLERANCES, Precision, Target
 
@@ -82,6 +84,38 @@ def test_what_was_rewritten_is_counted(kind: str, reference: T2TViT) -> None:
         del wanted["class_query_only"]
     assert report.applied == wanted
     assert list(report.refused) == (["class_query_only"] if kind == "se" else [])
+
+
+@pytest.mark.parametrize(
+    ("soft_split", "folded"), [("centred,folded,unfold", 2), ("conv,unfold,folded", None)]
+)
+def test_folded_norms_are_counted(soft_split: str, folded: int | None) -> None:
+    """There is no norm before the third split."""
+    strategies = choose_strategies(Target.PORTABLE, soft_split)
+    report = DeployT2TViT(reference_of(KINDS["performer"]), strategies, Precision.FP32).report
+    assert report.applied.get("folded_layer_norm") == folded
+
+
+@pytest.mark.parametrize(
+    ("groups", "applied", "refused"), [(1, None, None), (2, 2, None), (32, 1, 16), (3, None, 16)]
+)
+def test_queries_are_grouped_where_their_number_divides(
+    groups: int, applied: int | None, refused: int | None
+) -> None:
+    """64 tokens, then 16."""
+    reference = reference_of(KINDS["transformer"])
+    strategies = dataclasses.replace(choose_strategies(Target.PORTABLE), query_groups=groups)
+    deploy = DeployT2TViT(reference, strategies, Precision.FP32)
+    assert deploy.report.applied.get("query_groups") == applied
+    told = f"{refused} tokens do not divide into {groups} groups of queries"
+    assert deploy.report.refused.get("query_groups") == (None if refused is None else told)
+    for block, count in zip(deploy.tokens.blocks, (64, 16), strict=True):
+        assert isinstance(block, TokenTransformer)
+        assert block.groups == (groups if count % groups == 0 else 1)
+    pictures = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        error = relative_error(deploy(pictures).numpy(), reference(pictures).numpy())
+    assert error < 2e-6
 
 
 def test_the_cpu_forms_are_counted(kind: str, reference: T2TViT) -> None:
