@@ -134,6 +134,19 @@ def test_the_cpu_forms_are_counted(kind: str, reference: T2TViT) -> None:
     assert error < 2e-6
 
 
+def test_what_is_refused_is_told_with_the_reason() -> None:
+    gated = DeployT2TViT(
+        reference_of(KINDS["se"]), choose_strategies(Target.CPU), Precision.FP16
+    ).report
+    averaged = "the squeeze-excite gate averages all rows"
+    assert gated.refused == {
+        "fused_attention": "ONNX Runtime's CPU kernel takes float32 only",
+        "class_query_only": averaged,
+        "folded_class_keys": averaged,
+    }
+    assert "fused_attention" not in gated.applied
+
+
 @pytest.mark.parametrize("mistake", [None, "keys", "values"])
 def test_class_keys_and_values_are_those_of_their_head(mistake: str | None) -> None:
     """On rows that differ, unlike the tokens of seeded weights; the wrong version swaps heads."""
