@@ -37,9 +37,12 @@ def test_equal_to_the_reference(reference: T2TViT, soft_split: str, performer: s
     assert error < 2e-6
 
 
+@pytest.mark.parametrize("target", [Target.TENSORRT, Target.CPU])
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
-def test_typed_forms_stay_within_tolerance(reference: T2TViT, precision: Precision) -> None:
-    deploy = DeployT2TViT(reference, choose_strategies(Target.TENSORRT), precision)
+def test_typed_forms_stay_within_tolerance(
+    reference: T2TViT, precision: Precision, target: Target
+) -> None:
+    deploy = DeployT2TViT(reference, choose_strategies(target), precision)
     pictures = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         logits = deploy(pictures)
@@ -145,6 +148,14 @@ def test_what_is_refused_is_told_with_the_reason() -> None:
         "folded_class_keys": averaged,
     }
     assert "fused_attention" not in gated.applied
+
+
+@pytest.mark.parametrize("target", [Target.TENSORRT, Target.CPU])
+def test_the_last_attention_has_one_query(kind: str, reference: T2TViT, target: Target) -> None:
+    """A gate averages all rows, and needs them."""
+    last: Any = DeployT2TViT(reference, choose_strategies(target), Precision.FP32).blocks[-1]
+    (dim,) = last.norm1.normalized_shape
+    assert last.attn(torch.randn(2, 5, dim)).shape == (2, 5 if kind == "se" else 1, dim)
 
 
 @pytest.mark.parametrize("mistake", [None, "keys", "values"])
