@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import pytest
 
@@ -19,11 +18,10 @@ parent.next_message()
 {meanwhile}
 parent.tell({{"done": True}})
 """
-BUSY = "until = time.monotonic() + 4\nwhile time.monotonic() < until: pass"
+BUSY = "import time; until = time.monotonic() + 4\nwhile time.monotonic() < until: pass"
 MEANWHILE = {
     "busy": BUSY,
-    "waiting for one that is busy": f"subprocess.run([sys.executable, '-c', {BUSY!r}.replace("
-    "'until', 'import time; until', 1)])",
+    "waiting for one that is busy": f"subprocess.run([sys.executable, '-c', {BUSY!r}])",
 }
 
 
@@ -34,13 +32,11 @@ def child(meanwhile: str) -> Child:
 
 def test_one_that_stands_still_is_ended_and_said_to() -> None:
     running = children()
-    started = time.monotonic()
     with child("time.sleep(600)") as helper:
         helper.tell({})
         with pytest.raises(ChildError) as caught:
             helper.next_message(stalled_s=2.0)
     assert caught.value.gone == "the helper used no processor time for 2 s"
-    assert time.monotonic() - started < 300
     assert children() <= running
 
 

@@ -23,8 +23,8 @@ from t2t_deploy.types import ShapeProfile, TensorSpec
 
 WORKER_COMMAND = module_command("t2t_deploy.runtime._engine_worker")
 MAX_OPTIMIZATION_LEVEL = 5
-# No build goes on for so long without any processor time, whatever it waits for. Where memory falls
-# short TensorRT-RTX 1.7.1 has been seen to wait inside itself for ever.
+# Where memory falls short TensorRT-RTX 1.7.1 has been seen to wait inside itself for ever. A build
+# that goes on uses processor time on a machine without a GPU; with one it has not been tried.
 STALLED_S = 120.0
 DEFAULT_OPTIONS = BuildOptions()
 _MIB = 1 << 20
