@@ -20,6 +20,15 @@ from t2t_deploy.calibration._equalise import (
     replace_weights,
     stored_arrays,
 )
+from t2t_deploy.calibration._forms import (
+    ACCURATE,
+    COMPACT,
+    IN_OPERATOR,
+    WEIGHTS_ONLY,
+    Form,
+    FormRule,
+    Placement,
+)
 from t2t_deploy.calibration._histogram import MagnitudeHistogram
 from t2t_deploy.calibration._image_set import (
     ImageSet,
@@ -61,15 +70,27 @@ from t2t_deploy.calibration._ranges_file import (
     load_calibration,
     save_calibration,
 )
-from t2t_deploy.calibration._rounding import RoundedWeight, round_weight
+from t2t_deploy.calibration._rounding import (
+    RoundedWeight,
+    WeightScale,
+    code_limit,
+    round_weight,
+    storable_scale,
+)
+from t2t_deploy.calibration._scales import HALF_MAX, half_bound, weight_scales
 
 __all__ = [
+    "ACCURATE",
+    "COMPACT",
+    "HALF_MAX",
+    "IN_OPERATOR",
     "MAX_MOMENT_PICTURES",
     "POLICY",
     "PREPROCESSING",
     "SIGNED",
     "TYPED_QDQ_OPSET",
     "UNSIGNED",
+    "WEIGHTS_ONLY",
     "BudgetSearch",
     "Calibration",
     "CalibrationKey",
@@ -78,6 +99,8 @@ __all__ = [
     "Decision",
     "Equalisation",
     "EqualisedPair",
+    "Form",
+    "FormRule",
     "ImageSet",
     "LabelledSet",
     "LayerGroup",
@@ -86,15 +109,19 @@ __all__ = [
     "MagnitudeHistogram",
     "Observation",
     "PictureBatch",
+    "Placement",
     "QuantizedGraph",
     "RangeMethod",
     "RoundedWeight",
     "Rule",
     "Trial",
+    "WeightScale",
+    "code_limit",
     "decide",
     "equalised_weights",
     "file_digests",
     "find_layers",
+    "half_bound",
     "identity_of",
     "image_set_from_folder",
     "labelled_set_from_folder",
@@ -112,5 +139,7 @@ __all__ = [
     "save_calibration",
     "search_budget",
     "sources",
+    "storable_scale",
     "stored_arrays",
+    "weight_scales",
 ]

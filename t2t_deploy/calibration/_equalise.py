@@ -6,9 +6,11 @@ weights' rows times s:
 
     LayerNorm (gamma, beta) -> layers    gamma / s, beta / s; rows of the layers' weights times s
     v -> proj of an attention            columns of v / s; rows of proj times s
+    q and k of an attention              columns of q / s, of k times s
 
 s = sqrt(largest activation / largest weight) of a channel gives both the same size. fc1 -> fc2 is
-not among them: GELU(x / s) is not GELU(x) / s.
+not among them: GELU(x / s) is not GELU(x) / s. The last makes columns of q and of k alike, and v is
+given the size of both: one scale then does for all weights that read one tensor.
 
 Source: Xiao et al., SmoothQuant (ICML 2023), with its exponent of a half.
 """
@@ -33,9 +35,10 @@ _TINY = np.finfo(np.float32).tiny
 class EqualisedPair:
     """A producer of channels and the layers that read them.
 
-    producer: a LayerNorm's or a value layer's name. tensor: what the layers read. scale: (K,)
-    float64, what its channels are divided by. spread_before, spread_after: largest over median
-    channel of ``tensor``.
+    producer: a LayerNorm's, a value or a query layer's name. tensor: what the layers read. scale:
+    (K,) float64, what its channels are divided by. spread_before, spread_after: largest over median
+    channel of ``tensor``. columns: the layers are keys, whose columns meet those of the queries,
+    and ``tensor`` is what the queries give; spreads are of columns.
     """
 
     producer: str
@@ -44,6 +47,7 @@ class EqualisedPair:
     scale: np.ndarray
     spread_before: float
     spread_after: float
+    columns: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,10 @@ def plan_equalisation(
     by_name = {layer.name: layer for layer in layers}
     for layer in layers:
         stem, _, last = layer.name.rpartition(".")
-        if last == "v" and f"{stem}.proj" in by_name:
-            plan.values_to_projection(layer, by_name[f"{stem}.proj"])
+        if last == "q" and f"{stem}.k" in by_name:
+            plan.queries_and_keys(layer, by_name[f"{stem}.k"])
+        elif last == "v" and f"{stem}.proj" in by_name:
+            plan.values_to_projection(layer, by_name[f"{stem}.proj"], by_name.get(f"{stem}.k"))
         elif last == "fc2":
             plan.refused[layer.name] = GELU_BETWEEN
         elif layer.name.startswith("tokens.blocks.") and last == "proj":
@@ -131,7 +137,8 @@ class _Weights:
         """Divide the producer's channels, multiply what reads them."""
         for name in pair.layers:
             weight = layers[name].weight
-            self.changed[weight] = self.now(weight) * pair.scale[:, None]
+            along = pair.scale if pair.columns else pair.scale[:, None]
+            self.changed[weight] = self.now(weight) * along
         producer = layers.get(pair.producer)
         if producer is not None:
             self.changed[producer.weight] = self.now(producer.weight) / pair.scale
@@ -172,9 +179,31 @@ class _Plan:
         else:
             self._equalise(name, node.output[0], found)
 
-    def values_to_projection(self, values: LinearLayer, projection: LinearLayer) -> None:
+    def queries_and_keys(self, queries: LinearLayer, keys: LinearLayer) -> None:
+        """Column j of the queries meets column j of the keys and nothing else, whatever the head."""
+        of_q, of_k = (
+            np.maximum(np.abs(self.weights.now(layer.weight)).max(axis=0), _TINY)
+            for layer in (queries, keys)
+        )
+        scale = np.sqrt(of_q / of_k)
+        even = of_q / scale
+        pair = EqualisedPair(
+            queries.name,
+            (keys.name,),
+            queries.result,
+            scale,
+            _spread(of_q),
+            _spread(even),
+            columns=True,
+        )
+        self.weights.move(pair, self.by_name)
+        self.applied.append(pair)
+
+    def values_to_projection(
+        self, values: LinearLayer, projection: LinearLayer, keys: LinearLayer | None
+    ) -> None:
         """Channel j of the values is channel j of what the projection reads, whatever the head."""
-        self._equalise(values.name, projection.source, [projection])
+        self._equalise(values.name, projection.source, [projection], keys)
 
     def _layers_reading(self, tensor: str) -> list[LinearLayer] | None:
         """The layers that read a tensor, or its class row; None where something else does too."""
@@ -191,7 +220,14 @@ class _Plan:
                 return None
         return found
 
-    def _equalise(self, producer: str, tensor: str, layers: Sequence[LinearLayer]) -> None:
+    def _equalise(
+        self,
+        producer: str,
+        tensor: str,
+        layers: Sequence[LinearLayer],
+        beside: LinearLayer | None = None,
+    ) -> None:
+        """beside: a layer whose largest weight the producer's is to be; None keeps its size."""
         if tensor not in self.channel_max or not layers:
             self.refused[producer] = "no pictures told the size of its channels"
             return
@@ -201,7 +237,11 @@ class _Plan:
         )
         scale = np.sqrt(np.maximum(largest, _TINY) / np.maximum(rows, _TINY))
         scale[(largest <= _TINY) | (rows <= _TINY)] = 1.0
-        scale /= np.exp(np.log(scale).mean())
+        if beside is None:
+            scale /= np.exp(np.log(scale).mean())
+        else:
+            even = np.abs(self.weights.now(self.by_name[producer].weight)).max(axis=0) / scale
+            scale *= even.max() / max(np.abs(self.weights.now(beside.weight)).max(), _TINY)
         pair = EqualisedPair(
             producer,
             tuple(layer.name for layer in layers),

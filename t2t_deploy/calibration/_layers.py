@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
+from t2t_deploy.calibration._forms import IN_OPERATOR, Form, Placement
 from t2t_deploy.errors import CalibrationError
 from t2t_deploy.types import Precision
 
 _WEIGHT = ".weight"
+# the module of `export` that divides windows by their deviation
+_NORMALISED = "/normalise/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +27,15 @@ class LinearLayer:
     """A product ``source @ weight``.
 
     name: module path, such as ``blocks.3.attn.q``. node: the product's name in the graph. weight:
-    initializer (inputs, outputs). source: the tensor it reads. rows: rows of ``source`` for one
-    picture. normalised: ``source`` is the output of a LayerNorm.
+    initializer (inputs, outputs). source: the tensor it reads; result: the one it writes. rows:
+    rows of ``source`` for one picture. normalised: ``source`` is the output of a LayerNorm, or of windows divided by their deviation.
     """
 
     name: str
     node: str
     weight: str
     source: str
+    result: str
     inputs: int
     outputs: int
     rows: int
@@ -45,11 +49,12 @@ class LinearLayer:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a layer is quantised, and why."""
+    """Whether a layer is quantised, and why; form: how its product is written if it is."""
 
     layer: LinearLayer
     quantised: bool
     because: str
+    form: Form = Form.VECTOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +121,11 @@ def find_layers(model: onnx.ModelProto) -> tuple[LinearLayer, ...]:
                 node=node.name,
                 weight=weight,
                 source=source,
+                result=node.output[0],
                 inputs=inputs,
                 outputs=outputs,
                 rows=rows,
-                normalised=source in normalised,
+                normalised=source in normalised or _NORMALISED in source,
             )
         )
     return tuple(layers)
@@ -135,13 +141,24 @@ def decide(
     returned: Mapping[str, str] | None = None,
     *,
     precision: Precision = Precision.INT8,
+    placement: Placement = IN_OPERATOR,
 ) -> tuple[Decision, ...]:
-    """What the policy makes of each layer in int8 or fp8.
+    """What the policy makes of each layer in int8 or fp8, and the form the placement gives it.
 
     returned: layers that go back to float all the same, with the reason. Raises CalibrationError
     for a layer no rule knows: a new kind of layer is decided on, not defaulted.
     """
-    return tuple(_decision(layer, returned or {}, precision) for layer in layers)
+    decisions = (_decision(layer, returned or {}, precision) for layer in layers)
+    return tuple(_formed(decision, placement) for decision in decisions)
+
+
+def _formed(decision: Decision, placement: Placement) -> Decision:
+    if not decision.quantised:
+        return decision
+    rule = placement.form_of(decision.layer.name)
+    if rule.form is Form.FLOAT:
+        return Decision(decision.layer, False, rule.because)
+    return replace(decision, form=rule.form)
 
 
 def _decision(layer: LinearLayer, returned: Mapping[str, str], precision: Precision) -> Decision:

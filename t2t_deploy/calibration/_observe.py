@@ -51,7 +51,7 @@ class ChannelMaxima:
 class TensorSum:
     """What is known of one tensor of K channels.
 
-    moments: (K, K) float32, the sum of x xT over its rows x.
+    moments: (K, K) float32, the sum of x xT over its rows x; (0, 0) of a tensor that layers write.
     """
 
     histogram: MagnitudeHistogram
@@ -69,9 +69,12 @@ class Observation:
     pictures: int = 0
 
     @classmethod
-    def of(cls, layers: Sequence[LinearLayer]) -> Observation:
-        """Empty sums for the tensors that these layers read."""
-        widths = {layer.source: layer.inputs for layer in layers}
+    def of(
+        cls, layers: Sequence[LinearLayer], written: Iterable[LinearLayer] = ()
+    ) -> Observation:
+        """Empty sums for the tensors that these layers read, and of what some of them write."""
+        widths = {layer.result: 0 for layer in written}
+        widths |= {layer.source: layer.inputs for layer in layers}
         return cls(
             {
                 name: TensorSum(MagnitudeHistogram(), np.zeros((width, width), np.float32))
@@ -87,7 +90,7 @@ class Observation:
             magnitudes = np.abs(values)
             _check_finite(name, magnitudes.max(initial=0.0))
             total.histogram.add(magnitudes)
-            if wanted:
+            if wanted and total.moments.size:
                 rows = values.reshape(-1, values.shape[-1])
                 total.moments += rows.T @ rows
         self.pictures += pictures

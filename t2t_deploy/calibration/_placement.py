@@ -10,25 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from t2t_deploy.calibration._forms import Form
 from t2t_deploy.calibration._layers import Decision, LinearLayer
-from t2t_deploy.calibration._rounding import (
-    FP8_MAX,
-    INT8_MAX,
-    RoundedWeight,
-    storable_scale,
-)
+from t2t_deploy.calibration._rounding import RoundedWeight, code_limit, storable_scale
 from t2t_deploy.errors import CalibrationError
 from t2t_deploy.types import Precision
 
 # the first opset whose QuantizeLinear takes float16 and makes float8
 TYPED_QDQ_OPSET = 19
 _UNSIGNED_ZERO = 128
+_MOVES = ("Transpose", "Reshape")
 _PRODUCTS = ("MatMul", "MatMulInteger", "Gemm", "Conv", "ConvInteger", "MultiHeadAttention")
 
 
@@ -83,52 +81,28 @@ def place_static(
     ranges: Mapping[str, float],
     precision: Precision,
     storage: CodeStorage = SIGNED,
+    *,
+    class_row: bool = False,
 ) -> QuantizedGraph:
     """Quantize and dequantize operators around the layers that are to be quantised.
 
     model: float32, float16 or bfloat16 graph; it is left as it is. weights: by layer. ranges: the
-    largest magnitude of each tensor that layers read, in the float32 graph. Scales have the
-    graph's type. Raises CalibrationError for a range that is missing or a graph of an opset that
-    lacks the operators.
+    largest magnitude of each tensor that layers read, and that layers whose result is quantised
+    write, in the float32 graph. Scales have the graph's type. class_row: see `Placement`. Raises
+    CalibrationError for a range that is missing or a graph of an opset that lacks the operators.
     """
-    chosen = _chosen(decisions)
-    work = _Rewrite(model, chosen)
+    chosen = {found.layer.node: found for found in decisions if found.quantised}
+    work = _Static(model, chosen, weights, ranges, precision, storage)
     if work.dtype != np.float32 or precision is Precision.FP8:
         work.require_opset(TYPED_QDQ_OPSET)
-    largest = FP8_MAX if precision is Precision.FP8 else INT8_MAX
-    quantized: dict[str, tuple[str, str, str]] = {}
     for node in work.nodes():
-        layer = chosen.get(node.name)
-        if layer is None:
+        found = chosen.get(node.name)
+        if found is not None:
+            work.place(node, found)
+        elif class_row and work.takes_one_row(node):
+            work.take_from_codes(node)
+        else:
             work.keep(node)
-            continue
-        if layer.source not in ranges:
-            raise CalibrationError(
-                f"no range is known of {layer.source}, which {layer.name} reads; calibrate this "
-                "graph again"
-            )
-        weight = weights[layer.name]
-        zero = _zero(precision, storage)
-        if layer.source not in quantized:
-            scale = work.constant(
-                f"{layer.source}/scale", storable_scale(ranges[layer.source] / largest, work.dtype)
-            )
-            point = work.constant(f"{layer.source}/zero", zero)
-            quantized[layer.source] = (f"{layer.source}/quantized", scale, point)
-            work.add("QuantizeLinear", [layer.source, scale, point], f"{layer.source}/quantized")
-        read = f"{layer.name}/input"
-        work.add("DequantizeLinear", list(quantized[layer.source]), read)
-        codes = weight.codes if precision is Precision.FP8 else storage.store(weight.codes)
-        constants = [
-            work.constant(f"{layer.name}/codes", codes),
-            work.constant(f"{layer.name}/scale", weight.scale.astype(work.dtype)),
-            work.constant(f"{layer.name}/zero", np.broadcast_to(zero, weight.scale.shape)),
-        ]
-        # one scale for each output is along the weight's second axis; one in all has none
-        axis = {"axis": 1} if weight.scale.ndim else {}
-        work.add("DequantizeLinear", constants, f"{layer.name}/weight", axis)
-        node.input[0], node.input[1] = read, f"{layer.name}/weight"
-        work.keep(node)
     return work.finish(decisions)
 
 
@@ -139,8 +113,8 @@ def place_dynamic(
 
     model: float32 graph for ONNX Runtime on the CPU; it is left as it is.
     """
-    chosen = _chosen(decisions)
-    work = _Rewrite(model, chosen)
+    chosen = {found.layer.node: found.layer for found in decisions if found.quantised}
+    work = _Rewrite(model, chosen.values())
     quantized: dict[str, list[str]] = {}
     for node in work.nodes():
         layer = chosen.get(node.name)
@@ -169,13 +143,13 @@ def place_dynamic(
 class _Rewrite:
     """A graph being written anew, node by node."""
 
-    def __init__(self, model: onnx.ModelProto, chosen: Mapping[str, LinearLayer]) -> None:
+    def __init__(self, model: onnx.ModelProto, layers: Iterable[LinearLayer]) -> None:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         graph = self.model.graph
         self._before = list(graph.node)
         del graph.node[:]
-        gone = {layer.weight for layer in chosen.values()}
+        gone = {layer.weight for layer in layers}
         types = {
             helper.tensor_dtype_to_np_dtype(tensor.data_type)
             for tensor in graph.initializer
@@ -187,6 +161,7 @@ class _Rewrite:
                 "the model again"
             )
         self.dtype = next(iter(types), np.dtype(np.float32))
+        self._stored = {tensor.name for tensor in graph.initializer}
 
     def nodes(self) -> Iterable[onnx.NodeProto]:
         return self._before
@@ -199,15 +174,20 @@ class _Rewrite:
         op: str,
         inputs: Sequence[str],
         outputs: str | Sequence[str],
-        attributes: Mapping[str, int] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
     ) -> None:
         names = [outputs] if isinstance(outputs, str) else list(outputs)
-        node = helper.make_node(op, list(inputs), names, name=names[0])
+        node = helper.make_node(op, list(inputs), names, name=name or names[0])
         for key, value in (attributes or {}).items():
             node.attribute.append(helper.make_attribute(key, value))
         self.model.graph.node.append(node)
 
     def constant(self, name: str, value: np.ndarray) -> str:
+        if name in self._stored:
+            return name
+        self._stored.add(name)
         tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
         # ascontiguousarray makes a scalar a vector
         tensor.ClearField("dims")
@@ -232,6 +212,9 @@ class _Rewrite:
         graph.initializer.extend(kept)
         ops = [node for node in graph.node if node.op_type in _PRODUCTS]
         made = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+        for node in graph.node:
+            if node.op_type in _MOVES and node.input[0] in made:
+                made.add(node.output[0])
         quantized = sum(
             node.op_type == "MatMulInteger" or all(name in made for name in node.input[:2])
             for node in ops
@@ -239,8 +222,219 @@ class _Rewrite:
         return QuantizedGraph(self.model, tuple(decisions), quantized, len(ops) - quantized)
 
 
-def _chosen(decisions: Iterable[Decision]) -> dict[str, LinearLayer]:
-    return {found.layer.node: found.layer for found in decisions if found.quantised}
+class _Static(_Rewrite):
+    """A graph in which layers read codes, each written as its form says (module `_forms`)."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        chosen: Mapping[str, Decision],
+        weights: Mapping[str, RoundedWeight],
+        ranges: Mapping[str, float],
+        precision: Precision,
+        storage: CodeStorage,
+    ) -> None:
+        super().__init__(model, [found.layer for found in chosen.values()])
+        self.weights, self.ranges = weights, ranges
+        self.precision, self.storage = precision, storage
+        self.largest = code_limit(precision)
+        self.zero = _zero(precision, storage)
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes():
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        self.chosen = chosen
+        self.in_codes = _attentions_in_codes(self.nodes(), self.readers, chosen)
+        self.codes: dict[str, tuple[str, str, str]] = {}
+        self.done: set[str] = set()
+
+    def nodes(self) -> Iterable[onnx.NodeProto]:
+        """Those that no form has taken in."""
+        return (node for node in self._before if node.name not in getattr(self, "done", ()))
+
+    def keep(self, node: onnx.NodeProto) -> None:
+        super().keep(node)
+        if node.name in self.in_codes:  # a softmax between products of codes
+            self._requantize(node.output[0], 1.0)
+
+    def place(self, node: onnx.NodeProto, found: Decision) -> None:
+        """A quantised layer."""
+        layer, form = found.layer, found.form
+        weight = self.weights[layer.name]
+        if form is Form.WEIGHTS:
+            read = node.input[0]
+        else:
+            if layer.source not in self.ranges:
+                raise CalibrationError(
+                    f"no range is known of {layer.source}, which {layer.name} reads; calibrate "
+                    "this graph again"
+                )
+            read = self._dequantized(node.input[0], self.ranges[layer.source], layer.name)
+        if form is Form.RESIDUAL and self._as_convolution(node, layer, weight, read):
+            return
+        constant = self._weight(
+            layer, weight, weight.codes, by_channel=form is Form.WEIGHTS
+        )
+        node.input[0], node.input[1] = read, constant
+        written = node.output[0]
+        if form is Form.RESULT:
+            if written not in self.ranges:
+                raise CalibrationError(
+                    f"no range is known of {written}, which {layer.name} writes; calibrate this "
+                    "graph again"
+                )
+            super().keep(node)
+            self._requantize(written, self.ranges[written])
+        elif form is Form.CHANNEL:
+            assert weight.parts is not None and weight.parts.ratio is not None
+            node.output[0] = f"{written}/sum"
+            super().keep(node)
+            ratio = self.constant(f"{layer.name}/ratio", weight.parts.ratio)
+            self.add("Mul", [f"{written}/sum", ratio], written, name=f"{layer.name}/by_channel")
+        else:
+            super().keep(node)
+
+    def takes_one_row(self, node: onnx.NodeProto) -> bool:
+        """Whether a node cuts a row out of a tensor that nothing but layers of codes read whole."""
+        if node.op_type not in ("Slice", "Gather"):
+            return False
+        readers = self.readers[node.input[0]]
+        layers = [self.chosen[reader.name] for reader in readers if reader.name in self.chosen]
+        others = [reader for reader in readers if reader.name not in self.chosen]
+        return bool(layers) and others == [node] and layers[0].layer.source in self.ranges
+
+    def take_from_codes(self, node: onnx.NodeProto) -> None:
+        """Let a node read what the codes of its input stand for."""
+        source = node.input[0]
+        found = next(
+            self.chosen[reader.name]
+            for reader in self.readers[source]
+            if reader.name in self.chosen
+        )
+        largest = self.ranges[found.layer.source]
+        node.input[0] = self._dequantized(source, largest, node.name)
+        self.keep(node)
+
+    def _dequantized(self, tensor: str, largest: float, reader: str) -> str:
+        """The numbers that a tensor's codes stand for; it is quantised once for all its readers."""
+        if tensor not in self.codes:
+            step = storable_scale(largest / self.largest, self.dtype)
+            scale = self.constant(f"{tensor}/scale", step)
+            point = self.constant(f"{tensor}/zero", self.zero)
+            self.codes[tensor] = (f"{tensor}/quantized", scale, point)
+            self.add("QuantizeLinear", [tensor, scale, point], f"{tensor}/quantized")
+        read = f"{reader}/input"
+        self.add("DequantizeLinear", list(self.codes[tensor]), read)
+        return read
+
+    def _requantize(self, tensor: str, largest: float) -> None:
+        """Put codes between the node that was kept last and those that read its result."""
+        made = self.model.graph.node[-1]
+        made.output[0] = f"{tensor}/16bit"
+        scale = self.constant(
+            f"{tensor}/scale", storable_scale(largest / self.largest, self.dtype)
+        )
+        point = self.constant(f"{tensor}/zero", self.zero)
+        self.add("QuantizeLinear", [f"{tensor}/16bit", scale, point], f"{tensor}/quantized")
+        self.add("DequantizeLinear", [f"{tensor}/quantized", scale, point], tensor)
+
+    def _weight(
+        self,
+        layer: LinearLayer,
+        weight: RoundedWeight,
+        codes: np.ndarray,
+        *,
+        by_channel: bool = False,
+    ) -> str:
+        """The weight's codes and steps as a dequantised constant; by channel, or the base alone."""
+        scale = weight.scale
+        if weight.parts is not None and not by_channel:
+            scale = weight.parts.base
+        if self.precision is not Precision.FP8:
+            codes = self.storage.store(codes)
+        constants = [
+            self.constant(f"{layer.name}/codes", codes),
+            self.constant(f"{layer.name}/scale", scale.astype(self.dtype)),
+            self.constant(f"{layer.name}/zero", np.broadcast_to(self.zero, scale.shape)),
+        ]
+        # one scale for each output is along the weight's second axis; one in all has none
+        axis = {"axis": 1} if scale.ndim else {}
+        self.add("DequantizeLinear", constants, f"{layer.name}/weight", axis)
+        return f"{layer.name}/weight"
+
+    def _as_convolution(
+        self, node: onnx.NodeProto, layer: LinearLayer, weight: RoundedWeight, read: str
+    ) -> bool:
+        """A product, its bias and the residual sum as a 1 x 1 convolution of the tokens' map.
+
+        False, and nothing is changed, where they do not follow one another.
+        """
+        bias = self._sum_after(node.output[0])
+        total = None if bias is None else self._sum_after(bias[0].output[0])
+        if bias is None or total is None or bias[1] not in self._stored:
+            return False
+        kernel = weight.codes.T[:, :, None, None]
+        constant = self._weight(layer, weight, np.ascontiguousarray(kernel))
+        tokens, name = layer.rows, layer.name
+        self._as_map(read, layer.inputs, tokens, f"{name}/map")
+        self._as_map(total[1], layer.outputs, tokens, f"{name}/residual")
+        self.add(
+            "Conv",
+            [f"{name}/map", constant, bias[1]],
+            f"{name}/conv",
+            {"kernel_shape": [1, 1]},
+            name=node.name,
+        )
+        self.add("Add", [f"{name}/conv", f"{name}/residual"], f"{name}/sum")
+        shape = np.array([-1, layer.outputs, tokens], np.int64)
+        flat = self.constant(f"shape/{layer.outputs}_{tokens}", shape)
+        self.add("Reshape", [f"{name}/sum", flat], f"{name}/flat")
+        self.add(
+            "Transpose",
+            [f"{name}/flat"],
+            total[0].output[0],
+            {"perm": [0, 2, 1]},
+            name=f"{name}/tokens",
+        )
+        self.done |= {bias[0].name, total[0].name}
+        return True
+
+    def _as_map(self, tokens: str, width: int, count: int, name: str) -> None:
+        """(B, T, C) -> (B, C, T, 1)."""
+        self.add("Transpose", [tokens], f"{name}/t", {"perm": [0, 2, 1]})
+        shape = self.constant(f"shape/{width}_{count}_1", np.array([-1, width, count, 1], np.int64))
+        self.add("Reshape", [f"{name}/t", shape], name)
+
+    def _sum_after(self, tensor: str) -> tuple[onnx.NodeProto, str] | None:
+        """The sum that alone reads a tensor, and what it adds."""
+        readers = self.readers.get(tensor, [])
+        if len(readers) != 1 or readers[0].op_type != "Add":
+            return None
+        (other,) = [name for name in readers[0].input if name != tensor] or [tensor]
+        return readers[0], other
+
+
+def _attentions_in_codes(
+    nodes: Iterable[onnx.NodeProto],
+    readers: Mapping[str, Sequence[onnx.NodeProto]],
+    chosen: Mapping[str, Decision],
+) -> frozenset[str]:
+    """Softmaxes of the attentions whose queries, keys and values all leave in codes.
+
+    TensorRT-RTX fuses such an attention where the softmax and its result are quantised too; the
+    result is where the projection reads codes.
+    """
+    results = {
+        found.layer.name for found in chosen.values() if found.form is Form.RESULT
+    }
+    found = set()
+    for node in nodes:
+        stem = node.name.removesuffix("/Softmax").removeprefix("/").replace("/", ".")
+        if node.op_type != "Softmax" or not node.name.endswith("/attn/Softmax"):
+            continue
+        if {f"{stem}.{part}" for part in "qkv"} <= results:
+            found.add(node.name)
+    return frozenset(found)
 
 
 def _zero(precision: Precision, storage: CodeStorage) -> np.ndarray:

@@ -27,11 +27,38 @@ _BLOCK = 128
 
 
 @dataclass(frozen=True, slots=True)
+class WeightScale:
+    """The steps of a weight's codes: base times ratio.
+
+    base: () float32. ratio: (outputs,) in the graph's type; None where one scale does for all.
+    """
+
+    base: np.ndarray
+    ratio: np.ndarray | None = None
+
+    @property
+    def values(self) -> np.ndarray:
+        """(outputs,) or (), float32."""
+        if self.ratio is None:
+            return self.base
+        return np.asarray(self.base * self.ratio.astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True)
 class RoundedWeight:
-    """codes (inputs, outputs), int8 or float8_e4m3fn, times scale: (outputs,) or (), float32."""
+    """codes (inputs, outputs), int8 or float8_e4m3fn, times scale: (outputs,) or (), float32.
+
+    parts: how the scale was put together, where it was.
+    """
 
     codes: np.ndarray
     scale: np.ndarray
+    parts: WeightScale | None = None
+
+    def largest_sum(self) -> float:
+        """What a row of codes times these codes can reach: for each output, all at their largest."""
+        codes = np.abs(self.codes.astype(np.float32)).sum(axis=0, dtype=np.float64)
+        return float(codes.max(initial=0.0)) * codes_max_of(self.codes.dtype)
 
     def values(self) -> np.ndarray:
         """The weight the codes stand for, float32."""
@@ -50,19 +77,22 @@ def round_weight(
     moments: np.ndarray | None = None,
     *,
     scale_dtype: np.dtype = np.dtype(np.float32),  # noqa: B008  # immutable
+    parts: WeightScale | None = None,
 ) -> RoundedWeight:
     """A weight (inputs, outputs) on the grid of int8 or fp8.
 
     moments: H, (inputs, inputs); without it each weight goes to the nearest code. scale_dtype: the
-    type of the graph that the codes are for. int8 has a scale for each output, fp8 one in all:
-    TensorRT then makes every layer an FP8 product.
+    type of the graph that the codes are for. parts: the steps; without them int8 has a scale for
+    each output and fp8 one in all, from the largest weights.
     """
     weight = weight.astype(np.float32)
-    largest = np.abs(weight).max(axis=None if precision is Precision.FP8 else 0)
-    codes_max = FP8_MAX if precision is Precision.FP8 else INT8_MAX
-    scale = storable_scale(largest / codes_max, scale_dtype).astype(np.float32)
+    if parts is None:
+        largest = np.abs(weight).max(axis=None if precision is Precision.FP8 else 0)
+        scale = storable_scale(largest / code_limit(precision), scale_dtype).astype(np.float32)
+    else:
+        scale = parts.values
     if moments is None:
-        return RoundedWeight(_codes(weight / scale, precision), scale)
+        return RoundedWeight(_codes(weight / scale, precision), scale, parts)
     order, factor = _factor(moments)
     left = weight[order]
     codes = np.empty(weight.shape, _dtype(precision))
@@ -76,7 +106,17 @@ def round_weight(
             left[row + 1 : stop] -= np.outer(factor[row, row + 1 : stop], error)
             errors[row - start] = error
         left[stop:] -= factor[start:stop, stop:].T @ errors
-    return RoundedWeight(codes, scale)
+    return RoundedWeight(codes, scale, parts)
+
+
+def code_limit(precision: Precision) -> float:
+    """The largest code."""
+    return FP8_MAX if precision is Precision.FP8 else INT8_MAX
+
+
+def codes_max_of(dtype: np.dtype) -> float:
+    """The largest code of codes that are stored."""
+    return INT8_MAX if dtype == np.int8 else FP8_MAX
 
 
 def _factor(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,8 @@ from t2t_deploy.export._layers import Affine, constant
 from t2t_deploy.export._soft_split import Products, SlicedWindows
 from t2t_deploy.model import SoftSplit
 
+PADDED_TO = 8
+
 
 class FoldedConv(nn.Module):
     """Products as convolutions of the tokens' map; var(u) from channel means, averaged in float32.
@@ -74,8 +76,7 @@ class FoldedConv(nn.Module):
             means, padding = functional.pad(means, (padding,) * 4), 0
         pooled = functional.avg_pool2d(means, kernel, self.split.stride, padding)
         mean, square = pooled[:, :1], pooled[:, 1:]
-        variance = (square - mean * mean).clamp(min=0)
-        return torch.rsqrt(variance + self.eps).reshape(-1, self.num_tokens, 1)
+        return window_rstd(mean, square, self.eps).reshape(-1, self.num_tokens, 1)
 
 
 class CentredWindows(nn.Module):
@@ -110,11 +111,70 @@ class CentredWindows(nn.Module):
         """(B, C, H, W) float32, or (B, H * W, C) -> products in the compute dtype."""
         windows = self.windows(x.float())
         u = windows - self.windows.middle_mean(windows)
-        mean = u.mean(dim=-1, keepdim=True)
-        variance = ((u * u).mean(dim=-1, keepdim=True) - mean * mean).clamp(min=0)
-        rstd = torch.rsqrt(variance + self.eps).to(self.dtype)
+        mean, square = u.mean(dim=-1, keepdim=True), (u * u).mean(dim=-1, keepdim=True)
+        rstd = window_rstd(mean, square, self.eps).to(self.dtype)
         u = u.to(self.dtype)
         return Products(tuple(u @ weight for weight in self.weights), rstd)
+
+
+class NormalisedWindows(nn.Module):
+    """`CentredWindows` with rstd multiplied in before the cast: nothing is left to do afterwards.
+
+    The windows are then as even as a LayerNorm's output, so that 8 bits hold them, and a product
+    may have a bias. They and the rows of W' are padded with zeros to a multiple of `PADDED_TO`:
+    TensorRT-RTX 1.7.1 pads odd widths itself, by a kernel that copies the largest tensor of all.
+    """
+
+    def __init__(
+        self,
+        split: SoftSplit,
+        grid: tuple[int, int],
+        eps: float,
+        consumers: Sequence[Affine],
+        *,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.width = consumers[0].weight.shape[1]
+        self.windows = SlicedWindows(split, grid, self.width // split.kernel**2)
+        self.padding = (0, -self.width % PADDED_TO)
+        self.normalise = Normalise(self.width, eps)
+        self.dtype = dtype
+        columns = self.windows.columns
+        self.weights = nn.ParameterList(
+            constant(functional.pad(centred(c.weight)[:, columns], self.padding).T, dtype)
+            for c in consumers
+        )
+
+    def forward(self, x: Tensor) -> Products:
+        """(B, C, H, W) float32, or (B, H * W, C) -> products in the compute dtype."""
+        windows = self.windows(x.float())
+        u = functional.pad(windows - self.windows.middle_mean(windows), self.padding)
+        u = self.normalise(u).to(self.dtype)
+        return Products(tuple(u @ weight for weight in self.weights), None)
+
+
+class Normalise(nn.Module):
+    """u * rstd; a module of its own, so that the tensor is called by what it is.
+
+    width: how many columns are the window's; zeros stand behind them.
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.width = width
+        self.eps = eps
+
+    def forward(self, u: Tensor) -> Tensor:
+        """(..., width + padding) -> the same shape."""
+        mean = u.sum(dim=-1, keepdim=True) / self.width
+        square = (u * u).sum(dim=-1, keepdim=True) / self.width
+        return u * window_rstd(mean, square, self.eps)
+
+
+def window_rstd(mean: Tensor, square: Tensor, eps: float) -> Tensor:
+    """One over the deviation of each window, from the means of its values and of their squares."""
+    return torch.rsqrt((square - mean * mean).clamp(min=0) + eps)
 
 
 def centred(weight: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from t2t_deploy.export._folded_split import CentredWindows, FoldedConv
+from t2t_deploy.export._folded_split import CentredWindows, FoldedConv, NormalisedWindows
 from t2t_deploy.export._layers import Affine
 from t2t_deploy.export._soft_split import ConvWindows, SlicedWindows, WindowProducts
 from t2t_deploy.export._strategies import SoftSplitForm
@@ -22,7 +22,7 @@ def make_split(
     *,
     dtype: torch.dtype,
     from_picture: bool = False,
-) -> WindowProducts | FoldedConv | CentredWindows:
+) -> WindowProducts | FoldedConv | CentredWindows | NormalisedWindows:
     """The asked form of ``normalise(unfold(map)) @ W.T`` for each consumer's W, on a map's grid.
 
     eps: the norm's epsilon; None where there is no norm. From a picture everything up to and with
@@ -32,6 +32,8 @@ def make_split(
     channels = consumers[0].weight.shape[1] // split.kernel**2
     if form is SoftSplitForm.CENTRED and eps is not None:
         return CentredWindows(split, grid, eps, consumers, dtype=dtype)
+    if form is SoftSplitForm.NORMALISED and eps is not None:
+        return NormalisedWindows(split, grid, eps, consumers, dtype=dtype)
     if form is SoftSplitForm.FOLDED:
         return FoldedConv(split, grid, eps, consumers, dtype=dtype)
     windows: SlicedWindows | ConvWindows

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,11 +81,22 @@ class CalibrationGraph:
     exported: ExportedGraph
     layers: tuple[LinearLayer, ...]
     sha256: str
+    target: Target
 
     @property
     def model(self) -> onnx.ModelProto:
         """The graph itself."""
         return self.exported.model
+
+    @property
+    def observed(self) -> tuple[LinearLayer, ...]:
+        """The layers whose ranges are taken."""
+        return tuple(found.layer for found in decide(self.layers) if found.quantised)
+
+    @property
+    def written(self) -> tuple[LinearLayer, ...]:
+        """Those of them whose results may leave in codes: in graphs for TensorRT."""
+        return self.observed if self.target is Target.TENSORRT else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +153,8 @@ def calibration_graph(
         workspace.weights(source), source.config, form, report, merge_bias=False
     )
     content = graph.model.SerializeToString(deterministic=True)
-    return CalibrationGraph(graph, find_layers(graph.model), hashlib.sha256(content).hexdigest())
+    sha256 = hashlib.sha256(content).hexdigest()
+    return CalibrationGraph(graph, find_layers(graph.model), sha256, target)
 
 
 def calibration_images(folder: Path, count: int, report: Report = silent) -> ImageSet:
@@ -184,10 +196,10 @@ def calibrated(
     name = f"{source.variant}-{key.image_size}-{target.value}-{key.digest()[:8]}"
     kept = workspace.root / CALIBRATION / f"{name}.ranges"
     path = request.output or kept
-    ready = _ready(kept, key)
+    ready = _ready(kept, key, graph)
     if ready is None:
         with workspace.lock(name):
-            ready = _ready(kept, key)  # another command may have made it meanwhile
+            ready = _ready(kept, key, graph)  # another command may have made it meanwhile
             if ready is None:
                 partial = kept.with_suffix(PARTIAL)
                 work = _Work(workspace, graph, images, key, partial, report)
@@ -202,10 +214,12 @@ def calibrated(
     return CalibratedRanges(path, ready, reused=True)
 
 
-def _ready(path: Path, key: CalibrationKey) -> Calibration | None:
-    """The calibration in a file, if it is the one that is wanted."""
+def _ready(path: Path, key: CalibrationKey, graph: CalibrationGraph) -> Calibration | None:
+    """The calibration in a file, if it is the one that is wanted and knows what layers write."""
     found = load_calibration(path) if path.is_file() else None
-    return found if found is not None and found.key == key else None
+    if found is None or found.key != key:
+        return None
+    return found if all(layer.result in found.ranges for layer in graph.written) else None
 
 
 @dataclass(slots=True)
@@ -230,7 +244,11 @@ class _Work:
             key=self.key,
             ranges={name: range_of(h, self.key.method) for name, h in histograms.items()},
             largest={name: h.largest for name, h in histograms.items()},
-            moments={name: total.moments for name, total in observation.sums.items()},
+            moments={
+                name: total.moments
+                for name, total in observation.sums.items()
+                if total.moments.size
+            },
             equalisation=equalisation,
             pictures=tuple(digests),
             unreadable=tuple(self.unreadable),
@@ -241,7 +259,7 @@ class _Work:
         few = dataclasses.replace(self.images, paths=self.images.paths[:_EQUALISED_ON])
         maxima = ChannelMaxima()
         self.report.step(f"looking at the channels on {counted(len(few.paths), 'picture')}")
-        with self.session(self.graph.model, self.graph.layers) as session:
+        with self.session(self.graph.model, sources(self.graph.layers)) as session:
             # what cannot be read is told when all are read
             for done, pictures in _pictures(few, self.key.image_size, 0, []):
                 if len(pictures):
@@ -255,11 +273,10 @@ class _Work:
         model.CopyFrom(self.graph.model)
         values = equalised_weights(model, self.graph.layers, equalisation.applied)
         replace_weights(model, values)
-        layers = [found.layer for found in decide(self.graph.layers) if found.quantised]
-        observation, done = self.resume(layers)
+        observation, done = self.resume()
         total = len(self.images.paths)
         self.report.step(f"taking ranges on {counted(total - done, 'picture')}")
-        with self.session(model, layers) as session:
+        with self.session(model, observation.sums) as session:
             saved = done
             rest = _pictures(self.images, self.key.image_size, done, self.unreadable)
             for done, pictures in rest:
@@ -277,10 +294,10 @@ class _Work:
         return observation
 
     @contextlib.contextmanager
-    def session(self, model: onnx.ModelProto, layers: Sequence[LinearLayer]) -> Iterator[Session]:
+    def session(self, model: onnx.ModelProto, tensors: Iterable[str]) -> Iterator[Session]:
         with self.workspace.scratch() as folder:
             path = folder / "observed.onnx"
-            onnx.save(observed_model(model, sources(layers)), path)
+            onnx.save(observed_model(model, tensors), path)
             with open_session(SessionRequest("ort-cpu", path)) as session:
                 yield session
 
@@ -294,9 +311,9 @@ class _Work:
         with written_whole(self.partial) as temporary:
             temporary.write_bytes(save(observation.to_arrays(), metadata=told))
 
-    def resume(self, layers: Sequence[LinearLayer]) -> tuple[Observation, int]:
+    def resume(self) -> tuple[Observation, int]:
         """The sums a calibration of the same key left, and the files in them; else empty ones."""
-        empty = Observation.of(layers)
+        empty = Observation.of(self.graph.observed, self.graph.written)
         try:
             check_safetensors(self.partial)
             with safe_open(self.partial, "numpy") as file:

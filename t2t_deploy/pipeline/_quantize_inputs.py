@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx
 
 from t2t_deploy.calibration import (
+    HALF_MAX,
     SIGNED,
     TYPED_QDQ_OPSET,
     UNSIGNED,
     Decision,
     Equalisation,
+    Form,
     QuantizedGraph,
     RoundedWeight,
+    code_limit,
     decide,
     equalised_weights,
+    half_bound,
     norm_channel_max,
     place_dynamic,
     place_static,
     plan_equalisation,
     replace_weights,
     round_weight,
+    storable_scale,
     stored_arrays,
+    weight_scales,
 )
 from t2t_deploy.errors import CalibrationError
 from t2t_deploy.pipeline._calibrate import (
@@ -52,7 +59,8 @@ class QuantizationInputs:
     """All that a quantised graph is made of, whichever layers it quantises.
 
     typed: the graph in the base's type, equalised, to be changed. calibration: None where dynamic
-    ranges are made without pictures.
+    ranges are made without pictures. steps: of the codes of each tensor that layers read. unsafe:
+    layers that stay float because sums of their codes could pass float16, with the reason.
     """
 
     plan: QuantizationPlan
@@ -62,22 +70,49 @@ class QuantizationInputs:
     equalisation: Equalisation
     weights: Mapping[str, RoundedWeight]
     calibration: CalibratedRanges | None
+    steps: Mapping[str, float] = field(default_factory=dict)
+    unsafe: Mapping[str, str] = field(default_factory=dict)
+
+    def half_bounds(self) -> dict[str, float | None]:
+        """By layer: the largest magnitude its product can write in 16 bit; see `half_bound`."""
+        return {
+            found.layer.name: half_bound(
+                self.weights[found.layer.name], found.form, self.steps[found.layer.source]
+            )
+            for found in self.decide()
+            if found.quantised and found.form is not Form.VECTOR
+        }
 
     def decide(self, returned: Mapping[str, str] | None = None) -> tuple[Decision, ...]:
         """What the policy makes of each layer; see `calibration.decide`."""
-        return decide(self.graph.layers, returned, precision=self.plan.precision)
+        return _decide(self.graph, self.plan, {**self.unsafe, **(returned or {})})
 
     def place(self, decisions: Sequence[Decision]) -> QuantizedGraph:
         """The graph with these layers quantised. Raises CalibrationError."""
         if self.plan.mode is QuantizationMode.DYNAMIC:
             return place_dynamic(self.typed.model, decisions, self.weights)
         assert self.calibration is not None
-        found = self.calibration.calibration
-        ranges = found.largest if self.plan.precision is Precision.FP8 else found.ranges
         storage = UNSIGNED if self.plan.target is Target.CPU else SIGNED
         return place_static(
-            self.typed.model, decisions, self.weights, ranges, self.plan.precision, storage
+            self.typed.model,
+            decisions,
+            self.weights,
+            _ranges(self.plan, self.calibration),
+            self.plan.precision,
+            storage,
+            class_row=self.plan.placement.class_row,
         )
+
+
+def _ranges(plan: QuantizationPlan, calibration: CalibratedRanges) -> Mapping[str, float]:
+    found = calibration.calibration
+    return found.largest if plan.precision is Precision.FP8 else found.ranges
+
+
+def _decide(
+    graph: CalibrationGraph, plan: QuantizationPlan, returned: Mapping[str, str] | None = None
+) -> tuple[Decision, ...]:
+    return decide(graph.layers, returned, precision=plan.precision, placement=plan.placement)
 
 
 def quantization_inputs(
@@ -105,8 +140,43 @@ def quantization_inputs(
     changed = equalised_weights(graph.model, graph.layers, equalisation.applied)
     replace_weights(typed.model, changed)
     report.step("rounding the weights")
-    weights = _rounded(graph, changed, calibration, plan, typed, report)
-    return QuantizationInputs(plan, typed, form, graph, equalisation, weights, calibration)
+    steps = {} if calibration is None else _steps(plan, calibration, typed)
+    weights = _rounded(graph, changed, calibration, plan, typed, steps, report)
+    unsafe = _unsafe(_decide(graph, plan), weights, steps)
+    for name, why in unsafe.items():
+        report.note(f"{name} stays float: {why}")
+    return QuantizationInputs(
+        plan, typed, form, graph, equalisation, weights, calibration, steps, unsafe
+    )
+
+
+def _steps(
+    plan: QuantizationPlan, calibration: CalibratedRanges, typed: ExportedGraph
+) -> dict[str, float]:
+    """The step of the codes of each tensor whose range is known, as the graph stores it."""
+    dtype = np.dtype(np.float32 if plan.base is Precision.FP32 else np.float16)
+    limit = code_limit(plan.precision)
+    return {
+        name: float(storable_scale(largest / limit, dtype))
+        for name, largest in _ranges(plan, calibration).items()
+    }
+
+
+def _unsafe(
+    decisions: Sequence[Decision],
+    weights: Mapping[str, RoundedWeight],
+    steps: Mapping[str, float],
+) -> dict[str, str]:
+    """Layers whose products could pass the end of float16 on some picture."""
+    found = {}
+    for decision in decisions:
+        if not decision.quantised or decision.form is Form.VECTOR:
+            continue
+        name, step = decision.layer.name, steps[decision.layer.source]
+        bound = half_bound(weights[name], decision.form, step)
+        if bound is not None and bound > HALF_MAX:
+            found[name] = f"its product can reach {bound:.3g}, float16 ends at {HALF_MAX:g}"
+    return found
 
 
 def _typed(
@@ -181,24 +251,29 @@ def _rounded(
     calibration: CalibratedRanges | None,
     plan: QuantizationPlan,
     typed: ExportedGraph,
+    steps: Mapping[str, float],
     report: Report,
 ) -> dict[str, RoundedWeight]:
     """The weight of every layer that the policy quantises, on its grid."""
     moments = {} if calibration is None else calibration.calibration.moments
     stored = stored_arrays(graph.model)
-    decisions = decide(graph.layers, precision=plan.precision)
+    decisions = _decide(graph, plan)
     layers = [found.layer for found in decisions if found.quantised]
+    values = {layer.name: changed.get(layer.weight, stored[layer.weight]) for layer in layers}
     dtypes = {
         tensor.name: onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         for tensor in typed.model.graph.initializer
     }
+    dtype = next(iter(dtypes[layer.weight] for layer in layers), np.dtype(np.float32))
+    parts = weight_scales(decisions, values, steps, plan.precision, dtype)
     weights = {}
     for done, layer in enumerate(layers, start=1):
         weights[layer.name] = round_weight(
-            changed.get(layer.weight, stored[layer.weight]),
+            values[layer.name],
             plan.precision,
             moments.get(layer.source),
-            scale_dtype=dtypes[layer.weight],
+            scale_dtype=dtype,
+            parts=parts.get(layer.name),
         )
         report.progress("rounding the weights", done, len(layers))
     return weights

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from t2t_deploy.calibration import Calibration, ImageSet, LabelledSet, RangeMethod, load_calibration
+from t2t_deploy.calibration import (
+    ACCURATE,
+    COMPACT,
+    IN_OPERATOR,
+    Calibration,
+    ImageSet,
+    LabelledSet,
+    Placement,
+    RangeMethod,
+    load_calibration,
+)
 from t2t_deploy.errors import UsageError
 from t2t_deploy.pipeline._calibrate import (
     DEFAULT_COUNT,
@@ -43,6 +53,7 @@ class QuantizeRequest:
     method: RangeMethod = DEFAULT_METHOD
     ranges: Path | None = None
     equalise: bool = True
+    placement: str | None = None  # accurate for tensorrt; other targets have but one
     max_drop: float | None = None  # points; every layer the policy names is quantised
     eval_images: Path | None = None
     measure_speed: bool = True
@@ -67,6 +78,7 @@ class QuantizationPlan:
     images: ImageSet | None
     ranges: Calibration | None
     evaluation: LabelledSet | None
+    placement: Placement = IN_OPERATOR
 
 
 def quantization_target(
@@ -148,4 +160,14 @@ def plan_quantization(
         images=images,
         ranges=ranges,
         evaluation=evaluation,
+        placement=_placement(request, target, base),
     )
+
+
+PLACEMENTS = {placement.name: placement for placement in (ACCURATE, COMPACT)}
+
+
+def _placement(request: QuantizeRequest, target: Target, base: Precision) -> Placement:
+    if target is not Target.TENSORRT or base is Precision.FP32:
+        return IN_OPERATOR
+    return PLACEMENTS[request.placement or ACCURATE.name]

@@ -1,0 +1,95 @@
+"""How a quantised layer stands in a graph for TensorRT, and which layers stand how.
+
+TensorRT-RTX 1.7.1 multiplies codes in integers, applies *one* float32 factor to the sums and writes
+them, as 16 bit or as codes again; what is done by channel is a kernel of its own, in 16 bit. So a
+scale that is a vector is applied after the bare sums were written, and those pass float16's 65504.
+Every form here has one scale for what the product writes:
+
+    channel     codes @ codes x s -> 16 bit, x ratio by channel     as exact as a scale by channel
+    tensor      codes @ codes x s -> 16 bit
+    result      codes @ codes x s -> codes                          half the bytes, no bias inside
+    residual    1 x 1 convolution x s + bias + residual -> 16 bit   one kernel less, one tensor less
+
+A layer of the form ``vector`` has its scales in the operator: right where kernels apply them in
+float32, as on a CPU.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Form(str, Enum):
+    """How the product of a quantised layer is written; see the module."""
+
+    VECTOR = "vector"
+    CHANNEL = "channel"
+    TENSOR = "tensor"
+    RESULT = "result"
+    RESIDUAL = "residual"
+    WEIGHTS = "weights"
+    """Codes of the weights alone: the product is of the graph's own type."""
+    FLOAT = "float"
+
+
+@dataclass(frozen=True, slots=True)
+class FormRule:
+    """The form of the layers whose whole name matches the pattern."""
+
+    pattern: str
+    form: Form
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Forms by layer, the first rule that matches; other layers have the form ``otherwise``.
+
+    class_row: float layers that read one row of a quantised tensor read it from the codes, so that
+    the tensor is written in 8 bits alone.
+    """
+
+    name: str
+    otherwise: Form
+    rules: tuple[FormRule, ...] = ()
+    class_row: bool = False
+
+    def form_of(self, layer: str) -> FormRule:
+        """The rule for a layer by its name."""
+        for rule in self.rules:
+            if re.fullmatch(rule.pattern, layer):
+                return rule
+        return FormRule(".*", self.otherwise, "")
+
+
+IN_OPERATOR = Placement("vector", Form.VECTOR)
+"""Scales in the operators, for runtimes whose kernels apply them in float32."""
+WEIGHTS_ONLY = Placement("weights", Form.WEIGHTS)
+
+_ATTENTION_READS = "attention reads queries, keys and values as they are written"
+ACCURATE = Placement(
+    "accurate",
+    Form.CHANNEL,
+    (FormRule(r"blocks\.\d+\.attn\.v", Form.CHANNEL, ""),),
+)
+_WIDE = "its result is the widest tensor of a block, and the bias follows in the kernel of the GELU"
+_INSIDE = "bias and residual sum are inside the convolution's kernel"
+_NORMS = "squares of keys and queries are summed, which evens the rounding out"
+_HALF_PROJ = (
+    "in 16 bit bias and residual sum are inside its kernel, which moves as few bytes as 8 bits "
+    "and takes one kernel less"
+)
+COMPACT = Placement(
+    "compact",
+    Form.TENSOR,
+    (
+        FormRule(r"tokens\.splits\.[01]\.weights\.[02]", Form.TENSOR, ""),
+        FormRule(r".*\.mlp\.fc1", Form.RESULT, _WIDE),
+        FormRule(r".*\.mlp\.fc2", Form.RESIDUAL, _INSIDE),
+        FormRule(r"blocks\.\d+\.attn\.proj", Form.FLOAT, _HALF_PROJ),
+        FormRule(r"blocks\.\d+\.attn\.[qkv]", Form.TENSOR, _ATTENTION_READS),
+    ),
+    class_row=True,
+)
