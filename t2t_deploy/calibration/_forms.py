@@ -47,14 +47,16 @@ class FormRule:
 class Placement:
     """Forms by layer, the first rule that matches; other layers have the form ``otherwise``.
 
-    class_row: float layers that read one row of a quantised tensor read it from the codes, so that
-    the tensor is written in 8 bits alone.
+    one_row: the form of layers that the policy leaves float for their one row a picture. Where a
+    layer reads a row of a tensor that others read whole, ``queries`` makes it read all and cuts
+    its result instead.
     """
 
     name: str
     otherwise: Form
     rules: tuple[FormRule, ...] = ()
-    class_row: bool = False
+    one_row: Form = Form.FLOAT
+    queries: bool = False
 
     def form_of(self, layer: str) -> FormRule:
         """The rule for a layer by its name."""
@@ -85,11 +87,13 @@ COMPACT = Placement(
     "compact",
     Form.TENSOR,
     (
-        FormRule(r"tokens\.splits\.[01]\.weights\.[02]", Form.TENSOR, ""),
+        FormRule(r"tokens\.splits\.[01]\.weights\.norms", Form.RESULT, _NORMS),
         FormRule(r".*\.mlp\.fc1", Form.RESULT, _WIDE),
+        FormRule(r"tokens\..*\.mlp\.fc2", Form.RESULT, _WIDE),
         FormRule(r".*\.mlp\.fc2", Form.RESIDUAL, _INSIDE),
         FormRule(r"blocks\.\d+\.attn\.proj", Form.FLOAT, _HALF_PROJ),
         FormRule(r"blocks\.\d+\.attn\.[qkv]", Form.TENSOR, _ATTENTION_READS),
     ),
-    class_row=True,
+    one_row=Form.WEIGHTS,
+    queries=True,
 )

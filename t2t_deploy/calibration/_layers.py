@@ -28,7 +28,7 @@ class LinearLayer:
 
     name: module path, such as ``blocks.3.attn.q``. node: the product's name in the graph. weight:
     initializer (inputs, outputs). source: the tensor it reads; result: the one it writes. rows:
-    rows of ``source`` for one picture. normalised: ``source`` is the output of a LayerNorm, or of windows divided by their deviation.
+    rows of ``source`` for one picture. cut_from: the tensor that ``source`` is one row of, if it is. normalised: ``source`` is the output of a LayerNorm, or of windows divided by their deviation.
     """
 
     name: str
@@ -40,6 +40,12 @@ class LinearLayer:
     outputs: int
     rows: int
     normalised: bool
+    cut_from: str | None = None
+
+    @property
+    def ranged(self) -> str:
+        """The tensor whose range is that of what the layer reads."""
+        return self.cut_from or self.source
 
     @property
     def macs(self) -> int:
@@ -67,6 +73,9 @@ class Rule:
 
 
 ONE_ROW = "one row a picture: nothing to gain, and no later layer averages its error out"
+WEIGHTS_OF_ONE_ROW = (
+    "one row a picture: its weights are most of what it reads, and are stored in 8 bits"
+)
 NOT_NORMALISED = (
     "windows of the picture before their LayerNorm: one range for all would leave the flat ones "
     "no bits"
@@ -77,7 +86,7 @@ FP8_WINDOWS = (
 # The first rule that matches decides, after ONE_ROW and, for token blocks' windows, NOT_NORMALISED
 # and FP8_WINDOWS.
 POLICY = (
-    Rule(r"tokens\.splits\.[01]\.weights\.\d", True, "windows times the first weights of a block"),
+    Rule(r"tokens\.splits\.[01]\.weights\.(\d|norms)", True, "windows times the first weights of a block"),
     Rule(r"tokens\.project\.weights\.\d", True, "windows times the projection"),
     Rule(r"tokens\.blocks\.\d\.proj_weight", False, "a performer's means: 32 rows a picture"),
     Rule(r"tokens\.blocks\.\d\.w_transposed", False, "a performer's exponents"),
@@ -99,6 +108,7 @@ def find_layers(model: onnx.ModelProto) -> tuple[LinearLayer, ...]:
     stored = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     shapes = tensor_shapes(graph)
     normalised = {node.output[0] for node in graph.node if node.op_type == "LayerNormalization"}
+    cuts = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Slice"}
     layers = []
     for node in graph.node:
         if not is_layer(node, stored):
@@ -126,6 +136,7 @@ def find_layers(model: onnx.ModelProto) -> tuple[LinearLayer, ...]:
                 outputs=outputs,
                 rows=rows,
                 normalised=source in normalised or _NORMALISED in source,
+                cut_from=cuts.get(source) if rows == 1 else None,
             )
         )
     return tuple(layers)
@@ -148,12 +159,12 @@ def decide(
     returned: layers that go back to float all the same, with the reason. Raises CalibrationError
     for a layer no rule knows: a new kind of layer is decided on, not defaulted.
     """
-    decisions = (_decision(layer, returned or {}, precision) for layer in layers)
+    decisions = (_decision(layer, returned or {}, precision, placement) for layer in layers)
     return tuple(_formed(decision, placement) for decision in decisions)
 
 
 def _formed(decision: Decision, placement: Placement) -> Decision:
-    if not decision.quantised:
+    if not decision.quantised or decision.form is not Form.VECTOR:
         return decision
     rule = placement.form_of(decision.layer.name)
     if rule.form is Form.FLOAT:
@@ -161,11 +172,16 @@ def _formed(decision: Decision, placement: Placement) -> Decision:
     return replace(decision, form=rule.form)
 
 
-def _decision(layer: LinearLayer, returned: Mapping[str, str], precision: Precision) -> Decision:
+def _decision(
+    layer: LinearLayer, returned: Mapping[str, str], precision: Precision, placement: Placement
+) -> Decision:
     if layer.name in returned:
         return Decision(layer, False, returned[layer.name])
-    if layer.rows == 1:
-        return Decision(layer, False, ONE_ROW)
+    if layer.rows == 1 and not (placement.queries and layer.cut_from is not None):
+        # a projection's sum is fused, and its weights would be written out for that
+        if placement.one_row is Form.FLOAT or layer.name.endswith(".attn.proj"):
+            return Decision(layer, False, ONE_ROW)
+        return Decision(layer, True, WEIGHTS_OF_ONE_ROW, placement.one_row)
     for rule in POLICY:
         if re.fullmatch(rule.pattern, layer.name):
             if layer.name.startswith("tokens.splits.0.") and not layer.normalised:

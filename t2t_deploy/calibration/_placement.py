@@ -81,15 +81,13 @@ def place_static(
     ranges: Mapping[str, float],
     precision: Precision,
     storage: CodeStorage = SIGNED,
-    *,
-    class_row: bool = False,
 ) -> QuantizedGraph:
     """Quantize and dequantize operators around the layers that are to be quantised.
 
     model: float32, float16 or bfloat16 graph; it is left as it is. weights: by layer. ranges: the
     largest magnitude of each tensor that layers read, and that layers whose result is quantised
-    write, in the float32 graph. Scales have the graph's type. class_row: see `Placement`. Raises
-    CalibrationError for a range that is missing or a graph of an opset that lacks the operators.
+    write, in the float32 graph. Scales have the graph's type. Raises CalibrationError for a range
+    that is missing or a graph of an opset that lacks the operators.
     """
     chosen = {found.layer.node: found for found in decisions if found.quantised}
     work = _Static(model, chosen, weights, ranges, precision, storage)
@@ -99,8 +97,8 @@ def place_static(
         found = chosen.get(node.name)
         if found is not None:
             work.place(node, found)
-        elif class_row and work.takes_one_row(node):
-            work.take_from_codes(node)
+        elif work.cut_later(node):
+            work.cuts[node.output[0]] = node
         else:
             work.keep(node)
     return work.finish(decisions)
@@ -246,6 +244,7 @@ class _Static(_Rewrite):
         self.chosen = chosen
         self.in_codes = _attentions_in_codes(self.nodes(), self.readers, chosen)
         self.codes: dict[str, tuple[str, str, str]] = {}
+        self.cuts: dict[str, onnx.NodeProto] = {}
         self.done: set[str] = set()
 
     def nodes(self) -> Iterable[onnx.NodeProto]:
@@ -261,20 +260,15 @@ class _Static(_Rewrite):
         """A quantised layer."""
         layer, form = found.layer, found.form
         weight = self.weights[layer.name]
-        if form is Form.WEIGHTS:
-            read = node.input[0]
-        else:
-            if layer.source not in self.ranges:
-                raise CalibrationError(
-                    f"no range is known of {layer.source}, which {layer.name} reads; calibrate "
-                    "this graph again"
-                )
-            read = self._dequantized(node.input[0], self.ranges[layer.source], layer.name)
+        cut = self.cuts.get(node.input[0])
+        if cut is not None:
+            node.input[0], node.output[0] = cut.input[0], f"{node.output[0]}/rows"
+        read = node.input[0]
+        if form is not Form.WEIGHTS:
+            read = self._dequantized(read, self._range(layer), layer.name)
         if form is Form.RESIDUAL and self._as_convolution(node, layer, weight, read):
             return
-        constant = self._weight(
-            layer, weight, weight.codes, by_channel=form is Form.WEIGHTS
-        )
+        constant = self._weight(layer, weight, weight.codes)
         node.input[0], node.input[1] = read, constant
         written = node.output[0]
         if form is Form.RESULT:
@@ -285,47 +279,56 @@ class _Static(_Rewrite):
                 )
             super().keep(node)
             self._requantize(written, self.ranges[written])
-        elif form is Form.CHANNEL:
-            assert weight.parts is not None and weight.parts.ratio is not None
+        elif weight.parts is not None and weight.parts.ratio is not None:
             node.output[0] = f"{written}/sum"
             super().keep(node)
             ratio = self.constant(f"{layer.name}/ratio", weight.parts.ratio)
             self.add("Mul", [f"{written}/sum", ratio], written, name=f"{layer.name}/by_channel")
         else:
             super().keep(node)
+        if cut is not None:
+            self._cut(cut, written)
 
-    def takes_one_row(self, node: onnx.NodeProto) -> bool:
-        """Whether a node cuts a row out of a tensor that nothing but layers of codes read whole."""
-        if node.op_type not in ("Slice", "Gather"):
+    def _cut(self, cut: onnx.NodeProto, rows: str) -> None:
+        """Cut the row out of a layer's result, which keeps its name."""
+        super().keep(cut)
+        made = self.model.graph.node[-1]
+        made.input[0], made.output[0] = rows, rows.removesuffix("/rows")
+
+    def cut_later(self, node: onnx.NodeProto) -> bool:
+        """Whether a row is cut out for quantised layers alone, which can give it for all rows.
+
+        The norm before it then writes codes and nothing else.
+        """
+        if node.op_type != "Slice":
             return False
-        readers = self.readers[node.input[0]]
-        layers = [self.chosen[reader.name] for reader in readers if reader.name in self.chosen]
-        others = [reader for reader in readers if reader.name not in self.chosen]
-        return bool(layers) and others == [node] and layers[0].layer.source in self.ranges
-
-    def take_from_codes(self, node: onnx.NodeProto) -> None:
-        """Let a node read what the codes of its input stand for."""
-        source = node.input[0]
-        found = next(
-            self.chosen[reader.name]
-            for reader in self.readers[source]
-            if reader.name in self.chosen
+        readers = [self.chosen.get(reader.name) for reader in self.readers.get(node.output[0], ())]
+        return bool(readers) and all(
+            found is not None and found.layer.cut_from is not None for found in readers
         )
-        largest = self.ranges[found.layer.source]
-        node.input[0] = self._dequantized(source, largest, node.name)
-        self.keep(node)
 
-    def _dequantized(self, tensor: str, largest: float, reader: str) -> str:
-        """The numbers that a tensor's codes stand for; it is quantised once for all its readers."""
+    def _range(self, layer: LinearLayer) -> float:
+        if layer.ranged not in self.ranges:
+            raise CalibrationError(
+                f"no range is known of {layer.ranged}, which {layer.name} reads; calibrate this "
+                "graph again"
+            )
+        return self.ranges[layer.ranged]
+
+    def _codes_of(self, tensor: str, largest: float) -> tuple[str, str, str]:
+        """A tensor's codes, their step and their zero; it is quantised once for all its readers."""
         if tensor not in self.codes:
             step = storable_scale(largest / self.largest, self.dtype)
             scale = self.constant(f"{tensor}/scale", step)
             point = self.constant(f"{tensor}/zero", self.zero)
             self.codes[tensor] = (f"{tensor}/quantized", scale, point)
             self.add("QuantizeLinear", [tensor, scale, point], f"{tensor}/quantized")
-        read = f"{reader}/input"
-        self.add("DequantizeLinear", list(self.codes[tensor]), read)
-        return read
+        return self.codes[tensor]
+
+    def _dequantized(self, tensor: str, largest: float, reader: str) -> str:
+        """The numbers that a tensor's codes stand for."""
+        self.add("DequantizeLinear", list(self._codes_of(tensor, largest)), f"{reader}/input")
+        return f"{reader}/input"
 
     def _requantize(self, tensor: str, largest: float) -> None:
         """Put codes between the node that was kept last and those that read its result."""
@@ -338,17 +341,10 @@ class _Static(_Rewrite):
         self.add("QuantizeLinear", [f"{tensor}/16bit", scale, point], f"{tensor}/quantized")
         self.add("DequantizeLinear", [f"{tensor}/quantized", scale, point], tensor)
 
-    def _weight(
-        self,
-        layer: LinearLayer,
-        weight: RoundedWeight,
-        codes: np.ndarray,
-        *,
-        by_channel: bool = False,
-    ) -> str:
-        """The weight's codes and steps as a dequantised constant; by channel, or the base alone."""
+    def _weight(self, layer: LinearLayer, weight: RoundedWeight, codes: np.ndarray) -> str:
+        """The weight's codes and steps as a dequantised constant; ratios are left to do."""
         scale = weight.scale
-        if weight.parts is not None and not by_channel:
+        if weight.parts is not None:
             scale = weight.parts.base
         if self.precision is not Precision.FP8:
             codes = self.storage.store(codes)

@@ -40,36 +40,44 @@ def weight_scales(
     dtype: of the graph. Layers that read one tensor share their base, so that TensorRT makes one
     product of them; where the result leaves in codes each has its own.
     """
-    groups: dict[str, list[Decision]] = {}
+    groups: dict[tuple[str, bool], list[Decision]] = {}
     found: dict[str, WeightScale] = {}
     for decision in decisions:
         if not decision.quantised or decision.form is Form.VECTOR:
             continue
         name = decision.layer.name
         if decision.form is Form.WEIGHTS:
-            found[name] = _by_channel(weights[name], precision, dtype, 1.0)
+            largest = float(np.abs(weights[name]).max()) / code_limit(precision)
+            base = float(storable_scale(largest, dtype))
+            found[name] = _by_channel(weights[name], precision, dtype, base)
         elif decision.form is Form.RESULT:
             base = tensor_scale(weights[name], precision)
             found[name] = WeightScale(storable_scale(base, dtype).astype(np.float32))
         else:
-            groups.setdefault(decision.layer.source, []).append(decision)
-    for source, group in groups.items():
+            # What reads all rows for one stays a product of its own, by a step of its own: merged
+            # with the others by TensorRT-RTX, all of them are copied afterwards.
+            key = (decision.layer.ranged, decision.layer.cut_from is not None)
+            groups.setdefault(key, []).append(decision)
+    for (source, alone), group in groups.items():
         needed = [
             tensor_scale(weights[d.layer.name], precision)
             for d in group
             if d.form is not Form.CHANNEL
         ]
-        largest = [
+        steepest = [
             float(np.abs(weights[d.layer.name]).max()) / code_limit(precision)
             for d in group
             if d.form is Form.CHANNEL
         ]
-        base = max(needed or largest)
+        base = max(needed or steepest)
         if not needed:
             # sums of nothing but largest codes, times this, are the end of float16
             inputs = max(d.layer.inputs for d in group)
             base = min(base, HALF_MAX / (code_limit(precision) ** 2 * inputs * steps[source]))
-        shared = storable_scale(base, dtype).astype(np.float32)
+        stored = storable_scale(base, dtype)
+        if alone:
+            stored = np.nextafter(stored, np.asarray(np.inf, dtype))
+        shared = stored.astype(np.float32)
         for decision in group:
             name = decision.layer.name
             if decision.form is Form.CHANNEL:

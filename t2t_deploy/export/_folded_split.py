@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from t2t_deploy.export._layers import Affine, constant
+from t2t_deploy.export._layers import Affine, weights_of
 from t2t_deploy.export._soft_split import Products, SlicedWindows
 from t2t_deploy.model import SoftSplit
 
@@ -48,8 +48,11 @@ class FoldedConv(nn.Module):
         self.num_tokens = split.num_tokens(*grid)
         self.widths = [len(consumer.weight) for consumer in consumers]
         shape = (self.channels, split.kernel, split.kernel)
-        weights = [c.weight if eps is None else centred(c.weight) for c in consumers]
-        self.weights = nn.ParameterList(constant(w.unflatten(1, shape), dtype) for w in weights)
+        self.weights = weights_of(
+            consumers,
+            lambda w: (w if eps is None else centred(w)).unflatten(1, shape),
+            dtype,
+        )
 
     def forward(self, x: Tensor) -> Products:
         """(B, C, H, W) or (B, H * W, C) -> products in the compute dtype."""
@@ -59,7 +62,7 @@ class FoldedConv(nn.Module):
         rstd = None if self.eps is None else self.window_rstd(image.float()).to(self.dtype)
         image = image.to(self.dtype)
         values = []
-        for weight, width in zip(self.weights, self.widths, strict=True):
+        for weight, width in zip(self.weights.values(), self.widths, strict=True):
             maps = functional.conv2d(
                 image, weight, stride=self.split.stride, padding=self.split.padding
             )
@@ -103,9 +106,7 @@ class CentredWindows(nn.Module):
         self.eps = eps
         self.dtype = dtype
         columns = self.windows.columns
-        self.weights = nn.ParameterList(
-            constant(centred(c.weight)[:, columns].T, dtype) for c in consumers
-        )
+        self.weights = weights_of(consumers, lambda w: centred(w)[:, columns].T, dtype)
 
     def forward(self, x: Tensor) -> Products:
         """(B, C, H, W) float32, or (B, H * W, C) -> products in the compute dtype."""
@@ -114,7 +115,7 @@ class CentredWindows(nn.Module):
         mean, square = u.mean(dim=-1, keepdim=True), (u * u).mean(dim=-1, keepdim=True)
         rstd = window_rstd(mean, square, self.eps).to(self.dtype)
         u = u.to(self.dtype)
-        return Products(tuple(u @ weight for weight in self.weights), rstd)
+        return Products(tuple(u @ weight for weight in self.weights.values()), rstd)
 
 
 class NormalisedWindows(nn.Module):
@@ -141,9 +142,10 @@ class NormalisedWindows(nn.Module):
         self.normalise = Normalise(self.width, eps)
         self.dtype = dtype
         columns = self.windows.columns
-        self.weights = nn.ParameterList(
-            constant(functional.pad(centred(c.weight)[:, columns], self.padding).T, dtype)
-            for c in consumers
+        self.weights = weights_of(
+            consumers,
+            lambda w: functional.pad(centred(w)[:, columns], self.padding).T,
+            dtype,
         )
 
     def forward(self, x: Tensor) -> Products:
@@ -151,7 +153,7 @@ class NormalisedWindows(nn.Module):
         windows = self.windows(x.float())
         u = functional.pad(windows - self.windows.middle_mean(windows), self.padding)
         u = self.normalise(u).to(self.dtype)
-        return Products(tuple(u @ weight for weight in self.weights), None)
+        return Products(tuple(u @ weight for weight in self.weights.values()), None)
 
 
 class Normalise(nn.Module):

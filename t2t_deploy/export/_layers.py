@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,11 +30,13 @@ class DeployMlp(nn.Module):
 class Affine:
     """y = x @ weight.T + bias in float64: weight (out, in), bias (out,).
 
-    Rewrites compose and fold these; a layer casts the result once.
+    Rewrites compose and fold these; a layer casts the result once. name: what the map's weights are
+    called among others; their place among them if it is None.
     """
 
     weight: Tensor
     bias: Tensor
+    name: str | None = None
 
     @classmethod
     def of(cls, linear: nn.Linear) -> Affine:
@@ -99,6 +102,16 @@ def deploy_norm(norm: nn.LayerNorm, dtype: torch.dtype) -> nn.LayerNorm:
     copy.weight = constant(norm.weight, dtype)
     copy.bias = constant(norm.bias, dtype)
     return copy
+
+
+def weights_of(
+    consumers: Sequence[Affine], form: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> nn.ParameterDict:
+    """Each consumer's weight in another form, by its name or its place."""
+    # pairs keep their order, of a dict the keys are sorted
+    return nn.ParameterDict(
+        (c.name or str(place), constant(form(c.weight), dtype)) for place, c in enumerate(consumers)
+    )
 
 
 def constant(values: Tensor, dtype: torch.dtype) -> nn.Parameter:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from t2t_deploy.export._layers import Affine, constant
+from t2t_deploy.export._layers import Affine, weights_of
 from t2t_deploy.model import SoftSplit
 
 
@@ -138,7 +138,7 @@ class WindowProducts(nn.Module):
         self.norm_dtype = norm_dtype
         self.shifted = shifted
         columns = windows.columns
-        self.weights = nn.ParameterList(constant(c.weight[:, columns].T, dtype) for c in consumers)
+        self.weights = weights_of(consumers, lambda w: w[:, columns].T, dtype)
 
     def forward(self, x: Tensor) -> Products:
         """A map -> products in the compute dtype."""
@@ -149,4 +149,4 @@ class WindowProducts(nn.Module):
         if self.eps is not None:
             windows = functional.layer_norm(windows, (len(self.windows.columns),), eps=self.eps)
         windows = windows.to(self.dtype)
-        return Products(tuple(windows @ weight for weight in self.weights), None)
+        return Products(tuple(windows @ weight for weight in self.weights.values()), None)

@@ -7,6 +7,7 @@ them, a transformer its scale; both fold the scale and shift of their first norm
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,7 @@ class StablePerformer(nn.Module):
         kqv = Affine.of(block.kqv).after_norm(block.norm1)
         k, q, v = kqv.rows(0, e), kqv.rows(e, 2 * e), kqv.rows(2 * e, 3 * e)
         projected, kq = Affine.stacked(k.then(block.w), q.then(block.w)), Affine.stacked(k, q)
+        kq = replace(kq, name="norms")  # they are squared and summed, and nothing else
         # Three products: slices of one wide result would be copied before they are multiplied.
         self.consumers = (projected, kq, v)
         # apart: a bfloat16 constant that the graph slices is one that nothing folds

@@ -77,10 +77,10 @@ class QuantizationInputs:
         """By layer: the largest magnitude its product can write in 16 bit; see `half_bound`."""
         return {
             found.layer.name: half_bound(
-                self.weights[found.layer.name], found.form, self.steps[found.layer.source]
+                self.weights[found.layer.name], found.form, self.steps[found.layer.ranged]
             )
             for found in self.decide()
-            if found.quantised and found.form is not Form.VECTOR
+            if found.quantised and found.form not in (Form.VECTOR, Form.WEIGHTS)
         }
 
     def decide(self, returned: Mapping[str, str] | None = None) -> tuple[Decision, ...]:
@@ -100,7 +100,6 @@ class QuantizationInputs:
             _ranges(self.plan, self.calibration),
             self.plan.precision,
             storage,
-            class_row=self.plan.placement.class_row,
         )
 
 
@@ -170,9 +169,9 @@ def _unsafe(
     """Layers whose products could pass the end of float16 on some picture."""
     found = {}
     for decision in decisions:
-        if not decision.quantised or decision.form is Form.VECTOR:
+        if not decision.quantised or decision.form in (Form.VECTOR, Form.WEIGHTS):
             continue
-        name, step = decision.layer.name, steps[decision.layer.source]
+        name, step = decision.layer.name, steps[decision.layer.ranged]
         bound = half_bound(weights[name], decision.form, step)
         if bound is not None and bound > HALF_MAX:
             found[name] = f"its product can reach {bound:.3g}, float16 ends at {HALF_MAX:g}"
@@ -271,7 +270,7 @@ def _rounded(
         weights[layer.name] = round_weight(
             values[layer.name],
             plan.precision,
-            moments.get(layer.source),
+            moments.get(layer.ranged),
             scale_dtype=dtype,
             parts=parts.get(layer.name),
         )
