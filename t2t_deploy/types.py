@@ -31,9 +31,23 @@ class Precision(str, Enum):
     BF16 = "bf16"
     INT8 = "int8"
     FP8 = "fp8"
+    INT8_WEIGHTS = "int8-weights"
+    """fp16, with weights stored as int8 and widened where they are multiplied"""
+    FP8_WEIGHTS = "fp8-weights"
+
+    @property
+    def codes(self) -> Precision:
+        """The type of the codes of a quantised graph."""
+        return _CODES.get(self, self)
+
+    @property
+    def weights_only(self) -> bool:
+        """Whether nothing but weights is in 8 bits, and no product of codes is made."""
+        return self in _CODES
 
 
-QUANTIZED = frozenset({Precision.INT8, Precision.FP8})
+_CODES = {Precision.INT8_WEIGHTS: Precision.INT8, Precision.FP8_WEIGHTS: Precision.FP8}
+QUANTIZED = frozenset({Precision.INT8, Precision.FP8, *_CODES})
 """Precisions that an exported graph gets by quantising it."""
 
 
@@ -201,4 +215,6 @@ TOLERANCES = {
     Precision.BF16: Tolerance(4e-2, "8-bit significands through the whole backbone"),
     Precision.INT8: Tolerance(6e-2, "8-bit weights and activations of every linear layer"),
     Precision.FP8: Tolerance(6e-2, "E4M3 weights and activations of every linear layer"),
+    Precision.INT8_WEIGHTS: Tolerance(6e-2, "8-bit weights of every linear layer"),
+    Precision.FP8_WEIGHTS: Tolerance(6e-2, "E4M3 weights of every linear layer"),
 }

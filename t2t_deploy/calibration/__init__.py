@@ -23,6 +23,8 @@ from t2t_deploy.calibration._equalise import (
 from t2t_deploy.calibration._forms import (
     ACCURATE,
     COMPACT,
+    FP8_ACCURATE,
+    FP8_COMPACT,
     IN_OPERATOR,
     WEIGHTS_ONLY,
     Form,
@@ -82,6 +84,8 @@ from t2t_deploy.calibration._scales import HALF_MAX, half_bound, weight_scales
 __all__ = [
     "ACCURATE",
     "COMPACT",
+    "FP8_ACCURATE",
+    "FP8_COMPACT",
     "HALF_MAX",
     "IN_OPERATOR",
     "MAX_MOMENT_PICTURES",

@@ -75,7 +75,8 @@ def plan_equalisation(
     by_name = {layer.name: layer for layer in layers}
     for layer in layers:
         stem, _, last = layer.name.rpartition(".")
-        if last == "q" and f"{stem}.k" in by_name:
+        # queries and keys of a token block have biases, which would have to be divided as well
+        if last == "q" and stem.endswith(".attn") and f"{stem}.k" in by_name:
             plan.queries_and_keys(layer, by_name[f"{stem}.k"])
         elif last == "v" and f"{stem}.proj" in by_name:
             plan.values_to_projection(layer, by_name[f"{stem}.proj"], by_name.get(f"{stem}.k"))
@@ -180,7 +181,7 @@ class _Plan:
             self._equalise(name, node.output[0], found)
 
     def queries_and_keys(self, queries: LinearLayer, keys: LinearLayer) -> None:
-        """Column j of the queries meets column j of the keys and nothing else, whatever the head."""
+        """Column j of the queries meets column j of the keys and nothing else."""
         of_q, of_k = (
             np.maximum(np.abs(self.weights.now(layer.weight)).max(axis=0), _TINY)
             for layer in (queries, keys)

@@ -70,30 +70,38 @@ IN_OPERATOR = Placement("vector", Form.VECTOR)
 """Scales in the operators, for runtimes whose kernels apply them in float32."""
 WEIGHTS_ONLY = Placement("weights", Form.WEIGHTS)
 
-_ATTENTION_READS = "attention reads queries, keys and values as they are written"
-ACCURATE = Placement(
-    "accurate",
-    Form.CHANNEL,
-    (FormRule(r"blocks\.\d+\.attn\.v", Form.CHANNEL, ""),),
-)
-_WIDE = "its result is the widest tensor of a block, and the bias follows in the kernel of the GELU"
-_INSIDE = "bias and residual sum are inside the convolution's kernel"
-_NORMS = "squares of keys and queries are summed, which evens the rounding out"
 _HALF_PROJ = (
-    "in 16 bit bias and residual sum are inside its kernel, which moves as few bytes as 8 bits "
-    "and takes one kernel less"
+    "in 16 bit its bias and the residual sum are inside its kernel, which moves no more than 8 "
+    "bits would and takes one kernel less"
 )
+_WIDE = "its result is the widest tensor of a block, and its bias follows in the kernel of the GELU"
+_INSIDE = "bias and residual sum are inside the convolution's kernel"
+_BIAS_FOLLOWS = "a kernel that adds the bias follows, which scales by channel as well"
+_NORMS = "keys and queries that are squared and summed, which evens their rounding out"
+_SUMMED_LATER = "the kernel that cuts the next windows adds its bias and the residual"
+
+ACCURATE = Placement("accurate", Form.CHANNEL)
+"""A scale by channel everywhere: the smallest rounding, one more kernel for most products."""
 COMPACT = Placement(
     "compact",
     Form.TENSOR,
     (
         FormRule(r"tokens\.splits\.[01]\.weights\.norms", Form.RESULT, _NORMS),
+        FormRule(r"tokens\.splits\.[01]\.weights\.[qk]", Form.CHANNEL, _BIAS_FOLLOWS),
+        FormRule(r"tokens\..*\.mlp\.fc2", Form.RESULT, _SUMMED_LATER),
         FormRule(r".*\.mlp\.fc1", Form.RESULT, _WIDE),
-        FormRule(r"tokens\..*\.mlp\.fc2", Form.RESULT, _WIDE),
         FormRule(r".*\.mlp\.fc2", Form.RESIDUAL, _INSIDE),
         FormRule(r"blocks\.\d+\.attn\.proj", Form.FLOAT, _HALF_PROJ),
-        FormRule(r"blocks\.\d+\.attn\.[qkv]", Form.TENSOR, _ATTENTION_READS),
     ),
     one_row=Form.WEIGHTS,
     queries=True,
+)
+"""One scale for the weights that read one tensor, codes between kernels: the least traffic."""
+FP8_ACCURATE = Placement(
+    "accurate",
+    Form.TENSOR,
+    (FormRule(r"blocks\.\d+\.attn\.proj", Form.FLOAT, _HALF_PROJ),),
+)
+FP8_COMPACT = Placement(
+    "compact", Form.TENSOR, (*FP8_ACCURATE.rules, FormRule(r".*\.mlp\.fc1", Form.RESULT, _WIDE))
 )

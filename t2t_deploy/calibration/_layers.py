@@ -28,7 +28,8 @@ class LinearLayer:
 
     name: module path, such as ``blocks.3.attn.q``. node: the product's name in the graph. weight:
     initializer (inputs, outputs). source: the tensor it reads; result: the one it writes. rows:
-    rows of ``source`` for one picture. cut_from: the tensor that ``source`` is one row of, if it is. normalised: ``source`` is the output of a LayerNorm, or of windows divided by their deviation.
+    rows of ``source`` for one picture. normalised: ``source`` is the output of a LayerNorm, or of
+    windows divided by their deviation. cut_from: the tensor that ``source`` is one row of, if any.
     """
 
     name: str
@@ -86,7 +87,11 @@ FP8_WINDOWS = (
 # The first rule that matches decides, after ONE_ROW and, for token blocks' windows, NOT_NORMALISED
 # and FP8_WINDOWS.
 POLICY = (
-    Rule(r"tokens\.splits\.[01]\.weights\.(\d|norms)", True, "windows times the first weights of a block"),
+    Rule(
+        r"tokens\.splits\.[01]\.weights\.\w+",
+        True,
+        "windows times the first weights of a block",
+    ),
     Rule(r"tokens\.project\.weights\.\d", True, "windows times the projection"),
     Rule(r"tokens\.blocks\.\d\.proj_weight", False, "a performer's means: 32 rows a picture"),
     Rule(r"tokens\.blocks\.\d\.w_transposed", False, "a performer's exponents"),
@@ -186,7 +191,8 @@ def _decision(
         if re.fullmatch(rule.pattern, layer.name):
             if layer.name.startswith("tokens.splits.0.") and not layer.normalised:
                 return Decision(layer, False, NOT_NORMALISED)
-            if layer.name.startswith("tokens.splits.") and precision is Precision.FP8:
+            windows = layer.name.startswith("tokens.splits.")
+            if windows and precision is Precision.FP8 and placement.otherwise is not Form.WEIGHTS:
                 return Decision(layer, False, FP8_WINDOWS)
             return Decision(layer, rule.quantised, rule.because)
     raise CalibrationError(

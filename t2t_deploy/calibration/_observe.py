@@ -69,9 +69,7 @@ class Observation:
     pictures: int = 0
 
     @classmethod
-    def of(
-        cls, layers: Sequence[LinearLayer], written: Iterable[LinearLayer] = ()
-    ) -> Observation:
+    def of(cls, layers: Sequence[LinearLayer], written: Iterable[LinearLayer] = ()) -> Observation:
         """Empty sums for the tensors that these layers read, and of what some of them write."""
         widths = {layer.result: 0 for layer in written}
         widths |= {layer.source: layer.inputs for layer in layers}

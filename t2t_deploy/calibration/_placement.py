@@ -334,9 +334,7 @@ class _Static(_Rewrite):
         """Put codes between the node that was kept last and those that read its result."""
         made = self.model.graph.node[-1]
         made.output[0] = f"{tensor}/16bit"
-        scale = self.constant(
-            f"{tensor}/scale", storable_scale(largest / self.largest, self.dtype)
-        )
+        scale = self.constant(f"{tensor}/scale", storable_scale(largest / self.largest, self.dtype))
         point = self.constant(f"{tensor}/zero", self.zero)
         self.add("QuantizeLinear", [f"{tensor}/16bit", scale, point], f"{tensor}/quantized")
         self.add("DequantizeLinear", [f"{tensor}/quantized", scale, point], tensor)
@@ -420,9 +418,7 @@ def _attentions_in_codes(
     TensorRT-RTX fuses such an attention where the softmax and its result are quantised too; the
     result is where the projection reads codes.
     """
-    results = {
-        found.layer.name for found in chosen.values() if found.form is Form.RESULT
-    }
+    results = {found.layer.name for found in chosen.values() if found.form is Form.RESULT}
     found = set()
     for node in nodes:
         stem = node.name.removesuffix("/Softmax").removeprefix("/").replace("/", ".")

@@ -56,7 +56,7 @@ class RoundedWeight:
     parts: WeightScale | None = None
 
     def largest_sum(self) -> float:
-        """What a row of codes times these codes can reach: for each output, all at their largest."""
+        """What a row of codes times these codes can reach, all of them at their largest."""
         codes = np.abs(self.codes.astype(np.float32)).sum(axis=0, dtype=np.float64)
         return float(codes.max(initial=0.0)) * codes_max_of(self.codes.dtype)
 

@@ -23,7 +23,7 @@ from t2t_deploy.types import Precision
 HALF_MAX = float(np.finfo(np.float16).max)
 # Shares of the largest weight that a single scale is tried at: beyond it weights are clipped.
 _CLIPS = np.linspace(0.6, 1.0, 21)
-# The smallest ratio of a channel's steps to the largest: smaller ones would be subnormal in float16.
+# The smallest ratio of a channel's steps to the base: below it float16 is subnormal.
 _LEAST_RATIO = 2.0**-14
 
 

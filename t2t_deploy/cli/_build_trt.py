@@ -21,13 +21,19 @@ from t2t_deploy.types import Precision
 if TYPE_CHECKING:
     from rich.console import Console
 
-_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int8-weights", "fp8-weights")
+
+_HELP = {name: f"Compute in fp16, weights stored as {name[:-8]}." for name in _PRECISIONS[-2:]}
 
 
 def _precision_flags(command: Any) -> Any:
     for name in reversed(_PRECISIONS):
         command = click.option(
-            f"--{name}", "precisions", flag_value=name, multiple=True, help=f"Compute in {name}."
+            f"--{name}",
+            "precisions",
+            flag_value=name,
+            multiple=True,
+            help=_HELP.get(name, f"Compute in {name}."),
         )(command)
     return command
 
@@ -54,7 +60,16 @@ def _precision_flags(command: Any) -> Any:
     help="Folder of pictures to calibrate --int8 or --fp8 on; else a quantised graph is taken.",
 )
 @click.option("--count", type=click.IntRange(1), help="Take up to this many; default 512.")
-@click.option("--opt-level", type=click.IntRange(0, 5), help="Builder's effort; its default is 3.")
+@click.option(
+    "--placement",
+    type=click.Choice(["auto", "compact", "accurate"]),
+    help="How --int8 or --fp8 is quantised on --images; see quantize.",
+)
+@click.option(
+    "--opt-level",
+    type=click.IntRange(0, 5),
+    help="TensorRT's effort, 3 if not given; TensorRT-RTX makes the same engine at each.",
+)
 @force_option
 @output_option
 @common_options
@@ -92,6 +107,7 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
             backend=options["backend"],
             optimization_level=options["opt_level"],
             images=options["images"],
+            placement=options["placement"],
             count=options["count"] or DEFAULT_COUNT,
             output=options["output_file"],
             force=options["force"],
@@ -112,6 +128,15 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
     return fail_if(attestation)
 
 
+def _moved(engine: dict[str, Any], moved: int) -> str:
+    """Whose figure it is: a log of a free batch tells no sizes."""
+    batch = engine["moved_by_batch"]
+    twin = (
+        f", by the same graph built for batch {batch} alone ({engine['moved_by_kernels']} kernels)"
+    )
+    return f"{moved / 1e6:.1f} MB{'' if batch is None else twin}"
+
+
 def show_engine(console: Console, engine: dict[str, Any]) -> None:
     """A table of an engine's figures."""
     from rich.table import Table
@@ -124,7 +149,8 @@ def show_engine(console: Console, engine: dict[str, Any]) -> None:
         "kernels": str(engine["kernels"]),
         "kernels by dtype": ", ".join(f"{k} {n}" for k, n in engine["kernels_by_dtype"].items()),
         "fused attention": str(engine["fused_attention"]),
-        "moved at the tuned batch": "unknown" if moved is None else f"{moved / 1e6:.1f} MB",
+        "moved at the tuned batch": "unknown" if moved is None else _moved(engine, moved),
+        "with the weights": "unknown" if moved is None else f"{engine['total_bytes'] / 1e6:.1f} MB",
         "activation memory": f"{engine['activation_bytes'] / 1e6:.1f} MB",
         "weights": f"{engine['weights_bytes'] / 1e6:.1f} MB",
         "file": f"{engine['size_bytes'] / 1e6:.1f} MB",

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 @click.option(
     "--type",
     "precision",
-    type=click.Choice(["int8", "fp8"]),
+    type=click.Choice(["int8", "fp8", "int8-weights", "fp8-weights"]),
     default="int8",
     show_default=True,
-    help="fp8 is for TensorRT on SM89 and newer.",
+    help="fp8 is for TensorRT on SM89 and newer; -weights stores weights so and computes in fp16.",
 )
 @click.option(
     "--mode",
@@ -56,6 +56,12 @@ if TYPE_CHECKING:
 @calibration_options
 @click.option(
     "--ranges", type=click.Path(path_type=Path), help="Ranges file of t2t-deploy calibrate."
+)
+@click.option(
+    "--placement",
+    type=click.Choice(["auto", "compact", "accurate"]),
+    help="For engines: least traffic, or least rounding; auto asks the builder. "
+    "Default compact for int8, accurate for fp8.",
 )
 @click.option(
     "--max-drop",
@@ -107,6 +113,7 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
             method=RangeMethod(options["method"]) if options["method"] else DEFAULT_METHOD,
             ranges=options["ranges"],
             equalise=options["equalise"],
+            placement=options["placement"],
             max_drop=options["max_drop"],
             eval_images=options["eval_images"],
             measure_speed=not options["no_speed"],

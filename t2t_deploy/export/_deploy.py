@@ -33,9 +33,7 @@ _DTYPES = {
     Precision.FP16: torch.float16,
     Precision.BF16: torch.bfloat16,
 }
-_FOLD_NORM = frozenset(
-    {SoftSplitForm.FOLDED, SoftSplitForm.CENTRED, SoftSplitForm.NORMALISED}
-)
+_FOLD_NORM = frozenset({SoftSplitForm.FOLDED, SoftSplitForm.CENTRED, SoftSplitForm.NORMALISED})
 
 
 class DeployT2TViT(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,10 @@ class Affine:
         if linear.bias is None:
             return cls(weight, torch.zeros(len(weight), dtype=torch.float64))
         return cls(weight, linear.bias.detach().double())
+
+    def named(self, name: str) -> Affine:
+        """The same map, called so."""
+        return replace(self, name=name)
 
     def after_norm(self, norm: nn.LayerNorm) -> Affine:
         """The same map of the normalised input before the norm's own scale and shift."""

@@ -7,7 +7,6 @@ them, a transformer its scale; both fold the scale and shift of their first norm
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -84,9 +83,9 @@ class StablePerformer(nn.Module):
         kqv = Affine.of(block.kqv).after_norm(block.norm1)
         k, q, v = kqv.rows(0, e), kqv.rows(e, 2 * e), kqv.rows(2 * e, 3 * e)
         projected, kq = Affine.stacked(k.then(block.w), q.then(block.w)), Affine.stacked(k, q)
-        kq = replace(kq, name="norms")  # they are squared and summed, and nothing else
         # Three products: slices of one wide result would be copied before they are multiplied.
-        self.consumers = (projected, kq, v)
+        # keys and queries themselves are squared and summed, and nothing else
+        self.consumers = (projected.named("features"), kq.named("norms"), v.named("v"))
         # apart: a bfloat16 constant that the graph slices is one that nothing folds
         self.key_bias = constant(projected.bias[:m], dtype)
         self.query_bias = constant(projected.bias[m:], dtype)
@@ -155,7 +154,8 @@ class SoftmaxPerformer(nn.Module):
         k, q = (
             Affine(p.weight * half, p.bias * half) for p in (kqv.rows(0, e), kqv.rows(e, 2 * e))
         )
-        self.consumers = (k, q, Affine(v.weight, v.bias + proj.bias))
+        values = Affine(v.weight, v.bias + proj.bias)
+        self.consumers = (k.named("k"), q.named("q"), values.named("v"))
         self.biases = nn.ParameterList(constant(part.bias, dtype) for part in self.consumers)
         w = block.w.detach().double() / half
         self.w = constant(w, torch.float32)
@@ -206,7 +206,7 @@ class TokenTransformer(nn.Module):
         qkv = Affine.of(block.attn.qkv).after_norm(block.norm1)
         q, k, v = qkv.rows(0, e), qkv.rows(e, 2 * e), qkv.rows(2 * e, 3 * e)
         q = Affine(q.weight * block.attn.scale, q.bias * block.attn.scale)
-        self.consumers = (q, k, v)
+        self.consumers = (q.named("q"), k.named("k"), v.named("v"))
         self.biases = nn.ParameterList(constant(part.bias, dtype) for part in self.consumers)
         self.proj = deploy_linear(block.attn.proj, dtype)
         self.tail = TokenMlp(block.norm2, block.mlp.fc1, block.mlp.fc2, dtype)

@@ -36,6 +36,7 @@ class BuildRequest:
     backend: str = "auto"  # TensorRT where it is installed and a device is, else TensorRT-RTX
     optimization_level: int | None = None  # the builder's
     images: Path | None = None  # a quantised graph that is there
+    placement: str | None = None  # as in QuantizeRequest
     count: int = DEFAULT_COUNT
     output: Path | None = None  # the workspace
     force: bool = False
@@ -72,6 +73,7 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
     BackendError, MissingDependencyError.
     """
     from t2t_deploy.runtime import (
+        BACKEND_RTX,
         BuilderDiedError,
         BuildOptions,
         build_engine,
@@ -105,11 +107,17 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
         check_targets(module, parse_sm(sm), request.precision)
     graph = _typed_graph(workspace, source, request, report)
     report.step(f"building {graph.path.name} for {sm}")
+    level = request.optimization_level
+    if level is not None and module.backend == BACKEND_RTX:
+        report.note(
+            f"--opt-level {level} is left out: TensorRT-RTX makes the same engine at every level"
+        )
+        level = None
     options = BuildOptions(
         profiles=tuple(request.profiles),
         sm=parse_sm(sm),
         memory_limit_mib=request.memory_limit_mib,
-        optimization_level=request.optimization_level,
+        optimization_level=level,
         timing_cache=workspace.root / "timing",
     )
     try:
@@ -122,7 +130,13 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
     runnable = runnable_here(built.engine, module.trt)
     stem = graph.path.stem.rsplit("-", 1)[0] if known else graph.path.stem
     targets = "_".join(built.sm)
-    figures = built.figures.to_dict() | {"moved_bytes": built.moved_bytes}
+    sized = built.sized
+    figures = built.figures.to_dict() | {
+        "moved_bytes": sized.moved_bytes,
+        "total_bytes": sized.total_bytes,
+        "moved_by_batch": None if sized is built.figures else built.profiles[0].opt,
+        "moved_by_kernels": sized.kernels,
+    }
     draft = Manifest(
         kind="engine",
         file="",
@@ -284,6 +298,7 @@ def _quantized_graph(
             target=Target.TENSORRT,
             images=request.images,
             count=request.count,
+            placement=request.placement,
             measure_speed=False,
             force=request.force,
         ),

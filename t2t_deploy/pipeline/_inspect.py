@@ -37,6 +37,7 @@ def inspect_artifact(workspace: Workspace, path: Path) -> dict[str, Any]:
             "created": manifest.created,
             **Ends.of_details(manifest.details).to_details(),
             "rewrites": manifest.details.get("rewrites"),
+            "outdated": manifest.outdated,
         }
     if manifest is not None and manifest.kind == "engine":
         summary["engine"] = manifest.details["engine"]

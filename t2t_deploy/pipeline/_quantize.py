@@ -10,9 +10,15 @@ from typing import Any
 from t2t_deploy.calibration import Calibration, QuantizedGraph
 from t2t_deploy.pipeline._budget import within_budget, write_budget
 from t2t_deploy.pipeline._export import artifact_stem, draft_manifest, graph_details, write_graph
+from t2t_deploy.pipeline._placement_search import search_placement
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._quantize_inputs import QuantizationInputs, quantization_inputs
-from t2t_deploy.pipeline._quantize_plan import QuantizationMode, QuantizeRequest, plan_quantization
+from t2t_deploy.pipeline._quantize_plan import (
+    AUTO,
+    QuantizationMode,
+    QuantizeRequest,
+    plan_quantization,
+)
 from t2t_deploy.pipeline._speed import speed_against_float
 from t2t_deploy.workspace import Artifact, Workspace, file_sha256
 
@@ -28,7 +34,12 @@ def quantize_artifact(
     """
     plan = plan_quantization(workspace, request, report)
     inputs = quantization_inputs(workspace, plan, request, report)
-    decisions, details = inputs.decide(), {}
+    details: dict[str, Any] = {}
+    if request.placement == AUTO:
+        search = search_placement(workspace, inputs, report)
+        inputs = inputs.placed_by(search.placement, report)
+        details["placement_search"] = search.to_dict()
+    decisions = inputs.decide()
     if request.max_drop is not None:
         assert plan.evaluation is not None  # plan_quantization refuses others
         outcome = within_budget(workspace, inputs, plan.evaluation, request.max_drop, report)
@@ -101,8 +112,12 @@ def store_quantized(
 
 
 def quantization_details(inputs: QuantizationInputs, placed: QuantizedGraph) -> dict[str, Any]:
-    """What was quantised, layer by layer, JSON-ready. share: of the layers' multiply-adds."""
+    """What was quantised, layer by layer, JSON-ready.
+
+    share: of the layers' multiply-adds. half_bound: see `QuantizationInputs.half_bounds`.
+    """
     macs = sum(found.layer.macs for found in placed.decisions)
+    bounds = inputs.half_bounds()
     eight_bit = sum(found.layer.macs for found in placed.decisions if found.quantised)
     return {
         "type": inputs.plan.precision.value,
@@ -111,8 +126,15 @@ def quantization_details(inputs: QuantizationInputs, placed: QuantizedGraph) -> 
         "quantized_nodes": placed.quantized_nodes,
         "float_nodes": placed.float_nodes,
         "share": eight_bit / macs if macs else 0.0,
+        "placement": inputs.plan.placement.name,
         "layers": [
-            {"name": d.layer.name, "quantized": d.quantised, "because": d.because}
+            {
+                "name": d.layer.name,
+                "quantized": d.quantised,
+                "because": d.because,
+                "form": d.form.value if d.quantised else None,
+                "half_bound": bounds.get(d.layer.name),
+            }
             for d in placed.decisions
         ],
         "equalised": [

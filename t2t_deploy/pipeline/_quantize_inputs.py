@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +17,7 @@ from t2t_deploy.calibration import (
     Decision,
     Equalisation,
     Form,
+    Placement,
     QuantizedGraph,
     RoundedWeight,
     code_limit,
@@ -59,8 +59,9 @@ class QuantizationInputs:
     """All that a quantised graph is made of, whichever layers it quantises.
 
     typed: the graph in the base's type, equalised, to be changed. calibration: None where dynamic
-    ranges are made without pictures. steps: of the codes of each tensor that layers read. unsafe:
-    layers that stay float because sums of their codes could pass float16, with the reason.
+    ranges are made without pictures. steps: of the codes of each tensor that layers read. changed:
+    initializers as equalisation made them. unsafe: layers that stay float because sums of their
+    codes could pass float16, with the reason.
     """
 
     plan: QuantizationPlan
@@ -71,6 +72,7 @@ class QuantizationInputs:
     weights: Mapping[str, RoundedWeight]
     calibration: CalibratedRanges | None
     steps: Mapping[str, float] = field(default_factory=dict)
+    changed: Mapping[str, np.ndarray] = field(default_factory=dict)
     unsafe: Mapping[str, str] = field(default_factory=dict)
 
     def half_bounds(self) -> dict[str, float | None]:
@@ -83,6 +85,19 @@ class QuantizationInputs:
             if found.quantised and found.form not in (Form.VECTOR, Form.WEIGHTS)
         }
 
+    def placed_by(self, placement: Placement, report: Report | None = None) -> QuantizationInputs:
+        """The same in another placement.
+
+        report: told while weights are rounded as they will be used; without it each goes to its
+        nearest code, which is enough to look at what a builder makes of it.
+        """
+        plan = dataclasses.replace(self.plan, placement=placement)
+        return _rounded(
+            dataclasses.replace(self, plan=plan),
+            silent if report is None else report,
+            nearest=report is None,
+        )
+
     def decide(self, returned: Mapping[str, str] | None = None) -> tuple[Decision, ...]:
         """What the policy makes of each layer; see `calibration.decide`."""
         return _decide(self.graph, self.plan, {**self.unsafe, **(returned or {})})
@@ -91,27 +106,26 @@ class QuantizationInputs:
         """The graph with these layers quantised. Raises CalibrationError."""
         if self.plan.mode is QuantizationMode.DYNAMIC:
             return place_dynamic(self.typed.model, decisions, self.weights)
-        assert self.calibration is not None
         storage = UNSIGNED if self.plan.target is Target.CPU else SIGNED
         return place_static(
             self.typed.model,
             decisions,
             self.weights,
-            _ranges(self.plan, self.calibration),
-            self.plan.precision,
+            {} if self.calibration is None else _ranges(self.plan, self.calibration),
+            self.plan.precision.codes,
             storage,
         )
 
 
 def _ranges(plan: QuantizationPlan, calibration: CalibratedRanges) -> Mapping[str, float]:
     found = calibration.calibration
-    return found.largest if plan.precision is Precision.FP8 else found.ranges
+    return found.largest if plan.precision.codes is Precision.FP8 else found.ranges
 
 
 def _decide(
     graph: CalibrationGraph, plan: QuantizationPlan, returned: Mapping[str, str] | None = None
 ) -> tuple[Decision, ...]:
-    return decide(graph.layers, returned, precision=plan.precision, placement=plan.placement)
+    return decide(graph.layers, returned, precision=plan.precision.codes, placement=plan.placement)
 
 
 def quantization_inputs(
@@ -138,15 +152,12 @@ def quantization_inputs(
     typed = _typed(workspace, plan, form, graph, report)
     changed = equalised_weights(graph.model, graph.layers, equalisation.applied)
     replace_weights(typed.model, changed)
-    report.step("rounding the weights")
     steps = {} if calibration is None else _steps(plan, calibration, typed)
-    weights = _rounded(graph, changed, calibration, plan, typed, steps, report)
-    unsafe = _unsafe(_decide(graph, plan), weights, steps)
-    for name, why in unsafe.items():
-        report.note(f"{name} stays float: {why}")
-    return QuantizationInputs(
-        plan, typed, form, graph, equalisation, weights, calibration, steps, unsafe
+    inputs = QuantizationInputs(
+        plan, typed, form, graph, equalisation, {}, calibration, steps, changed
     )
+    report.step("rounding the weights")
+    return _rounded(inputs, report)
 
 
 def _steps(
@@ -154,7 +165,7 @@ def _steps(
 ) -> dict[str, float]:
     """The step of the codes of each tensor whose range is known, as the graph stores it."""
     dtype = np.dtype(np.float32 if plan.base is Precision.FP32 else np.float16)
-    limit = code_limit(plan.precision)
+    limit = code_limit(plan.precision.codes)
     return {
         name: float(storable_scale(largest / limit, dtype))
         for name, largest in _ranges(plan, calibration).items()
@@ -245,34 +256,39 @@ def _calibration(
 
 
 def _rounded(
-    graph: CalibrationGraph,
-    changed: Mapping[str, Any],
-    calibration: CalibratedRanges | None,
-    plan: QuantizationPlan,
-    typed: ExportedGraph,
-    steps: Mapping[str, float],
-    report: Report,
-) -> dict[str, RoundedWeight]:
-    """The weight of every layer that the policy quantises, on its grid."""
-    moments = {} if calibration is None else calibration.calibration.moments
+    inputs: QuantizationInputs, report: Report, *, nearest: bool = False
+) -> QuantizationInputs:
+    """With the weight of every layer that is quantised on its grid.
+
+    nearest: to the nearest code each, whatever the pictures told.
+    """
+    plan, graph = inputs.plan, inputs.graph
+    known = inputs.calibration is not None and not nearest
+    moments = inputs.calibration.calibration.moments if known and inputs.calibration else {}
     stored = stored_arrays(graph.model)
     decisions = _decide(graph, plan)
     layers = [found.layer for found in decisions if found.quantised]
-    values = {layer.name: changed.get(layer.weight, stored[layer.weight]) for layer in layers}
+    values = {
+        layer.name: inputs.changed.get(layer.weight, stored[layer.weight]) for layer in layers
+    }
     dtypes = {
         tensor.name: onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        for tensor in typed.model.graph.initializer
+        for tensor in inputs.typed.model.graph.initializer
     }
     dtype = next(iter(dtypes[layer.weight] for layer in layers), np.dtype(np.float32))
-    parts = weight_scales(decisions, values, steps, plan.precision, dtype)
+    codes = plan.precision.codes
+    parts = weight_scales(decisions, values, inputs.steps, codes, dtype)
     weights = {}
     for done, layer in enumerate(layers, start=1):
         weights[layer.name] = round_weight(
             values[layer.name],
-            plan.precision,
+            codes,
             moments.get(layer.ranged),
             scale_dtype=dtype,
             parts=parts.get(layer.name),
         )
         report.progress("rounding the weights", done, len(layers))
-    return weights
+    unsafe = _unsafe(decisions, weights, inputs.steps)
+    for name, why in unsafe.items():
+        report.note(f"{name} stays float: {why}")
+    return dataclasses.replace(inputs, weights=weights, unsafe=unsafe)

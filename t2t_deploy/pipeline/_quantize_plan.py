@@ -9,7 +9,10 @@ from pathlib import Path
 from t2t_deploy.calibration import (
     ACCURATE,
     COMPACT,
+    FP8_ACCURATE,
+    FP8_COMPACT,
     IN_OPERATOR,
+    WEIGHTS_ONLY,
     Calibration,
     ImageSet,
     LabelledSet,
@@ -26,7 +29,7 @@ from t2t_deploy.pipeline._calibrate import (
 )
 from t2t_deploy.pipeline._disjoint import evaluation_images
 from t2t_deploy.pipeline._progress import Report, silent
-from t2t_deploy.types import Precision, Target
+from t2t_deploy.types import QUANTIZED, Precision, Target
 from t2t_deploy.workspace import Manifest, Workspace
 
 
@@ -53,7 +56,7 @@ class QuantizeRequest:
     method: RangeMethod = DEFAULT_METHOD
     ranges: Path | None = None
     equalise: bool = True
-    placement: str | None = None  # accurate for tensorrt; other targets have but one
+    placement: str | None = None  # int8 compact, fp8 accurate; for tensorrt alone
     max_drop: float | None = None  # points; every layer the policy names is quantised
     eval_images: Path | None = None
     measure_speed: bool = True
@@ -89,7 +92,8 @@ def quantization_target(
         return asked
     if mode is QuantizationMode.DYNAMIC:
         return Target.CPU
-    return Target.TENSORRT if precision is Precision.FP8 else source
+    engines_only = precision.codes is Precision.FP8 or precision.weights_only
+    return Target.TENSORRT if engines_only else source
 
 
 def plan_quantization(
@@ -101,16 +105,22 @@ def plan_quantization(
     """
     dynamic = request.mode is QuantizationMode.DYNAMIC
     fp8 = request.precision is Precision.FP8
-    if request.precision not in (Precision.INT8, Precision.FP8):
+    if request.precision not in QUANTIZED:
         raise UsageError(
             f"{request.precision.value} is no type to quantise to; expected int8 or fp8: export "
             f"with --precision {request.precision.value} instead"
+        )
+    if request.precision.weights_only and dynamic:
+        raise UsageError(
+            f"{request.precision.value} quantises no activation, so that there is no range to take "
+            "at run time: leave --mode out"
         )
     if fp8 and dynamic:
         raise UsageError("fp8 has no dynamic mode; expected --mode static: leave --mode out")
     if request.ranges is not None and request.images is not None:
         raise UsageError("--ranges and --images both say what ranges are; give one of them")
-    if not dynamic and request.ranges is None and request.images is None:
+    ranged = not dynamic and not request.precision.weights_only
+    if ranged and request.ranges is None and request.images is None:
         raise UsageError(
             "static ranges are taken on pictures; give --images DIR, or the --ranges FILE of an "
             "earlier calibration"
@@ -132,10 +142,11 @@ def plan_quantization(
             f"dynamic ranges for {target.value} on an {base.value} base: only ONNX Runtime's CPU "
             "kernels take them, in float32: expected --target cpu or portable, --base fp32"
         )
-    if fp8 and (target is not Target.TENSORRT or base is not Precision.FP16):
+    engines_only = fp8 or request.precision.weights_only
+    if engines_only and (target is not Target.TENSORRT or base is not Precision.FP16):
         raise UsageError(
-            f"fp8 for {target.value} on an {base.value} base; expected --target tensorrt, --base "
-            "fp16: no other runtime here multiplies in it"
+            f"{request.precision.value} for {target.value} on an {base.value} base; expected "
+            "--target tensorrt, --base fp16: no other runtime here multiplies in it"
         )
     if base is Precision.FP16 and target in (Target.CPU, Target.OPENVINO):
         raise UsageError(
@@ -164,10 +175,34 @@ def plan_quantization(
     )
 
 
-PLACEMENTS = {placement.name: placement for placement in (ACCURATE, COMPACT)}
+PLACEMENTS = {
+    Precision.INT8: {one.name: one for one in (COMPACT, ACCURATE)},
+    Precision.FP8: {one.name: one for one in (FP8_ACCURATE, FP8_COMPACT)},
+}
+"""By type of the codes: those that can be asked for, the default first."""
+AUTO = "auto"
 
 
 def _placement(request: QuantizeRequest, target: Target, base: Precision) -> Placement:
-    if target is not Target.TENSORRT or base is Precision.FP32:
-        return IN_OPERATOR
-    return PLACEMENTS[request.placement or ACCURATE.name]
+    """The forms that layers get: `QuantizeRequest.placement`, where the target has a choice."""
+    asked = request.placement
+    known = PLACEMENTS[request.precision.codes]
+    names = (AUTO, *known)
+    if asked is not None and asked not in names:
+        raise UsageError(f"there is no placement {asked!r}; known: {', '.join(names)}")
+    choice = (
+        target is Target.TENSORRT
+        and base is Precision.FP16
+        and not request.precision.weights_only
+        and request.mode is QuantizationMode.STATIC
+    )
+    if not choice:
+        if asked is not None:
+            raise UsageError(
+                f"--placement {asked} is for engines with products of codes; expected --target "
+                "tensorrt, --base fp16 and --type int8 or fp8: leave --placement out"
+            )
+        return WEIGHTS_ONLY if request.precision.weights_only else IN_OPERATOR
+    default = next(iter(known))
+    # a search starts from the least traffic
+    return known[COMPACT.name if asked == AUTO else asked or default]

@@ -157,7 +157,8 @@ class _Reader:
             mode = QuantizationMode(table.get("mode", "static"))
             name = table.get("name", precision.value)
             target = Target(table["target"]) if "target" in table else None
-            if mode is QuantizationMode.STATIC and calibration is None:
+            ranged = mode is QuantizationMode.STATIC and not precision.weights_only
+            if ranged and calibration is None:
                 raise RecipeError(
                     f"{self.shown}: [[quantize]] {name!r} takes its ranges on pictures, and the "
                     "recipe names none; expected [calibrate] with images, or mode = 'dynamic'"
@@ -174,6 +175,7 @@ class _Reader:
                 target=quantization_target(precision, mode, target, source.request.target),
                 base=Precision(table["base"]) if "base" in table else None,
                 equalise=True if calibration is None else calibration.equalise,
+                placement=table.get("placement"),
                 max_drop=table.get("max-drop"),
                 eval_images=self.placed(table.get("eval")),
                 measure_speed=not table.get("no-speed", False),

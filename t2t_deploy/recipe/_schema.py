@@ -195,10 +195,11 @@ TABLES: Mapping[str, Table] = {
         {
             "name": Key(TEXT),
             "from": Key(TEXT),
-            "type": Key(choice("int8", "fp8")),
+            "type": Key(choice("int8", "fp8", "int8-weights", "fp8-weights")),
             "mode": Key(choice("static", "dynamic")),
             "target": Key(_TARGET),
             "base": Key(choice("fp32", "fp16")),
+            "placement": Key(choice("auto", "compact", "accurate")),
             "max-drop": Key(NUMBER),
             "eval": Key(PATH),
             "no-speed": Key(FLAG),
@@ -210,7 +211,9 @@ TABLES: Mapping[str, Table] = {
         {
             "name": Key(TEXT),
             "from": Key(TEXT),
-            "precision": Key(choice("fp32", "fp16", "bf16", "int8", "fp8")),
+            "precision": Key(
+                choice("fp32", "fp16", "bf16", "int8", "fp8", "int8-weights", "fp8-weights")
+            ),
             "backend": Key(choice("auto", "tensorrt", "tensorrt-rtx")),
             "sm": Key(_SM),
             "profile": Key(several(TEXT)),

@@ -40,6 +40,7 @@ from t2t_deploy.runtime._session import (
     check_feeds,
 )
 from t2t_deploy.runtime._trt_choice import (
+    BACKEND_RTX,
     BuilderModule,
     check_targets,
     choose_builder,
@@ -50,6 +51,7 @@ from t2t_deploy.runtime._trtexec import trtexec_line
 
 __all__ = [
     "BACKENDS",
+    "BACKEND_RTX",
     "GPU_BACKENDS",
     "MODULES",
     "TENSORRT_MODULES",

@@ -58,10 +58,15 @@ class EngineBuild:
 
     @property
     def moved_bytes(self) -> int | None:
-        """Bytes moved between kernels at the tuned batch: this engine's, else its pinned twin's."""
+        """Bytes moved between kernels at the tuned batch."""
+        return self.sized.moved_bytes
+
+    @property
+    def sized(self) -> EngineFigures:
+        """The figures that tell sizes at the tuned batch: this engine's, else its pinned twin's."""
         if self.figures.moved_bytes is None and self.pinned is not None:
-            return self.pinned.moved_bytes
-        return self.figures.moved_bytes
+            return self.pinned
+        return self.figures
 
 
 class BuilderDiedError(EngineError):
@@ -150,15 +155,18 @@ def _with(order: Order, **changes: Any) -> Order:
 
 
 def _what_would_do(order: Order, progress: Progress | None) -> str:
-    """The message for a memory limit that is too low: what the same engine takes without one."""
+    """The message for a memory limit that is too low: what is known to do.
+
+    Kernels that need less may be found under a lower limit: that is not searched for.
+    """
     with _builder() as child:
         free = _run(child, _with(order, memory_limit_mib=None), progress)
     needed = -(-free.figures.scratch_bytes // _MIB)
     largest = max(profile.max for profile in free.facts.profiles)
     return (
-        f"no kernels fit into {order.options.memory_limit_mib} MiB of scratch memory; at batch "
-        f"{largest} this graph takes {needed} MiB: pass --memory-limit {needed}, or a smaller "
-        "--max-batch"
+        f"no kernels were found for {order.options.memory_limit_mib} MiB of scratch memory; "
+        f"without a limit they take {needed} MiB at batch {largest}, and less may do: pass "
+        f"--memory-limit {needed} or something lower, or a smaller --max-batch"
     )
 
 
@@ -190,7 +198,7 @@ def _run(child: Child, order: Order, progress: Progress | None) -> _Built:
             f"{log.text}{err}\n",
         ) from err
     log.entries = log.entries[: facts.log_entries]
-    figures = figures_from_log(log.text, facts.layer_macs)
+    figures = figures_from_log(log.text, facts.layer_macs, message.payload)
     return _Built(message.payload, facts, figures, log.text)
 
 

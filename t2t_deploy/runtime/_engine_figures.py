@@ -6,11 +6,12 @@ And the attestation: whether an engine computes in the precision that was asked 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from t2t_deploy.runtime._engine_log import EngineLog, Kernel, LogTotals, parse_log
+from t2t_deploy.runtime._engine_sums import bare_sums
 from t2t_deploy.types import Precision, Status
 
 
@@ -28,6 +29,8 @@ class EngineFigures:
         None where the batch is free, because the log then prints sizes as -1.
     gemm_mha, gemv_mha: kernels that are a whole attention, of many queries and of one.
     profiles: how many profiles' kernels the log lists.
+    bare_sums: products of 8-bit codes whose sums leave in 16 bit before their scale; see
+        `_engine_sums`.
     """
 
     kernels: int
@@ -43,6 +46,15 @@ class EngineFigures:
     profiles: int
     totals: LogTotals
     layers: tuple[Kernel, ...]
+    bare_sums: tuple[str, ...] = ()
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Activations that kernels read and write at the tuned batch, and the weights once.
+
+        What engines of one model in different types can be compared by.
+        """
+        return None if self.moved_bytes is None else self.moved_bytes + self.weights_bytes
 
     @property
     def fused_attention(self) -> int:
@@ -75,6 +87,7 @@ class EngineFigures:
             "macs_by_dtype": dict(self.macs_by_dtype),
             "macs_unplaced": self.macs_unplaced,
             "moved_bytes": self.moved_bytes,
+            "total_bytes": self.total_bytes,
             "fused_attention": self.fused_attention,
             "gemm_mha": self.gemm_mha,
             "gemv_mha": self.gemv_mha,
@@ -87,15 +100,18 @@ class EngineFigures:
         }
 
 
-def figures_from_log(text: str, layer_macs: Mapping[str, int] | None = None) -> EngineFigures:
+def figures_from_log(
+    text: str, layer_macs: Mapping[str, int] | None = None, engine: bytes = b""
+) -> EngineFigures:
     """Figures of the first profile of a builder log.
 
-    layer_macs: multiply-adds by ONNX node name, where the graph is at hand. Raises EngineError.
+    layer_macs: multiply-adds by ONNX node name, where the graph is at hand. engine: its bytes,
+    where they are. Raises EngineError.
     """
-    return _figures(parse_log(text), layer_macs or {})
+    return _figures(parse_log(text), layer_macs or {}, engine)
 
 
-def _figures(log: EngineLog, layer_macs: Mapping[str, int]) -> EngineFigures:
+def _figures(log: EngineLog, layer_macs: Mapping[str, int], engine: bytes) -> EngineFigures:
     layers = log.profiles[0]
     kernels = [layer for layer in layers if not layer.is_shape_work]
     macs, unplaced = _place_macs(kernels, layer_macs)
@@ -113,6 +129,7 @@ def _figures(log: EngineLog, layer_macs: Mapping[str, int]) -> EngineFigures:
         profiles=len(log.profiles),
         totals=log.totals,
         layers=layers,
+        bare_sums=bare_sums(kernels, engine),
     )
 
 
@@ -152,6 +169,9 @@ def _place_macs(
     return dict(sorted(placed.items())), unplaced
 
 
+_SHOWN_PRODUCTS = 3
+
+
 @dataclass(frozen=True, slots=True)
 class MinShare:
     """Least share of the multiply-adds in the asked type, and why that much."""
@@ -167,6 +187,9 @@ DTYPE_NAMES = {
     Precision.BF16: "BFloat16",
     Precision.INT8: "Int8",
     Precision.FP8: "FP8",
+    # the weights are widened where they are multiplied: it is 16-bit arithmetic
+    Precision.INT8_WEIGHTS: "Half",
+    Precision.FP8_WEIGHTS: "Half",
 }
 _ISLANDS = MinShare(
     0.75,
@@ -184,6 +207,8 @@ MIN_SHARES = {
     Precision.BF16: _ISLANDS,
     Precision.INT8: _LINEAR_ONLY,
     Precision.FP8: _LINEAR_ONLY,
+    Precision.INT8_WEIGHTS: _ISLANDS,
+    Precision.FP8_WEIGHTS: _ISLANDS,
 }
 
 
@@ -193,6 +218,8 @@ class Attestation:
 
     found: the log's name of each type -> its share in 0..1 of the multiply-adds (of the kernels
         made around matrix products, where only the log was at hand: ``by`` says which).
+    bare_sums: products of codes whose sums leave in 16 bit unscaled: they overflow on real
+        pictures, whatever the shares are.
     """
 
     status: Status
@@ -200,6 +227,7 @@ class Attestation:
     found: Mapping[str, float]
     by: str
     reason: str | None
+    bare_sums: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -209,13 +237,15 @@ class Attestation:
             "found": dict(self.found),
             "by": self.by,
             "reason": self.reason,
+            "bare_sums": list(self.bare_sums),
         }
 
 
 def attest(figures: EngineFigures, precision: Precision) -> Attestation:
     """Say whether the engine multiplies in ``precision``; `MIN_SHARES` is how much of it must be.
 
-    An engine without any matrix product is NOT_RUN: there is nothing to judge.
+    An engine that writes bare sums of codes in 16 bit fails whatever was asked. One without any
+    matrix product is NOT_RUN: there is nothing to judge.
     """
     weights = figures.macs_by_dtype or figures.gemms_by_dtype
     by = "multiply-adds" if figures.macs_by_dtype else "kernels"
@@ -226,6 +256,9 @@ def attest(figures: EngineFigures, precision: Precision) -> Attestation:
     found = {name: round(amount / total, 4) for name, amount in weights.items()}
     expected = DTYPE_NAMES[precision]
     least = MIN_SHARES[precision]
+    if figures.bare_sums:
+        reason = _bare(figures.bare_sums)
+        return Attestation(Status.FAILED, precision.value, found, by, reason, figures.bare_sums)
     if weights.get(expected, 0) / total >= least.share:
         return Attestation(Status.PASSED, precision.value, found, by, None)
     shown = ", ".join(f"{share:.1%} {name}" for name, share in found.items())
@@ -234,3 +267,14 @@ def attest(figures: EngineFigures, precision: Precision) -> Attestation:
         f"{least.share:.0%} {expected}: build from a graph exported in {precision.value}"
     )
     return Attestation(Status.FAILED, precision.value, found, by, reason)
+
+
+def _bare(products: Sequence[str]) -> str:
+    shown = ", ".join(products[:_SHOWN_PRODUCTS])
+    more = len(products) - _SHOWN_PRODUCTS
+    return (
+        f"{len(products)} products of 8-bit codes write their bare sums as Half, before the scale "
+        f"({shown}{f' and {more} more' if more > 0 else ''}); those of real pictures pass 65504, "
+        "where Half ends: give each weight one scale and multiply by channel afterwards, which "
+        "t2t-deploy quantize --target tensorrt does"
+    )

@@ -39,6 +39,7 @@ _BITS = {
     "Int32": 32, "Int64": 64, "Int4": 4, "FP4": 4, "E8M0": 8,
 }  # fmt: skip
 _INTEGERS = ("Int32", "Int64")
+_CODES = ("Int8", "FP8", "Int4", "FP4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,17 @@ class Kernel:
         """The type it computes in, by the log's name of it.
 
         For a kernel made around matrix products the type of what is multiplied: of its weights (the
-        largest constant with two real axes), else of its largest input. For any other the type of
-        its largest input, else of its largest output.
+        largest constant with two real axes), else of its largest input. 8-bit weights that meet a
+        wider input are widened in the kernel: it computes in the input's type. For any other the
+        type of its largest input, else of its largest output.
         """
         weights = [c for c in self.constants if sum(dim != 1 for dim in c.dims) >= 2]
         if self.is_gemm_like and weights:
-            return max(weights, key=lambda tensor: tensor.known_elements).dtype
+            stored = max(weights, key=lambda tensor: tensor.known_elements).dtype
+            if stored not in _CODES or not self.inputs:
+                return stored
+            if any(tensor.dtype == stored for tensor in self.inputs):
+                return stored
         tensors = self.inputs or self.outputs or self.constants
         return max(tensors, key=lambda tensor: tensor.known_elements).dtype
 

@@ -42,6 +42,8 @@ MARGINS = {
     Precision.BF16: Margin(8, 16, "several roundings inside a layer"),
     Precision.INT8: Margin(16, 32, "ranges clip what the pictures they are of did not have"),
     Precision.FP8: Margin(8, 16, "ranges clip what the pictures they are of did not have"),
+    Precision.INT8_WEIGHTS: Margin(16, 32, "weights alone are rounded to 8 bits"),
+    Precision.FP8_WEIGHTS: Margin(8, 16, "weights alone are rounded to 8 bits"),
 }
 # float32, float16, bfloat16: 24, 11 and 8 bits of significand
 _ROUNDINGS = {Precision.FP32: 2.0**-24, Precision.FP16: 2.0**-11, Precision.BF16: 2.0**-8}

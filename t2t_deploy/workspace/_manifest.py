@@ -22,7 +22,7 @@ from typing import Any
 from t2t_deploy import __version__
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, first_line, json_from_file
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.types import Precision, ShapeProfile, Status
+from t2t_deploy.types import Precision, ShapeProfile, Status, Target
 from t2t_deploy.workspace._manifest_check import check_manifest_values
 
 MANIFEST_VERSION = 1
@@ -117,7 +117,37 @@ class Manifest:
             self.verification or details.get("graph_verification"),
             *(details.get(name) for name in ("attestation", "nodewise", "located", "budget")),
         )
-        return [check for check in checks if check and check["status"] == Status.FAILED.value]
+        failed = [check for check in checks if check and check["status"] == Status.FAILED.value]
+        outdated = self.outdated
+        return failed if outdated is None else [*failed, {"reason": outdated}]
+
+    @property
+    def outdated(self) -> str | None:
+        """Why an 8-bit artifact of an earlier version is not to be used, and what to run.
+
+        Their scales by channel stand in the operators; engines made of that pass bare sums of codes
+        through float16, where those of real pictures overflow.
+        """
+        if self.precision not in (Precision.INT8, Precision.FP8):
+            return None
+        if self.kind == "engine":
+            if "bare_sums" in self.details.get("attestation", {}):
+                return None
+            return (
+                f"built before it was checked whether sums of {self.precision.value} codes pass "
+                "through float16, and in engines of that time they do: quantise and build again "
+                f"(t2t-deploy build-trt --{self.precision.value} --images DIR)"
+            )
+        quantization = self.details.get("quantization", {})
+        if self.target != Target.TENSORRT.value or "base" not in quantization:
+            return None
+        if quantization["base"] == Precision.FP32.value or "placement" in quantization:
+            return None
+        return (
+            "quantised in a form whose sums of codes pass through float16 in engines, where they "
+            f"overflow: quantise again (t2t-deploy quantize --type {self.precision.value} --target "
+            "tensorrt --images DIR); ONNX Runtime computes this file rightly, with --force"
+        )
 
     def to_json(self, superseded: Superseded | None = None) -> str:
         """The manifest as it is written. superseded: what the file is until it is replaced."""

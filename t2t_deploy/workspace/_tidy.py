@@ -42,6 +42,8 @@ def check_files(root: Path, files: list[Path]) -> WorkspaceCheck:
             if not path.is_file():
                 raise ArtifactError(f"{path} is gone, its manifest is not; make it again")
             manifest = artifact_of_file(path).known()
+            if manifest.outdated is not None:
+                problems.append(f"{path}: {manifest.outdated}")
             if manifest.weights:
                 wanted.setdefault(str(manifest.weights["sha256"]), path)
         except ArtifactError as err:
