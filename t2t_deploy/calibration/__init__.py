@@ -22,8 +22,9 @@ from t2t_deploy.calibration._equalise import (
 )
 from t2t_deploy.calibration._forms import (
     ACCURATE,
+    BALANCED,
     COMPACT,
-    FP8_ACCURATE,
+    FP8_BALANCED,
     FP8_COMPACT,
     IN_OPERATOR,
     WEIGHTS_ONLY,
@@ -83,8 +84,9 @@ from t2t_deploy.calibration._scales import HALF_MAX, half_bound, weight_scales
 
 __all__ = [
     "ACCURATE",
+    "BALANCED",
     "COMPACT",
-    "FP8_ACCURATE",
+    "FP8_BALANCED",
     "FP8_COMPACT",
     "HALF_MAX",
     "IN_OPERATOR",

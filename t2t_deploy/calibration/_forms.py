@@ -8,7 +8,6 @@ Every form here has one scale for what the product writes:
     channel     codes @ codes x s -> 16 bit, x ratio by channel     as exact as a scale by channel
     tensor      codes @ codes x s -> 16 bit
     result      codes @ codes x s -> codes                          half the bytes, no bias inside
-    residual    1 x 1 convolution x s + bias + residual -> 16 bit   one kernel less, one tensor less
 
 A layer of the form ``vector`` has its scales in the operator: right where kernels apply them in
 float32, as on a CPU.
@@ -28,7 +27,6 @@ class Form(str, Enum):
     CHANNEL = "channel"
     TENSOR = "tensor"
     RESULT = "result"
-    RESIDUAL = "residual"
     WEIGHTS = "weights"
     """Codes of the weights alone: the product is of the graph's own type."""
     FLOAT = "float"
@@ -75,33 +73,37 @@ _HALF_PROJ = (
     "bits would and takes one kernel less"
 )
 _WIDE = "its result is the widest tensor of a block, and its bias follows in the kernel of the GELU"
-_INSIDE = "bias and residual sum are inside the convolution's kernel"
-_BIAS_FOLLOWS = "a kernel that adds the bias follows, which scales by channel as well"
+_SUMMED_LATER = "a kernel that adds its bias and the residual follows in any case"
 _NORMS = "keys and queries that are squared and summed, which evens their rounding out"
-_SUMMED_LATER = "the kernel that cuts the next windows adds its bias and the residual"
+_BIAS_FOLLOWS = "a kernel that adds the bias follows, which scales by channel as well"
 
 ACCURATE = Placement("accurate", Form.CHANNEL)
 """A scale by channel everywhere: the smallest rounding, one more kernel for most products."""
-COMPACT = Placement(
-    "compact",
+BALANCED = Placement(
+    "balanced",
     Form.TENSOR,
     (
         FormRule(r"tokens\.splits\.[01]\.weights\.norms", Form.RESULT, _NORMS),
         FormRule(r"tokens\.splits\.[01]\.weights\.[qk]", Form.CHANNEL, _BIAS_FOLLOWS),
         FormRule(r"tokens\..*\.mlp\.fc2", Form.RESULT, _SUMMED_LATER),
         FormRule(r".*\.mlp\.fc1", Form.RESULT, _WIDE),
-        FormRule(r".*\.mlp\.fc2", Form.RESIDUAL, _INSIDE),
         FormRule(r"blocks\.\d+\.attn\.proj", Form.FLOAT, _HALF_PROJ),
     ),
+)
+"""One scale for the weights that read one tensor, codes between kernels where that costs none."""
+COMPACT = Placement(
+    "compact",
+    Form.TENSOR,
+    (*BALANCED.rules, FormRule(r".*\.mlp\.fc2", Form.RESULT, _SUMMED_LATER)),
     one_row=Form.WEIGHTS,
     queries=True,
 )
-"""One scale for the weights that read one tensor, codes between kernels: the least traffic."""
-FP8_ACCURATE = Placement(
-    "accurate",
+"""The least traffic at batch 1. TensorRT-RTX 1.7.1 adds copies to it from batch 2 on."""
+FP8_BALANCED = Placement(
+    "balanced",
     Form.TENSOR,
     (FormRule(r"blocks\.\d+\.attn\.proj", Form.FLOAT, _HALF_PROJ),),
 )
 FP8_COMPACT = Placement(
-    "compact", Form.TENSOR, (*FP8_ACCURATE.rules, FormRule(r".*\.mlp\.fc1", Form.RESULT, _WIDE))
+    "compact", Form.TENSOR, (*FP8_BALANCED.rules, FormRule(r".*\.mlp\.fc1", Form.RESULT, _WIDE))
 )

@@ -245,11 +245,6 @@ class _Static(_Rewrite):
         self.in_codes = _attentions_in_codes(self.nodes(), self.readers, chosen)
         self.codes: dict[str, tuple[str, str, str]] = {}
         self.cuts: dict[str, onnx.NodeProto] = {}
-        self.done: set[str] = set()
-
-    def nodes(self) -> Iterable[onnx.NodeProto]:
-        """Those that no form has taken in."""
-        return (node for node in self._before if node.name not in getattr(self, "done", ()))
 
     def keep(self, node: onnx.NodeProto) -> None:
         super().keep(node)
@@ -266,9 +261,7 @@ class _Static(_Rewrite):
         read = node.input[0]
         if form is not Form.WEIGHTS:
             read = self._dequantized(read, self._range(layer), layer.name)
-        if form is Form.RESIDUAL and self._as_convolution(node, layer, weight, read):
-            return
-        constant = self._weight(layer, weight, weight.codes)
+        constant = self._weight(layer, weight)
         node.input[0], node.input[1] = read, constant
         written = node.output[0]
         if form is Form.RESULT:
@@ -339,11 +332,12 @@ class _Static(_Rewrite):
         self.add("QuantizeLinear", [f"{tensor}/16bit", scale, point], f"{tensor}/quantized")
         self.add("DequantizeLinear", [f"{tensor}/quantized", scale, point], tensor)
 
-    def _weight(self, layer: LinearLayer, weight: RoundedWeight, codes: np.ndarray) -> str:
+    def _weight(self, layer: LinearLayer, weight: RoundedWeight) -> str:
         """The weight's codes and steps as a dequantised constant; ratios are left to do."""
         scale = weight.scale
         if weight.parts is not None:
             scale = weight.parts.base
+        codes = weight.codes
         if self.precision is not Precision.FP8:
             codes = self.storage.store(codes)
         constants = [
@@ -355,57 +349,6 @@ class _Static(_Rewrite):
         axis = {"axis": 1} if scale.ndim else {}
         self.add("DequantizeLinear", constants, f"{layer.name}/weight", axis)
         return f"{layer.name}/weight"
-
-    def _as_convolution(
-        self, node: onnx.NodeProto, layer: LinearLayer, weight: RoundedWeight, read: str
-    ) -> bool:
-        """A product, its bias and the residual sum as a 1 x 1 convolution of the tokens' map.
-
-        False, and nothing is changed, where they do not follow one another.
-        """
-        bias = self._sum_after(node.output[0])
-        total = None if bias is None else self._sum_after(bias[0].output[0])
-        if bias is None or total is None or bias[1] not in self._stored:
-            return False
-        kernel = weight.codes.T[:, :, None, None]
-        constant = self._weight(layer, weight, np.ascontiguousarray(kernel))
-        tokens, name = layer.rows, layer.name
-        self._as_map(read, layer.inputs, tokens, f"{name}/map")
-        self._as_map(total[1], layer.outputs, tokens, f"{name}/residual")
-        self.add(
-            "Conv",
-            [f"{name}/map", constant, bias[1]],
-            f"{name}/conv",
-            {"kernel_shape": [1, 1]},
-            name=node.name,
-        )
-        self.add("Add", [f"{name}/conv", f"{name}/residual"], f"{name}/sum")
-        shape = np.array([-1, layer.outputs, tokens], np.int64)
-        flat = self.constant(f"shape/{layer.outputs}_{tokens}", shape)
-        self.add("Reshape", [f"{name}/sum", flat], f"{name}/flat")
-        self.add(
-            "Transpose",
-            [f"{name}/flat"],
-            total[0].output[0],
-            {"perm": [0, 2, 1]},
-            name=f"{name}/tokens",
-        )
-        self.done |= {bias[0].name, total[0].name}
-        return True
-
-    def _as_map(self, tokens: str, width: int, count: int, name: str) -> None:
-        """(B, T, C) -> (B, C, T, 1)."""
-        self.add("Transpose", [tokens], f"{name}/t", {"perm": [0, 2, 1]})
-        shape = self.constant(f"shape/{width}_{count}_1", np.array([-1, width, count, 1], np.int64))
-        self.add("Reshape", [f"{name}/t", shape], name)
-
-    def _sum_after(self, tensor: str) -> tuple[onnx.NodeProto, str] | None:
-        """The sum that alone reads a tensor, and what it adds."""
-        readers = self.readers.get(tensor, [])
-        if len(readers) != 1 or readers[0].op_type != "Add":
-            return None
-        (other,) = [name for name in readers[0].input if name != tensor] or [tensor]
-        return readers[0], other
 
 
 def _attentions_in_codes(

@@ -62,7 +62,7 @@ def _precision_flags(command: Any) -> Any:
 @click.option("--count", type=click.IntRange(1), help="Take up to this many; default 512.")
 @click.option(
     "--placement",
-    type=click.Choice(["auto", "compact", "accurate"]),
+    type=click.Choice(["auto", "balanced", "compact", "accurate"]),
     help="How --int8 or --fp8 is quantised on --images; see quantize.",
 )
 @click.option(

@@ -59,9 +59,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--placement",
-    type=click.Choice(["auto", "compact", "accurate"]),
-    help="For engines: least traffic, or least rounding; auto asks the builder. "
-    "Default compact for int8, accurate for fp8.",
+    type=click.Choice(["auto", "balanced", "compact", "accurate"]),
+    help="For engines: compact moves least at batch 1, accurate (int8) rounds least, auto asks the "
+    "builder. Default balanced.",
 )
 @click.option(
     "--max-drop",

@@ -48,11 +48,11 @@ KINDS: Mapping[Precision, tuple[Kind, ...]] = {
         Kind(
             "token mlp fc2",
             r"tokens\..*\.mlp\.fc2",
-            (Form.RESULT, Form.RESIDUAL, Form.CHANNEL, Form.FLOAT),
+            (Form.RESULT, Form.CHANNEL, Form.FLOAT),
         ),
         Kind("projection", r"blocks\.\d+\.attn\.proj", (Form.FLOAT, Form.RESIDUAL, Form.CHANNEL)),
         Kind("mlp fc1", r"blocks\.\d+\.mlp\.fc1", (Form.RESULT, Form.CHANNEL)),
-        Kind("mlp fc2", r"blocks\.\d+\.mlp\.fc2", (Form.RESIDUAL, Form.RESULT, Form.CHANNEL)),
+        Kind("mlp fc2", r"blocks\.\d+\.mlp\.fc2", (Form.CHANNEL, Form.RESULT, Form.TENSOR)),
     ),
     Precision.FP8: (
         Kind("token mlp fc1", r"tokens\..*\.mlp\.fc1", (Form.RESULT, Form.TENSOR, Form.FLOAT)),
@@ -147,7 +147,7 @@ def search_placement(
     )
     report.note(
         f"tried {len(tried)} placements for SM {sm}: {best.kernels} kernels, "
-        f"{best.total_bytes[1] / 1e6:.1f} MB moved and stored at batch 1; less than compact by "
+        f"{best.total_bytes[1] / 1e6:.1f} MB moved and stored at batch 1; less than balanced by "
         f"{saved}"
     )
     return PlacementSearch(best_placement, tuple(tried), sm)

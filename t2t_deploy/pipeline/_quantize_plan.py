@@ -8,8 +8,9 @@ from pathlib import Path
 
 from t2t_deploy.calibration import (
     ACCURATE,
+    BALANCED,
     COMPACT,
-    FP8_ACCURATE,
+    FP8_BALANCED,
     FP8_COMPACT,
     IN_OPERATOR,
     WEIGHTS_ONLY,
@@ -56,7 +57,7 @@ class QuantizeRequest:
     method: RangeMethod = DEFAULT_METHOD
     ranges: Path | None = None
     equalise: bool = True
-    placement: str | None = None  # int8 compact, fp8 accurate; for tensorrt alone
+    placement: str | None = None  # balanced, for tensorrt alone
     max_drop: float | None = None  # points; every layer the policy names is quantised
     eval_images: Path | None = None
     measure_speed: bool = True
@@ -176,8 +177,8 @@ def plan_quantization(
 
 
 PLACEMENTS = {
-    Precision.INT8: {one.name: one for one in (COMPACT, ACCURATE)},
-    Precision.FP8: {one.name: one for one in (FP8_ACCURATE, FP8_COMPACT)},
+    Precision.INT8: {one.name: one for one in (BALANCED, COMPACT, ACCURATE)},
+    Precision.FP8: {one.name: one for one in (FP8_BALANCED, FP8_COMPACT)},
 }
 """By type of the codes: those that can be asked for, the default first."""
 AUTO = "auto"
@@ -187,9 +188,6 @@ def _placement(request: QuantizeRequest, target: Target, base: Precision) -> Pla
     """The forms that layers get: `QuantizeRequest.placement`, where the target has a choice."""
     asked = request.placement
     known = PLACEMENTS[request.precision.codes]
-    names = (AUTO, *known)
-    if asked is not None and asked not in names:
-        raise UsageError(f"there is no placement {asked!r}; known: {', '.join(names)}")
     choice = (
         target is Target.TENSORRT
         and base is Precision.FP16
@@ -203,6 +201,10 @@ def _placement(request: QuantizeRequest, target: Target, base: Precision) -> Pla
                 "tensorrt, --base fp16 and --type int8 or fp8: leave --placement out"
             )
         return WEIGHTS_ONLY if request.precision.weights_only else IN_OPERATOR
-    default = next(iter(known))
-    # a search starts from the least traffic
-    return known[COMPACT.name if asked == AUTO else asked or default]
+    if asked is not None and asked != AUTO and asked not in known:
+        raise UsageError(
+            f"{request.precision.value} has no placement {asked!r}; expected one of "
+            f"{', '.join((AUTO, *known))}"
+        )
+    # a search starts from the default
+    return known[BALANCED.name if asked in (None, AUTO) else asked]

@@ -199,7 +199,7 @@ TABLES: Mapping[str, Table] = {
             "mode": Key(choice("static", "dynamic")),
             "target": Key(_TARGET),
             "base": Key(choice("fp32", "fp16")),
-            "placement": Key(choice("auto", "compact", "accurate")),
+            "placement": Key(choice("auto", "balanced", "compact", "accurate")),
             "max-drop": Key(NUMBER),
             "eval": Key(PATH),
             "no-speed": Key(FLAG),
