@@ -18,6 +18,9 @@ PROBABILITIES_NAME = "probabilities"
 INDICES_NAME = "indices"
 DEFAULT_TOP_K = 5
 
+HALF_MAX = float(np.finfo(np.float16).max)
+"""The largest number of float16."""
+
 # ImageNet statistics of the released evaluation, RGB.
 IMAGE_MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 IMAGE_STD = np.array((0.229, 0.224, 0.225), np.float32)

@@ -205,7 +205,8 @@ def quantize_onnx(
 ) -> Artifact:
     """Quantise the linear layers of an export, and verify the file: ``t2t-deploy quantize``.
 
-    artifact: an export; None is the newest. max_drop: points of accuracy on the folder ``eval``. A
+    artifact: an export; None is the newest. placement: auto, balanced, compact or accurate, for
+    engines; None is balanced. max_drop: points of accuracy on the folder ``eval``. A
     budget that cannot be met, and a failed verification, are in the manifest. Raises UsageError,
     CalibrationError, ArtifactError, ImageError, ExportError, MissingDependencyError.
 
@@ -259,9 +260,10 @@ def build_engine(
 ) -> Artifact:
     """Build a TensorRT engine and attest what is in it: ``t2t-deploy build-trt``.
 
-    artifact: a graph; None is the newest export. precision: None is the graph's. memory_limit in
-    MiB. The attestation's verdict is in the manifest. Raises ArtifactError, EngineError,
-    BackendError, UsageError, MissingDependencyError where there is no builder.
+    artifact: a graph; None is the newest export. precision: None is the graph's. placement: as of
+    `quantize_onnx`. memory_limit in MiB. The attestation's verdict is in the manifest. Raises
+    ArtifactError, EngineError, BackendError, UsageError, MissingDependencyError where there is no
+    builder.
 
     Examples
     --------

@@ -80,7 +80,7 @@ from t2t_deploy.calibration._rounding import (
     round_weight,
     storable_scale,
 )
-from t2t_deploy.calibration._scales import HALF_MAX, half_bound, weight_scales
+from t2t_deploy.calibration._scales import half_bound, weight_scales
 
 __all__ = [
     "ACCURATE",
@@ -88,7 +88,6 @@ __all__ = [
     "COMPACT",
     "FP8_BALANCED",
     "FP8_COMPACT",
-    "HALF_MAX",
     "IN_OPERATOR",
     "MAX_MOMENT_PICTURES",
     "POLICY",

@@ -6,11 +6,11 @@ weights' rows times s:
 
     LayerNorm (gamma, beta) -> layers    gamma / s, beta / s; rows of the layers' weights times s
     v -> proj of an attention            columns of v / s; rows of proj times s
-    q and k of an attention              columns of q / s, of k times s
+    q and k of an attention              q / s, k times s, one s for all channels
 
 s = sqrt(largest activation / largest weight) of a channel gives both the same size. fc1 -> fc2 is
-not among them: GELU(x / s) is not GELU(x) / s. The last makes columns of q and of k alike, and v is
-given the size of both: one scale then does for all weights that read one tensor.
+not among them: GELU(x / s) is not GELU(x) / s. The last gives q and k one size, and v is given it
+too: one scale then does for all weights that read one tensor.
 
 Source: Xiao et al., SmoothQuant (ICML 2023), with its exponent of a half.
 """
@@ -37,8 +37,9 @@ class EqualisedPair:
 
     producer: a LayerNorm's, a value or a query layer's name. tensor: what the layers read. scale:
     (K,) float64, what its channels are divided by. spread_before, spread_after: largest over median
-    channel of ``tensor``. columns: the layers are keys, whose columns meet those of the queries,
-    and ``tensor`` is what the queries give; spreads are of columns.
+    channel of ``tensor``. columns: the layers are keys, which are multiplied by what divides the
+    queries, one number for all channels; ``tensor`` is what the queries give, spreads are of their
+    weights' columns.
     """
 
     producer: str
@@ -48,6 +49,11 @@ class EqualisedPair:
     spread_before: float
     spread_after: float
     columns: bool = False
+
+    @property
+    def factor(self) -> float | None:
+        """What queries were divided by and keys multiplied; None of other pairs."""
+        return float(self.scale[0]) if self.columns else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,20 +187,19 @@ class _Plan:
             self._equalise(name, node.output[0], found)
 
     def queries_and_keys(self, queries: LinearLayer, keys: LinearLayer) -> None:
-        """Column j of the queries meets column j of the keys and nothing else."""
+        """Queries meet keys and nothing else. One factor: queries are seen in its units again."""
         of_q, of_k = (
             np.maximum(np.abs(self.weights.now(layer.weight)).max(axis=0), _TINY)
             for layer in (queries, keys)
         )
-        scale = np.sqrt(of_q / of_k)
-        even = of_q / scale
+        factor = np.sqrt(of_q.max() / of_k.max())
         pair = EqualisedPair(
             queries.name,
             (keys.name,),
             queries.result,
-            scale,
+            np.full(len(of_q), factor),
             _spread(of_q),
-            _spread(even),
+            _spread(of_q),
             columns=True,
         )
         self.weights.move(pair, self.by_name)

@@ -18,9 +18,8 @@ from t2t_deploy.calibration._rounding import (
     code_limit,
     storable_scale,
 )
-from t2t_deploy.types import Precision
+from t2t_deploy.types import HALF_MAX, Precision
 
-HALF_MAX = float(np.finfo(np.float16).max)
 # Shares of the largest weight that a single scale is tried at: beyond it weights are clipped.
 _CLIPS = np.linspace(0.6, 1.0, 21)
 # The smallest ratio of a channel's steps to the base: below it float16 is subnormal.

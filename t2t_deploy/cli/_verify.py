@@ -10,11 +10,13 @@ import click
 from t2t_deploy.cli._options import artifacts_argument, common_options, cpu_backend_option
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._results import fell_short
+from t2t_deploy.types import HALF_MAX
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from t2t_deploy.pipeline import VerifiedArtifact
+    from t2t_deploy.verify import NodewiseReport
 
 
 @click.command("verify", short_help="Artifacts against the reference.")
@@ -107,6 +109,19 @@ def _show_located(console: Console, result: VerifiedArtifact) -> None:
     )
 
 
+def _sums(report: NodewiseReport) -> str:
+    """What products of codes write, in words."""
+    largest = max(report.sums, key=lambda one: one.written_seen)
+    beyond = sum(one.written_seen > HALF_MAX for one in report.sums)
+    could = sum(one.written_possible > HALF_MAX for one in report.sums)
+    return (
+        f"{len(report.sums)} products of codes: bare sums up to "
+        f"{max(one.seen for one in report.sums):.0f}; what an engine writes in 16 bit reaches "
+        f"{largest.written_seen:.4g} on these pictures ({largest.name}), and passes float16 in "
+        f"{beyond} of them, in {could} on any"
+    )
+
+
 def _show_nodewise(console: Console, result: VerifiedArtifact) -> None:
     from rich.table import Table
 
@@ -130,6 +145,8 @@ def _show_nodewise(console: Console, result: VerifiedArtifact) -> None:
             f"{report.logits.tolerance:.0e} allowed; from the stored weights alone "
             f"{report.weights_rel_l2:.2e}; pictures: {', '.join(report.logits.pictures)}"
         )
+    if report.sums:
+        lines.append(_sums(report))
     if result.plot is not None:
         lines.append(f"picture: {result.plot}")
     for line in lines:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from t2t_deploy.errors import ArtifactError, CalibrationError, EngineError, UsageError
 from t2t_deploy.pipeline._calibrate import DEFAULT_COUNT
 from t2t_deploy.pipeline._export import export_weights, forms_asked
+from t2t_deploy.pipeline._foreign import check_foreign
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._quantize import quantize_artifact
 from t2t_deploy.pipeline._quantize_plan import QuantizeRequest
+from t2t_deploy.runtime import read_onnx
 from t2t_deploy.types import QUANTIZED, Ends, Precision, ShapeProfile, Status, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
@@ -215,6 +217,7 @@ def _typed_graph(
     manifest = source.manifest
     if manifest is None:
         report.note(f"{source.path.name} has no manifest: it is built as it is, never retyped")
+        check_foreign(read_onnx(source.path), source.path.name, report)
         return source
     precision = request.precision or manifest.precision
     asked = manifest.details.get("asked", {})

@@ -2,9 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from t2t_deploy.errors import EngineError
-from t2t_deploy.runtime import device_capability, engine_version
+from t2t_deploy.runtime import (
+    ClosingSession,
+    Session,
+    SessionRequest,
+    device_capability,
+    engine_version,
+    open_session,
+)
+from t2t_deploy.types import TensorSpec
 from t2t_deploy.workspace import Artifact, file_sha256
+
+
+class TunedBatch(ClosingSession):
+    """An engine's session as one of a fixed batch: the one that its first profile is tuned for."""
+
+    def __init__(self, session: Session, batch: int) -> None:
+        self.backend = session.backend
+        self._session = session
+        self.outputs = session.outputs
+        self.inputs = tuple(
+            TensorSpec(spec.name, spec.dtype, (batch, *spec.shape[1:])) for spec in session.inputs
+        )
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """As `Session.run`."""
+        return self._session.run(feeds)
+
+    def close(self) -> None:
+        """Free the session inside."""
+        self._session.close()
+
+
+def open_engine(artifact: Artifact) -> Session:
+    """A session of an engine on the first device, its hash and its target checked.
+
+    Raises EngineError, BackendError where it cannot run here, ArtifactError.
+    """
+    check_engine(artifact)
+    manifest = artifact.known()
+    session = open_session(
+        SessionRequest(manifest.engine_backend, artifact.path, sha256=engine_sha256(artifact))
+    )
+    profiles = manifest.engine_profiles
+    return TunedBatch(session, profiles[0].opt) if profiles else session
+
 
 _PORTABLE = "portable"
 _PORTABLE_FROM = 80

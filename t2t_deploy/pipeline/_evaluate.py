@@ -176,12 +176,14 @@ def _why_not_evaluated(
     """None where a runtime here can run the artifact and, unless it was named, classes fit it."""
     manifest = artifact.manifest
     if manifest is not None and manifest.kind == "engine":
-        backend = manifest.engine_backend
-        return why_not_runnable(backend) or f"no {backend} session in this version"
-    backend = cpu_backend(request.backend)
-    reason = why_not_runnable(backend)
-    if reason is None and manifest is not None and not is_nodewise(artifact, request):
-        reason = why_not_in(backend, manifest.precision)
+        reason = why_not_runnable(manifest.engine_backend)
+        if reason is None and request.ray is not None:
+            reason = "engines are evaluated on this machine's device, not across a cluster"
+    else:
+        backend = cpu_backend(request.backend)
+        reason = why_not_runnable(backend)
+        if reason is None and manifest is not None and not is_nodewise(artifact, request):
+            reason = why_not_in(backend, manifest.precision)
     if reason is not None or request.artifacts or manifest is None:
         return reason
     if images.has_labels:
@@ -190,9 +192,10 @@ def _why_not_evaluated(
         except ImageError as err:
             return str(err)
     if is_nodewise(artifact, request):
+        lacks = why_not_in(cpu_backend(request.backend), Precision.BF16)
         return (
-            f"{why_not_in(backend, Precision.BF16)}; name it to evaluate it node by node, which is "
-            "slow, or --backend openvino where the CPU has bf16"
+            f"{lacks}; name it to evaluate it node by node, which is slow, or --backend openvino "
+            "where the CPU has bf16"
         )
     return None
 

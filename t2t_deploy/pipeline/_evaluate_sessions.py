@@ -7,6 +7,7 @@ from pathlib import Path
 
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, cpu_backend
+from t2t_deploy.pipeline._engine import open_engine
 from t2t_deploy.pipeline._evaluate_request import EvaluateRequest
 from t2t_deploy.pipeline._nodewise import bare_graph
 from t2t_deploy.pipeline._runner import AccuracyRunner
@@ -25,7 +26,9 @@ def open_runner(
     """A session of the artifact. Raises ArtifactError where it takes no pictures."""
     remarks = []
     session: Session
-    if is_nodewise(artifact, request):
+    if artifact.kind == "engine":
+        session = open_engine(artifact)
+    elif is_nodewise(artifact, request):
         remarks.append("evaluated node by node")
         ends = Ends.of_details(artifact.known().details)
         session = NodewiseSession(bare_graph(artifact.path, ends))
@@ -83,5 +86,6 @@ def open_reference(
 
 def is_nodewise(artifact: Artifact, request: EvaluateRequest) -> bool:
     """Whether a bf16 graph is met by ONNX Runtime, which does not compute it."""
-    bf16 = artifact.manifest is not None and artifact.manifest.precision is Precision.BF16
+    known = artifact.manifest
+    bf16 = known is not None and known.kind == "onnx" and known.precision is Precision.BF16
     return bf16 and cpu_backend(request.backend) == DEFAULT_BACKEND

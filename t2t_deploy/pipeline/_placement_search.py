@@ -50,7 +50,7 @@ KINDS: Mapping[Precision, tuple[Kind, ...]] = {
             r"tokens\..*\.mlp\.fc2",
             (Form.RESULT, Form.CHANNEL, Form.FLOAT),
         ),
-        Kind("projection", r"blocks\.\d+\.attn\.proj", (Form.FLOAT, Form.RESIDUAL, Form.CHANNEL)),
+        Kind("projection", r"blocks\.\d+\.attn\.proj", (Form.FLOAT, Form.RESULT, Form.CHANNEL)),
         Kind("mlp fc1", r"blocks\.\d+\.mlp\.fc1", (Form.RESULT, Form.CHANNEL)),
         Kind("mlp fc2", r"blocks\.\d+\.mlp\.fc2", (Form.CHANNEL, Form.RESULT, Form.TENSOR)),
     ),

@@ -143,6 +143,7 @@ def quantization_details(inputs: QuantizationInputs, placed: QuantizedGraph) -> 
                 "layers": list(pair.layers),
                 "spread_before": pair.spread_before,
                 "spread_after": pair.spread_after,
+                "factor": pair.factor,
             }
             for pair in inputs.equalisation.applied
         ],

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 
 from t2t_deploy.calibration import (
-    HALF_MAX,
     SIGNED,
     TYPED_QDQ_OPSET,
     UNSIGNED,
@@ -50,7 +49,7 @@ from t2t_deploy.pipeline._export import (
 )
 from t2t_deploy.pipeline._progress import Report, silent
 from t2t_deploy.pipeline._quantize_plan import QuantizationMode, QuantizationPlan, QuantizeRequest
-from t2t_deploy.types import Ends, Precision, Target
+from t2t_deploy.types import HALF_MAX, Ends, Precision, Target
 from t2t_deploy.workspace import Workspace
 
 

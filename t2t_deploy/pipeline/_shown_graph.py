@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,6 +91,11 @@ def shown_graph(
         PerformerForm((manifest.strategies or {})["performer"]),
         config_from_dict(manifest.config).token_dim,
     )
+    for layer, factor in _factors(manifest).items():
+        if layer in tensors:
+            tensors[layer] = dataclasses.replace(
+                tensors[layer], factor=tensors[layer].factor * factor
+            )
     shown = [OUTPUT_NAME, *(tensor.tensor for tensor in tensors.values())]
     if ends.embed_preprocess:
         shown.append(NORMALISED_NAME)
@@ -104,6 +110,8 @@ def _equalised_layers(manifest: Manifest) -> set[str]:
     """
     scaled: set[str] = set()
     for pair in manifest.details.get("quantization", {}).get("equalised", ()):
+        if pair.get("factor") is not None:
+            continue  # in units that are known
         producer = str(pair["producer"])
         in_tokens = re.fullmatch(r"tokens\.blocks\.(\d)\.tail\.norm", producer)
         values = re.fullmatch(r"(blocks\.\d+)\.attn\.v", producer)
@@ -115,6 +123,21 @@ def _equalised_layers(manifest: Manifest) -> set[str]:
         else:
             scaled.add(producer)
     return scaled
+
+
+def _factors(manifest: Manifest) -> dict[str, float]:
+    """What brings queries and keys of an 8-bit graph back to the reference's units."""
+    found: dict[str, float] = {}
+    for pair in manifest.details.get("quantization", {}).get("equalised", ()):
+        if pair.get("factor") is None:
+            continue
+        path, factor = str(pair["producer"]).removesuffix(".q"), float(pair["factor"])
+        for queries, keys in (
+            (f"{path}.qkv (queries)", f"{path}.qkv (keys)"),
+            (f"{path}.q", f"{path}.k"),
+        ):
+            found |= {queries: factor, keys: 1 / factor}
+    return found
 
 
 @contextlib.contextmanager

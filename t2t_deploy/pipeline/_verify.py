@@ -16,7 +16,7 @@ from t2t_deploy.calibration import image_set_from_folder
 from t2t_deploy.errors import ArtifactError, EngineError, UsageError
 from t2t_deploy.images import pixels_of
 from t2t_deploy.pipeline._artifacts import DEFAULT_BACKEND, cpu_backend
-from t2t_deploy.pipeline._engine import check_engine
+from t2t_deploy.pipeline._engine import check_engine, open_engine
 from t2t_deploy.pipeline._locate import locate_file
 from t2t_deploy.pipeline._nodewise import (
     bare_graph,
@@ -96,10 +96,8 @@ def verify_file(
     """
     tolerance = TOLERANCES[manifest.precision]
     if manifest.kind == "engine":
-        builder = manifest.engine_backend
         check_engine(Artifact(path, manifest))
-        reason = why_not_runnable(builder)
-        return not_verified(tolerance, reason or f"no {builder} session in this version")
+        return _verify_engine(Artifact(path, manifest), weights, pictures, tolerance)
     nodewise = manifest.precision is Precision.BF16 and backend == DEFAULT_BACKEND
     reason = why_not_runnable(backend)
     if reason is None and not nodewise:
@@ -131,6 +129,29 @@ def verify_file(
         with open_session(eager) as reference, open_session(request) as other:
             result = verify_session(reference, other, chosen, tolerance)
     return _with_cause(result, path, manifest, ends, chosen)
+
+
+def _verify_engine(
+    artifact: Artifact, weights: Path, pictures: PictureSet | None, tolerance: Tolerance
+) -> Verification:
+    """An engine against the reference on the CPU, or why it is not run."""
+    manifest = artifact.known()
+    ends = Ends.of_details(manifest.details)
+    reason = why_not_runnable(manifest.engine_backend)
+    if reason is None and ends.tail is not Tail.LOGITS:
+        reason = (
+            f"it gives {ends.tail.value}, and an engine's logits cannot be shown afterwards: "
+            "verify its graph, or an engine without --tail"
+        )
+    if reason is not None:
+        return not_verified(tolerance, reason)
+    chosen = standard_pictures(manifest.config["image_size"]) if pictures is None else pictures
+    if ends.embed_preprocess:
+        chosen = on_pixel_grid(chosen)
+    eager = SessionRequest("eager", weights, config=manifest.config)
+    with open_session(eager) as reference, open_engine(artifact) as session:
+        own = PixelSession(session) if ends.embed_preprocess else session
+        return verify_session(reference, own, chosen, tolerance)
 
 
 def _with_cause(

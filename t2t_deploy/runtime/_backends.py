@@ -17,6 +17,8 @@ from t2t_deploy.runtime._requirements import (
 from t2t_deploy.runtime._session import Session, SessionRequest
 from t2t_deploy.types import Precision
 
+_FIRST_WITH_FP8 = (1, 32)
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -61,6 +63,13 @@ def why_not_in(name: str, precision: Precision) -> str | None:
     """None where a runnable backend of ONNX files computes in that precision, else why not."""
     if name == "ort-cpu" and precision is Precision.BF16:
         return "ONNX Runtime's CPU kernels have no bf16 matrix product"
+    if name == "ort-cpu" and precision.codes is Precision.FP8:
+        version = str(require("onnxruntime").__version__)
+        if tuple(int(part) for part in version.split(".")[:2]) < _FIRST_WITH_FP8:
+            return (
+                f"ONNX Runtime {version} refuses FP8 graphs; expected 1.32 or newer: pip install "
+                "-U onnxruntime (Python 3.11 or newer)"
+            )
     if name == "openvino":
         from t2t_deploy.runtime import _openvino
 

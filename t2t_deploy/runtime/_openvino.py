@@ -15,7 +15,7 @@ from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, BackendError, InputError
 from t2t_deploy.runtime._onnx_file import check_onnx_file
 from t2t_deploy.runtime._session import ClosingSession, check_feeds
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, TensorSpec
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, QUANTIZED, Precision, TensorSpec
 
 _DEVICE = "CPU"
 _F32, _BF16 = "f32", "bf16"
@@ -157,7 +157,7 @@ class OpenVinoSession(ClosingSession):
 
 def why_not_in(precision: Precision) -> str | None:
     """None where OpenVINO computes in that precision on this CPU, else why not, in one line."""
-    if precision in (Precision.FP16, Precision.FP8):
+    if precision is Precision.FP16 or precision in QUANTIZED - {Precision.INT8}:
         return (
             f"its CPU kernels would compute {precision.value} in float32; export with --precision "
             "fp32 or bf16"

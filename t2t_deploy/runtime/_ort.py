@@ -27,6 +27,7 @@ _DTYPES = {
 }
 _CPU = "CPUExecutionProvider"
 _EXACT_PRODUCTS = "session.x64quantprecision"
+_FLOAT_ACTIVATIONS = "session.qdq_matmulnbits_accuracy_level"
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -50,6 +51,8 @@ class OrtSession(ClosingSession):
         # Without VNNI, x86 saturates signed weights by unsigned activations, which is what ONNX
         # Runtime makes of signed operands: this has it take exact unsigned products there.
         options.add_session_config_entry(_EXACT_PRODUCTS, "1")
+        # 1.32 makes a product with 8-bit weights one that rounds its activations to 8 bits too
+        options.add_session_config_entry(_FLOAT_ACTIVATIONS, "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         before = path.stat()

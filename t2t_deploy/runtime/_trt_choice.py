@@ -173,18 +173,15 @@ def check_sms(trt: TensorRT, sms: tuple[str, ...]) -> None:
 
 def set_targets(trt: TensorRT, config: tensorrt.IBuilderConfig, sms: tuple[str, ...]) -> None:
     """Tell the builder its targets; ``sms`` from `resolve_sms`, empty means portable."""
-    # what only one of the two has is in only one of their stubs
-    either: Any = trt
-    settings: Any = config
     if not hasattr(trt, "ComputeCapability"):
         if not sms:
-            level = either.HardwareCompatibilityLevel.AMPERE_PLUS
-            settings.hardware_compatibility_level = level
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
         return
     if sms:
+        settings: Any = config  # no stub of TensorRT's has these
         settings.num_compute_capabilities = len(sms)
         for index, name in enumerate(sms):
-            capability = either.ComputeCapability.__members__[f"SM{name}"]
+            capability = trt.ComputeCapability.__members__[f"SM{name}"]
             settings.set_compute_capability(capability, index)
 
 

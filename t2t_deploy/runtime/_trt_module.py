@@ -30,6 +30,7 @@ class TensorRT(Protocol):
     BuilderFlag: type[tensorrt.BuilderFlag]
     DataType: type[tensorrt.DataType]
     Dims: type[tensorrt.Dims]
+    HardwareCompatibilityLevel: type[tensorrt.HardwareCompatibilityLevel]
     IConvolutionLayer: type[tensorrt.IConvolutionLayer]
     ILogger: type[tensorrt.ILogger]
     IMatrixMultiplyLayer: type[tensorrt.IMatrixMultiplyLayer]

@@ -25,6 +25,7 @@ from t2t_deploy.verify._float_format import FloatFormat
 from t2t_deploy.verify._nodewise_graph import Step, TypedGraph, typed_graph_from_onnx
 from t2t_deploy.verify._nodewise_kernels import NodeKernels
 from t2t_deploy.verify._nodewise_session import Evaluation, rounded
+from t2t_deploy.verify._nodewise_sums import CodeSum, CodeSums
 from t2t_deploy.verify._pictures import PictureSet, flat_pictures, standard_pictures
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ class NodewiseReport:
 
     It fails where a number is not finite anywhere, or the logits are beyond the tolerance.
     weights_rel_l2: the logits' error in the unrounded run, that is of the stored weights alone.
-    float32_ops: operators that the unrounded run computed in float32.
+    float32_ops: operators that the unrounded run computed in float32. sums: of products of codes;
+    bare ones pass the 16-bit type on their way, as in an engine.
     """
 
     status: Status
@@ -99,6 +101,7 @@ class NodewiseReport:
     nodes: tuple[NodeFigures, ...] = ()
     weights_rel_l2: float | None = None
     float32_ops: tuple[str, ...] = ()
+    sums: tuple[CodeSum, ...] = ()
 
     @property
     def first_overflow(self) -> NodeFigures | None:
@@ -142,6 +145,7 @@ class NodewiseReport:
             "first_non_finite": None if non_finite is None else non_finite.to_dict(),
             "largest_range": [node.tensor for node in self.largest_range],
             "largest_jumps": [node.tensor for node in self.largest_jumps],
+            "sums": [one.to_dict() for one in self.sums],
             "nodes": [node.to_dict() for node in self.nodes],
         }
 
@@ -190,8 +194,12 @@ def evaluate_nodewise(
             "model with t2t-deploy"
         )
     kernels = NodeKernels(graph)
+    sums = CodeSums(graph)
     runs = _Runs(
-        graph, Evaluation(graph, kernels, np.float32), Evaluation(graph, kernels, np.float64)
+        graph,
+        Evaluation(graph, kernels, np.float32),
+        Evaluation(graph, kernels, np.float64),
+        sums,
     )
     size = graph.inputs[0].shape[0] or 1
     starts = range(0, len(pictures.names), size)
@@ -223,6 +231,7 @@ def evaluate_nodewise(
         nodes=tuple(merged),
         weights_rel_l2=weights.rel_l2,
         float32_ops=tuple(sorted(kernels.float32_ops)),
+        sums=sums.found(),
     )
     problem = _problem(report)
     if problem is None:
@@ -241,6 +250,13 @@ def _problem(report: NodewiseReport) -> str | None:
             f"({node.op}, {node.dtype})"
         )
     reach = f"it reaches {node.max_abs:.3g}, {node.dtype} ends at {node.dtype_max:.3g}"
+    bare = next((one for one in report.sums if one.name == node.name and one.bare), None)
+    if bare is not None:
+        reach = (
+            f"its bare sum of codes reaches {bare.seen:.0f}, {node.dtype} ends at "
+            f"{node.dtype_max:.0f}, and a TensorRT engine scales it only afterwards: "
+            "quantise again with t2t-deploy quantize --target tensorrt"
+        )
     return (
         f"{node.op} overflows first in {node.tensor} on {node.overflow_on}: {node.overflow} of "
         f"{node.elements} numbers become infinite; {reach}"
@@ -254,6 +270,7 @@ class _Runs:
     graph: TypedGraph
     rounded: Evaluation
     exact: Evaluation
+    sums: CodeSums
 
     def rows(self, pictures: np.ndarray) -> Iterator[list[NodeFigures]]:
         """Take pictures through both; the figures of each node's float outputs."""
@@ -263,7 +280,8 @@ class _Runs:
         for run in (self.rounded, self.exact):
             run.start({INPUT_NAME: pictures})
         for step in self.graph.steps:
-            computed, truth = self.rounded.compute(step), self.exact.compute(step)
+            computed = self.sums.as_written(step, self.rounded.compute(step))
+            truth = self.exact.compute(step)
             kept = rounded(step, computed)
             error_before = max((errors.get(tensor, 0.0) for tensor in step.inputs), default=0.0)
             rows = []

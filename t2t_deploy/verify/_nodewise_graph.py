@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     import onnx
 
 _OTHERS = frozenset(
-    {"BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"}
+    {
+        "BOOL",
+        "FLOAT8E4M3FN",
+        "INT8",
+        "INT16",
+        "INT32",
+        "INT64",
+        "UINT8",
+        "UINT16",
+        "UINT32",
+        "UINT64",
+    }
 )
 
 

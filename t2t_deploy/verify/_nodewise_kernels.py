@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from t2t_deploy._optional import require
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import onnx
 
 # Attributes that hold an element type.
+_FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype"})
 
 
@@ -64,6 +66,8 @@ class NodeKernels:
     def _run(
         self, step: Step, arrays: Sequence[np.ndarray | None], wide: type[np.floating[Any]]
     ) -> list[np.ndarray]:
+        if any(array is not None and array.dtype == _FP8 for array in arrays):
+            return [_fp8_codes(step, arrays, wide)]
         given = tuple(None if array is None else array.dtype.num for array in arrays)
         attributes = tuple(a.SerializeToString(deterministic=True) for a in step.node.attribute)
         used = tuple(bool(name) for name in step.node.output)
@@ -117,6 +121,30 @@ class NodeKernels:
         graph = helper.make_graph([node], "node", inputs, outputs)
         opsets = [helper.make_opsetid(name, v) for name, v in self._graph.opsets.items()]
         return helper.make_model(graph, opset_imports=opsets, ir_version=self._graph.ir_version)
+
+
+def _fp8_codes(
+    step: Step, arrays: Sequence[np.ndarray | None], wide: type[np.floating[Any]]
+) -> np.ndarray:
+    """QuantizeLinear to E4M3 and back, which numpy cannot hand to ONNX Runtime.
+
+    Source: ONNX's operators of these names, saturating.
+    """
+    values, scale = arrays[0], arrays[1]
+    axis = next((a.i for a in step.node.attribute if a.name == "axis"), 1)
+    if step.op not in ("QuantizeLinear", "DequantizeLinear") or values is None or scale is None:
+        raise ArtifactError(
+            f"node {step.name!r} ({step.op}) takes E4M3 codes; node by node knows them between "
+            "QuantizeLinear and DequantizeLinear: verify this file without --nodewise"
+        )
+    if scale.ndim:
+        shape = [1] * values.ndim
+        shape[axis] = -1
+        scale = scale.reshape(shape)
+    if step.op == "DequantizeLinear":
+        return np.asarray(values.astype(wide) * scale.astype(wide))
+    largest = float(ml_dtypes.finfo(_FP8).max)  # type: ignore[no-untyped-call]
+    return np.asarray(np.clip(values / scale, -largest, largest).astype(_FP8))
 
 
 def _as(array: np.ndarray | None, dtype: type[np.floating[Any]]) -> np.ndarray | None:

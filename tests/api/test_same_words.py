@@ -32,6 +32,7 @@ from t2t_deploy import (
 )
 from t2t_deploy.cli._main import cli
 from t2t_deploy.errors import DeployError, UsageError
+from t2t_deploy.types import Precision
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
     "export": (export_onnx, compare_exports),
@@ -65,7 +66,7 @@ OTHERWISE = {
     ("run", "-o"): "",
     ("inspect", "other"): "",  # a second call; draw_features takes several
     ("doctor", "--report"): "",  # t2t_deploy.pipeline.bug_report of what it returns
-    **{("build-trt", f"--{name}"): "precision" for name in ("fp32", "fp16", "bf16", "int8", "fp8")},
+    **{("build-trt", f"--{precision.value}"): "precision" for precision in Precision},
 }
 SHORT = {"-o": "output"}
 

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from t2t_deploy.calibration import (
     SIGNED,
+    TYPED_QDQ_OPSET,
     CodeStorage,
+    Decision,
+    Placement,
     QuantizedGraph,
+    RoundedWeight,
+    code_limit,
+    decide,
+    find_layers,
+    observed_model,
     place_dynamic,
     place_static,
+    round_weight,
+    storable_scale,
     stored_arrays,
+    weight_scales,
 )
-from t2t_deploy.types import Precision, Target
+from t2t_deploy.types import INPUT_NAME, Precision, Target
 
-from .conftest import chosen, decisions_of, pictures, ranges_of, rounded_weights, tiny
+from .conftest import chosen, decisions_of, pictures, ranges_of, rounded_weights, run, tiny
 
 QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 
@@ -103,4 +117,112 @@ def misplaced(model: onnx.ModelProto) -> list[str]:
             node.input[1] in stored and maker[node.input[0]].op_type in QUANTIZERS
         ):
             wrong.append(f"{node.name} is no product of codes with a constant weight")
+    return wrong
+
+
+@dataclass(frozen=True)
+class Formed:
+    """A float16 graph for TensorRT with 8-bit products, and what it was made of.
+
+    steps: of the codes of each tensor that layers read or write.
+    """
+
+    placed: QuantizedGraph
+    weights: Mapping[str, RoundedWeight]
+    steps: Mapping[str, float]
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return self.placed.model
+
+    @property
+    def quantised(self) -> dict[str, Decision]:
+        """By layer."""
+        return {one.layer.name: one for one in self.placed.decisions if one.quantised}
+
+
+@functools.cache
+def observed_ranges(kind: str) -> dict[str, float]:
+    """Of all that layers of the float32 graph read and write."""
+    model = tiny(kind, Target.TENSORRT)
+    layers = find_layers(model)
+    names = {name for layer in layers for name in (layer.ranged, layer.result)}
+    found = run(observed_model(model, sorted(names)), **{INPUT_NAME: pictures()})
+    return {name: float(np.abs(values).max()) for name, values in found.items()}
+
+
+@functools.cache
+def formed(kind: str, placement: Placement, precision: Precision = Precision.INT8) -> Formed:
+    """As the pipeline makes it: layers, ranges and weights are those of the float32 graph."""
+    wide = tiny(kind, Target.TENSORRT)
+    half = tiny(kind, Target.TENSORRT, Precision.FP16, TYPED_QDQ_OPSET)
+    decisions = decide(find_layers(wide), precision=precision, placement=placement)
+    ranges, stored = observed_ranges(kind), stored_arrays(wide)
+    dtype = np.dtype(np.float16)
+    steps = {
+        name: float(storable_scale(largest / code_limit(precision), dtype))
+        for name, largest in ranges.items()
+    }
+    values = {one.layer.name: stored[one.layer.weight] for one in decisions if one.quantised}
+    parts = weight_scales(decisions, values, steps, precision, dtype)
+    weights = {
+        name: round_weight(weight, precision, scale_dtype=dtype, parts=parts[name])
+        for name, weight in values.items()
+    }
+    placed = place_static(half, decisions, weights, ranges, precision)
+    return Formed(placed, weights, steps)
+
+
+def misplaced_forms(model: onnx.ModelProto) -> list[str]:
+    """What breaks the rules of a graph whose products have one scale each.
+
+    Written without looking at decisions, as `misplaced`: codes are read by products with a constant
+    matrix, or are what such a product writes, or a softmax between them.
+    """
+    graph = model.graph
+    readers, stored = readers_of(graph), stored_arrays(model)
+    maker = {name: node for node in graph.node for name in node.output}
+
+    def is_weight(name: str) -> bool:
+        made = maker.get(name)
+        return made is not None and made.op_type == "DequantizeLinear" and made.input[0] in stored
+
+    def writes_codes(name: str) -> bool:
+        made = maker.get(name)
+        if made is None:
+            return False
+        of_codes = made.op_type == "MatMul" and is_weight(made.input[1])
+        return of_codes or (made.op_type == "Softmax" and made.name.endswith("/attn/Softmax"))
+
+    wrong = [
+        f"{name} is read as a number and stored in 8 bits by {reader.op_type} {reader.name}"
+        for name, value in stored.items()
+        for reader, index in readers.get(name, [])
+        if value.dtype.itemsize == 1
+        and not (reader.op_type in ("QuantizeLinear", "DequantizeLinear") and index in (0, 2))
+    ]
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear":
+            if node.input[0] in stored:
+                wrong.append(f"{node.name} quantises a constant at run time")
+            wrong += [
+                f"{node.name} leads to {reader.op_type} {reader.name}"
+                for reader, index in readers.get(node.output[0], [])
+                if reader.op_type != "DequantizeLinear" or index
+            ]
+        elif node.op_type == "DequantizeLinear":
+            constant = node.input[0] in stored
+            if stored[node.input[1]].shape or node.attribute:
+                wrong.append(f"{node.name} has more than one scale")
+            if constant and stored[node.input[0]].ndim != 2:
+                wrong.append(f"{node.name} dequantises something other than a matrix")
+            if not constant and writes_codes(maker[node.input[0]].input[0]):
+                continue  # whatever is done with what a product writes
+            wrong += [
+                f"{node.name} leads to {reader.op_type} {reader.name}"
+                for reader, index in readers.get(node.output[0], [])
+                if reader.op_type != "MatMul"
+                or index != int(constant)
+                or not (constant or is_weight(reader.input[1]))
+            ]
     return wrong

@@ -63,7 +63,7 @@ def enough(needed: int) -> Callable[[int], Loss]:
 
 
 def layer(name: str, source: str, rows: int = 4) -> LinearLayer:
-    return LinearLayer(name, f"/{name}", f"{name}.weight", source, 3, 5, rows, True)
+    return LinearLayer(name, f"/{name}", f"{name}.weight", source, f"{name}:0", 3, 5, rows, True)
 
 
 def test_layers_that_read_one_tensor_are_one_group() -> None:

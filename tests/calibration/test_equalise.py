@@ -28,14 +28,19 @@ SAME = 2e-6  # float32 sums of scaled numbers
 READ_BY_OTHERS = "something other than a linear layer reads it"
 NO_PICTURES = "no pictures told the size of its channels"
 FC2 = ("tokens.blocks.0.tail.mlp.fc2", "tokens.blocks.1.tail.mlp.fc2")
-# kind -> its norms and values that are made alike, in the graph's order, for tensorrt
+# kind -> its norms, queries and values that are made alike, in the graph's order, for tensorrt
 _TOKENS = ("tokens.blocks.0.tail.norm", "tokens.blocks.1.tail.norm")
 _TWO_BLOCKS = ("blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2", "norm")
-_TWO_VALUES = ("blocks.0.attn.v", "blocks.1.attn.v")
+_TWO_ATTENTIONS = tuple(f"blocks.{block}.attn.{part}" for block in (0, 1) for part in "qv")
 _DENSE = tuple(f"blocks.{block}.norm{norm}" for block in (0, 1, 3, 4) for norm in (1, 2))
 PRODUCERS = {
-    **dict.fromkeys(KINDS, (*_TOKENS, *_TWO_BLOCKS, *_TWO_VALUES)),
-    "dense": (*_TOKENS, *_DENSE, "norm", *(f"blocks.{b}.attn.v" for b in (0, 1, 3, 4))),
+    **dict.fromkeys(KINDS, (*_TOKENS, *_TWO_BLOCKS, *_TWO_ATTENTIONS)),
+    "dense": (
+        *_TOKENS,
+        *_DENSE,
+        "norm",
+        *(f"blocks.{block}.attn.{part}" for block in (0, 1, 3, 4) for part in "qv"),
+    ),
 }
 # the last attention of the cpu graph has no keys and values: its norm is what the means are of
 FOLDED_BLOCK = {**dict.fromkeys(KINDS, "blocks.1"), "dense": "blocks.4", "se": None}
@@ -79,7 +84,7 @@ def test_the_logits_stay_what_they_were(kind: str, target: Target) -> None:
 def test_what_is_made_alike_is_this_and_no_more(kind: str, target: Target) -> None:
     plan = plan_of(tiny(kind, target))
     folded = FOLDED_BLOCK[kind] if target is Target.CPU else None
-    gone = {f"{folded}.norm1", f"{folded}.attn.v"}
+    gone = {f"{folded}.norm1", f"{folded}.attn.q", f"{folded}.attn.v"}
     assert [p.producer for p in plan.applied] == [p for p in PRODUCERS[kind] if p not in gone]
     blocks = (0, 1, 3, 4) if kind == "dense" else (0, 1)
     wanted = dict.fromkeys((*FC2, *(f"blocks.{b}.mlp.fc2" for b in blocks)), GELU_BETWEEN)
@@ -98,6 +103,7 @@ def test_a_norm_is_moved_into_every_layer_that_reads_it() -> None:
     assert sorted(readers["blocks.1.norm1"]) == [f"blocks.1.attn.{part}" for part in "kqv"]
     assert readers["blocks.0.norm2"] == ("blocks.0.mlp.fc1",)
     assert readers["blocks.0.attn.v"] == ("blocks.0.attn.proj",)
+    assert readers["blocks.0.attn.q"] == ("blocks.0.attn.k",)
     assert readers["norm"] == ("head",)
 
 
@@ -111,13 +117,64 @@ def test_channels_and_rows_of_the_weights_get_the_same_size(kind: str) -> None:
     after = channel_max(with_weights(model, changed), pictures())
     by_name = {layer.name: layer for layer in find_layers(model)}
     for pair in plan.applied:
-        assert np.exp(np.log(pair.scale).mean()) == pytest.approx(1)
+        if pair.columns:
+            continue  # the next test
+        if not pair.producer.endswith(".v"):
+            assert np.exp(np.log(pair.scale).mean()) == pytest.approx(1)
         np.testing.assert_allclose(after[pair.tensor], before[pair.tensor] / pair.scale, rtol=1e-4)
         if pair.producer.startswith("blocks.") and pair.producer.endswith("norm1"):
             continue  # its values are scaled once more, after it
         rows = np.max([np.abs(changed[by_name[n].weight]).max(axis=1) for n in pair.layers], axis=0)
         quotient = after[pair.tensor] / rows
         np.testing.assert_allclose(quotient, quotient[0], rtol=1e-3)
+
+
+@EVERY_KIND
+def test_queries_and_keys_get_the_same_columns_and_values_their_size(kind: str) -> None:
+    """One step then does for the weights of all three."""
+    model = tiny(kind, Target.TENSORRT, factor=100)
+    plan = plan_of(model)
+    changed, stored = weights_of(model, plan), stored_arrays(model)
+    pairs = [pair for pair in plan.applied if pair.columns]
+    assert len(pairs) == (4 if kind == "dense" else 2)
+    for pair in pairs:
+        stem = pair.producer.removesuffix(".q")
+        assert pair.layers == (f"{stem}.k",)
+        q, k, v = (np.abs(changed[f"{stem}.{part}.weight"]).max(axis=0) for part in "qkv")
+        np.testing.assert_allclose(q, k, rtol=1e-12)
+        assert v.max() == pytest.approx(k.max(), rel=1e-12)
+        assert pair.spread_after == pytest.approx(q.max() / np.median(q))
+        # and not because they were so before
+        before = [np.abs(stored[f"{stem}.{part}.weight"]).max(axis=0) for part in "qk"]
+        assert np.abs(np.log(before[0] / before[1])).max() > 0.05
+
+
+def test_columns_of_queries_and_keys_leave_their_product_as_it_is() -> None:
+    model = tiny("performer", Target.TENSORRT)
+    plan, stored = plan_of(model), stored_arrays(model)
+    pairs = [pair for pair in plan.applied if pair.columns]
+    changed = equalised_weights(model, find_layers(model), pairs)
+    assert sorted(changed) == [f"blocks.{b}.attn.{part}.weight" for b in (0, 1) for part in "kq"]
+    for block in (0, 1):
+        names = [f"blocks.{block}.attn.{part}.weight" for part in "qk"]
+        q, k = (changed[name] for name in names)
+        wide = [stored[name].astype(np.float64) for name in names]
+        # entry by entry of each column: not just the sum over a head
+        np.testing.assert_allclose(q[:, None] * k[None], wide[0][:, None] * wide[1][None])
+    wrong = {name: stored[name] for name in changed if name.endswith("k.weight")}
+    assert error_of(model, changed) <= SAME
+    assert error_of(model, {**changed, **wrong}) > 10 * SAME
+
+
+def test_a_projection_whose_values_have_no_keys_beside_them_keeps_its_size() -> None:
+    """Their geometric mean is one, as a norm's."""
+    model = tiny("performer", Target.TENSORRT)
+    layers = [layer for layer in find_layers(model) if not layer.name.endswith((".q", ".k"))]
+    plan = plan_equalisation(model, layers, channel_max(model, pictures()))
+    values = [pair for pair in plan.applied if pair.producer.endswith(".v")]
+    assert [pair.producer for pair in values] == ["blocks.0.attn.v", "blocks.1.attn.v"]
+    for pair in values:
+        assert np.exp(np.log(pair.scale).mean()) == pytest.approx(1)
 
 
 @EVERY_KIND
@@ -128,7 +185,8 @@ def test_outliers_are_made_like_the_other_channels(kind: str) -> None:
     for pair in scaled:
         assert pair.spread_before > 60, pair.producer
         assert pair.spread_after < 2, pair.producer
-    assert all(pair.spread_after < pair.spread_before for pair in plan.applied)
+    of_channels = [pair for pair in plan.applied if not pair.columns]
+    assert all(pair.spread_after < pair.spread_before for pair in of_channels)
 
 
 @EVERY_KIND
@@ -138,6 +196,8 @@ def test_the_spread_is_that_of_the_tensors_when_run(kind: str) -> None:
     before = channel_max(model, pictures())
     after = channel_max(with_weights(model, weights_of(model, plan)), pictures())
     for pair in plan.applied:
+        if pair.columns:
+            continue  # of weights, not of a tensor: see queries and keys
         for found, wanted in ((before, pair.spread_before), (after, pair.spread_after)):
             channels = found[pair.tensor]
             assert channels.max() / np.median(channels) == pytest.approx(wanted, rel=1e-3)
@@ -155,7 +215,7 @@ def test_outliers_shrink_without_a_picture(kind: str, target: Target) -> None:
     assert {name: plan.refused[name] for name in values} == dict.fromkeys(values, NO_PICTURES)
     before = channel_max(model, pictures())
     after = channel_max(with_weights(model, changed), pictures())
-    scaled = [pair for pair in plan.applied if pair.producer != "norm"]
+    scaled = [pair for pair in plan.applied if pair.producer != "norm" and not pair.columns]
     assert len(scaled) >= 5
     for pair in scaled:
         spreads = [float(x[pair.tensor].max() / np.median(x[pair.tensor])) for x in (before, after)]
@@ -198,9 +258,10 @@ def test_a_plan_is_replayed_exactly() -> None:
     stored = {name: value.astype(np.float64) for name, value in stored_arrays(model).items()}
     wanted = dict(stored)
     for pair in plan.applied:
+        along = pair.scale[None, :] if pair.columns else pair.scale[:, None]
         for name in pair.layers:
-            wanted[f"{name}.weight"] = wanted[f"{name}.weight"] * pair.scale[:, None]
-        if pair.producer.endswith(".v"):
+            wanted[f"{name}.weight"] = wanted[f"{name}.weight"] * along
+        if pair.producer.endswith((".q", ".v")):
             name = f"{pair.producer}.weight"
             wanted[name] = wanted[name] / pair.scale[None, :]
         else:

@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy.calibration import (
     POLICY,
+    WEIGHTS_ONLY,
+    Form,
     LinearLayer,
     RoundedWeight,
     decide,
@@ -28,15 +30,24 @@ from ..export.conftest import KINDS
 from .conftest import chosen, decisions_of, graph_of, tiny
 
 # One line for each module: its layers in the graph's order, those that stay float with a minus.
-SPLITS = {
-    Target.CPU: "tokens.splits.0: weights.0 weights.1 weights.2",
-    Target.TENSORRT: "tokens.splits.0: -weights.0 -weights.1 -weights.2",
+# What a token block makes of its windows.
+WINDOWS = {
+    ("performer", Target.CPU): ("k", "q", "v"),
+    ("performer", Target.TENSORRT): ("features", "norms", "v"),
+    ("performer", Target.PORTABLE): ("features", "norms", "v"),
+    ("transformer", Target.CPU): ("q", "k", "v"),
+    ("transformer", Target.TENSORRT): ("q", "k", "v"),
+    ("transformer", Target.PORTABLE): ("q", "k", "v"),
 }
+# of a picture, centred on a pixel and no more: one range would leave flat windows no bits
+FLOAT_FIRST_SPLIT = {Target.PORTABLE}
 TOKENS = {
     ("performer", Target.CPU): "-proj_weight -w_transposed tail.mlp.fc1 tail.mlp.fc2",
     ("performer", Target.TENSORRT): "-proj_weight tail.mlp.fc1 tail.mlp.fc2",
+    ("performer", Target.PORTABLE): "-proj_weight tail.mlp.fc1 tail.mlp.fc2",
     ("transformer", Target.CPU): "proj tail.mlp.fc1 tail.mlp.fc2",
     ("transformer", Target.TENSORRT): "proj tail.mlp.fc1 tail.mlp.fc2",
+    ("transformer", Target.PORTABLE): "proj tail.mlp.fc1 tail.mlp.fc2",
 }
 BLOCK = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2"
 GATE = "-attn.gate.down -attn.gate.up"
@@ -45,6 +56,7 @@ GATED = f"attn.q attn.k attn.v attn.proj {GATE}"
 LAST = {
     Target.CPU: "-attn.q -attn.proj -mlp.fc1 -mlp.fc2",
     Target.TENSORRT: "-attn.q attn.k attn.v -attn.proj -mlp.fc1 -mlp.fc2",
+    Target.PORTABLE: "-attn.q attn.k attn.v -attn.proj -mlp.fc1 -mlp.fc2",
 }
 PLAIN_BLOCKS = {
     target: [f"blocks.0: {BLOCK}", f"blocks.1: {last}"] for target, last in LAST.items()
@@ -71,26 +83,34 @@ BLOCKS = {
 # (kind, target) -> quantised layers, float layers
 COUNTS = {
     ("performer", Target.CPU): (17, 9),
-    ("performer", Target.TENSORRT): (16, 10),
+    ("performer", Target.TENSORRT): (19, 7),
+    ("performer", Target.PORTABLE): (16, 10),
     ("transformer", Target.CPU): (19, 5),
-    ("transformer", Target.TENSORRT): (18, 8),
+    ("transformer", Target.TENSORRT): (21, 5),
+    ("transformer", Target.PORTABLE): (18, 8),
     ("dense", Target.CPU): (33, 10),
-    ("dense", Target.TENSORRT): (32, 11),
+    ("dense", Target.TENSORRT): (35, 8),
+    ("dense", Target.PORTABLE): (32, 11),
     ("se", Target.CPU): (21, 11),
-    ("se", Target.TENSORRT): (18, 12),
+    ("se", Target.TENSORRT): (21, 9),
+    ("se", Target.PORTABLE): (18, 12),
     ("ghost", Target.CPU): (17, 9),
-    ("ghost", Target.TENSORRT): (16, 10),
+    ("ghost", Target.TENSORRT): (19, 7),
+    ("ghost", Target.PORTABLE): (16, 10),
 }
 CASES = pytest.mark.parametrize(("kind", "target"), COUNTS)
 
 
 def expected(kind: str, target: Target) -> dict[str, bool]:
     """Name -> whether it is quantised, in the graph's order."""
-    token_block = TOKENS["transformer" if kind == "transformer" else "performer", target]
+    tokens_type = "transformer" if kind == "transformer" else "performer"
+    token_block = TOKENS[tokens_type, target]
+    windows = [f"weights.{part}" for part in WINDOWS[tokens_type, target]]
+    minus = "-" if target in FLOAT_FIRST_SPLIT else ""
     lines = [
-        SPLITS[target],
+        f"tokens.splits.0: {' '.join(minus + one for one in windows)}",
         f"tokens.blocks.0: {token_block}",
-        "tokens.splits.1: weights.0 weights.1 weights.2",
+        f"tokens.splits.1: {' '.join(windows)}",
         f"tokens.blocks.1: {token_block}",
         "tokens.project: weights.0",
         *BLOCKS[kind][target],
@@ -104,7 +124,7 @@ def expected(kind: str, target: Target) -> dict[str, bool]:
 
 
 def layer(name: str, *, rows: int = 5, normalised: bool = True) -> LinearLayer:
-    return LinearLayer(name, "/node", f"{name}.weight", "x", 4, 8, rows, normalised)
+    return LinearLayer(name, "/node", f"{name}.weight", "x", "y", 4, 8, rows, normalised)
 
 
 @CASES
@@ -128,17 +148,36 @@ def test_a_layer_knows_its_node_sizes_and_source() -> None:
     for found in by_name.values():
         node = nodes[found.node]
         assert (node.op_type, *node.input) == ("MatMul", found.source, found.weight)
+        assert list(node.output) == [found.result]
     assert len(by_name) == len({found.node for found in by_name.values()})
     # 32 pixels, 64 windows, 16 windows, 4 tokens and the class token
     fc1 = by_name["tokens.blocks.0.tail.mlp.fc1"]
     assert (fc1.rows, fc1.inputs, fc1.outputs, fc1.normalised) == (64, 16, 16, True)
     assert fc1.macs == 64 * 16 * 16
-    first = by_name["tokens.splits.1.weights.2"]
-    assert (first.rows, first.inputs, first.outputs, first.normalised) == (16, 144, 16, True)
+    values = by_name["tokens.splits.1.weights.v"]
+    assert (values.rows, values.inputs, values.outputs, values.normalised) == (16, 144, 16, True)
+    # 7 x 7 windows of 3 channels are 147 numbers, padded to whole eights
+    first = by_name["tokens.splits.0.weights.v"]
+    assert (first.rows, first.inputs, first.outputs, first.normalised) == (64, 152, 16, True)
     fc2 = by_name["blocks.0.mlp.fc2"]
     assert (fc2.rows, fc2.inputs, fc2.outputs, fc2.normalised) == (5, 96, 32, False)
     head = by_name["head"]
     assert (head.rows, head.inputs, head.outputs, head.normalised) == (1, 32, 10, True)
+
+
+@pytest.mark.parametrize(("kind", "block"), [("performer", 1), ("dense", 4), ("se", None)])
+def test_a_layer_that_reads_one_row_of_a_tensor_knows_the_tensor(
+    kind: str, block: int | None
+) -> None:
+    """The last attention asks for its class row alone; its keys and values read the same norm."""
+    by_name = {layer.name: layer for layer in find_layers(tiny(kind, Target.TENSORRT))}
+    cut = {layer.name: layer for layer in by_name.values() if layer.cut_from is not None}
+    assert list(cut) == ([] if block is None else [f"blocks.{block}.attn.q"])
+    for query in cut.values():
+        keys = by_name[query.name.replace(".q", ".k")]
+        assert query.cut_from == query.ranged == keys.source == keys.ranged
+        assert query.source != keys.source
+        assert (query.rows, keys.rows) == (1, 5)
 
 
 def test_layers_are_the_same_in_the_16_bit_twin() -> None:
@@ -172,7 +211,7 @@ def test_no_layer_matches_two_rules() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["blocks.0.attn.o", "blocks.0.mlp.fc3", "head2", "xhead", "tokens.splits.2.weights.0"]
+    "name", ["blocks.0.attn.o", "blocks.0.mlp.fc3", "head2", "xhead", "tokens.splits.2.weights.k"]
 )
 def test_a_layer_that_no_rule_knows_is_refused_by_name(name: str) -> None:
     rules = ", ".join(rule.pattern for rule in POLICY)
@@ -191,8 +230,8 @@ def test_a_layer_of_one_row_stays_float_whatever_its_rule_says() -> None:
 def test_the_first_split_is_quantised_after_its_norm_only() -> None:
     before, after = decide(
         [
-            layer("tokens.splits.0.weights.1", normalised=False),
-            layer("tokens.splits.0.weights.1", normalised=True),
+            layer("tokens.splits.0.weights.q", normalised=False),
+            layer("tokens.splits.0.weights.q", normalised=True),
         ]
     )
     assert (before.quantised, before.because) == (False, NOT_NORMALISED)
@@ -200,7 +239,7 @@ def test_the_first_split_is_quantised_after_its_norm_only() -> None:
 
 
 def test_the_second_split_needs_no_norm() -> None:
-    (found,) = decide([layer("tokens.splits.1.weights.1", normalised=False)])
+    (found,) = decide([layer("tokens.splits.1.weights.q", normalised=False)])
     assert found.quantised
 
 
@@ -264,25 +303,25 @@ def test_every_layer_of_the_plain_performer_has_a_rule() -> None:
 
 
 # variant -> for tensorrt, for cpu: quantised layers, float layers, quantised nodes, float nodes.
-# 14/tensorrt: 13 blocks of 6, key and value of the last, 4 of token blocks, 3 of the second split
-# and the projection are 88; the first split (3), 2 of performers, 4 of the last block and the head
-# are float, and with them, as nodes, 2 of each attention and of each performer. For cpu the first
-# split counts, an attention is one node, a performer has 3 and the last block, its keys folded, 4.
+# 14/tensorrt: 13 blocks of 6, key and value of the last, 4 of token blocks, 3 of either split and
+# the projection are 91; 2 of performers, 4 of the last block and the head are float, and with them,
+# as nodes, 2 of each attention and of each performer. For cpu an attention is one node, a performer
+# has 3 and the last block, its keys folded, 4.
 RELEASED = {
-    "7": ((46, 10, 46, 28), (47, 9, 47, 25)),
-    "10": ((64, 10, 64, 34), (65, 9, 65, 28)),
-    "12": ((76, 10, 76, 38), (77, 9, 77, 30)),
-    "14": ((88, 10, 88, 42), (89, 9, 89, 32)),
-    "19": ((118, 10, 118, 52), (119, 9, 119, 37)),
-    "24": ((148, 10, 148, 62), (149, 9, 149, 42)),
-    "t_14": ((90, 8, 90, 40), (91, 5, 91, 26)),
-    "t_19": ((120, 8, 120, 50), (121, 5, 121, 31)),
-    "t_24": ((150, 8, 150, 60), (151, 5, 151, 36)),
-    "14_resnext": ((88, 10, 88, 42), (89, 9, 89, 32)),
-    "14_wide": ((28, 10, 28, 22), (29, 9, 29, 22)),
-    "dense": ((139, 11, 139, 53), (140, 10, 140, 38)),
-    "14_se": ((90, 36, 90, 68), (93, 35, 93, 55)),
-    "16_ghost": ((100, 10, 100, 46), (101, 9, 101, 34)),
+    "7": ((49, 7, 49, 25), (47, 9, 47, 25)),
+    "10": ((67, 7, 67, 31), (65, 9, 65, 28)),
+    "12": ((79, 7, 79, 35), (77, 9, 77, 30)),
+    "14": ((91, 7, 91, 39), (89, 9, 89, 32)),
+    "19": ((121, 7, 121, 49), (119, 9, 119, 37)),
+    "24": ((151, 7, 151, 59), (149, 9, 149, 42)),
+    "t_14": ((93, 5, 93, 37), (91, 5, 91, 26)),
+    "t_19": ((123, 5, 123, 47), (121, 5, 121, 31)),
+    "t_24": ((153, 5, 153, 57), (151, 5, 151, 36)),
+    "14_resnext": ((91, 7, 91, 39), (89, 9, 89, 32)),
+    "14_wide": ((31, 7, 31, 19), (29, 9, 29, 22)),
+    "dense": ((142, 8, 142, 50), (140, 10, 140, 38)),
+    "14_se": ((93, 33, 93, 65), (93, 35, 93, 55)),
+    "16_ghost": ((103, 7, 103, 43), (101, 9, 101, 34)),
 }
 RELEASED_TARGETS = (Target.TENSORRT, Target.CPU)
 
@@ -313,7 +352,19 @@ def test_a_released_variant_has_these_layers_and_nodes(variant: str, target: Tar
 def test_windows_of_token_blocks_are_not_fp8() -> None:
     layers = find_layers(tiny("performer", Target.TENSORRT))
     decided = {found.layer.name: found for found in decide(layers, precision=Precision.FP8)}
-    window = decided["tokens.splits.1.weights.0"]
-    assert (window.quantised, window.because) == (False, FP8_WINDOWS)
+    windows = [
+        decided[f"tokens.splits.{s}.weights.{p}"]
+        for s in (0, 1)
+        for p in WINDOWS["performer", Target.TENSORRT]
+    ]
+    assert {(found.quantised, found.because) for found in windows} == {(False, FP8_WINDOWS)}
     assert decided["tokens.project.weights.0"].quantised
-    assert {found.layer.name: found for found in decide(layers)}[window.layer.name].quantised
+    in_int8 = {found.layer.name: found for found in decide(layers)}
+    assert all(in_int8[window.layer.name].quantised for window in windows)
+
+
+def test_weights_of_windows_are_fp8_where_no_product_is() -> None:
+    layers = find_layers(tiny("performer", Target.TENSORRT))
+    found = decide(layers, precision=Precision.FP8, placement=WEIGHTS_ONLY)
+    windows = [one for one in found if one.layer.name.startswith("tokens.splits.")]
+    assert [(one.quantised, one.form) for one in windows] == [(True, Form.WEIGHTS)] * 6

@@ -22,7 +22,7 @@ WIDTHS = {"norm:0": 5, "hidden": 8}
 
 
 def layer(name: str, source: str, inputs: int) -> LinearLayer:
-    return LinearLayer(name, f"/{name}", f"{name}.weight", source, inputs, 3, 4, False)
+    return LinearLayer(name, f"/{name}", f"{name}.weight", source, f"{name}:0", inputs, 3, 4, False)
 
 
 LAYERS = [layer("q", "norm:0", 5), layer("k", "norm:0", 5), layer("fc2", "hidden", 8)]
@@ -62,6 +62,24 @@ def test_a_tensor_that_several_layers_read_is_summed_once() -> None:
         "norm:0": (5, 5),
         "hidden": (8, 8),
     }
+
+
+def test_of_what_layers_write_a_histogram_is_taken_and_nothing_more() -> None:
+    found = Observation.of(LAYERS, LAYERS[:1])
+    assert list(found.sums) == ["q:0", "norm:0", "hidden"]
+    written = np.random.default_rng(3).normal(0, 2, (2, 4, 3)).astype(np.float32)
+    found.add({**batch_of(2, 0), "q:0": written}, 2)
+    assert found.sums["q:0"].moments.shape == (0, 0)
+    assert found.sums["q:0"].histogram.largest == np.abs(written).max()
+    assert found.sums["q:0"].histogram.counts.sum() == written.size
+    again = Observation.from_arrays(found.to_arrays())
+    assert_same(again, found)
+
+
+def test_what_one_layer_writes_and_another_reads_keeps_its_moments() -> None:
+    written = layer("fc1", "norm:0", 5)
+    found = Observation.of([*LAYERS, layer("next", "fc1:0", 3)], [written])
+    assert found.sums["fc1:0"].moments.shape == (3, 3)
 
 
 def test_sums_over_batches_are_those_of_numpy_over_all() -> None:

@@ -41,15 +41,15 @@ STATIC_TARGETS = (Target.CPU, Target.TENSORRT)
 # performer; for cpu 1 for an attention, 3 for a performer, 4 for the last block with folded keys
 NODES = {
     ("performer", Target.CPU): (17, 9 + 1 + 6 + 4),
-    ("performer", Target.TENSORRT): (16, 10 + 4 + 4),
+    ("performer", Target.TENSORRT): (19, 7 + 4 + 4),
     ("transformer", Target.CPU): (19, 5 + 1 + 4 + 4),
-    ("transformer", Target.TENSORRT): (18, 8 + 4 + 4),
+    ("transformer", Target.TENSORRT): (21, 5 + 4 + 4),
     ("dense", Target.CPU): (33, 10 + 3 + 6 + 4),
-    ("dense", Target.TENSORRT): (32, 11 + 8 + 4),
+    ("dense", Target.TENSORRT): (35, 8 + 8 + 4),
     ("se", Target.CPU): (21, 11 + 2 + 6),
-    ("se", Target.TENSORRT): (18, 12 + 4 + 4),
+    ("se", Target.TENSORRT): (21, 9 + 4 + 4),
     ("ghost", Target.CPU): (17, 9 + 1 + 6 + 4),
-    ("ghost", Target.TENSORRT): (16, 10 + 4 + 4),
+    ("ghost", Target.TENSORRT): (19, 7 + 4 + 4),
 }
 EVERY_CASE = pytest.mark.parametrize(("kind", "target"), NODES)
 
@@ -212,7 +212,9 @@ def test_fp8_has_one_scale_for_each_weight_and_float8_zeros() -> None:
     for node in placed.model.graph.node:
         if node.op_type == "DequantizeLinear":
             assert list(node.attribute) == []
-    assert (placed.quantized_nodes, placed.float_nodes) == NODES["performer", Target.TENSORRT]
+    # found in the 16-bit twin by itself, the first split's windows are not seen to be normalised
+    quantised, others = NODES["performer", Target.TENSORRT]
+    assert (placed.quantized_nodes, placed.float_nodes) == (quantised - 3, others + 3)
 
 
 @pytest.mark.parametrize("base", [Precision.FP16, Precision.BF16])
@@ -232,7 +234,7 @@ def test_fp8_of_an_older_opset_is_refused() -> None:
 def test_a_float32_graph_of_an_older_opset_is_taken() -> None:
     opsets = tiny("performer", Target.TENSORRT).opset_import
     assert [entry.version for entry in opsets if not entry.domain] == [18]
-    assert static("performer", Target.TENSORRT).quantized_nodes == 16
+    assert static("performer", Target.TENSORRT).quantized_nodes == 19
 
 
 def test_a_missing_range_is_named_with_the_layer_that_reads() -> None:

@@ -232,7 +232,8 @@ def test_fp8_below_89_is_refused_before_anything_is_made(
     done = run("build-trt", "--fp8", "--images", pictures, "--sm", "89,120", "--json", "--force")
     # windows of the token blocks stay half, and of 16 channels little else is left
     assert done.json["attestation"]["asked"] == "fp8"
-    assert done.json["attestation"]["found"]["FP8"] == pytest.approx(0.075)
+    assert done.json["attestation"]["found"]["FP8"] == pytest.approx(61_696 / 860_160, abs=5e-5)
+    assert done.json["attestation"]["bare_sums"] == []
 
 
 @pytest.mark.usefixtures("tensorrt_rtx")
@@ -280,6 +281,7 @@ def test_an_interrupted_calibration_goes_on(
 
 KEY = CalibrationKey("a" * 64, "b" * 64, 12, 224, RangeMethod.MSE, True)
 SUMS = Observation.of([]).to_arrays()
+NO_LAYERS: Any = SimpleNamespace(observed=(), written=())
 TOLD = {"key": KEY.digest(), "done": "4", "unreadable": "[]"}
 
 
@@ -306,12 +308,12 @@ def test_sums_that_cannot_be_read_are_taken_again(
     notes: list[str] = []
     report: Any = SimpleNamespace(note=notes.append)
     nothing: Any = None
-    work = _calibrate._Work(nothing, nothing, nothing, KEY, partial, report)
+    work = _calibrate._Work(nothing, NO_LAYERS, nothing, KEY, partial, report)
     partial.write_bytes(save(SUMS, metadata=TOLD))
-    assert work.resume([]) == (Observation.of([]), 4)
+    assert work.resume() == (Observation.of([]), 4)
     assert notes == ["going on after 4 pictures, where a calibration was interrupted"]
     partial.write_bytes(b"half") if told is None else partial.write_bytes(save(SUMS, metadata=told))
-    assert work.resume([]) == (Observation.of([]), 0)
+    assert work.resume() == (Observation.of([]), 0)
     assert (len(notes), work.unreadable) == (1, [])
 
 
@@ -342,10 +344,10 @@ def test_files_that_are_no_sums_of_these_layers_are_left(
     tmp_path: Path, content: bytes | None
 ) -> None:
     partial, nothing = tmp_path / "a.partial", cast("Any", None)
-    work = _calibrate._Work(nothing, nothing, nothing, KEY, partial, nothing)
+    work = _calibrate._Work(nothing, NO_LAYERS, nothing, KEY, partial, nothing)
     if content is not None:
         partial.write_bytes(content)
-    assert work.resume([]) == (Observation.of([]), 0)
+    assert work.resume() == (Observation.of([]), 0)
 
 
 def test_of_two_calibrations_at_once_the_second_takes_the_ranges_of_the_first(
@@ -360,7 +362,7 @@ def test_of_two_calibrations_at_once_the_second_takes_the_ranges_of_the_first(
     monkeypatch.setattr(_calibrate._Work, "run", run_once)
     monkeypatch.setattr(_locks, "_GRACE_S", 0)
     source: Any = SimpleNamespace(config={"image_size": 224}, variant="tiny")
-    graph: Any = SimpleNamespace(sha256="a" * 64)
+    graph: Any = SimpleNamespace(sha256="a" * 64, observed=(), written=())
     images: Any = SimpleNamespace(digests=lambda: ["c" * 64])
     request = _calibrate.CalibrateRequest(tmp_path / "pictures")
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from t2t_deploy.export._folded_split import CentredWindows, FoldedConv
+from t2t_deploy.export._folded_split import PADDED_TO, CentredWindows, FoldedConv, NormalisedWindows
 from t2t_deploy.export._layers import Affine
 from t2t_deploy.export._soft_split import ConvWindows, Products, SlicedWindows, WindowProducts
 from t2t_deploy.export._splits import make_split
@@ -142,21 +142,51 @@ def test_products_are_in_the_type_they_were_made_for(
         assert error(found, wanted) < most
 
 
-@pytest.mark.parametrize("form", [SoftSplitForm.FOLDED, SoftSplitForm.CENTRED])
+@pytest.mark.parametrize(
+    "form", [SoftSplitForm.FOLDED, SoftSplitForm.CENTRED, SoftSplitForm.NORMALISED]
+)
 def test_weights_that_are_not_centred_are_caught(form: SoftSplitForm) -> None:
     """The wrong version: the norm's mean neither taken from the windows nor from the weights."""
     split = SoftSplit(3, 1, 1)
     consumers = drawn_consumers(36, 8)
     picture = torch.randn(1, 4, 8, 8) + 3
     layer = make_split(form, split, (8, 8), EPS, consumers, dtype=torch.float32)
-    assert isinstance(layer, FoldedConv | CentredWindows)
+    assert isinstance(layer, FoldedConv | CentredWindows | NormalisedWindows)
     (wanted,) = exact(picture, split, consumers)
     assert error(values(layer(picture))[0], wanted) < 1e-6
     uncentred = consumers[0].weight.float()
-    if isinstance(layer, CentredWindows):
+    if isinstance(layer, NormalisedWindows):
+        uncentred = functional.pad(uncentred[:, layer.windows.columns], layer.padding).T
+    elif isinstance(layer, CentredWindows):
         uncentred = uncentred[:, layer.windows.columns].T
-    layer.weights[0].data = uncentred.reshape(layer.weights[0].shape)
+    layer.weights["0"].data = uncentred.reshape(layer.weights["0"].shape)
     assert error(values(layer(picture))[0], wanted) > 1e-2
+
+
+@pytest.mark.parametrize(("kernel", "channels", "padded"), [(7, 3, 152), (3, 4, 40), (2, 2, 8)])
+def test_normalised_windows_are_whole_vectors_of_one_deviation(
+    kernel: int, channels: int, padded: int
+) -> None:
+    """What 8 bits hold, whatever a window's contrast is: no rstd is left to do."""
+    split = SoftSplit(kernel, 1, 0)
+    width = channels * kernel**2
+    assert padded == -(-width // PADDED_TO) * PADDED_TO
+    consumers = drawn_consumers(width, 8)
+    layer = make_split(
+        SoftSplitForm.NORMALISED, split, (16, 16), EPS, consumers, dtype=torch.float32
+    )
+    assert isinstance(layer, NormalisedWindows)
+    read = []
+    layer.normalise.register_forward_hook(lambda module, inputs, output: read.append(output))
+    contrast = torch.logspace(0, 4, 3).reshape(3, 1, 1, 1)
+    picture = torch.randn(3, channels, 16, 16) * contrast + 5
+    assert layer(picture).rstd is None
+    (windows,) = read
+    assert windows.shape[-1] == len(layer.weights["0"]) == padded
+    assert not windows[..., width:].any() and not layer.weights["0"][width:].any()
+    deviation = windows[..., :width].std(dim=-1, correction=0)
+    wanted = torch.ones_like(deviation)
+    torch.testing.assert_close(deviation, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_a_forgotten_permutation_is_caught() -> None:
@@ -182,7 +212,13 @@ CREAM = torch.tensor([2.198, 2.201, 2.204]).reshape(1, 3, 1, 1).expand(1, 3, 32,
 
 
 @pytest.mark.parametrize(
-    "form", [SoftSplitForm.UNFOLD, SoftSplitForm.CENTRED, SoftSplitForm.SHIFTED]
+    "form",
+    [
+        SoftSplitForm.UNFOLD,
+        SoftSplitForm.CENTRED,
+        SoftSplitForm.NORMALISED,
+        SoftSplitForm.SHIFTED,
+    ],
 )
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.float16, 2e-3)])
 def test_flat_pictures_keep_their_signal(

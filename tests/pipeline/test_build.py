@@ -12,7 +12,7 @@ from t2t_deploy.types import Precision, Status
 
 
 def figures(**macs: int) -> Any:
-    return SimpleNamespace(macs_by_dtype=macs, gemms_by_dtype={})
+    return SimpleNamespace(macs_by_dtype=macs, gemms_by_dtype={}, bare_sums=())
 
 
 def test_the_asked_precision_decides() -> None:
@@ -29,6 +29,16 @@ def test_the_asked_precision_decides() -> None:
 def test_of_a_foreign_file_what_prevails(macs: dict[str, int], asked: str) -> None:
     found = _attest(figures(**macs), None)
     assert (found.status, found.asked) == (Status.PASSED, asked)
+
+
+def test_bare_sums_fail_whoever_asked() -> None:
+    of_codes = figures(Int8=60, Half=40)
+    of_codes.bare_sums = ("fc1",)
+    for asked in (Precision.INT8, None):
+        found = _attest(of_codes, asked)
+        assert (found.status, found.bare_sums) == (Status.FAILED, ("fc1",))
+        assert found.reason is not None
+        assert found.reason.startswith("1 products of 8-bit codes write their bare sums as Half")
 
 
 def test_of_a_foreign_file_where_nothing_prevails() -> None:

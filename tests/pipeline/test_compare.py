@@ -217,7 +217,7 @@ def test_the_json(tiny: ExportRequest, measured: list[dict[str, Any]], two: None
         ),
         "reason",
     }
-    assert default["soft_split"] == ["centred", "unfold", "unfold"]
+    assert default["soft_split"] == ["normalised", "unfold", "unfold"]
     assert (default["performer"], default["default"], default["hazards"]) == ("stable", True, [])
     assert default["latency_ms"] is default["speedup_vs_eager"] is default["engine"] is None
     assert folded["default"] is False and len(folded["hazards"]) == 1
@@ -300,8 +300,8 @@ def test_query_groups_of_token_transformers(
     comparison = compare_strategies(request)
     assert comparison.token_attention == "transformer"
     assert [(row.name, row.default) for row in comparison.rows] == [
-        ("centred,unfold,unfold, 2 query groups", True),
-        ("centred,unfold,unfold, 1 query group", False),
+        ("normalised,unfold,unfold, 2 query groups", True),
+        ("normalised,unfold,unfold, 1 query group", False),
     ]
     two, one = comparison.rows
     assert two.strategies == default and two.nodes != one.nodes

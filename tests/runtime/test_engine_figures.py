@@ -87,11 +87,39 @@ def made_of(**macs: int) -> EngineFigures:
         (Precision.BF16, "BFloat16"),
         (Precision.INT8, "Int8"),
         (Precision.FP8, "FP8"),
+        (Precision.INT8_WEIGHTS, "Half"),
+        (Precision.FP8_WEIGHTS, "Half"),
     ],
 )
 def test_attestation_names(precision: Precision, name: str) -> None:
     verdict = attest(made_of(**{name: 100}), precision)
     assert (verdict.status, verdict.found, verdict.reason) == (Status.PASSED, {name: 1.0}, None)
+
+
+def test_bare_sums_fail_whatever_the_shares_are() -> None:
+    for macs, precision in (({"Int8": 100}, Precision.INT8), ({"Half": 100}, Precision.FP16)):
+        figures = dataclasses.replace(made_of(**macs), bare_sums=("q", "k", "v", "fc1", "fc2"))
+        verdict = attest(figures, precision)
+        assert (verdict.status, verdict.bare_sums) == (Status.FAILED, figures.bare_sums)
+        assert verdict.reason is not None
+        told = "5 products of 8-bit codes write their bare sums as Half, before the scale "
+        assert verdict.reason.startswith(f"{told}(q, k, v and 2 more); ")
+    assert attest(made_of(Int8=100), Precision.INT8).to_dict()["bare_sums"] == []
+
+
+def test_bytes_in_all_are_those_moved_and_the_weights() -> None:
+    figures = figures_from_log(FIXED, MACS)
+    assert figures.weights_bytes > 0
+    assert figures.total_bytes == 1_048_576 + figures.weights_bytes
+    assert figures.to_dict()["total_bytes"] == figures.total_bytes
+    free = figures_from_log(LOG)
+    assert free.total_bytes is None and free.to_dict()["total_bytes"] is None
+
+
+def test_an_engine_of_half_has_no_sums_of_codes() -> None:
+    """Its products have the default factor too."""
+    assert re.search(r"_alpha(_myl\d+)?, Dim", FIXED)
+    assert figures_from_log(FIXED, MACS).bare_sums == ()
 
 
 def test_small_islands_pass_and_a_wrong_build_fails() -> None:
@@ -108,9 +136,10 @@ def test_small_islands_pass_and_a_wrong_build_fails() -> None:
 @pytest.mark.parametrize("precision", list(Precision))
 def test_the_least_share_is_the_border(precision: Precision) -> None:
     name = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8", "fp8": "FP8"}
+    found = "Half" if precision.weights_only else name[precision.value]
     least = round(MIN_SHARES[precision].share * 100)
-    at = made_of(**{name[precision.value]: least, "UInt8": 100 - least})
-    below = made_of(**{name[precision.value]: least - 1, "UInt8": 101 - least})
+    at = made_of(**{found: least, "UInt8": 100 - least})
+    below = made_of(**{found: least - 1, "UInt8": 101 - least})
     assert attest(at, precision).status is Status.PASSED
     assert attest(below, precision).status is Status.FAILED
 

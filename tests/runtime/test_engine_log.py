@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from t2t_deploy.errors import EngineError
-from t2t_deploy.runtime._engine_log import parse_kernel, parse_log
+from t2t_deploy.runtime._engine_log import Kernel, parse_kernel, parse_log
 
 LOG = (Path(__file__).parent / "test_engine_log.txt").read_text(encoding="utf-8")
 LINE = next(line for line in LOG.split("\n") if line.startswith("Name: proj_myl0_8"))
@@ -66,10 +67,28 @@ def test_totals_are_those_of_the_hungriest_profile() -> None:
     assert (totals.host_persistent_bytes, totals.device_persistent_bytes) == (80, 0)
 
 
+def with_weights_of(dtype: str, inputs: str = "Half") -> Kernel:
+    """The kernel of LINE with weights, and an input, of other types."""
+    line = LINE.replace("[1,0], Datatype: Half", f"[1,0], Datatype: {inputs}", 1)
+    sizes = "[128,128], Strides: [128,1], StrideOrder: [1,0], Datatype: "
+    assert line.count(f"{sizes}Half") == 1
+    return parse_kernel(line.replace(f"{sizes}Half", sizes + dtype))
+
+
 def test_dtype_is_that_of_the_weights_not_of_a_residual() -> None:
-    line = LINE.replace("[128,128], Strides: [128,1], StrideOrder: [1,0], Datatype: Half", "W")
-    line = line.replace("W", "[128,128], Strides: [128,1], StrideOrder: [1,0], Datatype: Int8")
-    assert parse_kernel(line).dtype == "Int8"
+    assert with_weights_of("BFloat16").dtype == "BFloat16"
+    codes = with_weights_of("Int8", "Int8")
+    wide = dataclasses.replace(codes.inputs[0], dtype="Half", dims=(-1, 4096))
+    assert dataclasses.replace(codes, inputs=(*codes.inputs, wide)).dtype == "Int8"
+
+
+@pytest.mark.parametrize("codes", ["Int8", "FP8", "Int4", "FP4"])
+def test_weights_of_codes_are_widened_where_the_input_is_wider(codes: str) -> None:
+    kernel = with_weights_of(codes)
+    assert kernel.inputs[0].dtype == "Half" and kernel.dtype == "Half"
+    assert with_weights_of(codes, codes).dtype == codes
+    # an input that is not told of cannot be wider
+    assert dataclasses.replace(kernel, inputs=()).dtype == codes
 
 
 def test_dtype_without_weights_is_that_of_the_largest_input() -> None:

@@ -1,0 +1,248 @@
+"""Steps of weights' codes, and the proof that no product of codes passes the end of float16."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from t2t_deploy.calibration import (
+    Decision,
+    Form,
+    LinearLayer,
+    RoundedWeight,
+    WeightScale,
+    code_limit,
+    half_bound,
+    round_weight,
+    weight_scales,
+)
+from t2t_deploy.calibration._scales import tensor_scale
+from t2t_deploy.types import HALF_MAX, Precision
+
+HALF, WIDE = np.dtype(np.float16), np.dtype(np.float32)
+STEP = 0.02
+BOTH = pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8])
+
+
+def layer(name: str, *, source: str = "x", cut_from: str | None = None) -> LinearLayer:
+    return LinearLayer(
+        name, f"/{name}", f"{name}.weight", source, f"{name}:0", 64, 8, 5, True, cut_from
+    )
+
+
+def decision(name: str, form: Form, **changes: str | None) -> Decision:
+    return Decision(layer(name, **changes), True, "", form)
+
+
+def gaussian(seed: int = 0, size: float = 1.0) -> np.ndarray:
+    drawn = np.random.default_rng(seed).standard_normal((64, 8)) * size
+    return drawn.astype(np.float32)
+
+
+def scales_of(
+    *decisions: Decision,
+    weights: dict[str, np.ndarray],
+    step: float = STEP,
+    precision: Precision = Precision.INT8,
+    dtype: np.dtype = HALF,
+) -> dict[str, WeightScale]:
+    steps = dict.fromkeys(("x", "y", "whole"), step)
+    return weight_scales(decisions, weights, steps, precision, dtype)
+
+
+def rounded(weight: np.ndarray, form: Form, precision: Precision, step: float) -> RoundedWeight:
+    parts = scales_of(
+        decision("a", form), weights={"a": weight}, step=step, precision=precision
+    ).get("a")
+    return round_weight(weight, precision, scale_dtype=HALF, parts=parts)
+
+
+def products(codes: np.ndarray, weight: RoundedWeight, step: float) -> np.ndarray:
+    """What leaves the product, float64: sums of codes times the one factor."""
+    sums = codes.astype(np.float64) @ weight.codes.astype(np.float64)
+    factor = 1.0 if weight.parts is None else float(weight.parts.base) * step
+    return np.asarray(sums * factor)
+
+
+@BOTH
+@pytest.mark.parametrize("form", [Form.TENSOR, Form.CHANNEL, Form.VECTOR])
+def test_no_codes_pass_the_bound_and_the_worst_reach_it(form: Form, precision: Precision) -> None:
+    random = np.random.default_rng(1)
+    dtype = ml_dtypes.float8_e4m3fn if precision is Precision.FP8 else np.int8
+    limit = code_limit(precision)
+    for seed in range(5):
+        weight = rounded(gaussian(seed, 0.1), form, precision, STEP)
+        bound = half_bound(weight, form, STEP)
+        assert bound is not None
+        drawn = random.uniform(-limit, limit, (2000, 64)).round().astype(dtype)
+        ends = random.choice([-limit, limit], (2000, 64)).astype(dtype)
+        for codes in (drawn, ends):
+            assert np.abs(products(codes, weight, STEP)).max() <= bound
+        worst = limit * np.sign(weight.codes.astype(np.float32)).T
+        reached = np.abs(products(worst, weight, STEP)).max()
+        assert reached == pytest.approx(bound, rel=1e-6)
+
+
+def test_codes_at_their_ends_pass_float16_where_scales_stand_in_the_operator() -> None:
+    """What was wrong: 64 products of 127 by 127 are 1,032,256, and float16 ends at 65,504."""
+    weight = np.full((64, 8), 127.0, np.float32)
+    vector = round_weight(weight, Precision.INT8, scale_dtype=HALF)
+    assert (vector.codes == 127).all() and vector.scale.shape == (8,) and vector.parts is None
+    assert half_bound(vector, Form.VECTOR, STEP) == 64 * 127 * 127 == 1_032_256 > HALF_MAX
+    with np.errstate(over="ignore"):
+        sums = products(np.full((1, 64), 127), vector, STEP).astype(np.float16)
+    assert np.isinf(sums).all()
+    # the same weights with one factor for the sum, and the rest by channel afterwards
+    channel = rounded(weight, Form.CHANNEL, Precision.INT8, STEP)
+    bound = half_bound(channel, Form.CHANNEL, STEP)
+    assert bound is not None and bound < HALF_MAX
+    assert np.isfinite(products(np.full((1, 64), 127), channel, STEP).astype(np.float16)).all()
+    np.testing.assert_allclose(channel.values(), weight, rtol=1e-3)
+
+
+@BOTH
+@pytest.mark.parametrize("form", [Form.RESULT, Form.WEIGHTS, Form.FLOAT])
+def test_what_writes_codes_or_multiplies_none_has_no_bound(
+    form: Form, precision: Precision
+) -> None:
+    weight = round_weight(gaussian(), precision, scale_dtype=HALF)
+    assert half_bound(weight, form, STEP) is None
+
+
+@BOTH
+@pytest.mark.parametrize("step", [1e-4, 1.0, 64.0])
+def test_a_base_of_channels_alone_is_chosen_below_the_end(
+    precision: Precision, step: float
+) -> None:
+    """Whatever is fed to it: the base shrinks with the step of what is read."""
+    weight = gaussian(size=30.0)
+    found = rounded(weight, Form.CHANNEL, precision, step)
+    bound = half_bound(found, Form.CHANNEL, step)
+    assert bound is not None and bound <= HALF_MAX
+    largest = np.abs(weight).max() / code_limit(precision)
+    assert found.parts is not None and found.parts.ratio is not None
+    assert bool(float(found.parts.base) < 0.99 * largest) is (step >= 1)
+    # the ratios make up for it
+    steps = np.abs(weight).max(axis=0) / code_limit(precision)
+    np.testing.assert_allclose(found.parts.values, steps, rtol=2e-3)
+
+
+@BOTH
+def test_a_dead_channel_has_a_small_ratio_that_is_no_subnormal(precision: Precision) -> None:
+    weight = gaussian()
+    weight[:, 3] = 0
+    weight[:, 5] *= 1e-7
+    parts = scales_of(decision("a", Form.CHANNEL), weights={"a": weight}, precision=precision)["a"]
+    assert parts.ratio is not None and parts.ratio.dtype == HALF
+    least = np.float16(2.0**-14)
+    assert least == np.finfo(np.float16).smallest_normal
+    np.testing.assert_array_equal(parts.ratio[[3, 5]], least)
+    assert (np.delete(parts.ratio, [3, 5]) > 0.1).all()
+    found = round_weight(weight, precision, scale_dtype=HALF, parts=parts)
+    assert not found.values()[:, 3].any() and np.isfinite(found.values()).all()
+
+
+def test_weights_of_zeros_have_a_scale_all_the_same() -> None:
+    zeros = {"a": np.zeros((64, 8), np.float32)}
+    for form in (Form.TENSOR, Form.RESULT, Form.CHANNEL, Form.WEIGHTS):
+        parts = scales_of(decision("a", form), weights=zeros)["a"]
+        assert parts.base >= np.finfo(np.float16).smallest_normal
+        assert np.isfinite(parts.values).all()
+        assert not round_weight(zeros["a"], Precision.INT8, parts=parts).codes.any()
+
+
+def squared_error(weight: np.ndarray, step: float) -> float:
+    codes = np.clip(np.round(weight / step), -127, 127)
+    return float(np.square(weight - codes * step).sum())
+
+
+def test_one_step_clips_gaussian_weights_where_that_costs_less() -> None:
+    weight = np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32)
+    largest = float(np.abs(weight).max())
+    step = tensor_scale(weight, Precision.INT8)
+    assert 0.6 * largest / 127 <= step < largest / 127
+    assert squared_error(weight, step) < 0.95 * squared_error(weight, largest / 127)
+    # no other of a fine search is much better
+    shares = np.linspace(0.5, 1.1, 200) * largest / 127
+    assert squared_error(weight, step) < 1.02 * min(squared_error(weight, s) for s in shares)
+
+
+def test_one_step_clips_nothing_where_all_weights_are_as_large() -> None:
+    signs = np.random.default_rng(0).choice([-0.3, 0.3], (64, 8)).astype(np.float32)
+    assert tensor_scale(signs, Precision.INT8) == pytest.approx(0.3 / 127, rel=1e-6)
+
+
+def test_fp8_codes_are_never_clipped() -> None:
+    """Their steps grow with the numbers: the largest cost no small one its bits."""
+    weight = gaussian()
+    found = tensor_scale(weight, Precision.FP8)
+    assert found == pytest.approx(float(np.abs(weight).max()) / 448, rel=1e-6)
+
+
+def test_layers_that_read_one_tensor_have_the_largest_step_of_them() -> None:
+    weights = {"q": gaussian(0), "k": gaussian(1, 3.0), "v": gaussian(2), "other": gaussian(3)}
+    found = scales_of(
+        decision("q", Form.TENSOR),
+        decision("k", Form.TENSOR),
+        decision("v", Form.CHANNEL),
+        decision("other", Form.TENSOR, source="y"),
+        weights=weights,
+    )
+    wanted = np.float16(tensor_scale(weights["k"], Precision.INT8))
+    assert [found[name].base for name in "qkv"] == [wanted] * 3
+    assert [found[name].ratio is None for name in "qkv"] == [True, True, False]
+    steps = np.abs(weights["v"]).max(axis=0) / 127
+    np.testing.assert_allclose(found["v"].values, steps, rtol=2e-3)
+    assert found["other"].base == np.float16(tensor_scale(weights["other"], Precision.INT8))
+
+
+def test_what_leaves_in_codes_keeps_its_own_step() -> None:
+    weights = {"features": gaussian(0), "norms": gaussian(1, 3.0)}
+    found = scales_of(
+        decision("features", Form.TENSOR), decision("norms", Form.RESULT), weights=weights
+    )
+    for name, weight in weights.items():
+        assert found[name].base == np.float16(tensor_scale(weight, Precision.INT8))
+        assert found[name].ratio is None
+    assert found["norms"].base > 2 * found["features"].base
+
+
+def test_a_layer_whose_row_is_cut_afterwards_is_one_number_of_float16_above() -> None:
+    """Even with the very weights of another, TensorRT does not make one product of both."""
+    weight = gaussian()
+    found = scales_of(
+        decision("k", Form.TENSOR, source="whole"),
+        decision("q", Form.TENSOR, cut_from="whole"),
+        weights={"q": weight, "k": weight},
+    )
+    assert found["q"].base == np.nextafter(np.float16(found["k"].base), np.float16(np.inf))
+    assert found["q"].base > found["k"].base
+
+
+def test_layers_of_the_old_form_and_float_ones_are_left_out() -> None:
+    weights = {"a": gaussian(), "b": gaussian()}
+    float_layer = Decision(layer("b"), False, "", Form.TENSOR)
+    assert scales_of(decision("a", Form.VECTOR), float_layer, weights=weights) == {}
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [HALF, np.dtype(ml_dtypes.bfloat16), WIDE])
+def test_a_base_is_a_number_of_the_graph_type(precision: Precision, dtype: np.dtype) -> None:
+    for form in (Form.TENSOR, Form.CHANNEL, Form.RESULT, Form.WEIGHTS):
+        parts = scales_of(
+            decision("a", form), weights={"a": gaussian()}, precision=precision, dtype=dtype
+        )["a"]
+        assert parts.base.dtype == np.float32 and parts.base.shape == ()
+        assert float(parts.base.astype(dtype)) == float(parts.base)
+        if parts.ratio is not None:
+            assert parts.ratio.dtype == dtype
+
+
+def test_steps_of_weights_alone_reach_each_channels_largest() -> None:
+    weight = gaussian() * np.logspace(-2, 1, 8, dtype=np.float32)
+    parts = scales_of(decision("a", Form.WEIGHTS), weights={"a": weight})["a"]
+    found = round_weight(weight, Precision.INT8, scale_dtype=HALF, parts=parts)
+    assert (np.abs(found.codes.astype(int)).max(axis=0) >= 126).all()
+    errors = np.abs(found.values() - weight).max(axis=0)
+    assert (errors <= 0.51 * np.abs(weight).max(axis=0) / 127).all()

@@ -1,0 +1,500 @@
+"""Placements that can be asked for, and the search for the one that moves least."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+
+from t2t_deploy import runtime
+from t2t_deploy._optional import is_installed
+from t2t_deploy.calibration import (
+    ACCURATE,
+    BALANCED,
+    COMPACT,
+    FP8_BALANCED,
+    FP8_COMPACT,
+    IN_OPERATOR,
+    WEIGHTS_ONLY,
+    Form,
+    FormRule,
+    Placement,
+)
+from t2t_deploy.errors import UsageError
+from t2t_deploy.pipeline import (
+    ExportRequest,
+    QuantizationMode,
+    QuantizeRequest,
+    Workspace,
+    quantize_artifact,
+)
+from t2t_deploy.pipeline._placement_search import (
+    BATCHES,
+    KINDS,
+    LEAST_SHARE,
+    Candidate,
+    PlacementSearch,
+    _Trials,
+    search_placement,
+)
+from t2t_deploy.pipeline._quantize_inputs import QuantizationInputs, quantization_inputs
+from t2t_deploy.pipeline._quantize_plan import AUTO, plan_quantization
+from t2t_deploy.types import Precision, Target
+
+from ..small import tiny_exports
+
+# one layer of each kind of int8
+LAYERS = (
+    "tokens.splits.1.weights.norms",
+    "tokens.blocks.0.tail.mlp.fc1",
+    "tokens.blocks.0.tail.mlp.fc2",
+    "blocks.0.attn.proj",
+    "blocks.0.mlp.fc1",
+    "blocks.0.mlp.fc2",
+)
+Costs = Mapping[tuple[str, Form], int]
+Cost = Callable[[dict[str, Form]], int]
+
+
+def forms_of(placement: Placement, kinds: Mapping[str, str]) -> dict[str, Form]:
+    """By kind: the form of its layer."""
+    return {name: placement.form_of(layer).form for name, layer in kinds.items()}
+
+
+class Searched:
+    """A search over made-up engines: what they move is told by the forms alone."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        cost: Cost,
+        *,
+        share: Callable[[dict[str, Form]], float] = lambda forms: 0.9,
+        precision: Precision = Precision.INT8,
+        start: Placement = BALANCED,
+        layers: tuple[str, ...] = LAYERS,
+        batch: int | None = None,
+    ) -> None:
+        self.kinds = {
+            kind.name: next(name for name in layers if re.fullmatch(kind.pattern, name))
+            for kind in KINDS[precision]
+            if any(re.fullmatch(kind.pattern, name) for name in layers)
+        }
+        self.notes: list[str] = []
+
+        def look(trials: Any, placement: Placement, kind: str, form: str) -> Candidate:
+            forms = forms_of(placement, self.kinds)
+            batches = BATCHES if batch is None else (batch,)
+            totals = {one: cost(forms) * one for one in batches}
+            return Candidate(kind, form, len(forms), totals, share(forms))
+
+        monkeypatch.setattr(_Trials, "look", look)
+        monkeypatch.setattr(runtime, "choose_builder", lambda: None)
+        monkeypatch.setattr(runtime, "device_capability", lambda: None)
+        plan = SimpleNamespace(placement=start, precision=precision, batch=batch)
+        graph = SimpleNamespace(layers=[SimpleNamespace(name=name) for name in layers])
+        inputs: Any = SimpleNamespace(plan=plan, graph=graph)
+        workspace: Any = SimpleNamespace(scratch=lambda: _Nowhere())
+        report: Any = SimpleNamespace(note=self.notes.append, progress=lambda *words: None)
+        self.start = forms_of(start, self.kinds)
+        self.search: PlacementSearch = search_placement(workspace, inputs, report)
+        self.found = forms_of(self.search.placement, self.kinds)
+
+
+class _Nowhere:
+    def __enter__(self) -> Path:
+        return Path("nowhere")
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+
+def additive(costs: Costs) -> Cost:
+    return lambda forms: 1000 + sum(costs.get((kind, form), 50) for kind, form in forms.items())
+
+
+def combinations(precision: Precision, kinds: Mapping[str, str]) -> list[dict[str, Form]]:
+    tried = [(kind.name, kind.forms) for kind in KINDS[precision] if kind.name in kinds]
+    return [
+        dict(zip((name for name, _ in tried), forms, strict=True))
+        for forms in itertools.product(*(forms for _, forms in tried))
+    ]
+
+
+def test_the_cheapest_form_of_each_kind_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    cheap = {
+        ("norms of keys and queries", Form.CHANNEL): 40,
+        ("token mlp fc1", Form.FLOAT): 10,
+        ("token mlp fc2", Form.CHANNEL): 20,
+        ("projection", Form.RESULT): 30,
+        ("projection", Form.CHANNEL): 31,
+        ("mlp fc2", Form.RESULT): 45,
+    }
+    done = Searched(monkeypatch, additive(cheap))
+    cost = additive(cheap)
+    every = combinations(Precision.INT8, done.kinds)
+    assert len(every) == 2 * 3 * 3 * 3 * 2 * 3
+    assert done.found == min(every, key=cost)
+    assert cost(done.found) == 1000 + 40 + 10 + 20 + 30 + 50 + 45
+    assert done.search.placement.name == AUTO
+    assert done.search.placement.otherwise is BALANCED.otherwise
+
+
+def test_all_that_were_tried_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    cheap = {("projection", Form.RESULT): 30, ("projection", Form.CHANNEL): 20}
+    done = Searched(monkeypatch, additive(cheap))
+    candidates = done.search.candidates
+    told = [(one.kind, one.form, one.kept) for one in candidates]
+    # those of another form than it starts from
+    assert [one for one in told if one[0] == "start" or done.start[one[0]] != one[1]] == [
+        ("start", "", True),
+        ("norms of keys and queries", "channel", False),
+        ("token mlp fc1", "channel", False),
+        ("token mlp fc1", "float", False),
+        ("token mlp fc2", "channel", False),
+        ("token mlp fc2", "float", False),
+        ("projection", "result", True),
+        ("projection", "channel", True),
+        ("mlp fc1", "channel", False),
+        ("mlp fc2", "channel", False),
+        ("mlp fc2", "result", False),
+    ]
+    assert sum(one.kept for one in candidates) == 3
+    (best,) = (one for one in candidates if one.form == "channel" and one.kept)
+    assert candidates[0].total_bytes == {1: 1300, 8: 10_400}
+    (note,) = done.notes
+    assert note.startswith(f"tried {len(candidates)} placements for SM portable: 6 kernels, 0.0 MB")
+    assert "less than balanced by 2.3% at batch 1, 2.3% at batch 8" in note
+    values = json.loads(json.dumps(done.search.to_dict()))
+    assert values["sm"] == "portable" and len(values["candidates"]) == len(candidates)
+    assert values["candidates"][candidates.index(best)] == {
+        "kind": "projection",
+        "form": "channel",
+        "kernels": 6,
+        "total_bytes": {"1": 1270, "8": 10160},
+        "share": 0.9,
+        "kept": True,
+    }
+    assert values["rules"][0] == {"pattern": r"blocks\.\d+\.attn\.proj", "form": "channel"}
+    patterns = [rule["pattern"] for rule in values["rules"]]
+    assert len(patterns) == len(set(patterns)) == len(BALANCED.rules)
+
+
+def test_one_that_is_as_cheap_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = Searched(monkeypatch, lambda forms: 1000)
+    assert done.found == done.start
+    assert [one.kept for one in done.search.candidates].count(True) == 1
+    assert done.search.candidates[0].kept and len(done.search.candidates) >= 11
+    assert done.search.placement == dataclasses.replace(BALANCED, name=AUTO)
+
+
+def test_batches_count_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth at a small batch is worth more than a twentieth at a large one."""
+    one = Candidate("a", "b", 1, {1: 900, 8: 80_000}, 1)
+    other = Candidate("a", "b", 1, {1: 1000, 8: 76_000}, 1)
+    assert one.cost < other.cost
+    assert one.cost == Candidate("a", "b", 1, {1: 80_000, 8: 900}, 1).cost
+
+
+def test_no_engine_of_little_in_8_bits_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float layers that move least of all would end in an fp16 engine."""
+    moved = {
+        ("token mlp fc1", Form.FLOAT): 1,
+        ("token mlp fc2", Form.FLOAT): 1,
+        ("token mlp fc1", Form.CHANNEL): 30,
+    }
+
+    def share(forms: dict[str, Form]) -> float:
+        return 0.951 - 0.15 * sum(form is Form.FLOAT for form in forms.values())
+
+    # the projection is float from the start: one more may be
+    done = Searched(monkeypatch, additive(moved), share=share)
+    assert share(done.start) == pytest.approx(0.801)
+    assert [one.form for one in done.search.candidates if one.kept] == ["", "channel", "float"]
+    assert share(done.found) == pytest.approx(0.651)
+    assert (done.found["token mlp fc1"], done.found["token mlp fc2"]) == (Form.FLOAT, Form.RESULT)
+    left = [one for one in done.search.candidates if one.share < LEAST_SHARE]
+    assert [(one.kind, one.form) for one in left] == [("token mlp fc2", "float")]
+    assert not left[0].kept and left[0].cost < min(o.cost for o in done.search.candidates if o.kept)
+
+
+def test_a_kind_is_tried_with_what_was_kept_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cost(forms: dict[str, Form]) -> int:
+        first = forms["token mlp fc1"] is Form.CHANNEL
+        second = forms["mlp fc1"] is Form.CHANNEL
+        return 1000 - 100 * first - (200 if first else -50) * second
+
+    done = Searched(monkeypatch, cost)
+    assert cost(done.found) == 700
+    alone = Searched(monkeypatch, lambda forms: cost({**forms, "token mlp fc1": Form.RESULT}))
+    assert alone.found["mlp fc1"] is Form.RESULT
+
+
+def test_kinds_that_a_model_lacks_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = Searched(monkeypatch, lambda forms: 1, layers=LAYERS[3:5])
+    assert {one.kind for one in done.search.candidates} == {"start", "projection", "mlp fc1"}
+    tried = {(one.kind, one.form) for one in done.search.candidates}
+    assert {("projection", "result"), ("projection", "channel"), ("mlp fc1", "channel")} < tried
+
+
+def test_fp8_has_kinds_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cheap = {("mlp fc1", Form.RESULT): 1, ("projection", Form.TENSOR): 2}
+    done = Searched(monkeypatch, additive(cheap), precision=Precision.FP8, start=FP8_BALANCED)
+    assert done.found == {
+        "token mlp fc1": Form.TENSOR,
+        "token mlp fc2": Form.TENSOR,
+        "projection": Form.TENSOR,
+        "mlp fc1": Form.RESULT,
+        "mlp fc2": Form.TENSOR,
+    }
+    forms = {form for kind in KINDS[Precision.FP8] for form in kind.forms}
+    assert forms == {Form.RESULT, Form.TENSOR, Form.FLOAT}
+
+
+@pytest.mark.parametrize("batch", [1, 4, 8])
+def test_of_a_fixed_batch_that_one_counts(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    cheap = {("projection", Form.CHANNEL): 20}
+    done = Searched(monkeypatch, additive(cheap), batch=batch)
+    assert done.found["projection"] is Form.CHANNEL
+    assert {tuple(one.total_bytes) for one in done.search.candidates} == {(batch,)}
+    (note,) = done.notes
+    assert f"2.3% at batch {batch}" in note
+
+
+def test_every_kind_is_a_kind_of_layers_that_the_policy_quantises() -> None:
+    for kinds in KINDS.values():
+        assert len({kind.name for kind in kinds}) == len({kind.pattern for kind in kinds})
+        for kind in kinds:
+            matching = [name for name in LAYERS if re.fullmatch(kind.pattern, name)]
+            assert len(matching) == 1 and len(kind.forms) == len(set(kind.forms)) >= 2
+    for name in LAYERS:
+        assert sum(bool(re.fullmatch(k.pattern, name)) for k in KINDS[Precision.INT8]) == 1
+
+
+# Of a real model: what is built to be looked at.
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return tiny_exports(tmp_path_factory.mktemp("free"), ExportRequest())
+
+
+@pytest.fixture(scope="module")
+def exported_for_three(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return tiny_exports(tmp_path_factory.mktemp("three"), ExportRequest(batch=3))
+
+
+def request_of(pictures: Path, **changes: Any) -> QuantizeRequest:
+    request = QuantizeRequest(
+        target=Target.TENSORRT, images=pictures / "calibration", count=8, measure_speed=False
+    )
+    return dataclasses.replace(request, **changes)
+
+
+def inputs_of(workspace: Workspace, pictures: Path, **changes: Any) -> QuantizationInputs:
+    request = request_of(pictures, **changes)
+    return quantization_inputs(workspace, plan_quantization(workspace, request), request)
+
+
+class Builder:
+    """Stands in for the engine builder: what an engine moves is told by the graph."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cost: Callable[[onnx.ModelProto], int]):
+        self.orders: list[tuple[int, tuple[str, ...]]] = []
+
+        def build_engine(path: Path, options: Any, *, module: Any) -> Any:
+            model = onnx.load(path)
+            (profile,) = options.profiles
+            assert profile.min == profile.opt == profile.max and module == "module"
+            self.orders.append((profile.opt, tuple(options.sm)))
+            figures = SimpleNamespace(
+                kernels=len(model.graph.node) + profile.opt,
+                total_bytes=cost(model) * profile.opt,
+            )
+            return SimpleNamespace(figures=figures)
+
+        monkeypatch.setattr(runtime, "build_engine", build_engine)
+        monkeypatch.setattr(runtime, "choose_builder", lambda: "module")
+        monkeypatch.setattr(runtime, "device_capability", lambda: None)
+
+
+def test_candidates_are_engines_of_each_batch(
+    exported: Workspace, digit_pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    builder = Builder(monkeypatch, lambda model: len(model.graph.node))
+    inputs = inputs_of(exported, digit_pictures)
+    trials = _Trials(inputs, "module", "portable", tmp_path)
+    found = trials.look(BALANCED, "start", "")
+    assert builder.orders == [(1, ("portable",)), (8, ("portable",))]
+    nodes = len(onnx.load(tmp_path / "trial.onnx").graph.node)
+    assert found.total_bytes == {1: nodes, 8: 8 * nodes}
+    assert found.kernels == nodes + 1  # at the first batch
+    decisions = inputs.decide()
+    macs = sum(one.layer.macs for one in decisions)
+    coded = sum(one.layer.macs for one in decisions if one.quantised)
+    assert found.share == pytest.approx(coded / macs) and 0.65 < found.share < 1
+    # weights alone are no product of codes
+    compact = trials.look(COMPACT, "", "")
+    rows = [o for o in inputs.placed_by(COMPACT).decide() if o.form is Form.WEIGHTS]
+    assert len(rows) == 3  # of the last block's class row, and the head
+    every = sum(o.layer.macs for o in inputs.placed_by(COMPACT).decide() if o.quantised)
+    assert compact.share == pytest.approx((every - sum(o.layer.macs for o in rows)) / macs)
+
+
+def test_a_fixed_batch_is_built_for_alone(
+    exported_for_three: Workspace,
+    digit_pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    builder = Builder(monkeypatch, lambda model: len(model.graph.node))
+    inputs = inputs_of(exported_for_three, digit_pictures)
+    assert inputs.plan.batch == 3
+    found = _Trials(inputs, "module", "89", tmp_path).look(BALANCED, "start", "")
+    assert builder.orders == [(3, ("89",))] and list(found.total_bytes) == [3]
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_what_was_found_is_what_is_made(
+    exported: Workspace,
+    exported_for_three: Workspace,
+    fixed: bool,
+    digit_pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def cost(model: onnx.ModelProto) -> int:
+        """Ratios by channel are cheap, codes are not."""
+        ratios = sum(tensor.name.endswith("/ratio") for tensor in model.graph.initializer)
+        return 10_000 - 100 * ratios + len(model.graph.node)
+
+    Builder(monkeypatch, cost)
+    workspace = exported_for_three if fixed else exported
+    made = quantize_artifact(
+        workspace, request_of(digit_pictures, placement=AUTO, output=tmp_path / "auto.onnx")
+    )
+    details = made.known().details
+    assert details["quantization"]["placement"] == AUTO
+    search = details["placement_search"]
+    assert search["sm"] == "portable"
+    kept = [one for one in search["candidates"] if one["kept"]]
+    assert kept[0]["kind"] == "start" and len(kept) > 3
+    costs = [one["total_bytes"]["3" if fixed else "1"] for one in kept]
+    assert costs == sorted(costs, reverse=True) and len(set(costs)) == len(costs)
+    assert all(one["share"] >= LEAST_SHARE for one in kept)
+    forms = {one["name"]: one["form"] for one in details["quantization"]["layers"]}
+    placement = Placement(
+        "", Form.TENSOR, tuple(FormRule(r["pattern"], Form(r["form"]), "") for r in search["rules"])
+    )
+    for name, form in forms.items():
+        if form is not None:
+            assert placement.form_of(name).form.value == form, name
+    assert forms["blocks.0.mlp.fc2"] == forms["blocks.0.attn.proj"] == "channel"
+    # weights are rounded as they are used, once the search is over
+    model = onnx.load(made.path)
+    assert cost(model) * (3 if fixed else 1) == costs[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8])
+def test_a_search_with_the_builder(
+    exported: Workspace, digit_pictures: Path, precision: Precision, tmp_path: Path
+) -> None:
+    """The engine of what was found moves no more than that of the default, and is one of 8 bits."""
+    if precision is Precision.FP8 and runtime.device_capability() is None:
+        pytest.skip("a portable engine has no fp8")
+    made = quantize_artifact(
+        exported,
+        request_of(
+            digit_pictures, placement=AUTO, precision=precision, output=tmp_path / "auto.onnx"
+        ),
+    )
+    search = made.known().details["placement_search"]
+    first, *others = search["candidates"]
+    kept = [one for one in search["candidates"] if one["kept"]]
+    assert len(others) >= 8
+
+    def cost(one: dict[str, Any]) -> int:
+        return int(one["total_bytes"]["1"] * one["total_bytes"]["8"])
+
+    assert [cost(one) for one in kept] == sorted((cost(one) for one in kept), reverse=True)
+    assert cost(kept[-1]) <= cost(first)
+    assert cost(kept[-1]) == min(
+        cost(one) for one in search["candidates"] if one["share"] >= LEAST_SHARE
+    )
+
+
+# What can be asked for.
+
+
+@pytest.mark.parametrize(
+    ("asked", "precision", "wanted"),
+    [
+        (None, Precision.INT8, BALANCED),
+        ("balanced", Precision.INT8, BALANCED),
+        ("compact", Precision.INT8, COMPACT),
+        ("accurate", Precision.INT8, ACCURATE),
+        (AUTO, Precision.INT8, BALANCED),  # where the search begins
+        (None, Precision.FP8, FP8_BALANCED),
+        ("compact", Precision.FP8, FP8_COMPACT),
+        (AUTO, Precision.FP8, FP8_BALANCED),
+        (None, Precision.INT8_WEIGHTS, WEIGHTS_ONLY),
+        (None, Precision.FP8_WEIGHTS, WEIGHTS_ONLY),
+    ],
+)
+def test_placements_by_name(
+    exported: Workspace,
+    digit_pictures: Path,
+    asked: str | None,
+    precision: Precision,
+    wanted: Placement,
+) -> None:
+    request = request_of(digit_pictures, placement=asked, precision=precision)
+    assert plan_quantization(exported, request).placement is wanted
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target": Target.CPU},
+        {"target": Target.PORTABLE},
+        {"base": Precision.FP32},
+        {"mode": QuantizationMode.DYNAMIC, "target": Target.CPU, "images": None},
+    ],
+)
+def test_scales_stand_in_the_operators_for_other_runtimes(
+    exported: Workspace, digit_pictures: Path, changes: dict[str, Any]
+) -> None:
+    plan = plan_quantization(exported, request_of(digit_pictures, **changes))
+    assert plan.placement is IN_OPERATOR
+    told = "--placement compact is for engines with products of codes; expected --target tensorrt"
+    with pytest.raises(UsageError, match=told):
+        plan_quantization(exported, request_of(digit_pictures, placement="compact", **changes))
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8_WEIGHTS, Precision.FP8_WEIGHTS])
+def test_weights_alone_have_no_placement(
+    exported: Workspace, digit_pictures: Path, precision: Precision
+) -> None:
+    with pytest.raises(UsageError, match="--placement auto is for engines with products of codes"):
+        plan_quantization(exported, request_of(digit_pictures, placement=AUTO, precision=precision))
+
+
+def test_a_placement_that_a_type_lacks_is_refused(
+    exported: Workspace, digit_pictures: Path
+) -> None:
+    told = r"^fp8 has no placement 'accurate'; expected one of auto, balanced, compact$"
+    with pytest.raises(UsageError, match=told):
+        plan_quantization(
+            exported,
+            request_of(digit_pictures, placement="accurate", precision=Precision.FP8),
+        )
