@@ -28,8 +28,15 @@ class Form(str, Enum):
     TENSOR = "tensor"
     RESULT = "result"
     WEIGHTS = "weights"
-    """Codes of the weights alone: the product is of the graph's own type."""
+    """Codes of the weights alone, a scale by channel: the product is of the graph's own type."""
+    WEIGHTS_TENSOR = "weights-tensor"
+    """The same with one scale."""
     FLOAT = "float"
+
+    @property
+    def reads_codes(self) -> bool:
+        """Whether the product is one of codes, both of its sides."""
+        return self not in (Form.WEIGHTS, Form.WEIGHTS_TENSOR, Form.FLOAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,6 @@ class Placement:
 
 IN_OPERATOR = Placement("vector", Form.VECTOR)
 """Scales in the operators, for runtimes whose kernels apply them in float32."""
-WEIGHTS_ONLY = Placement("weights", Form.WEIGHTS)
 
 _HALF_PROJ = (
     "in 16 bit its bias and the residual sum are inside its kernel, which moves no more than 8 "
@@ -74,6 +80,7 @@ _HALF_PROJ = (
 )
 _WIDE = "its result is the widest tensor of a block, and its bias follows in the kernel of the GELU"
 _SUMMED_LATER = "a kernel that adds its bias and the residual follows in any case"
+_READ_AS_WRITTEN = "attention reads it as it is written: ratios by channel would cost a kernel"
 _NORMS = "keys and queries that are squared and summed, which evens their rounding out"
 _BIAS_FOLLOWS = "a kernel that adds the bias follows, which scales by channel as well"
 
@@ -99,6 +106,24 @@ COMPACT = Placement(
     queries=True,
 )
 """The least traffic at batch 1. TensorRT-RTX 1.7.1 adds copies to it from batch 2 on."""
+_FUSED_IN_HALF = (
+    "bias, GELU or residual sum are inside its kernel only where its weights are 16 bit, which "
+    "saves more than 8-bit weights do"
+)
+WEIGHTS_BALANCED = Placement(
+    "balanced",
+    Form.WEIGHTS,
+    (
+        FormRule(r".*\.proj", Form.FLOAT, _FUSED_IN_HALF),
+        FormRule(r".*\.mlp\.fc1", Form.FLOAT, _FUSED_IN_HALF),
+        FormRule(r"tokens\..*", Form.FLOAT, _FUSED_IN_HALF),
+        FormRule(r"blocks\.\d+\.attn\.[qkv]", Form.WEIGHTS_TENSOR, _READ_AS_WRITTEN),
+    ),
+    one_row=Form.WEIGHTS,
+)
+"""Weights in 8 bits where that costs no kernel: an engine moves less at batch 1 than in fp16."""
+WEIGHTS_COMPACT = Placement("compact", Form.WEIGHTS, one_row=Form.WEIGHTS)
+"""Every weight in 8 bits: the least memory. More activations move than in fp16."""
 FP8_BALANCED = Placement(
     "balanced",
     Form.TENSOR,

@@ -192,7 +192,7 @@ def _decision(
             if layer.name.startswith("tokens.splits.0.") and not layer.normalised:
                 return Decision(layer, False, NOT_NORMALISED)
             windows = layer.name.startswith("tokens.splits.")
-            if windows and precision is Precision.FP8 and placement.otherwise is not Form.WEIGHTS:
+            if windows and precision is Precision.FP8 and placement.otherwise.reads_codes:
                 return Decision(layer, False, FP8_WINDOWS)
             return Decision(layer, rule.quantised, rule.because)
     raise CalibrationError(

@@ -242,14 +242,8 @@ class _Static(_Rewrite):
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.chosen = chosen
-        self.in_codes = _attentions_in_codes(self.nodes(), self.readers, chosen)
         self.codes: dict[str, tuple[str, str, str]] = {}
         self.cuts: dict[str, onnx.NodeProto] = {}
-
-    def keep(self, node: onnx.NodeProto) -> None:
-        super().keep(node)
-        if node.name in self.in_codes:  # a softmax between products of codes
-            self._requantize(node.output[0], 1.0)
 
     def place(self, node: onnx.NodeProto, found: Decision) -> None:
         """A quantised layer."""
@@ -259,32 +253,32 @@ class _Static(_Rewrite):
         if cut is not None:
             node.input[0], node.output[0] = cut.input[0], f"{node.output[0]}/rows"
         read = node.input[0]
-        if form is not Form.WEIGHTS:
+        if form.reads_codes:
             read = self._dequantized(read, self._range(layer), layer.name)
         constant = self._weight(layer, weight)
         node.input[0], node.input[1] = read, constant
         written = node.output[0]
         if form is Form.RESULT:
-            if written not in self.ranges:
+            if layer.result not in self.ranges:
                 raise CalibrationError(
-                    f"no range is known of {written}, which {layer.name} writes; calibrate this "
-                    "graph again"
+                    f"no range is known of {layer.result}, which {layer.name} writes; "
+                    "calibrate this graph again"
                 )
-            super().keep(node)
-            self._requantize(written, self.ranges[written])
+            self.keep(node)
+            self._requantize(written, self.ranges[layer.result])
         elif weight.parts is not None and weight.parts.ratio is not None:
             node.output[0] = f"{written}/sum"
-            super().keep(node)
+            self.keep(node)
             ratio = self.constant(f"{layer.name}/ratio", weight.parts.ratio)
             self.add("Mul", [f"{written}/sum", ratio], written, name=f"{layer.name}/by_channel")
         else:
-            super().keep(node)
+            self.keep(node)
         if cut is not None:
             self._cut(cut, written)
 
     def _cut(self, cut: onnx.NodeProto, rows: str) -> None:
         """Cut the row out of a layer's result, which keeps its name."""
-        super().keep(cut)
+        self.keep(cut)
         made = self.model.graph.node[-1]
         made.input[0], made.output[0] = rows, rows.removesuffix("/rows")
 
@@ -297,7 +291,8 @@ class _Static(_Rewrite):
             return False
         readers = [self.chosen.get(reader.name) for reader in self.readers.get(node.output[0], ())]
         return bool(readers) and all(
-            found is not None and found.layer.cut_from is not None for found in readers
+            found is not None and found.layer.cut_from is not None and found.form.reads_codes
+            for found in readers
         )
 
     def _range(self, layer: LinearLayer) -> float:
@@ -349,27 +344,6 @@ class _Static(_Rewrite):
         axis = {"axis": 1} if scale.ndim else {}
         self.add("DequantizeLinear", constants, f"{layer.name}/weight", axis)
         return f"{layer.name}/weight"
-
-
-def _attentions_in_codes(
-    nodes: Iterable[onnx.NodeProto],
-    readers: Mapping[str, Sequence[onnx.NodeProto]],
-    chosen: Mapping[str, Decision],
-) -> frozenset[str]:
-    """Softmaxes of the attentions whose queries, keys and values all leave in codes.
-
-    TensorRT-RTX fuses such an attention where the softmax and its result are quantised too; the
-    result is where the projection reads codes.
-    """
-    results = {found.layer.name for found in chosen.values() if found.form is Form.RESULT}
-    found = set()
-    for node in nodes:
-        stem = node.name.removesuffix("/Softmax").removeprefix("/").replace("/", ".")
-        if node.op_type != "Softmax" or not node.name.endswith("/attn/Softmax"):
-            continue
-        if {f"{stem}.{part}" for part in "qkv"} <= results:
-            found.add(node.name)
-    return frozenset(found)
 
 
 def _zero(precision: Precision, storage: CodeStorage) -> np.ndarray:

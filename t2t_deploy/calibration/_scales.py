@@ -68,12 +68,15 @@ def weight_scales(
             for d in group
             if d.form is Form.CHANNEL
         ]
-        base = max(needed or steepest)
-        if not needed:
+        stored = storable_scale(max(needed or steepest), dtype)
+        if not needed:  # all of them by channel
             # sums of nothing but largest codes, times this, are the end of float16
             inputs = max(d.layer.inputs for d in group)
-            base = min(base, HALF_MAX / (code_limit(precision) ** 2 * inputs * steps[source]))
-        stored = storable_scale(base, dtype)
+            limit = HALF_MAX / (code_limit(precision) ** 2 * inputs * steps[source])
+            if float(stored) > limit:
+                stored = storable_scale(limit, dtype)
+                if float(stored) > limit:
+                    stored = np.nextafter(stored, np.zeros((), dtype))
         if alone:
             stored = np.nextafter(stored, np.asarray(np.inf, dtype))
         shared = stored.astype(np.float32)
@@ -116,7 +119,7 @@ def half_bound(weight: RoundedWeight, form: Form, step: float) -> float | None:
     step: of the activation's codes. None where it writes codes, or no product of codes is. A scale
     in the operator counts for nothing: the bare sums may be written (module `_forms`).
     """
-    if form in (Form.RESULT, Form.WEIGHTS, Form.FLOAT):
+    if form is Form.RESULT or not form.reads_codes:
         return None
     factor = 1.0 if weight.parts is None else float(weight.parts.base) * step
     return weight.largest_sum() * factor

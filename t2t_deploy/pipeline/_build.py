@@ -200,6 +200,8 @@ def _attest(figures: EngineFigures, asked: Precision | None) -> Attestation:
     """Attest the asked precision; where none was, as of a foreign file, the one that prevails."""
     from t2t_deploy.runtime import attest
 
+    if asked is None and figures.bare_sums:
+        asked = Precision.FP8 if "FP8" in figures.gemms_by_dtype else Precision.INT8
     if asked is not None:
         return attest(figures, asked)
     attestations = [attest(figures, precision) for precision in Precision]
@@ -286,7 +288,7 @@ def _quantized_graph(
     report: Report,
 ) -> Artifact:
     """The source's weights quantised for TensorRT on the request's pictures."""
-    if request.images is None:
+    if request.images is None and not precision.weights_only:
         raise CalibrationError(
             f"{source.path.name} is {source.known().precision.value}, and {precision.value} ranges "
             "are taken on pictures: give --images DIR, or make the graph first: t2t-deploy "
@@ -306,6 +308,7 @@ def _quantized_graph(
             force=request.force,
         ),
         report,
+        sm=request.sm,
     )
     return workspace.checked(graph, force=request.force)
 

@@ -23,8 +23,10 @@ from t2t_deploy.types import Precision, ShapeProfile
 from t2t_deploy.workspace import Workspace
 
 BATCHES = (1, 8)
+FIRST_WITH_FP8 = "89"
 LEAST_SHARE = 0.65
-"""Of the linear layers' multiply-adds, in 8 bits: less is no 8-bit engine."""
+"""Of the linear layers' multiply-adds, in 8 bits: less is no 8-bit engine. Where the search starts
+with less, as in a small model, it keeps none with less than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,52 +114,54 @@ class PlacementSearch:
 
 
 def search_placement(
-    workspace: Workspace, inputs: QuantizationInputs, report: Report
+    workspace: Workspace, inputs: QuantizationInputs, report: Report, sm: str | None = None
 ) -> PlacementSearch:
     """Try the forms of each kind of layer, starting from those of the inputs.
 
+    sm: as from ``build-trt --sm``; None is the device here, else portable for int8 and 89 for fp8.
     Raises MissingDependencyError where there is no builder, EngineError.
     """
     from t2t_deploy.runtime import choose_builder, device_capability
 
     module = choose_builder()
-    sm = "portable" if device_capability() is None else "native"
+    if sm is None and device_capability() is not None:
+        sm = "native"
+    elif sm is None:
+        sm = "portable" if inputs.plan.precision.codes is Precision.INT8 else FIRST_WITH_FP8
     with workspace.scratch() as folder:
         trials = _Trials(inputs, module, sm, folder)
         best_placement = dataclasses.replace(inputs.plan.placement, name="auto")
         best = trials.look(best_placement, "start", "")
         tried = [dataclasses.replace(best, kept=True)]
+        least = min(LEAST_SHARE, best.share)
         kinds = [kind for kind in KINDS[inputs.plan.precision.codes] if trials.has(kind)]
         for done, kind in enumerate(kinds):
             for form in kind.forms:
                 report.progress("trying placements", done, len(kinds))
-                placement = _with(best_placement, kind, form)
-                if placement is None:
+                if trials.forms(best_placement, kind) == {form}:
                     continue
+                placement = _with(best_placement, kind, form)
                 found = trials.look(placement, kind.name, form.value)
-                kept = found.cost < best.cost and found.share >= LEAST_SHARE
+                kept = found.cost < best.cost and found.share >= least
                 tried.append(dataclasses.replace(found, kept=kept))
                 if kept:
                     best_placement, best = placement, found
         report.progress("trying placements", len(kinds), len(kinds))
     first = tried[0]
     saved = ", ".join(
-        f"{1 - best.total_bytes[batch] / first.total_bytes[batch]:.1%} at batch {batch}"
-        for batch in BATCHES
+        f"{total / 1e6:.1f} MB at batch {batch} ({1 - total / first.total_bytes[batch]:.1%} less "
+        f"than {inputs.plan.placement.name})"
+        for batch, total in best.total_bytes.items()
     )
     report.note(
-        f"tried {len(tried)} placements for SM {sm}: {best.kernels} kernels, "
-        f"{best.total_bytes[1] / 1e6:.1f} MB moved and stored at batch 1; less than balanced by "
+        f"tried {len(tried)} placements for SM {sm}: {best.kernels} kernels; moved and stored "
         f"{saved}"
     )
     return PlacementSearch(best_placement, tuple(tried), sm)
 
 
-def _with(placement: Placement, kind: Kind, form: Form) -> Placement | None:
-    """The placement with one kind in another form; None where it has that form already."""
-    before = [rule for rule in placement.rules if rule.pattern == kind.pattern]
-    if before and before[0].form is form:
-        return None
+def _with(placement: Placement, kind: Kind, form: Form) -> Placement:
+    """The placement with one kind in another form."""
     rule = FormRule(kind.pattern, form, f"{kind.name} as {form.value}: the engine moves least")
     rest = tuple(one for one in placement.rules if one.pattern != kind.pattern)
     return dataclasses.replace(placement, rules=(rule, *rest))
@@ -171,7 +175,15 @@ class _Trials:
     folder: Path
 
     def has(self, kind: Kind) -> bool:
-        return any(re.fullmatch(kind.pattern, layer.name) for layer in self.inputs.graph.layers)
+        return bool(self.forms(self.inputs.plan.placement, kind))
+
+    def forms(self, placement: Placement, kind: Kind) -> set[Form]:
+        """The forms that a placement gives to the layers of a kind."""
+        return {
+            placement.form_of(layer.name).form
+            for layer in self.inputs.graph.layers
+            if layer.rows > 1 and re.fullmatch(kind.pattern, layer.name)
+        }
 
     def look(self, placement: Placement, kind: str, form: str) -> Candidate:
         """Build engines of a placement, its weights at their nearest codes."""
@@ -193,6 +205,6 @@ class _Trials:
         coded = sum(
             decision.layer.macs
             for decision in decisions
-            if decision.quantised and decision.form is not Form.WEIGHTS
+            if decision.quantised and decision.form.reads_codes
         )
         return Candidate(kind, form, kernels, totals, coded / max(macs, 1))

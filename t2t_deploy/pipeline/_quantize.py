@@ -24,10 +24,15 @@ from t2t_deploy.workspace import Artifact, Workspace, file_sha256
 
 
 def quantize_artifact(
-    workspace: Workspace, request: QuantizeRequest, report: Report = silent
+    workspace: Workspace,
+    request: QuantizeRequest,
+    report: Report = silent,
+    *,
+    sm: str | None = None,
 ) -> Artifact:
     """Quantise an exported model's linear layers and verify the file.
 
+    sm: the GPUs that a search of placements builds for, as in `BuildRequest`.
     A budget that cannot be met is in the manifest, as is a failed verification. Raises UsageError
     for options that contradict each other, CalibrationError, ArtifactError, ImageError,
     ExportError, MissingDependencyError.
@@ -36,7 +41,7 @@ def quantize_artifact(
     inputs = quantization_inputs(workspace, plan, request, report)
     details: dict[str, Any] = {}
     if request.placement == AUTO:
-        search = search_placement(workspace, inputs, report)
+        search = search_placement(workspace, inputs, report, sm)
         inputs = inputs.placed_by(search.placement, report)
         details["placement_search"] = search.to_dict()
     decisions = inputs.decide()

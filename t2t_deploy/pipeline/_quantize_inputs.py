@@ -81,7 +81,7 @@ class QuantizationInputs:
                 self.weights[found.layer.name], found.form, self.steps[found.layer.ranged]
             )
             for found in self.decide()
-            if found.quantised and found.form not in (Form.VECTOR, Form.WEIGHTS)
+            if found.quantised and found.form.reads_codes and found.form is not Form.VECTOR
         }
 
     def placed_by(self, placement: Placement, report: Report | None = None) -> QuantizationInputs:
@@ -179,7 +179,7 @@ def _unsafe(
     """Layers whose products could pass the end of float16 on some picture."""
     found = {}
     for decision in decisions:
-        if not decision.quantised or decision.form in (Form.VECTOR, Form.WEIGHTS):
+        if not decision.quantised or not decision.form.reads_codes or decision.form is Form.VECTOR:
             continue
         name, step = decision.layer.name, steps[decision.layer.ranged]
         bound = half_bound(weights[name], decision.form, step)

@@ -13,7 +13,8 @@ from t2t_deploy.calibration import (
     FP8_BALANCED,
     FP8_COMPACT,
     IN_OPERATOR,
-    WEIGHTS_ONLY,
+    WEIGHTS_BALANCED,
+    WEIGHTS_COMPACT,
     Calibration,
     ImageSet,
     LabelledSet,
@@ -176,35 +177,33 @@ def plan_quantization(
     )
 
 
+_OF_WEIGHTS = {one.name: one for one in (WEIGHTS_BALANCED, WEIGHTS_COMPACT)}
 PLACEMENTS = {
     Precision.INT8: {one.name: one for one in (BALANCED, COMPACT, ACCURATE)},
     Precision.FP8: {one.name: one for one in (FP8_BALANCED, FP8_COMPACT)},
+    Precision.INT8_WEIGHTS: _OF_WEIGHTS,
+    Precision.FP8_WEIGHTS: _OF_WEIGHTS,
 }
-"""By type of the codes: those that can be asked for, the default first."""
+"""By type: those that can be asked for, the default first."""
 AUTO = "auto"
 
 
 def _placement(request: QuantizeRequest, target: Target, base: Precision) -> Placement:
     """The forms that layers get: `QuantizeRequest.placement`, where the target has a choice."""
-    asked = request.placement
-    known = PLACEMENTS[request.precision.codes]
-    choice = (
-        target is Target.TENSORRT
-        and base is Precision.FP16
-        and not request.precision.weights_only
-        and request.mode is QuantizationMode.STATIC
-    )
-    if not choice:
+    asked, known = request.placement, PLACEMENTS[request.precision]
+    static = request.mode is QuantizationMode.STATIC
+    if not (static and target is Target.TENSORRT and base is Precision.FP16):
         if asked is not None:
             raise UsageError(
-                f"--placement {asked} is for engines with products of codes; expected --target "
-                "tensorrt, --base fp16 and --type int8 or fp8: leave --placement out"
+                f"--placement {asked} is for engines; expected --target tensorrt and --base fp16: "
+                "leave --placement out"
             )
-        return WEIGHTS_ONLY if request.precision.weights_only else IN_OPERATOR
-    if asked is not None and asked != AUTO and asked not in known:
+        return IN_OPERATOR
+    names = [*known] if request.precision.weights_only else [AUTO, *known]
+    if asked is not None and asked not in names:
         raise UsageError(
             f"{request.precision.value} has no placement {asked!r}; expected one of "
-            f"{', '.join((AUTO, *known))}"
+            f"{', '.join(names)}"
         )
     # a search starts from the default
-    return known[BALANCED.name if asked in (None, AUTO) else asked]
+    return known[asked if asked in known else BALANCED.name]

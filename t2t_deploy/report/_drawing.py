@@ -159,6 +159,8 @@ def marker(x: float, y: float, precision: str) -> Markup:
         "fp16": _polygon(x, y, ((0, -6.5), (6, 4), (-6, 4))),
         "bf16": _polygon(x, y, ((0, 6.5), (6, -4), (-6, -4))),
         "int8": _polygon(x, y, ((0, -6.5), (6.5, 0), (0, 6.5), (-6.5, 0))),
+        "int8-weights": _polygon(x, y, ((-6, -6), (6, 6), (6, -6), (-6, 6))),
+        "fp8-weights": _polygon(x, y, ((-6, -6), (6, 6), (-6, 6), (6, -6))),
     }
     square = element("rect", x=x - size, y=y - size, width=2 * size, height=2 * size, class_="mark")
     return shapes.get(precision, square)

@@ -249,14 +249,16 @@ def _problem(report: NodewiseReport) -> str | None:
             f"{node.non_finite} of {node.elements} numbers are NaN first in {node.tensor} "
             f"({node.op}, {node.dtype})"
         )
-    reach = f"it reaches {node.max_abs:.3g}, {node.dtype} ends at {node.dtype_max:.3g}"
     bare = next((one for one in report.sums if one.name == node.name and one.bare), None)
     if bare is not None:
         reach = (
             f"its bare sum of codes reaches {bare.seen:.0f}, {node.dtype} ends at "
-            f"{node.dtype_max:.0f}, and a TensorRT engine scales it only afterwards: "
-            "quantise again with t2t-deploy quantize --target tensorrt"
+            f"{node.dtype_max:.0f}, and a TensorRT engine scales it only afterwards: quantise "
+            "again with t2t-deploy quantize --target tensorrt"
         )
+    else:
+        largest = "infinity" if node.max_abs is None else f"{node.max_abs:.3g}"
+        reach = f"it reaches {largest}, {node.dtype} ends at {node.dtype_max:.3g}"
     return (
         f"{node.op} overflows first in {node.tensor} on {node.overflow_on}: {node.overflow} of "
         f"{node.elements} numbers become infinite; {reach}"

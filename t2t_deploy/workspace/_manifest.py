@@ -131,7 +131,7 @@ class Manifest:
         if self.precision not in (Precision.INT8, Precision.FP8):
             return None
         if self.kind == "engine":
-            if "bare_sums" in self.details.get("attestation", {}):
+            if "bare_sums" in (self.details.get("attestation") or {}):
                 return None
             return (
                 f"built before it was checked whether sums of {self.precision.value} codes pass "

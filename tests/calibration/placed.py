@@ -177,7 +177,7 @@ def misplaced_forms(model: onnx.ModelProto) -> list[str]:
     """What breaks the rules of a graph whose products have one scale each.
 
     Written without looking at decisions, as `misplaced`: codes are read by products with a constant
-    matrix, or are what such a product writes, or a softmax between them.
+    matrix, or are what such a product writes.
     """
     graph = model.graph
     readers, stored = readers_of(graph), stored_arrays(model)
@@ -189,10 +189,7 @@ def misplaced_forms(model: onnx.ModelProto) -> list[str]:
 
     def writes_codes(name: str) -> bool:
         made = maker.get(name)
-        if made is None:
-            return False
-        of_codes = made.op_type == "MatMul" and is_weight(made.input[1])
-        return of_codes or (made.op_type == "Softmax" and made.name.endswith("/attn/Softmax"))
+        return made is not None and made.op_type == "MatMul" and is_weight(made.input[1])
 
     wrong = [
         f"{name} is read as a number and stored in 8 bits by {reader.op_type} {reader.name}"

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy.calibration import (
     POLICY,
-    WEIGHTS_ONLY,
+    WEIGHTS_COMPACT,
     Form,
     LinearLayer,
     RoundedWeight,
@@ -365,6 +365,6 @@ def test_windows_of_token_blocks_are_not_fp8() -> None:
 
 def test_weights_of_windows_are_fp8_where_no_product_is() -> None:
     layers = find_layers(tiny("performer", Target.TENSORRT))
-    found = decide(layers, precision=Precision.FP8, placement=WEIGHTS_ONLY)
+    found = decide(layers, precision=Precision.FP8, placement=WEIGHTS_COMPACT)
     windows = [one for one in found if one.layer.name.startswith("tokens.splits.")]
     assert [(one.quantised, one.form) for one in windows] == [(True, Form.WEIGHTS)] * 6

@@ -31,8 +31,8 @@ def layer(name: str, *, source: str = "x", cut_from: str | None = None) -> Linea
     )
 
 
-def decision(name: str, form: Form, **changes: str | None) -> Decision:
-    return Decision(layer(name, **changes), True, "", form)
+def decision(name: str, form: Form, *, source: str = "x", cut_from: str | None = None) -> Decision:
+    return Decision(layer(name, source=source, cut_from=cut_from), True, "", form)
 
 
 def gaussian(seed: int = 0, size: float = 1.0) -> np.ndarray:

@@ -32,7 +32,7 @@ from t2t_deploy.calibration._observe import TensorSum
 from t2t_deploy.errors import BusyError
 from t2t_deploy.pipeline import _calibrate
 from t2t_deploy.types import Target
-from t2t_deploy.workspace import Patience, Workspace, _locks
+from t2t_deploy.workspace import Patience, Workspace, _locks, manifest_path_for
 
 Run = Callable[..., Any]
 
@@ -234,6 +234,47 @@ def test_fp8_below_89_is_refused_before_anything_is_made(
     assert done.json["attestation"]["asked"] == "fp8"
     assert done.json["attestation"]["found"]["FP8"] == pytest.approx(61_696 / 860_160, abs=5e-5)
     assert done.json["attestation"]["bare_sums"] == []
+
+
+@pytest.mark.usefixtures("tensorrt_rtx")
+def test_weights_of_8_bits_compute_in_half(run: Run, workspace: Path) -> None:
+    """No picture is needed: no activation is quantised."""
+    made = run("quantize", "--type", "int8-weights", "--no-speed", "--json")
+    assert made.status == 0, made.err
+    done = run("build-trt", "--int8-weights", "--sm", "86", "--json")
+    assert done.status == 0, done.err
+    found = done.json["attestation"]
+    assert (found["asked"], found["status"]) == ("int8-weights", "passed")
+    assert found["found"]["Half"] > 0.75 and found["bare_sums"] == []
+    (graph,) = (workspace / "onnx").glob("*int8-weights*.onnx")
+    ops = [node.op_type for node in onnx.load(graph).graph.node]
+    assert (ops.count("DequantizeLinear"), ops.count("QuantizeLinear")) == (10, 0)
+
+
+@pytest.mark.usefixtures("tensorrt_rtx")
+def test_a_placement_of_build_trt_is_that_of_its_graph(
+    run: Run, workspace: Path, pictures: Path
+) -> None:
+    words = ("--int8", "--images", pictures, "--sm", "86", "--placement", "accurate")
+    done = run("build-trt", *words, "--force", "--json")
+    assert done.json["attestation"]["bare_sums"] == []
+    (graph,) = (workspace / "onnx").glob("*int8*.onnx")
+    quantization = json.loads(manifest_path_for(graph).read_text())["details"]["quantization"]
+    assert quantization["placement"] == "accurate"
+    forms = {one["form"] for one in quantization["layers"] if one["quantized"]}
+    assert forms == {"channel"}
+    bounds = [one["half_bound"] for one in quantization["layers"] if one["quantized"]]
+    assert len(bounds) == 19 and 0 < min(bounds) <= max(bounds) < 65504
+
+
+@pytest.mark.usefixtures("tensorrt_rtx")
+def test_an_effort_that_makes_no_difference_is_left_out(run: Run, workspace: Path) -> None:
+    done = run("build-trt", "--fp16", "--sm", "86", "--opt-level", "5", "--json")
+    assert done.status == 0
+    assert "--opt-level 5 is left out: TensorRT-RTX makes the same engine at every" in done.err
+    (engine,) = (workspace / "engines").glob("*.engine")
+    details = json.loads(manifest_path_for(engine).read_text())["details"]
+    assert details["engine"]["optimization_level"] is None
 
 
 @pytest.mark.usefixtures("tensorrt_rtx")

@@ -253,7 +253,7 @@ def test_quantised_precisions_are_refused() -> None:
             "folding",
             None,
             "'folding' is no soft-split form; expected one of: auto, unfold, conv, folded, "
-            "centred, shifted",
+            "centred, normalised, shifted",
         ),
         ("conv,conv", None, "2 soft-split forms given: conv,conv; expected one or three"),
         (

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from .engine_graphs import FP16, FP32, OUT, TOKENS, WIDTH, Batch, save
 
 INT8, FP8 = TensorProto.INT8, TensorProto.FLOAT8E4M3FN
-_DTYPES = {INT8: np.dtype(np.int8), FP8: np.dtype(ml_dtypes.float8_e4m3fn)}
-_REAL = {FP16: np.dtype(np.float16), FP32: np.dtype(np.float32)}
+_DTYPES: dict[int, np.dtype] = {INT8: np.dtype(np.int8), FP8: np.dtype(ml_dtypes.float8_e4m3fn)}
+_REAL: dict[int, np.dtype] = {FP16: np.dtype(np.float16), FP32: np.dtype(np.float32)}
 OPSET = 19  # the first whose QuantizeLinear takes float16
 
 
@@ -64,22 +64,22 @@ def coded(
         point = np.zeros(scale.shape, _DTYPES[codes])
         for word, value in (("w", drawn), ("s", scale), ("z", point)):
             weights.append(numpy_helper.from_array(value, f"{one.name}.{word}"))
-        axis = {"axis": 1} if scale.ndim else {}
         words = [f"{one.name}.{word}" for word in "wsz"]
         made = f"{one.name}.out"
         nodes += [
             helper.make_node(
                 "DequantizeLinear", ["xq", "step", "zero"], [f"{one.name}.x"], f"{one.name}.read"
             ),
+            # the axis of one scale in all counts for nothing
             helper.make_node(
-                "DequantizeLinear", words, [f"{one.name}.wd"], f"{one.name}.weight", **axis
+                "DequantizeLinear", words, [f"{one.name}.wd"], f"{one.name}.weight", axis=1
             ),
             helper.make_node("MatMul", [f"{one.name}.x", f"{one.name}.wd"], [made], one.name),
         ]
-        for op, value in (("Mul", one.ratio), ("Add", by_output() if one.bias else None)):
-            if value is not None:
+        for op, vector in (("Mul", one.ratio), ("Add", by_output() if one.bias else None)):
+            if vector is not None:
                 word = f"{one.name}.{op}"
-                weights.append(numpy_helper.from_array(np.asarray(value, dtype), word))
+                weights.append(numpy_helper.from_array(np.asarray(vector, dtype), word))
                 nodes.append(helper.make_node(op, [made, word], [f"{word}.out"], word))
                 made = f"{word}.out"
         results.append(made)

@@ -19,7 +19,7 @@ from .code_graphs import FP8, INT8, Coded, by_output, coded
 from .engine_graphs import FP16, FP32, Batch, build, needs_tensorrt_rtx
 
 # as `--sm` is given: one architecture, several, portable
-TARGETS = (["75"], ["86"], ["89"], ["120"], ["86", "89"], [])
+TARGETS: tuple[list[str], ...] = (["75"], ["86"], ["89"], ["120"], ["86", "89"], [])
 EVERY_TARGET = pytest.mark.parametrize("sm", TARGETS, ids=lambda sm: ",".join(sm) or "portable")
 
 
