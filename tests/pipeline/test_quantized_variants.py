@@ -197,10 +197,13 @@ def test_traffic(workspace: Workspace, crops: Path, variant: str) -> None:
         ExportRequest(variant=variant, precision=Precision.FP16, target=Target.TENSORRT),
     )
     graphs = {"fp16": (half, "86")}
-    for precision, sm in ((Precision.INT8, "86"), (Precision.FP8, "89")):
-        for placement in ("balanced", "compact", "accurate"):
-            if precision is Precision.FP8 and placement == "accurate":
-                continue
+    for precision, sm, placements in (
+        (Precision.INT8, "86", ("balanced", "compact", "accurate")),
+        (Precision.FP8, "89", ("balanced", "compact")),
+        (Precision.INT8_WEIGHTS, "86", ("balanced", "compact")),
+        (Precision.FP8_WEIGHTS, "89", ("balanced", "compact")),
+    ):
+        for placement in placements:
             asked = QuantizeRequest(
                 artifact=source.path,
                 precision=precision,
@@ -211,11 +214,6 @@ def test_traffic(workspace: Workspace, crops: Path, variant: str) -> None:
             )
             made = quantize_artifact(workspace, asked)
             graphs[f"{precision.value} {placement}"] = (made, sm)
-    for precision in (Precision.INT8_WEIGHTS, Precision.FP8_WEIGHTS):
-        asked = QuantizeRequest(
-            artifact=source.path, precision=precision, images=crops, measure_speed=False
-        )
-        graphs[precision.value] = (quantize_artifact(workspace, asked), "89")
     totals: dict[str, list[int]] = {}
     for name, (made, sm) in graphs.items():
         for batch in (1, 8):
@@ -235,6 +233,7 @@ def test_traffic(workspace: Workspace, crops: Path, variant: str) -> None:
         one, eight = totals[f"int8 {placement}"]
         assert one < totals["fp16"][0] and eight < totals["fp16"][1]
     assert totals["int8 compact"][0] < totals["int8 balanced"][0]
+    assert totals["int8-weights balanced"][0] < totals["fp16"][0]
 
 
 def built(
