@@ -55,17 +55,14 @@ def main(log: Path, picture: Path) -> None:
     figure, axes = plt.subplots(1, len(variants), figsize=(5 * len(variants), 4), squeeze=False)
     for axis, (variant, points) in zip(axes[0], variants.items(), strict=True):
         for point in points:
-            colour = COLOURS[point.name.partition(" ")[0]]
-            axis.scatter(point.total, 100 * point.error, color=colour, s=36)
-            axis.annotate(
-                f"{point.name}, SM {point.sm}",
-                (point.total, 100 * point.error),
-                xytext=(5, 4),
-                textcoords="offset points",
-                fontsize=7,
-            )
+            precision, _, placement = point.name.partition(" ")
+            colour, place = COLOURS[precision], (point.total, 100 * point.error)
+            axis.scatter(*place, color=colour, s=36, label=f"{precision}, SM {point.sm}")
+            axis.annotate(placement, place, (6, -3), textcoords="offset points", fontsize=7)
+        legend = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+        axis.legend(legend.values(), legend.keys(), fontsize=7, frameon=False)
         axis.set(title=f"variant {variant}", xlabel="moved at batch 1, and weights (MB)", ylim=0)
-        axis.set_xlim(0.95 * axis.get_xlim()[0], 1.15 * axis.get_xlim()[1])
+        axis.margins(x=0.15)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("error of the logits (%)")
     figure.tight_layout()

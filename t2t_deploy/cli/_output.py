@@ -5,7 +5,10 @@ Results: stdout, as a table or as one JSON object. Everything else: stderr.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +47,7 @@ class Output:
         except BrokenPipeError:
             raise
         except OSError as err:
+            _give_up_stdout()
             raise DeployError(
                 f"the work is done and its result cannot be printed: {err.strerror or err}; what "
                 "stdout goes to must take it"
@@ -90,6 +94,12 @@ class Output:
         print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
         if self.as_json:
             print(json.dumps({"error": {"kind": kind, "message": message}}), flush=True)
+
+
+def _give_up_stdout() -> None:
+    """Let what it still holds go nowhere: the interpreter's last flush would fail on it again."""
+    with contextlib.suppress(io.UnsupportedOperation), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _console(*, stderr: bool) -> Console:

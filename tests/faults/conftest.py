@@ -112,9 +112,13 @@ class Zygote:
 
 @pytest.fixture(scope="session")
 def process_environment() -> dict[str, str]:
-    """For processes of our own: the package is importable, installed or not."""
+    """For processes of our own: the package is importable, installed or not.
+
+    Their streams are buffered, as they are for most users.
+    """
     root = Path(t2t_deploy.__file__).parents[1]
-    kept = {name: value for name, value in os.environ.items() if name != "T2T_DEPLOY_WORKSPACE"}
+    left = ("T2T_DEPLOY_WORKSPACE", "PYTHONUNBUFFERED")
+    kept = {name: value for name, value in os.environ.items() if name not in left}
     return kept | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
 
 

@@ -29,7 +29,11 @@ MOST_LOST = 3
 RUINED = 30
 
 # every way to 8 bits, and the naive one
-FORMS = {**EIGHT_BITS, "naive static": QuantizeRequest(target=Target.CPU, equalise=False)}
+FORMS = {
+    **EIGHT_BITS,
+    "compact": QuantizeRequest(target=Target.TENSORRT, placement="compact"),
+    "naive static": QuantizeRequest(target=Target.CPU, equalise=False),
+}
 
 Quantized = Callable[..., dict[str, EvaluatedArtifact]]
 
@@ -89,9 +93,10 @@ def test_static_and_dynamic_lose_next_to_nothing(kind: str, quantized: Quantized
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_so_do_the_forms_for_other_runtimes(kind: str, quantized: Quantized) -> None:
-    found = quantized(kind, 1, "static portable", "static tensorrt", "fp8")
+    found = quantized(kind, 1, "static portable", "static tensorrt", "compact", "fp8")
     check(found["static portable"], 0.01)
     check(found["static tensorrt"], 0.01)
+    check(found["compact"], 0.01)
     check(found["fp8"], 0.03)
 
 
@@ -109,7 +114,8 @@ def test_outliers_ruin_naive_int8_and_equalisation_brings_all_of_it_back(
 @pytest.mark.parametrize("factor", [30, 100])
 def test_outliers_in_every_form(kind: str, factor: float, quantized: Quantized) -> None:
     """At 30 naive int8 loses little accuracy, but its error is many times as large."""
-    found = quantized(kind, factor, "naive static", "static cpu", "static tensorrt", "dynamic")
+    forms = ("naive static", "static cpu", "static tensorrt", "compact", "dynamic")
+    found = quantized(kind, factor, *forms)
     naive = found.pop("naive static")
     assert naive.accuracy is not None and naive.accuracy.rel_l2_mean is not None
     assert naive.accuracy.rel_l2_mean > 0.03
