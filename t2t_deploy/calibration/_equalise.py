@@ -68,11 +68,14 @@ def plan_equalisation(
     model: onnx.ModelProto,
     layers: Sequence[LinearLayer],
     channel_max: Mapping[str, np.ndarray],
+    *,
+    alike: bool = True,
 ) -> Equalisation:
     """Choose scales for a float32 graph; nothing of it is changed.
 
     channel_max: the largest magnitude of each channel of the tensors that layers read; pairs whose
-    tensor is not in it are refused.
+    tensor is not in it are refused. alike: queries, keys and values get one size, for weights that
+    share a scale.
     """
     plan = _Plan(model, layers, channel_max)
     for node in model.graph.node:
@@ -82,10 +85,11 @@ def plan_equalisation(
     for layer in layers:
         stem, _, last = layer.name.rpartition(".")
         # queries and keys of a token block have biases, which would have to be divided as well
-        if last == "q" and stem.endswith(".attn") and f"{stem}.k" in by_name:
+        if alike and last == "q" and stem.endswith(".attn") and f"{stem}.k" in by_name:
             plan.queries_and_keys(layer, by_name[f"{stem}.k"])
         elif last == "v" and f"{stem}.proj" in by_name:
-            plan.values_to_projection(layer, by_name[f"{stem}.proj"], by_name.get(f"{stem}.k"))
+            keys = by_name.get(f"{stem}.k") if alike else None
+            plan.values_to_projection(layer, by_name[f"{stem}.proj"], keys)
         elif last == "fc2":
             plan.refused[layer.name] = GELU_BETWEEN
         elif layer.name.startswith("tokens.blocks.") and last == "proj":

@@ -265,7 +265,12 @@ class _Work:
                 if len(pictures):
                     maxima.add(session.run({INPUT_NAME: pictures}))
                 self.report.progress("equalising", done, len(few.paths))
-        return plan_equalisation(self.graph.model, self.graph.layers, maxima.channels)
+        return plan_equalisation(
+            self.graph.model,
+            self.graph.layers,
+            maxima.channels,
+            alike=self.graph.target is Target.TENSORRT,
+        )
 
     def observe(self, equalisation: Equalisation) -> Observation:
         """Sums over all pictures, on the equalised graph."""

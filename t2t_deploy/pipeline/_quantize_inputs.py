@@ -140,7 +140,8 @@ def quantization_inputs(
         equalisation = calibration.calibration.equalisation
     elif request.equalise:
         guess = norm_channel_max(graph.model)
-        equalisation = plan_equalisation(graph.model, graph.layers, guess)
+        alike = plan.target is Target.TENSORRT
+        equalisation = plan_equalisation(graph.model, graph.layers, guess, alike=alike)
         report.note(
             "no pictures were given: channels are equalised by their norms' own weights and "
             "weights are rounded to the nearest; --images DIR does both better"
