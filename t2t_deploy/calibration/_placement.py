@@ -26,7 +26,6 @@ from t2t_deploy.types import Precision
 # the first opset whose QuantizeLinear takes float16 and makes float8
 TYPED_QDQ_OPSET = 19
 _UNSIGNED_ZERO = 128
-_MOVES = ("Transpose", "Reshape")
 _PRODUCTS = ("MatMul", "MatMulInteger", "Gemm", "Conv", "ConvInteger", "MultiHeadAttention")
 
 
@@ -210,9 +209,6 @@ class _Rewrite:
         graph.initializer.extend(kept)
         ops = [node for node in graph.node if node.op_type in _PRODUCTS]
         made = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-        for node in graph.node:
-            if node.op_type in _MOVES and node.input[0] in made:
-                made.add(node.output[0])
         quantized = sum(
             node.op_type == "MatMulInteger" or all(name in made for name in node.input[:2])
             for node in ops

@@ -98,6 +98,12 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
                 f"{source.path} is an {source.kind}; an engine is built from an ONNX "
                 "file: name one, or none to take the newest export"
             )
+    weights_only = request.precision is not None and request.precision.weights_only
+    if request.placement is not None and request.images is None and not weights_only:
+        raise UsageError(
+            f"--placement {request.placement} is how a graph is quantised, and no pictures are "
+            "given to do it on: give --int8 or --fp8 with --images DIR, or leave --placement out"
+        )
     if request.images is not None and request.precision not in QUANTIZED:
         raise UsageError(
             "--images are calibrated on, which int8 and fp8 alone need; give --int8 or --fp8, or "
@@ -235,7 +241,9 @@ def _typed_graph(
             and not other.failed
         )
 
-    quantizes = precision in QUANTIZED and request.images is not None
+    quantizes = precision in QUANTIZED and (
+        request.images is not None or request.placement is not None
+    )
     if not quantizes and (suits(manifest) or (request.force and manifest.precision is precision)):
         if _is_portable_int8(manifest):
             report.note(

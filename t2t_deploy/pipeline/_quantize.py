@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t2t_deploy.calibration import Calibration, QuantizedGraph
+from t2t_deploy.calibration import IN_OPERATOR, Calibration, QuantizedGraph
 from t2t_deploy.pipeline._budget import within_budget, write_budget
 from t2t_deploy.pipeline._export import artifact_stem, draft_manifest, graph_details, write_graph
 from t2t_deploy.pipeline._placement_search import search_placement
@@ -40,6 +40,8 @@ def quantize_artifact(
     plan = plan_quantization(workspace, request, report)
     inputs = quantization_inputs(workspace, plan, request, report)
     details: dict[str, Any] = {}
+    if request.placement is None and plan.placement is not IN_OPERATOR:
+        report.note(f"layers are placed as --placement {plan.placement.name} does, the default")
     if request.placement == AUTO:
         search = search_placement(workspace, inputs, report, sm)
         inputs = inputs.placed_by(search.placement, report)

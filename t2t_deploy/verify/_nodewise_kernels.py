@@ -17,8 +17,8 @@ from t2t_deploy.verify._nodewise_graph import Step, TypedGraph
 if TYPE_CHECKING:
     import onnx
 
-# Attributes that hold an element type.
 _FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
+# Attributes that hold an element type.
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype"})
 
 

@@ -249,6 +249,13 @@ def test_weights_of_8_bits_compute_in_half(run: Run, workspace: Path) -> None:
     (graph,) = (workspace / "onnx").glob("*int8-weights*.onnx")
     ops = [node.op_type for node in onnx.load(graph).graph.node]
     assert (ops.count("DequantizeLinear"), ops.count("QuantizeLinear")) == (10, 0)
+    assert "placed as --placement balanced does, the default" in made.err
+    # another placement is another graph, never the one that is there
+    other = run("build-trt", "--int8-weights", "--placement", "compact", "--sm", "86", "--json")
+    assert other.status == 0, other.err
+    graphs = set((workspace / "onnx").glob("*int8-weights*.onnx")) - {graph}
+    ops = [node.op_type for path in graphs for node in onnx.load(path).graph.node]
+    assert ops.count("DequantizeLinear") > 10
 
 
 @pytest.mark.usefixtures("tensorrt_rtx")
@@ -425,3 +432,11 @@ def test_of_two_calibrations_at_once_the_second_takes_the_ranges_of_the_first(
 
     assert calibrated(Patience(say=finish)).reused
     assert len(taken) == 1
+
+
+@pytest.mark.usefixtures("tensorrt_rtx", "workspace")
+@pytest.mark.parametrize("precision", ["--int8", "--fp8", "--fp16"])
+def test_a_placement_needs_pictures_to_quantise_on(run: Run, precision: str) -> None:
+    done = run("build-trt", precision, "--placement", "compact", "--sm", "89")
+    assert done.status == 2
+    assert "--placement compact is how a graph is quantised, and no pictures are given" in done.err
