@@ -168,6 +168,17 @@ def test_what_moves_between_queries_and_keys_leaves_their_product_as_it_is() -> 
     assert error_of(model, {**changed, **wrong}) > 10 * SAME
 
 
+def test_scales_by_output_need_no_size_in_common() -> None:
+    model = tiny("performer", Target.CPU, factor=100)
+    layers, channels = find_layers(model), channel_max(model, pictures())
+    plan = plan_equalisation(model, layers, channels, alike=False)
+    assert not any(pair.columns for pair in plan.applied)
+    values = [pair for pair in plan.applied if pair.producer.endswith(".v")]
+    assert values
+    for pair in values:
+        assert np.exp(np.log(pair.scale).mean()) == pytest.approx(1)
+
+
 def test_a_projection_whose_values_have_no_keys_beside_them_keeps_its_size() -> None:
     """Their geometric mean is one, as a norm's."""
     model = tiny("performer", Target.TENSORRT)

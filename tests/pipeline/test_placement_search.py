@@ -497,6 +497,27 @@ def test_scales_stand_in_the_operators_for_other_runtimes(
         plan_quantization(exported, request_of(digit_pictures, placement="compact", **changes))
 
 
+@pytest.mark.parametrize("mode", QuantizationMode)
+@pytest.mark.parametrize("target", [Target.CPU, Target.TENSORRT])
+def test_queries_and_keys_are_made_alike_for_engines_alone(
+    exported: Workspace,
+    digit_pictures: Path,
+    target: Target,
+    mode: QuantizationMode,
+    tmp_path: Path,
+) -> None:
+    if mode is QuantizationMode.DYNAMIC and target is Target.TENSORRT:
+        request = request_of(digit_pictures, precision=Precision.INT8_WEIGHTS, images=None)
+    elif mode is QuantizationMode.DYNAMIC:
+        request = request_of(digit_pictures, target=target, mode=mode, images=None)
+    else:
+        request = request_of(digit_pictures, target=target)
+    made = quantize_artifact(exported, dataclasses.replace(request, output=tmp_path / "q.onnx"))
+    equalised = made.known().details["quantization"]["equalised"]
+    factors = [pair["factor"] for pair in equalised if pair["factor"] is not None]
+    assert equalised and bool(factors) is (target is Target.TENSORRT)
+
+
 @pytest.mark.parametrize("precision", [Precision.INT8_WEIGHTS, Precision.FP8_WEIGHTS])
 @pytest.mark.parametrize("asked", [AUTO, "accurate"])
 def test_weights_alone_are_not_searched(
