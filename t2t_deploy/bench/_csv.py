@@ -7,7 +7,7 @@ import io
 
 from t2t_deploy.bench._results import BenchReport, CaseResult
 
-_COLUMNS = (
+_CSV_COLUMNS = (
     "backend",
     "artifact",
     "precision",
@@ -46,7 +46,7 @@ def bench_csv(report: BenchReport) -> str:
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    writer.writerow(_CSV_COLUMNS)
     environment = report.environment
     threads = " ".join("default" if n is None else str(n) for n in environment.threads)
     for result in report.results:

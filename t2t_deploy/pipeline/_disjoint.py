@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from t2t_deploy.calibration import LabelledSet, file_digests, labelled_set_from_folder
 from t2t_deploy.errors import CalibrationError
-from t2t_deploy.workspace import Artifact
+
+if TYPE_CHECKING:
+    from t2t_deploy.workspace import Artifact
 
 
 def overlap(artifact: Artifact, paths: Sequence[Path]) -> str | None:

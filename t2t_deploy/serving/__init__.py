@@ -14,11 +14,11 @@ from t2t_deploy.serving._classifier import (
 )
 from t2t_deploy.serving._labels import IMAGENET_CLASSES, imagenet_labels, labels_from_file
 from t2t_deploy.serving._picture_names import shown_name
-from t2t_deploy.serving._pictures import PictureClasses, classify_pictures, pixels_of_file
+from t2t_deploy.serving._pictures import PictureClasses, classify_pictures
 from t2t_deploy.serving._ray_blocks import Listing, Work, map_blocks
 from t2t_deploy.serving._ray_cluster import Cluster, check_address, ray_cluster
 from t2t_deploy.serving._ray_predict import ClassifyBlocks
-from t2t_deploy.serving._remote import reader_of
+from t2t_deploy.serving._remote import pixels_of_file, reader_of
 from t2t_deploy.serving._sources import check_sources, count_named, pictures_of
 
 __all__ = [

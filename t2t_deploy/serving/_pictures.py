@@ -8,12 +8,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from t2t_deploy.errors import ImageError
-from t2t_deploy.images import read_image, resize_and_crop
 from t2t_deploy.serving._classifier import Classifier
 
 NOT_FINITE = "the artifact gives NaN or infinity for this picture"
@@ -35,11 +33,6 @@ class PictureClasses:
     probabilities: tuple[float, ...] = ()
     error: str | None = None
     unreadable: bool = False
-
-
-def pixels_of_file(name: str, size: int) -> np.ndarray:
-    """A picture's file as (size, size, 3) uint8. Raises ImageError."""
-    return resize_and_crop(read_image(Path(name)), size)
 
 
 def classify_pictures(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ImageError, UsageError
-from t2t_deploy.images import decode_image, resize_and_crop
+from t2t_deploy.images import decode_image, read_image, resize_and_crop
 from t2t_deploy.serving._picture_names import is_picture, scheme_of
-from t2t_deploy.serving._pictures import pixels_of_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,11 @@ def _listed(files: Any, folder: str) -> list[Any]:
             f"{folder} holds a name that is no UTF-8 ({err.object!r}), which pyarrow does not "
             "read; rename it, or name a local folder by its path"
         ) from err
+
+
+def pixels_of_file(name: str, size: int) -> np.ndarray:
+    """A picture's file as (size, size, 3) uint8. Raises ImageError."""
+    return resize_and_crop(read_image(Path(name)), size)
 
 
 def reader_of(sources: Sequence[str], size: int) -> Callable[[str], np.ndarray]:
