@@ -12,9 +12,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from t2t_deploy.api import (
-        VARIANTS,
-        Artifact,
-        Workspace,
         benchmark,
         build_engine,
         calibrate_onnx,
@@ -32,6 +29,8 @@ if TYPE_CHECKING:
         run_recipe,
         verify_artifacts,
     )
+    from t2t_deploy.model import VARIANTS
+    from t2t_deploy.workspace import Artifact, Workspace
 
 __all__ = [
     "VARIANTS",
@@ -58,8 +57,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module("t2t_deploy.api"), name)
+    for home in ("model", "workspace", "api") if name in __all__ else ():
+        found = getattr(importlib.import_module(f"t2t_deploy.{home}"), name, None)
+        if found is not None:
+            return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

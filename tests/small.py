@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from t2t_deploy.pipeline import ExportRequest, Workspace, export_model
+from t2t_deploy.commands import ExportRequest, export_model
+from t2t_deploy.workspace import Workspace
 
 
 def tiny_model(tokens_type: str = "performer", depth: int = 2) -> str:

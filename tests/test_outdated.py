@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from t2t_deploy.commands import inspect_artifact
+from t2t_deploy.commands._artifacts import usable_artifacts
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.pipeline import inspect_artifact
-from t2t_deploy.pipeline._artifacts import usable_artifacts
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 

@@ -12,10 +12,10 @@ import pytest
 
 from t2t_deploy import _untrusted
 from t2t_deploy._untrusted import json_from_file, read_small_file, shortened
+from t2t_deploy.commands._bench import read_report
 from t2t_deploy.errors import ArtifactError, ComparisonError, ConfigError, DeployError, one_line
 from t2t_deploy.model import config_from_toml
-from t2t_deploy.pipeline._bench_document import read_report
-from t2t_deploy.serving import labels_from_file
+from t2t_deploy.pictures import labels_from_file
 from t2t_deploy.serving.triton import signature_from_tensors
 from t2t_deploy.workspace import manifest_text, read_manifest
 
@@ -76,7 +76,7 @@ def test_readers_refuse_in_one_line(
         for name in ("CONFIG", "MANIFEST", "BENCH", "LABELS"):
             for module in (
                 *("model._config_file", "workspace._manifest"),
-                *("pipeline._bench_document", "serving._labels"),
+                *("commands._bench", "pictures._labels"),
             ):
                 target = f"t2t_deploy.{module}.MAX_{name}_BYTES"
                 monkeypatch.setattr(target, 1 << 20, raising=False)

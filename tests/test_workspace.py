@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import t2t_deploy
+from t2t_deploy._files import file_sha256, publish, temporary_file, written_whole
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.types import Precision, ShapeProfile
 from t2t_deploy.workspace import (
@@ -24,12 +25,8 @@ from t2t_deploy.workspace import (
     Manifest,
     Workspace,
     _artifact,
-    file_sha256,
     manifest_path_for,
-    publish,
     read_manifest,
-    temporary_file,
-    written_whole,
 )
 from t2t_deploy.workspace._manifest import Records, Superseded, manifest_text
 

@@ -8,15 +8,10 @@ from pathlib import Path
 import torch
 from digits import digits_split
 
+from t2t_deploy.commands import ExportRequest, QuantizationMode, QuantizeRequest, export_model
 from t2t_deploy.model import config_from_toml, load_checkpoint, save_weights
-from t2t_deploy.pipeline import (
-    ExportRequest,
-    QuantizationMode,
-    QuantizeRequest,
-    Workspace,
-    export_model,
-)
 from t2t_deploy.types import Precision, Target
+from t2t_deploy.workspace import Workspace
 
 from .outliers import with_outliers
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._files import file_sha256
 from t2t_deploy.bench import (
     BenchCase,
     BenchReport,
@@ -31,30 +32,20 @@ from t2t_deploy.bench import (
     not_run_result,
     run_bench,
 )
+from t2t_deploy.commands import NO_GRAPH, BuildRequest, ExportRequest, build_trt, export_model
+from t2t_deploy.engine import device_capability, device_name, why_no_device
 from t2t_deploy.errors import DeployError
 from t2t_deploy.model import VARIANTS
-from t2t_deploy.pipeline import (
-    NO_GRAPH,
-    Artifact,
-    BuildRequest,
-    ExportRequest,
-    Workspace,
-    build_trt,
-    export_model,
-)
 from t2t_deploy.runtime import (
     BACKENDS,
     SessionRequest,
     available_threads,
-    device_capability,
-    device_name,
     open_session,
-    why_no_device,
     why_not_runnable,
 )
 from t2t_deploy.types import TOLERANCES, Precision, ShapeProfile, Status, Target
 from t2t_deploy.verify import standard_pictures, verify_session
-from t2t_deploy.workspace import file_sha256
+from t2t_deploy.workspace import Artifact, Workspace
 
 DEFAULT_VARIANTS = ("7", "14", "t_14", "24")
 DEFAULT_BATCHES = (1, 8, 32)

@@ -27,15 +27,15 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from t2t_deploy.model import config_from_dict, load_reference
-from t2t_deploy.pipeline import (
+from t2t_deploy.commands import (
     ExportRequest,
     QuantizationMode,
     QuantizeRequest,
     export_model,
     quantize_artifact,
 )
-from t2t_deploy.pipeline._baselines import plain_export
+from t2t_deploy.commands._baselines import plain_export
+from t2t_deploy.model import config_from_dict, load_reference
 from t2t_deploy.types import Target
 from t2t_deploy.workspace import Workspace
 

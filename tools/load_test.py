@@ -30,16 +30,11 @@ import numpy as np
 import tritonclient.grpc as triton
 from triton_server import CpuSeconds, ServerProcess
 
-from t2t_deploy.pipeline import (
-    ExportRequest,
-    PackageRequest,
-    ServingFormat,
-    Workspace,
-    export_model,
-    package_artifact,
-)
+from t2t_deploy.commands import ExportRequest, PackageRequest, export_model, package_artifact
 from t2t_deploy.runtime import SessionRequest, open_session
+from t2t_deploy.serving.triton import ServingFormat
 from t2t_deploy.types import Ends
+from t2t_deploy.workspace import Workspace
 
 CONFIG = """\
 tokens_type = "performer"

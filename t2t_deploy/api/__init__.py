@@ -25,13 +25,8 @@ from t2t_deploy.api._use import (
     predict_images,
     verify_artifacts,
 )
-from t2t_deploy.model import VARIANTS
-from t2t_deploy.workspace import Artifact, Workspace
 
 __all__ = [
-    "VARIANTS",
-    "Artifact",
-    "Workspace",
     "benchmark",
     "build_engine",
     "calibrate_onnx",

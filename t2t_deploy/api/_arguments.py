@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from t2t_deploy.errors import UsageError
-from t2t_deploy.pipeline import Workspace
+from t2t_deploy.workspace import Workspace
 
 DEFAULT_WORKSPACE = "artifacts"
 _VARIABLE = "T2T_DEPLOY_WORKSPACE"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from t2t_deploy._progress import Report, silent
 from t2t_deploy.api._arguments import (
     AnyPath,
     batch_of,
@@ -17,11 +18,10 @@ from t2t_deploy.api._arguments import (
     words_of,
     workspace_of,
 )
-from t2t_deploy.pipeline import (
+from t2t_deploy.calibration import RangeMethod
+from t2t_deploy.commands import (
     DEFAULT_COUNT,
     DEFAULT_METHOD,
-    Accelerator,
-    Artifact,
     BuildRequest,
     CalibratedRanges,
     CalibrateRequest,
@@ -30,23 +30,20 @@ from t2t_deploy.pipeline import (
     PackageRequest,
     QuantizationMode,
     QuantizeRequest,
-    RangeMethod,
-    Report,
-    ServingFormat,
     StrategyComparison,
-    Workspace,
     build_trt,
     calibrate_artifact,
     chosen_profiles,
     compare_strategies,
     export_model,
     quantize_artifact,
-    silent,
 )
-from t2t_deploy.pipeline import package_artifact as _package_artifact
+from t2t_deploy.commands import package_artifact as _package_artifact
 from t2t_deploy.recipe import RecipeRun, load_recipe
 from t2t_deploy.recipe import run_recipe as _run_recipe
+from t2t_deploy.serving.triton import Accelerator, ServingFormat
 from t2t_deploy.types import Ends, Precision, Tail, Target
+from t2t_deploy.workspace import Artifact, Workspace
 
 
 def export_onnx(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._progress import Report, silent
 from t2t_deploy.api._arguments import (
     AnyPath,
     device_of,
@@ -18,11 +19,9 @@ from t2t_deploy.api._arguments import (
     words_of,
     workspace_of,
 )
-from t2t_deploy.errors import UsageError
-from t2t_deploy.pipeline import (
+from t2t_deploy.bench import DEFAULT_ROUNDS
+from t2t_deploy.commands import (
     DEFAULT_BATCH,
-    DEFAULT_BLOCK,
-    DEFAULT_ROUNDS,
     BenchOutputs,
     BenchRequest,
     ClusterPrediction,
@@ -36,21 +35,21 @@ from t2t_deploy.pipeline import (
     Prediction,
     PredictRequest,
     RayRequest,
-    Report,
-    Session,
     VerifiedArtifact,
-    Workspace,
     document_bench,
     open_artifact,
-    silent,
 )
-from t2t_deploy.pipeline import draw_features as _draw_features
-from t2t_deploy.pipeline import evaluate_artifacts as _evaluate_artifacts
-from t2t_deploy.pipeline import examine_machine as _examine_machine
-from t2t_deploy.pipeline import inspect_artifact as _inspect_artifact
-from t2t_deploy.pipeline import predict_across as _predict_across
-from t2t_deploy.pipeline import predict_images as _predict_images
-from t2t_deploy.pipeline import verify_artifacts as _verify_artifacts
+from t2t_deploy.commands import draw_features as _draw_features
+from t2t_deploy.commands import evaluate_artifacts as _evaluate_artifacts
+from t2t_deploy.commands import examine_machine as _examine_machine
+from t2t_deploy.commands import inspect_artifact as _inspect_artifact
+from t2t_deploy.commands import predict_across as _predict_across
+from t2t_deploy.commands import predict_images as _predict_images
+from t2t_deploy.commands import verify_artifacts as _verify_artifacts
+from t2t_deploy.errors import UsageError
+from t2t_deploy.runtime import Session
+from t2t_deploy.serving import DEFAULT_BLOCK
+from t2t_deploy.workspace import Workspace
 
 
 def load_session(

@@ -10,11 +10,9 @@ from t2t_deploy.bench._comparison import (
     compare_reports,
     comparison_table,
 )
-from t2t_deploy.bench._csv import bench_csv
-from t2t_deploy.bench._environment import Environment, read_environment
+from t2t_deploy.bench._environment import Environment, Processor, read_environment, read_processor
 from t2t_deploy.bench._gpus import GpuRecord, GpuWatch, visible_gpus
 from t2t_deploy.bench._inputs import make_inputs
-from t2t_deploy.bench._processor import Processor, read_processor
 from t2t_deploy.bench._results import (
     BenchCase,
     BenchReport,
@@ -24,6 +22,7 @@ from t2t_deploy.bench._results import (
     Round,
     WarmUp,
     not_run_result,
+    report_from_dict,
 )
 from t2t_deploy.bench._run import (
     DEFAULT_ROUND_SECONDS,
@@ -33,8 +32,7 @@ from t2t_deploy.bench._run import (
     speedup_between,
 )
 from t2t_deploy.bench._statistics import Latency, Speedup
-from t2t_deploy.bench._stored import report_from_dict
-from t2t_deploy.bench._table import bench_table, not_run_lines
+from t2t_deploy.bench._tables import bench_csv, bench_table, not_run_lines
 
 __all__ = [
     "DEFAULT_ROUNDS",

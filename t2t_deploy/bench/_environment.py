@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -14,7 +16,6 @@ from typing import Any
 import psutil
 
 from t2t_deploy.bench._gpus import GpuRecord
-from t2t_deploy.bench._processor import read_processor
 
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -98,3 +99,74 @@ def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+FLAGS_OF_INTEREST = ("avx2", "avx_vnni", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """flags: those of `FLAGS_OF_INTEREST` it has; None where it cannot be told."""
+
+    model: str
+    flags: tuple[str, ...] | None
+
+    @property
+    def has_vnni(self) -> bool | None:
+        """Whether it multiplies 8-bit codes without widening them; None where it cannot be told."""
+        return self._any("avx_vnni", "avx512_vnni", "amx_int8")
+
+    @property
+    def has_bf16(self) -> bool | None:
+        """Whether it multiplies bfloat16; None where it cannot be told."""
+        return self._any("avx512_bf16", "amx_bf16")
+
+    def _any(self, *names: str) -> bool | None:
+        return None if self.flags is None else any(name in self.flags for name in names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self) | {"vnni": self.has_vnni, "bf16": self.has_bf16}
+
+
+def read_processor() -> Processor:
+    """The processor of this machine; flags are read on Linux."""
+    info = _first_entry()
+    flags = None
+    if "flags" in info:
+        present = set(info["flags"].split())
+        flags = tuple(flag for flag in FLAGS_OF_INTEREST if flag in present)
+    model = info.get("model name") or platform.processor() or platform.machine()
+    return Processor(model, flags)
+
+
+def _first_entry() -> dict[str, str]:
+    """The first processor's entries of /proc/cpuinfo; empty elsewhere than Linux."""
+    if not _CPUINFO.is_file():
+        return {}
+    first = _CPUINFO.read_text().split("\n\n", 1)[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip().lower(): value.strip() for key, _, value in pairs}
+
+
+def resident_bytes() -> int:
+    """Resident memory now, bytes."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_resident_bytes() -> int:
+    """Highest resident memory since this program began, bytes.
+
+    On Linux from VmHWM: ru_maxrss survives exec there, so a worker started by a larger parent
+    would report the parent's peak as its own.
+    """
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    if sys.platform == "linux":
+        match = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+        # the line is missing where a sandbox imitates /proc
+        return int(match.group(1)) * 1024 if match else resident_bytes()
+    import resource  # not on Windows
+
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes on macOS

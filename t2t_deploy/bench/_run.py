@@ -13,11 +13,11 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from t2t_deploy.bench import _lane
+from t2t_deploy.bench import _case_run
+from t2t_deploy.bench._case_run import Lane
 from t2t_deploy.bench._client import Worker
 from t2t_deploy.bench._environment import load_average, read_environment
 from t2t_deploy.bench._gpus import GpuWatch
-from t2t_deploy.bench._lane import Lane
 from t2t_deploy.bench._results import BenchCase, BenchReport, BenchSettings, CaseResult
 from t2t_deploy.bench._statistics import Speedup, round_medians, speedup_of
 from t2t_deploy.errors import UsageError
@@ -80,7 +80,7 @@ def run_bench(
     settings = BenchSettings(
         rounds=rounds,
         round_seconds=round_seconds,
-        warm_up_limit_s=_lane.WARM_UP_LIMIT_S,
+        warm_up_limit_s=_case_run.WARM_UP_LIMIT_S,
         seed=seed,
         devices=tuple(dict.fromkeys(case.request.device for case in cases)),
     )

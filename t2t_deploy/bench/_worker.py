@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 
 from t2t_deploy._child import Parent
+from t2t_deploy.bench._environment import peak_resident_bytes, resident_bytes
 from t2t_deploy.bench._inputs import make_inputs
-from t2t_deploy.bench._memory import peak_resident_bytes, resident_bytes
-from t2t_deploy.runtime._session import ReplayingSession, Session, SessionRequest, TimedSession
+from t2t_deploy.runtime import ReplayingSession, Session, SessionRequest, TimedSession
 from t2t_deploy.types import PROBABILITIES_NAME
 
 _TIMED_CALLS = 5

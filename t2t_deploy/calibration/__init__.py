@@ -8,9 +8,9 @@ from t2t_deploy.calibration._budget import (
     Loss,
     Trial,
     layer_groups,
+    plot_budget,
     search_budget,
 )
-from t2t_deploy.calibration._budget_plot import plot_budget
 from t2t_deploy.calibration._equalise import (
     Equalisation,
     EqualisedPair,
@@ -33,26 +33,11 @@ from t2t_deploy.calibration._forms import (
     FormRule,
     Placement,
 )
-from t2t_deploy.calibration._histogram import MagnitudeHistogram
-from t2t_deploy.calibration._image_set import (
-    ImageSet,
-    PictureBatch,
-    file_digests,
-    identity_of,
-    image_set_from_folder,
-)
-from t2t_deploy.calibration._labelled_set import LabelledSet, labelled_set_from_folder
-from t2t_deploy.calibration._layers import (
-    POLICY,
-    Decision,
-    LinearLayer,
-    Rule,
-    decide,
-    find_layers,
-)
+from t2t_deploy.calibration._layers import POLICY, Decision, LinearLayer, Rule, decide, find_layers
 from t2t_deploy.calibration._observe import (
     MAX_MOMENT_PICTURES,
     ChannelMaxima,
+    MagnitudeHistogram,
     Observation,
     observed_model,
     sources,
@@ -108,14 +93,11 @@ __all__ = [
     "EqualisedPair",
     "Form",
     "FormRule",
-    "ImageSet",
-    "LabelledSet",
     "LayerGroup",
     "LinearLayer",
     "Loss",
     "MagnitudeHistogram",
     "Observation",
-    "PictureBatch",
     "Placement",
     "QuantizedGraph",
     "RangeMethod",
@@ -126,12 +108,8 @@ __all__ = [
     "code_limit",
     "decide",
     "equalised_weights",
-    "file_digests",
     "find_layers",
     "half_bound",
-    "identity_of",
-    "image_set_from_folder",
-    "labelled_set_from_folder",
     "layer_groups",
     "load_calibration",
     "norm_channel_max",

@@ -7,7 +7,7 @@ from enum import Enum
 
 import numpy as np
 
-from t2t_deploy.calibration._histogram import BINS, MagnitudeHistogram
+from t2t_deploy.calibration._observe import BINS, MagnitudeHistogram
 
 INT8_LEVELS = 127
 PERCENTILE = 99.99

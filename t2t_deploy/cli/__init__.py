@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from t2t_deploy.cli._main import main
 
-__all__ = ["main"]
+__all__ = [
+    "main",
+]

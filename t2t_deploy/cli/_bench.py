@@ -64,17 +64,14 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
     t2t-deploy bench --batch 1,8 --threads 2 --report bench.html
     t2t-deploy bench --backend ort-cpu --compare before.json
     """
-    from t2t_deploy.pipeline import (
+    from t2t_deploy.bench import (
         DEFAULT_ROUNDS,
-        BenchOutputs,
-        BenchRequest,
         BenchStatus,
-        CudaGraphs,
         bench_table,
         comparison_table,
-        document_bench,
         not_run_lines,
     )
+    from t2t_deploy.commands import BenchOutputs, BenchRequest, CudaGraphs, document_bench
 
     done = document_bench(
         workspace,

@@ -81,7 +81,7 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
     t2t-deploy build-trt --fp16 --sm 86,89 --profile 1:8:32
     t2t-deploy build-trt --int8 --images train/ --count 128
     """
-    from t2t_deploy.pipeline import (
+    from t2t_deploy.commands import (
         DEFAULT_COUNT,
         BuildRequest,
         build_trt,

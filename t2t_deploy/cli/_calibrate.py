@@ -51,11 +51,11 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
     t2t-deploy calibrate --images train/ --count 512
     t2t-deploy quantize --ranges artifacts/calibration/14-224-portable-....ranges
     """
-    from t2t_deploy.pipeline import (
+    from t2t_deploy.calibration import RangeMethod
+    from t2t_deploy.commands import (
         DEFAULT_COUNT,
         DEFAULT_METHOD,
         CalibrateRequest,
-        RangeMethod,
         calibrate_artifact,
         calibrate_values,
     )

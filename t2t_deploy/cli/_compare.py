@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from t2t_deploy.bench import Latency, Speedup
-    from t2t_deploy.pipeline import ComparedStrategies, ExportRequest, StrategyComparison
+    from t2t_deploy.commands import ComparedStrategies, ExportRequest, StrategyComparison
 
 Cell = Callable[["ComparedStrategies"], str]
 
@@ -22,7 +22,7 @@ _HAZARD = "!"
 
 def compare(workspace: Any, request: ExportRequest, output: Output) -> int:
     """Compare the strategies and print the result; exit status 1 where none could be exported."""
-    from t2t_deploy.pipeline import compare_strategies
+    from t2t_deploy.commands import compare_strategies
 
     comparison = compare_strategies(request, output, folder=workspace.root)
     output.result(comparison.to_dict(), lambda console: _show(console, comparison))
@@ -59,7 +59,7 @@ def _show(console: Console, comparison: StrategyComparison) -> None:
 
 def _columns(comparison: StrategyComparison) -> dict[str, Cell]:
     """Name and content of each column; runtimes that measured nothing have none."""
-    from t2t_deploy.pipeline import split_name
+    from t2t_deploy.commands import split_name
 
     rows = comparison.rows
     columns: dict[str, Cell] = {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @common_options
 def command(as_report: bool, workspace: Any, output: Output) -> int:
     """Tell what this machine can build and run, why not the rest, and check the workspace."""
-    from t2t_deploy.pipeline import bug_report, examine_machine, examine_workspace
+    from t2t_deploy.commands import bug_report, examine_machine, examine_workspace
 
     found = examine_machine()
     if as_report:

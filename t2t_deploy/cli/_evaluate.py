@@ -21,7 +21,7 @@ from t2t_deploy.types import Precision, Status
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from t2t_deploy.pipeline import Evaluation
+    from t2t_deploy.commands import Evaluation
 
 
 @click.command("evaluate", short_help="Accuracy on a folder, against the reference.")
@@ -70,7 +70,7 @@ def command(artifacts: tuple[Path, ...], workspace: Any, output: Output, **optio
     t2t-deploy evaluate --images val/
     t2t-deploy evaluate --images photos/ artifacts/onnx/14-...-int8.onnx
     """
-    from t2t_deploy.pipeline import (
+    from t2t_deploy.commands import (
         DEFAULT_BATCH,
         EvaluateAcross,
         EvaluateRequest,

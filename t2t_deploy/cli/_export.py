@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def _variants(context: click.Context, parameter: click.Parameter, word: str) -> list[str]:
     """What a shell may complete ``--variant`` to."""
-    from t2t_deploy.pipeline import VARIANTS
+    from t2t_deploy.model import VARIANTS
 
     return [name for name in VARIANTS if name.startswith(word)]
 
@@ -95,7 +95,7 @@ def command(workspace: Any, output: Output, **options: Any) -> int:
     t2t-deploy export --variant 14 --embed-preprocess --tail topk
     t2t-deploy export --variant 14 --precision fp16 --target tensorrt --compare
     """
-    from t2t_deploy.pipeline import ExportRequest, export_model, export_values
+    from t2t_deploy.commands import ExportRequest, export_model, export_values
 
     request = ExportRequest(
         variant=options["variant"],

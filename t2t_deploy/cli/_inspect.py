@@ -14,7 +14,7 @@ from t2t_deploy.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from t2t_deploy.pipeline import DrawnFeatures
+    from t2t_deploy.commands import DrawnFeatures
 
 
 @click.command("inspect", short_help="What is in an ONNX file or an engine.")
@@ -47,7 +47,7 @@ def command(
     t2t-deploy inspect a.onnx b.onnx
     t2t-deploy inspect a.onnx a-int8.onnx --features cat.jpg
     """
-    from t2t_deploy.pipeline import draw_features, inspect_artifact
+    from t2t_deploy.commands import draw_features, inspect_artifact
 
     if plot is not None and features is None:
         raise UsageError("--plot draws the token maps of --features; give --features IMAGE too")

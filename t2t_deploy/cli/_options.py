@@ -42,7 +42,7 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
         as_json: bool,
         **options: Any,
     ) -> Any:
-        from t2t_deploy.pipeline import Patience, Workspace
+        from t2t_deploy.workspace import Patience, Workspace
 
         output = Output(as_json=as_json, verbosity=-1 if quiet else verbose)
         name = click.get_current_context().command_path

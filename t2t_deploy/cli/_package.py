@@ -76,13 +76,8 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
     t2t-deploy package --triton models/
     t2t-deploy package artifacts/onnx/14-....onnx --triton models/
     """
-    from t2t_deploy.pipeline import (
-        Accelerator,
-        PackageRequest,
-        ServingFormat,
-        package_artifact,
-        package_values,
-    )
+    from t2t_deploy.commands import PackageRequest, package_artifact, package_values
+    from t2t_deploy.serving.triton import Accelerator, ServingFormat
 
     serving_format = options.pop("serving_format")
     accelerator = options.pop("accelerator")

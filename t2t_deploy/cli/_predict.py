@@ -19,7 +19,7 @@ from t2t_deploy.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from t2t_deploy.pipeline import PredictedPicture, Prediction, RayRequest
+    from t2t_deploy.commands import PredictedPicture, Prediction, RayRequest
 
 _SHOWN_PICTURES = 50
 _STDIN = "-"
@@ -86,7 +86,7 @@ def command(
     t2t-deploy predict model.onnx photos/ --top 1 -o classes.csv
     find photos -newer last -name '*.jpg' | t2t-deploy predict model.onnx -
     """
-    from t2t_deploy.pipeline import PredictRequest, predict_images
+    from t2t_deploy.commands import PredictRequest, predict_images
 
     across = _ray_request(options)
     request = PredictRequest(
@@ -124,7 +124,8 @@ def command(
 
 def _ray_request(options: dict[str, Any]) -> RayRequest | None:
     """What --ray asks for; None without it. Raises UsageError for options of the other kind."""
-    from t2t_deploy.pipeline import DEFAULT_BLOCK, RayRequest
+    from t2t_deploy.commands import RayRequest
+    from t2t_deploy.serving import DEFAULT_BLOCK
 
     names = {"folder": "--output", "workers": "--workers", "block": "--block"}
     given = [option for name, option in names.items() if options[name] is not None]
@@ -161,7 +162,7 @@ def sources_from(images: Iterable[str], *, null: bool) -> tuple[str, ...]:
 
 
 def _values(found: Prediction, kept: list[PredictedPicture]) -> dict[str, Any]:
-    from t2t_deploy.pipeline import artifact_values
+    from t2t_deploy.commands import artifact_values
 
     return {
         "artifact": artifact_values(found.artifact),

@@ -11,12 +11,12 @@ from t2t_deploy.errors import counted
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from t2t_deploy.pipeline import ClusterPrediction, PredictRequest, RayRequest
+    from t2t_deploy.commands import ClusterPrediction, PredictRequest, RayRequest
 
 
 def run_across(workspace: Any, request: PredictRequest, ray: RayRequest, output: Output) -> int:
     """Run it, print what was done, return the exit status."""
-    from t2t_deploy.pipeline import predict_across
+    from t2t_deploy.commands import predict_across
 
     found = predict_across(workspace, request, ray, output)
     output.result(_values(found), lambda console: _show(console, found))
@@ -26,7 +26,7 @@ def run_across(workspace: Any, request: PredictRequest, ray: RayRequest, output:
 
 
 def _values(found: ClusterPrediction) -> dict[str, Any]:
-    from t2t_deploy.pipeline import artifact_values
+    from t2t_deploy.commands import artifact_values
 
     return {
         "artifact": artifact_values(found.artifact),

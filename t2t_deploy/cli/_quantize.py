@@ -90,12 +90,12 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
     t2t-deploy quantize --images train/ --mode dynamic           for ONNX Runtime on the CPU
     t2t-deploy quantize --images train/ --max-drop 0.5 --eval val/
     """
-    from t2t_deploy.pipeline import (
+    from t2t_deploy.calibration import RangeMethod
+    from t2t_deploy.commands import (
         DEFAULT_COUNT,
         DEFAULT_METHOD,
         QuantizationMode,
         QuantizeRequest,
-        RangeMethod,
         quantize_artifact,
         quantize_values,
     )

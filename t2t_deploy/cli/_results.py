@@ -12,7 +12,7 @@ from t2t_deploy.types import Status
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from t2t_deploy.pipeline import Artifact, WorkspaceCheck
+    from t2t_deploy.workspace import Artifact, WorkspaceCheck
 
 
 SHOWN_UNREADABLE = 10

@@ -53,8 +53,8 @@ def command(
         raise UsageError("no recipe was named; expected RECIPE.toml, or --example to write one")
     if output_file is not None:
         raise UsageError("-o is for --example; a recipe itself says where things go, with output")
-    from t2t_deploy.pipeline import Workspace
     from t2t_deploy.recipe import load_recipe, run_recipe
+    from t2t_deploy.workspace import Workspace
 
     followed = load_recipe(recipe)
     given = context.get_parameter_source("workspace") is not ParameterSource.DEFAULT

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @common_options
 def command(workspace: Any, output: Output) -> None:
     """List the family: dimensions, parameters, published accuracy."""
-    from t2t_deploy.pipeline import VARIANTS
+    from t2t_deploy.model import VARIANTS
 
     rows: list[dict[str, Any]] = []
     for variant in VARIANTS.values():

@@ -15,7 +15,7 @@ from t2t_deploy.types import HALF_MAX
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from t2t_deploy.pipeline import VerifiedArtifact
+    from t2t_deploy.commands import VerifiedArtifact
     from t2t_deploy.verify import NodewiseReport
 
 
@@ -50,7 +50,7 @@ def command(
     output: Output,
 ) -> int:
     """Verify artifacts (all of the workspace if none is named) against the reference."""
-    from t2t_deploy.pipeline import verify_artifacts, verify_values
+    from t2t_deploy.commands import verify_artifacts, verify_values
 
     results = verify_artifacts(
         workspace,

@@ -25,7 +25,7 @@ def command() -> None:
 @common_options
 def list_artifacts(workspace: Any, output: Output) -> None:
     """List the artifacts, oldest first."""
-    from t2t_deploy.pipeline import artifact_values
+    from t2t_deploy.commands import artifact_values
 
     artifacts = workspace.artifacts()
 
@@ -53,7 +53,7 @@ def list_artifacts(workspace: Any, output: Output) -> None:
 @common_options
 def check(workspace: Any, output: Output) -> int:
     """Compare every file with what is written of it."""
-    from t2t_deploy.pipeline import examine_workspace
+    from t2t_deploy.commands import examine_workspace
 
     found = examine_workspace(workspace)
     output.result(check_values(found), lambda console: show_check(console, found))
@@ -74,7 +74,7 @@ def prune(folders: tuple[Path, ...], cache: bool, workspace: Any, output: Output
     FOLDERS: others that commands wrote to, by -o, --csv or package. What is below them is not
     looked at.
     """
-    from t2t_deploy.pipeline import prune_workspace
+    from t2t_deploy.commands import prune_workspace
 
     removed = prune_workspace(workspace, folders, compiled=cache)
 

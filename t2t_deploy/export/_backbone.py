@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2t_deploy.export._graph import CONTRIB_DOMAIN
 from t2t_deploy.export._layers import (
     DeployLinear,
     DeployMlp,
@@ -16,6 +15,7 @@ from t2t_deploy.export._layers import (
     deploy_norm,
     gelu,
 )
+from t2t_deploy.graph import CONTRIB_DOMAIN
 from t2t_deploy.model import (
     Attention,
     Block,

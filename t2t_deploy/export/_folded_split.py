@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from t2t_deploy.export._layers import Affine, weights_of
-from t2t_deploy.export._soft_split import Products, SlicedWindows
+from t2t_deploy.export._soft_split import ConvWindows, Products, SlicedWindows, WindowProducts
+from t2t_deploy.export._strategies import SoftSplitForm
 from t2t_deploy.model import SoftSplit
 
 PADDED_TO = 8
@@ -182,3 +183,41 @@ def window_rstd(mean: Tensor, square: Tensor, eps: float) -> Tensor:
 def centred(weight: Tensor) -> Tensor:
     """Rows (O, D) less their mean."""
     return weight - weight.mean(dim=1, keepdim=True)
+
+
+def make_split(
+    form: SoftSplitForm,
+    split: SoftSplit,
+    grid: tuple[int, int],
+    eps: float | None,
+    consumers: Sequence[Affine],
+    *,
+    dtype: torch.dtype,
+    from_picture: bool = False,
+) -> WindowProducts | FoldedConv | CentredWindows | NormalisedWindows:
+    """The asked form of ``normalise(unfold(map)) @ W.T`` for each consumer's W, on a map's grid.
+
+    eps: the norm's epsilon; None where there is no norm. From a picture everything up to and with
+    the norm's statistics stays float32: where a window is flat over space and channels, its
+    normalised values differ only in bits that a 16-bit picture no longer has.
+    """
+    channels = consumers[0].weight.shape[1] // split.kernel**2
+    if form is SoftSplitForm.CENTRED and eps is not None:
+        return CentredWindows(split, grid, eps, consumers, dtype=dtype)
+    if form is SoftSplitForm.NORMALISED and eps is not None:
+        return NormalisedWindows(split, grid, eps, consumers, dtype=dtype)
+    if form is SoftSplitForm.FOLDED:
+        return FoldedConv(split, grid, eps, consumers, dtype=dtype)
+    windows: SlicedWindows | ConvWindows
+    if form is SoftSplitForm.CONV:
+        windows = ConvWindows(split, grid, channels)
+    else:
+        windows = SlicedWindows(split, grid, channels)
+    return WindowProducts(
+        windows,
+        eps,
+        consumers,
+        dtype=dtype,
+        norm_dtype=torch.float32 if from_picture else dtype,
+        shifted=form is SoftSplitForm.SHIFTED and eps is not None,
+    )

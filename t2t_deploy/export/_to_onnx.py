@@ -19,7 +19,7 @@ from t2t_deploy import __version__
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ExportError, UsageError
 from t2t_deploy.export._deploy import DeployT2TViT
-from t2t_deploy.export._graph import CONTRIB_DOMAIN
+from t2t_deploy.graph import CONTRIB_DOMAIN
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME
 
 # The GELU that the deploy form writes out stays written out below 20; from 20 on exporters may use

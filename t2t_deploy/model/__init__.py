@@ -5,9 +5,9 @@ The registry and the dimensions need no torch; what does is imported on first us
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from t2t_deploy._lazy import lazy
 from t2t_deploy.model._config import Backbone, ModelConfig, SoftSplit, TokensType
 from t2t_deploy.model._config_file import config_from_dict, config_from_toml
 from t2t_deploy.model._variants import VARIANTS, Published, Variant, config_for_variant
@@ -39,36 +39,6 @@ if TYPE_CHECKING:
     )
     from t2t_deploy.model._t2t import T2TViT, TokensToToken, restructure, soft_split
     from t2t_deploy.model._tokens import PERFORMER_EPSILON, PerformerBlock, TransformerBlock
-
-_HOMES = {
-    "_backbone": (
-        "Attention",
-        "Block",
-        "DenseBlock",
-        "GhostAttention",
-        "GhostMlp",
-        "SqueezeExcite",
-        "Transition",
-    ),
-    "_checkpoint": (
-        "Checkpoint",
-        "load_checkpoint",
-        "load_reference",
-        "reference_from_state_dict",
-        "save_weights",
-    ),
-    "_random": ("random_state_dict", "random_tensor"),
-    "_stepwise": (
-        "Arithmetic",
-        "LayerError",
-        "layer_errors",
-        "reference_layers",
-        "reference_tensors",
-    ),
-    "_t2t": ("T2TViT", "TokensToToken", "restructure", "soft_split"),
-    "_tokens": ("PERFORMER_EPSILON", "PerformerBlock", "TransformerBlock"),
-}
-_LAZY = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "PERFORMER_EPSILON",
@@ -109,8 +79,6 @@ __all__ = [
     "soft_split",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(
+    __name__, __all__, "_checkpoint", "_random", "_stepwise", "_t2t", "_backbone", "_tokens"
+)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.pipeline import Artifact, Workspace
 from t2t_deploy.recipe._recipe import Recipe
 from t2t_deploy.recipe._records import MadeFile, Record, tree_sha256
+from t2t_deploy.workspace import Artifact, Workspace
 
 
 @dataclass(slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.resources
 from pathlib import Path
 
+from t2t_deploy._files import write_text
 from t2t_deploy.errors import RecipeError, shown_path
-from t2t_deploy.workspace import write_text
 
 
 def example_recipe() -> str:

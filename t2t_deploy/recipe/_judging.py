@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from t2t_deploy.errors import BackendError, counted
-from t2t_deploy.pipeline import (
-    Artifact,
+from t2t_deploy._progress import Report
+from t2t_deploy.bench import BenchStatus
+from t2t_deploy.commands import (
     BenchOutputs,
     BenchRequest,
-    BenchStatus,
     EvaluateRequest,
     Evaluation,
     PackageRequest,
-    Report,
     document_bench,
     document_measured,
     evaluate_artifacts,
@@ -27,6 +25,7 @@ from t2t_deploy.pipeline import (
     verify_artifacts,
     verify_values,
 )
+from t2t_deploy.errors import BackendError, counted
 from t2t_deploy.recipe._context import Context
 from t2t_deploy.recipe._parts import (
     BENCH_TOOLS,
@@ -46,6 +45,7 @@ from t2t_deploy.recipe._recipe import Expected, VerifyPlan
 from t2t_deploy.recipe._records import Parts, Record
 from t2t_deploy.recipe._steps import NamedStep, Outcome
 from t2t_deploy.types import Status
+from t2t_deploy.workspace import Artifact
 
 PERCENT = 100.0
 

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from t2t_deploy.errors import RecipeError, UsageError, shown_path
-from t2t_deploy.pipeline import (
+from t2t_deploy.bench import DEFAULT_ROUNDS
+from t2t_deploy.calibration import RangeMethod
+from t2t_deploy.commands import (
     DEFAULT_COUNT,
     DEFAULT_METHOD,
-    DEFAULT_ROUNDS,
-    Accelerator,
     BenchOutputs,
     BenchRequest,
     BuildRequest,
@@ -24,13 +23,13 @@ from t2t_deploy.pipeline import (
     PackageRequest,
     QuantizationMode,
     QuantizeRequest,
-    RangeMethod,
-    ServingFormat,
     chosen_profiles,
     quantization_target,
 )
+from t2t_deploy.errors import RecipeError, UsageError, shown_path
 from t2t_deploy.recipe._recipe import TOP1_WITHIN, Expected, Named, Recipe, VerifyPlan
 from t2t_deploy.recipe._schema import read_tables
+from t2t_deploy.serving.triton import Accelerator, ServingFormat
 from t2t_deploy.types import QUANTIZED, Ends, Precision, Tail, Target
 
 if sys.version_info >= (3, 11):

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from t2t_deploy.errors import ArtifactError, CheckpointError
-from t2t_deploy.pipeline import (
-    Artifact,
+from t2t_deploy._progress import Report
+from t2t_deploy.commands import (
     BuildRequest,
     CalibrateRequest,
     ExportRequest,
     QuantizeRequest,
-    Report,
     build_trt,
     build_values,
     calibrate_artifact,
@@ -26,6 +24,7 @@ from t2t_deploy.pipeline import (
     quantize_values,
     read_model,
 )
+from t2t_deploy.errors import ArtifactError, CheckpointError
 from t2t_deploy.recipe._context import Context
 from t2t_deploy.recipe._parts import (
     CHECK_TOOLS,
@@ -45,6 +44,7 @@ from t2t_deploy.recipe._recipe import Expected
 from t2t_deploy.recipe._records import Parts, Record
 from t2t_deploy.recipe._steps import NamedStep, Outcome, Values
 from t2t_deploy.types import Precision, Target
+from t2t_deploy.workspace import Artifact
 
 
 @dataclass(frozen=True, slots=True)

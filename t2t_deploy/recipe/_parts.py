@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy import __version__
-from t2t_deploy.errors import RecipeError, shown_path
-from t2t_deploy.pipeline import (
+from t2t_deploy._files import file_sha256
+from t2t_deploy.commands import (
     Machine,
     calibration_pictures,
     evaluation_pictures,
     read_machine,
     verification_pictures,
 )
+from t2t_deploy.errors import RecipeError, shown_path
 from t2t_deploy.recipe._records import ARTIFACT
 from t2t_deploy.types import Ends
-from t2t_deploy.workspace import Artifact, file_sha256
+from t2t_deploy.workspace import Artifact
 
 GRAPH_TOOLS = ("torch", "onnx", "onnxscript", "onnxsim", "numpy")
 """What shapes an exported graph."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2t_deploy.pipeline import BenchOutputs, BenchRequest, CalibrateRequest, EvaluateRequest
+from t2t_deploy.commands import BenchOutputs, BenchRequest, CalibrateRequest, EvaluateRequest
 
 TOP1_WITHIN = 0.2
 """How far, in points, a measured top-1 may be from the published one."""

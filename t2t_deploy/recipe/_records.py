@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from t2t_deploy.workspace import file_sha256, manifest_text, write_text
+from t2t_deploy._files import file_sha256, write_text
+from t2t_deploy.workspace import manifest_text
 
 FOLDER = "recipes"
 _CHECKSUM = "checksum"

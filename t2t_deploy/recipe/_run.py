@@ -9,14 +9,15 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._progress import Report, silent
 from t2t_deploy.errors import ArtifactError, BackendError, CheckFailed, DeployError
-from t2t_deploy.pipeline import Report, Workspace, silent
 from t2t_deploy.recipe._context import Context
 from t2t_deploy.recipe._judging import Bench, Evaluate, PackageStep, ReportPages, Verify
 from t2t_deploy.recipe._making import Build, Calibrate, CheckModel, Export, Quantize
 from t2t_deploy.recipe._recipe import Recipe
 from t2t_deploy.recipe._records import Record, Records, changes
 from t2t_deploy.recipe._steps import Outcome, Step
+from t2t_deploy.workspace import Workspace
 
 _UNCHANGED = "nothing it depends on changed"
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy._untrusted import did_you_mean
+from t2t_deploy.engine import parse_sm
 from t2t_deploy.errors import RecipeError, UsageError
-from t2t_deploy.runtime import BACKENDS, parse_sm
+from t2t_deploy.runtime import BACKENDS
 
 _LARGEST = 2**31 - 1
 _SHOWN = 60

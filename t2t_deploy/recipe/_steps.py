@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from t2t_deploy.pipeline import Artifact, Report
+from t2t_deploy._progress import Report
 from t2t_deploy.recipe._context import Context
 from t2t_deploy.recipe._parts import artifact_part
 from t2t_deploy.recipe._records import MadeFile, Parts, Record
+from t2t_deploy.workspace import Artifact
 
 Values = Mapping[str, Any]
 

@@ -5,4 +5,7 @@ from __future__ import annotations
 from t2t_deploy.report._document import BenchDocument
 from t2t_deploy.report._page import bench_page
 
-__all__ = ["BenchDocument", "bench_page"]
+__all__ = [
+    "BenchDocument",
+    "bench_page",
+]

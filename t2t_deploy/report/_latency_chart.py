@@ -12,7 +12,9 @@ from t2t_deploy.report._drawing import (
     EDGE,
     ROW_HEIGHT,
     Layout,
+    Scale,
     figure,
+    fitting_scale,
     group,
     horizontal_axis,
     line,
@@ -20,7 +22,6 @@ from t2t_deploy.report._drawing import (
     svg,
 )
 from t2t_deploy.report._markup import Markup, element, number
-from t2t_deploy.report._scale import Scale, fitting_scale
 
 _PLACES = 160
 _DRAWN = (0.5, 99.0)

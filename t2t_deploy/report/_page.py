@@ -10,7 +10,6 @@ from t2t_deploy import __version__
 from t2t_deploy.report._document import BenchDocument, batches_of, measured_cases
 from t2t_deploy.report._latency_chart import latency_chart
 from t2t_deploy.report._markup import Child, Markup, element, join
-from t2t_deploy.report._memory_chart import memory_chart
 from t2t_deploy.report._sections import (
     command_section,
     comparison_section,
@@ -20,6 +19,7 @@ from t2t_deploy.report._sections import (
     summary,
     warnings,
 )
+from t2t_deploy.report._small_charts import memory_chart
 from t2t_deploy.report._table import results_table
 from t2t_deploy.report._throughput_chart import throughput_chart
 from t2t_deploy.report._tradeoff_chart import tradeoff_chart

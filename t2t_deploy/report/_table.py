@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from t2t_deploy.report._document import Case
 from t2t_deploy.report._markup import Child, Markup, element
-from t2t_deploy.report._sparkline import rounds_sparkline
+from t2t_deploy.report._small_charts import rounds_sparkline
 
 if TYPE_CHECKING:
     from t2t_deploy.bench import CaseResult

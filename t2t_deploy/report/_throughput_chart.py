@@ -11,20 +11,22 @@ from t2t_deploy.report._drawing import (
     ROW_HEIGHT,
     TEXT_HEIGHT,
     Layout,
+    Scale,
     case_key,
     figure,
     group,
     horizontal_axis,
     line,
+    linear_scale,
     marker,
     row_label,
     shortened,
+    spread_apart,
     svg,
     text,
     vertical_axis,
 )
 from t2t_deploy.report._markup import Markup, element, number
-from t2t_deploy.report._scale import Scale, linear_scale, spread_apart
 
 
 def throughput_chart(cases: Sequence[Case]) -> Markup:

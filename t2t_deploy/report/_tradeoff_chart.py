@@ -15,16 +15,18 @@ from t2t_deploy.report._drawing import (
     group,
     horizontal_axis,
     line,
+    linear_scale,
+    log_scale,
     marker,
     power_of_ten,
     shortened,
+    spread_apart,
     svg,
     text,
     vertical_axis,
     width_of,
 )
 from t2t_deploy.report._markup import Markup, element, number
-from t2t_deploy.report._scale import linear_scale, log_scale, spread_apart
 from t2t_deploy.types import TOLERANCES
 
 

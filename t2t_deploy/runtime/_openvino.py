@@ -13,7 +13,7 @@ import numpy as np
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, BackendError, InputError
-from t2t_deploy.runtime._onnx_file import check_onnx_file
+from t2t_deploy.graph import check_onnx_file
 from t2t_deploy.runtime._session import ClosingSession, check_feeds
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, QUANTIZED, Precision, TensorSpec
 

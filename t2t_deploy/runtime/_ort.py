@@ -11,8 +11,7 @@ import numpy as np
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, BackendError
-from t2t_deploy.runtime._mapped_onnx import mappable_model
-from t2t_deploy.runtime._onnx_file import check_onnx_file
+from t2t_deploy.graph import check_onnx_file, mappable_model
 from t2t_deploy.runtime._session import ClosingSession, check_feeds
 from t2t_deploy.types import TensorSpec
 

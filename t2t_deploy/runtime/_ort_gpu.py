@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from t2t_deploy._optional import require
+from t2t_deploy.engine import Obstacle
 from t2t_deploy.errors import ArtifactError, BackendError
-from t2t_deploy.runtime._engine_device import Obstacle
-from t2t_deploy.runtime._onnx_file import check_onnx_file
+from t2t_deploy.graph import check_onnx_file
 from t2t_deploy.runtime._ort import raise_refusal, tensor_spec
 from t2t_deploy.runtime._ort_placement import (
     RECORD_PLACEMENT,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.errors import BackendError
-from t2t_deploy.runtime._onnx_file import read_onnx
+from t2t_deploy.graph import read_onnx
 
 if TYPE_CHECKING:
     import onnx

@@ -8,10 +8,9 @@ import sys
 from collections.abc import Callable, Mapping
 
 from t2t_deploy._optional import EXTRAS, is_installed, require
+from t2t_deploy.engine import Obstacle, device_capability, supported_sms, why_no_device
 from t2t_deploy.errors import MissingDependencyError
 from t2t_deploy.runtime._cuda import CUDA_MODULE
-from t2t_deploy.runtime._engine_device import Obstacle, device_capability, why_no_device
-from t2t_deploy.runtime._trt_choice import supported_sms
 
 TORCH_BACKENDS = frozenset({"eager", "compile"})
 ORT_GPU_BACKENDS = frozenset({"ort-cuda", "ort-tensorrt"})

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from t2t_deploy.engine import CUDA_ERROR, BuilderLog, TensorRT, load_refusal, new_logger, sizes
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError, InputError
-from t2t_deploy.runtime._engine_device import CUDA_ERROR, load_refusal
-from t2t_deploy.runtime._trt_module import BuilderLog, TensorRT, new_logger
-from t2t_deploy.runtime._trt_network import sizes
 from t2t_deploy.types import ShapeProfile, TensorSpec
 
 if TYPE_CHECKING:

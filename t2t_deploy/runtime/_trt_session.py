@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from t2t_deploy._files import written_whole
+from t2t_deploy.engine import TensorRT, sizes
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.runtime._cuda import Cuda, Graph
 from t2t_deploy.runtime._pool import Pool
@@ -24,8 +25,6 @@ from t2t_deploy.runtime._trt_engine import (
     load_engine,
     read_engine,
 )
-from t2t_deploy.runtime._trt_module import TensorRT
-from t2t_deploy.runtime._trt_network import sizes
 from t2t_deploy.types import TensorSpec
 
 if TYPE_CHECKING:

@@ -7,19 +7,24 @@ grows with the number of pictures.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import pickle
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import BackendError, DeployError
+from t2t_deploy.pictures import pictures_of, reader_of, scheme_of
 from t2t_deploy.serving._blocks import PictureBlock, SkippedBlocks, blocks_to_do
+from t2t_deploy.serving._classifier import Classifier, ClassifierRequest, open_classifier
+from t2t_deploy.serving._classify import PictureClasses, classify_pictures
 from t2t_deploy.serving._ray_cluster import Cluster
-from t2t_deploy.serving._sources import pictures_of
 
 RETRIES = 2
 """How often a worker is started again, and a block tried again. Ray's own number has no end."""
@@ -145,3 +150,44 @@ def _rows(cluster: Cluster, dataset: Any) -> Iterator[dict[str, Any]]:
 
 def _images(content: bytes) -> list[str]:
     return [os.fsdecode(name) for name in content.split(b"\0")]
+
+
+_REMOTE_READERS = 8
+"""Threads that wait for a remote filesystem, where a picture takes tens of milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyBlocks:
+    """Opens an artifact in a worker; what it returns classifies blocks.
+
+    content: reference to the artifact's bytes in the cluster's object store: workers need no disk
+    in common with the driver. request: how to open it, its path being the driver's.
+    """
+
+    content: Any
+    request: ClassifierRequest
+    sources: tuple[str, ...]
+    top: int
+
+    def __call__(self) -> Work:
+        """Open the session. Raises BackendError, ArtifactError."""
+        classifier = self._opened()
+        read = reader_of(self.sources, classifier.size)
+        remote = any(scheme_of(source) is not None for source in self.sources)
+        # a worker with one core decodes and computes by turns; more would share that core
+        readers = _REMOTE_READERS if remote else (self.request.session.threads or 1) - 1
+
+        def classify(images: Sequence[str]) -> list[PictureClasses]:
+            return list(classify_pictures(classifier, images, read, top=self.top, readers=readers))
+
+        return classify
+
+    def _opened(self) -> Classifier:
+        session = self.request.session
+        with tempfile.TemporaryDirectory(prefix="t2t-deploy-") as folder:
+            path = Path(folder, session.path.name)
+            path.write_bytes(require("ray").get(self.content))
+            # runtimes have read the file, or hold it open, once a session is there
+            return open_classifier(
+                dataclasses.replace(self.request, session=dataclasses.replace(session, path=path))
+            )

@@ -12,12 +12,6 @@ from t2t_deploy.verify._compare import (
     verify_session,
 )
 from t2t_deploy.verify._confusion_plot import ConfusionPanel, plot_confusion
-from t2t_deploy.verify._ends import (
-    TAIL_TOLERANCE,
-    PixelSession,
-    tail_fault,
-    takes_pixels,
-)
 from t2t_deploy.verify._features import (
     PICTURE,
     FeatureColumn,
@@ -30,6 +24,8 @@ from t2t_deploy.verify._features import (
     top_classes,
 )
 from t2t_deploy.verify._features_plot import features_size, plot_features
+from t2t_deploy.verify._graph_io import TAIL_TOLERANCE, PixelSession, tail_fault, takes_pixels
+from t2t_deploy.verify._instrumented import ShownGraph, ShownLayers, shown_graph
 from t2t_deploy.verify._locate import (
     ComparedLayer,
     Located,
@@ -48,12 +44,7 @@ from t2t_deploy.verify._nodewise import (
 from t2t_deploy.verify._nodewise_plot import plot_nodewise
 from t2t_deploy.verify._nodewise_session import NodewiseSession
 from t2t_deploy.verify._non_finite import stored_non_finite, why_non_finite
-from t2t_deploy.verify._pictures import (
-    PictureSet,
-    flat_pictures,
-    on_pixel_grid,
-    standard_pictures,
-)
+from t2t_deploy.verify._pictures import PictureSet, flat_pictures, on_pixel_grid, standard_pictures
 
 __all__ = [
     "PICTURE",
@@ -71,6 +62,8 @@ __all__ = [
     "PictureSet",
     "PixelSession",
     "SeenStage",
+    "ShownGraph",
+    "ShownLayers",
     "Stage",
     "TokenColours",
     "Verification",
@@ -92,6 +85,7 @@ __all__ = [
     "plot_nodewise",
     "rounding_of",
     "see_stage",
+    "shown_graph",
     "standard_pictures",
     "stored_non_finite",
     "tail_fault",

@@ -23,8 +23,7 @@ from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Status, Tolerance
 from t2t_deploy.verify._compare import Verification, compare_logits, not_verified
 from t2t_deploy.verify._float_format import FloatFormat
 from t2t_deploy.verify._nodewise_graph import Step, TypedGraph, typed_graph_from_onnx
-from t2t_deploy.verify._nodewise_kernels import NodeKernels
-from t2t_deploy.verify._nodewise_session import Evaluation, rounded
+from t2t_deploy.verify._nodewise_session import Evaluation, NodeKernels, rounded
 from t2t_deploy.verify._nodewise_sums import CodeSum, CodeSums
 from t2t_deploy.verify._pictures import PictureSet, flat_pictures, standard_pictures
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from t2t_deploy._untrusted import first_line
 from t2t_deploy.errors import ArtifactError, counted
-from t2t_deploy.runtime import read_onnx
+from t2t_deploy.graph import read_onnx
 from t2t_deploy.types import TensorSpec
 from t2t_deploy.verify._float_format import FORMATS, FloatFormat, float_format
 

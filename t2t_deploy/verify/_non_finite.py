@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.runtime import read_onnx
+from t2t_deploy.graph import read_onnx
 from t2t_deploy.types import INPUT_NAME
 from t2t_deploy.verify._nodewise_graph import typed_graph_from_onnx
-from t2t_deploy.verify._nodewise_kernels import NodeKernels
-from t2t_deploy.verify._nodewise_session import Evaluation, rounded
+from t2t_deploy.verify._nodewise_session import Evaluation, NodeKernels, rounded
 
 if TYPE_CHECKING:
     import onnx

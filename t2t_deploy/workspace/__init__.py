@@ -13,15 +13,6 @@ A manifest lies beside its file and names it without a folder, so a workspace ca
 
 from __future__ import annotations
 
-from t2t_deploy._files import (
-    file_sha256,
-    make_folder,
-    publish,
-    temporary_file,
-    temporary_folder,
-    write_text,
-    written_whole,
-)
 from t2t_deploy.workspace._artifact import Artifact
 from t2t_deploy.workspace._locks import Patience
 from t2t_deploy.workspace._manifest import (
@@ -46,16 +37,9 @@ __all__ = [
     "Patience",
     "Workspace",
     "WorkspaceCheck",
-    "file_sha256",
     "finished",
-    "make_folder",
     "manifest_path_for",
     "manifest_text",
-    "publish",
     "read_manifest",
-    "temporary_file",
-    "temporary_folder",
     "tool_versions",
-    "write_text",
-    "written_whole",
 ]

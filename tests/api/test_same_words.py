@@ -65,7 +65,7 @@ OTHERWISE = {
     ("run", "--example"): "",  # t2t_deploy.recipe.example_recipe
     ("run", "-o"): "",
     ("inspect", "other"): "",  # a second call; draw_features takes several
-    ("doctor", "--report"): "",  # t2t_deploy.pipeline.bug_report of what it returns
+    ("doctor", "--report"): "",  # t2t_deploy.commands.bug_report of what it returns
     **{("build-trt", f"--{precision.value}"): "precision" for precision in Precision},
 }
 SHORT = {"-o": "output"}

@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from t2t_deploy.bench import BenchCase, BenchStatus, WarmUp, _lane
+from t2t_deploy.bench import BenchCase, BenchStatus, WarmUp, _case_run
+from t2t_deploy.bench._case_run import Lane
 from t2t_deploy.bench._client import Worker
-from t2t_deploy.bench._lane import Lane
-from t2t_deploy.bench._table import _note
+from t2t_deploy.bench._tables import _note
 from t2t_deploy.runtime import SessionRequest
 
 
@@ -38,9 +38,9 @@ def prepared(
     monkeypatch: pytest.MonkeyPatch, chunks_ms: list[float]
 ) -> tuple[Lane, SimulatedWorker]:
     worker = SimulatedWorker(iter(chunks_ms))
-    monkeypatch.setattr(_lane, "monotonic", lambda: worker.now)
-    monkeypatch.setattr(_lane, "WARM_UP_LIMIT_S", 5.0)
-    monkeypatch.setattr(_lane, "WARM_UP_CHUNK_S", 0.25)
+    monkeypatch.setattr(_case_run, "monotonic", lambda: worker.now)
+    monkeypatch.setattr(_case_run, "WARM_UP_LIMIT_S", 5.0)
+    monkeypatch.setattr(_case_run, "WARM_UP_CHUNK_S", 0.25)
     case = BenchCase(SessionRequest("ort-cpu", Path("a")), "a", "fp32", 4)
     lane = Lane(case, cast(Worker, worker))
     lane.prepare(seed=0)

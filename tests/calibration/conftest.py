@@ -20,7 +20,8 @@ from t2t_deploy.calibration import (
     sources,
     stored_arrays,
 )
-from t2t_deploy.export import DeployT2TViT, check_graph, choose_strategies, onnx_from_deploy
+from t2t_deploy.export import DeployT2TViT, choose_strategies, onnx_from_deploy
+from t2t_deploy.graph import check_graph
 from t2t_deploy.model import ModelConfig, random_state_dict, reference_from_state_dict
 from t2t_deploy.types import INPUT_NAME, Precision, Target
 

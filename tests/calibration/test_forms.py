@@ -32,7 +32,7 @@ from t2t_deploy.calibration import (
 )
 from t2t_deploy.calibration._scales import tensor_scale
 from t2t_deploy.errors import CalibrationError
-from t2t_deploy.export import check_graph
+from t2t_deploy.graph import check_graph
 from t2t_deploy.types import HALF_MAX, Precision, Target
 
 from ..export.conftest import KINDS, relative_error

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2t_deploy.calibration import MagnitudeHistogram
-from t2t_deploy.calibration._histogram import BINS
+from t2t_deploy.calibration._observe import BINS
 
 
 def magnitudes(seed: int, largest: float, shape: tuple[int, ...]) -> np.ndarray:

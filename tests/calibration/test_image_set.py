@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_deploy.calibration import file_digests, identity_of, image_set_from_folder
 from t2t_deploy.errors import ImageError
 from t2t_deploy.images import preprocess, read_image
+from t2t_deploy.pictures import file_digests, identity_of, image_set_from_folder
 
 
 @pytest.fixture

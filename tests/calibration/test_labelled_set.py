@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_deploy.calibration import labelled_set_from_folder
 from t2t_deploy.errors import ImageError
 from t2t_deploy.images import preprocess, read_image
+from t2t_deploy.pictures import labelled_set_from_folder
 
 Make = Callable[..., Path]
 
@@ -144,7 +144,7 @@ def test_pictures_are_read_as_they_are_asked_for(
         opened.append(path.name)
         return read_image(path)
 
-    monkeypatch.setattr("t2t_deploy.calibration._image_set.read_image", counting)
+    monkeypatch.setattr("t2t_deploy.pictures._image_set.read_image", counting)
     batches = labelled_set_from_folder(make(*(f"{name}.png" for name in "abcde"))).batches(
         32, 2, 10
     )

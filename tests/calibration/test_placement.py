@@ -21,7 +21,7 @@ from t2t_deploy.calibration import (
     stored_arrays,
 )
 from t2t_deploy.errors import CalibrationError
-from t2t_deploy.export import check_graph
+from t2t_deploy.graph import check_graph
 from t2t_deploy.types import Precision, Target
 
 from ..export.conftest import relative_error

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 import t2t_deploy
+from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import is_installed
 from t2t_deploy.cli import main
-from t2t_deploy.workspace import file_sha256, manifest_path_for, manifest_text
+from t2t_deploy.workspace import manifest_path_for, manifest_text
 
 from ..small import TINY
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.runtime import GPU_BACKENDS, device_capability, why_no_device
+from t2t_deploy.engine import device_capability, why_no_device
+from t2t_deploy.runtime import GPU_BACKENDS
 
 pytestmark = pytest.mark.usefixtures("short_bench")
 

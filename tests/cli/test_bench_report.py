@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from t2t_deploy.pipeline import _bench
+from t2t_deploy.commands import _bench
 
 pytestmark = pytest.mark.usefixtures("short_bench")
 

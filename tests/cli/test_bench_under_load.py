@@ -14,14 +14,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from t2t_deploy.pipeline import (
-    BenchOutputs,
-    BenchRequest,
-    DocumentedBench,
-    Workspace,
-    bench_table,
-    document_bench,
-)
+from t2t_deploy.bench import bench_table
+from t2t_deploy.commands import BenchOutputs, BenchRequest, DocumentedBench, document_bench
+from t2t_deploy.workspace import Workspace
 
 ROUNDS, FIRST_BUSY = 7, 4
 

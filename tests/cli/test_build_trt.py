@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from t2t_deploy.runtime import device_capability
+from t2t_deploy.engine import device_capability
 
 Run = Callable[..., Any]
 
@@ -108,7 +108,7 @@ def test_targets_that_are_none(run: Run, built: Path) -> None:
 
 
 def test_native_without_a_device(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2t_deploy.runtime._trt_choice.device_capability", lambda: None)
+    monkeypatch.setattr("t2t_deploy.engine._choice.device_capability", lambda: None)
     done = run("build-trt", "--fp16", "--sm", "native", "--json")
     assert done.status == 1
     assert done.json["error"] == {

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from t2t_deploy._files import file_sha256
 from t2t_deploy.model import ModelConfig, config_for_variant, config_from_toml, random_state_dict
-from t2t_deploy.workspace import file_sha256, read_manifest
+from t2t_deploy.workspace import read_manifest
 
 Run = Callable[..., Any]
 StateDict = dict[str, torch.Tensor]

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from t2t_deploy.commands import BenchRequest, _bench
+from t2t_deploy.commands import _artifacts as _engine
+from t2t_deploy.commands._classifier import classifier_request
+from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import EngineError
-from t2t_deploy.pipeline import BenchRequest, _bench, _engine
-from t2t_deploy.pipeline._classifier import classifier_request
-from t2t_deploy.runtime import SessionRequest, _backends, engine_version, open_session
+from t2t_deploy.runtime import SessionRequest, _backends, open_session
 from t2t_deploy.workspace import Workspace, manifest_path_for
 
 Run = Callable[..., Any]

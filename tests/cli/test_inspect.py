@@ -17,8 +17,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy._optional import is_installed
+from t2t_deploy.engine import why_no_device
 from t2t_deploy.export import DEFAULT_OPSET
-from t2t_deploy.runtime import why_no_device
 
 Run = Callable[..., Any]
 

@@ -18,7 +18,7 @@ from t2t_deploy._files import temporary_file, temporary_folder
 STOPPED_WHILE_WRITING = """
 import sys, time
 from t2t_deploy.cli import main
-from t2t_deploy.pipeline import _export
+from t2t_deploy.commands import _export
 
 def wait(*arguments):
     print("writing", file=sys.stderr, flush=True)

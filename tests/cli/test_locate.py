@@ -15,8 +15,9 @@ import pytest
 from onnx import numpy_helper
 
 import t2t_deploy.export
+from t2t_deploy.commands import ExportRequest, export_model
 from t2t_deploy.model import config_from_toml, random_state_dict, save_weights
-from t2t_deploy.pipeline import ExportRequest, Workspace, export_model
+from t2t_deploy.workspace import Workspace
 
 from ..small import tiny_model
 

@@ -27,10 +27,9 @@ from t2t_deploy.calibration import (
     Observation,
     RangeMethod,
 )
-from t2t_deploy.calibration._histogram import MagnitudeHistogram
-from t2t_deploy.calibration._observe import TensorSum
+from t2t_deploy.calibration._observe import MagnitudeHistogram, TensorSum
+from t2t_deploy.commands import _calibrate
 from t2t_deploy.errors import BusyError
-from t2t_deploy.pipeline import _calibrate
 from t2t_deploy.types import Target
 from t2t_deploy.workspace import Patience, Workspace, _locks, manifest_path_for
 

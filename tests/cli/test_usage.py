@@ -126,7 +126,7 @@ def test_a_bug_shows_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("t2t_deploy.pipeline.examine_machine", broken)
+    monkeypatch.setattr("t2t_deploy.commands.examine_machine", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         run("doctor")
 

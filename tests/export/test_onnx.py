@@ -10,13 +10,8 @@ import torch
 from onnx import TensorProto, helper
 
 from t2t_deploy.errors import ExportError, UsageError
-from t2t_deploy.export import (
-    DeployT2TViT,
-    check_graph,
-    choose_strategies,
-    onnx_from_deploy,
-    summarise_graph,
-)
+from t2t_deploy.export import DeployT2TViT, choose_strategies, onnx_from_deploy
+from t2t_deploy.graph import check_graph, summarise_graph
 from t2t_deploy.model import T2TViT, random_state_dict, reference_from_state_dict
 from t2t_deploy.types import Precision, Target
 

@@ -10,16 +10,8 @@ import pytest
 import torch
 
 from t2t_deploy.errors import ExportError
-from t2t_deploy.export import (
-    DeployT2TViT,
-    Strategies,
-    check_graph,
-    choose_strategies,
-    onnx_from_deploy,
-    with_ends,
-    with_logits_shown,
-    without_ends,
-)
+from t2t_deploy.export import DeployT2TViT, Strategies, choose_strategies, onnx_from_deploy
+from t2t_deploy.graph import check_graph, with_ends, with_logits_shown, without_ends
 from t2t_deploy.images import normalise, pixels_of
 from t2t_deploy.runtime._ort import OrtSession
 from t2t_deploy.types import BARE, Ends, Precision, Tail, Target, softmax

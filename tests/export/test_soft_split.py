@@ -7,10 +7,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from t2t_deploy.export._folded_split import PADDED_TO, CentredWindows, FoldedConv, NormalisedWindows
+from t2t_deploy.export._folded_split import (
+    PADDED_TO,
+    CentredWindows,
+    FoldedConv,
+    NormalisedWindows,
+    make_split,
+)
 from t2t_deploy.export._layers import Affine
 from t2t_deploy.export._soft_split import ConvWindows, Products, SlicedWindows, WindowProducts
-from t2t_deploy.export._splits import make_split
 from t2t_deploy.export._strategies import SoftSplitForm
 from t2t_deploy.model import SoftSplit, soft_split
 

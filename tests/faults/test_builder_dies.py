@@ -18,8 +18,9 @@ from onnx import TensorProto, helper
 import t2t_deploy
 from t2t_deploy._child import ChildError
 from t2t_deploy._optional import is_installed
+from t2t_deploy.engine import BuilderDiedError, BuildOptions, build_engine
+from t2t_deploy.engine import _build as _engine_build
 from t2t_deploy.errors import EngineError
-from t2t_deploy.runtime import BuilderDiedError, BuildOptions, _engine_build, build_engine
 from t2t_deploy.workspace import Workspace
 
 from ..children import children
@@ -27,7 +28,7 @@ from ..children import children
 pytestmark = pytest.mark.skipif(
     not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
 )
-BUILDER = "t2t_deploy.runtime._engine_worker"
+BUILDER = "t2t_deploy.engine._worker"
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def builders(of: int) -> list[psutil.Process]:
 # The real builder on the real graph, struck in the middle of its work.
 STRUCK = """
 import os
-from t2t_deploy.runtime import _engine_worker as worker
+from t2t_deploy.engine import _worker as worker
 make = worker.new_monitor
 worker.new_monitor = lambda trt, progress: make(trt, lambda *step: os.kill(os.getpid(), {number}))
 worker.main()
@@ -87,7 +88,7 @@ def test_a_builder_that_dies_is_an_error_with_its_log(
 SLEEPS = "import time; from t2t_deploy._child import Parent; Parent(); time.sleep(600)"
 HANGING = f"""
 import sys
-from t2t_deploy.runtime import _engine_build
+from t2t_deploy.engine import _build as _engine_build
 _engine_build.WORKER_COMMAND = (sys.executable, "-c", {SLEEPS!r}, "{BUILDER}")
 from t2t_deploy.cli import main
 main()
@@ -138,7 +139,7 @@ def test_a_builder_that_hangs_ends_with_the_command(
 # The real builder, waiting for ever in the middle of its work.
 STANDS_STILL = """
 import threading
-from t2t_deploy.runtime import _engine_worker as worker
+from t2t_deploy.engine import _worker as worker
 make = worker.new_monitor
 worker.new_monitor = lambda trt, progress: make(trt, lambda *step: threading.Event().wait())
 worker.main()

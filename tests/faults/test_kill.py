@@ -16,9 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import is_installed
 from t2t_deploy.types import Precision
-from t2t_deploy.workspace import Workspace, file_sha256
+from t2t_deploy.workspace import Workspace
 
 from .conftest import Zygote
 

@@ -32,7 +32,8 @@ with workspace.lock(*sys.argv[2:]):
 WRITER = """
 import sys
 from pathlib import Path
-from t2t_deploy.workspace import Workspace, temporary_file
+from t2t_deploy._files import temporary_file
+from t2t_deploy.workspace import Workspace
 workspace = Workspace(Path(sys.argv[1]))
 with temporary_file(workspace.folder("onnx"), ".onnx") as file, workspace.scratch() as folder:
     file.write_bytes(b"half"), (folder / "more").write_bytes(b"half")

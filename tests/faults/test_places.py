@@ -11,14 +11,9 @@ from typing import Any
 
 import pytest
 
+from t2t_deploy._files import temporary_folder
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.workspace import (
-    Workspace,
-    manifest_path_for,
-    manifest_text,
-    read_manifest,
-    temporary_folder,
-)
+from t2t_deploy.workspace import Workspace, manifest_path_for, manifest_text, read_manifest
 
 from .conftest import Zygote
 

@@ -46,7 +46,7 @@ WARM = (
     "safetensors.numpy",
     "t2t_deploy.export",
     "t2t_deploy.model",
-    "t2t_deploy.pipeline",
+    "t2t_deploy.commands",
     "t2t_deploy.serving.triton",
     "torch",
     "torch.onnx",

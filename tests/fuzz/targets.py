@@ -22,18 +22,19 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
+from t2t_deploy._files import file_sha256
 from t2t_deploy.bench import BenchReport, check_comparable, compare_reports, report_from_dict
 from t2t_deploy.calibration import load_calibration
 from t2t_deploy.calibration._ranges_file import FORMAT, _digest
+from t2t_deploy.commands import inspect_artifact
+from t2t_deploy.commands._bench import read_report
 from t2t_deploy.model import ModelConfig, TokensType, load_checkpoint, random_state_dict
 from t2t_deploy.model import config_from_toml as read_config
-from t2t_deploy.pipeline import inspect_artifact
-from t2t_deploy.pipeline._bench_document import read_report
+from t2t_deploy.pictures import labels_from_file
 from t2t_deploy.recipe import example_recipe, load_recipe
-from t2t_deploy.serving import labels_from_file
 from t2t_deploy.serving.triton import signature_from_onnx
 from t2t_deploy.types import Ends
-from t2t_deploy.workspace import Workspace, file_sha256, manifest_path_for, manifest_text
+from t2t_deploy.workspace import Workspace, manifest_path_for, manifest_text
 
 from .harness import Target
 

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from t2t_deploy.cli import main
+from t2t_deploy.engine import parse_sm
 from t2t_deploy.errors import ConfigError, DeployError, UsageError
 from t2t_deploy.model import ModelConfig, config_from_dict
 from t2t_deploy.model._config import Backbone, SoftSplit, TokensType
-from t2t_deploy.runtime import parse_sm
 from t2t_deploy.types import Ends, ShapeProfile
 
 FEW = settings(

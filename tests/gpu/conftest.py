@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2t_deploy.errors import EngineError
-from t2t_deploy.pipeline import (
+from t2t_deploy.commands import (
     BuildRequest,
     ExportRequest,
     QuantizeRequest,
@@ -19,6 +18,7 @@ from t2t_deploy.pipeline import (
     export_model,
     quantize_artifact,
 )
+from t2t_deploy.errors import EngineError
 from t2t_deploy.runtime import (
     TENSORRT_MODULES,
     Session,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2t_deploy.pipeline import (
+from t2t_deploy.commands import (
     BuildRequest,
     EvaluateRequest,
     QuantizeRequest,

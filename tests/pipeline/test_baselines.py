@@ -14,8 +14,8 @@ import pytest
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult, Latency, Round
-from t2t_deploy.pipeline import BenchRequest, ExportRequest, _baselines, _bench, bench_artifacts
-from t2t_deploy.pipeline._baselines import EXPORTERS, with_speedup_vs_plain
+from t2t_deploy.commands import BenchRequest, ExportRequest, _baselines, _bench, bench_artifacts
+from t2t_deploy.commands._baselines import EXPORTERS, with_speedup_vs_plain
 from t2t_deploy.runtime import SessionRequest
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace

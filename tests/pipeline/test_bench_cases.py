@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus
+from t2t_deploy.commands import BenchRequest, CudaGraphs, _bench, bench_artifacts
+from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import ArtifactError, BackendError, UsageError
-from t2t_deploy.pipeline import BenchRequest, CudaGraphs, _bench, bench_artifacts
-from t2t_deploy.runtime import engine_version
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from t2t_deploy.commands import QuantizationMode, QuantizeRequest, quantize_artifact
 from t2t_deploy.errors import CalibrationError, UsageError
-from t2t_deploy.pipeline import QuantizationMode, QuantizeRequest, Workspace, quantize_artifact
 from t2t_deploy.types import Target
-from t2t_deploy.workspace import Artifact
+from t2t_deploy.workspace import Artifact, Workspace
 
 from ..trained import export_weights, trained_weights
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from t2t_deploy.pipeline import bug_report, examine_machine
-from t2t_deploy.pipeline._bug_report import without_places
+from t2t_deploy.commands import bug_report, examine_machine
+from t2t_deploy.commands._doctor import without_places
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from t2t_deploy.pipeline._build import _attest
+from t2t_deploy.commands._build_trt import _attest
 from t2t_deploy.types import Precision, Status
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from t2t_deploy._optional import is_installed
+from t2t_deploy.commands import BuildRequest, ExportRequest, build_trt, export_model
 from t2t_deploy.model import VARIANTS
-from t2t_deploy.pipeline import BuildRequest, ExportRequest, Workspace, build_trt, export_model
 from t2t_deploy.types import Precision, ShapeProfile, Target
-from t2t_deploy.workspace import Artifact
+from t2t_deploy.workspace import Artifact, Workspace
 
 pytestmark = [
     pytest.mark.slow,

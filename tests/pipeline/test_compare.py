@@ -16,16 +16,18 @@ from t2t_deploy import export
 from t2t_deploy._optional import is_installed
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult
 from t2t_deploy.cli import main
-from t2t_deploy.errors import CheckpointError, EngineError, ExportError, UsageError
-from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
-from t2t_deploy.pipeline import (
+from t2t_deploy.commands import (
     ExportRequest,
     StrategyComparison,
     _compare,
-    _compare_speed,
     compare_strategies,
 )
-from t2t_deploy.runtime import BuildOptions
+from t2t_deploy.commands import (
+    _compare as _compare_speed,
+)
+from t2t_deploy.engine import BuildOptions
+from t2t_deploy.errors import CheckpointError, EngineError, ExportError, UsageError
+from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
 from t2t_deploy.types import Precision, Target
 
 from ..small import tiny_model

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
+from t2t_deploy.commands._strategy_grid import strategies_to_compare, strategy_name
 from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
-from t2t_deploy.pipeline._compare_choices import strategies_to_compare, strategy_name
 from t2t_deploy.types import Target
 
 # the forms that are for the first split alone are not among them

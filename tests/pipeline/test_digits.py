@@ -12,17 +12,17 @@ import torch
 from digits import Digits, digits_split
 from PIL import Image
 
-from t2t_deploy.calibration import labelled_set_from_folder
-from t2t_deploy.model import config_from_toml, load_checkpoint, reference_from_state_dict
-from t2t_deploy.pipeline import (
+from t2t_deploy.commands import (
     EvaluatedArtifact,
     EvaluateRequest,
     ExportRequest,
-    Workspace,
     evaluate_artifacts,
     export_model,
 )
+from t2t_deploy.model import config_from_toml, load_checkpoint, reference_from_state_dict
+from t2t_deploy.pictures import labelled_set_from_folder
 from t2t_deploy.types import Precision, Status
+from t2t_deploy.workspace import Workspace
 
 from ..outliers import with_outliers
 from ..trained import FOLDER, KINDS

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from t2t_deploy.pipeline import BuildRequest, ExportRequest, Workspace, build_trt, export_model
+from t2t_deploy.commands import BuildRequest, ExportRequest, build_trt, export_model
 from t2t_deploy.types import Precision, ShapeProfile, Target
+from t2t_deploy.workspace import Workspace
 
 pytest.importorskip("onnxruntime")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from t2t_deploy.commands import ExportRequest, export_model
 from t2t_deploy.errors import UsageError
-from t2t_deploy.pipeline import ExportRequest, export_model
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
 

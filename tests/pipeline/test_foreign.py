@@ -10,10 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy._optional import is_installed
+from t2t_deploy._progress import Report
+from t2t_deploy.commands import BuildRequest, build_trt
+from t2t_deploy.engine._foreign import check_foreign
 from t2t_deploy.errors import EngineError
-from t2t_deploy.pipeline import BuildRequest, Workspace, build_trt
-from t2t_deploy.pipeline._foreign import check_foreign
-from t2t_deploy.pipeline._progress import Report
+from t2t_deploy.workspace import Workspace
 
 
 class Notes(Report):

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2t_deploy.pipeline import ExportRequest, Workspace, export_model, quantize_artifact
-from t2t_deploy.pipeline._locate import locate_file
+from t2t_deploy.commands import ExportRequest, export_model, quantize_artifact
+from t2t_deploy.commands._locate import locate_file
 from t2t_deploy.types import Status
 from t2t_deploy.verify import Located
-from t2t_deploy.workspace import Artifact
+from t2t_deploy.workspace import Artifact, Workspace
 
 from ..small import OTHER_BACKBONES, tiny_exports
 from ..trained import EIGHT_BITS, export_weights, trained_weights

@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import pytest
 
-from t2t_deploy import runtime
+from t2t_deploy import engine
 from t2t_deploy._optional import is_installed
 from t2t_deploy.calibration import (
     ACCURATE,
@@ -29,15 +29,8 @@ from t2t_deploy.calibration import (
     FormRule,
     Placement,
 )
-from t2t_deploy.errors import UsageError
-from t2t_deploy.pipeline import (
-    ExportRequest,
-    QuantizationMode,
-    QuantizeRequest,
-    Workspace,
-    quantize_artifact,
-)
-from t2t_deploy.pipeline._placement_search import (
+from t2t_deploy.commands import ExportRequest, QuantizationMode, QuantizeRequest, quantize_artifact
+from t2t_deploy.commands._placement_search import (
     BATCHES,
     KINDS,
     LEAST_SHARE,
@@ -46,9 +39,11 @@ from t2t_deploy.pipeline._placement_search import (
     _Trials,
     search_placement,
 )
-from t2t_deploy.pipeline._quantize_inputs import QuantizationInputs, quantization_inputs
-from t2t_deploy.pipeline._quantize_plan import AUTO, plan_quantization
+from t2t_deploy.commands._quantize_inputs import QuantizationInputs, quantization_inputs
+from t2t_deploy.commands._quantize_plan import AUTO, plan_quantization
+from t2t_deploy.errors import UsageError
 from t2t_deploy.types import Precision, Target
+from t2t_deploy.workspace import Workspace
 
 from ..small import tiny_exports
 
@@ -98,8 +93,8 @@ class Searched:
             return Candidate(kind, form, len(forms), totals, share(forms))
 
         monkeypatch.setattr(_Trials, "look", look)
-        monkeypatch.setattr(runtime, "choose_builder", lambda: None)
-        monkeypatch.setattr(runtime, "device_capability", lambda: None)
+        monkeypatch.setattr(engine, "choose_builder", lambda: None)
+        monkeypatch.setattr(engine, "device_capability", lambda: None)
         plan = SimpleNamespace(placement=start, precision=precision, batch=batch)
         graph = SimpleNamespace(layers=[SimpleNamespace(name=name, rows=197) for name in layers])
         inputs: Any = SimpleNamespace(plan=plan, graph=graph)
@@ -335,9 +330,9 @@ class Builder:
             )
             return SimpleNamespace(figures=figures)
 
-        monkeypatch.setattr(runtime, "build_engine", build_engine)
-        monkeypatch.setattr(runtime, "choose_builder", lambda: "module")
-        monkeypatch.setattr(runtime, "device_capability", lambda: None)
+        monkeypatch.setattr(engine, "build_engine", build_engine)
+        monkeypatch.setattr(engine, "choose_builder", lambda: "module")
+        monkeypatch.setattr(engine, "device_capability", lambda: None)
 
 
 def test_candidates_are_engines_of_each_batch(

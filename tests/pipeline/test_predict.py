@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
+from t2t_deploy.commands._classifier import classifier_request, labels_for
 from t2t_deploy.errors import BackendError, UsageError
-from t2t_deploy.pipeline import Artifact, Workspace
-from t2t_deploy.pipeline._classifier import classifier_request, labels_for
 from t2t_deploy.types import Ends, Precision, ShapeProfile, Tail
-from t2t_deploy.workspace import Manifest
+from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 
 class Notes:
@@ -47,7 +46,7 @@ def artifact(kind: str = "onnx", classes: int = 10, **details: Any) -> Artifact:
 
 @pytest.fixture
 def everything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2t_deploy.pipeline._classifier.why_not_runnable", lambda *_: None)
+    monkeypatch.setattr("t2t_deploy.commands._classifier.why_not_runnable", lambda *_: None)
 
 
 def test_an_onnx_file_runs_on_the_cpu() -> None:
@@ -77,7 +76,7 @@ def test_an_engine_without_manifest_needs_a_name(everything_runs: None, tmp_path
 
 def test_what_cannot_run_is_no_other_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "t2t_deploy.pipeline._classifier.why_not_runnable", lambda *_: "there is no driver"
+        "t2t_deploy.commands._classifier.why_not_runnable", lambda *_: "there is no driver"
     )
     with pytest.raises(BackendError, match="ort-cuda cannot run here: there is no driver"):
         classifier_request(Workspace(Path()), artifact(), backend="ort-cuda")
@@ -93,8 +92,8 @@ def test_what_cannot_run_is_no_other_runtime(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_labels(monkeypatch: pytest.MonkeyPatch, classes: int, installed: bool, note: str) -> None:
     found = tuple(map(str, range(1000)))
-    monkeypatch.setattr("t2t_deploy.pipeline._classifier.is_installed", lambda _: installed)
-    monkeypatch.setattr("t2t_deploy.pipeline._classifier.imagenet_labels", lambda: found)
+    monkeypatch.setattr("t2t_deploy.commands._classifier.is_installed", lambda _: installed)
+    monkeypatch.setattr("t2t_deploy.commands._classifier.imagenet_labels", lambda: found)
     notes = Notes()
     labels = labels_for(artifact(), None, classes, notes)
     assert len(notes.notes) == 1 and notes.notes[0].startswith(note)

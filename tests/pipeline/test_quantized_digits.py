@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from t2t_deploy.errors import CalibrationError
-from t2t_deploy.pipeline import (
+from t2t_deploy.commands import (
     EvaluatedArtifact,
     EvaluateRequest,
     QuantizeRequest,
-    Workspace,
     evaluate_artifacts,
     quantize_artifact,
 )
+from t2t_deploy.errors import CalibrationError
 from t2t_deploy.types import Status, Target
+from t2t_deploy.workspace import Workspace
 
 from ..trained import EIGHT_BITS, KINDS, export_weights, trained_weights
 

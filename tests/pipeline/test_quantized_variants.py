@@ -10,27 +10,21 @@ import numpy as np
 import pytest
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.model import config_for_variant, random_state_dict, save_weights
-from t2t_deploy.pipeline import (
+from t2t_deploy.commands import (
     BuildRequest,
     ExportRequest,
     QuantizationMode,
     QuantizeRequest,
-    Workspace,
     build_trt,
     export_model,
     quantize_artifact,
 )
-from t2t_deploy.runtime import (
-    BuildOptions,
-    SessionRequest,
-    build_engine,
-    open_session,
-    parse_sm,
-)
+from t2t_deploy.engine import BuildOptions, build_engine, parse_sm
+from t2t_deploy.model import config_for_variant, random_state_dict, save_weights
+from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.types import HALF_MAX, Precision, ShapeProfile, Target
 from t2t_deploy.verify import logits_of
-from t2t_deploy.workspace import Artifact
+from t2t_deploy.workspace import Artifact, Workspace
 
 from ..natural import held_out_crops, write_calibration_crops
 from ..outliers import with_outliers

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from t2t_deploy.pipeline._runner import AccuracyRunner
+from t2t_deploy.commands._accuracy_run import AccuracyRunner
 from t2t_deploy.runtime import ClosingSession
 from t2t_deploy.types import Tail, TensorSpec, softmax
 from t2t_deploy.verify import AccuracySum

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_deploy.pipeline import Workspace
 from t2t_deploy.recipe import RecipeRun, load_recipe, run_recipe
+from t2t_deploy.workspace import Workspace
 
 from ..small import TINY_FOR_8_BITS
 

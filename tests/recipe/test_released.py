@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from t2t_deploy.model import VARIANTS, config_for_variant, random_state_dict
-from t2t_deploy.pipeline import Workspace
 from t2t_deploy.recipe import Recipe, load_recipe, plan_steps, run_recipe
+from t2t_deploy.workspace import Workspace
 
 RECIPES = sorted((Path(__file__).parents[2] / "docs" / "recipes").glob("*.toml"))
 # the authors' model table; the two that are no row of the variant table carry their own accuracy

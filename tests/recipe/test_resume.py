@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from t2t_deploy.model import config_from_toml, random_state_dict, save_weights
-from t2t_deploy.pipeline import Workspace
 from t2t_deploy.recipe import StepStatus, _records
-from t2t_deploy.workspace import manifest_text
+from t2t_deploy.workspace import Workspace, manifest_text
 from tests.recipe.conftest import STEPS, followed, run_again, statuses, write_picture
 
 EXPORT, CALIBRATE, QUANTIZE, EVALUATE, PACKAGE = STEPS

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from t2t_deploy.commands import BenchOutputs
 from t2t_deploy.errors import RecipeError
-from t2t_deploy.pipeline import VARIANTS, BenchOutputs
+from t2t_deploy.model import VARIANTS
 from t2t_deploy.recipe import example_recipe, load_recipe, plan_steps, write_example
 from t2t_deploy.recipe._schema import TABLES
 from t2t_deploy.types import Precision, Target

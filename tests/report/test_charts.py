@@ -13,8 +13,7 @@ from t2t_deploy.report._document import Case, measured_cases
 from t2t_deploy.report._drawing import shortened
 from t2t_deploy.report._latency_chart import latency_chart
 from t2t_deploy.report._markup import Markup
-from t2t_deploy.report._memory_chart import memory_chart
-from t2t_deploy.report._sparkline import rounds_sparkline
+from t2t_deploy.report._small_charts import memory_chart, rounds_sparkline
 from t2t_deploy.report._throughput_chart import throughput_chart
 from t2t_deploy.report._tradeoff_chart import tradeoff_chart
 from t2t_deploy.types import Precision

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2t_deploy.report._scale import fitting_scale, linear_scale, log_scale, spread_apart
+from t2t_deploy.report._drawing import fitting_scale, linear_scale, log_scale, spread_apart
 
 positive = st.floats(min_value=1e-9, max_value=1e9)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from t2t_deploy.runtime._engine_build import EngineBuild
+from t2t_deploy.engine._build import EngineBuild
 from t2t_deploy.types import ShapeProfile
 
 from .engine_graphs import FP16, FP32, build, linear

@@ -12,11 +12,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.runtime import _engine_worker
-from t2t_deploy.runtime._engine_build import EngineBuild, build_engine
-from t2t_deploy.runtime._engine_order import BuildOptions, Order
-from t2t_deploy.runtime._trt_choice import BACKEND_RTX, BuilderModule
-from t2t_deploy.runtime._trt_module import BuilderLog, Progress, load_rtx
+from t2t_deploy.engine import _worker as _engine_worker
+from t2t_deploy.engine._build import EngineBuild, build_engine
+from t2t_deploy.engine._choice import BACKEND_RTX, BuilderModule
+from t2t_deploy.engine._job import BuildOptions, Order
+from t2t_deploy.engine._module import BuilderLog, Progress, load_rtx
 
 needs_tensorrt_rtx = pytest.mark.skipif(
     not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"

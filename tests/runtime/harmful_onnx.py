@@ -12,10 +12,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy._optional import is_installed
+from t2t_deploy.engine._module import BuilderLog, load_rtx, new_logger
+from t2t_deploy.engine._network import parse_network
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.runtime import SessionRequest, open_session, read_onnx
-from t2t_deploy.runtime._trt_module import BuilderLog, load_rtx, new_logger
-from t2t_deploy.runtime._trt_network import parse_network
+from t2t_deploy.graph import read_onnx
+from t2t_deploy.runtime import SessionRequest, open_session
 
 Change = Callable[[onnx.ModelProto], object]
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)

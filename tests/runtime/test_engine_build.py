@@ -13,15 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from t2t_deploy.engine import _worker as _engine_worker
+from t2t_deploy.engine._build import EngineBuild, trtexec_line
+from t2t_deploy.engine._choice import BACKEND_RTX, supported_sms
+from t2t_deploy.engine._device import device_capability, runnable_here
+from t2t_deploy.engine._figures import attest
+from t2t_deploy.engine._job import BuildOptions, Order
+from t2t_deploy.engine._module import BuilderLog, load_rtx, new_logger
 from t2t_deploy.errors import EngineError
-from t2t_deploy.runtime import _engine_worker
-from t2t_deploy.runtime._engine_build import EngineBuild
-from t2t_deploy.runtime._engine_device import device_capability, runnable_here
-from t2t_deploy.runtime._engine_figures import attest
-from t2t_deploy.runtime._engine_order import BuildOptions, Order
-from t2t_deploy.runtime._trt_choice import BACKEND_RTX, supported_sms
-from t2t_deploy.runtime._trt_module import BuilderLog, load_rtx, new_logger
-from t2t_deploy.runtime._trtexec import trtexec_line
 from t2t_deploy.types import Precision, ShapeProfile, Status, TensorSpec
 
 from ..children import children
@@ -61,7 +60,7 @@ def test_same_input_same_bytes(fixed_fp16: Path, fixed_build: EngineBuild) -> No
 
 def test_same_bytes_in_another_process(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
     code = (
-        "import hashlib, pathlib, sys; from t2t_deploy.runtime import BuildOptions, build_engine; "
+        "import hashlib, pathlib, sys; from t2t_deploy.engine import BuildOptions, build_engine; "
         "engine = build_engine(pathlib.Path(sys.argv[1]), BuildOptions(sm=['86'])).engine; "
         "print(hashlib.sha256(engine).hexdigest())"
     )

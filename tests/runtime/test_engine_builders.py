@@ -8,18 +8,19 @@ from typing import Any, cast
 
 import pytest
 
-from t2t_deploy.errors import BackendError, UsageError
-from t2t_deploy.runtime import _timing_cache, _trt_choice
-from t2t_deploy.runtime._engine_build import EngineBuild
-from t2t_deploy.runtime._timing_cache import TimingCache
-from t2t_deploy.runtime._trt_choice import (
+from t2t_deploy.engine import _choice as _trt_choice
+from t2t_deploy.engine import _worker as _timing_cache
+from t2t_deploy.engine._build import EngineBuild
+from t2t_deploy.engine._choice import (
     BACKEND_CLASSIC,
     BACKEND_RTX,
     BuilderModule,
     check_strong_typing,
     choose_builder,
 )
-from t2t_deploy.runtime._trt_module import load_rtx
+from t2t_deploy.engine._module import load_rtx
+from t2t_deploy.engine._worker import TimingCache
+from t2t_deploy.errors import BackendError, UsageError
 
 from .engine_graphs import build, needs_tensorrt_rtx
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from t2t_deploy.runtime._engine_figures import MIN_SHARES, EngineFigures, attest, figures_from_log
+from t2t_deploy.engine._figures import MIN_SHARES, EngineFigures, attest, figures_from_log
 from t2t_deploy.types import Precision, Status
 
 LOG = (Path(__file__).parent / "test_engine_log.txt").read_text(encoding="utf-8")

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from onnx import helper
 
+from t2t_deploy.engine import _choice as _trt_choice
+from t2t_deploy.engine import _worker as _engine_worker
+from t2t_deploy.engine._choice import supported_sms
+from t2t_deploy.engine._figures import attest
+from t2t_deploy.engine._module import load_rtx
+from t2t_deploy.engine._network import resolve_profiles
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError
-from t2t_deploy.runtime import _engine_worker, _trt_choice
-from t2t_deploy.runtime._engine_figures import attest
-from t2t_deploy.runtime._trt_choice import supported_sms
-from t2t_deploy.runtime._trt_module import load_rtx
-from t2t_deploy.runtime._trt_network import resolve_profiles
 from t2t_deploy.types import Precision, ShapeProfile, Status, TensorSpec
 
 from .engine_graphs import (

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2t_deploy.runtime._engine_build import EngineBuild
-from t2t_deploy.runtime._engine_figures import attest
-from t2t_deploy.runtime._engine_log import Kernel, LogTensor
-from t2t_deploy.runtime._engine_sums import bare_sums
+from t2t_deploy.engine._build import EngineBuild
+from t2t_deploy.engine._figures import attest, bare_sums
+from t2t_deploy.engine._log import Kernel, LogTensor
 from t2t_deploy.types import Precision, ShapeProfile, Status
 
 from .code_graphs import FP8, INT8, Coded, by_output, coded

@@ -12,10 +12,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from t2t_deploy.engine._network import parse_network
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.runtime import SessionRequest, _ort_gpu, open_session, read_onnx
+from t2t_deploy.graph import read_onnx
+from t2t_deploy.runtime import SessionRequest, _ort_gpu, open_session
 from t2t_deploy.runtime._ort_gpu import OrtGpuSession
-from t2t_deploy.runtime._trt_network import parse_network
 
 from .harmful_onnx import WEIGHT, Change, model, refusal
 

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model
 
 from t2t_deploy.errors import ArtifactError
+from t2t_deploy.graph._mapped import MIN_MAPPED_BYTES, mappable_model
 from t2t_deploy.runtime import _ort
-from t2t_deploy.runtime._mapped_onnx import MIN_MAPPED_BYTES, mappable_model
 from t2t_deploy.runtime._ort import OrtSession
 
 RNG = np.random.default_rng(0)
@@ -156,7 +156,7 @@ def test_flipped_bytes_end_in_an_answer_or_in_a_refusal(file: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_memory_of_a_session_of_variant_14(tmp_path: Path) -> None:
     """At most 1.45 times the weights, after the imports, batch 1, float32."""
-    from t2t_deploy.pipeline import ExportRequest, export_model
+    from t2t_deploy.commands import ExportRequest, export_model
     from t2t_deploy.types import Target
     from t2t_deploy.workspace import Workspace
 
@@ -165,7 +165,7 @@ def test_memory_of_a_session_of_variant_14(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 import numpy, onnxruntime
-from t2t_deploy.bench._memory import peak_resident_bytes, resident_bytes
+from t2t_deploy.bench._environment import peak_resident_bytes, resident_bytes
 from t2t_deploy.runtime._ort import OrtSession
 path = Path(sys.argv[1])
 image = numpy.zeros((1, 3, 224, 224), numpy.float32)

@@ -12,11 +12,11 @@ from onnx import AttributeProto, TensorProto, helper
 from onnx import onnx_ml_pb2 as protocol
 
 from t2t_deploy.errors import ArtifactError, DeployError
-from t2t_deploy.runtime import _onnx_file as files
-from t2t_deploy.runtime import _onnx_rules as rules
-from t2t_deploy.runtime import _onnx_tree as trees
-from t2t_deploy.runtime import check_onnx_file, read_onnx
-from t2t_deploy.runtime._protobuf import message as encoded
+from t2t_deploy.graph import _file as files
+from t2t_deploy.graph import _rules as rules
+from t2t_deploy.graph import _tree as trees
+from t2t_deploy.graph import check_onnx_file, read_onnx
+from t2t_deploy.graph._protobuf import message as encoded
 
 from .harmful_onnx import Change, model, readers, refusal
 

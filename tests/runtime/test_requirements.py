@@ -9,10 +9,10 @@ import onnxruntime
 import pytest
 
 from t2t_deploy._optional import is_installed
+from t2t_deploy.engine._device import Obstacle, device_capability, why_no_device
 from t2t_deploy.errors import BackendError
 from t2t_deploy.runtime import BACKENDS, SessionRequest, _requirements, open_session
 from t2t_deploy.runtime._cuda import CUDA_MODULE, Cuda
-from t2t_deploy.runtime._engine_device import Obstacle, device_capability, why_no_device
 from t2t_deploy.runtime._requirements import (
     GPU_BACKENDS,
     MODULES,

@@ -19,10 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import t2t_deploy
 from t2t_deploy._optional import is_installed
+from t2t_deploy.commands import ExportRequest
 from t2t_deploy.errors import BackendError
-from t2t_deploy.pipeline import ExportRequest
+from t2t_deploy.graph._mapped import mappable_model
 from t2t_deploy.runtime import Session, SessionRequest, open_session
-from t2t_deploy.runtime._mapped_onnx import mappable_model
 from t2t_deploy.runtime._ort import OrtSession
 from t2t_deploy.types import TensorSpec
 

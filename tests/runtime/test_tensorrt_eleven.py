@@ -17,7 +17,7 @@ import pytest
 import tensorrt_stubs
 from tensorrt_stubs import LeftOutError
 
-from t2t_deploy.runtime import _trt_module
+from t2t_deploy.engine import _module as _trt_module
 
 Asked = Callable[[str], object]
 
@@ -119,7 +119,8 @@ say([
 
 def test_types_are_known_by_name(ask: Asked) -> None:
     found = ask("""
-from t2t_deploy.runtime import _trt_choice, _trt_engine, _trt_network
+from t2t_deploy.engine import _choice as _trt_choice, _network as _trt_network
+from t2t_deploy.runtime import _trt_engine
 names = {*_trt_engine._DTYPES, *_trt_network._NUMPY_NAMES}
 names.update(arithmetic.dtype for arithmetic in _trt_choice._ARITHMETIC)
 known = trt.DataType.__members__
@@ -130,9 +131,9 @@ say([sorted(names - set(known)), _trt_network.numpy_name(known["BF16"])])
 
 def test_its_classes_do_what_ours_ask(ask: Asked) -> None:
     found = ask("""
-from t2t_deploy.runtime._trt_choice import check_strong_typing, set_targets, supported_sms
-from t2t_deploy.runtime._trt_module import BuilderLog, new_logger, new_monitor
-from t2t_deploy.runtime._trt_network import sizes
+from t2t_deploy.engine._choice import check_strong_typing, set_targets, supported_sms
+from t2t_deploy.engine._module import BuilderLog, new_logger, new_monitor
+from t2t_deploy.engine._network import sizes
 check_strong_typing(trt)
 log, steps, config = BuilderLog(), [], SimpleNamespace()
 new_logger(trt, log).log(trt.ILogger.Severity.ERROR, "said")

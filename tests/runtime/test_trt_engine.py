@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
+from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import is_installed
+from t2t_deploy.engine._build import build_engine
+from t2t_deploy.engine._device import device_capability
+from t2t_deploy.engine._job import BuildOptions
+from t2t_deploy.engine._module import load_rtx
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError, InputError
-from t2t_deploy.runtime._engine_build import build_engine
-from t2t_deploy.runtime._engine_device import device_capability
-from t2t_deploy.runtime._engine_order import BuildOptions
 from t2t_deploy.runtime._trt_engine import (
     _LastMessages,
     batch_of,
@@ -22,10 +24,8 @@ from t2t_deploy.runtime._trt_engine import (
     load_engine,
     read_engine,
 )
-from t2t_deploy.runtime._trt_module import load_rtx
 from t2t_deploy.runtime._trt_session import TensorRTSession, buffer_bytes
 from t2t_deploy.types import ShapeProfile, TensorSpec
-from t2t_deploy.workspace import file_sha256
 
 needs_rtx = pytest.mark.skipif(
     not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"

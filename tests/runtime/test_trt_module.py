@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from t2t_deploy.engine._choice import check_sms, parse_sm, supported_sms
+from t2t_deploy.engine._module import BuilderLog, new_monitor
 from t2t_deploy.errors import EngineError, UsageError
-from t2t_deploy.runtime._trt_choice import check_sms, parse_sm, supported_sms
-from t2t_deploy.runtime._trt_module import BuilderLog, new_monitor
 
 FAKE = SimpleNamespace(
     __version__="9.9",
@@ -78,7 +78,7 @@ def test_monitor_reports_steps() -> None:
 
 def test_importing_loads_no_tensorrt() -> None:
     code = (
-        "import sys, t2t_deploy.runtime._engine_build, t2t_deploy.runtime._engine_device; "
+        "import sys, t2t_deploy.engine._build, t2t_deploy.engine._device; "
         "sys.exit(any(name.startswith(('tensorrt', 'torch', 'onnx')) for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

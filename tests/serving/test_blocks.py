@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from t2t_deploy._optional import is_installed
+from t2t_deploy.commands._predict_parquet import OutputFolder
 from t2t_deploy.errors import ArtifactError, MissingDependencyError, UsageError
-from t2t_deploy.pipeline._predict_parquet import OutputFolder
 from t2t_deploy.serving import PictureBlock, SkippedBlocks, blocks_to_do, check_address
 
 IMAGES = [f"{index}.jpg" for index in range(10)]
@@ -102,7 +102,8 @@ def test_an_output_of_another_run_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(is_installed("ray"), reason="the extra `ray` is installed")
 def test_without_ray(tmp_path: Path) -> None:
-    from t2t_deploy.pipeline import PredictRequest, RayRequest, Workspace, predict_across
+    from t2t_deploy.commands import PredictRequest, RayRequest, predict_across
+    from t2t_deploy.workspace import Workspace
 
     (tmp_path / "a.jpg").touch()
     request = PredictRequest(tmp_path / "m.onnx", [str(tmp_path)])

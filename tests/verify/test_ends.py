@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t2t_deploy.types import INDICES_NAME, PROBABILITIES_NAME, softmax
-from t2t_deploy.verify._ends import tail_fault
+from t2t_deploy.verify._graph_io import tail_fault
 
 LOGITS = np.array([[0.0, 3.0, 1.0, 2.0], [2.0, 2.0, 0.0, -1.0]], np.float32)
 BEST = softmax(LOGITS)

@@ -16,8 +16,7 @@ from t2t_deploy.errors import ArtifactError, BackendError, InputError
 from t2t_deploy.verify import NodewiseSession
 from t2t_deploy.verify._float_format import BFLOAT16, FLOAT16, FloatFormat
 from t2t_deploy.verify._nodewise_graph import typed_graph_from_onnx
-from t2t_deploy.verify._nodewise_kernels import NodeKernels
-from t2t_deploy.verify._nodewise_session import Evaluation
+from t2t_deploy.verify._nodewise_session import Evaluation, NodeKernels
 
 F32, F16, BF16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 Shape = Sequence[int | str]

@@ -15,12 +15,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from t2t_deploy._files import file_sha256
 from t2t_deploy.cli import main
+from t2t_deploy.commands import ExportRequest, verify_artifacts
+from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import ArtifactError, MissingDependencyError, UsageError
-from t2t_deploy.pipeline import ExportRequest, Workspace, verify_artifacts
-from t2t_deploy.runtime import engine_version
 from t2t_deploy.types import Precision, Status
-from t2t_deploy.workspace import file_sha256, manifest_path_for, manifest_text
+from t2t_deploy.workspace import Workspace, manifest_path_for, manifest_text
 
 from ..small import tiny_exports
 
@@ -42,7 +43,7 @@ def root(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("T2T_DEPLOY_WORKSPACE", raising=False)
     # A picture takes a second: those who test it ask for `matplotlib`.
-    monkeypatch.setattr("t2t_deploy.pipeline._nodewise.is_installed", lambda module: False)
+    monkeypatch.setattr("t2t_deploy.commands._nodewise.is_installed", lambda module: False)
     return Path(shutil.copytree(exported, tmp_path / "artifacts"))
 
 
@@ -207,7 +208,7 @@ def test_a_graph_it_cannot_take(root: Path) -> None:
 @pytest.fixture
 def matplotlib(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("t2t_deploy.pipeline._nodewise.is_installed", lambda module: True)
+    monkeypatch.setattr("t2t_deploy.commands._nodewise.is_installed", lambda module: True)
 
 
 @pytest.mark.usefixtures("matplotlib")

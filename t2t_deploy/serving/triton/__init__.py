@@ -16,9 +16,10 @@ from t2t_deploy.serving.triton._repository import (
     ModelFolder,
     check_folders,
     put_back,
+    service_folders,
+    service_names,
     write_folders,
 )
-from t2t_deploy.serving.triton._service import service_folders, service_names
 from t2t_deploy.serving.triton._signature import (
     Signature,
     signature_from_onnx,

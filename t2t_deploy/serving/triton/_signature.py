@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.runtime import read_onnx
+from t2t_deploy.graph import read_onnx
 from t2t_deploy.types import Ends, Tail, TensorSpec
 
 

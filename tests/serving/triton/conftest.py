@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from t2t_deploy.pipeline import ExportRequest, Package, PackageRequest, Workspace, package_artifact
-from t2t_deploy.workspace import Artifact
+from t2t_deploy.commands import ExportRequest, Package, PackageRequest, package_artifact
+from t2t_deploy.workspace import Artifact, Workspace
 
 from ...small import tiny_exports
 

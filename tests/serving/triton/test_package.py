@@ -14,9 +14,12 @@ import onnx
 import pytest
 from onnx import helper
 
+from t2t_deploy._files import file_sha256
+from t2t_deploy.commands import Package
 from t2t_deploy.errors import ArtifactError, DeployError, UsageError
-from t2t_deploy.pipeline import Accelerator, Package, ServingFormat, Workspace
 from t2t_deploy.serving.triton import (
+    Accelerator,
+    ServingFormat,
     choose_accelerator,
     choose_batching,
     choose_format,
@@ -26,7 +29,7 @@ from t2t_deploy.serving.triton import (
 from t2t_deploy.serving.triton._repository import ModelFolder
 from t2t_deploy.serving.triton._sources import own_sources
 from t2t_deploy.types import Precision, ShapeProfile, Target
-from t2t_deploy.workspace import Artifact, file_sha256
+from t2t_deploy.workspace import Artifact, Workspace
 
 Make = Callable[..., Package]
 ALL = tuple(ServingFormat)

@@ -15,12 +15,13 @@ import pytest
 from triton_server import ServerError, ServerProcess, why_no_server
 
 from t2t_deploy._optional import is_installed
+from t2t_deploy.commands import ExportRequest, PackageRequest
+from t2t_deploy.commands import package_artifact as package_into
 from t2t_deploy.images import normalise, read_image, resize_and_crop
-from t2t_deploy.pipeline import Accelerator, ExportRequest, PackageRequest, ServingFormat, Workspace
-from t2t_deploy.pipeline import package_artifact as package_into
 from t2t_deploy.runtime import SessionRequest, open_session
+from t2t_deploy.serving.triton import Accelerator, ServingFormat
 from t2t_deploy.types import Ends
-from t2t_deploy.workspace import Artifact
+from t2t_deploy.workspace import Artifact, Workspace
 
 from ...natural import TEST, natural_crops, shipped
 from ...small import tiny_exports
@@ -331,7 +332,7 @@ def test_backends_that_this_server_lacks(
     names = ["onnx"]
     package(name="onnx")
     if is_installed("tensorrt_rtx"):
-        from t2t_deploy.pipeline import BuildRequest, build_trt
+        from t2t_deploy.commands import BuildRequest, build_trt
 
         request = BuildRequest(artifact=artifact(None).path, sm="portable")
         engine = build_trt(workspace, request)

@@ -9,19 +9,19 @@ import pytest
 from triton_server import ServerProcess, why_no_server
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.pipeline import (
+from t2t_deploy.commands import (
     BuildRequest,
     ExportRequest,
     PackageRequest,
     QuantizeRequest,
-    ServingFormat,
-    Workspace,
     build_trt,
     export_model,
     package_artifact,
     quantize_artifact,
 )
+from t2t_deploy.serving.triton import ServingFormat
 from t2t_deploy.types import Precision, Target
+from t2t_deploy.workspace import Workspace
 
 from ...natural import write_calibration_crops
 from .test_server import Client, as_bytes, close_to, offline, pictures, pixels_of

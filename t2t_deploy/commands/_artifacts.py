@@ -1,0 +1,174 @@
+"""Which artifacts a command works on: those named, else all of the workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from t2t_deploy._files import file_sha256
+from t2t_deploy._progress import Report
+from t2t_deploy.engine import device_capability, engine_version
+from t2t_deploy.errors import ArtifactError, BackendError, EngineError, UsageError
+from t2t_deploy.runtime import (
+    ClosingSession,
+    Session,
+    SessionRequest,
+    open_session,
+    why_not_runnable,
+)
+from t2t_deploy.types import TensorSpec
+from t2t_deploy.workspace import Artifact, Workspace
+
+DEFAULT_BACKEND = "ort-cpu"
+CPU_BACKENDS = (DEFAULT_BACKEND, "openvino")
+"""The runtimes of ONNX files that need no device: an artifact is compared on one of them."""
+
+
+def cpu_backend(name: str | None) -> str:
+    """The runtime to compare ONNX files on; None is the default.
+
+    Raises UsageError for another backend, BackendError for one asked for that cannot run here.
+    """
+    if name is None:
+        return DEFAULT_BACKEND
+    if name not in CPU_BACKENDS:
+        raise UsageError(
+            f"--backend is {name!r}; ONNX files are compared on {' or '.join(CPU_BACKENDS)}: name "
+            "one of them"
+        )
+    reason = why_not_runnable(name)
+    if reason is not None:
+        raise BackendError(f"backend {name} cannot run here: {reason}")
+    return name
+
+
+def usable_artifacts(
+    workspace: Workspace,
+    paths: Sequence[Path],
+    *,
+    force: bool,
+    purpose: str,
+    report: Report,
+    trust: bool = False,
+    among: Sequence[Path] | None = None,
+) -> list[Artifact]:
+    """The artifacts named, or every one of the workspace that did not fail a check.
+
+    among: take these for all that there is in the workspace; they are not named one by one, so
+    what cannot be done with one of them is no error.
+    trust: a named engine without manifest may be loaded. Raises ArtifactError where one that is
+    named failed and ``force`` is off, or nothing is left; ``purpose`` is the verb for that message.
+    Raises EngineError for a named engine that may not be loaded here.
+    """
+    if paths:
+        named = [workspace.open(path, force=force) for path in paths]
+        for artifact in named:
+            if artifact.kind == "engine":
+                check_engine(artifact, trust=trust)
+        return named
+    everything = (
+        workspace.artifacts()
+        if among is None
+        else [workspace.open(path, force=True) for path in among]
+    )
+    usable = [a for a in everything if force or not a.known().failed]
+    for artifact in everything:
+        if artifact not in usable:
+            report.note(f"left out {artifact.path.name}: {artifact.known().failure}")
+    if not usable:
+        raise ArtifactError(
+            f"workspace {workspace.root} has nothing to {purpose}; make an artifact first: "
+            "t2t-deploy export --variant 14"
+        )
+    return [workspace.checked(artifact, force=True) for artifact in usable]
+
+
+class TunedBatch(ClosingSession):
+    """An engine's session as one of a fixed batch: the one that its first profile is tuned for."""
+
+    def __init__(self, session: Session, batch: int) -> None:
+        self.backend = session.backend
+        self._session = session
+        self.outputs = session.outputs
+        self.inputs = tuple(
+            TensorSpec(spec.name, spec.dtype, (batch, *spec.shape[1:])) for spec in session.inputs
+        )
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """As `Session.run`."""
+        return self._session.run(feeds)
+
+    def close(self) -> None:
+        """Free the session inside."""
+        self._session.close()
+
+
+def open_engine(artifact: Artifact) -> Session:
+    """A session of an engine on the first device, its hash and its target checked.
+
+    Raises EngineError, BackendError where it cannot run here, ArtifactError.
+    """
+    check_engine(artifact)
+    manifest = artifact.known()
+    session = open_session(
+        SessionRequest(manifest.engine_backend, artifact.path, sha256=engine_sha256(artifact))
+    )
+    profiles = manifest.engine_profiles
+    return TunedBatch(session, profiles[0].opt) if profiles else session
+
+
+_PORTABLE = "portable"
+_PORTABLE_FROM = 80
+
+
+def engine_sha256(artifact: Artifact) -> str | None:
+    """The hash of an engine that `check_engine` let pass, for its session; None for other files.
+
+    That of a foreign one is of the file as it is now.
+    """
+    if artifact.kind != "engine":
+        return None
+    if artifact.manifest is not None:
+        return artifact.manifest.sha256
+    return file_sha256(artifact.path)
+
+
+def check_engine(artifact: Artifact, *, trust: bool = False) -> None:
+    """Raise EngineError unless an engine, its hash checked already, may be loaded on this machine.
+
+    trust: an engine without manifest may be loaded all the same. Whether the runtime and a device
+    are here at all is not asked.
+    """
+    manifest = artifact.manifest
+    if manifest is None:
+        if not trust:
+            raise EngineError(
+                f"{artifact.path} has no manifest, and an engine is code that the GPU's driver "
+                "runs: build it again from its ONNX file with t2t-deploy build-trt, or pass "
+                "--trust if you know who made it"
+            )
+        return
+    engine = manifest.details["engine"]
+    backend, built_with = str(engine["backend"]), str(engine["backend_version"])
+    installed = engine_version(backend)
+    if installed is not None and installed != built_with:
+        raise EngineError(
+            f"{artifact.path.name} was built with {backend} {built_with}, and {installed} is "
+            "installed; an engine runs in the version that built it: build it again, or install "
+            f"{built_with}"
+        )
+    device, targets = device_capability(), [str(name) for name in engine["sm"]]
+    if device is None or device in targets:
+        return
+    if targets != [_PORTABLE]:
+        raise EngineError(
+            f"{artifact.path.name} was built for SM {', '.join(targets)}, and this machine's GPU "
+            f"is SM {device}: build it again with --sm {device}"
+        )
+    if int(device) < _PORTABLE_FROM:
+        raise EngineError(
+            f"{artifact.path.name} is portable from SM {_PORTABLE_FROM} on, and this machine's GPU "
+            f"is SM {device}: build it again with --sm {device}"
+        )

@@ -1,0 +1,203 @@
+"""A quantised graph within an accuracy budget: which layers go back to float, measured."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from t2t_deploy._files import write_text, written_whole
+from t2t_deploy._optional import is_installed
+from t2t_deploy._progress import Report
+from t2t_deploy.calibration import (
+    BudgetSearch,
+    Decision,
+    LayerGroup,
+    Loss,
+    layer_groups,
+    plot_budget,
+    search_budget,
+)
+from t2t_deploy.commands._accuracy_run import AccuracyRunner, run_pictures
+from t2t_deploy.commands._quantize_inputs import QuantizationInputs
+from t2t_deploy.errors import counted
+from t2t_deploy.pictures import LabelledSet, labelled_set_from_folder
+from t2t_deploy.runtime import SessionRequest, open_session
+from t2t_deploy.types import TOLERANCES, Status
+from t2t_deploy.verify import AccuracySum, PictureSet, standard_pictures, verify_session
+from t2t_deploy.workspace import Workspace
+
+_BATCH = 8
+# Pictures on which each group alone is judged; a drop is measured on all.
+_COST_PICTURES = 32
+_RETURNED = "returned to float by the accuracy budget"
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetOutcome:
+    """The layers' decisions once the budget was searched, and what is told of it."""
+
+    decisions: tuple[Decision, ...]
+    search: BudgetSearch
+    measure: str
+    images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ``budget`` object of a manifest."""
+        search, reason = self.search, None
+        if not search.met:
+            reason = (
+                f"{search.chosen.drop:.2f} points of {self.measure} are lost on "
+                f"{counted(self.images, 'picture')} where at most {search.limit.drop:g} may be, "
+                f"and the logits' error is {search.chosen.rel_l2:.2e} of {search.limit.rel_l2:.0e} "
+                f"allowed, even with {counted(len(search.returned), 'layer')} back in float: give "
+                "a larger --max-drop, or ship the float graph"
+            )
+        return {
+            "status": (Status.PASSED if search.met else Status.FAILED).value,
+            "reason": reason,
+            "measure": self.measure,
+            "images": self.images,
+            "max_drop": search.limit.drop,
+            "drop": search.chosen.drop,
+            "rel_l2": _finite(search.chosen.rel_l2),
+            "share": search.chosen.share,
+            "returned": list(search.returned),
+            "trials": [
+                {**dataclasses.asdict(trial), "rel_l2": _finite(trial.rel_l2)}
+                for trial in search.trials
+            ],
+            "costs": [
+                {"layers": list(group.layers), "rel_l2": cost}
+                for group, cost in zip(search.order, search.costs, strict=True)
+            ],
+        }
+
+
+def _finite(error: float) -> float | None:
+    """The error; None where the logits were no numbers, which JSON has no word for."""
+    return error if math.isfinite(error) else None
+
+
+def within_budget(
+    workspace: Workspace,
+    inputs: QuantizationInputs,
+    images: LabelledSet,
+    max_drop: float,
+    report: Report,
+) -> BudgetOutcome:
+    """Search the layers that go back to float so that at most ``max_drop`` points are lost.
+
+    The graph must also pass the verification that it will be held to. Points are of top-1 against
+    the float32 reference's, or of agreement with it where the pictures have no labels. Raises
+    ImageError, BackendError.
+    """
+    bench = _Bench(workspace, inputs, images, report)
+    decisions = inputs.decide()
+    groups = layer_groups(decisions)
+    report.step(f"measuring what each of {counted(len(groups), 'group')} of layers costs")
+    search = search_budget(
+        groups,
+        sum(decision.layer.macs for decision in decisions),
+        Loss(max_drop, TOLERANCES[inputs.plan.precision].rel_l2),
+        cost_of=lambda group: bench.cost(group, groups),
+        loss_of=bench.loss,
+    )
+    returned = dict.fromkeys(search.returned, _RETURNED)
+    return BudgetOutcome(inputs.decide(returned), search, bench.measure, len(images.paths))
+
+
+def write_budget(workspace: Workspace, outcome: BudgetOutcome, stem: str, report: Report) -> str:
+    """Keep the search as JSON and as a picture in the workspace's logs; the picture's name."""
+    logs = workspace.folder("logs")
+    write_text(logs / f"{stem}-budget.json", json.dumps(outcome.to_dict(), indent=1) + "\n")
+    if not is_installed("matplotlib"):
+        report.note("no picture of the trade-off: pip install 't2t-deploy[plot]'")
+        return f"logs/{stem}-budget.json"
+    path = logs / f"{stem}-budget.png"
+    with written_whole(path) as temporary:
+        plot_budget(outcome.search, temporary, measure=outcome.measure)
+    report.note(f"trade-off of the budget: {path}")
+    return f"logs/{path.name}"
+
+
+class _Bench:
+    """Trial graphs against the reference, on the same pictures each time."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        inputs: QuantizationInputs,
+        images: LabelledSet,
+        report: Report,
+    ) -> None:
+        source = inputs.plan.source
+        self.workspace = workspace
+        self.inputs, self.images, self.report = inputs, images, report
+        self.size, self.classes = (int(source.config[key]) for key in ("image_size", "num_classes"))
+        self.reference = SessionRequest("eager", workspace.weights(source), config=source.config)
+        self.measure = "top-1" if images.has_labels else "agreement"
+        self.tolerance = TOLERANCES[inputs.plan.precision]
+
+    @functools.cached_property
+    def standard(self) -> PictureSet:
+        """The pictures that the graph will be verified on."""
+        return standard_pictures(self.size)
+
+    @functools.cached_property
+    def few(self) -> np.ndarray:
+        """Pictures from all classes in turn, on which each group alone is judged."""
+        some = labelled_set_from_folder(self.images.folder, limit=_COST_PICTURES)
+        (batch,) = some.batches(self.size, _COST_PICTURES, self.classes)
+        return batch.pictures
+
+    @functools.cached_property
+    def few_wanted(self) -> np.ndarray:
+        """The reference's logits of them, float64."""
+        with open_session(self.reference) as session:
+            runner = AccuracyRunner(session, _BATCH, AccuracySum(self.classes))
+            return runner.logits(self.few).astype(np.float64)
+
+    def cost(self, group: LayerGroup, groups: Sequence[LayerGroup]) -> float:
+        """Relative error of the logits with one group alone in 8 bits."""
+        others = [name for other in groups if other is not group for name in other.layers]
+        with self.trial(others) as runner:
+            error = np.linalg.norm(runner.logits(self.few) - self.few_wanted)
+        return float(error / max(np.linalg.norm(self.few_wanted), np.finfo(np.float64).tiny))
+
+    def loss(self, returned: Sequence[str]) -> Loss:
+        """What is lost with these layers in float and the others in 8 bits."""
+        unreadable: dict[Path, str] = {}
+        with self.trial(returned) as runner, open_session(self.reference) as session:
+            base = AccuracyRunner(session, _BATCH, AccuracySum(self.classes))
+            run_pictures([runner], base, self.images, self.size, unreadable, self.report)
+            checked = verify_session(session, runner.session, self.standard, self.tolerance)
+        for line in unreadable.values():
+            self.report.note(line)
+        error = float("inf") if checked.rel_l2 is None else checked.rel_l2
+        found, reference = runner.total.result(), base.total.result()
+        if self.images.has_labels:
+            assert found.top1 is not None and reference.top1 is not None
+            return Loss((reference.top1 - found.top1) * 100, error)
+        assert found.agreement is not None
+        return Loss((1 - found.agreement) * 100, error)
+
+    @contextlib.contextmanager
+    def trial(self, returned: Sequence[str]) -> Iterator[AccuracyRunner]:
+        """A session of the graph with these layers in float and the others in 8 bits."""
+        decisions = self.inputs.decide(dict.fromkeys(returned, _RETURNED))
+        with self.workspace.scratch() as folder:
+            path = folder / "trial.onnx"
+            onnx.save(self.inputs.place(decisions).model, path)
+            with open_session(SessionRequest("ort-cpu", path)) as session:
+                batch = session.inputs[0].shape[0] or _BATCH
+                yield AccuracyRunner(session, batch, AccuracySum(self.classes))

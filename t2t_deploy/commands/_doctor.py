@@ -1,0 +1,193 @@
+"""What this machine can build and run, and why not the rest."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import json
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from t2t_deploy import __version__
+from t2t_deploy._optional import EXTRAS, is_installed, require
+from t2t_deploy.bench import read_processor
+from t2t_deploy.engine import device_capability, why_no_device
+from t2t_deploy.errors import MissingDependencyError
+from t2t_deploy.runtime import (
+    BACKENDS,
+    GPU_BACKENDS,
+    MODULES,
+    TENSORRT_MODULES,
+    build_obstacle,
+    import_obstacle,
+    run_obstacle,
+)
+from t2t_deploy.workspace import tool_versions
+
+
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """What a backend can do here, and the next step for what it cannot.
+
+    version: of the installed package, None where there is none. importable: it also loads.
+    device: whether there is what it computes on. builds: whether its engines can be built here,
+    None of a backend that has none. runs: whether it can run.
+    reason, next_step: what keeps it from running; None where nothing does.
+    steps: of all that it cannot do, the reason and the next step in one line each.
+    """
+
+    name: str
+    about: str
+    version: str | None
+    importable: bool
+    device: bool
+    builds: bool | None
+    runs: bool
+    reason: str | None
+    next_step: str | None
+    steps: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+
+def examine_machine() -> dict[str, Any]:
+    """Versions, what can be built here, and each backend's state, JSON-ready."""
+    absent = why_no_device()
+    return {
+        "t2t_deploy": __version__,
+        "python": platform.python_version(),
+        "platform": f"{sys.platform} {platform.machine()}",
+        "processor": read_processor().to_dict(),
+        "cuda_device": device_capability(),
+        "why_no_device": None if absent is None else str(absent),
+        "versions": tool_versions(),
+        "can": {
+            "export": _importable("torch", "onnxsim"),
+            "build-trt": _importable("tensorrt_rtx"),
+        },
+        "onnxruntime": _onnxruntime_packages(),
+        "backends": [backend_state(name).to_dict() for name in BACKENDS],
+    }
+
+
+def backend_state(name: str) -> BackendState:
+    """What one backend can do here; nothing is opened. Its package is imported."""
+    module = MODULES[name]
+    importing = import_obstacle(name)
+    running = run_obstacle(name)
+    if running is None:  # what `run_obstacle` leaves to the opening of a session
+        running = importing
+    building = build_obstacle(name) if name in TENSORRT_MODULES else None
+    version = getattr(require(module), "__version__", None) if importing is None else None
+    return BackendState(
+        name=name,
+        about=BACKENDS[name].about,
+        version=None if version is None else str(version),
+        importable=importing is None,
+        device=name not in GPU_BACKENDS or why_no_device() is None,
+        builds=building is None if name in TENSORRT_MODULES else None,
+        runs=running is None,
+        reason=None if running is None else running.reason,
+        next_step=None if running is None else running.next_step,
+        steps=tuple(dict.fromkeys(str(each) for each in (running, importing, building) if each)),
+    )
+
+
+def _importable(*modules: str) -> dict[str, Any]:
+    for module in modules:
+        try:
+            require(module)
+        except MissingDependencyError as err:
+            return {"ok": False, "why_not": str(err)}
+    return {"ok": True, "why_not": None}
+
+
+def _onnxruntime_packages() -> dict[str, Any]:
+    """Which wheels fill the onnxruntime folder: exactly one should."""
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found.append(name)
+    problem = None
+    if not found:
+        problem = (
+            f"neither is installed: pip install 't2t-deploy[{EXTRAS['onnxruntime']}]' or [gpu]"
+        )
+    elif len(found) > 1:
+        problem = (
+            "both are installed and overwrite each other's files: uninstall both, then install "
+            "'t2t-deploy[cpu]' or 't2t-deploy[gpu]'"
+        )
+    elif not is_installed("onnxruntime"):
+        problem = f"{found[0]} is registered but its files are gone: reinstall it"
+    return {"installed": found, "problem": problem}
+
+
+# Whole absolute paths, of either kind of system; a slash inside a word or a URL begins none.
+_PATH = re.compile(
+    r"(?<![\w./\\~>-])(?:/[^/\s'\"<>|:;,]+){2,}"  # /home/ann/x: one part alone may be a word, /s
+    r"|\b[A-Za-z]:\\[^\s'\"<>|:;,]+"
+)
+_LAST_PART = re.compile(r"[/\\]")
+_BACKEND_FLAGS = ("importable", "device", "builds", "runs")
+
+
+def bug_report(found: Mapping[str, Any]) -> str:
+    """`examine_machine`'s answer as Markdown for an issue; paths, user and host left out."""
+    backends = [
+        f"| {backend['name']} | {backend['version'] or '-'} | "
+        + " | ".join(_flag(backend[name]) for name in _BACKEND_FLAGS)
+        + " |"
+        for backend in found["backends"]
+    ]
+    lines = [
+        f"t2t-deploy {found['t2t_deploy']}, Python {found['python']}, {found['platform']}, "
+        f"CUDA device {found['cuda_device'] or 'none'}",
+        "",
+        "| backend | version | imports | device | builds | runs |",
+        "|---|---|---|---|---|---|",
+        *backends,
+        "",
+        "<details><summary>All that doctor found</summary>",
+        "",
+        "```json",
+        json.dumps(found, indent=1, sort_keys=True),
+        "```",
+        "",
+        "</details>",
+    ]
+    return without_places("\n".join(lines))
+
+
+def without_places(text: str) -> str:
+    """The text with absolute paths cut to their last part, and user and host named as such."""
+    # by name first: only there is it known where a path with spaces ends
+    for place, stand_in in ((Path.cwd(), "<cwd>"), (Path.home(), "~"), (sys.prefix, "<python>")):
+        if len(Path(place).parts) > 1:
+            text = text.replace(str(place), stand_in)
+    text = _PATH.sub(lambda match: f"<path>/{_LAST_PART.split(match[0])[-1]}", text)
+    for name, stand_in in ((_user(), "<user>"), (platform.node(), "<host>")):
+        if name:
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", stand_in, text)
+    return text
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in containers
+        return ""
+
+
+def _flag(value: bool | None) -> str:
+    return "-" if value is None else "yes" if value else "no"

@@ -1,0 +1,207 @@
+"""Pictures -> classes, here; `_predict_ray.py` does the same across a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from t2t_deploy._files import written_whole
+from t2t_deploy._progress import Report, silent
+from t2t_deploy.commands._classifier import (
+    Labels,
+    artifact_to_run,
+    classifier_request,
+    labels_for,
+    num_classes_of,
+)
+from t2t_deploy.errors import counted
+from t2t_deploy.pictures import count_named, pictures_of, reader_of, shown_name
+from t2t_deploy.serving import PictureClasses, classify_pictures, open_classifier, wanted_top
+from t2t_deploy.types import Tail
+from t2t_deploy.workspace import Artifact, Workspace
+
+DEFAULT_READERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRequest:
+    """What to predict, and with what.
+
+    images: files, folders and patterns. top: classes of each picture; None is 5, or as many as
+    there are. labels: file with one label a line; None takes ImageNet's for 1,000 classes. csv:
+    file to write a line of each picture to. backend, threads: None is the runtime's choice.
+    readers: threads that read pictures while the session computes.
+    """
+
+    artifact: Path
+    images: Sequence[str]
+    top: int | None = None
+    labels: Path | None = None
+    csv: Path | None = None
+    backend: str | None = None
+    batch: int | None = None
+    threads: int | None = None
+    device: int | None = None
+    readers: int = DEFAULT_READERS
+    force: bool = False
+    trust: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What was predicted. images: how many pictures were named, each counted once.
+
+    unreadable: pictures that could not be read, with the reason. not_finite: pictures for which the
+    artifact gave NaN or infinity.
+    """
+
+    artifact: Artifact
+    backend: str
+    batch: int
+    labels: Labels
+    images: int
+    unreadable: tuple[PredictedPicture, ...]
+    not_finite: tuple[PredictedPicture, ...]
+    csv: Path | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a picture has no class."""
+        return bool(self.unreadable or self.not_finite)
+
+
+def predict_images(
+    workspace: Workspace,
+    request: PredictRequest,
+    receive: Callable[[PredictedPicture], None],
+    report: Report = silent,
+) -> Prediction:
+    """Hand the classes of each picture to ``receive``, in order, as they are found.
+
+    Of the pictures nothing is kept but the names of those that have no class.
+    Raises ImageError where a folder or pattern means no picture, ArtifactError, BackendError,
+    EngineError, UsageError.
+    """
+    artifact = artifact_to_run(
+        workspace, request.artifact, force=request.force, trust=request.trust, report=report
+    )
+    plan = classifier_request(
+        workspace,
+        artifact,
+        backend=request.backend,
+        batch=request.batch,
+        threads=request.threads,
+        device=request.device,
+    )
+    total = count_named(request.images)
+    done = 0
+    unreadable: list[PredictedPicture] = []
+    not_finite: list[PredictedPicture] = []
+    with contextlib.ExitStack() as stack:
+        classifier = stack.enter_context(open_classifier(plan))
+        num_classes = num_classes_of(artifact)
+        if num_classes is None and plan.ends.tail is not Tail.TOPK:
+            num_classes = classifier.columns
+        labels = labels_for(artifact, request.labels, num_classes, report)
+        top = wanted_top(request.top, classifier)
+        write = None
+        if request.csv is not None:
+            write = stack.enter_context(csv_writer(request.csv, top))
+        report.step(
+            f"predicting {counted(total, 'picture')} with {artifact.path.name}, "
+            f"{classifier.backend}"
+        )
+        found = classify_pictures(
+            classifier,
+            pictures_of(request.images),
+            reader_of(request.images, classifier.size),
+            top=top,
+            readers=request.readers,
+        )
+        with contextlib.closing(found):
+            for picture in found:
+                done += 1
+                predicted = with_labels(picture, labels)
+                if picture.error is not None:
+                    (unreadable if picture.unreadable else not_finite).append(predicted)
+                if write is not None:
+                    write(predicted)
+                receive(predicted)
+                report.progress("predicting", done, total)
+        if done < total:
+            report.note(f"{total - done} of {total} pictures were named before: each is taken once")
+        return Prediction(
+            artifact,
+            classifier.backend,
+            classifier.batch,
+            labels,
+            done,
+            tuple(unreadable),
+            tuple(not_finite),
+            request.csv,
+        )
+
+
+def with_labels(picture: PictureClasses, labels: Labels) -> PredictedPicture:
+    """A picture's classes with their names."""
+    names = labels.names
+    top = tuple(
+        RankedClass(index, names[index] if names else None, probability)
+        for index, probability in zip(picture.indices, picture.probabilities, strict=True)
+    )
+    return PredictedPicture(picture.image, top, picture.error)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedClass:
+    """A class of a picture. label: None where nothing names the classes."""
+
+    index: int
+    label: str | None
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedPicture:
+    """A picture and its classes, best first, or why it has none.
+
+    image: its path; bytes that are no UTF-8 are surrogates in it.
+    """
+
+    image: str
+    top: tuple[RankedClass, ...] = ()
+    error: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """Its path as it is printed and written."""
+        return shown_name(self.image)
+
+
+_OF_A_CLASS = ("class", "label", "probability")
+
+
+@contextlib.contextmanager
+def csv_writer(path: Path, top: int) -> Iterator[Callable[[PredictedPicture], None]]:
+    """Lines of image, error and ``top`` times class, label and probability; UTF-8.
+
+    Raises ArtifactError where the file cannot be written.
+    """
+    columns = [f"{what}_{rank}" for rank in range(1, top + 1) for what in _OF_A_CLASS]
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["image", "error", *columns])
+
+        def write(picture: PredictedPicture) -> None:
+            row = [picture.shown, picture.error or ""]
+            for ranked in picture.top:
+                row += [str(ranked.index), ranked.label or "", str(ranked.probability)]
+            writer.writerow(row + [""] * (2 + len(columns) - len(row)))
+
+        yield write

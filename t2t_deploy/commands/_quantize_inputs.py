@@ -1,0 +1,294 @@
+"""All that a quantised graph is made of: the typed graph, rounded weights, ranges."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from t2t_deploy._progress import Report, silent
+from t2t_deploy.calibration import (
+    SIGNED,
+    TYPED_QDQ_OPSET,
+    UNSIGNED,
+    Decision,
+    Equalisation,
+    Form,
+    Placement,
+    QuantizedGraph,
+    RoundedWeight,
+    code_limit,
+    decide,
+    equalised_weights,
+    half_bound,
+    norm_channel_max,
+    place_dynamic,
+    place_static,
+    plan_equalisation,
+    replace_weights,
+    round_weight,
+    storable_scale,
+    stored_arrays,
+    weight_scales,
+)
+from t2t_deploy.commands._calibrate import (
+    CalibratedRanges,
+    CalibrateRequest,
+    CalibrationGraph,
+    calibrated,
+    calibration_graph,
+)
+from t2t_deploy.commands._export import (
+    ExportedGraph,
+    ExportRequest,
+    forms_asked,
+    graph_from_weights,
+)
+from t2t_deploy.commands._quantize_plan import QuantizationMode, QuantizationPlan, QuantizeRequest
+from t2t_deploy.errors import CalibrationError
+from t2t_deploy.types import HALF_MAX, Ends, Precision, Target
+from t2t_deploy.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationInputs:
+    """All that a quantised graph is made of, whichever layers it quantises.
+
+    typed: the graph in the base's type, equalised, to be changed. calibration: None where dynamic
+    ranges are made without pictures. steps: of the codes of each tensor that layers read. changed:
+    initializers as equalisation made them. unsafe: layers that stay float because sums of their
+    codes could pass float16, with the reason.
+    """
+
+    plan: QuantizationPlan
+    typed: ExportedGraph
+    form: ExportRequest
+    graph: CalibrationGraph
+    equalisation: Equalisation
+    weights: Mapping[str, RoundedWeight]
+    calibration: CalibratedRanges | None
+    steps: Mapping[str, float] = field(default_factory=dict)
+    changed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    unsafe: Mapping[str, str] = field(default_factory=dict)
+
+    def half_bounds(self) -> dict[str, float | None]:
+        """By layer: the largest magnitude its product can write in 16 bit; see `half_bound`."""
+        return {
+            found.layer.name: half_bound(
+                self.weights[found.layer.name], found.form, self.steps[found.layer.ranged]
+            )
+            for found in self.decide()
+            if found.quantised and found.form.reads_codes and found.form is not Form.VECTOR
+        }
+
+    def placed_by(self, placement: Placement, report: Report | None = None) -> QuantizationInputs:
+        """The same in another placement.
+
+        report: told while weights are rounded as they will be used; without it each goes to its
+        nearest code, which is enough to look at what a builder makes of it.
+        """
+        plan = dataclasses.replace(self.plan, placement=placement)
+        return _rounded(
+            dataclasses.replace(self, plan=plan),
+            silent if report is None else report,
+            nearest=report is None,
+        )
+
+    def decide(self, returned: Mapping[str, str] | None = None) -> tuple[Decision, ...]:
+        """What the policy makes of each layer; see `calibration.decide`."""
+        return _decide(self.graph, self.plan, {**self.unsafe, **(returned or {})})
+
+    def place(self, decisions: Sequence[Decision]) -> QuantizedGraph:
+        """The graph with these layers quantised. Raises CalibrationError."""
+        if self.plan.mode is QuantizationMode.DYNAMIC:
+            return place_dynamic(self.typed.model, decisions, self.weights)
+        storage = UNSIGNED if self.plan.target is Target.CPU else SIGNED
+        return place_static(
+            self.typed.model,
+            decisions,
+            self.weights,
+            {} if self.calibration is None else _ranges(self.plan, self.calibration),
+            self.plan.precision.codes,
+            storage,
+        )
+
+
+def _ranges(plan: QuantizationPlan, calibration: CalibratedRanges) -> Mapping[str, float]:
+    found = calibration.calibration
+    return found.largest if plan.precision.codes is Precision.FP8 else found.ranges
+
+
+def _decide(
+    graph: CalibrationGraph, plan: QuantizationPlan, returned: Mapping[str, str] | None = None
+) -> tuple[Decision, ...]:
+    return decide(graph.layers, returned, precision=plan.precision.codes, placement=plan.placement)
+
+
+def quantization_inputs(
+    workspace: Workspace,
+    plan: QuantizationPlan,
+    request: QuantizeRequest,
+    report: Report = silent,
+) -> QuantizationInputs:
+    """Calibrate, equalise and round, as far as the plan asks for it."""
+    graph = calibration_graph(workspace, plan.source, plan.target, report)
+    calibration = _calibration(workspace, plan, graph, request, report)
+    if calibration is not None:
+        equalisation = calibration.calibration.equalisation
+    elif request.equalise:
+        guess = norm_channel_max(graph.model)
+        alike = plan.target is Target.TENSORRT
+        equalisation = plan_equalisation(graph.model, graph.layers, guess, alike=alike)
+        report.note(
+            "no pictures were given: channels are equalised by their norms' own weights and "
+            "weights are rounded to the nearest; --images DIR does both better"
+        )
+    else:
+        equalisation = Equalisation()
+    form = base_form(plan)
+    typed = _typed(workspace, plan, form, graph, report)
+    changed = equalised_weights(graph.model, graph.layers, equalisation.applied)
+    replace_weights(typed.model, changed)
+    steps = {} if calibration is None else _steps(plan, calibration, typed)
+    inputs = QuantizationInputs(
+        plan, typed, form, graph, equalisation, {}, calibration, steps, changed
+    )
+    report.step("rounding the weights")
+    return _rounded(inputs, report)
+
+
+def _steps(
+    plan: QuantizationPlan, calibration: CalibratedRanges, typed: ExportedGraph
+) -> dict[str, float]:
+    """The step of the codes of each tensor whose range is known, as the graph stores it."""
+    dtype = np.dtype(np.float32 if plan.base is Precision.FP32 else np.float16)
+    limit = code_limit(plan.precision.codes)
+    return {
+        name: float(storable_scale(largest / limit, dtype))
+        for name, largest in _ranges(plan, calibration).items()
+    }
+
+
+def _unsafe(
+    decisions: Sequence[Decision],
+    weights: Mapping[str, RoundedWeight],
+    steps: Mapping[str, float],
+) -> dict[str, str]:
+    """Layers whose products could pass the end of float16 on some picture."""
+    found = {}
+    for decision in decisions:
+        if not decision.quantised or not decision.form.reads_codes or decision.form is Form.VECTOR:
+            continue
+        name, step = decision.layer.name, steps[decision.layer.ranged]
+        bound = half_bound(weights[name], decision.form, step)
+        if bound is not None and bound > HALF_MAX:
+            found[name] = f"its product can reach {bound:.3g}, float16 ends at {HALF_MAX:g}"
+    return found
+
+
+def _typed(
+    workspace: Workspace,
+    plan: QuantizationPlan,
+    form: ExportRequest,
+    graph: CalibrationGraph,
+    report: Report,
+) -> ExportedGraph:
+    """The base's graph: a copy of the calibrated one where that has its type, batch and opset."""
+    same = plan.base is Precision.FP32 and form.batch is None
+    if same and form.opset == graph.exported.opset:
+        model = onnx.ModelProto()
+        model.CopyFrom(graph.model)
+        return dataclasses.replace(graph.exported, model=model)
+    return graph_from_weights(
+        workspace.weights(plan.source), plan.source.config, form, report, merge_bias=False
+    )
+
+
+def base_form(plan: QuantizationPlan) -> ExportRequest:
+    """How the graph that is quantised is exported."""
+    from t2t_deploy.export import DEFAULT_OPSET
+
+    opset = plan.source.opset or DEFAULT_OPSET
+    if plan.base is not Precision.FP32:
+        opset = max(opset, TYPED_QDQ_OPSET)
+    return dataclasses.replace(
+        forms_asked(plan.source),
+        batch=plan.batch,
+        precision=plan.base,
+        target=plan.target,
+        opset=opset,
+        ends=Ends.of_details(plan.source.details),
+    )
+
+
+def _calibration(
+    workspace: Workspace,
+    plan: QuantizationPlan,
+    graph: CalibrationGraph,
+    request: QuantizeRequest,
+    report: Report,
+) -> CalibratedRanges | None:
+    found = plan.ranges
+    if found is not None:
+        assert request.ranges is not None
+        if found.key.graph_sha256 != graph.sha256:
+            raise CalibrationError(
+                f"{request.ranges} was taken on another graph ({found.key.graph_sha256[:12]}, "
+                f"this one is {graph.sha256[:12]}): ranges fit the weights, the dimensions and the "
+                f"target they were taken for; take them again: t2t-deploy calibrate --target "
+                f"{plan.target.value} --images DIR"
+            )
+        if found.key.equalised is not request.equalise:
+            raise CalibrationError(
+                f"{request.ranges} was taken {'with' if found.key.equalised else 'without'} "
+                "equalisation; quantise with the same, or take the ranges again"
+            )
+        return CalibratedRanges(request.ranges, found, reused=True)
+    if plan.images is None or request.images is None:
+        return None
+    asked = CalibrateRequest(
+        request.images, method=request.method, equalise=request.equalise, count=request.count
+    )
+    return calibrated(workspace, plan.source, plan.target, graph, plan.images, asked, report)
+
+
+def _rounded(
+    inputs: QuantizationInputs, report: Report, *, nearest: bool = False
+) -> QuantizationInputs:
+    """With the weight of every layer that is quantised on its grid.
+
+    nearest: to the nearest code each, whatever the pictures told.
+    """
+    plan, graph = inputs.plan, inputs.graph
+    known = inputs.calibration is not None and not nearest
+    moments = inputs.calibration.calibration.moments if known and inputs.calibration else {}
+    stored = stored_arrays(graph.model)
+    decisions = _decide(graph, plan)
+    layers = [found.layer for found in decisions if found.quantised]
+    values = {
+        layer.name: inputs.changed.get(layer.weight, stored[layer.weight]) for layer in layers
+    }
+    dtypes = {
+        tensor.name: onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        for tensor in inputs.typed.model.graph.initializer
+    }
+    dtype = next(iter(dtypes[layer.weight] for layer in layers), np.dtype(np.float32))
+    codes = plan.precision.codes
+    parts = weight_scales(decisions, values, inputs.steps, codes, dtype)
+    weights = {}
+    for done, layer in enumerate(layers, start=1):
+        weights[layer.name] = round_weight(
+            values[layer.name],
+            codes,
+            moments.get(layer.ranged),
+            scale_dtype=dtype,
+            parts=parts.get(layer.name),
+        )
+        report.progress("rounding the weights", done, len(layers))
+    unsafe = _unsafe(decisions, weights, inputs.steps)
+    for name, why in unsafe.items():
+        report.note(f"{name} stays float: {why}")
+    return dataclasses.replace(inputs, weights=weights, unsafe=unsafe)

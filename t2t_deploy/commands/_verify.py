@@ -1,0 +1,325 @@
+"""Artifacts against the reference."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t2t_deploy._files import temporary_folder
+from t2t_deploy._progress import Report, silent
+from t2t_deploy.commands._artifacts import DEFAULT_BACKEND, check_engine, cpu_backend, open_engine
+from t2t_deploy.commands._locate import locate_file
+from t2t_deploy.commands._nodewise import (
+    bare_graph,
+    check_plot_request,
+    draw_nodewise,
+    nodewise_file,
+)
+from t2t_deploy.errors import ArtifactError, EngineError, UsageError
+from t2t_deploy.graph import read_onnx
+from t2t_deploy.images import pixels_of
+from t2t_deploy.pictures import image_set_from_folder
+from t2t_deploy.runtime import Session, SessionRequest, open_session, why_not_in, why_not_runnable
+from t2t_deploy.types import OUTPUT_NAME, TOLERANCES, Ends, Precision, Status, Tail, Tolerance
+from t2t_deploy.verify import (
+    Located,
+    NodewiseReport,
+    NodewiseSession,
+    PictureSet,
+    PixelSession,
+    Verification,
+    compare_logits,
+    logits_of,
+    nodewise_not_run,
+    not_located,
+    not_verified,
+    on_pixel_grid,
+    outputs_of,
+    standard_pictures,
+    tail_fault,
+    verify_session,
+    why_non_finite,
+)
+from t2t_deploy.workspace import Artifact, Manifest, Workspace
+
+MAX_PICTURES = 64
+# Node by node takes seconds where a runtime takes tenths of one.
+_MAX_NODEWISE_PICTURES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedArtifact:
+    """An artifact and its verdicts. plot: the picture of the node by node one.
+
+    located: what a comparison layer by layer found, where it was asked for.
+    """
+
+    artifact: Artifact
+    verification: Verification
+    nodewise: NodewiseReport | None = None
+    plot: Path | None = None
+    located: Located | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether one of the verdicts is that it fell short."""
+        verdicts = (self.verification, self.nodewise, self.located)
+        return any(v is not None and v.status is Status.FAILED for v in verdicts)
+
+
+def verify_file(
+    path: Path,
+    manifest: Manifest,
+    weights: Path,
+    pictures: PictureSet | None = None,
+    *,
+    backend: str = DEFAULT_BACKEND,
+) -> Verification:
+    """Compare a file with the reference on the standard pictures, or on others.
+
+    backend: of the ONNX files. What no runtime here can run is reported as not run, with the
+    reason. bf16 has no runtime that every CPU has: for ONNX Runtime it is evaluated node by node,
+    on three pictures, which the result says.
+    """
+    tolerance = TOLERANCES[manifest.precision]
+    if manifest.kind == "engine":
+        check_engine(Artifact(path, manifest))
+        return _verify_engine(Artifact(path, manifest), weights, pictures, tolerance)
+    nodewise = manifest.precision is Precision.BF16 and backend == DEFAULT_BACKEND
+    reason = why_not_runnable(backend)
+    if reason is None and not nodewise:
+        reason = why_not_in(backend, manifest.precision)
+    if reason is not None:
+        return not_verified(tolerance, reason)
+    chosen = standard_pictures(manifest.config["image_size"]) if pictures is None else pictures
+    ends = Ends.of_details(manifest.details)
+    if ends.embed_preprocess:
+        chosen = on_pixel_grid(chosen)
+    eager = SessionRequest("eager", weights, config=manifest.config)
+    if nodewise:
+        few = _first(chosen, _MAX_NODEWISE_PICTURES)
+        with open_session(eager) as reference, NodewiseSession(bare_graph(path, ends)) as rounding:
+            result = verify_session(reference, rounding, few, tolerance)
+        how = (
+            f"evaluated node by node on {len(few.names)} pictures: ONNX Runtime's CPU kernels have "
+            "no bf16 matrix product"
+        )
+        if not ends.bare:
+            how += ", and of the graph inside its ends"
+        result = _with_cause(result, path, manifest, ends, few)
+        reason = how if result.reason is None else f"{result.reason}; {how}"
+        return dataclasses.replace(result, reason=reason)
+    request = SessionRequest(backend, path, precision=manifest.precision)
+    if not ends.bare:
+        result = _verify_with_ends(request, eager, ends, chosen, tolerance)
+    else:
+        with open_session(eager) as reference, open_session(request) as other:
+            result = verify_session(reference, other, chosen, tolerance)
+    return _with_cause(result, path, manifest, ends, chosen)
+
+
+def _verify_engine(
+    artifact: Artifact, weights: Path, pictures: PictureSet | None, tolerance: Tolerance
+) -> Verification:
+    """An engine against the reference on the CPU, or why it is not run."""
+    manifest = artifact.known()
+    ends = Ends.of_details(manifest.details)
+    reason = why_not_runnable(manifest.engine_backend)
+    if reason is None and ends.tail is not Tail.LOGITS:
+        reason = (
+            f"it gives {ends.tail.value}, and an engine's logits cannot be shown afterwards: "
+            "verify its graph, or an engine without --tail"
+        )
+    if reason is not None:
+        return not_verified(tolerance, reason)
+    chosen = standard_pictures(manifest.config["image_size"]) if pictures is None else pictures
+    if ends.embed_preprocess:
+        chosen = on_pixel_grid(chosen)
+    eager = SessionRequest("eager", weights, config=manifest.config)
+    with open_session(eager) as reference, open_engine(artifact) as session:
+        own = PixelSession(session) if ends.embed_preprocess else session
+        return verify_session(reference, own, chosen, tolerance)
+
+
+def _with_cause(
+    result: Verification, path: Path, manifest: Manifest, ends: Ends, pictures: PictureSet
+) -> Verification:
+    """The same verdict; where logits are no numbers, the tensor that is the first without."""
+    if result.status is not Status.FAILED or result.rel_l2 is not None:
+        return result
+    for picture in pictures.pictures:
+        fed = np.repeat(picture[None], manifest.batch or 1, axis=0)
+        cause = why_non_finite(path, pixels_of(fed) if ends.embed_preprocess else fed)
+        if cause is not None:
+            return dataclasses.replace(result, reason=f"{result.reason}; {cause}")
+    return result
+
+
+def _verify_with_ends(
+    request: SessionRequest,
+    eager: SessionRequest,
+    ends: Ends,
+    pictures: PictureSet,
+    tolerance: Tolerance,
+) -> Verification:
+    """The verdict on the logits inside a file, and on the tail behind them.
+
+    The file runs as it is, and once more as a copy that differs in one thing: its logits are an
+    output too. The copy's logits are held against the reference's, and the file's own
+    probabilities against the softmax of the copy's logits.
+    """
+    import onnx
+
+    from t2t_deploy.graph import with_logits_shown
+
+    with contextlib.ExitStack() as stack:
+
+        def opened(asked: SessionRequest) -> Session:
+            session = stack.enter_context(open_session(asked))
+            return PixelSession(session) if ends.embed_preprocess else session
+
+        # in the workspace, which the stored weights are of
+        folder = stack.enter_context(temporary_folder(eager.path.parent))
+        reference, own = stack.enter_context(open_session(eager)), opened(request)
+        wanted = logits_of(reference, pictures.pictures)
+        found = outputs_of(own, pictures.pictures)
+        if ends.tail is Tail.LOGITS:
+            return compare_logits(wanted, found[OUTPUT_NAME], pictures.names, tolerance)
+        shown = folder / "logits.onnx"
+        onnx.save(with_logits_shown(read_onnx(request.path, external_data=True)), shown)
+        logits = logits_of(opened(dataclasses.replace(request, path=shown)), pictures.pictures)
+    result = compare_logits(wanted, logits, pictures.names, tolerance)
+    fault = None if result.rel_l2 is None else tail_fault(found, logits)
+    if fault is None:
+        return result
+    reason = fault if result.reason is None else f"{result.reason}; {fault}"
+    return dataclasses.replace(result, status=Status.FAILED, reason=reason)
+
+
+def verify_artifacts(
+    workspace: Workspace,
+    paths: Sequence[Path],
+    images: Path | None = None,
+    report: Report = silent,
+    *,
+    nodewise: bool = False,
+    locate: bool = False,
+    plot: Path | None = None,
+    backend: str | None = None,
+    among: Sequence[Path] | None = None,
+) -> list[VerifiedArtifact]:
+    """Verify artifacts again, all of the workspace when none is named.
+
+    among: what stands for all of the workspace where none is named.
+    images: a folder of pictures to take instead of the standard ones. backend: the runtime of ONNX
+    files; None is ONNX Runtime on the CPU. Its verdict on the standard pictures replaces the one in
+    the manifest; that of another runtime is told and not kept. nodewise: also evaluate each graph
+    with rounding and overflow after every node, and draw it, in ``plot`` or the workspace's logs;
+    that verdict stands in the manifest beside the other, since a runtime may hide what it finds.
+    locate: also compare each layer with the reference's, given the same input; that verdict stands
+    there too, since logits may hide what a layer shows.
+    Raises ArtifactError, BackendError, ImageError, UsageError.
+    """
+    if plot is not None and not nodewise:
+        raise UsageError("--plot draws what --nodewise finds; give --nodewise too")
+    runtime = cpu_backend(backend)
+    if paths:
+        artifacts = [workspace.open(path, force=True) for path in paths]
+    elif among is not None:
+        artifacts = [workspace.open(path, force=True) for path in among]
+    else:
+        artifacts = [workspace.checked(a, force=True) for a in workspace.artifacts()]
+    if not artifacts:
+        raise ArtifactError(
+            f"workspace {workspace.root} has no artifact; make one first: t2t-deploy export"
+        )
+    check_plot_request(plot, len(artifacts))
+    results = []
+    for artifact in artifacts:
+        manifest = artifact.known()
+        name = artifact.path.name
+        report.step(f"verifying {name}")
+        tolerance = TOLERANCES[manifest.precision]
+        pictures = None
+        if not manifest.weights:
+            reason = "made from a file without manifest, so its reference is unknown"
+            unknown = nodewise_not_run(tolerance, reason) if nodewise else None
+            nowhere = not_located(reason) if locate else None
+            verdict = not_verified(tolerance, reason)
+            results.append(VerifiedArtifact(artifact, verdict, unknown, located=nowhere))
+            continue
+        if images is not None:
+            pictures = _pictures_from_folder(images, int(manifest.config["image_size"]), report)
+        weights = workspace.weights(manifest)
+        try:
+            result = verify_file(artifact.path, manifest, weights, pictures, backend=runtime)
+        except EngineError as err:
+            if paths:
+                raise
+            result = not_verified(tolerance, str(err))
+        kept = pictures is None and (runtime == DEFAULT_BACKEND or manifest.kind == "engine")
+        if kept and result.status is not Status.NOT_RUN:
+            artifact = _kept(workspace, artifact, report, verification=result.to_dict())
+        few = None if pictures is None else _first(pictures, _MAX_NODEWISE_PICTURES)
+        found = picture = layers = None
+        if locate:
+            report.step(f"comparing the layers of {name}")
+            layers = locate_file(artifact.path, manifest, weights, few, report)
+            if pictures is None:
+                artifact = _told(workspace, artifact, report, "located", layers)
+        if nodewise:
+            report.step(f"evaluating {name} node by node")
+            try:
+                found = nodewise_file(artifact.path, manifest, weights, few, report)
+            except ArtifactError as err:
+                if paths:
+                    raise
+                found = nodewise_not_run(tolerance, str(err))
+            picture = draw_nodewise(workspace, name, found, plot, report)
+            if pictures is None:
+                artifact = _told(workspace, artifact, report, "nodewise", found)
+        results.append(VerifiedArtifact(artifact, result, found, picture, layers))
+    return results
+
+
+def _told(
+    workspace: Workspace,
+    artifact: Artifact,
+    report: Report,
+    name: str,
+    verdict: NodewiseReport | Located,
+) -> Artifact:
+    """Keep a verdict in the manifest; one of nothing leaves what stands there."""
+    if verdict.status is Status.NOT_RUN:
+        return artifact
+    return _kept(workspace, artifact, report, details={name: verdict.summary()})
+
+
+def _kept(workspace: Workspace, artifact: Artifact, report: Report, **verdict: Any) -> Artifact:
+    """The artifact with a verdict in its manifest; where that cannot be written, it is said."""
+    if not os.access(artifact.path.parent, os.W_OK):
+        report.note(
+            f"{artifact.path.parent} is read-only: the verdict on {artifact.path.name} is told "
+            "here and not kept in its manifest"
+        )
+        return artifact
+    return workspace.update(artifact, **verdict)
+
+
+def _first(pictures: PictureSet, count: int) -> PictureSet:
+    return PictureSet(pictures.names[:count], pictures.pictures[:count], pictures.absent)
+
+
+def _pictures_from_folder(folder: Path, size: int, report: Report) -> PictureSet:
+    images = image_set_from_folder(folder, count=MAX_PICTURES)
+    if images.left_out:
+        report.note(f"took the first {MAX_PICTURES} pictures, left out {images.left_out}")
+    batch = next(iter(images.batches(size, len(images.paths))))
+    return PictureSet(tuple(path.name for path in images.paths), batch)

@@ -1,0 +1,276 @@
+"""Builds engines, with TensorRT-RTX also where there is no GPU, and says what is in them.
+
+The builder runs in a process of its own (`_engine_worker`): it is native code that has been seen to
+die of a graph, and only a process can be stopped at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from t2t_deploy import errors
+from t2t_deploy._child import Child, ChildError, child_environment, module_command
+from t2t_deploy.engine._choice import (
+    BACKEND_CLASSIC,
+    PORTABLE,
+    BuilderModule,
+    choose_builder,
+    resolve_sms,
+)
+from t2t_deploy.engine._figures import EngineFigures, figures_from_log
+from t2t_deploy.engine._job import OUT_OF_WORKSPACE, BuildOptions, BuiltFacts, Order
+from t2t_deploy.engine._module import BuilderLog, Progress
+from t2t_deploy.errors import EngineError
+from t2t_deploy.types import ShapeProfile, TensorSpec
+
+WORKER_COMMAND = module_command("t2t_deploy.engine._worker")
+MAX_OPTIMIZATION_LEVEL = 5
+# Where memory falls short TensorRT-RTX 1.7.1 has been seen to wait inside itself for ever. A build
+# that goes on uses processor time on a machine without a GPU; with one it has not been tried.
+STALLED_S = 120.0
+DEFAULT_OPTIONS = BuildOptions()
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class EngineBuild:
+    """A built engine and what is known about it.
+
+    engine: the serialized engine, to be written as it is.
+    sm: compute capabilities it is built for, or ``("portable",)``.
+    figures: of this engine, first profile.
+    pinned: where the batch is free, figures of the same graph built for exactly the tuned batch of
+        the first profile; None otherwise. The log of a free batch does not tell sizes.
+    build_s: seconds for parsing and building this engine.
+    log: everything the builder said about this engine.
+    """
+
+    engine: bytes
+    backend: str
+    backend_version: str
+    sm: tuple[str, ...]
+    profiles: tuple[ShapeProfile, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    figures: EngineFigures
+    pinned: EngineFigures | None
+    build_s: float
+    log: str
+    options: BuildOptions
+
+    @property
+    def moved_bytes(self) -> int | None:
+        """Bytes moved between kernels at the tuned batch."""
+        return self.sized.moved_bytes
+
+    @property
+    def sized(self) -> EngineFigures:
+        """The figures that tell sizes at the tuned batch: this engine's, else its pinned twin's."""
+        if self.figures.moved_bytes is None and self.pinned is not None:
+            return self.pinned
+        return self.figures
+
+
+class BuilderDiedError(EngineError):
+    """The builder's process is gone, or stood still.
+
+    log: all it said until then, its stderr's end last.
+    """
+
+    def __init__(self, message: str, log: str) -> None:
+        super().__init__(message)
+        self.log = log
+
+    @property
+    def kind(self) -> str:
+        """Outside it is an EngineError like any other."""
+        return EngineError.__name__
+
+
+class OutOfWorkspaceError(EngineError):
+    """The builder found no kernels that do with the memory limit."""
+
+
+class _Built(NamedTuple):
+    engine: bytes
+    facts: BuiltFacts
+    figures: EngineFigures
+    log: str
+
+
+def build_engine(
+    onnx_path: Path,
+    options: BuildOptions = DEFAULT_OPTIONS,
+    *,
+    module: BuilderModule | None = None,
+    progress: Progress | None = None,
+) -> EngineBuild:
+    """Build a strongly typed engine.
+
+    module: as from `choose_builder`; None chooses.
+    progress: called with phase, steps done, steps in all. An exception it raises ends the build at
+        once and is raised here, as is Ctrl-C.
+
+    Raises ArtifactError for a missing file, EngineError for a graph or request that the builder
+    refuses, BuilderDiedError where it crashes, is killed or stands still, BackendError for
+    ``native`` without a device, MissingDependencyError, MemoryError.
+    """
+    chosen = choose_builder() if module is None else module
+    _check_options(options)
+    sm = resolve_sms(chosen.trt, options.sm)
+    order = Order(Path(onnx_path), chosen.backend, chosen.trt.__name__, sm, options)
+    pinned = None
+    try:
+        with _builder() as child:
+            built = _run(child, order, progress)
+            if options.pin_figures and built.figures.moved_bytes is None:
+                opt = built.facts.profiles[0].opt
+                only = (ShapeProfile(opt, opt, opt),)
+                pinned = _run(child, _with(order, profiles=only), progress).figures
+    except OutOfWorkspaceError as err:
+        raise EngineError(_what_would_do(order, progress)) from err
+    facts = built.facts
+    return EngineBuild(
+        engine=built.engine,
+        backend=chosen.backend,
+        backend_version=str(chosen.trt.__version__),
+        sm=order.sm or PORTABLE,
+        profiles=facts.profiles,
+        inputs=facts.inputs,
+        outputs=facts.outputs,
+        figures=built.figures,
+        pinned=pinned,
+        build_s=facts.build_s,
+        log=built.log,
+        options=options,
+    )
+
+
+@contextlib.contextmanager
+def _builder() -> Iterator[Child]:
+    with Child(WORKER_COMMAND, child_environment(), "engine builder") as child:
+        yield child
+
+
+def _with(order: Order, **changes: Any) -> Order:
+    return replace(order, options=replace(order.options, **changes))
+
+
+def _what_would_do(order: Order, progress: Progress | None) -> str:
+    """The message for a memory limit that is too low: what is known to do.
+
+    Kernels that need less may be found under a lower limit: that is not searched for.
+    """
+    with _builder() as child:
+        free = _run(child, _with(order, memory_limit_mib=None), progress)
+    needed = -(-free.figures.scratch_bytes // _MIB)
+    largest = max(profile.max for profile in free.facts.profiles)
+    return (
+        f"no kernels were found for {order.options.memory_limit_mib} MiB of scratch memory; "
+        f"without a limit they take {needed} MiB at batch {largest}, and less may do: pass "
+        f"--memory-limit {needed} or something lower, or a smaller --max-batch"
+    )
+
+
+def _run(child: Child, order: Order, progress: Progress | None) -> _Built:
+    """Have a builder's process fill one order. Raises as `build_engine`."""
+    log = BuilderLog()
+    try:
+        child.tell({"order": order.to_dict(), "progress": progress is not None})
+        while True:
+            message = child.next_message(stalled_s=STALLED_S)
+            match message.values:
+                case {"log": [severity, text]}:
+                    log.entries.append((severity, text))
+                case {"progress": [phase, done, steps]} if progress is not None:
+                    progress(phase, done, steps)
+                case {"error": kind, "message": text}:
+                    raise _error(kind, text)
+                case {"built": values}:
+                    facts = BuiltFacts.from_dict(values)
+                    break
+                case other:
+                    raise RuntimeError(f"the engine builder's process said {other!r}")
+    except ChildError as err:
+        targets = ", ".join(order.sm) or PORTABLE[0]
+        raise BuilderDiedError(
+            f"{err.gone} while it built {errors.shown_path(order.onnx_path)} for {targets}; "
+            "expected an engine or a refusal: give it more memory if that was short, else leave "
+            "out a target (--sm), take another precision or a smaller --max-batch",
+            f"{log.text}{err}\n",
+        ) from err
+    log.entries = log.entries[: facts.log_entries]
+    figures = figures_from_log(log.text, facts.layer_macs, message.payload)
+    return _Built(message.payload, facts, figures, log.text)
+
+
+def _error(kind: str, text: str) -> Exception:
+    """What the builder's process raised, to be raised here."""
+    if kind == OUT_OF_WORKSPACE:
+        return OutOfWorkspaceError(text)
+    if kind == MemoryError.__name__:
+        return MemoryError(text)
+    found = getattr(errors, kind, None) if kind else None
+    if isinstance(found, type) and issubclass(found, errors.DeployError):
+        return found(text)
+    return RuntimeError(f"in the engine builder's process:\n{text}")
+
+
+def _check_options(options: BuildOptions) -> None:
+    limit, level = options.memory_limit_mib, options.optimization_level
+    if limit is not None and limit < 1:
+        raise EngineError(
+            f"memory limit is {limit} MiB; expected at least 1: leave it out to set none"
+        )
+    if level is not None and not 0 <= level <= MAX_OPTIMIZATION_LEVEL:
+        raise EngineError(
+            f"optimisation level is {level}; expected 0 (fastest to build) to "
+            f"{MAX_OPTIMIZATION_LEVEL} (the builder's default is 3)"
+        )
+
+
+def trtexec_line(build: EngineBuild, onnx_path: Path, engine_path: Path) -> str:
+    """The command of NVIDIA's own tool that builds the same engine, as shell text.
+
+    ``tensorrt_rtx`` comes with TensorRT-RTX, whose graphs are always strongly typed, ``trtexec``
+    with TensorRT.
+    """
+    classic = build.backend == BACKEND_CLASSIC
+    words = [
+        *(("trtexec", "--stronglyTyped") if classic else ("tensorrt_rtx",)),
+        f"--onnx={onnx_path}",
+        f"--saveEngine={engine_path}",
+        "--skipInference",
+        "--profilingVerbosity=detailed",
+        "--maxAuxStreams=0",
+        "--noTF32",
+    ]
+    if build.options.memory_limit_mib is not None:
+        words.append(f"--memPoolSize=workspace:{build.options.memory_limit_mib}")
+    if build.options.optimization_level is not None:
+        words.append(f"--builderOptimizationLevel={build.options.optimization_level}")
+    if classic and build.sm == PORTABLE:
+        words.append("--hardwareCompatibilityLevel=ampere+")
+    if not classic and build.sm != PORTABLE:
+        words.append(f"--computeCapabilities={','.join(build.sm)}")
+    free = [spec for spec in build.inputs if spec.shape[:1] == (None,)]
+    for index, profile in enumerate(build.profiles if free else ()):
+        if len(build.profiles) > 1:
+            words.append(f"--profile={index}")
+        for option, batch in (
+            ("minShapes", profile.min),
+            ("optShapes", profile.opt),
+            ("maxShapes", profile.max),
+        ):
+            shapes = ",".join(f"{s.name}:{_shape_text(s, batch)}" for s in free)
+            words.append(f"--{option}={shapes}")
+    return shlex.join(words)
+
+
+def _shape_text(spec: TensorSpec, batch: int) -> str:
+    return "x".join(map(str, (batch, *spec.shape[1:])))

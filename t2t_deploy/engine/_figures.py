@@ -1,0 +1,326 @@
+"""Figures of an engine, read from its builder log: deterministic, and no GPU is needed for them.
+
+And the attestation: whether an engine computes in the precision that was asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from t2t_deploy.engine._log import EngineLog, Kernel, LogTotals, parse_log
+from t2t_deploy.types import Precision, Status
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFigures:
+    """What is in an engine, for its first profile.
+
+    kernels: launches; ``shape_ops`` (sizes computed for a free batch) are not among them.
+    kernels_by_dtype, gemms_by_dtype: `Kernel.dtype` of all kernels, and of those that are made
+        around matrix products.
+    macs_by_dtype: multiply-adds of the graph's matrix products and convolutions at the tuned batch,
+        by the type of the kernel that does them; empty where the log alone was read.
+    macs_unplaced: multiply-adds of graph layers that no kernel names (folded at build time).
+    moved_bytes: sum over kernels of the activations they read and write, constants not counted;
+        None where the batch is free, because the log then prints sizes as -1.
+    gemm_mha, gemv_mha: kernels that are a whole attention, of many queries and of one.
+    profiles: how many profiles' kernels the log lists.
+    bare_sums: products of 8-bit codes whose sums leave in 16 bit before their scale; see
+        `_engine_sums`.
+    """
+
+    kernels: int
+    shape_ops: int
+    kernels_by_kind: Mapping[str, int]
+    kernels_by_dtype: Mapping[str, int]
+    gemms_by_dtype: Mapping[str, int]
+    macs_by_dtype: Mapping[str, int]
+    macs_unplaced: int
+    moved_bytes: int | None
+    gemm_mha: int
+    gemv_mha: int
+    profiles: int
+    totals: LogTotals
+    layers: tuple[Kernel, ...]
+    bare_sums: tuple[str, ...] = ()
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Activations that kernels read and write at the tuned batch, and the weights once.
+
+        What engines of one model in different types can be compared by.
+        """
+        return None if self.moved_bytes is None else self.moved_bytes + self.weights_bytes
+
+    @property
+    def fused_attention(self) -> int:
+        """Attentions that are one kernel."""
+        return self.gemm_mha + self.gemv_mha
+
+    @property
+    def activation_bytes(self) -> int:
+        """Memory for activations at the largest batch."""
+        return self.totals.activation_bytes
+
+    @property
+    def weights_bytes(self) -> int:
+        """Memory for weights."""
+        return self.totals.weights_bytes
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory that kernels need while they run, at the largest batch."""
+        return self.totals.scratch_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready figures; the kernels themselves are left to the log."""
+        return {
+            "kernels": self.kernels,
+            "shape_ops": self.shape_ops,
+            "kernels_by_kind": dict(self.kernels_by_kind),
+            "kernels_by_dtype": dict(self.kernels_by_dtype),
+            "gemms_by_dtype": dict(self.gemms_by_dtype),
+            "macs_by_dtype": dict(self.macs_by_dtype),
+            "macs_unplaced": self.macs_unplaced,
+            "moved_bytes": self.moved_bytes,
+            "total_bytes": self.total_bytes,
+            "fused_attention": self.fused_attention,
+            "gemm_mha": self.gemm_mha,
+            "gemv_mha": self.gemv_mha,
+            "profiles": self.profiles,
+            "activation_bytes": self.activation_bytes,
+            "scratch_bytes": self.scratch_bytes,
+            "weights_bytes": self.weights_bytes,
+            "host_persistent_bytes": self.totals.host_persistent_bytes,
+            "device_persistent_bytes": self.totals.device_persistent_bytes,
+        }
+
+
+def figures_from_log(
+    text: str, layer_macs: Mapping[str, int] | None = None, engine: bytes = b""
+) -> EngineFigures:
+    """Figures of the first profile of a builder log.
+
+    layer_macs: multiply-adds by ONNX node name, where the graph is at hand. engine: its bytes,
+    where they are. Raises EngineError.
+    """
+    return _figures(parse_log(text), layer_macs or {}, engine)
+
+
+def _figures(log: EngineLog, layer_macs: Mapping[str, int], engine: bytes) -> EngineFigures:
+    layers = log.profiles[0]
+    kernels = [layer for layer in layers if not layer.is_shape_work]
+    macs, unplaced = _place_macs(kernels, layer_macs)
+    return EngineFigures(
+        kernels=len(kernels),
+        shape_ops=len(layers) - len(kernels),
+        kernels_by_kind=_count(kernel.kind for kernel in kernels),
+        kernels_by_dtype=_count(kernel.dtype for kernel in kernels),
+        gemms_by_dtype=_count(kernel.dtype for kernel in kernels if kernel.is_gemm_like),
+        macs_by_dtype=macs,
+        macs_unplaced=unplaced,
+        moved_bytes=_moved_bytes(kernels),
+        gemm_mha=sum(kernel.is_gemm_mha for kernel in kernels),
+        gemv_mha=sum(kernel.is_gemv_mha for kernel in kernels),
+        profiles=len(log.profiles),
+        totals=log.totals,
+        layers=layers,
+        bare_sums=bare_sums(kernels, engine),
+    )
+
+
+def _count(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
+
+
+def _moved_bytes(kernels: Iterable[Kernel]) -> int | None:
+    sizes = [t.size_bytes for kernel in kernels for t in kernel.inputs + kernel.outputs]
+    known = [size for size in sizes if size is not None]
+    # a -1 stands for some multiple of the batch that the log does not tell: no honest sum then
+    return sum(known) if len(known) == len(sizes) else None
+
+
+def _place_macs(
+    kernels: Iterable[Kernel], layer_macs: Mapping[str, int]
+) -> tuple[dict[str, int], int]:
+    """Multiply-adds by dtype of the kernel that does them, and those without a kernel.
+
+    A node's name also stands on kernels that only finish it (its bias, a slice of its result); the
+    one made around matrix products is the one that multiplies. Where there is none, the first with
+    the name does it (a product with one row becomes a multiply and a sum).
+    """
+    named: dict[str, list[Kernel]] = {}
+    for kernel in kernels:
+        for name in kernel.onnx_layers:
+            named.setdefault(name, []).append(kernel)
+    placed: Counter[str] = Counter()
+    unplaced = 0
+    for name, macs in layer_macs.items():
+        candidates = named.get(name, [])
+        if not candidates:
+            unplaced += macs
+            continue
+        does_it = next((kernel for kernel in candidates if kernel.is_gemm_like), candidates[0])
+        placed[does_it.dtype] += macs
+    return dict(sorted(placed.items())), unplaced
+
+
+_SHOWN_PRODUCTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MinShare:
+    """Least share of the multiply-adds in the asked type, and why that much."""
+
+    share: float
+    because: str
+
+
+# the log's name of each precision
+DTYPE_NAMES = {
+    Precision.FP32: "Float",
+    Precision.FP16: "Half",
+    Precision.BF16: "BFloat16",
+    Precision.INT8: "Int8",
+    Precision.FP8: "FP8",
+    # the weights are widened where they are multiplied: it is 16-bit arithmetic
+    Precision.INT8_WEIGHTS: "Half",
+    Precision.FP8_WEIGHTS: "Half",
+}
+_ISLANDS = MinShare(
+    0.75,
+    "the performer's features stay float32 by design: 1 % of the multiply-adds of the released "
+    "variants, some 11 % of a 32-pixel model; a build of the wrong precision has next to none",
+)
+_LINEAR_ONLY = MinShare(
+    0.5,
+    "only linear layers and convolutions are quantised (about 0.9 of the multiply-adds), less "
+    "what an accuracy budget returned to float",
+)
+MIN_SHARES = {
+    Precision.FP32: _ISLANDS,
+    Precision.FP16: _ISLANDS,
+    Precision.BF16: _ISLANDS,
+    Precision.INT8: _LINEAR_ONLY,
+    Precision.FP8: _LINEAR_ONLY,
+    Precision.INT8_WEIGHTS: _ISLANDS,
+    Precision.FP8_WEIGHTS: _ISLANDS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """Whether an engine computes in the asked precision.
+
+    found: the log's name of each type -> its share in 0..1 of the multiply-adds (of the kernels
+        made around matrix products, where only the log was at hand: ``by`` says which).
+    bare_sums: products of codes whose sums leave in 16 bit unscaled: they overflow on real
+        pictures, whatever the shares are.
+    """
+
+    status: Status
+    asked: str
+    found: Mapping[str, float]
+    by: str
+    reason: str | None
+    bare_sums: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {
+            "status": self.status.value,
+            "asked": self.asked,
+            "found": dict(self.found),
+            "by": self.by,
+            "reason": self.reason,
+            "bare_sums": list(self.bare_sums),
+        }
+
+
+def attest(figures: EngineFigures, precision: Precision) -> Attestation:
+    """Say whether the engine multiplies in ``precision``; `MIN_SHARES` is how much of it must be.
+
+    An engine that writes bare sums of codes in 16 bit fails whatever was asked. One without any
+    matrix product is NOT_RUN: there is nothing to judge.
+    """
+    weights = figures.macs_by_dtype or figures.gemms_by_dtype
+    by = "multiply-adds" if figures.macs_by_dtype else "kernels"
+    total = sum(weights.values())
+    if total == 0:
+        reason = "the engine has no matrix product to judge by"
+        return Attestation(Status.NOT_RUN, precision.value, {}, by, reason)
+    found = {name: round(amount / total, 4) for name, amount in weights.items()}
+    expected = DTYPE_NAMES[precision]
+    least = MIN_SHARES[precision]
+    if figures.bare_sums:
+        reason = _bare(figures.bare_sums)
+        return Attestation(Status.FAILED, precision.value, found, by, reason, figures.bare_sums)
+    if weights.get(expected, 0) / total >= least.share:
+        return Attestation(Status.PASSED, precision.value, found, by, None)
+    shown = ", ".join(f"{share:.1%} {name}" for name, share in found.items())
+    reason = (
+        f"{precision.value} was asked and {shown} of the {by} found; expected at least "
+        f"{least.share:.0%} {expected}: build from a graph exported in {precision.value}"
+    )
+    return Attestation(Status.FAILED, precision.value, found, by, reason)
+
+
+def _bare(products: Sequence[str]) -> str:
+    shown = ", ".join(products[:_SHOWN_PRODUCTS])
+    more = len(products) - _SHOWN_PRODUCTS
+    return (
+        f"{len(products)} products of 8-bit codes write their bare sums as Half, before the scale "
+        f"({shown}{f' and {more} more' if more > 0 else ''}); those of real pictures pass 65504, "
+        "where Half ends: give each weight one scale and multiply by channel afterwards, which "
+        "t2t-deploy quantize --target tensorrt does"
+    )
+
+
+EIGHT_BITS = ("Int8", "FP8")
+_HALF = "Half"
+_DEFAULT_FACTOR = re.compile(r"_alpha(_myl\d+)?$")
+_IN_ENGINE = re.compile(rb'name="(?:__mye\d+)?([^"]*?)_alpha" ')
+_COMPILED = re.compile(r"(_U\d+)?_myl\d+_\d+$")
+# a tensor that is seen in another shape has another number behind its name
+_VIEW = re.compile(r"\.\d+$")
+
+
+def bare_sums(kernels: Sequence[Kernel], engine: bytes = b"") -> tuple[str, ...]:
+    """The products, by kernel, whose bare sums leave in 16 bit.
+
+    engine: its bytes, for the third witness.
+    """
+    unscaled = frozenset(match.decode("utf-8", "replace") for match in _IN_ENGINE.findall(engine))
+    found = []
+    for kernel in kernels:
+        if not _multiplies_codes(kernel) or all(out.dtype != _HALF for out in kernel.outputs):
+            continue
+        name = _COMPILED.sub("", kernel.name)
+        if (
+            any(_DEFAULT_FACTOR.search(constant.name) for constant in kernel.constants)
+            or _scaled_afterwards(kernel, kernels)
+            or name.split("+")[0] in unscaled
+        ):
+            found.append(name)
+    return tuple(found)
+
+
+def _multiplies_codes(kernel: Kernel) -> bool:
+    """Whether a kernel's operands are codes, both of them."""
+    return kernel.is_gemm_like and kernel.dtype in EIGHT_BITS
+
+
+def _scaled_afterwards(kernel: Kernel, kernels: Iterable[Kernel]) -> bool:
+    """Whether a kernel that reads the result multiplies on behalf of the product's own nodes."""
+    written = {_VIEW.sub("", out.name) for out in kernel.outputs}
+    nodes = set(kernel.onnx_layers)
+    return any(
+        "Mul" in reader.name and not nodes.isdisjoint(reader.onnx_layers)
+        for reader in kernels
+        if not reader.is_gemm_like
+        and any(_VIEW.sub("", read.name) in written for read in reader.inputs)
+    )

@@ -1,0 +1,214 @@
+"""The ONNX graph as TensorRT's network: its parsing, its batch, its multiply-adds."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from t2t_deploy.engine._module import TensorRT
+from t2t_deploy.errors import ArtifactError, EngineError
+from t2t_deploy.graph import check_onnx_file
+from t2t_deploy.types import ShapeProfile, TensorSpec
+
+if TYPE_CHECKING:
+    import tensorrt
+
+DEFAULT_PROFILE = ShapeProfile(1, 1, 32)
+# TensorRT's names of the types that numpy calls otherwise
+_NUMPY_NAMES = {
+    "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "UINT8": "uint8",
+    "INT32": "int32", "INT64": "int64", "BOOL": "bool",
+}  # fmt: skip
+SHOWN_NODES = 3
+_PLUGINS = "trt.plugins"
+_CONTRIB = frozenset(("com.microsoft", op) for op in ("QuantizeLinear", "DequantizeLinear"))
+
+
+def parse_network(
+    trt: TensorRT, builder: tensorrt.Builder, logger: tensorrt.ILogger, onnx_path: Path, name: str
+) -> tensorrt.INetworkDefinition:
+    """Parse an ONNX file into a strongly typed network.
+
+    Raises ArtifactError for a missing file, EngineError naming the nodes the parser refused.
+    """
+    if not onnx_path.is_file():
+        raise ArtifactError(f"no ONNX file at {onnx_path}; export one first or correct the path")
+    check_onnx_file(onnx_path, domains=_parser_knows)
+    flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    network = builder.create_network(1 << int(flag))
+    # the engine stores it; an unnamed network gets a number that the builder counts up
+    network.name = name
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(onnx_path)) or network.num_outputs == 0:
+        raise EngineError(_parser_message(parser, onnx_path))
+    return network
+
+
+def _parser_knows(domain: str, op: str) -> bool:
+    """Whether the parser means the same operator; it goes by the names and leaves domains aside."""
+    return domain == _PLUGINS or (domain, op) in _CONTRIB
+
+
+def _parser_message(parser: tensorrt.OnnxParser, onnx_path: Path) -> str:
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    told = [
+        f"node {error.node_name() or error.node()!r} ({error.node_operator()}): "
+        f"{' '.join(error.desc().split())}"
+        for error in errors
+        if error.node() >= 0
+    ]
+    if not told:
+        return f"{onnx_path} is not an ONNX model that the parser reads; export it again"
+    more = f" and {len(told) - SHOWN_NODES} more" if len(told) > SHOWN_NODES else ""
+    return (
+        f"the parser refused {onnx_path}: {'; '.join(told[:SHOWN_NODES])}{more}. Export it for "
+        "the target 'tensorrt', or replace these operators"
+    )
+
+
+def tensor_specs(network: tensorrt.INetworkDefinition, *, outputs: bool) -> tuple[TensorSpec, ...]:
+    """The network's inputs or outputs; a dimension free at run time is None."""
+    if outputs:
+        return tuple(_spec(network.get_output(index)) for index in range(network.num_outputs))
+    return tuple(_spec(network.get_input(index)) for index in range(network.num_inputs))
+
+
+def _spec(tensor: tensorrt.ITensor) -> TensorSpec:
+    shape = tuple(None if dim < 0 else int(dim) for dim in sizes(tensor.shape))
+    return TensorSpec(tensor.name, numpy_name(tensor.dtype), shape)
+
+
+def sizes(dims: tensorrt.Dims) -> tuple[int, ...]:
+    """TensorRT's dimensions as a tuple; -1 is free."""
+    return tuple(dims[index] for index in range(len(dims)))
+
+
+def resolve_profiles(
+    inputs: Sequence[TensorSpec], profiles: Sequence[ShapeProfile]
+) -> tuple[ShapeProfile, ...]:
+    """The batch profiles to build with, given what the graph leaves free.
+
+    Raises EngineError where a dimension other than the batch is free, inputs disagree about the
+    batch, or a profile asks a fixed batch to vary.
+    """
+    for spec in inputs:
+        if None in spec.shape[1:]:
+            raise EngineError(
+                f"input {spec} leaves more than the batch free; profiles here set the batch only: "
+                "export with fixed sizes after the first dimension"
+            )
+    batches = {spec.shape[0] if spec.shape else None for spec in inputs}
+    if batches == {None}:
+        return tuple(profiles) or (DEFAULT_PROFILE,)
+    fixed = max(batch for batch in batches if batch is not None)
+    if batches != {fixed}:
+        shown = "; ".join(map(str, inputs))
+        raise EngineError(f"inputs {shown} disagree about the batch: export them with one batch")
+    only = ShapeProfile(fixed, fixed, fixed)
+    other = [str(profile) for profile in profiles if profile != only]
+    if other:
+        raise EngineError(
+            f"the graph takes batches of exactly {fixed}, and profile {', '.join(other)} asks for "
+            f"others: export with --batch dynamic, or build with {only}"
+        )
+    return (only,)
+
+
+def add_profiles(
+    trt: TensorRT,
+    builder: tensorrt.Builder,
+    config: tensorrt.IBuilderConfig,
+    inputs: Sequence[TensorSpec],
+    profiles: Sequence[ShapeProfile],
+) -> None:
+    """Give the configuration one optimisation profile per batch range; none for a fixed batch."""
+    free = [spec for spec in inputs if spec.shape[:1] == (None,)]
+    if not free:
+        return
+    for batches in profiles:
+        profile = builder.create_optimization_profile()
+        for spec in free:
+            rest = [dim for dim in spec.shape[1:] if dim is not None]
+            low, opt, high = (
+                trt.Dims([batch, *rest]) for batch in (batches.min, batches.opt, batches.max)
+            )
+            profile.set_shape(spec.name, low, opt, high)
+        config.add_optimization_profile(profile)
+
+
+def layer_macs(trt: TensorRT, network: tensorrt.INetworkDefinition, batch: int) -> dict[str, int]:
+    """Multiply-adds of every matrix product and convolution at ``batch``, by ONNX node name.
+
+    The batch is pinned for the count and freed again.
+    """
+    freed = []
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shape = sizes(tensor.shape)
+        if shape and shape[0] == -1:
+            freed.append((tensor, shape))
+            tensor.shape = trt.Dims([batch, *shape[1:]])
+    try:
+        found: Counter[str] = Counter()
+        for index in range(network.num_layers):
+            layer = network.get_layer(index)
+            macs = _macs(trt, layer)
+            if macs:
+                found[onnx_name(layer)] += macs
+        return dict(found)
+    finally:
+        for tensor, shape in freed:
+            tensor.shape = trt.Dims(list(shape))
+
+
+def _macs(trt: TensorRT, layer: tensorrt.ILayer) -> int:
+    out = math.prod(sizes(layer.get_output(0).shape))
+    if layer.type == trt.LayerType.MATRIX_MULTIPLY:
+        layer.__class__ = trt.IMatrixMultiplyLayer
+        product = cast("tensorrt.IMatrixMultiplyLayer", layer)
+        # the summed axis is the last of the first operand, or the one before it if transposed
+        axis = -2 if product.op0 == trt.MatrixOperation.TRANSPOSE else -1
+        return int(out * layer.get_input(0).shape[axis])
+    if layer.type == trt.LayerType.CONVOLUTION:
+        layer.__class__ = trt.IConvolutionLayer
+        convolution = cast("tensorrt.IConvolutionLayer", layer)
+        channels = layer.get_input(0).shape[1] // convolution.num_groups
+        return int(out * channels * math.prod(sizes(convolution.kernel_size_nd)))
+    return 0
+
+
+def product_operands(
+    trt: TensorRT, network: tensorrt.INetworkDefinition
+) -> list[tuple[str, frozenset[tensorrt.DataType]]]:
+    """ONNX name of every matrix product and the types of its operand: as it is, as it is stored.
+
+    The two differ behind a dequantisation.
+    """
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    made_by = {layer.get_output(0).name: layer for layer in layers}
+    found = []
+    for layer in layers:
+        if layer.type == trt.LayerType.MATRIX_MULTIPLY:
+            operand = layer.get_input(0)
+            types = {operand.dtype}
+            maker = made_by.get(operand.name)
+            if maker is not None and maker.type == trt.LayerType.DEQUANTIZE:
+                types.add(maker.get_input(0).dtype)
+            found.append((onnx_name(layer), frozenset(types)))
+    return found
+
+
+def onnx_name(layer: tensorrt.ILayer) -> str:
+    """The ONNX node a layer was parsed from."""
+    match = re.fullmatch(r"\[ONNX Layer: (.*)\]", layer.metadata)
+    return match[1] if match else str(layer.name)
+
+
+def numpy_name(dtype: tensorrt.DataType) -> str:
+    """TensorRT's type by numpy's name, where it has one."""
+    name = str(dtype.name)
+    return _NUMPY_NAMES.get(name, name.lower())

@@ -1,0 +1,190 @@
+"""The process that builds engines: a builder that crashes takes nobody with it.
+
+    an Order as JSON -> {"log": [severity, text]}, as the builder speaks
+                        {"progress": [phase, done, steps]}, where that was asked for
+                        {"built": BuiltFacts}, the engine's bytes behind it
+    whatever goes wrong -> {"error": kind, "message"}, and the process ends
+
+Run as ``python -m t2t_deploy.engine._worker``; never imported by the parent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from t2t_deploy._child import Parent
+from t2t_deploy._files import written_whole
+from t2t_deploy.engine._choice import BACKEND_CLASSIC, check_computable, set_targets
+from t2t_deploy.engine._device import device_name
+from t2t_deploy.engine._job import OUT_OF_WORKSPACE, BuiltFacts, Order
+from t2t_deploy.engine._module import (
+    BuilderLog,
+    Progress,
+    TensorRT,
+    new_logger,
+    new_monitor,
+    to_bytes,
+)
+from t2t_deploy.engine._network import (
+    add_profiles,
+    layer_macs,
+    parse_network,
+    resolve_profiles,
+    tensor_specs,
+)
+from t2t_deploy.errors import DeployError, EngineError
+
+if TYPE_CHECKING:
+    import tensorrt
+
+_MIB = 1 << 20
+# how the builder says that nothing fits into the memory limit
+_OUT_OF_WORKSPACE = ("OutOfMemory", "within workspace limit")
+# how it says that this machine, or a limit on the process, has no memory left
+_OUT_OF_MEMORY = "std::bad_alloc"
+
+
+class _OutOfWorkspace(EngineError):
+    """The builder found no kernels that do with the memory limit."""
+
+
+class _ToldLog(BuilderLog):
+    """A log whose every entry is told as it comes: it is what is left when the builder dies."""
+
+    def __init__(self, tell: Callable[[tuple[str, str]], None]) -> None:
+        super().__init__(_Told(tell))
+
+
+class _Told(list[tuple[str, str]]):
+    def __init__(self, tell: Callable[[tuple[str, str]], None]) -> None:
+        self._tell = tell
+
+    def append(self, entry: tuple[str, str]) -> None:
+        super().append(entry)
+        self._tell(entry)
+
+
+def main() -> None:
+    """Build what is ordered until an order fails or the parent is gone."""
+    parent = Parent()
+    while True:
+        message = parent.next_message()
+        log = _ToldLog(lambda entry: parent.tell({"log": entry}))
+        progress: Progress | None = None
+        if message["progress"]:
+
+            def progress(phase: str, done: int, steps: int) -> None:
+                parent.tell({"progress": [phase, done, steps]})
+
+        try:
+            facts, engine = build(Order.from_dict(message["order"]), log, progress)
+        except _OutOfWorkspace as err:
+            parent.tell({"error": OUT_OF_WORKSPACE, "message": str(err)})
+            return
+        except DeployError as err:
+            parent.tell({"error": err.kind, "message": str(err)})
+            return
+        except MemoryError as err:
+            parent.tell({"error": MemoryError.__name__, "message": str(err)})
+            return
+        except BaseException:  # a bug of ours: the parent shows where
+            parent.tell({"error": "", "message": traceback.format_exc()})
+            return
+        parent.tell({"built": facts.to_dict()}, engine)
+
+
+def build(
+    order: Order, log: BuilderLog, progress: Progress | None = None
+) -> tuple[BuiltFacts, bytes]:
+    """Build one engine in this process. Raises as `build_engine`."""
+    trt, options = cast(TensorRT, importlib.import_module(order.module)), order.options
+    started_ns = time.perf_counter_ns()
+    logger = new_logger(trt, log)
+    builder = trt.Builder(logger)
+    network = parse_network(trt, builder, logger, order.onnx_path, options.network_name)
+    inputs = tensor_specs(network, outputs=False)
+    outputs = tensor_specs(network, outputs=True)
+    profiles = resolve_profiles(inputs, options.profiles)
+    check_computable(trt, network, order.sm)
+    macs = layer_macs(trt, network, profiles[0].opt)
+    config = _config(trt, builder, order)
+    add_profiles(trt, builder, config, inputs, profiles)
+    # bound to a name: the bindings do not keep the monitor alive
+    monitor = new_monitor(trt, progress)
+    config.progress_monitor = monitor
+    cache = None
+    if options.timing_cache is not None and order.backend == BACKEND_CLASSIC:
+        cache = TimingCache.open(options.timing_cache, order.onnx_path, str(trt.__version__))
+        cache.give_to(config)
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        why = log.errors() or "it gives no reason"
+        message = f"the builder made no engine from {order.onnx_path}: {why}"
+        limited = options.memory_limit_mib is not None
+        if limited and any(words in why for words in _OUT_OF_WORKSPACE):
+            raise _OutOfWorkspace(message)
+        if _OUT_OF_MEMORY in why:
+            raise MemoryError(message)
+        raise EngineError(message)
+    if cache is not None:
+        cache.keep(config)
+    seconds = (time.perf_counter_ns() - started_ns) / 1e9
+    facts = BuiltFacts(profiles, inputs, outputs, macs, seconds, len(log.entries))
+    return facts, to_bytes(serialized)
+
+
+def _config(trt: TensorRT, builder: tensorrt.Builder, order: Order) -> tensorrt.IBuilderConfig:
+    options = order.options
+    config = builder.create_builder_config()
+    # the log then lists every kernel: the figures come from there
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # no helper streams: their signal and wait kernels and memory buy nothing at these sizes
+    config.max_aux_streams = 0
+    # on by default, and 10 bits of mantissa are no float32
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if options.memory_limit_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.memory_limit_mib * _MIB)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    set_targets(trt, config, order.sm)
+    return config
+
+
+
+@dataclass(frozen=True, slots=True)
+class TimingCache:
+    """One file of times, for one graph on one kind of device in one version of TensorRT.
+
+    TensorRT-RTX measures nothing when it builds, and its cache is empty.
+    """
+
+    path: Path
+
+    @classmethod
+    def open(cls, folder: Path, onnx_path: Path, version: str) -> TimingCache:
+        """The cache of this graph on this machine's device; nothing is read yet."""
+        graph = hashlib.sha256(onnx_path.read_bytes()).hexdigest()
+        key = "\n".join((graph, device_name() or "no device", version))
+        return cls(folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.timing")
+
+    def give_to(self, config: tensorrt.IBuilderConfig) -> None:
+        """Let the builder use what is known, and add to it."""
+        known = self.path.read_bytes() if self.path.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+
+    def keep(self, config: tensorrt.IBuilderConfig) -> None:
+        """Write the cache back, whole or not at all."""
+        times = to_bytes(config.get_timing_cache().serialize())
+        with written_whole(self.path) as temporary:
+            temporary.write_bytes(times)
+
+
+if __name__ == "__main__":
+    main()

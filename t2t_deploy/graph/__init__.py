@@ -1,0 +1,32 @@
+"""ONNX files as data: safe reading, checks, inputs and outputs.
+
+Reading a file needs no onnx until it is parsed; what does is imported on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from t2t_deploy._lazy import lazy
+from t2t_deploy.graph._file import check_onnx_file, read_onnx
+from t2t_deploy.graph._mapped import mappable_model
+
+if TYPE_CHECKING:
+    from t2t_deploy.graph._check import CONTRIB_DOMAIN, GraphSummary, check_graph, summarise_graph
+    from t2t_deploy.graph._io import NORMALISED_NAME, with_ends, with_logits_shown, without_ends
+
+__all__ = [
+    "CONTRIB_DOMAIN",
+    "NORMALISED_NAME",
+    "GraphSummary",
+    "check_graph",
+    "check_onnx_file",
+    "mappable_model",
+    "read_onnx",
+    "summarise_graph",
+    "with_ends",
+    "with_logits_shown",
+    "without_ends",
+]
+
+__getattr__ = lazy(__name__, __all__, "_check", "_io")

@@ -1,0 +1,150 @@
+"""The one way to an ONNX file: it is checked before any parser, ours or a runtime's, gets it.
+
+What is refused could make a parser read files that are none of its business, take memory without
+end or recurse until the process dies. What is merely wrong is left to the runtime to refuse.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from t2t_deploy._untrusted import first_line, shortened
+from t2t_deploy.errors import ArtifactError, shown_path
+from t2t_deploy.graph._rules import check_tree, foreign_operators
+from t2t_deploy.graph._tree import model_tree
+
+if TYPE_CHECKING:
+    import onnx
+
+MAX_BYTES = (1 << 31) - 1
+"""Protobuf's own limit for a message."""
+
+# where ONNX Runtime looks for a tensor in the memory of the process
+_MEMORY_MARK = "*/"
+_NUMBER = re.compile(r"[0-9]{1,18}")
+
+
+def check_onnx_file(
+    path: Path, *, external_data: bool = True, domains: Callable[[str, str], bool] | None = None
+) -> None:
+    """Refuse what must not reach a parser; the file is mapped, its weights are not read.
+
+    Raises ArtifactError, in one line, for what is no ONNX model, is truncated, or larger than
+    protobuf allows; for graphs that are cyclic, nest or call too deep, or have impossible shapes;
+    for opsets and IR versions that are not known; and for external data outside the file's folder.
+
+    external_data: it will be read, so it must be there and as long as it is said to be.
+    domains: whether the parser knows an operator of a domain (domain, operator); for one that does
+        not look at domains, and would take what it does not know for ONNX's own. None leaves it to
+        the parser.
+    """
+    name = shown_path(path)
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise ArtifactError(f"{name} is no file; name an .onnx file")
+        if size > MAX_BYTES:
+            raise ArtifactError(
+                f"{name} has {size / 2**30:.1f} GiB and an ONNX file at most 2; keep its weights "
+                "in a file beside it, or export it again"
+            )
+        if size == 0:
+            raise LookupError
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            tree = model_tree(data, size)
+        check_tree(tree, _External(path, external_data).check)
+        unknown = [] if domains is None else [o for o in foreign_operators(tree) if not domains(*o)]
+    except OSError as err:
+        raise ArtifactError(f"cannot read {name}: {err.strerror}; name an .onnx file") from err
+    except LookupError:
+        raise ArtifactError(f"{name} holds no ONNX graph; name an .onnx file") from None
+    except ValueError as err:
+        raise ArtifactError(
+            f"{name} is no readable ONNX file ({first_line(err)}); export it again"
+        ) from err
+    if unknown:
+        domain, op = unknown[0]
+        raise ArtifactError(
+            f"{name} has the operator {shortened(op)} of the domain {shortened(domain)}, which "
+            "this parser does not know and would take for ONNX's own; replace it, or take another "
+            "backend"
+        )
+
+
+def read_onnx(path: Path, *, external_data: bool = False) -> onnx.ModelProto:
+    """Read a file that `check_onnx_file` lets pass. Raises ArtifactError.
+
+    external_data: also what lies in the files beside it.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    check_onnx_file(path, external_data=external_data)
+    try:
+        return onnx.load(path, load_external_data=external_data)
+    except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as err:
+        raise ArtifactError(
+            f"{shown_path(path)} is no readable ONNX file ({first_line(err)}); export it again"
+        ) from err
+
+
+class _External:
+    """Where tensors may lie: in regular files of the ONNX file's folder, as far as these go."""
+
+    def __init__(self, path: Path, read: bool) -> None:
+        self._folder = path.absolute().parent
+        self._read = read
+        self._sizes: dict[str, int | None] = {}
+
+    def check(self, entries: dict[str, str], needed: int, tensor: str) -> None:
+        """Raise ValueError where a tensor's data are not there to be read."""
+        location = entries.get("location", "")
+        start, length = (self._number(entries, key, tensor) for key in ("offset", "length"))
+        if location not in self._sizes:
+            self._sizes[location] = self._size(location, tensor)
+        end = (start or 0) + (needed if length is None else length)
+        there = self._sizes[location]
+        if there is not None and (length not in (None, needed) or end > there):
+            raise ValueError(
+                f"tensor {shortened(tensor)} takes {needed} bytes, and {shortened(location)} does "
+                "not have them there"
+            )
+
+    def _size(self, location: str, tensor: str) -> int | None:
+        told = f"tensor {shortened(tensor)} lies in {shortened(location)}"
+        parts = re.split(r"[/\\]", location)
+        outside = (
+            not location
+            or "\\" in location
+            or "\0" in location
+            or location.startswith(("/", _MEMORY_MARK))
+            or re.match("[A-Za-z]:", location) is not None
+            or ".." in parts
+        )
+        path = self._folder
+        if not outside:
+            try:
+                path = (self._folder / location).resolve()
+                outside = not path.is_relative_to(self._folder.resolve())
+            except (OSError, RuntimeError):  # links that lead in a circle
+                outside = True
+        if outside:
+            raise ValueError(f"{told}; expected a file of the same folder, by a relative name")
+        if not self._read:
+            return None
+        if not path.is_file():
+            raise ValueError(f"{told}, which is no file")
+        return path.stat().st_size
+
+    @staticmethod
+    def _number(entries: dict[str, str], key: str, tensor: str) -> int | None:
+        text = entries.get(key)
+        if text is None:
+            return None
+        if not _NUMBER.fullmatch(text):
+            raise ValueError(f"tensor {shortened(tensor)} has the {key} {shortened(text)}")
+        return int(text)

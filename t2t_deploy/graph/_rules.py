@@ -1,0 +1,293 @@
+"""What an ONNX graph must keep to before a parser gets it: order, shapes, functions, versions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from t2t_deploy._untrusted import shortened
+from t2t_deploy.graph._tree import LENGTH, Tree
+
+# of ONNX 1.23, and what this version of t2t-deploy knows
+MAX_IR_VERSION = 14
+MAX_OPSET = 28
+MAX_ELEMENTS = 1 << 31
+"""Of one tensor; as float32 that many take 8 GiB."""
+MAX_NODES = 1_000_000
+MAX_CALLS = 64
+"""How deep functions may call each other."""
+
+_STANDARD = ("", "ai.onnx")
+_STRING = 8
+# Bits of an element, by TensorProto.DataType.
+BITS = {
+    1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64,
+    15: 128, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2, 27: 6,
+    28: 6,
+}  # fmt: skip
+_EXTERNAL = 1
+
+ExternalCheck = Callable[[dict[str, str], int, str], None]
+"""Checks where a tensor's data lie: entries, bytes that its shape takes, what to call it."""
+
+
+def check_tree(model: Tree, external: ExternalCheck) -> None:
+    """Raise ValueError, saying what is wrong, for a graph that must not reach a parser."""
+    (graph,) = model.get(7, [None])
+    if graph is None:
+        raise LookupError
+    version = last(model, 1, 0)
+    if not 1 <= version <= MAX_IR_VERSION:
+        raise ValueError(f"its IR version is {version}; known are 1 to {MAX_IR_VERSION}")
+    check_opsets(model.get(8, []))
+    functions = _functions(model.get(25, []))
+    _check_calls(graph, functions)
+    for tensor in _tensors(model):
+        _check_tensor(tensor, external)
+    for info in _infos(model):
+        check_shape(info)
+    for info in (*graph.get(11, []), *graph.get(12, [])):
+        _check_end(info)
+    for inside in (graph, *_training(model)):
+        check_order(inside, [])
+    for function in model.get(25, []):
+        check_opsets(function.get(9, []))
+        _check_nodes(function.get(7, []), [set(function.get(4, []))])
+
+
+def foreign_operators(model: Tree) -> Iterator[tuple[str, str]]:
+    """Domain and name of each node that is of no function of the model and no operator of ONNX."""
+    functions = _functions(model.get(25, []))
+    waiting = [*(graph.get(1, []) for graph in model.get(7, [])), *functions.values()]
+    while waiting:
+        for node in waiting.pop():
+            waiting += [inner.get(1, []) for inner in _inner_graphs([node])]
+            domain, op, overload = last(node, 7, ""), last(node, 4, ""), last(node, 8, "")
+            if domain not in _STANDARD and (domain, op, overload) not in functions:
+                yield domain, op
+
+
+def check_opsets(opsets: list[Tree]) -> None:
+    """Raise ValueError where the standard operators are of no known version."""
+    for entry in opsets:
+        version = last(entry, 2, 0)
+        if last(entry, 1, "") in _STANDARD and not 1 <= version <= MAX_OPSET:
+            raise ValueError(f"its opset is {version}; known are 1 to {MAX_OPSET}")
+
+
+def check_order(graph: Tree, scopes: list[set[str]]) -> None:
+    """Raise ValueError where a node reads what is not made before it, as in every cycle.
+
+    scopes: names that the graphs around it have made.
+    """
+    stored = (last(tensor, 8, "") for tensor in graph.get(5, []))
+    sparse = (last(one[1][0], 8, "") for one in graph.get(15, []) if 1 in one)
+    known = {*(last(info, 1, "") for info in graph.get(11, [])), *stored, *sparse}
+    scopes = [*scopes, known]
+    _check_nodes(graph.get(1, []), scopes)
+
+
+def _check_nodes(nodes: list[Tree], scopes: list[set[str]]) -> None:
+    known = scopes[-1]
+    made: set[str] = set()
+    for node in nodes:
+        for name in node.get(1, []):
+            if name and not any(name in scope for scope in scopes):
+                raise ValueError(
+                    f"node {_node_name(node)} reads {shortened(name)}, which nothing before it "
+                    "makes: the graph is cyclic, unsorted or incomplete"
+                )
+        for attribute in node.get(5, []):
+            for inner in (*attribute.get(6, []), *attribute.get(11, [])):
+                check_order(inner, scopes)
+        for name in node.get(2, []):
+            if name and name in made:
+                raise ValueError(f"{shortened(name)} is made by two nodes")
+            made.add(name)
+            known.add(name)
+
+
+def check_shape(info: Tree) -> None:
+    """Raise ValueError for a negative dimension, or more elements than any tensor here has."""
+    for kind in info.get(2, []):
+        for tensor in (*kind.get(1, []), *kind.get(8, [])):
+            dims = [
+                last(dim, 1, 0)
+                for shape in tensor.get(2, [])
+                for dim in shape.get(1, [])
+                if 1 in dim
+            ]
+            _check_dims(dims, last(info, 1, ""))
+
+
+def last(tree: Tree, number: int, default: Any) -> Any:
+    """The value of a field that is there once: the last one counts."""
+    return tree[number][-1] if tree.get(number) else default
+
+
+def _check_end(info: Tree) -> None:
+    kind: Tree = info.get(2, [{}])[0]
+    tensors = kind.get(1, [])
+    # one of several: which one is the type depends on the reader
+    others = any(number in kind for number in (4, 5, 7, 8, 9))
+    if others or not tensors or last(tensors[0], 1, 0) not in BITS:
+        raise ValueError(
+            f"its input or output {shortened(last(info, 1, ''))} is no tensor of numbers"
+        )
+
+
+def _check_dims(dims: list[int], name: str) -> int:
+    if any(dim < 0 for dim in dims):
+        raise ValueError(f"tensor {shortened(name)} has the dimension {min(dims)}")
+    count = math.prod(dims)
+    if count > MAX_ELEMENTS:
+        raise ValueError(
+            f"tensor {shortened(name)} has {count:.3g} elements; expected at most {MAX_ELEMENTS:,}"
+        )
+    return count
+
+
+def _check_tensor(tensor: Tree, external: ExternalCheck) -> None:
+    name = last(tensor, 8, "")
+    count = _check_dims(tensor.get(1, []), name)
+    dtype = last(tensor, 2, 0)
+    if dtype != _STRING and dtype not in BITS:
+        raise ValueError(f"tensor {shortened(name)} has data type {dtype}, which is unknown")
+    needed = (count * BITS.get(dtype, 8) + 7) // 8
+    entries = [(last(entry, 1, ""), last(entry, 2, "")) for entry in tensor.get(13, [])]
+    place = last(tensor, 14, 0)
+    if place not in (0, _EXTERNAL):
+        raise ValueError(f"tensor {shortened(name)} has the data location {place}")
+    if entries or place == _EXTERNAL:
+        if len(dict(entries)) != len(entries):
+            raise ValueError(f"tensor {shortened(name)} says twice where its data lie")
+        external(dict(entries), needed, name)
+        return
+    if tensor.get(9):
+        found = last(tensor, 9, 0)
+        if dtype == _STRING or found != needed:
+            raise ValueError(
+                f"tensor {shortened(name)} has {found} bytes of data; its shape takes {needed}"
+            )
+    elif count > 8 * tensor[LENGTH][0]:  # the densest encoding has four elements in a byte
+        raise ValueError(
+            f"tensor {shortened(name)} has {count:,} elements in {tensor[LENGTH][0]} bytes"
+        )
+
+
+def _tensors(tree: Tree) -> Iterator[Tree]:
+    """Every tensor of a model, wherever it stands."""
+    for graph in (*tree.get(7, []), *_training(tree)):
+        yield from _graph_tensors(graph)
+    for function in tree.get(25, []):
+        yield from _attribute_tensors(function.get(11, []))
+        yield from _node_tensors(function.get(7, []))
+
+
+def _graph_tensors(graph: Tree) -> Iterator[Tree]:
+    yield from graph.get(5, [])
+    for sparse in graph.get(15, []):
+        yield from _sparse_tensors(sparse)
+    yield from _node_tensors(graph.get(1, []))
+
+
+def _node_tensors(nodes: list[Tree]) -> Iterator[Tree]:
+    for node in nodes:
+        yield from _attribute_tensors(node.get(5, []))
+
+
+def _attribute_tensors(attributes: list[Tree]) -> Iterator[Tree]:
+    for attribute in attributes:
+        yield from attribute.get(5, [])
+        yield from attribute.get(10, [])
+        for sparse in (*attribute.get(22, []), *attribute.get(23, [])):
+            yield from _sparse_tensors(sparse)
+        for graph in (*attribute.get(6, []), *attribute.get(11, [])):
+            yield from _graph_tensors(graph)
+
+
+def _sparse_tensors(sparse: Tree) -> Iterator[Tree]:
+    _check_dims(sparse.get(3, []), "of a sparse kind")
+    yield from (*sparse.get(1, []), *sparse.get(2, []))
+
+
+def _infos(model: Tree) -> Iterator[Tree]:
+    for graph in (*model.get(7, []), *_training(model)):
+        yield from _graph_infos(graph)
+    for function in model.get(25, []):
+        yield from function.get(12, [])
+        yield from _inner_infos(function.get(7, []))
+
+
+def _graph_infos(graph: Tree) -> Iterator[Tree]:
+    for number in (11, 12, 13):
+        yield from graph.get(number, [])
+    yield from _inner_infos(graph.get(1, []))
+
+
+def _inner_infos(nodes: list[Tree]) -> Iterator[Tree]:
+    for graph in _inner_graphs(nodes):
+        yield from _graph_infos(graph)
+
+
+def _training(model: Tree) -> list[Tree]:
+    return [graph for one in model.get(20, []) for graph in (*one.get(1, []), *one.get(2, []))]
+
+
+def _inner_graphs(nodes: list[Tree]) -> Iterator[Tree]:
+    for node in nodes:
+        for attribute in node.get(5, []):
+            yield from (*attribute.get(6, []), *attribute.get(11, []))
+
+
+# -- functions -----------------------------------------------------------------------------------
+
+_Key = tuple[str, str, str]
+
+
+def _functions(functions: list[Tree]) -> dict[_Key, list[Tree]]:
+    found: dict[_Key, list[Tree]] = {}
+    for one in functions:
+        key = (last(one, 10, ""), last(one, 1, ""), last(one, 13, ""))
+        if key in found:
+            raise ValueError(f"it has two functions {shortened(key[1])}")
+        found[key] = one.get(7, [])
+    return found
+
+
+def _check_calls(graph: Tree, functions: dict[_Key, list[Tree]]) -> None:
+    """Raise ValueError where functions call themselves, or make a graph that no memory holds."""
+    known: dict[_Key, tuple[int, int]] = {}
+
+    def size(nodes: list[Tree], calling: tuple[_Key, ...]) -> tuple[int, int]:
+        """Nodes once written out, and how deep calls go."""
+        total = depth = 0
+        for node in nodes:
+            total += 1
+            key = (last(node, 7, ""), last(node, 4, ""), last(node, 8, ""))
+            parts = [size(inner.get(1, []), calling) for inner in _inner_graphs([node])]
+            if key in functions:
+                if key in calling:
+                    raise ValueError(f"its function {shortened(key[1])} calls itself")
+                if key not in known and len(calling) < MAX_CALLS:
+                    known[key] = size(functions[key], (*calling, key))
+                called, deeper = known.get(key, (0, MAX_CALLS))
+                parts.append((called, deeper + 1))
+            total += sum(count for count, _ in parts)
+            depth = max([depth, *(deeper for _, deeper in parts)])
+            if depth > MAX_CALLS:
+                raise ValueError(f"its functions call each other through more than {MAX_CALLS}")
+            if total > MAX_NODES:
+                raise ValueError(f"it has more than {MAX_NODES:,} nodes, its functions written out")
+        return total, depth
+
+    for key, nodes in functions.items():
+        if key not in known:
+            known[key] = size(nodes, (key,))
+    size(graph.get(1, []), ())
+
+
+def _node_name(node: Tree) -> str:
+    name, op = last(node, 3, ""), last(node, 4, "")
+    return f"{shortened(name)} ({shortened(op)})"
