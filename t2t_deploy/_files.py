@@ -121,7 +121,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A new file's path to write to; it takes the place of ``path`` at the end, or nothing does.
 
     Folders that are missing are made. Raises ArtifactError.
@@ -134,7 +134,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all. Raises ArtifactError."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Report(Protocol):
+class Progress(Protocol):
     """Receives steps, notes and progress."""
 
     def step(self, text: str) -> None:
@@ -29,4 +29,4 @@ class _Silent:
         pass
 
 
-silent: Report = _Silent()
+silent: Progress = _Silent()

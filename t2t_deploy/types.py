@@ -75,7 +75,7 @@ class Tail(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Ends:
+class GraphIO:
     """What stands around the model in a graph.
 
     embed_preprocess: the input is (batch, S, S, 3) uint8, normalised inside. tail: the output.
@@ -87,7 +87,7 @@ class Ends:
     @property
     def bare(self) -> bool:
         """Whether nothing does: normalised pictures in, logits out."""
-        return self == Ends()
+        return self == GraphIO()
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class Ends:
         return {"image_input": self.image_input, "tail": self.tail.value}
 
     @classmethod
-    def of_details(cls, details: Mapping[str, Any]) -> Ends:
+    def of_details(cls, details: Mapping[str, Any]) -> GraphIO:
         """Read what `to_details` wrote; a manifest without it is of a bare graph.
 
         Raises ArtifactError for a form that is not known here.
@@ -130,7 +130,7 @@ class Ends:
         return cls(image == _PIXELS, Tail(tail))
 
 
-BARE = Ends()
+BARE = GraphIO()
 """Normalised pictures in, logits out."""
 
 

@@ -155,7 +155,7 @@ def test_they_are_listed_and_refused_and_taken_by_force(
 
         def chosen(*, force: bool) -> list[Artifact]:
             report: Any = Notes()
-            return usable_artifacts(workspace, (), force=force, purpose="bench", report=report)
+            return usable_artifacts(workspace, (), force=force, purpose="bench", progress=report)
 
         assert chosen(force=False) == [new]
         assert notes == [f"left out {old.path.name}: {draft.outdated}"]
@@ -175,4 +175,4 @@ def test_a_workspace_of_new_ones_has_no_problems(workspace: Workspace) -> None:
     store(workspace, cpu, b"cpu")
     store(workspace, dataclasses.replace(cpu, target=Target.PORTABLE.value), b"portable")
     assert workspace.check().problems == ()
-    assert [artifact.known().failed for artifact in workspace.artifacts()] == [False] * 4
+    assert [artifact.require_manifest().failed for artifact in workspace.artifacts()] == [False] * 4

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import t2t_deploy
-from t2t_deploy._files import file_sha256, publish, temporary_file, written_whole
+from t2t_deploy._files import atomic_write, file_sha256, publish, temporary_file
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.types import Precision, ShapeProfile
 from t2t_deploy.workspace import (
@@ -46,11 +46,11 @@ DRAFT = Manifest(
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.csv"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("one")
         assert temporary.parent == path.parent and not path.exists()
     assert path.read_text() == "one"
-    with contextlib.suppress(KeyError), written_whole(path) as temporary:
+    with contextlib.suppress(KeyError), atomic_write(path) as temporary:
         temporary.write_text("half of another")
         raise KeyError
     assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
@@ -119,7 +119,7 @@ def test_a_stored_file_is_named_by_its_content(workspace: Workspace) -> None:
     artifact = store(workspace)
     sha256 = file_sha256(artifact.path)
     assert artifact.path == workspace.root / "onnx" / f"tiny-{sha256[:8]}.onnx"
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
     assert (manifest.file, manifest.sha256) == (artifact.path.name, sha256)
     assert (manifest.size_bytes, manifest.sequence, manifest.details) == (7, 1, {"nodes": 3})
     assert manifest.tools["t2t-deploy"] and manifest.created
@@ -141,7 +141,7 @@ def test_a_manifest_is_read_as_it_was_written(workspace: Workspace) -> None:
     artifact = store(workspace)
     path = manifest_path_for(artifact.path)
     assert read_manifest(path) == artifact.manifest
-    assert path.read_text() == artifact.known().to_json()
+    assert path.read_text() == artifact.require_manifest().to_json()
     assert json.loads(path.read_text())["precision"] == "fp32"
 
 
@@ -197,7 +197,7 @@ def test_stopped_while_a_file_is_replaced_the_old_or_the_new_is_whole(
                 stack.enter_context(pytest.raises(Stopped))
             store(workspace, b"new", output=output)
     if renames >= 2:
-        assert workspace.open(output).known().sha256 == file_sha256(output)
+        assert workspace.open(output).require_manifest().sha256 == file_sha256(output)
         assert output.read_bytes() == b"new"
     elif before == "nothing":
         assert not output.exists()
@@ -225,7 +225,7 @@ def test_a_verdict_on_the_old_file_of_a_stopped_replacement_is_kept(
         with pytest.raises(Stopped):
             store(workspace, b"new", output=output)
     workspace.update(workspace.open(output), verification={"status": "passed"})
-    assert workspace.open(output).known().verification == {"status": "passed"}
+    assert workspace.open(output).require_manifest().verification == {"status": "passed"}
     assert "superseded" not in json.loads(manifest_path_for(output).read_text())
 
 
@@ -265,8 +265,12 @@ def test_two_verdicts_on_one_artifact_are_both_kept(workspace: Workspace) -> Non
     workspace.update(artifact, details={"other": 2})
     workspace.update(artifact, verification={"status": "passed"})
     (kept,) = workspace.artifacts()
-    assert kept.known().details == {"nodes": 3, "nodewise": {"status": "passed"}, "other": 2}
-    assert kept.known().verification == {"status": "passed"}
+    assert kept.require_manifest().details == {
+        "nodes": 3,
+        "nodewise": {"status": "passed"},
+        "other": 2,
+    }
+    assert kept.require_manifest().verification == {"status": "passed"}
 
 
 def test_what_an_update_returns_is_what_is_kept(workspace: Workspace) -> None:
@@ -278,7 +282,7 @@ def test_what_an_update_returns_is_what_is_kept(workspace: Workspace) -> None:
 
 def test_an_altered_file_is_told_by_its_first_digits(workspace: Workspace) -> None:
     artifact = store(workspace)
-    stated = artifact.known().sha256
+    stated = artifact.require_manifest().sha256
     artifact.path.write_bytes(b"other")
     found = hashlib.sha256(b"other").hexdigest()
     with pytest.raises(ArtifactError) as raised:
@@ -321,7 +325,7 @@ def test_a_manifest_is_for_people_and_the_same_whatever_the_order(workspace: Wor
 
 
 def test_versions_of_the_tools_are_those_installed(workspace: Workspace) -> None:
-    tools = store(workspace).known().tools
+    tools = store(workspace).require_manifest().tools
     assert tools["t2t-deploy"] == t2t_deploy.__version__
     for name in ("numpy", "onnx"):
         assert tools[name] == importlib.metadata.version(name)
@@ -385,7 +389,7 @@ def test_the_newest_is_the_last_made(workspace: Workspace) -> None:
     again = store(workspace, b"1")
     assert again.path == first.path
     assert workspace.newest("onnx").path == first.path
-    assert [a.known().sequence for a in workspace.artifacts()] == [2, 3]
+    assert [a.require_manifest().sequence for a in workspace.artifacts()] == [2, 3]
 
 
 def test_there_is_no_newest(workspace: Workspace) -> None:
@@ -402,7 +406,7 @@ def test_what_failed_is_not_the_newest_unless_forced(workspace: Workspace) -> No
     failed = {"status": "failed", "reason": "far off"}
     good = store(workspace, b"1")
     bad = store(workspace, b"2", draft={"verification": failed})
-    assert bad.known().failed and bad.known().failure == "far off"
+    assert bad.require_manifest().failed and bad.require_manifest().failure == "far off"
     assert workspace.newest("onnx").path == good.path
     assert workspace.newest("onnx", force=True).path == bad.path
     workspace.update(good, details={"attestation": {"status": "failed", "reason": "float"}})
@@ -419,7 +423,7 @@ def test_what_failed_is_not_the_newest_unless_forced(workspace: Workspace) -> No
 def test_each_check_that_failed_is_a_failure(workspace: Workspace, check: str) -> None:
     artifact = store(workspace)
     found = workspace.update(artifact, details={check: {"status": "failed", "reason": "far off"}})
-    assert found.known().failure == "far off"
+    assert found.require_manifest().failure == "far off"
     with pytest.raises(ArtifactError, match=r"failed its check \(far off\)"):
         workspace.open(artifact.path)
 
@@ -427,13 +431,13 @@ def test_each_check_that_failed_is_a_failure(workspace: Workspace, check: str) -
 def test_an_engine_that_ran_is_judged_by_its_own_numbers(workspace: Workspace) -> None:
     artifact = store(workspace, draft={"verification": {"status": "passed"}})
     details = {"graph_verification": {"status": "failed", "reason": "of the graph"}}
-    assert not workspace.update(artifact, details=details).known().failed
+    assert not workspace.update(artifact, details=details).require_manifest().failed
 
 
 @pytest.mark.parametrize("status", ["passed", "not_run"])
 def test_not_run_is_no_failure(workspace: Workspace, status: str) -> None:
     artifact = store(workspace, draft={"verification": {"status": status, "reason": None}})
-    assert not artifact.known().failed
+    assert not artifact.require_manifest().failed
     assert workspace.open(artifact.path) == artifact
 
 
@@ -456,7 +460,7 @@ def test_a_foreign_file_has_no_manifest(workspace: Workspace, tmp_path: Path) ->
     with pytest.raises(
         ArtifactError, match=r"has no manifest.*use a file that t2t-deploy exported"
     ):
-        artifact.known()
+        artifact.require_manifest()
 
 
 def test_check_counts_and_names(workspace: Workspace) -> None:

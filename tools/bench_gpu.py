@@ -91,7 +91,7 @@ def candidates(
     try:
         profiles = tuple(ShapeProfile(batch, batch, batch) for batch in batches)
         engine = build_trt(workspace, BuildRequest(graph.path, PRECISION, profiles))
-        backend = str(engine.known().details["engine"]["backend"])
+        backend = str(engine.require_manifest().details["engine"]["backend"])
         found.append(Candidate(backend, engine.path, why_not_runnable(backend, device)))
     except DeployError as err:  # the other backends are measured all the same
         found.append(Candidate("tensorrt-rtx", None, str(err)))
@@ -104,14 +104,14 @@ def checked(
     workspace: Workspace, graph: Artifact, candidate: Candidate, device: int
 ) -> tuple[Candidate, Check]:
     """The candidate compared with the reference on the standard pictures; one that errs says so."""
-    variant, tolerance = graph.known().variant, TOLERANCES[PRECISION]
+    variant, tolerance = graph.require_manifest().variant, TOLERANCES[PRECISION]
     if candidate.path is None or candidate.reason is not None:
         check = Check(variant, candidate.backend, Status.NOT_RUN, None, candidate.reason)
         return candidate, check
     reference = SessionRequest(
-        "eager", workspace.weights(graph.known()), config=graph.known().config
+        "eager", workspace.weights(graph.require_manifest()), config=graph.require_manifest().config
     )
-    pictures = standard_pictures(graph.known().config["image_size"])
+    pictures = standard_pictures(graph.require_manifest().config["image_size"])
     try:
         with (
             open_session(reference) as wanted,
@@ -143,7 +143,7 @@ def cases_of(
     workspace: Workspace, graph: Artifact, found: Sequence[Candidate], batch: int, device: int
 ) -> tuple[list[BenchCase], list[CaseResult]]:
     """What is timed at a batch, PyTorch first, and the rows of what cannot be."""
-    manifest = graph.known()
+    manifest = graph.require_manifest()
     cases, rows = [], []
     for backend, autocast in TORCH_CASES:
         precision = (autocast or Precision.FP32).value
@@ -291,9 +291,9 @@ def main() -> int:
     parser.add_argument("--workspace", type=Path, default=Path("build/bench-gpu/artifacts"))
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
-    obstacle = why_no_device(options.device)
-    if obstacle is not None:
-        print(f"error: nothing to bench on: {obstacle}", file=sys.stderr)
+    unavailable = why_no_device(options.device)
+    if unavailable is not None:
+        print(f"error: nothing to bench on: {unavailable}", file=sys.stderr)
         return 1
     device = device_name(options.device) or f"cuda:{options.device}"
     name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")

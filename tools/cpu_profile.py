@@ -221,7 +221,7 @@ def _made(variant: str, folder: Path) -> dict[str, Path]:
     workspace = Workspace(folder)
     artifact = export_model(workspace, ExportRequest(variant=variant, target=Target.CPU))
     plain = folder / "plain.onnx"
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
     reference = load_reference(workspace.weights(manifest), config_from_dict(manifest.config))
     plain_export(reference, plain, batch=1, dynamo=False)
     request = QuantizeRequest(

@@ -33,7 +33,7 @@ from triton_server import CpuSeconds, ServerProcess
 from t2t_deploy.commands import ExportRequest, PackageRequest, export_model, package_artifact
 from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.serving.triton import ServingFormat
-from t2t_deploy.types import Ends
+from t2t_deploy.types import GraphIO
 from t2t_deploy.workspace import Workspace
 
 CONFIG = """\
@@ -250,7 +250,7 @@ def main() -> int:
 def _measure(folder: Path, arguments: argparse.Namespace) -> int:
     (folder / "load.toml").write_text(CONFIG)
     workspace = Workspace(folder / "artifacts")
-    form = ExportRequest(config_file=folder / "load.toml", ends=Ends(embed_preprocess=True))
+    form = ExportRequest(config_file=folder / "load.toml", graph_io=GraphIO(embed_preprocess=True))
     graph = export_model(workspace, form).path
     package_artifact(
         workspace,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.api._arguments import (
     AnyPath,
     batch_of,
@@ -42,7 +42,7 @@ from t2t_deploy.commands import package_artifact as _package_artifact
 from t2t_deploy.recipe import RecipeRun, load_recipe
 from t2t_deploy.recipe import run_recipe as _run_recipe
 from t2t_deploy.serving.triton import Accelerator, ServingFormat
-from t2t_deploy.types import Ends, Precision, Tail, Target
+from t2t_deploy.types import GraphIO, Precision, Tail, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
 
@@ -63,7 +63,7 @@ def export_onnx(
     opset: int | None = None,
     output: AnyPath | None = None,
     workspace: Workspace | AnyPath | None = None,
-    progress: Report = silent,
+    progress: Progress = silent,
 ) -> Artifact:
     """Export a checkpoint to ONNX and verify the file against the reference.
 
@@ -116,7 +116,7 @@ def compare_exports(
     soft_split: str | None = None,
     performer: str | None = None,
     opset: int | None = None,
-    progress: Report = silent,
+    progress: Progress = silent,
 ) -> StrategyComparison:
     """What every combination of strategies costs and loses: ``t2t-deploy export --compare``.
 
@@ -152,7 +152,7 @@ def calibrate_onnx(
     force: bool = False,
     output: AnyPath | None = None,
     workspace: Workspace | AnyPath | None = None,
-    progress: Report = silent,
+    progress: Progress = silent,
 ) -> CalibratedRanges:
     """Take the ranges of what linear layers read: ``t2t-deploy calibrate``.
 
@@ -198,7 +198,7 @@ def quantize_onnx(
     force: bool = False,
     output: AnyPath | None = None,
     workspace: Workspace | AnyPath | None = None,
-    progress: Report = silent,
+    progress: Progress = silent,
 ) -> Artifact:
     """Quantise the linear layers of an export, and verify the file: ``t2t-deploy quantize``.
 
@@ -253,7 +253,7 @@ def build_engine(
     force: bool = False,
     output: AnyPath | None = None,
     workspace: Workspace | AnyPath | None = None,
-    progress: Report = silent,
+    progress: Progress = silent,
 ) -> Artifact:
     """Build a TensorRT engine and attest what is in it: ``t2t-deploy build-trt``.
 
@@ -303,7 +303,7 @@ def package_artifact(
     threads: int | None = None,
     force: bool = False,
     workspace: Workspace | AnyPath | None = None,
-    progress: Report = silent,
+    progress: Progress = silent,
 ) -> Package:
     """Write a model repository for Triton: ``t2t-deploy package``.
 
@@ -346,7 +346,7 @@ def run_recipe(
     recipe: AnyPath,
     *,
     workspace: Workspace | AnyPath | None = None,
-    progress: Report = silent,
+    progress: Progress = silent,
 ) -> RecipeRun:
     """Follow a recipe, going on where an earlier run of it stopped: ``t2t-deploy run``.
 
@@ -397,6 +397,6 @@ def _export_request(
         soft_split=soft_split,
         performer=performer,
         opset=opset,
-        ends=Ends(embed_preprocess, word_of(Tail, "tail", tail)),
+        graph_io=GraphIO(embed_preprocess, word_of(Tail, "tail", tail)),
         output=path_of(output),
     )

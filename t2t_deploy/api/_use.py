@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.api._arguments import (
     AnyPath,
     device_of,
@@ -61,7 +61,7 @@ def load_session(
     force: bool = False,
     trust: bool = False,
     workspace: Workspace | AnyPath | None = None,
-    progress: Report = silent,
+    progress: Progress = silent,
 ) -> Session:
     """Open an artifact, checked against its manifest, to run arrays through it.
 
@@ -88,7 +88,7 @@ def load_session(
         device=device_of(device),
         force=force,
         trust=trust,
-        report=progress,
+        progress=progress,
     )
 
 
@@ -101,7 +101,7 @@ def verify_artifacts(
     plot: AnyPath | None = None,
     backend: str | None = None,
     workspace: Workspace | AnyPath | None = None,
-    progress: Report = silent,
+    progress: Progress = silent,
 ) -> list[VerifiedArtifact]:
     """Compare artifacts with the reference once more: ``t2t-deploy verify``.
 
@@ -138,7 +138,7 @@ def evaluate_artifacts(
     backend: str | None = None,
     force: bool = False,
     workspace: Workspace | AnyPath | None = None,
-    progress: Report = silent,
+    progress: Progress = silent,
 ) -> Evaluation:
     """Accuracy on a folder, side by side with the reference: ``t2t-deploy evaluate``.
 
@@ -183,7 +183,7 @@ def benchmark(
     force: bool = False,
     trust: bool = False,
     workspace: Workspace | AnyPath | None = None,
-    progress: Report = silent,
+    progress: Progress = silent,
 ) -> DocumentedBench:
     """Latency, throughput and memory against eager PyTorch: ``t2t-deploy bench``.
 
@@ -229,7 +229,7 @@ def predict_images(
     force: bool = False,
     trust: bool = False,
     workspace: Workspace | AnyPath | None = None,
-    progress: Report = silent,
+    progress: Progress = silent,
 ) -> Prediction:
     """The classes of pictures, handed to ``receive`` one by one: ``t2t-deploy predict``.
 
@@ -268,7 +268,7 @@ def predict_across(
     force: bool = False,
     trust: bool = False,
     workspace: Workspace | AnyPath | None = None,
-    progress: Report = silent,
+    progress: Progress = silent,
 ) -> ClusterPrediction:
     """The same across a Ray cluster, into Parquet files: ``t2t-deploy predict --ray``.
 
@@ -304,7 +304,7 @@ def draw_features(
     features: AnyPath,
     plot: AnyPath | None = None,
     workspace: Workspace | AnyPath | None = None,
-    progress: Report = silent,
+    progress: Progress = silent,
 ) -> DrawnFeatures:
     """Draw the token maps of a picture at each stage: ``t2t-deploy inspect --features``.
 

@@ -23,7 +23,7 @@ SETTLE_ITERATIONS = 1
 out of the caches, where a model that is being served has them."""
 
 
-class Lane:
+class CaseRun:
     """A case and its worker. What goes wrong is kept, ends the worker, and ends in the result."""
 
     def __init__(self, case: BenchCase, worker: Worker) -> None:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from t2t_deploy.bench import _case_run
-from t2t_deploy.bench._case_run import Lane
+from t2t_deploy.bench._case_run import CaseRun
 from t2t_deploy.bench._client import Worker
 from t2t_deploy.bench._environment import load_average, read_environment
 from t2t_deploy.bench._gpus import GpuWatch
@@ -58,17 +58,17 @@ def run_bench(
             if progress is not None:
                 progress(what, done, steps)
 
-        lanes: list[Lane] = []
+        case_runs: list[CaseRun] = []
         for case in cases:
-            tell(f"loading and warming up {_label(case)}", len(lanes))
-            lane = Lane(case, stack.enter_context(Worker(case.request.threads)))
-            lane.prepare(seed)
-            lanes.append(lane)
-        done = len(lanes)
-        for number, order in enumerate(turn_orders(len(lanes), rounds, seed), start=1):
+            tell(f"loading and warming up {_label(case)}", len(case_runs))
+            case_run = CaseRun(case, stack.enter_context(Worker(case.request.threads)))
+            case_run.prepare(seed)
+            case_runs.append(case_run)
+        done = len(case_runs)
+        for number, order in enumerate(turn_orders(len(case_runs), rounds, seed), start=1):
             for turn, index in enumerate(order, start=1):
-                tell(f"round {number} of {rounds}: {_label(lanes[index].case)}", done)
-                lanes[index].take_turn(number, turn, round_seconds)
+                tell(f"round {number} of {rounds}: {_label(case_runs[index].case)}", done)
+                case_runs[index].take_turn(number, turn, round_seconds)
                 done += 1
             gpus.look()
         tell("done", done)
@@ -84,7 +84,9 @@ def run_bench(
         seed=seed,
         devices=tuple(dict.fromkeys(case.request.device for case in cases)),
     )
-    return BenchReport(environment, tuple(_result(lane, lanes, seed) for lane in lanes), settings)
+    return BenchReport(
+        environment, tuple(_result(case_run, case_runs, seed) for case_run in case_runs), settings
+    )
 
 
 def turn_orders(cases: int, rounds: int, seed: int) -> list[list[int]]:
@@ -123,11 +125,11 @@ def _check_request(cases: Sequence[BenchCase], rounds: int, round_seconds: float
             )
 
 
-def _result(lane: Lane, lanes: Sequence[Lane], seed: int) -> CaseResult:
-    base = next((other for other in lanes if _is_base(other.case, lane.case)), None)
-    if base is None or base is lane or base.failed or lane.failed:
-        return lane.result(None)
-    return lane.result(speedup_of(_medians(base), _medians(lane), seed=seed))
+def _result(case_run: CaseRun, case_runs: Sequence[CaseRun], seed: int) -> CaseResult:
+    base = next((other for other in case_runs if _is_base(other.case, case_run.case)), None)
+    if base is None or base is case_run or base.failed or case_run.failed:
+        return case_run.result(None)
+    return case_run.result(speedup_of(_medians(base), _medians(case_run), seed=seed))
 
 
 def _is_base(other: BenchCase, case: BenchCase) -> bool:
@@ -139,8 +141,8 @@ def _may_be_base(case: BenchCase) -> bool:
     return (case.backend, case.precision) == (_EAGER, Precision.FP32.value)
 
 
-def _medians(lane: Lane) -> np.ndarray:
-    return round_medians([round_.samples_ms for round_ in lane.rounds])
+def _medians(case_run: CaseRun) -> np.ndarray:
+    return round_medians([round_.samples_ms for round_ in case_run.rounds])
 
 
 def _label(case: BenchCase) -> str:

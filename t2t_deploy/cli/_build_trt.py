@@ -114,7 +114,7 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
         ),
         output,
     )
-    manifest = built.known()
+    manifest = built.require_manifest()
     attestation = manifest.details["attestation"]
 
     def show(console: Console) -> None:

@@ -10,7 +10,7 @@ import click
 from t2t_deploy.cli._options import BatchType, common_options, output_option
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._results import fail_if, locating, show_verification
-from t2t_deploy.types import Ends, Precision, Tail, Target
+from t2t_deploy.types import GraphIO, Precision, Tail, Target
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,7 +109,7 @@ def command(workspace: Any, output: Output, **options: Any) -> int:
         soft_split=options["soft_split"],
         performer=options["performer"],
         opset=options["opset"],
-        ends=Ends(options["embed_preprocess"], Tail(options["tail"])),
+        graph_io=GraphIO(options["embed_preprocess"], Tail(options["tail"])),
         output=options["output_file"],
     )
     if options["compare"]:
@@ -117,7 +117,7 @@ def command(workspace: Any, output: Output, **options: Any) -> int:
 
         return compare(workspace, request, output)
     artifact = export_model(workspace, request, output)
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
 
     def show(console: Console) -> None:
         show_verification(console, manifest.verification)

@@ -42,12 +42,12 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
         as_json: bool,
         **options: Any,
     ) -> Any:
-        from t2t_deploy.workspace import Patience, Workspace
+        from t2t_deploy.workspace import LockPolicy, Workspace
 
         output = Output(as_json=as_json, verbosity=-1 if quiet else verbose)
         name = click.get_current_context().command_path
-        patience = Patience(wait=not no_wait, command=name, say=output.note)
-        opened = Workspace(workspace, patience)
+        lock_policy = LockPolicy(wait=not no_wait, command=name, say=output.note)
+        opened = Workspace(workspace, lock_policy)
         try:
             return command(*args, workspace=opened, output=output, **options)
         finally:

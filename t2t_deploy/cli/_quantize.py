@@ -122,7 +122,7 @@ def command(artifact: Path | None, workspace: Any, output: Output, **options: An
         ),
         output,
     )
-    manifest = made.known()
+    manifest = made.require_manifest()
     values = quantize_values(made)
     quantization, speed, budget = (values[name] for name in ("quantization", "speed", "budget"))
 

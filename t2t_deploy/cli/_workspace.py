@@ -34,7 +34,7 @@ def list_artifacts(workspace: Any, output: Output) -> None:
 
         table = Table("artifact", "kind", "precision", "target", "MB", "state", "made")
         for artifact in artifacts:
-            manifest = artifact.known()
+            manifest = artifact.require_manifest()
             table.add_row(
                 str(artifact.path),
                 manifest.kind,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from t2t_deploy._progress import Report
+from t2t_deploy._progress import Progress
 from t2t_deploy.pictures import LabelledSet
 from t2t_deploy.runtime import Session
 from t2t_deploy.types import INDICES_NAME, Tail, softmax
@@ -78,7 +78,7 @@ def run_pictures(
     images: LabelledSet,
     size: int,
     unreadable: dict[Path, str],
-    report: Report,
+    progress: Progress,
 ) -> None:
     """Take every picture through every session, reading it once.
 
@@ -98,4 +98,4 @@ def run_pictures(
             for runner in runners:
                 runner.add(batch.pictures, batch.labels, wanted)
         done += len(batch.pictures) + len(batch.unreadable)
-        report.progress("evaluating", done, len(images.paths))
+        progress.progress("evaluating", done, len(images.paths))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from t2t_deploy._files import file_sha256
-from t2t_deploy._progress import Report
+from t2t_deploy._progress import Progress
 from t2t_deploy.engine import device_capability, engine_version
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError, UsageError
 from t2t_deploy.runtime import (
@@ -50,7 +50,7 @@ def usable_artifacts(
     *,
     force: bool,
     purpose: str,
-    report: Report,
+    progress: Progress,
     trust: bool = False,
     among: Sequence[Path] | None = None,
 ) -> list[Artifact]:
@@ -73,10 +73,10 @@ def usable_artifacts(
         if among is None
         else [workspace.open(path, force=True) for path in among]
     )
-    usable = [a for a in everything if force or not a.known().failed]
+    usable = [a for a in everything if force or not a.require_manifest().failed]
     for artifact in everything:
         if artifact not in usable:
-            report.note(f"left out {artifact.path.name}: {artifact.known().failure}")
+            progress.note(f"left out {artifact.path.name}: {artifact.require_manifest().failure}")
     if not usable:
         raise ArtifactError(
             f"workspace {workspace.root} has nothing to {purpose}; make an artifact first: "
@@ -111,7 +111,7 @@ def open_engine(artifact: Artifact) -> Session:
     Raises EngineError, BackendError where it cannot run here, ArtifactError.
     """
     check_engine(artifact)
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
     session = open_session(
         SessionRequest(manifest.engine_backend, artifact.path, sha256=engine_sha256(artifact))
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2t_deploy._optional import require
-from t2t_deploy._progress import Report
+from t2t_deploy._progress import Progress
 from t2t_deploy.bench import (
     BenchCase,
     BenchStatus,
@@ -65,7 +65,7 @@ def plain_baselines(
     threads: int,
     backends: Collection[str],
     folder: Path,
-    report: Report,
+    progress: Progress,
 ) -> Baselines:
     """Export the reference as it is through both of torch's exporters, at a fixed batch.
 
@@ -79,7 +79,7 @@ def plain_baselines(
     cases: list[BenchCase] = []
     rows: list[CaseResult] = []
     for name, default in EXPORTERS.items():
-        report.step(f"exporting the reference as it is ({name}, batch {batch})")
+        progress.step(f"exporting the reference as it is ({name}, batch {batch})")
         path = folder / f"{len(list(folder.iterdir()))}" / "plain.onnx"
         path.parent.mkdir()
         error = None
@@ -129,7 +129,7 @@ def plain_export(reference: T2TViT, path: Path, *, batch: int, dynamo: bool) -> 
 
 
 def with_wanted(
-    cases: Sequence[BenchCase], models: Sequence[BenchedModel], *, seed: int, report: Report
+    cases: Sequence[BenchCase], models: Sequence[BenchedModel], *, seed: int, progress: Progress
 ) -> list[BenchCase]:
     """The cases with the float64 reference's logits of the first picture they are timed on."""
     known = {model.key: model for model in models}
@@ -141,7 +141,7 @@ def with_wanted(
             continue
         place = (case.model, case.batch)
         if place not in wanted:
-            report.step(f"computing the reference in float64 (batch {case.batch})")
+            progress.step(f"computing the reference in float64 (batch {case.batch})")
             wanted[place] = _wanted(known[case.model], case.batch, seed)
         found.append(dataclasses.replace(case, wanted=wanted[place]))
     return found

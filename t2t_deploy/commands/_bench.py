@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy._files import make_folder, write_text
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy._untrusted import MAX_BENCH_BYTES, first_line, json_from_file
 from t2t_deploy.bench import (
     DEFAULT_ROUND_SECONDS,
@@ -89,7 +89,7 @@ class BenchRequest:
 
 
 def bench_artifacts(
-    workspace: Workspace, request: BenchRequest, report: Report = silent
+    workspace: Workspace, request: BenchRequest, progress: Progress = silent
 ) -> BenchReport:
     """Measure artifacts against the eager reference of their own weights.
 
@@ -105,7 +105,7 @@ def bench_artifacts(
         request.artifacts,
         force=request.force,
         purpose="bench",
-        report=report,
+        progress=progress,
         trust=request.trust,
         among=request.among,
     )
@@ -137,17 +137,17 @@ def bench_artifacts(
     with workspace.scratch() as folder:
         if request.baselines:
             models = _models(workspace, artifacts)
-            for found in _plain(models, request, threads, folder, report):
+            for found in _plain(models, request, threads, folder, progress):
                 cases += found.cases
                 skipped += found.rows
-            cases = with_wanted(cases, models, seed=_SEED, report=report)
+            cases = with_wanted(cases, models, seed=_SEED, progress=progress)
         turns = len(cases) * max(request.rounds, 1)
         measured = run_bench(
             cases,
             rounds=request.rounds,
             round_seconds=min(DEFAULT_ROUND_SECONDS, _TOTAL_SECONDS / turns),
             seed=_SEED,
-            progress=report.progress,
+            progress=progress.progress,
         )
     results = measured.results
     if request.baselines:
@@ -181,7 +181,7 @@ def _plain(
     request: BenchRequest,
     threads: int,
     folder: Path,
-    report: Report,
+    progress: Progress,
 ) -> Iterator[Baselines]:
     for batch in request.batches:
         for model in models:
@@ -191,7 +191,7 @@ def _plain(
                 threads=threads,
                 backends=request.backends or tuple(BACKENDS),
                 folder=folder,
-                report=report,
+                progress=progress,
             )
 
 
@@ -325,7 +325,7 @@ class DocumentedBench:
 
 
 def document_bench(
-    workspace: Workspace, request: BenchRequest, outputs: BenchOutputs, report: Report = silent
+    workspace: Workspace, request: BenchRequest, outputs: BenchOutputs, progress: Progress = silent
 ) -> DocumentedBench:
     """Measure as `bench_artifacts` does, compare with an older bench, write files about it.
 
@@ -333,8 +333,8 @@ def document_bench(
     UsageError, and what `bench_artifacts` raises.
     """
     old = _prepared(request, outputs)
-    measured = bench_artifacts(workspace, request, report)
-    return _documented(workspace, measured, request, outputs, old, report)
+    measured = bench_artifacts(workspace, request, progress)
+    return _documented(workspace, measured, request, outputs, old, progress)
 
 
 def document_measured(
@@ -342,7 +342,7 @@ def document_measured(
     measured: Mapping[str, Any],
     request: BenchRequest,
     outputs: BenchOutputs,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> DocumentedBench:
     """The files about a bench that was made before, and its comparison; nothing is measured.
 
@@ -356,7 +356,7 @@ def document_measured(
         raise ComparisonError(
             f"the kept measurement is no result of this version's bench ({err}); measure again"
         ) from err
-    return _documented(workspace, bench, request, outputs, old, report)
+    return _documented(workspace, bench, request, outputs, old, progress)
 
 
 def _prepared(request: BenchRequest, outputs: BenchOutputs) -> BenchReport | None:
@@ -371,13 +371,13 @@ def _documented(
     request: BenchRequest,
     outputs: BenchOutputs,
     old: BenchReport | None,
-    report: Report,
+    progress: Progress,
 ) -> DocumentedBench:
     comparison = None
     if old is not None:
         comparison = compare_reports(old, measured, name=str(outputs.compare))
         for note in comparison.notes:
-            report.note(f"not the same as then: {note}")
+            progress.note(f"not the same as then: {note}")
     command = _command(workspace, request, outputs)
     written = []
     if outputs.table is not None:

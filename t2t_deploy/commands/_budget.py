@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from t2t_deploy._files import write_text, written_whole
+from t2t_deploy._files import atomic_write, write_text
 from t2t_deploy._optional import is_installed
-from t2t_deploy._progress import Report
+from t2t_deploy._progress import Progress
 from t2t_deploy.calibration import (
     BudgetSearch,
     Decision,
@@ -93,7 +93,7 @@ def within_budget(
     inputs: QuantizationInputs,
     images: LabelledSet,
     max_drop: float,
-    report: Report,
+    progress: Progress,
 ) -> BudgetOutcome:
     """Search the layers that go back to float so that at most ``max_drop`` points are lost.
 
@@ -101,10 +101,10 @@ def within_budget(
     the float32 reference's, or of agreement with it where the pictures have no labels. Raises
     ImageError, BackendError.
     """
-    bench = _Bench(workspace, inputs, images, report)
+    bench = _Bench(workspace, inputs, images, progress)
     decisions = inputs.decide()
     groups = layer_groups(decisions)
-    report.step(f"measuring what each of {counted(len(groups), 'group')} of layers costs")
+    progress.step(f"measuring what each of {counted(len(groups), 'group')} of layers costs")
     search = search_budget(
         groups,
         sum(decision.layer.macs for decision in decisions),
@@ -116,17 +116,19 @@ def within_budget(
     return BudgetOutcome(inputs.decide(returned), search, bench.measure, len(images.paths))
 
 
-def write_budget(workspace: Workspace, outcome: BudgetOutcome, stem: str, report: Report) -> str:
+def write_budget(
+    workspace: Workspace, outcome: BudgetOutcome, stem: str, progress: Progress
+) -> str:
     """Keep the search as JSON and as a picture in the workspace's logs; the picture's name."""
     logs = workspace.folder("logs")
     write_text(logs / f"{stem}-budget.json", json.dumps(outcome.to_dict(), indent=1) + "\n")
     if not is_installed("matplotlib"):
-        report.note("no picture of the trade-off: pip install 't2t-deploy[plot]'")
+        progress.note("no picture of the trade-off: pip install 't2t-deploy[plot]'")
         return f"logs/{stem}-budget.json"
     path = logs / f"{stem}-budget.png"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         plot_budget(outcome.search, temporary, measure=outcome.measure)
-    report.note(f"trade-off of the budget: {path}")
+    progress.note(f"trade-off of the budget: {path}")
     return f"logs/{path.name}"
 
 
@@ -138,11 +140,11 @@ class _Bench:
         workspace: Workspace,
         inputs: QuantizationInputs,
         images: LabelledSet,
-        report: Report,
+        progress: Progress,
     ) -> None:
         source = inputs.plan.source
         self.workspace = workspace
-        self.inputs, self.images, self.report = inputs, images, report
+        self.inputs, self.images, self.report = inputs, images, progress
         self.size, self.classes = (int(source.config[key]) for key in ("image_size", "num_classes"))
         self.reference = SessionRequest("eager", workspace.weights(source), config=source.config)
         self.measure = "top-1" if images.has_labels else "agreement"

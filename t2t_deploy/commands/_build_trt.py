@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._calibrate import DEFAULT_COUNT
 from t2t_deploy.commands._export import export_weights, forms_asked
 from t2t_deploy.commands._quantize import quantize_artifact
@@ -16,7 +16,7 @@ from t2t_deploy.commands._quantize_plan import QuantizeRequest
 from t2t_deploy.engine import check_foreign
 from t2t_deploy.errors import ArtifactError, CalibrationError, EngineError, UsageError
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.types import QUANTIZED, Ends, Precision, ShapeProfile, Status, Target
+from t2t_deploy.types import QUANTIZED, GraphIO, Precision, ShapeProfile, Status, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def chosen_profiles(
     return (ShapeProfile(low, opt, top),)
 
 
-def build_trt(workspace: Workspace, request: BuildRequest, report: Report = silent) -> Artifact:
+def build_trt(workspace: Workspace, request: BuildRequest, progress: Progress = silent) -> Artifact:
     """Build an engine from an exported graph and attest what is in it.
 
     A graph of another precision or target than the engine's is exported anew from the stored
@@ -89,7 +89,7 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
     if request.artifact is None:
         source = workspace.newest("onnx", lambda m: _buildable(m, request), force=request.force)
         source = workspace.checked(source, force=request.force)
-        report.note(f"building from the newest export, {source.path.name}")
+        progress.note(f"building from the newest export, {source.path.name}")
     else:
         source = workspace.open(request.artifact, force=request.force)
         if source.kind != "onnx":
@@ -112,11 +112,11 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
     sm = request.sm or ("native" if device_capability() is not None else "portable")
     if request.precision is not None:
         check_targets(module, parse_sm(sm), request.precision)
-    graph = _typed_graph(workspace, source, request, report)
-    report.step(f"building {graph.path.name} for {sm}")
+    graph = _typed_graph(workspace, source, request, progress)
+    progress.step(f"building {graph.path.name} for {sm}")
     level = request.optimization_level
     if level is not None and module.backend == BACKEND_RTX:
-        report.note(
+        progress.note(
             f"--opt-level {level} is left out: TensorRT-RTX makes the same engine at every level"
         )
         level = None
@@ -128,7 +128,7 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
         timing_cache=workspace.root / "timing",
     )
     try:
-        built = build_engine(graph.path, options, module=module, progress=report.progress)
+        built = build_engine(graph.path, options, module=module, progress=progress.progress)
     except BuilderDiedError as err:
         raise EngineError(f"{err}. {_kept(workspace, graph, err.log)}") from err
     known = graph.manifest
@@ -182,7 +182,7 @@ def build_trt(workspace: Workspace, request: BuildRequest, report: Report = sile
             },
             "attestation": attestation.to_dict(),
             "graph_verification": known.verification if known else None,
-            **(Ends.of_details(known.details).to_details() if known else {}),
+            **(GraphIO.of_details(known.details).to_details() if known else {}),
             "calibration": known.details.get("calibration") if known else None,
             "runnable_here": runnable.runs,
             "why_not": runnable.why_not,
@@ -218,13 +218,13 @@ def _attest(figures: EngineFigures, asked: Precision | None) -> Attestation:
 
 
 def _typed_graph(
-    workspace: Workspace, source: Artifact, request: BuildRequest, report: Report
+    workspace: Workspace, source: Artifact, request: BuildRequest, progress: Progress
 ) -> Artifact:
     """The graph to build: the source itself, or its weights exported for TensorRT."""
     manifest = source.manifest
     if manifest is None:
-        report.note(f"{source.path.name} has no manifest: it is built as it is, never retyped")
-        check_foreign(read_onnx(source.path), source.path.name, report)
+        progress.note(f"{source.path.name} has no manifest: it is built as it is, never retyped")
+        check_foreign(read_onnx(source.path), source.path.name, progress)
         return source
     precision = request.precision or manifest.precision
     asked = manifest.details.get("asked", {})
@@ -245,18 +245,18 @@ def _typed_graph(
     )
     if not quantizes and (suits(manifest) or (request.force and manifest.precision is precision)):
         if _is_portable_int8(manifest):
-            report.note(
+            progress.note(
                 f"{source.path.name} is {precision.value} in an fp32 graph; t2t-deploy quantize "
                 "--target tensorrt makes one that is fp16 elsewhere"
             )
         return source
     if not quantizes:
-        ready = [a for a in workspace.artifacts("onnx") if suits(a.known())]
+        ready = [a for a in workspace.artifacts("onnx") if suits(a.require_manifest())]
         if ready:
             return workspace.checked(ready[-1])
     if precision in QUANTIZED:
-        return _quantized_graph(workspace, source, precision, request, report)
-    report.note(
+        return _quantized_graph(workspace, source, precision, request, progress)
+    progress.note(
         f"{source.path.name} is {manifest.precision.value} for {manifest.target}: exporting its "
         f"weights again in {precision.value} for tensorrt"
     )
@@ -266,9 +266,9 @@ def _typed_graph(
         precision=precision,
         target=Target.TENSORRT,
         opset=manifest.opset,
-        ends=Ends.of_details(manifest.details),
+        graph_io=GraphIO.of_details(manifest.details),
     )
-    graph = export_weights(workspace, manifest.config, manifest.weights, form, report)
+    graph = export_weights(workspace, manifest.config, manifest.weights, form, progress)
     return workspace.checked(graph, force=request.force)
 
 
@@ -292,16 +292,16 @@ def _quantized_graph(
     source: Artifact,
     precision: Precision,
     request: BuildRequest,
-    report: Report,
+    progress: Progress,
 ) -> Artifact:
     """The source's weights quantised for TensorRT on the request's pictures."""
     if request.images is None and not precision.weights_only:
         raise CalibrationError(
-            f"{source.path.name} is {source.known().precision.value}, and {precision.value} ranges "
-            "are taken on pictures: give --images DIR, or make the graph first: t2t-deploy "
-            f"quantize --type {precision.value} --target tensorrt --images DIR"
+            f"{source.path.name} is {source.require_manifest().precision.value}, and "
+            f"{precision.value} ranges are taken on pictures: give --images DIR, or make the graph "
+            f"first: t2t-deploy quantize --type {precision.value} --target tensorrt --images DIR"
         )
-    report.note(f"quantising the weights of {source.path.name} to {precision.value} for tensorrt")
+    progress.note(f"quantising the weights of {source.path.name} to {precision.value} for tensorrt")
     graph = quantize_artifact(
         workspace,
         QuantizeRequest(
@@ -314,7 +314,7 @@ def _quantized_graph(
             measure_speed=False,
             force=request.force,
         ),
-        report,
+        progress,
         sm=request.sm,
     )
     return workspace.checked(graph, force=request.force)

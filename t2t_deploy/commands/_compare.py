@@ -13,7 +13,7 @@ import numpy as np
 
 from t2t_deploy._files import temporary_folder
 from t2t_deploy._optional import is_installed, require
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.bench import (
     DEFAULT_ROUND_SECONDS,
     MIN_ROUNDS,
@@ -70,7 +70,7 @@ _FAILURES = (DeployError, RuntimeError, OSError)
 
 
 def compare_strategies(
-    request: ExportRequest, report: Report = silent, *, folder: Path | None = None
+    request: ExportRequest, progress: Progress = silent, *, folder: Path | None = None
 ) -> StrategyComparison:
     """Export every sensible combination, and compare size, error, latency and engine.
 
@@ -83,7 +83,7 @@ def compare_strategies(
         raise UsageError(
             f"--compare writes no artifact and -o names {request.output}; leave one of them out"
         )
-    if not request.ends.bare:
+    if not request.graph_io.bare:
         raise UsageError(
             "--compare times the forms of the model itself; leave --embed-preprocess and --tail out"
         )
@@ -93,7 +93,7 @@ def compare_strategies(
     require("torch")
     from t2t_deploy.model import TokensType, reference_from_state_dict, save_weights
 
-    model = read_model(request, report)
+    model = read_model(request, progress)
     config, state_dict = model.config, model.state_dict
     performer = config.tokens_type is TokensType.PERFORMER
     if not performer:  # its form makes no difference then
@@ -104,21 +104,23 @@ def compare_strategies(
     with temporary_folder(folder) as scratch:
         weights = scratch / "weights.safetensors"
         save_weights(state_dict, weights)
-        report.step("computing the reference in float64")
+        progress.step("computing the reference in float64")
         # a model of its own: the deploy form shares the float32 weights of the other
-        ruler = _ruler(reference_from_state_dict(state_dict, config), request.precision)
+        reference_logits = _reference_logits(
+            reference_from_state_dict(state_dict, config), request.precision
+        )
         reference = reference_from_state_dict(state_dict, config)
         rows = []
         files = []
         for index, strategies in enumerate(combinations, start=1):
             name = strategy_name(strategies, performer=performer)
-            report.step(f"exporting {name} ({index} of {len(combinations)})")
+            progress.step(f"exporting {name} ({index} of {len(combinations)})")
             files.append(scratch / f"{index}.onnx")
             row = ComparedStrategies(name, strategies, default=strategies == default)
-            rows.append(_examined(row, reference, request, ruler, files[-1], report))
+            rows.append(_examined(row, reference, request, reference_logits, files[-1], progress))
         left_s = _TOTAL_SECONDS - (monotonic() - started_s)
         eager = SessionRequest("eager", weights, available_threads(), config.to_dict())
-        rows = with_latencies(rows, files, eager, request, left_s, report)
+        rows = with_latencies(rows, files, eager, request, left_s, progress)
     return StrategyComparison(
         variant=config.name,
         precision=request.precision,
@@ -130,7 +132,7 @@ def compare_strategies(
 
 
 @dataclass(frozen=True, slots=True)
-class _Ruler:
+class _ReferenceLogits:
     """Pictures, and the reference's logits of them in float64."""
 
     standard: PictureSet
@@ -139,7 +141,7 @@ class _Ruler:
     flat_logits: np.ndarray
 
 
-def _ruler(model: T2TViT, precision: Precision) -> _Ruler:
+def _reference_logits(model: T2TViT, precision: Precision) -> _ReferenceLogits:
     import torch
 
     size = model.config.image_size
@@ -153,7 +155,7 @@ def _ruler(model: T2TViT, precision: Precision) -> _Ruler:
             chunks = torch.from_numpy(pictures).split(_REFERENCE_BATCH)
             return np.concatenate([exact(chunk.double()).numpy() for chunk in chunks])
 
-    return _Ruler(standard, logits(standard.pictures), flat, logits(flat.pictures))
+    return _ReferenceLogits(standard, logits(standard.pictures), flat, logits(flat.pictures))
 
 
 def _only(pictures: PictureSet, names: Sequence[str]) -> PictureSet:
@@ -168,9 +170,9 @@ def _examined(
     row: ComparedStrategies,
     reference: T2TViT,
     request: ExportRequest,
-    ruler: _Ruler,
+    reference_logits: _ReferenceLogits,
     path: Path,
-    report: Report,
+    progress: Progress,
 ) -> ComparedStrategies:
     """The row with its file written, compared with the reference and built into an engine."""
     import onnx
@@ -194,19 +196,19 @@ def _examined(
         if refusal[0] == "query_groups":  # the others are alike in all rows
             row = row.because(refusal[1])
     try:
-        row = _with_errors(row, path, request.precision, ruler)
+        row = _with_errors(row, path, request.precision, reference_logits)
     except _FAILURES as err:
         row = row.because(f"not compared: {_line(err)}")
     if not is_installed("tensorrt_rtx"):
         return row
     try:
-        return _with_engine(row, path, request.batch, report)
+        return _with_engine(row, path, request.batch, progress)
     except _FAILURES as err:
         return row.because(f"no engine: {_line(err)}")
 
 
 def _with_errors(
-    row: ComparedStrategies, path: Path, precision: Precision, ruler: _Ruler
+    row: ComparedStrategies, path: Path, precision: Precision, reference_logits: _ReferenceLogits
 ) -> ComparedStrategies:
     reason = why_not_runnable(RUNTIME)
     if reason is not None:
@@ -214,22 +216,29 @@ def _with_errors(
     nodewise = precision is Precision.BF16
     session = NodewiseSession(path) if nodewise else open_session(SessionRequest(RUNTIME, path))
     with session:
-        found = [logits_of(session, those.pictures) for those in (ruler.standard, ruler.flat)]
+        found = [
+            logits_of(session, those.pictures)
+            for those in (reference_logits.standard, reference_logits.flat)
+        ]
     tolerance = TOLERANCES[precision]
-    standard = compare_logits(ruler.standard_logits, found[0], ruler.standard.names, tolerance)
-    flat = compare_logits(ruler.flat_logits, found[1], ruler.flat.names, tolerance)
+    standard = compare_logits(
+        reference_logits.standard_logits, found[0], reference_logits.standard.names, tolerance
+    )
+    flat = compare_logits(
+        reference_logits.flat_logits, found[1], reference_logits.flat.names, tolerance
+    )
     row = dataclasses.replace(row, rel_l2=standard.rel_l2, rel_l2_flat=flat.rel_l2)
     for verdict in (standard, flat):
         if verdict.rel_l2 is None:  # no number at all; one beyond the tolerance speaks for itself
             row = row.because(str(verdict.reason))
     if nodewise:
-        names = ", ".join((*ruler.standard.names, *ruler.flat.names))
+        names = ", ".join((*reference_logits.standard.names, *reference_logits.flat.names))
         row = row.because(f"errors were evaluated node by node, on {names} alone")
     return row
 
 
 def _with_engine(
-    row: ComparedStrategies, path: Path, batch: int | None, report: Report
+    row: ComparedStrategies, path: Path, batch: int | None, progress: Progress
 ) -> ComparedStrategies:
     built = build_engine(
         path,
@@ -238,7 +247,7 @@ def _with_engine(
             profiles=(ShapeProfile(1, 1, 1),) if batch is None else (),
             sm=(ENGINE_SM,),
         ),
-        progress=report.progress,
+        progress=progress.progress,
     )
     figures = built.figures
     summary = EngineSummary(
@@ -267,7 +276,7 @@ def with_latencies(
     eager: SessionRequest,
     request: ExportRequest,
     left_s: float,
-    report: Report,
+    progress: Progress,
 ) -> list[ComparedStrategies]:
     """The rows with latencies, one process each and all of one round within seconds.
 
@@ -303,12 +312,12 @@ def with_latencies(
     everything = cases + (base if request.precision is Precision.FP32 else [])
     left_s -= _WARM_UP_SECONDS * len(everything)
     wanted_s = max(left_s / (MIN_ROUNDS * len(everything)), _MIN_ROUND_SECONDS)
-    report.step(f"measuring {counted(len(everything), 'case')} in interleaved rounds")
+    progress.step(f"measuring {counted(len(everything), 'case')} in interleaved rounds")
     measured = run_bench(
         everything,
         rounds=MIN_ROUNDS,
         round_seconds=min(DEFAULT_ROUND_SECONDS, wanted_s),
-        progress=report.progress,
+        progress=progress.progress,
     )
     for (runtime, index), result in zip(places, measured.results, strict=False):
         rows[index] = _with_latency(rows[index], runtime, result)

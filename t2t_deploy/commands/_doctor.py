@@ -23,9 +23,9 @@ from t2t_deploy.runtime import (
     GPU_BACKENDS,
     MODULES,
     TENSORRT_MODULES,
-    build_obstacle,
-    import_obstacle,
-    run_obstacle,
+    build_unavailable,
+    import_unavailable,
+    run_unavailable,
 )
 from t2t_deploy.workspace import tool_versions
 
@@ -80,11 +80,11 @@ def examine_machine() -> dict[str, Any]:
 def backend_state(name: str) -> BackendState:
     """What one backend can do here; nothing is opened. Its package is imported."""
     module = MODULES[name]
-    importing = import_obstacle(name)
-    running = run_obstacle(name)
+    importing = import_unavailable(name)
+    running = run_unavailable(name)
     if running is None:  # what `run_obstacle` leaves to the opening of a session
         running = importing
-    building = build_obstacle(name) if name in TENSORRT_MODULES else None
+    building = build_unavailable(name) if name in TENSORRT_MODULES else None
     version = getattr(require(module), "__version__", None) if importing is None else None
     return BackendState(
         name=name,

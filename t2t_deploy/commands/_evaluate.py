@@ -7,9 +7,9 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from t2t_deploy._files import written_whole
+from t2t_deploy._files import atomic_write
 from t2t_deploy._optional import require
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._accuracy_run import run_pictures
 from t2t_deploy.commands._artifacts import cpu_backend, usable_artifacts
 from t2t_deploy.commands._evaluate_across import run_pictures_across
@@ -64,7 +64,7 @@ class Evaluation:
 
 
 def evaluate_artifacts(
-    workspace: Workspace, request: EvaluateRequest, report: Report = silent
+    workspace: Workspace, request: EvaluateRequest, progress: Progress = silent
 ) -> Evaluation:
     """Run artifacts, and the references of their weights, over the same pictures.
 
@@ -79,13 +79,13 @@ def evaluate_artifacts(
         request.ray.check()
     images = labelled_set_from_folder(request.images, limit=request.limit)
     if images.left_out:
-        report.note(f"took {counted(len(images.paths), 'picture')}, left out {images.left_out}")
+        progress.note(f"took {counted(len(images.paths), 'picture')}, left out {images.left_out}")
     artifacts = usable_artifacts(
         workspace,
         request.artifacts,
         force=request.force,
         purpose="evaluate",
-        report=report,
+        progress=progress,
         among=request.among,
     )
     models: dict[str, list[Artifact]] = {}
@@ -95,7 +95,7 @@ def evaluate_artifacts(
     references: dict[str, Accuracy] = {}
     unreadable: dict[Path, str] = {}
     for members in models.values():
-        found = _evaluate_model(workspace, members, images, request, unreadable, report)
+        found = _evaluate_model(workspace, members, images, request, unreadable, progress)
         results += found
         reference = next((r.reference for r in found if r.reference is not None), None)
         if reference is not None:
@@ -118,7 +118,7 @@ def _evaluate_model(
     images: LabelledSet,
     request: EvaluateRequest,
     unreadable: dict[Path, str],
-    report: Report,
+    progress: Progress,
 ) -> list[EvaluatedArtifact]:
     """Evaluate artifacts of one model side by side; files not read are added to ``unreadable``."""
     reasons = [
@@ -136,20 +136,20 @@ def _evaluate_model(
         }
         reference = weights = None
         if runners and no_reference is None:
-            weights = workspace.weights(artifacts[0].known())
+            weights = workspace.weights(artifacts[0].require_manifest())
             reference = open_reference(weights, artifacts[0], request, stack)
         if runners:
             names = ", ".join(artifacts[place].path.name for place in runners)
-            report.step(f"evaluating {names} on {counted(len(images.paths), 'picture')}")
+            progress.step(f"evaluating {names} on {counted(len(images.paths), 'picture')}")
             running = list(runners.values())
             size = running[0].session.inputs[0].shape[-1]
             assert size is not None  # open_runner refuses others
             if request.ray is None:
-                run_pictures(running, reference, images, size, unreadable, report)
+                run_pictures(running, reference, images, size, unreadable, progress)
             else:
                 chosen = [artifacts[place] for place in runners]
                 run_pictures_across(
-                    request, chosen, weights, running, reference, images, size, unreadable, report
+                    request, chosen, weights, running, reference, images, size, unreadable, progress
                 )
     base = None if reference is None else reference.total.result()
     results = []
@@ -243,7 +243,7 @@ def _model_key(artifact: Artifact) -> str:
 
 
 def _reference_name(artifact: Artifact, taken: Container[str]) -> str:
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
     name = manifest.reference_name
     # the same dimensions with other weights
     return f"{name} {manifest.weights['sha256'][:8]}" if name in taken else name
@@ -268,5 +268,5 @@ def _draw(evaluation: Evaluation, path: Path) -> None:
         title = f"{name}\n{'top-1' if labelled else 'agreement'} {share or 0:.2%}"
         panels.append(ConfusionPanel(title, found.confusion))
     truth = "class of the picture" if labelled else "class the reference finds"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         plot_confusion(panels, temporary, truth=truth)

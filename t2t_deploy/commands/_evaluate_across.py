@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy._optional import require
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._accuracy_run import AccuracyRunner, run_pictures
 from t2t_deploy.commands._evaluate_sessions import EvaluateRequest, open_reference, open_runner
 from t2t_deploy.pictures import LabelledSet
@@ -43,7 +43,7 @@ def run_pictures_across(
     images: LabelledSet,
     size: int,
     unreadable: dict[Path, str],
-    report: Report,
+    progress: Progress,
 ) -> None:
     """As `run_pictures`, by the workers of a cluster; the sums are added to those of ``runners``.
 
@@ -76,7 +76,7 @@ def run_pictures_across(
                 continue
             block, found[block.ordinal] = result
             done += len(block.images)
-            report.progress("evaluating", done, len(images.paths))
+            progress.progress("evaluating", done, len(images.paths))
     # in the order of the pictures, so that a run's sums do not depend on who was faster
     for ordinal in sorted(found):
         sums = found[ordinal]

@@ -14,7 +14,7 @@ from t2t_deploy.commands._nodewise import bare_graph
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.serving import DEFAULT_BLOCK, check_address
-from t2t_deploy.types import INDICES_NAME, PROBABILITIES_NAME, Ends, Precision, Tail
+from t2t_deploy.types import INDICES_NAME, PROBABILITIES_NAME, GraphIO, Precision, Tail
 from t2t_deploy.verify import AccuracySum, NodewiseSession, PixelSession, takes_pixels
 from t2t_deploy.workspace import Artifact
 
@@ -32,8 +32,8 @@ def open_runner(
         session = open_engine(artifact)
     elif is_nodewise(artifact, request):
         remarks.append("evaluated node by node")
-        ends = Ends.of_details(artifact.known().details)
-        session = NodewiseSession(bare_graph(artifact.path, ends))
+        graph_io = GraphIO.of_details(artifact.require_manifest().details)
+        session = NodewiseSession(bare_graph(artifact.path, graph_io))
     else:
         backend = cpu_backend(request.backend)
         precision = None if artifact.manifest is None else artifact.manifest.precision
@@ -80,7 +80,7 @@ def open_reference(
     threads: int | None = None,
 ) -> AccuracyRunner:
     """The float32 model of an artifact, in eager PyTorch."""
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
     eager = SessionRequest("eager", weights, threads, config=manifest.config)
     session = stack.enter_context(open_session(eager))
     return AccuracyRunner(session, request.batch, AccuracySum(int(manifest.config["num_classes"])))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import require
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._verify import verify_file
 from t2t_deploy.errors import UsageError
-from t2t_deploy.types import BARE, Ends, Precision, Tail, Target
+from t2t_deploy.types import BARE, GraphIO, Precision, Tail, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 if TYPE_CHECKING:
@@ -43,17 +43,19 @@ class ExportRequest:
     soft_split: str | None = None  # the target's
     performer: str | None = None  # the target's
     opset: int | None = None  # the exporter's default
-    ends: Ends = BARE  # normalised pictures in, logits out
+    graph_io: GraphIO = BARE  # normalised pictures in, logits out
     output: Path | None = None  # the workspace
 
 
-def export_model(workspace: Workspace, request: ExportRequest, report: Report = silent) -> Artifact:
+def export_model(
+    workspace: Workspace, request: ExportRequest, progress: Progress = silent
+) -> Artifact:
     """Export, check the graph, verify the written file; a failed verification is in the manifest.
 
     Raises UsageError for options that contradict each other, CheckpointError, ConfigError,
     ExportError, MissingDependencyError.
     """
-    read = read_model(request, report)
+    read = read_model(request, progress)
     from t2t_deploy.model import save_weights
 
     sha256 = workspace.store_weights(lambda path: save_weights(read.state_dict, path))
@@ -63,7 +65,7 @@ def export_model(workspace: Workspace, request: ExportRequest, report: Report = 
         read.config.to_dict(),
         weights,
         request,
-        report,
+        progress,
         details={"notes": list(read.notes)},
     )
 
@@ -78,7 +80,7 @@ class NamedModel:
     notes: tuple[str, ...]
 
 
-def read_model(request: ExportRequest, report: Report = silent) -> NamedModel:
+def read_model(request: ExportRequest, progress: Progress = silent) -> NamedModel:
     """Read, or draw, the weights a request names; its notes are reported.
 
     What is wrong with the request itself is said before anything is read. Raises as `export_model`.
@@ -111,7 +113,7 @@ def read_model(request: ExportRequest, report: Report = silent) -> NamedModel:
             notes=("the weights are seeded random numbers: they serve benchmarking only",),
         )
     else:
-        report.step(f"reading {request.checkpoint.name}")
+        progress.step(f"reading {request.checkpoint.name}")
         checkpoint = load_checkpoint(
             request.checkpoint,
             variant=request.variant,
@@ -127,7 +129,7 @@ def read_model(request: ExportRequest, report: Report = silent) -> NamedModel:
         }
         model = NamedModel(checkpoint.config, checkpoint.state_dict, source, checkpoint.notes)
     for note in model.notes:
-        report.note(note)
+        progress.note(note)
     return model
 
 
@@ -146,7 +148,7 @@ def graph_from_weights(
     weights: Path,
     config: Mapping[str, Any],
     request: ExportRequest,
-    report: Report = silent,
+    progress: Progress = silent,
     *,
     merge_bias: bool = True,
 ) -> ExportedGraph:
@@ -163,8 +165,8 @@ def graph_from_weights(
     opset = DEFAULT_OPSET if request.opset is None else request.opset
     fitted = config_from_dict(config)
     for hazard in strategies.hazards():
-        report.note(f"hazard: {hazard}")
-    report.step(f"exporting {fitted.name} in {request.precision.value}")
+        progress.note(f"hazard: {hazard}")
+    progress.step(f"exporting {fitted.name} in {request.precision.value}")
     deploy = DeployT2TViT(load_reference(weights, fitted), strategies, request.precision)
     model = check_graph(
         onnx_from_deploy(deploy, batch=request.batch, opset=opset, merge_bias=merge_bias),
@@ -179,26 +181,26 @@ def export_weights(
     config: Mapping[str, Any],
     weights: Mapping[str, Any],
     request: ExportRequest,
-    report: Report = silent,
+    progress: Progress = silent,
     *,
     details: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Export stored weights; of the request only the form of the graph counts here."""
     stored = workspace.weights_path(weights["sha256"])
-    graph = graph_from_weights(stored, config, request, report)
+    graph = graph_from_weights(stored, config, request, progress)
     draft = draft_manifest(graph, request, weights)
     model = graph.model
-    if not request.ends.bare:
-        from t2t_deploy.graph import check_graph, with_ends
+    if not request.graph_io.bare:
+        from t2t_deploy.graph import check_graph, with_graph_io
 
         model = check_graph(
-            with_ends(model, request.ends),
+            with_graph_io(model, request.graph_io),
             batch=request.batch,
             contrib=graph.strategies.fuse_attention,
         )
 
     def write(path: Path) -> dict[str, Any]:
-        learned = write_graph(path, model, draft, stored, report)
+        learned = write_graph(path, model, draft, stored, progress)
         learned["details"] = {
             **(details or {}),
             **graph_details(graph, request),
@@ -227,29 +229,29 @@ def draft_manifest(
         opset=graph.opset,
         strategies=graph.strategies.to_dict(),
         parents=({"kind": "weights", "sha256": weights["sha256"]},),
-        details=request.ends.to_details(),
+        details=request.graph_io.to_details(),
     )
 
 
 def write_graph(
-    path: Path, model: onnx.ModelProto, draft: Manifest, weights: Path, report: Report
+    path: Path, model: onnx.ModelProto, draft: Manifest, weights: Path, progress: Progress
 ) -> dict[str, Any]:
     """Write a graph's file and compare it with the reference; the manifest's ``verification``."""
     import onnx
 
     onnx.save(model, path)
-    report.step("verifying the file against the reference")
+    progress.step("verifying the file against the reference")
     return {"verification": verify_file(path, draft, weights).to_dict()}
 
 
 def graph_details(graph: ExportedGraph, request: ExportRequest) -> dict[str, Any]:
     """The part of a manifest's details that tells how a graph was exported."""
     return {
-        **request.ends.to_details(),
+        **request.graph_io.to_details(),
         "asked": {
             "soft_split": request.soft_split,
             "performer": request.performer,
-            **asked_ends(request.ends),
+            **asked_graph_io(request.graph_io),
         },
         "rewrites": {
             "applied": dict(graph.rewrites.applied),
@@ -265,10 +267,10 @@ def forms_asked(manifest: Manifest) -> ExportRequest:
     return ExportRequest(soft_split=asked.get("soft_split"), performer=asked.get("performer"))
 
 
-def asked_ends(ends: Ends) -> dict[str, Any]:
+def asked_graph_io(graph_io: GraphIO) -> dict[str, Any]:
     """What ``asked`` tells of ends; nothing of those that every graph has by default."""
-    embedded = {"embed_preprocess": True} if ends.embed_preprocess else {}
-    return {**embedded, **({} if ends.tail is Tail.LOGITS else {"tail": ends.tail.value})}
+    embedded = {"embed_preprocess": True} if graph_io.embed_preprocess else {}
+    return {**embedded, **({} if graph_io.tail is Tail.LOGITS else {"tail": graph_io.tail.value})}
 
 
 def artifact_stem(manifest: Manifest) -> str:
@@ -277,5 +279,5 @@ def artifact_stem(manifest: Manifest) -> str:
     words = [name, str(manifest.config["image_size"]), manifest.precision.value, manifest.target]
     if manifest.batch is not None:
         words.append(f"b{manifest.batch}")
-    words += Ends.of_details(manifest.details).words
+    words += GraphIO.of_details(manifest.details).words
     return "-".join(words)

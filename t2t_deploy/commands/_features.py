@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from t2t_deploy._files import written_whole
+from t2t_deploy._files import atomic_write
 from t2t_deploy._optional import require
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._nodewise import check_plot_request
 from t2t_deploy.errors import ArtifactError, BackendError, UsageError
 from t2t_deploy.graph import read_onnx
@@ -22,11 +22,11 @@ from t2t_deploy.verify import (
     PICTURE,
     FeatureColumn,
     Features,
-    ShownLayers,
+    LayerValues,
     Stage,
+    instrumented_graph,
     plot_features,
     see_stage,
-    shown_graph,
 )
 from t2t_deploy.workspace import Artifact, Workspace
 
@@ -54,7 +54,7 @@ def draw_features(
     paths: Sequence[Path],
     image: Path,
     plot: Path | None = None,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> DrawnFeatures:
     """Draw what the reference and artifacts of the same weights have at each stage for a picture.
 
@@ -73,17 +73,17 @@ def draw_features(
 
     from t2t_deploy.model import config_from_dict
 
-    manifest = artifacts[0].known()
+    manifest = artifacts[0].require_manifest()
     config = config_from_dict(manifest.config)
     places = _places(config)
     picture = preprocess(read_image(image), config.image_size)
-    report.step("computing the reference in float64")
+    progress.step("computing the reference in float64")
     wanted = _reference(workspace.weights(manifest), config, picture, list(places))
     stages = [Stage(PICTURE, "the picture", picture.shape[1:], _pixel_rows(picture))]
     stages += [Stage(layer, *places[layer], rows) for layer, rows in wanted.items()]
     columns = []
     for artifact in artifacts:
-        report.step(f"computing the token maps of {artifact.path.name}")
+        progress.step(f"computing the token maps of {artifact.path.name}")
         found = _layers_of(artifact, list(places), picture)
         rows = {PICTURE: _pixel_rows(found.picture[0])}
         rows |= {layer: values[0] for layer, values in found.layers.items()}
@@ -92,7 +92,7 @@ def draw_features(
     features = Features(tuple(stages), tuple(columns), wanted[_HEAD][0])
     first = artifacts[0].path
     target = workspace.root / "logs" / f"{first.stem}.features.png" if plot is None else plot
-    with written_whole(target) as temporary:
+    with atomic_write(target) as temporary:
         plot_features(features, temporary, title=f"Token maps of {image.name}")
     return DrawnFeatures(image, target, features)
 
@@ -100,7 +100,7 @@ def draw_features(
 def _check(artifacts: Sequence[Artifact]) -> None:
     """Refuse what has no token maps, or not those of the same reference."""
     for artifact in artifacts:
-        name, manifest = artifact.path.name, artifact.known()
+        name, manifest = artifact.path.name, artifact.require_manifest()
         if artifact.kind == "engine":
             raise ArtifactError(
                 f"{name} is an engine, which shows no tensors; name the ONNX file it is of"
@@ -112,7 +112,7 @@ def _check(artifacts: Sequence[Artifact]) -> None:
             )
     one, *others = artifacts
     for other in others:
-        if other.known().model_key != one.known().model_key:
+        if other.require_manifest().model_key != one.require_manifest().model_key:
             raise UsageError(
                 f"{other.path.name} is of another model than {one.path.name}; expected artifacts "
                 "of the same weights, which have one reference: inspect them one at a time"
@@ -159,9 +159,9 @@ def _reference(
     }
 
 
-def _layers_of(artifact: Artifact, layers: Sequence[str], picture: np.ndarray) -> ShownLayers:
+def _layers_of(artifact: Artifact, layers: Sequence[str], picture: np.ndarray) -> LayerValues:
     model = read_onnx(artifact.path, external_data=True)
-    with shown_graph(model, artifact.known(), layers) as graph:
+    with instrumented_graph(model, artifact.require_manifest(), layers) as graph:
         return graph.run(picture)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.types import Ends
+from t2t_deploy.types import GraphIO
 from t2t_deploy.workspace import Workspace
 
 
@@ -35,7 +35,7 @@ def inspect_artifact(workspace: Workspace, path: Path) -> dict[str, Any]:
             "parents": [dict(parent) for parent in manifest.parents],
             "tools": dict(manifest.tools),
             "created": manifest.created,
-            **Ends.of_details(manifest.details).to_details(),
+            **GraphIO.of_details(manifest.details).to_details(),
             "rewrites": manifest.details.get("rewrites"),
             "outdated": manifest.outdated,
         }

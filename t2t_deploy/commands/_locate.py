@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from t2t_deploy._optional import require
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.graph import read_onnx
 from t2t_deploy.runtime import why_not_runnable
-from t2t_deploy.types import OUTPUT_NAME, QUANTIZED, Ends, Precision, Tail
+from t2t_deploy.types import OUTPUT_NAME, QUANTIZED, GraphIO, Precision, Tail
 from t2t_deploy.verify import (
     TAIL_TOLERANCE,
     ComparedLayer,
+    InstrumentedGraph,
     Located,
     PictureSet,
-    ShownGraph,
     compared_layer,
+    instrumented_graph,
     located,
     nodewise_pictures,
     not_located,
     on_pixel_grid,
     rounding_of,
-    shown_graph,
     stored_non_finite,
     tail_fault,
 )
@@ -42,7 +42,7 @@ def locate_file(
     manifest: Manifest,
     weights: Path,
     pictures: PictureSet | None = None,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> Located:
     """Compare every layer of an ONNX file with the reference's, each given the same input.
 
@@ -60,16 +60,16 @@ def locate_file(
     model = read_onnx(path, external_data=True)
     config = config_from_dict(manifest.config)
     chosen = nodewise_pictures(config.image_size) if pictures is None else pictures
-    if Ends.of_details(manifest.details).embed_preprocess:
+    if GraphIO.of_details(manifest.details).embed_preprocess:
         chosen = on_pixel_grid(chosen)
     every = reference_layers(config)
     found = []
-    with shown_graph(model, manifest, every) as graph:
+    with instrumented_graph(model, manifest, every) as graph:
         comparison = _Comparison(load_reference(weights, config).double(), graph, manifest)
         for done, picture in enumerate(chosen.pictures):
             name = chosen.names[done]
             found.append((name, comparison.layers(name, picture)))
-            report.progress("comparing layers", done + 1, len(chosen.names))
+            progress.progress("comparing layers", done + 1, len(chosen.names))
     return located(
         found,
         not_compared=[layer for layer in every if layer not in graph.tensors],
@@ -86,7 +86,7 @@ class _Comparison:
     """
 
     reference: T2TViT
-    graph: ShownGraph
+    graph: InstrumentedGraph
     manifest: Manifest
     faults: list[str] = field(default_factory=list)
 
@@ -99,7 +99,7 @@ class _Comparison:
         precision, base = self.manifest.precision, self._base
         seen = picture[None].astype(np.float64)
         compared = []
-        if self.graph.ends.embed_preprocess:
+        if self.graph.graph_io.embed_preprocess:
             made = found.picture
             compared.append(_preprocessing(made, seen, name))
             if np.isfinite(made).all():
@@ -114,7 +114,7 @@ class _Comparison:
             compared.append(
                 compared_layer(error, self.graph.tensors[error.layer].tensor, name, precision, base)
             )
-        if self.graph.ends.tail is not Tail.LOGITS and (
+        if self.graph.graph_io.tail is not Tail.LOGITS and (
             fault := tail_fault(found.outputs, found.outputs[OUTPUT_NAME])
         ):
             self.faults.append(f"the tail is wrong on {name}: {fault}")

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from t2t_deploy._files import written_whole
+from t2t_deploy._files import atomic_write
 from t2t_deploy._optional import is_installed, require
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.errors import UsageError
 from t2t_deploy.graph import read_onnx
 from t2t_deploy.runtime import why_not_runnable
-from t2t_deploy.types import TOLERANCES, Ends, Status
+from t2t_deploy.types import TOLERANCES, GraphIO, Status
 from t2t_deploy.verify import (
     NodewiseReport,
     PictureSet,
@@ -52,7 +52,7 @@ def nodewise_file(
     manifest: Manifest,
     weights: Path,
     pictures: PictureSet | None = None,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> NodewiseReport:
     """Evaluate a file node by node on noise, a photograph and cream, or on other pictures.
 
@@ -66,22 +66,22 @@ def nodewise_file(
     if reason is not None:
         return nodewise_not_run(tolerance, reason)
     chosen = nodewise_pictures(manifest.config["image_size"]) if pictures is None else pictures
-    ends = Ends.of_details(manifest.details)
-    if ends.embed_preprocess:
+    graph_io = GraphIO.of_details(manifest.details)
+    if graph_io.embed_preprocess:
         chosen = on_pixel_grid(chosen)
     wanted = float64_logits(weights, manifest.config, chosen.pictures)
     return evaluate_nodewise(
-        bare_graph(path, ends), chosen, wanted, tolerance, progress=report.progress
+        bare_graph(path, graph_io), chosen, wanted, tolerance, progress=progress.progress
     )
 
 
-def bare_graph(path: Path, ends: Ends) -> Path | onnx.ModelProto:
+def bare_graph(path: Path, graph_io: GraphIO) -> Path | onnx.ModelProto:
     """The graph inside its ends, which node by node is about; the file itself where it has none."""
-    if ends.bare:
+    if graph_io.bare:
         return path
-    from t2t_deploy.graph import without_ends
+    from t2t_deploy.graph import without_graph_io
 
-    return without_ends(read_onnx(path, external_data=True))
+    return without_graph_io(read_onnx(path, external_data=True))
 
 
 def draw_nodewise(
@@ -89,7 +89,7 @@ def draw_nodewise(
     name: str,
     found: NodewiseReport,
     plot: Path | None = None,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> Path | None:
     """Write the picture whole or not at all: to ``plot``, else to the workspace's logs.
 
@@ -98,10 +98,10 @@ def draw_nodewise(
     if found.status is Status.NOT_RUN:
         return None
     if plot is None and not is_installed("matplotlib"):
-        report.note("no picture of it: pip install 't2t-deploy[plot]' brings matplotlib")
+        progress.note("no picture of it: pip install 't2t-deploy[plot]' brings matplotlib")
         return None
     target = workspace.root / "logs" / f"{Path(name).stem}.nodewise.png" if plot is None else plot
-    with written_whole(target) as temporary:
+    with atomic_write(target) as temporary:
         plot_nodewise(found, temporary, title=f"{name}, node by node: {found.status.value}")
     return target
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy._untrusted import MAX_LABELS_BYTES, read_small_file
 from t2t_deploy.errors import ArtifactError, UsageError, counted
 from t2t_deploy.serving.triton import (
@@ -72,14 +72,14 @@ class Package:
 
 
 def package_artifact(
-    workspace: Workspace, request: PackageRequest, report: Report = silent
+    workspace: Workspace, request: PackageRequest, progress: Progress = silent
 ) -> Package:
     """Write the model, its ensemble and the steps of that into a model repository.
 
     Raises ArtifactError where the artifact, or what is in the repository already, does not suit,
     UsageError where an option does not fit the artifact.
     """
-    artifact = _artifact(workspace, request, report)
+    artifact = _artifact(workspace, request, progress)
     manifest = artifact.manifest
     serving_format = choose_format(artifact.kind, request.format)
     signature = _signature(artifact)
@@ -112,7 +112,7 @@ def package_artifact(
     notes = _notes(artifact, service)
     if replaced:
         notes.append(f"replaced {', '.join(replaced)}")
-    report.step(f"packaging {artifact.path.name} as {service.name}")
+    progress.step(f"packaging {artifact.path.name} as {service.name}")
     about = {
         "artifact": {
             "file": artifact.path.name,
@@ -124,20 +124,20 @@ def package_artifact(
     folders = service_folders(service, artifact.path, beside, about)
     written = write_folders(request.repository, folders)
     for note in notes:
-        report.note(note)
+        progress.note(note)
     return Package(artifact, service, tuple(written), tuple(notes))
 
 
-def _artifact(workspace: Workspace, request: PackageRequest, report: Report) -> Artifact:
+def _artifact(workspace: Workspace, request: PackageRequest, progress: Progress) -> Artifact:
     if request.artifact is not None:
         return workspace.open(request.artifact, force=request.force)
     kind = "engine" if request.format is ServingFormat.TENSORRT else "onnx"
     if request.format is None:
         everything = workspace.artifacts()
-        usable = [one for one in everything if request.force or not one.known().failed]
+        usable = [one for one in everything if request.force or not one.require_manifest().failed]
         kind = usable[-1].kind if usable else kind
     found = workspace.newest(kind, force=request.force)
-    report.note(f"taking the newest artifact, {found.path.name}")
+    progress.note(f"taking the newest artifact, {found.path.name}")
     return workspace.checked(found, force=request.force)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import onnx
 
-from t2t_deploy._progress import Report
+from t2t_deploy._progress import Progress
 from t2t_deploy.calibration import Form, FormRule, Placement
 from t2t_deploy.commands._quantize_inputs import QuantizationInputs
 from t2t_deploy.types import Precision, ShapeProfile
@@ -114,7 +114,7 @@ class PlacementSearch:
 
 
 def search_placement(
-    workspace: Workspace, inputs: QuantizationInputs, report: Report, sm: str | None = None
+    workspace: Workspace, inputs: QuantizationInputs, progress: Progress, sm: str | None = None
 ) -> PlacementSearch:
     """Try the forms of each kind of layer, starting from those of the inputs.
 
@@ -137,7 +137,7 @@ def search_placement(
         kinds = [kind for kind in KINDS[inputs.plan.precision.codes] if trials.has(kind)]
         for done, kind in enumerate(kinds):
             for form in kind.forms:
-                report.progress("trying placements", done, len(kinds))
+                progress.progress("trying placements", done, len(kinds))
                 if trials.forms(best_placement, kind) == {form}:
                     continue
                 placement = _with(best_placement, kind, form)
@@ -146,14 +146,14 @@ def search_placement(
                 tried.append(dataclasses.replace(found, kept=kept))
                 if kept:
                     best_placement, best = placement, found
-        report.progress("trying placements", len(kinds), len(kinds))
+        progress.progress("trying placements", len(kinds), len(kinds))
     first = tried[0]
     saved = ", ".join(
         f"{total / 1e6:.1f} MB at batch {batch} ({1 - total / first.total_bytes[batch]:.1%} less "
         f"than {inputs.plan.placement.name})"
         for batch, total in best.total_bytes.items()
     )
-    report.note(
+    progress.note(
         f"tried {len(tried)} placements for SM {sm}: {best.kernels} kernels; moved and stored "
         f"{saved}"
     )

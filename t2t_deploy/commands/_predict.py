@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from t2t_deploy._files import written_whole
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._files import atomic_write
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._classifier import (
     Labels,
     artifact_to_run,
@@ -77,7 +77,7 @@ def predict_images(
     workspace: Workspace,
     request: PredictRequest,
     receive: Callable[[PredictedPicture], None],
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> Prediction:
     """Hand the classes of each picture to ``receive``, in order, as they are found.
 
@@ -86,7 +86,7 @@ def predict_images(
     EngineError, UsageError.
     """
     artifact = artifact_to_run(
-        workspace, request.artifact, force=request.force, trust=request.trust, report=report
+        workspace, request.artifact, force=request.force, trust=request.trust, progress=progress
     )
     plan = classifier_request(
         workspace,
@@ -103,14 +103,14 @@ def predict_images(
     with contextlib.ExitStack() as stack:
         classifier = stack.enter_context(open_classifier(plan))
         num_classes = num_classes_of(artifact)
-        if num_classes is None and plan.ends.tail is not Tail.TOPK:
+        if num_classes is None and plan.graph_io.tail is not Tail.TOPK:
             num_classes = classifier.columns
-        labels = labels_for(artifact, request.labels, num_classes, report)
+        labels = labels_for(artifact, request.labels, num_classes, progress)
         top = wanted_top(request.top, classifier)
         write = None
         if request.csv is not None:
             write = stack.enter_context(csv_writer(request.csv, top))
-        report.step(
+        progress.step(
             f"predicting {counted(total, 'picture')} with {artifact.path.name}, "
             f"{classifier.backend}"
         )
@@ -130,9 +130,11 @@ def predict_images(
                 if write is not None:
                     write(predicted)
                 receive(predicted)
-                report.progress("predicting", done, total)
+                progress.progress("predicting", done, total)
         if done < total:
-            report.note(f"{total - done} of {total} pictures were named before: each is taken once")
+            progress.note(
+                f"{total - done} of {total} pictures were named before: each is taken once"
+            )
         return Prediction(
             artifact,
             classifier.backend,
@@ -192,7 +194,7 @@ def csv_writer(path: Path, top: int) -> Iterator[Callable[[PredictedPicture], No
     """
     columns = [f"{what}_{rank}" for rank in range(1, top + 1) for what in _OF_A_CLASS]
     with (
-        written_whole(path) as temporary,
+        atomic_write(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")

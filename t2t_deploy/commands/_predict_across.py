@@ -11,7 +11,7 @@ from typing import Any
 
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import is_installed, require
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._classifier import (
     Labels,
     artifact_to_run,
@@ -81,7 +81,7 @@ class ClusterPrediction:
 
 
 def predict_across(
-    workspace: Workspace, request: PredictRequest, ray: RayRequest, report: Report = silent
+    workspace: Workspace, request: PredictRequest, ray: RayRequest, progress: Progress = silent
 ) -> ClusterPrediction:
     """Classify pictures on a cluster's workers; blocks that are in the output are skipped.
 
@@ -95,7 +95,7 @@ def predict_across(
     if not is_installed("ray"):  # it is imported once its settings are made
         require("ray")
     artifact = artifact_to_run(
-        workspace, request.artifact, force=request.force, trust=request.trust, report=report
+        workspace, request.artifact, force=request.force, trust=request.trust, progress=progress
     )
     cpus = request.threads or 1
     plan = classifier_request(
@@ -106,7 +106,7 @@ def predict_across(
         threads=cpus,
         device=request.device,
     )
-    top, labels = _checked(artifact, plan, request, report)
+    top, labels = _checked(artifact, plan, request, progress)
     settings = _settings(artifact, plan, labels, top)
     output = OutputFolder(ray.output, labels.names, settings)
     identity = output.claim(request.images, ray.block)
@@ -116,7 +116,7 @@ def predict_across(
     cores = (ray.workers or max(available_threads() // cpus, 1)) * cpus
     with ray_cluster(ray.address, cpus=cores, shared_bytes=len(content)) as cluster:
         workers = ray.workers or max(cluster.cpus // cpus, 1)
-        report.step(
+        progress.step(
             f"predicting with {artifact.path.name}, {plan.session.backend}, on "
             f"{counted(workers, 'worker')} of the cluster at {ray.address}; "
             f"{counted(len(done), 'finished block')} found"
@@ -148,16 +148,16 @@ def predict_across(
             if now - told >= _SECONDS_BETWEEN_STEPS:
                 told = now
                 speed = pictures / (now - begun)
-                report.step(
+                progress.step(
                     f"{counted(pictures, 'picture')} in {counted(len(names), 'block')}, "
                     f"{speed:,.0f}/s"
                 )
         seconds = time.monotonic() - begun
     superseded = output.remove_all_but(names)
     if skipped:
-        report.note(f"{skipped} of {len(names)} blocks were there already, and were skipped")
+        progress.note(f"{skipped} of {len(names)} blocks were there already, and were skipped")
     if superseded:
-        report.note(
+        progress.note(
             f"removed {counted(superseded, 'file')} of blocks whose pictures are now in others: "
             "pictures were added or removed since"
         )
@@ -179,14 +179,14 @@ def predict_across(
 
 
 def _checked(
-    artifact: Artifact, plan: ClassifierRequest, request: PredictRequest, report: Report
+    artifact: Artifact, plan: ClassifierRequest, request: PredictRequest, progress: Progress
 ) -> tuple[int, Labels]:
     """Open the artifact here as each worker will: what is wrong with it shows before a cluster."""
     with open_classifier(plan) as classifier:
         num_classes = num_classes_of(artifact)
-        if num_classes is None and plan.ends.tail is not Tail.TOPK:
+        if num_classes is None and plan.graph_io.tail is not Tail.TOPK:
             num_classes = classifier.columns
-        labels = labels_for(artifact, request.labels, num_classes, report)
+        labels = labels_for(artifact, request.labels, num_classes, progress)
         return wanted_top(request.top, classifier), labels
 
 

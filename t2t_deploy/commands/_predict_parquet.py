@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy import __version__
-from t2t_deploy._files import abandoned, make_folder, remove, write_text, written_whole
+from t2t_deploy._files import abandoned, atomic_write, make_folder, remove, write_text
 from t2t_deploy._optional import require
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, json_from_file
 from t2t_deploy.errors import ArtifactError
@@ -146,7 +146,7 @@ class OutputFolder:
         pa, parquet = require("pyarrow"), require("pyarrow.parquet")
         told = {"t2t_deploy": json.dumps({"version": __version__, **self._settings})}
         table = pa.table(columns).replace_schema_metadata(told)
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             parquet.write_table(table, temporary, compression="zstd")
 
     def _read(self, path: Path) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from t2t_deploy._files import file_sha256
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.bench import MIN_ROUNDS, BenchCase, BenchStatus, run_bench, speedup_between
 from t2t_deploy.calibration import IN_OPERATOR, Calibration, QuantizedGraph
 from t2t_deploy.commands._budget import within_budget, write_budget
@@ -31,7 +31,7 @@ from t2t_deploy.workspace import Artifact, Workspace
 def quantize_artifact(
     workspace: Workspace,
     request: QuantizeRequest,
-    report: Report = silent,
+    progress: Progress = silent,
     *,
     sm: str | None = None,
 ) -> Artifact:
@@ -42,25 +42,25 @@ def quantize_artifact(
     for options that contradict each other, CalibrationError, ArtifactError, ImageError,
     ExportError, MissingDependencyError.
     """
-    plan = plan_quantization(workspace, request, report)
-    inputs = quantization_inputs(workspace, plan, request, report)
+    plan = plan_quantization(workspace, request, progress)
+    inputs = quantization_inputs(workspace, plan, request, progress)
     details: dict[str, Any] = {}
     if request.placement is None and plan.placement is not IN_OPERATOR:
-        report.note(f"layers are placed as --placement {plan.placement.name} does, the default")
+        progress.note(f"layers are placed as --placement {plan.placement.name} does, the default")
     if request.placement == AUTO:
-        search = search_placement(workspace, inputs, report, sm)
-        inputs = inputs.placed_by(search.placement, report)
+        search = search_placement(workspace, inputs, progress, sm)
+        inputs = inputs.placed_by(search.placement, progress)
         details["placement_search"] = search.to_dict()
     decisions = inputs.decide()
     if request.max_drop is not None:
         assert plan.evaluation is not None  # plan_quantization refuses others
-        outcome = within_budget(workspace, inputs, plan.evaluation, request.max_drop, report)
+        outcome = within_budget(workspace, inputs, plan.evaluation, request.max_drop, progress)
         stem = artifact_stem(draft_manifest(inputs.typed, inputs.form, plan.source.weights))
-        plot = write_budget(workspace, outcome, f"{stem}-{plan.precision.value}", report)
+        plot = write_budget(workspace, outcome, f"{stem}-{plan.precision.value}", progress)
         decisions = outcome.decisions
         details["budget"] = {**outcome.to_dict(), "plot": plot}
     placed = inputs.place(decisions)
-    return store_quantized(workspace, inputs, placed, request, report, details=details)
+    return store_quantized(workspace, inputs, placed, request, progress, details=details)
 
 
 def store_quantized(
@@ -68,16 +68,16 @@ def store_quantized(
     inputs: QuantizationInputs,
     placed: QuantizedGraph,
     request: QuantizeRequest,
-    report: Report = silent,
+    progress: Progress = silent,
     *,
     details: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Check, write and verify a quantised graph. Raises ExportError where a check refuses it."""
-    from t2t_deploy.graph import check_graph, with_ends
+    from t2t_deploy.graph import check_graph, with_graph_io
 
     plan = inputs.plan
     checked = check_graph(
-        with_ends(placed.model, inputs.form.ends),
+        with_graph_io(placed.model, inputs.form.graph_io),
         batch=plan.batch,
         contrib=inputs.typed.strategies.fuse_attention,
     )
@@ -91,13 +91,13 @@ def store_quantized(
         precision=plan.precision,
         parents=tuple(parents),
         details={
-            **inputs.form.ends.to_details(),
+            **inputs.form.graph_io.to_details(),
             "quantization": quantization_details(inputs, placed),
         },
     )
 
     def write(path: Path) -> dict[str, Any]:
-        learned = write_graph(path, checked, draft, workspace.weights(source), report)
+        learned = write_graph(path, checked, draft, workspace.weights(source), progress)
         learned["details"] = {
             **graph_details(inputs.typed, inputs.form),
             "nodes": len(checked.graph.node),
@@ -109,11 +109,11 @@ def store_quantized(
             learned["details"]["speed"] = speed_against_float(
                 workspace,
                 path,
-                with_ends(inputs.typed.model, inputs.form.ends),
+                with_graph_io(inputs.typed.model, inputs.form.graph_io),
                 target=plan.target,
                 precisions=(plan.precision, plan.base),
                 batch=plan.batch or 1,
-                report=report,
+                progress=progress,
             )
         return learned
 
@@ -193,7 +193,7 @@ def speed_against_float(
     target: Target,
     precisions: tuple[Precision, Precision],
     batch: int,
-    report: Report,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Latency of a quantised file against its float base in the target's runtime, JSON-ready.
 
@@ -206,7 +206,7 @@ def speed_against_float(
         reason = "an engine is timed by t2t-deploy bench once it is built"
     if reason is not None:
         return {"status": Status.NOT_RUN.value, "backend": backend, "reason": reason}
-    report.step("timing it against its float base")
+    progress.step("timing it against its float base")
     threads = available_threads()
     with workspace.scratch() as folder:
         path = folder / "float.onnx"
@@ -216,7 +216,7 @@ def speed_against_float(
             for file, precision in zip((quantized, path), precisions, strict=True)
         ]
         results = run_bench(
-            cases, rounds=MIN_ROUNDS, round_seconds=_ROUND_SECONDS, progress=report.progress
+            cases, rounds=MIN_ROUNDS, round_seconds=_ROUND_SECONDS, progress=progress.progress
         ).results
     failed = [found.reason for found in results if found.status is not BenchStatus.OK]
     if failed:

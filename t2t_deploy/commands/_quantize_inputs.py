@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.calibration import (
     SIGNED,
     TYPED_QDQ_OPSET,
@@ -49,7 +49,7 @@ from t2t_deploy.commands._export import (
 )
 from t2t_deploy.commands._quantize_plan import QuantizationMode, QuantizationPlan, QuantizeRequest
 from t2t_deploy.errors import CalibrationError
-from t2t_deploy.types import HALF_MAX, Ends, Precision, Target
+from t2t_deploy.types import HALF_MAX, GraphIO, Precision, Target
 from t2t_deploy.workspace import Workspace
 
 
@@ -84,7 +84,9 @@ class QuantizationInputs:
             if found.quantised and found.form.reads_codes and found.form is not Form.VECTOR
         }
 
-    def placed_by(self, placement: Placement, report: Report | None = None) -> QuantizationInputs:
+    def placed_by(
+        self, placement: Placement, progress: Progress | None = None
+    ) -> QuantizationInputs:
         """The same in another placement.
 
         report: told while weights are rounded as they will be used; without it each goes to its
@@ -93,8 +95,8 @@ class QuantizationInputs:
         plan = dataclasses.replace(self.plan, placement=placement)
         return _rounded(
             dataclasses.replace(self, plan=plan),
-            silent if report is None else report,
-            nearest=report is None,
+            silent if progress is None else progress,
+            nearest=progress is None,
         )
 
     def decide(self, returned: Mapping[str, str] | None = None) -> tuple[Decision, ...]:
@@ -131,33 +133,33 @@ def quantization_inputs(
     workspace: Workspace,
     plan: QuantizationPlan,
     request: QuantizeRequest,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> QuantizationInputs:
     """Calibrate, equalise and round, as far as the plan asks for it."""
-    graph = calibration_graph(workspace, plan.source, plan.target, report)
-    calibration = _calibration(workspace, plan, graph, request, report)
+    graph = calibration_graph(workspace, plan.source, plan.target, progress)
+    calibration = _calibration(workspace, plan, graph, request, progress)
     if calibration is not None:
         equalisation = calibration.calibration.equalisation
     elif request.equalise:
         guess = norm_channel_max(graph.model)
         alike = plan.target is Target.TENSORRT
         equalisation = plan_equalisation(graph.model, graph.layers, guess, alike=alike)
-        report.note(
+        progress.note(
             "no pictures were given: channels are equalised by their norms' own weights and "
             "weights are rounded to the nearest; --images DIR does both better"
         )
     else:
         equalisation = Equalisation()
     form = base_form(plan)
-    typed = _typed(workspace, plan, form, graph, report)
+    typed = _typed(workspace, plan, form, graph, progress)
     changed = equalised_weights(graph.model, graph.layers, equalisation.applied)
     replace_weights(typed.model, changed)
     steps = {} if calibration is None else _steps(plan, calibration, typed)
     inputs = QuantizationInputs(
         plan, typed, form, graph, equalisation, {}, calibration, steps, changed
     )
-    report.step("rounding the weights")
-    return _rounded(inputs, report)
+    progress.step("rounding the weights")
+    return _rounded(inputs, progress)
 
 
 def _steps(
@@ -194,7 +196,7 @@ def _typed(
     plan: QuantizationPlan,
     form: ExportRequest,
     graph: CalibrationGraph,
-    report: Report,
+    progress: Progress,
 ) -> ExportedGraph:
     """The base's graph: a copy of the calibrated one where that has its type, batch and opset."""
     same = plan.base is Precision.FP32 and form.batch is None
@@ -203,7 +205,7 @@ def _typed(
         model.CopyFrom(graph.model)
         return dataclasses.replace(graph.exported, model=model)
     return graph_from_weights(
-        workspace.weights(plan.source), plan.source.config, form, report, merge_bias=False
+        workspace.weights(plan.source), plan.source.config, form, progress, merge_bias=False
     )
 
 
@@ -220,7 +222,7 @@ def base_form(plan: QuantizationPlan) -> ExportRequest:
         precision=plan.base,
         target=plan.target,
         opset=opset,
-        ends=Ends.of_details(plan.source.details),
+        graph_io=GraphIO.of_details(plan.source.details),
     )
 
 
@@ -229,7 +231,7 @@ def _calibration(
     plan: QuantizationPlan,
     graph: CalibrationGraph,
     request: QuantizeRequest,
-    report: Report,
+    progress: Progress,
 ) -> CalibratedRanges | None:
     found = plan.ranges
     if found is not None:
@@ -252,11 +254,11 @@ def _calibration(
     asked = CalibrateRequest(
         request.images, method=request.method, equalise=request.equalise, count=request.count
     )
-    return calibrated(workspace, plan.source, plan.target, graph, plan.images, asked, report)
+    return calibrated(workspace, plan.source, plan.target, graph, plan.images, asked, progress)
 
 
 def _rounded(
-    inputs: QuantizationInputs, report: Report, *, nearest: bool = False
+    inputs: QuantizationInputs, progress: Progress, *, nearest: bool = False
 ) -> QuantizationInputs:
     """With the weight of every layer that is quantised on its grid.
 
@@ -287,8 +289,8 @@ def _rounded(
             scale_dtype=dtype,
             parts=parts.get(layer.name),
         )
-        report.progress("rounding the weights", done, len(layers))
+        progress.progress("rounding the weights", done, len(layers))
     unsafe = _unsafe(decisions, weights, inputs.steps)
     for name, why in unsafe.items():
-        report.note(f"{name} stays float: {why}")
+        progress.note(f"{name} stays float: {why}")
     return dataclasses.replace(inputs, weights=weights, unsafe=unsafe)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.calibration import (
     ACCURATE,
     BALANCED,
@@ -97,7 +97,7 @@ def quantization_target(
 
 
 def plan_quantization(
-    workspace: Workspace, request: QuantizeRequest, report: Report = silent
+    workspace: Workspace, request: QuantizeRequest, progress: Progress = silent
 ) -> QuantizationPlan:
     """Fill in the defaults and find the files, before anything takes time.
 
@@ -130,7 +130,7 @@ def plan_quantization(
             f"--max-drop {request.max_drop:g} is measured on pictures; give --eval DIR, a folder "
             "of class folders, or of pictures without labels"
         )
-    source = quantizable_export(workspace, request.artifact, report, force=request.force)
+    source = quantizable_export(workspace, request.artifact, progress, force=request.force)
     target = quantization_target(
         request.precision, request.mode, request.target, Target(source.target)
     )
@@ -155,7 +155,7 @@ def plan_quantization(
         )
     images = ranges = evaluation = None
     if request.images is not None:
-        images = calibration_images(request.images, request.count, report)
+        images = calibration_images(request.images, request.count, progress)
     if request.ranges is not None:
         ranges = load_calibration(request.ranges)
     if request.eval_images is not None:

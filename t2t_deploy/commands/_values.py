@@ -35,7 +35,7 @@ def artifact_values(artifact: Artifact) -> dict[str, Any]:
 
 def export_values(artifact: Artifact) -> dict[str, Any]:
     """What ``export --json`` prints."""
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
     return {
         "artifact": artifact_values(artifact),
         "verification": manifest.verification,
@@ -46,7 +46,7 @@ def export_values(artifact: Artifact) -> dict[str, Any]:
 
 def quantize_values(artifact: Artifact) -> dict[str, Any]:
     """What ``quantize --json`` prints; the hashes of the pictures stay in the manifest."""
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
     details = manifest.details
     calibration, quantization = details["calibration"], details["quantization"]
     if calibration is not None:
@@ -65,7 +65,7 @@ def quantize_values(artifact: Artifact) -> dict[str, Any]:
 
 def build_values(artifact: Artifact) -> dict[str, Any]:
     """What ``build-trt --json`` prints."""
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
     details = manifest.details
     return {
         "artifact": artifact_values(artifact),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from t2t_deploy._files import temporary_folder
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import DEFAULT_BACKEND, check_engine, cpu_backend, open_engine
 from t2t_deploy.commands._locate import locate_file
 from t2t_deploy.commands._nodewise import (
@@ -27,7 +27,7 @@ from t2t_deploy.graph import read_onnx
 from t2t_deploy.images import pixels_of
 from t2t_deploy.pictures import image_set_from_folder
 from t2t_deploy.runtime import Session, SessionRequest, open_session, why_not_in, why_not_runnable
-from t2t_deploy.types import OUTPUT_NAME, TOLERANCES, Ends, Precision, Status, Tail, Tolerance
+from t2t_deploy.types import OUTPUT_NAME, TOLERANCES, GraphIO, Precision, Status, Tail, Tolerance
 from t2t_deploy.verify import (
     Located,
     NodewiseReport,
@@ -99,73 +99,76 @@ def verify_file(
     if reason is not None:
         return not_verified(tolerance, reason)
     chosen = standard_pictures(manifest.config["image_size"]) if pictures is None else pictures
-    ends = Ends.of_details(manifest.details)
-    if ends.embed_preprocess:
+    graph_io = GraphIO.of_details(manifest.details)
+    if graph_io.embed_preprocess:
         chosen = on_pixel_grid(chosen)
     eager = SessionRequest("eager", weights, config=manifest.config)
     if nodewise:
         few = _first(chosen, _MAX_NODEWISE_PICTURES)
-        with open_session(eager) as reference, NodewiseSession(bare_graph(path, ends)) as rounding:
+        with (
+            open_session(eager) as reference,
+            NodewiseSession(bare_graph(path, graph_io)) as rounding,
+        ):
             result = verify_session(reference, rounding, few, tolerance)
         how = (
             f"evaluated node by node on {len(few.names)} pictures: ONNX Runtime's CPU kernels have "
             "no bf16 matrix product"
         )
-        if not ends.bare:
+        if not graph_io.bare:
             how += ", and of the graph inside its ends"
-        result = _with_cause(result, path, manifest, ends, few)
+        result = _with_cause(result, path, manifest, graph_io, few)
         reason = how if result.reason is None else f"{result.reason}; {how}"
         return dataclasses.replace(result, reason=reason)
     request = SessionRequest(backend, path, precision=manifest.precision)
-    if not ends.bare:
-        result = _verify_with_ends(request, eager, ends, chosen, tolerance)
+    if not graph_io.bare:
+        result = _verify_with_graph_io(request, eager, graph_io, chosen, tolerance)
     else:
         with open_session(eager) as reference, open_session(request) as other:
             result = verify_session(reference, other, chosen, tolerance)
-    return _with_cause(result, path, manifest, ends, chosen)
+    return _with_cause(result, path, manifest, graph_io, chosen)
 
 
 def _verify_engine(
     artifact: Artifact, weights: Path, pictures: PictureSet | None, tolerance: Tolerance
 ) -> Verification:
     """An engine against the reference on the CPU, or why it is not run."""
-    manifest = artifact.known()
-    ends = Ends.of_details(manifest.details)
+    manifest = artifact.require_manifest()
+    graph_io = GraphIO.of_details(manifest.details)
     reason = why_not_runnable(manifest.engine_backend)
-    if reason is None and ends.tail is not Tail.LOGITS:
+    if reason is None and graph_io.tail is not Tail.LOGITS:
         reason = (
-            f"it gives {ends.tail.value}, and an engine's logits cannot be shown afterwards: "
+            f"it gives {graph_io.tail.value}, and an engine's logits cannot be shown afterwards: "
             "verify its graph, or an engine without --tail"
         )
     if reason is not None:
         return not_verified(tolerance, reason)
     chosen = standard_pictures(manifest.config["image_size"]) if pictures is None else pictures
-    if ends.embed_preprocess:
+    if graph_io.embed_preprocess:
         chosen = on_pixel_grid(chosen)
     eager = SessionRequest("eager", weights, config=manifest.config)
     with open_session(eager) as reference, open_engine(artifact) as session:
-        own = PixelSession(session) if ends.embed_preprocess else session
+        own = PixelSession(session) if graph_io.embed_preprocess else session
         return verify_session(reference, own, chosen, tolerance)
 
 
 def _with_cause(
-    result: Verification, path: Path, manifest: Manifest, ends: Ends, pictures: PictureSet
+    result: Verification, path: Path, manifest: Manifest, graph_io: GraphIO, pictures: PictureSet
 ) -> Verification:
     """The same verdict; where logits are no numbers, the tensor that is the first without."""
     if result.status is not Status.FAILED or result.rel_l2 is not None:
         return result
     for picture in pictures.pictures:
         fed = np.repeat(picture[None], manifest.batch or 1, axis=0)
-        cause = why_non_finite(path, pixels_of(fed) if ends.embed_preprocess else fed)
+        cause = why_non_finite(path, pixels_of(fed) if graph_io.embed_preprocess else fed)
         if cause is not None:
             return dataclasses.replace(result, reason=f"{result.reason}; {cause}")
     return result
 
 
-def _verify_with_ends(
+def _verify_with_graph_io(
     request: SessionRequest,
     eager: SessionRequest,
-    ends: Ends,
+    graph_io: GraphIO,
     pictures: PictureSet,
     tolerance: Tolerance,
 ) -> Verification:
@@ -177,23 +180,23 @@ def _verify_with_ends(
     """
     import onnx
 
-    from t2t_deploy.graph import with_logits_shown
+    from t2t_deploy.graph import expose_logits
 
     with contextlib.ExitStack() as stack:
 
         def opened(asked: SessionRequest) -> Session:
             session = stack.enter_context(open_session(asked))
-            return PixelSession(session) if ends.embed_preprocess else session
+            return PixelSession(session) if graph_io.embed_preprocess else session
 
         # in the workspace, which the stored weights are of
         folder = stack.enter_context(temporary_folder(eager.path.parent))
         reference, own = stack.enter_context(open_session(eager)), opened(request)
         wanted = logits_of(reference, pictures.pictures)
         found = outputs_of(own, pictures.pictures)
-        if ends.tail is Tail.LOGITS:
+        if graph_io.tail is Tail.LOGITS:
             return compare_logits(wanted, found[OUTPUT_NAME], pictures.names, tolerance)
         shown = folder / "logits.onnx"
-        onnx.save(with_logits_shown(read_onnx(request.path, external_data=True)), shown)
+        onnx.save(expose_logits(read_onnx(request.path, external_data=True)), shown)
         logits = logits_of(opened(dataclasses.replace(request, path=shown)), pictures.pictures)
     result = compare_logits(wanted, logits, pictures.names, tolerance)
     fault = None if result.rel_l2 is None else tail_fault(found, logits)
@@ -207,7 +210,7 @@ def verify_artifacts(
     workspace: Workspace,
     paths: Sequence[Path],
     images: Path | None = None,
-    report: Report = silent,
+    progress: Progress = silent,
     *,
     nodewise: bool = False,
     locate: bool = False,
@@ -243,9 +246,9 @@ def verify_artifacts(
     check_plot_request(plot, len(artifacts))
     results = []
     for artifact in artifacts:
-        manifest = artifact.known()
+        manifest = artifact.require_manifest()
         name = artifact.path.name
-        report.step(f"verifying {name}")
+        progress.step(f"verifying {name}")
         tolerance = TOLERANCES[manifest.precision]
         pictures = None
         if not manifest.weights:
@@ -256,7 +259,7 @@ def verify_artifacts(
             results.append(VerifiedArtifact(artifact, verdict, unknown, located=nowhere))
             continue
         if images is not None:
-            pictures = _pictures_from_folder(images, int(manifest.config["image_size"]), report)
+            pictures = _pictures_from_folder(images, int(manifest.config["image_size"]), progress)
         weights = workspace.weights(manifest)
         try:
             result = verify_file(artifact.path, manifest, weights, pictures, backend=runtime)
@@ -266,25 +269,25 @@ def verify_artifacts(
             result = not_verified(tolerance, str(err))
         kept = pictures is None and (runtime == DEFAULT_BACKEND or manifest.kind == "engine")
         if kept and result.status is not Status.NOT_RUN:
-            artifact = _kept(workspace, artifact, report, verification=result.to_dict())
+            artifact = _kept(workspace, artifact, progress, verification=result.to_dict())
         few = None if pictures is None else _first(pictures, _MAX_NODEWISE_PICTURES)
         found = picture = layers = None
         if locate:
-            report.step(f"comparing the layers of {name}")
-            layers = locate_file(artifact.path, manifest, weights, few, report)
+            progress.step(f"comparing the layers of {name}")
+            layers = locate_file(artifact.path, manifest, weights, few, progress)
             if pictures is None:
-                artifact = _told(workspace, artifact, report, "located", layers)
+                artifact = _told(workspace, artifact, progress, "located", layers)
         if nodewise:
-            report.step(f"evaluating {name} node by node")
+            progress.step(f"evaluating {name} node by node")
             try:
-                found = nodewise_file(artifact.path, manifest, weights, few, report)
+                found = nodewise_file(artifact.path, manifest, weights, few, progress)
             except ArtifactError as err:
                 if paths:
                     raise
                 found = nodewise_not_run(tolerance, str(err))
-            picture = draw_nodewise(workspace, name, found, plot, report)
+            picture = draw_nodewise(workspace, name, found, plot, progress)
             if pictures is None:
-                artifact = _told(workspace, artifact, report, "nodewise", found)
+                artifact = _told(workspace, artifact, progress, "nodewise", found)
         results.append(VerifiedArtifact(artifact, result, found, picture, layers))
     return results
 
@@ -292,20 +295,20 @@ def verify_artifacts(
 def _told(
     workspace: Workspace,
     artifact: Artifact,
-    report: Report,
+    progress: Progress,
     name: str,
     verdict: NodewiseReport | Located,
 ) -> Artifact:
     """Keep a verdict in the manifest; one of nothing leaves what stands there."""
     if verdict.status is Status.NOT_RUN:
         return artifact
-    return _kept(workspace, artifact, report, details={name: verdict.summary()})
+    return _kept(workspace, artifact, progress, details={name: verdict.summary()})
 
 
-def _kept(workspace: Workspace, artifact: Artifact, report: Report, **verdict: Any) -> Artifact:
+def _kept(workspace: Workspace, artifact: Artifact, progress: Progress, **verdict: Any) -> Artifact:
     """The artifact with a verdict in its manifest; where that cannot be written, it is said."""
     if not os.access(artifact.path.parent, os.W_OK):
-        report.note(
+        progress.note(
             f"{artifact.path.parent} is read-only: the verdict on {artifact.path.name} is told "
             "here and not kept in its manifest"
         )
@@ -317,9 +320,9 @@ def _first(pictures: PictureSet, count: int) -> PictureSet:
     return PictureSet(pictures.names[:count], pictures.pictures[:count], pictures.absent)
 
 
-def _pictures_from_folder(folder: Path, size: int, report: Report) -> PictureSet:
+def _pictures_from_folder(folder: Path, size: int, progress: Progress) -> PictureSet:
     images = image_set_from_folder(folder, count=MAX_PICTURES)
     if images.left_out:
-        report.note(f"took the first {MAX_PICTURES} pictures, left out {images.left_out}")
+        progress.note(f"took the first {MAX_PICTURES} pictures, left out {images.left_out}")
     batch = next(iter(images.batches(size, len(images.paths))))
     return PictureSet(tuple(path.name for path in images.paths), batch)

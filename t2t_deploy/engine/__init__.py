@@ -14,8 +14,8 @@ from t2t_deploy.engine._choice import (
 )
 from t2t_deploy.engine._device import (
     CUDA_ERROR,
-    Obstacle,
     Runnable,
+    Unavailable,
     device_capability,
     device_name,
     load_refusal,
@@ -38,9 +38,9 @@ __all__ = [
     "BuilderModule",
     "EngineBuild",
     "EngineFigures",
-    "Obstacle",
     "Runnable",
     "TensorRT",
+    "Unavailable",
     "attest",
     "build_engine",
     "check_foreign",

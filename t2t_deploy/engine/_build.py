@@ -23,7 +23,7 @@ from t2t_deploy.engine._choice import (
     resolve_sms,
 )
 from t2t_deploy.engine._figures import EngineFigures, figures_from_log
-from t2t_deploy.engine._job import OUT_OF_WORKSPACE, BuildOptions, BuiltFacts, Order
+from t2t_deploy.engine._job import OUT_OF_WORKSPACE, BuildJob, BuildOptions, BuildResult
 from t2t_deploy.engine._module import BuilderLog, Progress
 from t2t_deploy.errors import EngineError
 from t2t_deploy.types import ShapeProfile, TensorSpec
@@ -98,7 +98,7 @@ class OutOfWorkspaceError(EngineError):
 
 class _Built(NamedTuple):
     engine: bytes
-    facts: BuiltFacts
+    result: BuildResult
     figures: EngineFigures
     log: str
 
@@ -123,29 +123,29 @@ def build_engine(
     chosen = choose_builder() if module is None else module
     _check_options(options)
     sm = resolve_sms(chosen.trt, options.sm)
-    order = Order(Path(onnx_path), chosen.backend, chosen.trt.__name__, sm, options)
+    job = BuildJob(Path(onnx_path), chosen.backend, chosen.trt.__name__, sm, options)
     pinned = None
     try:
         with _builder() as child:
-            built = _run(child, order, progress)
+            built = _run(child, job, progress)
             if options.pin_figures and built.figures.moved_bytes is None:
-                opt = built.facts.profiles[0].opt
+                opt = built.result.profiles[0].opt
                 only = (ShapeProfile(opt, opt, opt),)
-                pinned = _run(child, _with(order, profiles=only), progress).figures
+                pinned = _run(child, _with(job, profiles=only), progress).figures
     except OutOfWorkspaceError as err:
-        raise EngineError(_what_would_do(order, progress)) from err
-    facts = built.facts
+        raise EngineError(_what_would_do(job, progress)) from err
+    result = built.result
     return EngineBuild(
         engine=built.engine,
         backend=chosen.backend,
         backend_version=str(chosen.trt.__version__),
-        sm=order.sm or PORTABLE,
-        profiles=facts.profiles,
-        inputs=facts.inputs,
-        outputs=facts.outputs,
+        sm=job.sm or PORTABLE,
+        profiles=result.profiles,
+        inputs=result.inputs,
+        outputs=result.outputs,
         figures=built.figures,
         pinned=pinned,
-        build_s=facts.build_s,
+        build_s=result.build_s,
         log=built.log,
         options=options,
     )
@@ -157,31 +157,31 @@ def _builder() -> Iterator[Child]:
         yield child
 
 
-def _with(order: Order, **changes: Any) -> Order:
-    return replace(order, options=replace(order.options, **changes))
+def _with(job: BuildJob, **changes: Any) -> BuildJob:
+    return replace(job, options=replace(job.options, **changes))
 
 
-def _what_would_do(order: Order, progress: Progress | None) -> str:
+def _what_would_do(job: BuildJob, progress: Progress | None) -> str:
     """The message for a memory limit that is too low: what is known to do.
 
     Kernels that need less may be found under a lower limit: that is not searched for.
     """
     with _builder() as child:
-        free = _run(child, _with(order, memory_limit_mib=None), progress)
+        free = _run(child, _with(job, memory_limit_mib=None), progress)
     needed = -(-free.figures.scratch_bytes // _MIB)
-    largest = max(profile.max for profile in free.facts.profiles)
+    largest = max(profile.max for profile in free.result.profiles)
     return (
-        f"no kernels were found for {order.options.memory_limit_mib} MiB of scratch memory; "
+        f"no kernels were found for {job.options.memory_limit_mib} MiB of scratch memory; "
         f"without a limit they take {needed} MiB at batch {largest}, and less may do: pass "
         f"--memory-limit {needed} or something lower, or a smaller --max-batch"
     )
 
 
-def _run(child: Child, order: Order, progress: Progress | None) -> _Built:
+def _run(child: Child, job: BuildJob, progress: Progress | None) -> _Built:
     """Have a builder's process fill one order. Raises as `build_engine`."""
     log = BuilderLog()
     try:
-        child.tell({"order": order.to_dict(), "progress": progress is not None})
+        child.tell({"order": job.to_dict(), "progress": progress is not None})
         while True:
             message = child.next_message(stalled_s=STALLED_S)
             match message.values:
@@ -192,21 +192,21 @@ def _run(child: Child, order: Order, progress: Progress | None) -> _Built:
                 case {"error": kind, "message": text}:
                     raise _error(kind, text)
                 case {"built": values}:
-                    facts = BuiltFacts.from_dict(values)
+                    result = BuildResult.from_dict(values)
                     break
                 case other:
                     raise RuntimeError(f"the engine builder's process said {other!r}")
     except ChildError as err:
-        targets = ", ".join(order.sm) or PORTABLE[0]
+        targets = ", ".join(job.sm) or PORTABLE[0]
         raise BuilderDiedError(
-            f"{err.gone} while it built {errors.shown_path(order.onnx_path)} for {targets}; "
+            f"{err.gone} while it built {errors.shown_path(job.onnx_path)} for {targets}; "
             "expected an engine or a refusal: give it more memory if that was short, else leave "
             "out a target (--sm), take another precision or a smaller --max-batch",
             f"{log.text}{err}\n",
         ) from err
-    log.entries = log.entries[: facts.log_entries]
-    figures = figures_from_log(log.text, facts.layer_macs, message.payload)
-    return _Built(message.payload, facts, figures, log.text)
+    log.entries = log.entries[: result.log_entries]
+    figures = figures_from_log(log.text, result.layer_macs, message.payload)
+    return _Built(message.payload, result, figures, log.text)
 
 
 def _error(kind: str, text: str) -> Exception:

@@ -17,7 +17,7 @@ CUDA_ERROR = re.compile(r"cudaError (\d+): ([^)]+)\)")
 
 
 @dataclass(frozen=True, slots=True)
-class Obstacle:
+class Unavailable:
     """What keeps something from running here, and the next step."""
 
     reason: str
@@ -35,12 +35,12 @@ class Runnable:
     why_not: str | None
 
 
-def why_no_device(ordinal: int = 0) -> Obstacle | None:
+def why_no_device(ordinal: int = 0) -> Unavailable | None:
     """What keeps CUDA device ``ordinal`` from being used: the driver, any device, or this one."""
     try:
         cuda = ctypes.CDLL(_DRIVER)
     except OSError:
-        return Obstacle(
+        return Unavailable(
             f"no NVIDIA driver ({_DRIVER} not found)",
             "install it on a machine with an NVIDIA GPU, or start the container with --gpus all",
         )
@@ -48,12 +48,12 @@ def why_no_device(ordinal: int = 0) -> Obstacle | None:
     status = status or cuda.cuDeviceGetCount(ctypes.byref(count))
     if status != 0 or count.value == 0:
         told = f" (driver status {status})" if status else ""
-        return Obstacle(
+        return Unavailable(
             f"the NVIDIA driver is there and finds no device{told}",
             "see what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES hides it",
         )
     if not 0 <= ordinal < count.value:
-        return Obstacle(
+        return Unavailable(
             f"there is no cuda:{ordinal}; this machine has {count.value}",
             f"choose from cuda:0 to cuda:{count.value - 1}",
         )

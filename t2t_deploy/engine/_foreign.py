@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2t_deploy._progress import Report
+from t2t_deploy._progress import Progress
 from t2t_deploy.errors import EngineError
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _SHOWN = 3
 
 
-def check_foreign(model: onnx.ModelProto, name: str, report: Report) -> None:
+def check_foreign(model: onnx.ModelProto, name: str, progress: Progress) -> None:
     """Refuse what an engine would compute otherwise, and say what it takes otherwise.
 
     Codes of QuantizeLinear without a zero, or with an unsigned one, are 0 to 255 by ONNX;
@@ -42,7 +42,7 @@ def check_foreign(model: onnx.ModelProto, name: str, report: Report) -> None:
     stored = set(types)
     for info in graph.input:
         if info.name not in stored and info.type.tensor_type.elem_type == TensorProto.DOUBLE:
-            report.note(f"input {info.name} of {name} is float64; the engine takes it as float32")
+            progress.note(f"input {info.name} of {name} is float64; the engine takes it as float32")
 
 
 def _is_unsigned(node: onnx.NodeProto, types: dict[str, int]) -> bool:

@@ -37,7 +37,7 @@ class BuildOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class BuildJob:
     """What one run of the builder is asked for.
 
     backend: name of the builder; module: of the Python module that is it. sm: resolved, empty
@@ -58,7 +58,7 @@ class Order:
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Order:
+    def from_dict(cls, values: Mapping[str, Any]) -> BuildJob:
         """Read what `to_dict` wrote."""
         options = dict(values["options"])
         options["profiles"] = tuple(ShapeProfile(**profile) for profile in options["profiles"])
@@ -74,7 +74,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class BuiltFacts:
+class BuildResult:
     """What is known of an engine that was built, but for its bytes and its log.
 
     layer_macs: multiply-adds by ONNX node name, at the tuned batch. build_s: for parsing and
@@ -93,7 +93,7 @@ class BuiltFacts:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> BuiltFacts:
+    def from_dict(cls, values: Mapping[str, Any]) -> BuildResult:
         """Read what `to_dict` wrote."""
         specs = {
             place: tuple(

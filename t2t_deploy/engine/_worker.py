@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from t2t_deploy._child import Parent
-from t2t_deploy._files import written_whole
+from t2t_deploy._files import atomic_write
 from t2t_deploy.engine._choice import BACKEND_CLASSIC, check_computable, set_targets
 from t2t_deploy.engine._device import device_name
-from t2t_deploy.engine._job import OUT_OF_WORKSPACE, BuiltFacts, Order
+from t2t_deploy.engine._job import OUT_OF_WORKSPACE, BuildJob, BuildResult
 from t2t_deploy.engine._module import (
     BuilderLog,
     Progress,
@@ -84,7 +84,7 @@ def main() -> None:
                 parent.tell({"progress": [phase, done, steps]})
 
         try:
-            facts, engine = build(Order.from_dict(message["order"]), log, progress)
+            result, engine = build(BuildJob.from_dict(message["order"]), log, progress)
         except _OutOfWorkspace as err:
             parent.tell({"error": OUT_OF_WORKSPACE, "message": str(err)})
             return
@@ -97,36 +97,36 @@ def main() -> None:
         except BaseException:  # a bug of ours: the parent shows where
             parent.tell({"error": "", "message": traceback.format_exc()})
             return
-        parent.tell({"built": facts.to_dict()}, engine)
+        parent.tell({"built": result.to_dict()}, engine)
 
 
 def build(
-    order: Order, log: BuilderLog, progress: Progress | None = None
-) -> tuple[BuiltFacts, bytes]:
+    job: BuildJob, log: BuilderLog, progress: Progress | None = None
+) -> tuple[BuildResult, bytes]:
     """Build one engine in this process. Raises as `build_engine`."""
-    trt, options = cast(TensorRT, importlib.import_module(order.module)), order.options
+    trt, options = cast(TensorRT, importlib.import_module(job.module)), job.options
     started_ns = time.perf_counter_ns()
     logger = new_logger(trt, log)
     builder = trt.Builder(logger)
-    network = parse_network(trt, builder, logger, order.onnx_path, options.network_name)
+    network = parse_network(trt, builder, logger, job.onnx_path, options.network_name)
     inputs = tensor_specs(network, outputs=False)
     outputs = tensor_specs(network, outputs=True)
     profiles = resolve_profiles(inputs, options.profiles)
-    check_computable(trt, network, order.sm)
+    check_computable(trt, network, job.sm)
     macs = layer_macs(trt, network, profiles[0].opt)
-    config = _config(trt, builder, order)
+    config = _config(trt, builder, job)
     add_profiles(trt, builder, config, inputs, profiles)
     # bound to a name: the bindings do not keep the monitor alive
     monitor = new_monitor(trt, progress)
     config.progress_monitor = monitor
     cache = None
-    if options.timing_cache is not None and order.backend == BACKEND_CLASSIC:
-        cache = TimingCache.open(options.timing_cache, order.onnx_path, str(trt.__version__))
+    if options.timing_cache is not None and job.backend == BACKEND_CLASSIC:
+        cache = TimingCache.open(options.timing_cache, job.onnx_path, str(trt.__version__))
         cache.give_to(config)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         why = log.errors() or "it gives no reason"
-        message = f"the builder made no engine from {order.onnx_path}: {why}"
+        message = f"the builder made no engine from {job.onnx_path}: {why}"
         limited = options.memory_limit_mib is not None
         if limited and any(words in why for words in _OUT_OF_WORKSPACE):
             raise _OutOfWorkspace(message)
@@ -136,12 +136,12 @@ def build(
     if cache is not None:
         cache.keep(config)
     seconds = (time.perf_counter_ns() - started_ns) / 1e9
-    facts = BuiltFacts(profiles, inputs, outputs, macs, seconds, len(log.entries))
-    return facts, to_bytes(serialized)
+    result = BuildResult(profiles, inputs, outputs, macs, seconds, len(log.entries))
+    return result, to_bytes(serialized)
 
 
-def _config(trt: TensorRT, builder: tensorrt.Builder, order: Order) -> tensorrt.IBuilderConfig:
-    options = order.options
+def _config(trt: TensorRT, builder: tensorrt.Builder, job: BuildJob) -> tensorrt.IBuilderConfig:
+    options = job.options
     config = builder.create_builder_config()
     # the log then lists every kernel: the figures come from there
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -153,9 +153,8 @@ def _config(trt: TensorRT, builder: tensorrt.Builder, order: Order) -> tensorrt.
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.memory_limit_mib * _MIB)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
-    set_targets(trt, config, order.sm)
+    set_targets(trt, config, job.sm)
     return config
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +181,7 @@ class TimingCache:
     def keep(self, config: tensorrt.IBuilderConfig) -> None:
         """Write the cache back, whole or not at all."""
         times = to_bytes(config.get_timing_cache().serialize())
-        with written_whole(self.path) as temporary:
+        with atomic_write(self.path) as temporary:
             temporary.write_bytes(times)
 
 

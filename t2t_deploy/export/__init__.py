@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from t2t_deploy._lazy import lazy
-from t2t_deploy.export._layer_tensors import LayerTensor, layer_tensors, with_tensors_shown
+from t2t_deploy.export._layer_tensors import LayerTensor, expose_tensors, layer_tensors
 from t2t_deploy.export._strategies import (
     PerformerForm,
     RewriteReport,
@@ -31,9 +31,9 @@ __all__ = [
     "Strategies",
     "check_opset",
     "choose_strategies",
+    "expose_tensors",
     "layer_tensors",
     "onnx_from_deploy",
-    "with_tensors_shown",
 ]
 
 __getattr__ = lazy(__name__, __all__, "_to_onnx", "_deploy")

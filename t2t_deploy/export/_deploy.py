@@ -52,14 +52,14 @@ class DeployT2TViT(nn.Module):
             )
         self.config = reference.config
         dtype = _DTYPES[precision]
-        ledger = _Ledger()
-        self.tokens = DeployTokens(reference, strategies, dtype, ledger)
+        counter = _Counter()
+        self.tokens = DeployTokens(reference, strategies, dtype, counter)
         self.position = constant(folded_position(reference), dtype)
-        ledger.applied["folded_class_token"] += 1
-        self.blocks = deploy_blocks(reference, strategies, dtype, ledger)
+        counter.applied["folded_class_token"] += 1
+        self.blocks = deploy_blocks(reference, strategies, dtype, counter)
         self.norm = deploy_norm(reference.norm, dtype)
         self.head = deploy_linear(reference.head, dtype)
-        self.report = RewriteReport(applied=dict(ledger.applied), refused=ledger.refused)
+        self.report = RewriteReport(applied=dict(counter.applied), refused=counter.refused)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised pictures (B, 3, S, S) float32 -> logits (B, num_classes) float32."""
@@ -70,7 +70,7 @@ class DeployT2TViT(nn.Module):
 
 
 @dataclass(slots=True)
-class _Ledger:
+class _Counter:
     """What has been rewritten so far."""
 
     applied: Counter[str] = field(default_factory=Counter)
@@ -81,7 +81,7 @@ class DeployTokens(nn.Module):
     """The tokens-to-token module: picture -> backbone tokens."""
 
     def __init__(
-        self, reference: T2TViT, strategies: Strategies, dtype: torch.dtype, ledger: _Ledger
+        self, reference: T2TViT, strategies: Strategies, dtype: torch.dtype, counter: _Counter
     ) -> None:
         super().__init__()
         config, tokens = reference.config, reference.tokens_to_token
@@ -91,7 +91,7 @@ class DeployTokens(nn.Module):
         self.blocks = nn.ModuleList()
         for index, block in enumerate((tokens.attention1, tokens.attention2)):
             num_tokens = splits[index].num_tokens(*grids[index])
-            deployed = deploy_token_block(block, num_tokens, strategies, dtype, ledger)
+            deployed = deploy_token_block(block, num_tokens, strategies, dtype, counter)
             self.blocks.append(deployed)
             self.splits.append(
                 make_split(
@@ -105,11 +105,11 @@ class DeployTokens(nn.Module):
                 )
             )
             if forms[index] in _FOLD_NORM:
-                ledger.applied["folded_layer_norm"] += 1
+                counter.applied["folded_layer_norm"] += 1
         project = Affine.of(tokens.project)
         self.project = make_split(forms[2], splits[2], grids[2], None, (project,), dtype=dtype)
         for form in forms:
-            ledger.applied[f"{form.value}_soft_split"] += 1
+            counter.applied[f"{form.value}_soft_split"] += 1
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) float32 -> (B, N, embed_dim) in the compute dtype, bias not added."""
@@ -124,37 +124,37 @@ def deploy_token_block(
     num_tokens: int,
     strategies: Strategies,
     dtype: torch.dtype,
-    ledger: _Ledger,
+    counter: _Counter,
 ) -> PlainPerformer | StablePerformer | SoftmaxPerformer | TokenTransformer:
     """The asked form of a token block on ``num_tokens`` tokens."""
     if isinstance(block, PerformerBlock):
-        ledger.applied[f"{strategies.performer.value}_performer"] += 1
+        counter.applied[f"{strategies.performer.value}_performer"] += 1
         if strategies.performer is PerformerForm.PLAIN:
             return PlainPerformer(block, dtype)
         if strategies.performer is PerformerForm.SOFTMAX:
             return SoftmaxPerformer(block, num_tokens, dtype)
         return StablePerformer(block, num_tokens, dtype)
-    ledger.applied["folded_attention_scale"] += 1
+    counter.applied["folded_attention_scale"] += 1
     groups = strategies.query_groups
     if num_tokens % groups:
-        ledger.refused["query_groups"] = (
+        counter.refused["query_groups"] = (
             f"{num_tokens} tokens do not divide into {groups} groups of queries"
         )
         groups = 1
     if groups > 1:
-        ledger.applied["query_groups"] += 1
+        counter.applied["query_groups"] += 1
     return TokenTransformer(block, num_tokens, dtype, groups=groups)
 
 
 def deploy_blocks(
-    reference: T2TViT, strategies: Strategies, dtype: torch.dtype, ledger: _Ledger
+    reference: T2TViT, strategies: Strategies, dtype: torch.dtype, counter: _Counter
 ) -> nn.ModuleList:
     """The backbone's layers; the last one computes the class row only."""
     blocks = nn.ModuleList()
     num_tokens = reference.config.num_patches + 1
     fuse = strategies.fuse_attention and dtype is torch.float32
     if strategies.fuse_attention and not fuse:
-        ledger.refused["fused_attention"] = "ONNX Runtime's CPU kernel takes float32 only"
+        counter.refused["fused_attention"] = "ONNX Runtime's CPU kernel takes float32 only"
     last = len(reference.blocks) - 1
     for index, layer in enumerate(reference.blocks):
         if isinstance(layer, Transition):
@@ -170,20 +170,20 @@ def deploy_blocks(
             fuse_attention=fuse,
         )
         blocks.append(deployed)
-        ledger.applied["folded_attention_scale"] += 1
+        counter.applied["folded_attention_scale"] += 1
         if isinstance(deployed.attn, DeployAttention) and deployed.attn.fused:
-            ledger.applied["fused_attention"] += 1
+            counter.applied["fused_attention"] += 1
         if deployed.class_only:
-            ledger.applied["class_row_only"] += 1
+            counter.applied["class_row_only"] += 1
             if deployed.class_query:
-                ledger.applied["class_query_only"] += 1
+                counter.applied["class_query_only"] += 1
                 if strategies.fold_class_keys:
-                    ledger.applied["folded_class_keys"] += 1
+                    counter.applied["folded_class_keys"] += 1
             else:
                 reason = "the squeeze-excite gate averages all rows"
-                ledger.refused["class_query_only"] = reason
+                counter.refused["class_query_only"] = reason
                 if strategies.fold_class_keys:
-                    ledger.refused["folded_class_keys"] = reason
+                    counter.refused["folded_class_keys"] = reason
     return blocks
 
 

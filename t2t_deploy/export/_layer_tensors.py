@@ -64,7 +64,7 @@ def layer_tensors(
     return found
 
 
-def with_tensors_shown(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
+def expose_tensors(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
     """A copy with more outputs, all else as it was. Raises ExportError for one without a type."""
     made = onnx.ModelProto()
     made.CopyFrom(model)

@@ -13,7 +13,7 @@ from t2t_deploy.graph._mapped import mappable_model
 
 if TYPE_CHECKING:
     from t2t_deploy.graph._check import CONTRIB_DOMAIN, GraphSummary, check_graph, summarise_graph
-    from t2t_deploy.graph._io import NORMALISED_NAME, with_ends, with_logits_shown, without_ends
+    from t2t_deploy.graph._io import NORMALISED_NAME, expose_logits, with_graph_io, without_graph_io
 
 __all__ = [
     "CONTRIB_DOMAIN",
@@ -21,12 +21,12 @@ __all__ = [
     "GraphSummary",
     "check_graph",
     "check_onnx_file",
+    "expose_logits",
     "mappable_model",
     "read_onnx",
     "summarise_graph",
-    "with_ends",
-    "with_logits_shown",
-    "without_ends",
+    "with_graph_io",
+    "without_graph_io",
 ]
 
 __getattr__ = lazy(__name__, __all__, "_check", "_io")

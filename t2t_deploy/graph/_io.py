@@ -21,7 +21,7 @@ from t2t_deploy.types import (
     INPUT_NAME,
     OUTPUT_NAME,
     PROBABILITIES_NAME,
-    Ends,
+    GraphIO,
     Tail,
 )
 
@@ -29,7 +29,7 @@ NORMALISED_NAME = f"{INPUT_NAME}_normalised"
 _PREFIX = "ends"
 
 
-def with_ends(model: onnx.ModelProto, ends: Ends) -> onnx.ModelProto:
+def with_graph_io(model: onnx.ModelProto, graph_io: GraphIO) -> onnx.ModelProto:
     """A copy of an exported graph with these ends; unchanged where there are none.
 
     embed_preprocess: ``image`` becomes (batch, S, S, 3) uint8; it is cast, normalised by two
@@ -41,14 +41,14 @@ def with_ends(model: onnx.ModelProto, ends: Ends) -> onnx.ModelProto:
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    if ends.embed_preprocess:
+    if graph_io.embed_preprocess:
         _embed(made.graph)
-    if ends.tail is not Tail.LOGITS:
-        _append(made.graph, ends.tail)
+    if graph_io.tail is not Tail.LOGITS:
+        _append(made.graph, graph_io.tail)
     return made
 
 
-def without_ends(model: onnx.ModelProto) -> onnx.ModelProto:
+def without_graph_io(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a graph with ends that takes normalised pictures and gives logits again."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
@@ -74,7 +74,7 @@ def without_ends(model: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
-def with_logits_shown(model: onnx.ModelProto) -> onnx.ModelProto:
+def expose_logits(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose logits are an output too, the first one; all else stays."""
     made = onnx.ModelProto()
     made.CopyFrom(model)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from t2t_deploy._untrusted import check_safetensors, first_line, shortened
 from t2t_deploy.errors import CheckpointError
-from t2t_deploy.model._pickle_outline import PickleError, outline_pickle
+from t2t_deploy.model._pickle_scan import PickleError, scan_pickle
 
 MAX_FILE_BYTES = 8 << 30
 """T2T-ViT-24 with its average and its optimiser takes 1.3 GB."""
@@ -156,8 +156,8 @@ def _check_zip(path: Path, size: int) -> None:
             raise PickleError(f"its zip archive has {len(pickles)} files data.pkl; expected one")
         if pickles[0].file_size > MAX_PICKLE_BYTES:
             raise PickleError(f"its data.pkl has {pickles[0].file_size:,} bytes")
-        outline = outline_pickle(io.BytesIO(archive.read(pickles[0])))
-    _check_storages(sum(outline.storages.values()), size, path)
+        scan = scan_pickle(io.BytesIO(archive.read(pickles[0])))
+    _check_storages(sum(scan.storages.values()), size, path)
 
 
 def _check_directory(path: Path, size: int) -> None:
@@ -201,14 +201,14 @@ def _check_legacy(path: Path, size: int) -> None:
         )
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         stream: Any = data  # it reads no further than the file goes, whatever a pickle claims
-        magic = outline_pickle(stream)
+        magic = scan_pickle(stream)
         if magic.value != _LEGACY_MAGIC:
             return
         for _ in ("version", "system"):
-            outline_pickle(stream)
-        outline, listed = outline_pickle(stream), outline_pickle(stream)
-        _check_storages(sum(outline.storages.values()), size, path)
-        absent = outline.storages.keys() - set(map(str, listed.value or ()))
+            scan_pickle(stream)
+        scan, listed = scan_pickle(stream), scan_pickle(stream)
+        _check_storages(sum(scan.storages.values()), size, path)
+        absent = scan.storages.keys() - set(map(str, listed.value or ()))
         if absent:  # torch leaves them as memory was
             raise PickleError(f"it lacks the data of {len(absent)} storages")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.recipe._recipe import Recipe
-from t2t_deploy.recipe._records import MadeFile, Record, tree_sha256
+from t2t_deploy.recipe._records import OutputFile, Record, tree_sha256
 from t2t_deploy.workspace import Artifact, Workspace
 
 
@@ -30,22 +30,22 @@ class Context:
     bench: dict[str, Any] = field(default_factory=dict)
     last: Record | None = None
 
-    def made(self, path: Path, sha256: str | None = None) -> MadeFile:
+    def made(self, path: Path, sha256: str | None = None) -> OutputFile:
         """A file or folder as a record keeps it."""
         found = tree_sha256(path) if sha256 is None else sha256
         bases = {"workspace": self.workspace.root, "recipe": self.recipe.folder}
         for base, root in bases.items():
             if path.absolute().is_relative_to(root.absolute()):
                 inside = path.absolute().relative_to(root.absolute())
-                return MadeFile(base, inside.as_posix(), found)
-        return MadeFile("recipe", str(path.absolute()), found)
+                return OutputFile(base, inside.as_posix(), found)
+        return OutputFile("recipe", str(path.absolute()), found)
 
-    def place(self, made: MadeFile) -> Path:
+    def place(self, made: OutputFile) -> Path:
         """Where a record's file is now."""
         root = self.workspace.root if made.base == "workspace" else self.recipe.folder
         return root / made.path
 
-    def unchanged(self, made: Sequence[MadeFile]) -> None:
+    def unchanged(self, made: Sequence[OutputFile]) -> None:
         """Raise ArtifactError unless all files are there as they were made."""
         for one in made:
             path = self.place(one)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from t2t_deploy._progress import Report
+from t2t_deploy._progress import Progress
 from t2t_deploy.bench import BenchStatus
 from t2t_deploy.commands import (
     BenchOutputs,
@@ -103,7 +103,7 @@ class Verify(_Judging):
             **machine(processor=False),
         }
 
-    def run(self, context: Context, report: Report) -> Outcome:
+    def run(self, context: Context, progress: Progress) -> Outcome:
         """Verify."""
         plan: VerifyPlan = self.request
         among = self.paths(context)
@@ -111,7 +111,7 @@ class Verify(_Judging):
             context.workspace,
             (),
             plan.images,
-            report,
+            progress,
             nodewise=plan.nodewise,
             backend=plan.backend,
             among=among,
@@ -151,10 +151,10 @@ class Evaluate(_EvaluateFields):
             **machine(processor=False),
         }
 
-    def run(self, context: Context, report: Report) -> Outcome:
+    def run(self, context: Context, progress: Progress) -> Outcome:
         """Evaluate."""
         request: EvaluateRequest = dataclasses.replace(self.request, among=self.paths(context))
-        found = evaluate_artifacts(context.workspace, request, report)
+        found = evaluate_artifacts(context.workspace, request, progress)
         short = [_short(found)] if found.failed else []
         top1 = self._top1(found)
         short += [] if top1 is None else [top1]
@@ -200,10 +200,10 @@ class Bench(_Judging):
             **machine(processor=True),
         }
 
-    def run(self, context: Context, report: Report) -> Outcome:
+    def run(self, context: Context, progress: Progress) -> Outcome:
         """Measure."""
         request: BenchRequest = dataclasses.replace(self.request, among=self.paths(context))
-        done = document_bench(context.workspace, request, BenchOutputs(), report)
+        done = document_bench(context.workspace, request, BenchOutputs(), progress)
         rows = [row for row in done.report.results if row.status is BenchStatus.FAILED]
         told = "; ".join(f"{row.backend} {row.artifact}: {row.reason}" for row in rows)
         outcome = Outcome(
@@ -248,10 +248,10 @@ class ReportPages(_ReportFields):
             **tools(),
         }
 
-    def run(self, context: Context, report: Report) -> Outcome:
+    def run(self, context: Context, progress: Progress) -> Outcome:
         """Write the files."""
         request: BenchRequest = dataclasses.replace(self.request, among=self.paths(context))
-        done = document_measured(context.workspace, context.bench, request, self.outputs, report)
+        done = document_measured(context.workspace, context.bench, request, self.outputs, progress)
         values = done.to_dict()
         result = {name: values[name] for name in ("command", "comparison", "written")}
         return Outcome(result, tuple(context.made(path) for path in done.written))
@@ -274,11 +274,11 @@ class PackageStep(NamedStep):
             **tools("onnx"),
         }
 
-    def run(self, context: Context, report: Report) -> Outcome:
+    def run(self, context: Context, progress: Progress) -> Outcome:
         """Write the folders."""
         artifact = context.workspace.open(self.given(context).path)
         request: PackageRequest = dataclasses.replace(self.request, artifact=artifact.path)
-        package = package_artifact(context.workspace, request, report)
+        package = package_artifact(context.workspace, request, progress)
         made = tuple(context.made(folder) for folder in package.folders)
         return Outcome(package_values(package, request.repository), made)
 

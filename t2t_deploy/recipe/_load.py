@@ -30,7 +30,7 @@ from t2t_deploy.errors import RecipeError, UsageError, shown_path
 from t2t_deploy.recipe._recipe import TOP1_WITHIN, Expected, Named, Recipe, VerifyPlan
 from t2t_deploy.recipe._schema import read_tables
 from t2t_deploy.serving.triton import Accelerator, ServingFormat
-from t2t_deploy.types import QUANTIZED, Ends, Precision, Tail, Target
+from t2t_deploy.types import QUANTIZED, GraphIO, Precision, Tail, Target
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -130,7 +130,9 @@ class _Reader:
             soft_split=table.get("soft-split"),
             performer=table.get("performer"),
             opset=table.get("opset"),
-            ends=Ends(table.get("embed-preprocess", False), Tail(table.get("tail", "logits"))),
+            graph_io=GraphIO(
+                table.get("embed-preprocess", False), Tail(table.get("tail", "logits"))
+            ),
             output=self.placed(table.get("output")),
         )
         return Named(table.get("name", request.precision.value), request)

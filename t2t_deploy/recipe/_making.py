@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from t2t_deploy._progress import Report
+from t2t_deploy._progress import Progress
 from t2t_deploy.commands import (
     BuildRequest,
     CalibrateRequest,
@@ -68,7 +68,7 @@ class CheckModel:
             **tools("torch", "safetensors"),
         }
 
-    def run(self, context: Context, report: Report) -> Outcome:
+    def run(self, context: Context, progress: Progress) -> Outcome:
         """Read the weights. Raises CheckpointError where they are not as expected."""
         asked, request = self.expected, self.request
         found: dict[str, Any] = {}
@@ -81,7 +81,7 @@ class CheckModel:
                 "out"
             )
         as_stored = dataclasses.replace(request, image_size=None, num_classes=None)
-        model = read_model(as_stored, report)
+        model = read_model(as_stored, progress)
         found |= {
             "classes": model.config.num_classes,
             "image_size": model.config.image_size,
@@ -123,7 +123,7 @@ class _ArtifactStep(NamedStep, ABC):
 
     def fell_short(self, artifact: Artifact) -> str | None:
         """The check that failed."""
-        known = artifact.known()
+        known = artifact.require_manifest()
         return known.failure if known.failed else None
 
     def outcome(self, context: Context, artifact: Artifact) -> Outcome:
@@ -131,17 +131,17 @@ class _ArtifactStep(NamedStep, ABC):
         fell_short = self.fell_short(artifact)
         if fell_short is None:
             context.artifacts[self.name] = artifact
-        made = context.made(artifact.path, artifact.known().sha256)
+        made = context.made(artifact.path, artifact.require_manifest().sha256)
         return Outcome(self.values(artifact), (made,), fell_short)
 
     def reuse(self, context: Context, record: Record) -> Outcome:
         """The artifact, its file, its manifest and its weights as they were."""
         context.unchanged(record.made)
         artifact = context.workspace.open(context.place(record.made[0]))
-        if artifact.known().sha256 != record.made[0].sha256:
+        if artifact.require_manifest().sha256 != record.made[0].sha256:
             raise ArtifactError(f"{record.made[0].path} was replaced by another")
-        if artifact.known().weights and artifact.kind == "onnx":
-            context.workspace.weights(artifact.known())
+        if artifact.require_manifest().weights and artifact.kind == "onnx":
+            context.workspace.weights(artifact.require_manifest())
         return self.outcome(context, artifact)
 
 
@@ -161,9 +161,9 @@ class Export(_ArtifactStep):
             **tools(*GRAPH_TOOLS, *CHECK_TOOLS),
         }
 
-    def run(self, context: Context, report: Report) -> Outcome:
+    def run(self, context: Context, progress: Progress) -> Outcome:
         """Export."""
-        return self.outcome(context, export_model(context.workspace, self.request, report))
+        return self.outcome(context, export_model(context.workspace, self.request, progress))
 
     def values(self, artifact: Artifact) -> Values:
         """What export prints with --json."""
@@ -186,7 +186,7 @@ class Calibrate(NamedStep):
             **tools(*GRAPH_TOOLS, *CHECK_TOOLS, *PICTURE_TOOLS),
         }
 
-    def run(self, context: Context, report: Report) -> Outcome:
+    def run(self, context: Context, progress: Progress) -> Outcome:
         """Take the ranges."""
         request: CalibrateRequest = dataclasses.replace(
             self.request, artifact=self.given(context).path
@@ -195,7 +195,7 @@ class Calibrate(NamedStep):
         if last is not None and versions(last.parts) != versions(self.parts(context)):
             # the pipeline would take the file that other versions made
             context.place(last.made[0]).unlink(missing_ok=True)
-        found = calibrate_artifact(context.workspace, request, report)
+        found = calibrate_artifact(context.workspace, request, progress)
         context.ranges[self.label] = found.path
         return Outcome(calibrate_values(found), (context.made(found.path),))
 
@@ -242,13 +242,13 @@ class Quantize(_QuantizeFields):
             **tools(*GRAPH_TOOLS, *CHECK_TOOLS, *seen),
         }
 
-    def run(self, context: Context, report: Report) -> Outcome:
+    def run(self, context: Context, progress: Progress) -> Outcome:
         """Quantise."""
         ranges = None if self.ranges is None else context.ranges[self.ranges]
         request = dataclasses.replace(
             self.request, artifact=self.given(context).path, ranges=ranges
         )
-        return self.outcome(context, quantize_artifact(context.workspace, request, report))
+        return self.outcome(context, quantize_artifact(context.workspace, request, progress))
 
     def values(self, artifact: Artifact) -> Values:
         """What quantize prints with --json."""
@@ -265,7 +265,7 @@ class Build(_ArtifactStep):
     def parts(self, context: Context) -> Parts:
         """The graph, the options, the builder, the device; what traces where it is retyped."""
         request: BuildRequest = self.request
-        source = self.given(context).known()
+        source = self.given(context).require_manifest()
         as_it_is = source.target == Target.TENSORRT.value or source.precision is Precision.INT8
         again = not as_it_is or source.precision is not request.precision
         traced = (*GRAPH_TOOLS, *CHECK_TOOLS) if again else ("onnx",)
@@ -277,10 +277,10 @@ class Build(_ArtifactStep):
             **machine(processor=False),
         }
 
-    def run(self, context: Context, report: Report) -> Outcome:
+    def run(self, context: Context, progress: Progress) -> Outcome:
         """Build."""
         request = dataclasses.replace(self.request, artifact=self.given(context).path)
-        return self.outcome(context, build_trt(context.workspace, request, report))
+        return self.outcome(context, build_trt(context.workspace, request, progress))
 
     def values(self, artifact: Artifact) -> Values:
         """What build-trt prints with --json."""

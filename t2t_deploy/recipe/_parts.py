@@ -22,7 +22,7 @@ from t2t_deploy.commands import (
 )
 from t2t_deploy.errors import RecipeError, shown_path
 from t2t_deploy.recipe._records import ARTIFACT
-from t2t_deploy.types import Ends
+from t2t_deploy.types import GraphIO
 from t2t_deploy.workspace import Artifact
 
 GRAPH_TOOLS = ("torch", "onnx", "onnxscript", "onnxsim", "numpy")
@@ -114,7 +114,7 @@ def artifact_part(name: str, artifact: Artifact, *, verified: bool = False) -> d
 
     verified: its measured error counts too.
     """
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
     details = manifest.details
     values = [
         manifest.sha256,
@@ -124,7 +124,7 @@ def artifact_part(name: str, artifact: Artifact, *, verified: bool = False) -> d
         [manifest.precision.value, manifest.target, manifest.batch, manifest.opset],
         details.get("asked"),
         details.get("quantization", {}).get("mode"),
-        Ends.of_details(details).to_details(),
+        GraphIO.of_details(details).to_details(),
         manifest.verification if verified else None,
     ]
     return {f"{ARTIFACT}{name}": text_sha256(json.dumps(values, sort_keys=True))}

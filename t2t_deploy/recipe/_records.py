@@ -25,7 +25,7 @@ Parts = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class MadeFile:
+class OutputFile:
     """A file or folder that a step made, and the hash of its content.
 
     base: what ``path`` is relative to: ``workspace`` or ``recipe``; both may be moved.
@@ -43,7 +43,7 @@ class Record:
     step: str
     recipe: str
     parts: Parts
-    made: tuple[MadeFile, ...]
+    made: tuple[OutputFile, ...]
     result: Mapping[str, Any]
     sequence: int = 0
 
@@ -134,7 +134,7 @@ def _record(values: Mapping[str, Any]) -> Record:
         step=str(values["step"]),
         recipe=str(values["recipe"]),
         parts=dict(values["parts"]),
-        made=tuple(MadeFile(**one) for one in values["made"]),
+        made=tuple(OutputFile(**one) for one in values["made"]),
         result=values["result"],
         sequence=int(values["sequence"]),
     )

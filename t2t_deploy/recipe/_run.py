@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from t2t_deploy._progress import Report, silent
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.errors import ArtifactError, BackendError, CheckFailed, DeployError
 from t2t_deploy.recipe._context import Context
 from t2t_deploy.recipe._judging import Bench, Evaluate, PackageStep, ReportPages, Verify
@@ -82,7 +82,7 @@ class RecipeRun:
         }
 
 
-def run_recipe(workspace: Workspace, recipe: Recipe, report: Report = silent) -> RecipeRun:
+def run_recipe(workspace: Workspace, recipe: Recipe, progress: Progress = silent) -> RecipeRun:
     """Do all that a recipe says, going on where an earlier run of it stopped.
 
     A step is skipped where the workspace holds a record of the same work on the same contents, and
@@ -94,7 +94,7 @@ def run_recipe(workspace: Workspace, recipe: Recipe, report: Report = silent) ->
     steps = plan_steps(recipe)
     results: list[StepResult] = []
     for number, step in enumerate(steps, start=1):
-        told = _Told(report, f"[{number}/{len(steps)}] {step.label}")
+        told = _StepProgress(progress, f"[{number}/{len(steps)}] {step.label}")
         result = _follow(step, context, records, results, told)
         if result.status in (StepStatus.FAILED, StepStatus.NOT_RUN):
             name = step.label.partition(" ")[2]
@@ -158,7 +158,7 @@ def _follow(
     context: Context,
     records: Records,
     before: list[StepResult],
-    report: _Told,
+    progress: _StepProgress,
 ) -> StepResult:
     """Skip a step, or do it and keep a record of it."""
     states = {result.step: result.status for result in before}
@@ -181,9 +181,9 @@ def _follow(
                     return StepResult(step.label, StepStatus.SKIPPED, why, outcome.result)
                 reason = outcome.fell_short
         reason = reason or _why_now(step, context, records, parts)
-        report.step(reason)
+        progress.step(reason)
         context.last = records.latest(step.label, context.recipe.file.name)
-        outcome = step.run(context, report)
+        outcome = step.run(context, progress)
     except BackendError as err:
         if not step.lacks_tools:
             return _failed(step, err)
@@ -222,20 +222,20 @@ def _record(step: Step, context: Context, parts: Mapping[str, str], outcome: Out
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _StepProgress:
     """A report that says which step speaks."""
 
-    report: Report
+    inner: Progress
     step_name: str
 
     def step(self, text: str) -> None:
         """A new piece of work begins."""
-        self.report.step(f"{self.step_name}: {text}")
+        self.inner.step(f"{self.step_name}: {text}")
 
     def note(self, text: str) -> None:
         """Something the user should know."""
-        self.report.note(f"{self.step_name}: {text}")
+        self.inner.note(f"{self.step_name}: {text}")
 
     def progress(self, text: str, done: int, total: int) -> None:
         """How far the present piece of work is."""
-        self.report.progress(f"{self.step_name}: {text}", done, total)
+        self.inner.progress(f"{self.step_name}: {text}", done, total)

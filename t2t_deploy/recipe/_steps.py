@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from t2t_deploy._progress import Report
+from t2t_deploy._progress import Progress
 from t2t_deploy.recipe._context import Context
 from t2t_deploy.recipe._parts import artifact_part
-from t2t_deploy.recipe._records import MadeFile, Parts, Record
+from t2t_deploy.recipe._records import OutputFile, Parts, Record
 from t2t_deploy.workspace import Artifact
 
 Values = Mapping[str, Any]
@@ -24,7 +24,7 @@ class Outcome:
     """
 
     result: Values
-    made: tuple[MadeFile, ...] = ()
+    made: tuple[OutputFile, ...] = ()
     fell_short: str | None = None
     exit_status: int = 3
     note: str | None = None
@@ -51,7 +51,7 @@ class Step(Protocol):
     def parts(self, context: Context) -> Parts:
         """All that the outcome depends on. Raises DeployError for what cannot be read."""
 
-    def run(self, context: Context, report: Report) -> Outcome:
+    def run(self, context: Context, progress: Progress) -> Outcome:
         """Do it. Raises DeployError."""
 
     def reuse(self, context: Context, record: Record) -> Outcome:

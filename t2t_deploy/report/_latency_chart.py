@@ -37,8 +37,8 @@ def latency_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Markup:
 
     def draw(layout: Layout) -> Markup:
         # what the slowest hundredth needs would leave no room for the others
-        ends = [edge for case in rows for edge in np.percentile(_samples(case), _DRAWN)]
-        scale = fitting_scale(ends, EDGE, layout.width - EDGE, ticks=6 if layout.named else 4)
+        graph_io = [edge for case in rows for edge in np.percentile(_samples(case), _DRAWN)]
+        scale = fitting_scale(graph_io, EDGE, layout.width - EDGE, ticks=6 if layout.named else 4)
         bottom = len(rows) * ROW_HEIGHT
         unit = "ms, logarithmic" if scale.log else "ms"
         parts = horizontal_axis(layout, scale, 0, bottom, unit)

@@ -50,9 +50,9 @@ def throughput_chart(cases: Sequence[Case]) -> Markup:
             parts.append(text(x, bottom + TEXT_HEIGHT, str(batch), "tick", "middle"))
         parts.append(text(right, bottom + 2 * TEXT_HEIGHT, "batch", "unit", "end"))
         series = _series(cases)
-        ends = [up(points[-1].images_per_s) for points in series]
-        labels = spread_apart(ends, TEXT_HEIGHT, top, bottom)
-        for points, end, label in zip(series, ends, labels, strict=True):
+        graph_io = [up(points[-1].images_per_s) for points in series]
+        labels = spread_apart(graph_io, TEXT_HEIGHT, top, bottom)
+        for points, end, label in zip(series, graph_io, labels, strict=True):
             at = [(across(case.result.batch), up(case.images_per_s)) for case in points]
             path = "L".join(f"{number(x)} {number(y)}" for x, y in at)
             told = ", ".join(f"{c.images_per_s:.1f} at batch {c.result.batch}" for c in points)

@@ -14,9 +14,9 @@ from t2t_deploy.runtime._requirements import (
     GPU_BACKENDS,
     MODULES,
     TENSORRT_MODULES,
-    build_obstacle,
-    import_obstacle,
-    run_obstacle,
+    build_unavailable,
+    import_unavailable,
+    run_unavailable,
 )
 from t2t_deploy.runtime._session import (
     CallTiming,
@@ -43,11 +43,11 @@ __all__ = [
     "TimedRun",
     "TimedSession",
     "available_threads",
-    "build_obstacle",
+    "build_unavailable",
     "check_feeds",
-    "import_obstacle",
+    "import_unavailable",
     "open_session",
-    "run_obstacle",
+    "run_unavailable",
     "why_not_in",
     "why_not_runnable",
 ]

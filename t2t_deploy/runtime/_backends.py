@@ -12,7 +12,7 @@ from t2t_deploy.runtime._requirements import (
     ORT_GPU_BACKENDS,
     TENSORRT_MODULES,
     TORCH_BACKENDS,
-    run_obstacle,
+    run_unavailable,
 )
 from t2t_deploy.runtime._session import Session, SessionRequest
 from t2t_deploy.types import Precision
@@ -55,8 +55,8 @@ def why_not_runnable(name: str, device: int | None = None) -> str | None:
     """
     if name not in BACKENDS:
         raise UsageError(f"there is no backend {name!r}; known: {', '.join(BACKENDS)}")
-    obstacle = run_obstacle(name, device)
-    return None if obstacle is None else str(obstacle)
+    unavailable = run_unavailable(name, device)
+    return None if unavailable is None else str(unavailable)
 
 
 def why_not_in(name: str, precision: Precision) -> str | None:

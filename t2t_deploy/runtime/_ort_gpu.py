@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from t2t_deploy._optional import require
-from t2t_deploy.engine import Obstacle
+from t2t_deploy.engine import Unavailable
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.graph import check_onnx_file
 from t2t_deploy.runtime._ort import raise_refusal, tensor_spec
@@ -87,9 +87,9 @@ class OrtGpuSession(ClosingSession):
         if not path.is_file():
             raise ArtifactError(f"there is no file {path}; export the model first")
         check_onnx_file(path)
-        obstacle = why_no_provider(ort, backend)
-        if obstacle is not None:
-            raise BackendError(str(obstacle))
+        unavailable = why_no_provider(ort, backend)
+        if unavailable is not None:
+            raise BackendError(str(unavailable))
         options = session_options(ort, threads)
         settings = provider_options(backend, device, precision, cache)
         if cache is not None:
@@ -207,7 +207,7 @@ def provider_options(
     return options
 
 
-def why_no_provider(ort: Any, backend: str) -> Obstacle | None:
+def why_no_provider(ort: Any, backend: str) -> Unavailable | None:
     """What keeps a backend's provider from being had: another wheel, or a library it needs.
 
     ONNX Runtime itself says the latter in its log only, and lists providers that do not load.
@@ -215,7 +215,7 @@ def why_no_provider(ort: Any, backend: str) -> Obstacle | None:
     provider = PROVIDERS[backend]
     listed = ort.get_available_providers()
     if provider.name not in listed:
-        return Obstacle(
+        return Unavailable(
             f"onnxruntime {ort.__version__} has no {provider.name} (it has {', '.join(listed)})",
             "pip uninstall onnxruntime, then pip install 't2t-deploy[gpu]'",
         )
@@ -229,5 +229,5 @@ def why_no_provider(ort: Any, backend: str) -> Obstacle | None:
             name = f"{stem}.dll" if sys.platform == "win32" else f"lib{stem}.so"
             ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
     except OSError as err:
-        return Obstacle(f"{provider.name} does not load ({err})", provider.install)
+        return Unavailable(f"{provider.name} does not load ({err})", provider.install)
     return None

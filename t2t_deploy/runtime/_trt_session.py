@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from t2t_deploy._files import written_whole
+from t2t_deploy._files import atomic_write
 from t2t_deploy.engine import TensorRT, sizes
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.runtime._cuda import Cuda, Graph
@@ -170,7 +170,7 @@ class _RuntimeSettings:
             return
         try:
             # sessions in other processes write the same name: each renames a file of its own
-            with written_whole(self._path) as temporary:
+            with atomic_write(self._path) as temporary:
                 temporary.write_bytes(content)
         except ArtifactError as err:
             raise BackendError(f"compiled kernels cannot be kept: {err}") from err

@@ -10,7 +10,7 @@ import numpy as np
 from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.images import normalise
 from t2t_deploy.runtime import Session, SessionRequest, open_session
-from t2t_deploy.types import BARE, Ends, ShapeProfile, Tail, TensorSpec, softmax
+from t2t_deploy.types import BARE, GraphIO, ShapeProfile, Tail, TensorSpec, softmax
 
 DEFAULT_BATCH = 8
 DEFAULT_TOP = 5
@@ -25,7 +25,7 @@ class ClassifierRequest:
     """
 
     session: SessionRequest
-    ends: Ends = BARE
+    graph_io: GraphIO = BARE
     batch: int = DEFAULT_BATCH
     profile: ShapeProfile | None = None
 
@@ -51,11 +51,11 @@ class Classifier:
 
     def __init__(self, session: Session, request: ClassifierRequest) -> None:
         self._session = session
-        self._ends = request.ends
-        self._input = _input_of(session, request.ends)
-        self._outputs = _outputs_of(session, request.ends)
+        self._graph_io = request.graph_io
+        self._input = _input_of(session, request.graph_io)
+        self._outputs = _outputs_of(session, request.graph_io)
         taken = self._input.shape
-        size = taken[1] if request.ends.embed_preprocess else taken[2]
+        size = taken[1] if request.graph_io.embed_preprocess else taken[2]
         assert size is not None  # _input_of refuses others
         self.size: int = size
         """Side of the pictures, pixels."""
@@ -87,7 +87,7 @@ class Classifier:
         missing = self._least - len(pixels)
         if missing > 0:
             pixels = np.concatenate((pixels, np.repeat(pixels[-1:], missing, axis=0)))
-        if self._ends.embed_preprocess:
+        if self._graph_io.embed_preprocess:
             return {self._input.name: np.ascontiguousarray(pixels)}
         return {self._input.name: normalise(pixels)}
 
@@ -99,13 +99,13 @@ class Classifier:
         """
         first, *others = (outputs[spec.name][:count] for spec in self._outputs)
         finite = np.isfinite(first).all(axis=1)
-        if self._ends.tail is Tail.TOPK:
+        if self._graph_io.tail is Tail.TOPK:
             return TopClasses(
                 others[0][:, :top].astype(np.int64), first[:, :top].astype(np.float32), finite
             )
         values = np.where(finite[:, None], first, 0).astype(np.float64)
         indices = np.argsort(-values, axis=1, kind="stable")[:, :top]
-        shares = softmax(values) if self._ends.tail is Tail.LOGITS else values
+        shares = softmax(values) if self._graph_io.tail is Tail.LOGITS else values
         return TopClasses(
             indices, np.take_along_axis(shares, indices, axis=1).astype(np.float32), finite
         )
@@ -147,21 +147,21 @@ def wanted_top(asked: int | None, classifier: Classifier) -> int:
     return asked
 
 
-def _input_of(session: Session, ends: Ends) -> TensorSpec:
+def _input_of(session: Session, graph_io: GraphIO) -> TensorSpec:
     specs = session.inputs
-    if len(specs) == 1 and ends.takes(specs[0]):
+    if len(specs) == 1 and graph_io.takes(specs[0]):
         return specs[0]
-    expected = "(N, S, S, 3) uint8" if ends.embed_preprocess else "(N, 3, S, S) float32"
+    expected = "(N, S, S, 3) uint8" if graph_io.embed_preprocess else "(N, 3, S, S) float32"
     raise ArtifactError(
         f"{_listed(specs)} is what the artifact takes; expected pictures {expected}: predict with "
         "a classifier that t2t-deploy exported"
     )
 
 
-def _outputs_of(session: Session, ends: Ends) -> tuple[TensorSpec, ...]:
+def _outputs_of(session: Session, graph_io: GraphIO) -> tuple[TensorSpec, ...]:
     """The outputs in the order of their use: values, then classes where the graph gives these."""
     by_name = {spec.name: spec for spec in session.outputs}
-    if ends.tail is Tail.TOPK:
+    if graph_io.tail is Tail.TOPK:
         chosen = [by_name.get(name) for name in ("probabilities", "indices")]
         expected = "probabilities (N, k) and indices (N, k)"
     else:

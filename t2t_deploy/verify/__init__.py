@@ -25,7 +25,7 @@ from t2t_deploy.verify._features import (
 )
 from t2t_deploy.verify._features_plot import features_size, plot_features
 from t2t_deploy.verify._graph_io import TAIL_TOLERANCE, PixelSession, tail_fault, takes_pixels
-from t2t_deploy.verify._instrumented import ShownGraph, ShownLayers, shown_graph
+from t2t_deploy.verify._instrumented import InstrumentedGraph, LayerValues, instrumented_graph
 from t2t_deploy.verify._locate import (
     ComparedLayer,
     Located,
@@ -55,6 +55,8 @@ __all__ = [
     "ConfusionPanel",
     "FeatureColumn",
     "Features",
+    "InstrumentedGraph",
+    "LayerValues",
     "Located",
     "NodeFigures",
     "NodewiseReport",
@@ -62,8 +64,6 @@ __all__ = [
     "PictureSet",
     "PixelSession",
     "SeenStage",
-    "ShownGraph",
-    "ShownLayers",
     "Stage",
     "TokenColours",
     "Verification",
@@ -72,6 +72,7 @@ __all__ = [
     "evaluate_nodewise",
     "features_size",
     "flat_pictures",
+    "instrumented_graph",
     "located",
     "logits_of",
     "nodewise_not_run",
@@ -85,7 +86,6 @@ __all__ = [
     "plot_nodewise",
     "rounding_of",
     "see_stage",
-    "shown_graph",
     "standard_pictures",
     "stored_non_finite",
     "tail_fault",

@@ -150,8 +150,8 @@ def _error_scale(features: Features) -> LogNorm:
                 smallest = min(smallest, seen.rel_l2)
     if not largest > 0:
         return LogNorm(1e-8, 1.0, clip=True)
-    ends = math.floor(math.log10(min(smallest, largest))), math.ceil(math.log10(largest))
-    return LogNorm(10.0 ** ends[0], 10.0 ** max(ends[1], ends[0] + 1), clip=True)
+    graph_io = math.floor(math.log10(min(smallest, largest))), math.ceil(math.log10(largest))
+    return LogNorm(10.0 ** graph_io[0], 10.0 ** max(graph_io[1], graph_io[0] + 1), clip=True)
 
 
 def _name_columns(cells: list[Axes], columns: tuple[FeatureColumn, ...]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from t2t_deploy.images import pixels_of
 from t2t_deploy.runtime import Session, SessionRequest, open_session
-from t2t_deploy.types import OUTPUT_NAME, Ends, Precision
+from t2t_deploy.types import OUTPUT_NAME, GraphIO, Precision
 from t2t_deploy.verify._nodewise_session import NodewiseSession
 from t2t_deploy.workspace import Manifest
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class ShownLayers:
+class LayerValues:
     """What a graph computed for one picture.
 
     picture: (1, 3, S, S) float64, as the model in the graph saw it. layers: layer of the reference
@@ -40,7 +40,7 @@ class ShownLayers:
 
 
 @dataclass(frozen=True, slots=True)
-class ShownGraph:
+class InstrumentedGraph:
     """A session whose outputs are a graph's logits, its layers and the picture it made of pixels.
 
     tensors: layer of the reference -> where it is; what has no comparable tensor is left out.
@@ -48,38 +48,38 @@ class ShownGraph:
 
     session: Session
     tensors: Mapping[str, LayerTensor]
-    ends: Ends
+    graph_io: GraphIO
 
-    def run(self, picture: np.ndarray) -> ShownLayers:
+    def run(self, picture: np.ndarray) -> LayerValues:
         """The layers for a picture (3, S, S) float32, normalised."""
         from t2t_deploy.graph import NORMALISED_NAME
 
         taken = self.session.inputs[0]
         batch = taken.shape[0] or 1
         fed = np.repeat(picture[None], batch, axis=0)
-        given = pixels_of(fed) if self.ends.embed_preprocess else fed
+        given = pixels_of(fed) if self.graph_io.embed_preprocess else fed
         outputs = self.session.run({taken.name: np.ascontiguousarray(given)})
-        seen = outputs[NORMALISED_NAME] if self.ends.embed_preprocess else fed
+        seen = outputs[NORMALISED_NAME] if self.graph_io.embed_preprocess else fed
         layers = {
             layer: tensor.of(outputs[tensor.tensor], batch)
             for layer, tensor in self.tensors.items()
         }
-        return ShownLayers(seen[:1].astype(np.float64), layers, outputs)
+        return LayerValues(seen[:1].astype(np.float64), layers, outputs)
 
 
 @contextlib.contextmanager
-def shown_graph(
+def instrumented_graph(
     model: onnx.ModelProto, manifest: Manifest, layers: Sequence[str]
-) -> Iterator[ShownGraph]:
+) -> Iterator[InstrumentedGraph]:
     """Open a copy of a graph with those of the reference's layers as outputs that it has.
 
     Raises ExportError for a tensor without a type, BackendError.
     """
-    from t2t_deploy.export import PerformerForm, layer_tensors, with_tensors_shown
+    from t2t_deploy.export import PerformerForm, expose_tensors, layer_tensors
     from t2t_deploy.graph import NORMALISED_NAME
     from t2t_deploy.model import config_from_dict
 
-    ends = Ends.of_details(manifest.details)
+    graph_io = GraphIO.of_details(manifest.details)
     scaled = _equalised_layers(manifest)
     tensors = layer_tensors(
         model,
@@ -93,10 +93,10 @@ def shown_graph(
                 tensors[layer], factor=tensors[layer].factor * factor
             )
     shown = [OUTPUT_NAME, *(tensor.tensor for tensor in tensors.values())]
-    if ends.embed_preprocess:
+    if graph_io.embed_preprocess:
         shown.append(NORMALISED_NAME)
-    with _opened(with_tensors_shown(model, shown), manifest.precision) as session:
-        yield ShownGraph(session, tensors, ends)
+    with _opened(expose_tensors(model, shown), manifest.precision) as session:
+        yield InstrumentedGraph(session, tensors, graph_io)
 
 
 def _equalised_layers(manifest: Manifest) -> set[str]:

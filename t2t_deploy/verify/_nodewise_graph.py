@@ -123,10 +123,10 @@ def _steps(
     readers: dict[str, int] = {}
     for index, (_, node) in enumerate(nodes):
         readers |= {name: index for name in (*node.input, *node.output) if name}
-    ends: dict[int, list[str]] = {}
+    graph_io: dict[int, list[str]] = {}
     for tensor, index in readers.items():
         if tensor not in kept:
-            ends.setdefault(index, []).append(tensor)
+            graph_io.setdefault(index, []).append(tensor)
     for index, (name, node) in enumerate(nodes):
         nested = [a.name for a in node.attribute if a.HasField("g") or a.graphs]
         if nested:
@@ -142,7 +142,7 @@ def _steps(
             inputs=tuple(node.input),
             outputs=outputs,
             formats=tuple(float_format(types[output]) for output in outputs),
-            last_use=tuple(ends.get(index, ())),
+            last_use=tuple(graph_io.get(index, ())),
         )
 
 

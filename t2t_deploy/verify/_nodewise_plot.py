@@ -146,12 +146,12 @@ def _mark_stages(above: Axes, below: Axes, nodes: Sequence[NodeFigures]) -> None
             starts.append((match[1], node.index))
     if not starts:
         return
-    ends = [start for _, start in starts[1:]] + [nodes[-1].index + 1]
-    for place, ((_, start), end) in enumerate(zip(starts, ends, strict=True)):
+    graph_io = [start for _, start in starts[1:]] + [nodes[-1].index + 1]
+    for place, ((_, start), end) in enumerate(zip(starts, graph_io, strict=True)):
         for axes in (above, below) if place % 2 else ():
             axes.axvspan(start - 0.5, end - 0.5, color="#f3f3f3", linewidth=0, zorder=0)
     top = above.secondary_xaxis("top")
-    middles = [(start + end) / 2 for (_, start), end in zip(starts, ends, strict=True)]
+    middles = [(start + end) / 2 for (_, start), end in zip(starts, graph_io, strict=True)]
     top.set_xticks(middles, [name for name, _ in starts], rotation=35, ha="left", fontsize=7)
     top.tick_params(length=0, pad=1, colors=_GREY)
     top.spines["top"].set_visible(False)

@@ -14,7 +14,7 @@ A manifest lies beside its file and names it without a folder, so a workspace ca
 from __future__ import annotations
 
 from t2t_deploy.workspace._artifact import Artifact
-from t2t_deploy.workspace._locks import Patience
+from t2t_deploy.workspace._locks import LockPolicy
 from t2t_deploy.workspace._manifest import (
     MANIFEST_SUFFIX,
     MANIFEST_VERSION,
@@ -33,8 +33,8 @@ __all__ = [
     "MANIFEST_VERSION",
     "PARTIAL",
     "Artifact",
+    "LockPolicy",
     "Manifest",
-    "Patience",
     "Workspace",
     "WorkspaceCheck",
     "finished",

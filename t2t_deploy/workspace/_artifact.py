@@ -36,7 +36,7 @@ class Artifact:
             return self.manifest.kind
         return "engine" if self.path.suffix in _ENGINE_SUFFIXES else "onnx"
 
-    def known(self) -> Manifest:
+    def require_manifest(self) -> Manifest:
         """The manifest. Raises ArtifactError for a foreign file."""
         if self.manifest is None:
             raise ArtifactError(
@@ -45,6 +45,8 @@ class Artifact:
                 "t2t-deploy exported"
             )
         return self.manifest
+
+    known = require_manifest  # what scripts call it
 
 
 def artifact_of_file(path: Path) -> Artifact:
@@ -86,7 +88,7 @@ def change_manifest(artifact: Artifact, changes: Mapping[str, Any]) -> Artifact:
     """
     beside = manifest_path_for(artifact.path)
     with locked_folder(beside.parent):
-        known = read_records(beside).of(artifact.known().sha256)
+        known = read_records(beside).of(artifact.require_manifest().sha256)
         if known is None or known.manifest is None:
             raise ArtifactError(
                 f"{artifact.path} was made anew while this command ran, and what it found is of "

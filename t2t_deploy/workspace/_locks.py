@@ -30,7 +30,7 @@ def _silent(text: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class LockPolicy:
     """How a command waits for another one.
 
     wait: or raise BusyError instead. command: its name, for those that wait for it. say: how the
@@ -43,7 +43,7 @@ class Patience:
 
 
 @contextlib.contextmanager
-def held(root: Path, name: str, patience: Patience) -> Iterator[None]:
+def held(root: Path, name: str, lock_policy: LockPolicy) -> Iterator[None]:
     """Hold a lock of a workspace. Raises BusyError, or ArtifactError where none can be made."""
     from filelock import FileLock, Timeout
 
@@ -55,12 +55,12 @@ def held(root: Path, name: str, patience: Patience) -> Iterator[None]:
             lock.acquire(timeout=_GRACE_S)
         except Timeout:
             who = f"another t2t-deploy ({_holder(note)}) on workspace {root}"
-            if not patience.wait:
+            if not lock_policy.wait:
                 raise BusyError(
                     f"{who} is busy with what this command needs; try again when it is done, or "
                     "leave --no-wait out to wait for it"
                 ) from None
-            patience.say(f"waiting for {who}; --no-wait to fail instead")
+            lock_policy.say(f"waiting for {who}; --no-wait to fail instead")
             lock.acquire()
     except OSError as err:
         raise ArtifactError(
@@ -68,7 +68,7 @@ def held(root: Path, name: str, patience: Patience) -> Iterator[None]:
         ) from err
     try:
         with contextlib.suppress(OSError):  # it is for messages alone
-            note.write_text(json.dumps({"pid": os.getpid(), "command": patience.command}))
+            note.write_text(json.dumps({"pid": os.getpid(), "command": lock_policy.command}))
         yield
     finally:
         lock.release()

@@ -41,7 +41,7 @@ def check_files(root: Path, files: list[Path]) -> WorkspaceCheck:
             count += 1
             if not path.is_file():
                 raise ArtifactError(f"{path} is gone, its manifest is not; make it again")
-            manifest = artifact_of_file(path).known()
+            manifest = artifact_of_file(path).require_manifest()
             if manifest.outdated is not None:
                 problems.append(f"{path}: {manifest.outdated}")
             if manifest.weights:

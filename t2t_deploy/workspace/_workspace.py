@@ -30,7 +30,7 @@ from t2t_deploy.workspace._artifact import (
     change_manifest,
     replace_file,
 )
-from t2t_deploy.workspace._locks import CHANGES, Patience, held
+from t2t_deploy.workspace._locks import CHANGES, LockPolicy, held
 from t2t_deploy.workspace._manifest import (
     MANIFEST_SUFFIX,
     Manifest,
@@ -51,16 +51,16 @@ class Workspace:
     patience: what to do where another command works on the same. Reading waits for nobody.
     """
 
-    def __init__(self, root: Path, patience: Patience | None = None) -> None:
+    def __init__(self, root: Path, lock_policy: LockPolicy | None = None) -> None:
         self.root = root
-        self._patience = patience or Patience()
+        self._lock_policy = lock_policy or LockPolicy()
 
     # -- reading -------------------------------------------------------------------------------
 
     def artifacts(self, kind: str | None = None) -> list[Artifact]:
         """All artifacts, oldest first. Raises ArtifactError for an unreadable manifest."""
         found = [Artifact(self._file(path), read_manifest(path)) for path in self._manifests(kind)]
-        return sorted(found, key=lambda artifact: artifact.known().sequence)
+        return sorted(found, key=lambda artifact: artifact.require_manifest().sequence)
 
     def check(self) -> WorkspaceCheck:
         """Compare every file, and all weights, with what is written of them."""
@@ -77,16 +77,16 @@ class Workspace:
 
         Raises ArtifactError saying what to run.
         """
-        suitable = [a for a in self.artifacts(kind) if suits(a.known())]
-        usable = [a for a in suitable if force or not a.known().failed]
+        suitable = [a for a in self.artifacts(kind) if suits(a.require_manifest())]
+        usable = [a for a in suitable if force or not a.require_manifest().failed]
         if usable:
             return usable[-1]
         if suitable:
             last = suitable[-1]
             raise ArtifactError(
                 f"every suitable {kind} artifact of workspace {self.root} failed its check, the "
-                f"newest being {last.path.name} ({last.known().failure}); mend the cause and make "
-                "it again, or pass --force"
+                f"newest being {last.path.name} ({last.require_manifest().failure}); fix the cause "
+                "and re-export, or use --force"
             )
         make = "export" if kind == "onnx" else "build-trt"
         raise ArtifactError(
@@ -115,11 +115,11 @@ class Workspace:
         return self._usable(artifact_of_file(artifact.path), force=force)
 
     def _usable(self, artifact: Artifact, *, force: bool) -> Artifact:
-        manifest = artifact.known()
+        manifest = artifact.require_manifest()
         if manifest.failed and not force:
             raise ArtifactError(
-                f"{artifact.path} failed its check ({manifest.failure}); mend the cause and make "
-                "it again, or pass --force"
+                f"{artifact.path} failed its check ({manifest.failure}); fix the cause and "
+                "re-export, or use --force"
             )
         return artifact
 
@@ -213,7 +213,7 @@ class Workspace:
 
         name: of the work; by default the moments in which manifests change. Raises BusyError.
         """
-        return held(self.root, name, self._patience)
+        return held(self.root, name, self._lock_policy)
 
     def scratch(self) -> AbstractContextManager[Path]:
         """A folder for files of the moment, in the workspace where that is there to be written."""

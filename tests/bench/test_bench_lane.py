@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from t2t_deploy.bench import BenchCase, BenchStatus, WarmUp, _case_run
-from t2t_deploy.bench._case_run import Lane
+from t2t_deploy.bench._case_run import CaseRun
 from t2t_deploy.bench._client import Worker
 from t2t_deploy.bench._tables import _note
 from t2t_deploy.runtime import SessionRequest
@@ -36,23 +36,23 @@ class SimulatedWorker:
 
 def prepared(
     monkeypatch: pytest.MonkeyPatch, chunks_ms: list[float]
-) -> tuple[Lane, SimulatedWorker]:
+) -> tuple[CaseRun, SimulatedWorker]:
     worker = SimulatedWorker(iter(chunks_ms))
     monkeypatch.setattr(_case_run, "monotonic", lambda: worker.now)
     monkeypatch.setattr(_case_run, "WARM_UP_LIMIT_S", 5.0)
     monkeypatch.setattr(_case_run, "WARM_UP_CHUNK_S", 0.25)
     case = BenchCase(SessionRequest("ort-cpu", Path("a")), "a", "fp32", 4)
-    lane = Lane(case, cast(Worker, worker))
-    lane.prepare(seed=0)
-    return lane, worker
+    case_run = CaseRun(case, cast(Worker, worker))
+    case_run.prepare(seed=0)
+    return case_run, worker
 
 
 def test_warm_up_ends_when_two_chunks_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    lane, worker = prepared(monkeypatch, [50.0, 25.0, 20.0, 20.5, 20.0])
+    case_run, worker = prepared(monkeypatch, [50.0, 25.0, 20.0, 20.5, 20.0])
     # 3, then 0.25 s of 50, 25 and 20 ms calls; 20.5 is within 5 % of 20
     assert worker.asked == [(3, 0), (5, 0), (10, 0), (12, 0)]
-    lane.take_turn(1, 1, round_seconds=0.41)
-    result = lane.result(None)
+    case_run.take_turn(1, 1, round_seconds=0.41)
+    result = case_run.result(None)
     assert result.warm_up == WarmUp(iterations=31, stable=True)
     assert worker.asked[-1] == (20, 1)  # sized by the last chunk, after one unrecorded call
     assert result.status is BenchStatus.OK
@@ -62,21 +62,21 @@ def test_warm_up_ends_when_two_chunks_agree(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_warm_up_that_never_settles_ends_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    lane, worker = prepared(monkeypatch, [1000.0, 2000.0, 1000.0, 2000.0])
+    case_run, worker = prepared(monkeypatch, [1000.0, 2000.0, 1000.0, 2000.0])
     assert worker.asked == [(3, 0), (3, 0)]  # 9 s; the limit is looked at between chunks
-    lane.take_turn(1, 1, round_seconds=0.5)
-    assert lane.result(None).warm_up == WarmUp(iterations=7, stable=False)
+    case_run.take_turn(1, 1, round_seconds=0.5)
+    assert case_run.result(None).warm_up == WarmUp(iterations=7, stable=False)
 
 
 def test_graphs_that_were_refused_are_told_beside_the_figures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lane, worker = prepared(monkeypatch, [20.0, 20.0, 20.0])
+    case_run, worker = prepared(monkeypatch, [20.0, 20.0, 20.0])
     plain = worker.run
     monkeypatch.setattr(
         worker, "run", lambda *args, **kw: plain(*args, **kw) | {"graph_refusal": "it waits"}
     )
-    lane.take_turn(1, 1, round_seconds=0.1)
-    result = lane.result(None)
+    case_run.take_turn(1, 1, round_seconds=0.1)
+    result = case_run.result(None)
     assert (result.status, result.reason) == (BenchStatus.OK, "without CUDA graph: it waits")
     assert _note(dataclasses.replace(result, unstable=False)) == "without CUDA graph: it waits"

@@ -76,8 +76,8 @@ def test_no_codes_pass_the_bound_and_the_worst_reach_it(form: Form, precision: P
         bound = half_bound(weight, form, STEP)
         assert bound is not None
         drawn = random.uniform(-limit, limit, (2000, 64)).round().astype(dtype)
-        ends = random.choice([-limit, limit], (2000, 64)).astype(dtype)
-        for codes in (drawn, ends):
+        graph_io = random.choice([-limit, limit], (2000, 64)).astype(dtype)
+        for codes in (drawn, graph_io):
             assert np.abs(products(codes, weight, STEP)).max() <= bound
         worst = limit * np.sign(weight.codes.astype(np.float32)).T
         reached = np.abs(products(worst, weight, STEP)).max()

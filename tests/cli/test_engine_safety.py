@@ -140,7 +140,7 @@ def test_no_command_loads_an_engine_that_nobody_answers_for(
 
     for module in ("_trt_engine", "_trt_session"):
         monkeypatch.setattr(f"t2t_deploy.runtime.{module}.load_engine", load)
-    monkeypatch.setattr(_backends, "run_obstacle", lambda name, device=None: None)
+    monkeypatch.setattr(_backends, "run_unavailable", lambda name, device=None: None)
     monkeypatch.setattr("t2t_deploy.runtime._trt_session.Cuda", lambda device: None)
     content = bytearray(engine_file.read_bytes())
     if what == "foreign":
@@ -166,8 +166,8 @@ def test_what_is_loaded_is_what_was_checked(built: Path, engine_file: Path) -> N
     known = workspace.open(engine_file)
     shutil.copy(engine_file, "foreign.engine")
     foreign = workspace.open(Path("foreign.engine"))
-    assert _engine.engine_sha256(known) == known.known().sha256
-    assert _engine.engine_sha256(foreign) == known.known().sha256
+    assert _engine.engine_sha256(known) == known.require_manifest().sha256
+    assert _engine.engine_sha256(foreign) == known.require_manifest().sha256
     (graph,) = (built / "onnx").glob("*.onnx")
     assert _engine.engine_sha256(workspace.open(graph)) is None
 
@@ -176,7 +176,7 @@ def test_what_is_loaded_is_what_was_checked(built: Path, engine_file: Path) -> N
 def test_a_session_of_an_engine_that_nobody_answers_for(
     engine_file: Path, monkeypatch: pytest.MonkeyPatch, sha256: str | None
 ) -> None:
-    monkeypatch.setattr(_backends, "run_obstacle", lambda name, device=None: None)
+    monkeypatch.setattr(_backends, "run_unavailable", lambda name, device=None: None)
     request = SessionRequest("tensorrt-rtx", engine_file, sha256=sha256)
     with pytest.raises(EngineError, match=r"nobody answers for|changed after it was checked"):
         open_session(request)
@@ -185,10 +185,10 @@ def test_a_session_of_an_engine_that_nobody_answers_for(
 def test_bench_and_predict_hand_the_hash_on(
     built: Path, engine_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_backends, "run_obstacle", lambda name, device=None: None)
+    monkeypatch.setattr(_backends, "run_unavailable", lambda name, device=None: None)
     workspace = Workspace(built)
     artifact = workspace.open(engine_file)
-    wanted = artifact.known().sha256
+    wanted = artifact.require_manifest().sha256
     assert classifier_request(workspace, artifact).session.sha256 == wanted
     asked = BenchRequest(artifacts=(engine_file,))
     case, reason = _bench._case(workspace, artifact, "tensorrt-rtx", 1, 1, asked)

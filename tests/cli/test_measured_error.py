@@ -48,7 +48,7 @@ def pictures(empty_folder: Path) -> Path:
 
 
 PRECISIONS = {
-    **{"named": "fp32", "fp16": "fp16", "bf16": "bf16", "ends": "fp32"},
+    **{"named": "fp32", "fp16": "fp16", "bf16": "bf16", "graph_io": "fp32"},
     **{"static": "int8", "fp8": "fp8", "dynamic": "int8", "int8-ends": "int8"},
 }
 
@@ -56,7 +56,7 @@ PRECISIONS = {
 @pytest.mark.parametrize(
     "kinds",
     [
-        pytest.param(("ends", "static", "dynamic"), id="some"),
+        pytest.param(("graph_io", "static", "dynamic"), id="some"),
         pytest.param(tuple(PRECISIONS), id="all", marks=pytest.mark.slow),
     ],
 )
@@ -75,7 +75,7 @@ def test_graphs_of_every_kind(
         "named": export,
         "fp16": (*export, "--precision", "fp16", "--target", "tensorrt"),
         "bf16": (*export, "--precision", "bf16", "--target", "tensorrt"),
-        "ends": (*export, "--embed-preprocess", "--tail", "topk"),
+        "graph_io": (*export, "--embed-preprocess", "--tail", "topk"),
         "static": quantize,
         "fp8": (*quantize, "--type", "fp8"),
         "dynamic": ("quantize", plain, "--no-speed", "--mode", "dynamic"),

@@ -44,7 +44,7 @@ class Folder:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    root = tmp_path_factory.mktemp("ends")
+    root = tmp_path_factory.mktemp("graph_io")
     (root / "model.toml").write_text(_MODEL)
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -67,7 +67,7 @@ def details(path: Path) -> dict[str, Any]:
 
 
 def test_the_manifest_tells_them(folder: Folder) -> None:
-    told = [details(folder.root / f"{n}.onnx") for n in ("bare", "ends", "soft")]
+    told = [details(folder.root / f"{n}.onnx") for n in ("bare", "graph_io", "soft")]
     assert [(d["image_input"], d["tail"]) for d in told] == [
         ("float32_nchw", "logits"),
         ("uint8_nhwc", "topk"),

@@ -31,7 +31,7 @@ from t2t_deploy.calibration._observe import MagnitudeHistogram, TensorSum
 from t2t_deploy.commands import _calibrate
 from t2t_deploy.errors import BusyError
 from t2t_deploy.types import Target
-from t2t_deploy.workspace import Patience, Workspace, _locks, manifest_path_for
+from t2t_deploy.workspace import LockPolicy, Workspace, _locks, manifest_path_for
 
 Run = Callable[..., Any]
 
@@ -413,23 +413,23 @@ def test_of_two_calibrations_at_once_the_second_takes_the_ranges_of_the_first(
     images: Any = SimpleNamespace(digests=lambda: ["c" * 64])
     request = _calibrate.CalibrateRequest(tmp_path / "pictures")
 
-    def calibrated(patience: Patience) -> _calibrate.CalibratedRanges:
-        workspace = Workspace(tmp_path / "artifacts", patience)
+    def calibrated(lock_policy: LockPolicy) -> _calibrate.CalibratedRanges:
+        workspace = Workspace(tmp_path / "artifacts", lock_policy)
         return _calibrate.calibrated(workspace, source, Target.CPU, graph, images, request)
 
-    path = calibrated(Patience()).path
+    path = calibrated(LockPolicy()).path
     content = path.read_bytes()
     path.unlink()
     lock = FileLock(tmp_path / "artifacts" / _locks.FOLDER / f"{path.stem}.lock")
     lock.acquire()
     with pytest.raises(BusyError):
-        calibrated(Patience(wait=False))
+        calibrated(LockPolicy(wait=False))
 
     def finish(text: str) -> None:
         path.write_bytes(content)
         lock.release()
 
-    assert calibrated(Patience(say=finish)).reused
+    assert calibrated(LockPolicy(say=finish)).reused
     assert len(taken) == 1
 
 

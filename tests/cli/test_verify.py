@@ -82,7 +82,7 @@ def test_a_failed_artifact_is_refused_unless_forced(
         done = run(command, path)
         assert done.status == 1
         assert f"{path} failed its check (relative error " in done.err
-        assert "; mend the cause and make it again, or pass --force" in done.err
+        assert "; fix the cause and re-export, or use --force" in done.err
 
     done = run("build-trt")
     assert done.status == 1

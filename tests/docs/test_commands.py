@@ -55,8 +55,8 @@ def typed(page: Path) -> Iterator[Typed]:
 
 def _commands(page: Path, words: list[str]) -> Iterator[Typed]:
     for part in " ".join(shlex.quote(word) for word in words).split("t2t-deploy ")[1:]:
-        ends = re.split(r" (?:'[|;&<>]+'|->)(?: |$)", f"{part} ")
-        yield Typed(page, tuple(shlex.split(ends[0])))
+        graph_io = re.split(r" (?:'[|;&<>]+'|->)(?: |$)", f"{part} ")
+        yield Typed(page, tuple(shlex.split(graph_io[0])))
 
 
 ALL = [command for page in FILES for command in typed(page)]

@@ -11,15 +11,15 @@ import torch
 
 from t2t_deploy.errors import ExportError
 from t2t_deploy.export import DeployT2TViT, Strategies, choose_strategies, onnx_from_deploy
-from t2t_deploy.graph import check_graph, with_ends, with_logits_shown, without_ends
+from t2t_deploy.graph import check_graph, expose_logits, with_graph_io, without_graph_io
 from t2t_deploy.images import normalise, pixels_of
 from t2t_deploy.runtime._ort import OrtSession
-from t2t_deploy.types import BARE, Ends, Precision, Tail, Target, softmax
+from t2t_deploy.types import BARE, GraphIO, Precision, Tail, Target, softmax
 from t2t_deploy.verify import PixelSession, tail_fault, takes_pixels
 
 from .conftest import KINDS, reference_of
 
-EVERY = [Ends(embedded, tail) for embedded in (False, True) for tail in Tail]
+EVERY = [GraphIO(embedded, tail) for embedded in (False, True) for tail in Tail]
 
 
 @pytest.fixture(scope="module")
@@ -44,62 +44,66 @@ def test_pixels_come_back_exactly() -> None:
     np.testing.assert_array_equal(pixels_of(np.full((3, 1, 1), 99, np.float32)).ravel(), [255] * 3)
 
 
-@pytest.mark.parametrize("ends", EVERY, ids=lambda ends: "-".join(ends.words) or "bare")
-def test_each_pair_of_ends(bare: onnx.ModelProto, ends: Ends, tmp_path: Path) -> None:
+@pytest.mark.parametrize("graph_io", EVERY, ids=lambda graph_io: "-".join(graph_io.words) or "bare")
+def test_each_pair_of_ends(bare: onnx.ModelProto, graph_io: GraphIO, tmp_path: Path) -> None:
     with session_of(bare, tmp_path) as session:
         logits = session.run({"image": normalise(pixels(3))})["logits"]
-    made = check_graph(with_ends(bare, ends), batch=None)
-    added = 4 * ends.embed_preprocess + list(Tail).index(ends.tail)
+    made = check_graph(with_graph_io(bare, graph_io), batch=None)
+    added = 4 * graph_io.embed_preprocess + list(Tail).index(graph_io.tail)
     assert len(made.graph.node) == len(bare.graph.node) + added
-    assert Ends.of_details(ends.to_details()) == ends
+    assert GraphIO.of_details(graph_io.to_details()) == graph_io
     with session_of(made, tmp_path) as session:
-        assert takes_pixels(session) is ends.embed_preprocess
-        taken = pixels(3) if ends.embed_preprocess else normalise(pixels(3))
+        assert takes_pixels(session) is graph_io.embed_preprocess
+        taken = pixels(3) if graph_io.embed_preprocess else normalise(pixels(3))
         found = session.run({"image": taken})
-    if ends.tail is Tail.LOGITS:
+    if graph_io.tail is Tail.LOGITS:
         np.testing.assert_allclose(found["logits"], logits, rtol=1e-4, atol=1e-5)
         return
     assert found["probabilities"].dtype == np.float32
     assert tail_fault(found, logits) is None
-    if ends.tail is Tail.TOPK:
+    if graph_io.tail is Tail.TOPK:
         assert found["indices"].dtype == np.int64
         np.testing.assert_array_equal(found["indices"], np.argsort(-logits, axis=1)[:, :5])
-    with session_of(with_logits_shown(made), tmp_path) as session:
+    with session_of(expose_logits(made), tmp_path) as session:
         shown = session.run({"image": taken})
     np.testing.assert_allclose(shown.pop("logits"), logits, rtol=1e-4, atol=1e-5)
     for name, array in found.items():
         np.testing.assert_array_equal(shown[name], array)
 
 
-@pytest.mark.parametrize("ends", EVERY, ids=lambda ends: "-".join(ends.words) or "bare")
-def test_the_graph_inside_comes_back(bare: onnx.ModelProto, ends: Ends, tmp_path: Path) -> None:
-    inside = check_graph(without_ends(check_graph(with_ends(bare, ends), batch=None)), batch=None)
+@pytest.mark.parametrize("graph_io", EVERY, ids=lambda graph_io: "-".join(graph_io.words) or "bare")
+def test_the_graph_inside_comes_back(
+    bare: onnx.ModelProto, graph_io: GraphIO, tmp_path: Path
+) -> None:
+    inside = check_graph(
+        without_graph_io(check_graph(with_graph_io(bare, graph_io), batch=None)), batch=None
+    )
     assert inside.graph.node == bare.graph.node
     assert inside.graph.initializer == bare.graph.initializer
     assert (inside.graph.input, inside.graph.output) == (bare.graph.input, bare.graph.output)
 
 
 def test_few_classes(bare: onnx.ModelProto) -> None:
-    made = with_ends(bare, Ends(tail=Tail.TOPK))
+    made = with_graph_io(bare, GraphIO(tail=Tail.TOPK))
     dims = [[d.dim_value for d in o.type.tensor_type.shape.dim][1:] for o in made.graph.output]
     assert dims == [[5], [5]]
     small = onnx.ModelProto()
     small.CopyFrom(bare)
     small.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
-    made = with_ends(small, Ends(tail=Tail.TOPK))
+    made = with_graph_io(small, GraphIO(tail=Tail.TOPK))
     dims = [[d.dim_value for d in o.type.tensor_type.shape.dim][1:] for o in made.graph.output]
     assert dims == [[3], [3]]
 
 
 def test_ends_are_put_on_once(bare: onnx.ModelProto) -> None:
-    assert with_ends(bare, BARE) == bare
-    for ends in (Ends(embed_preprocess=True), Ends(tail=Tail.SOFTMAX)):
+    assert with_graph_io(bare, BARE) == bare
+    for graph_io in (GraphIO(embed_preprocess=True), GraphIO(tail=Tail.SOFTMAX)):
         with pytest.raises(ExportError, match="export the model again"):
-            with_ends(with_ends(bare, ends), ends)
+            with_graph_io(with_graph_io(bare, graph_io), graph_io)
 
 
 def test_the_same_pixels_reach_a_session_inside(bare: onnx.ModelProto, tmp_path: Path) -> None:
-    made = with_ends(bare, Ends(embed_preprocess=True))
+    made = with_graph_io(bare, GraphIO(embed_preprocess=True))
     with session_of(made, tmp_path) as session, PixelSession(session) as floats:
         wanted = session.run({"image": pixels(2)})["logits"]
         found = floats.run({"image": normalise(pixels(2))})["logits"]
@@ -140,7 +144,7 @@ def test_ties_come_in_any_order() -> None:
 
 def test_the_graph_normalises_as_images_do(bare: onnx.ModelProto, tmp_path: Path) -> None:
     """Directly: the first LayerNorm would hide a wrong factor from the logits."""
-    made = check_graph(with_ends(bare, Ends(embed_preprocess=True)), batch=None)
+    made = check_graph(with_graph_io(bare, GraphIO(embed_preprocess=True)), batch=None)
     inside = next(info for info in made.graph.value_info if info.name == "image_normalised")
     made.graph.output.append(inside)
     every = np.arange(32 * 32 * 3).reshape(1, 32, 32, 3).astype(np.uint8)

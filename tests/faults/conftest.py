@@ -23,7 +23,7 @@ import t2t_deploy
 from ..small import TINY
 
 OWN_MOUNTS = ("unshare", "--map-root-user", "--mount")
-ZYGOTE = Path(__file__).with_name("zygote.py")
+FORK_SERVER = Path(__file__).with_name("zygote.py")
 
 
 def _has_own_mounts() -> bool:
@@ -50,14 +50,14 @@ class Ran:
         return json.loads(self.out)
 
 
-class Zygote:
+class ForkServer:
     """The warm process; see `zygote.py`."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.mounts = _has_own_mounts()
         """Whether file systems can be mounted that only these processes see."""
         self._process = subprocess.Popen(
-            [*(OWN_MOUNTS if self.mounts else ()), sys.executable, ZYGOTE],
+            [*(OWN_MOUNTS if self.mounts else ()), sys.executable, FORK_SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -123,17 +123,17 @@ def process_environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def command(process_environment: dict[str, str]) -> Iterator[Zygote]:
+def command(process_environment: dict[str, str]) -> Iterator[ForkServer]:
     """Run a command line in a folder, to its end or to a signal."""
     if not hasattr(os, "fork") or sys.platform == "darwin":
         pytest.skip("commands run in forks, which are safe on Linux")
-    zygote = Zygote(process_environment)
-    yield zygote
-    zygote.end()
+    fork_server = ForkServer(process_environment)
+    yield fork_server
+    fork_server.end()
 
 
 @pytest.fixture(scope="session")
-def site(command: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(command: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`artifacts` with an export, and what was written elsewhere: to be copied, not changed."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "tiny.toml").write_text(TINY)
@@ -167,7 +167,7 @@ def copied(site: Path, tmp_path: Path) -> Callable[[], Path]:
 
 
 @pytest.fixture
-def disk(command: Zygote, site: Path, tmp_path: Path) -> Iterator[Path]:
+def disk(command: ForkServer, site: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of the site on a disk of its own, 8 MB large, which commands alone see."""
     if not command.mounts:
         pytest.skip("this machine lets no process mount what it alone sees (unshare)")

@@ -34,12 +34,12 @@ BUILDER = "t2t_deploy.engine._worker"
 @pytest.fixture
 def graph(tmp_path: Path) -> Path:
     nodes = [helper.make_node("Relu", ["image"], ["logits"], "act")]
-    ends = [
+    graph_io = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 16])
         for name in ("image", "logits")
     ]
     made = helper.make_model(
-        helper.make_graph(nodes, "graph", ends[:1], ends[1:]),
+        helper.make_graph(nodes, "graph", graph_io[:1], graph_io[1:]),
         opset_imports=[helper.make_opsetid("", 18)],
         ir_version=10,
     )

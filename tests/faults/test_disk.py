@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Ran, Zygote
+from .conftest import ForkServer, Ran
 from .test_kill import ALL, CASES, check, temporaries
 
 # of an artifact, weights, a manifest and a picture of a plot
@@ -33,7 +33,7 @@ def is_told(done: Ran, reason: str) -> bool:
     )
 
 
-def files_limited(command: Zygote, copied: Callable[[], Path], site: Path, name: str,
+def files_limited(command: ForkServer, copied: Callable[[], Path], site: Path, name: str,
                   sizes: tuple[int, ...]) -> int:  # fmt: skip
     """How often the command could not do its work."""
     case, failed = CASES[name], 0
@@ -52,7 +52,7 @@ def files_limited(command: Zygote, copied: Callable[[], Path], site: Path, name:
 
 @pytest.mark.parametrize("name", ["predict"])
 def test_a_file_that_may_not_grow(
-    command: Zygote, copied: Callable[[], Path], site: Path, name: str
+    command: ForkServer, copied: Callable[[], Path], site: Path, name: str
 ) -> None:
     assert files_limited(command, copied, site, name, (0, 100)) == 2
 
@@ -60,14 +60,14 @@ def test_a_file_that_may_not_grow(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITING)
 def test_files_that_may_not_grow(
-    command: Zygote, copied: Callable[[], Path], site: Path, name: str
+    command: ForkServer, copied: Callable[[], Path], site: Path, name: str
 ) -> None:
     failed = files_limited(command, copied, site, name, SIZES)
     print(f"{name}: {failed} of {len(SIZES)} sizes were too small")
     assert failed > 0
 
 
-def disk_filled(command: Zygote, disk: Path, name: str, rooms_kb: tuple[int, ...]) -> int:
+def disk_filled(command: ForkServer, disk: Path, name: str, rooms_kb: tuple[int, ...]) -> int:
     """How often the command could not do its work on a disk with that much room."""
     case, failed = CASES[name], 0
     command.shell('cp -r "$1" "$1.kept" && mv "$1.kept" "$1/kept"', disk / "artifacts")
@@ -90,13 +90,13 @@ def disk_filled(command: Zygote, disk: Path, name: str, rooms_kb: tuple[int, ...
 
 
 @pytest.mark.parametrize("name", ["predict"])
-def test_a_full_disk(command: Zygote, disk: Path, name: str) -> None:
+def test_a_full_disk(command: ForkServer, disk: Path, name: str) -> None:
     assert disk_filled(command, disk, name, (0,)) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITING)
-def test_a_disk_with_less_room_than_needed(command: Zygote, disk: Path, name: str) -> None:
+def test_a_disk_with_less_room_than_needed(command: ForkServer, disk: Path, name: str) -> None:
     failed = disk_filled(command, disk, name, ROOM_KB)
     print(f"{name}: {failed} of {len(ROOM_KB)} disks had too little room")
     assert failed > 0
@@ -136,7 +136,7 @@ READING = (
 CHANGING = ("predict", "package")
 
 
-def test_a_read_only_workspace(command: Zygote, disk: Path) -> None:
+def test_a_read_only_workspace(command: ForkServer, disk: Path) -> None:
     command.shell('mount -o remount,ro "$1"', disk)
     try:
         for words in READING:
@@ -152,7 +152,7 @@ def test_a_read_only_workspace(command: Zygote, disk: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_bench_in_a_read_only_workspace(command: Zygote, disk: Path) -> None:
+def test_a_bench_in_a_read_only_workspace(command: ForkServer, disk: Path) -> None:
     command.shell('mount -o remount,ro "$1"', disk)
     try:
         done = command(disk, "bench", "model.onnx", "--rounds", 5, "--json")

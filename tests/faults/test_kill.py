@@ -21,7 +21,7 @@ from t2t_deploy._optional import is_installed
 from t2t_deploy.types import Precision
 from t2t_deploy.workspace import Workspace
 
-from .conftest import Zygote
+from .conftest import ForkServer
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 EXPORT = ("export", "--config", "tiny.toml")
@@ -89,7 +89,7 @@ def held_files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): file_sha256(path) for path in paths}
 
 
-def check(command: Zygote, folder: Path, site: Path) -> None:
+def check(command: ForkServer, folder: Path, site: Path) -> None:
     """Nothing is lost, and the workspace is whole."""
     before, now = held_files(site), held_files(folder)
     now = {name: digest for name, digest in now.items() if ".t2t-tmp-" not in name}
@@ -97,7 +97,10 @@ def check(command: Zygote, folder: Path, site: Path) -> None:
     done = command(folder, "workspace", "check", "--json")
     assert (done.status, done.json["problems"]) == (0, [])
     model = Workspace(folder / "artifacts").open(folder / "model.onnx")
-    assert model.known().batch in (None, 3) and model.known().precision is Precision.FP32
+    assert (
+        model.require_manifest().batch in (None, 3)
+        and model.require_manifest().precision is Precision.FP32
+    )
     lines = (folder / "classes.csv").read_text().splitlines()
     assert len(lines) == 7 and {line.count(",") for line in lines} <= {4, 7}
     assert not any(worker_of(folder))
@@ -118,7 +121,7 @@ def worker_of(folder: Path) -> list[psutil.Process]:
     return alive
 
 
-def check_rest(command: Zygote, folder: Path, site: Path, case: Case) -> None:
+def check_rest(command: ForkServer, folder: Path, site: Path, case: Case) -> None:
     """The same command works now, what was left behind can be removed, and doctor is content."""
     done = command(folder, *case.words)
     assert done.status == case.status, done.err
@@ -143,7 +146,11 @@ def prepared(folder: Path, case: Case) -> Path:
 
 
 def killed_at_each_change(
-    command: Zygote, copied: Callable[[], Path], site: Path, case: Case, points: list[int] | None
+    command: ForkServer,
+    copied: Callable[[], Path],
+    site: Path,
+    case: Case,
+    points: list[int] | None,
 ) -> int:
     """Kill before each change, or before some; returns how many kills there were."""
     whole = command(prepared(copied(), case), *case.words)
@@ -168,7 +175,7 @@ def killed_at_each_change(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_killed_before_each_change(
-    command: Zygote, copied: Callable[[], Path], site: Path, name: str
+    command: ForkServer, copied: Callable[[], Path], site: Path, name: str
 ) -> None:
     kills = killed_at_each_change(command, copied, site, CASES[name], None)
     print(f"{name}: killed before each of {kills} changes")
@@ -183,7 +190,7 @@ def test_killed_before_each_change(
     ],
 )
 def test_killed_before_some_changes(
-    command: Zygote, copied: Callable[[], Path], site: Path, name: str, points: list[int]
+    command: ForkServer, copied: Callable[[], Path], site: Path, name: str, points: list[int]
 ) -> None:
     assert killed_at_each_change(command, copied, site, CASES[name], points) == len(points)
 
@@ -191,7 +198,7 @@ def test_killed_before_some_changes(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_killed_at_20_random_moments(
-    command: Zygote, copied: Callable[[], Path], site: Path, name: str
+    command: ForkServer, copied: Callable[[], Path], site: Path, name: str
 ) -> None:
     case, stream, kills = CASES[name], random.Random(0), 0
     whole_s = min(command(prepared(copied(), case), *case.words).seconds for _ in range(2))

@@ -16,9 +16,9 @@ import pytest
 from filelock import FileLock
 
 from t2t_deploy.errors import ArtifactError, BusyError
-from t2t_deploy.workspace import Patience, Workspace, _locks, read_manifest
+from t2t_deploy.workspace import LockPolicy, Workspace, _locks, read_manifest
 
-from .conftest import Zygote
+from .conftest import ForkServer
 
 HOLDER = """
 import sys
@@ -85,7 +85,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace whose locks are refused at once where somebody else holds them."""
     monkeypatch.setattr(_locks, "_GRACE_S", 0)
-    return Workspace(tmp_path / "artifacts", Patience(wait=False))
+    return Workspace(tmp_path / "artifacts", LockPolicy(wait=False))
 
 
 @pytest.mark.parametrize("note", [None, "{", "[]", '{"pid": 5}'])
@@ -157,13 +157,13 @@ def test_one_file_written_from_two_workspaces_at_once_fits_its_manifest(
         if output.exists():
             reader.open(output)  # at every moment one that its manifest knows
     assert [storer.wait(120) for storer in storers] == [0, 0]
-    assert reader.open(output).known().sha256
+    assert reader.open(output).require_manifest().sha256
     assert "superseded" not in json.loads(output.with_name("model.onnx.manifest.json").read_text())
     assert not list(tmp_path.rglob(".t2t-tmp-*"))
 
 
 def test_the_wait_is_told_and_ends(
-    command: Zygote, copied: Callable[[], Path], process_environment: dict[str, str]
+    command: ForkServer, copied: Callable[[], Path], process_environment: dict[str, str]
 ) -> None:
     folder = copied()
     prune = [sys.executable, "-m", "t2t_deploy", "workspace", "prune"]
@@ -199,7 +199,7 @@ def test_the_wait_is_told_and_ends(
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 def test_a_killed_holder_blocks_nobody(process_environment: dict[str, str], tmp_path: Path) -> None:
     root = tmp_path / "artifacts"
-    impatient = Workspace(root, Patience(wait=False))
+    impatient = Workspace(root, LockPolicy(wait=False))
     with running(process_environment, HOLDER, root) as holder:
         with pytest.raises(BusyError, match=f"pid {holder.pid}, t2t-deploy build-trt"):
             impatient.prune()
@@ -226,7 +226,7 @@ def test_what_a_running_command_writes_is_not_pruned(
 
 @pytest.mark.slow
 def test_the_second_calibration_of_the_same_takes_the_ranges_of_the_first(
-    command: Zygote, copied: Callable[[], Path], process_environment: dict[str, str]
+    command: ForkServer, copied: Callable[[], Path], process_environment: dict[str, str]
 ) -> None:
     folder, words = copied(), ("calibrate", "--images", "pictures")
     assert command(folder, *words).status == 0
@@ -281,7 +281,7 @@ def test_two_commands_at_once_both_end_well(
     ]
     assert [process.wait(300) for process in processes] == [0] * len(both)
     workspace = Workspace(folder / "artifacts")
-    numbers = [artifact.known().sequence for artifact in workspace.artifacts()]
+    numbers = [artifact.require_manifest().sequence for artifact in workspace.artifacts()]
     assert numbers == [1, 2, 3] or len(set(numbers)) == len(numbers) == 3
-    assert workspace.open(folder / "same.onnx").known().batch in (7, 8)
+    assert workspace.open(folder / "same.onnx").require_manifest().batch in (7, 8)
     assert workspace.check().problems == ()

@@ -15,13 +15,13 @@ from t2t_deploy._files import temporary_folder
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.workspace import Workspace, manifest_path_for, manifest_text, read_manifest
 
-from .conftest import Zygote
+from .conftest import ForkServer
 
 NAMES = ("with space", "ünïcödé-漢字", "a\nline", "quote'\"", "-dash", "[markup]", "x" * 250)
 ALL_OF_IT = "ünï 漢\n'[b]"
 
 
-def whole(command: Zygote, folder: Path, workspace: object) -> None:
+def whole(command: ForkServer, folder: Path, workspace: object) -> None:
     """A workspace that is made, read, changed and checked there works."""
     option = f"--workspace={workspace}"
     for words in (
@@ -44,7 +44,9 @@ def whole(command: Zygote, folder: Path, workspace: object) -> None:
 @pytest.mark.parametrize(
     "name", [ALL_OF_IT, *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES)]
 )
-def test_a_workspace_of_any_name(command: Zygote, copied: Callable[[], Path], name: str) -> None:
+def test_a_workspace_of_any_name(
+    command: ForkServer, copied: Callable[[], Path], name: str
+) -> None:
     folder = copied()
     (folder / "artifacts").rename(folder / name)
     whole(command, folder, name)
@@ -55,7 +57,7 @@ def test_a_workspace_of_any_name(command: Zygote, copied: Callable[[], Path], na
 
 
 @pytest.mark.slow
-def test_a_name_that_is_no_text(command: Zygote, copied: Callable[[], Path]) -> None:
+def test_a_name_that_is_no_text(command: ForkServer, copied: Callable[[], Path]) -> None:
     """The readers of weights take no such path, which is said; all else works."""
     folder = copied()
     odd = folder / "odd\udcff"
@@ -72,7 +74,7 @@ def test_a_name_that_is_no_text(command: Zygote, copied: Callable[[], Path]) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["y" * 300, "/".join(["z" * 200] * 30)])
 def test_a_path_that_no_file_can_have(
-    command: Zygote, copied: Callable[[], Path], name: str
+    command: ForkServer, copied: Callable[[], Path], name: str
 ) -> None:
     folder = copied()
     for words in (
@@ -93,7 +95,7 @@ def test_a_path_that_no_file_can_have(
 
 
 @pytest.mark.slow
-def test_a_workspace_that_moves(command: Zygote, copied: Callable[[], Path]) -> None:
+def test_a_workspace_that_moves(command: ForkServer, copied: Callable[[], Path]) -> None:
     folder = copied()
     moved = folder / "elsewhere" / "deeper"
     moved.parent.mkdir()
@@ -110,7 +112,7 @@ def test_a_workspace_that_moves(command: Zygote, copied: Callable[[], Path]) -> 
 
 
 @pytest.mark.slow
-def test_a_workspace_that_is_a_file(command: Zygote, copied: Callable[[], Path]) -> None:
+def test_a_workspace_that_is_a_file(command: ForkServer, copied: Callable[[], Path]) -> None:
     folder = copied()
     for words in (("workspace", "list"), ("doctor",), ("export", "--config", "tiny.toml")):
         done = command(folder, *words, "--workspace", "tiny.toml")
@@ -149,7 +151,7 @@ def change(path: Path, **values: Any) -> None:
     path.write_text(manifest_text(manifest | values))
 
 
-def test_manifests_of_a_newer_version(command: Zygote, copied: Callable[[], Path]) -> None:
+def test_manifests_of_a_newer_version(command: ForkServer, copied: Callable[[], Path]) -> None:
     folder = copied()
     (stored,) = (folder / "artifacts/onnx").glob("*.onnx")
     for path in (stored, folder / "model.onnx"):
@@ -169,7 +171,7 @@ def test_manifests_of_a_newer_version(command: Zygote, copied: Callable[[], Path
 
 @pytest.mark.slow
 def test_an_export_beside_manifests_of_a_newer_version(
-    command: Zygote, copied: Callable[[], Path]
+    command: ForkServer, copied: Callable[[], Path]
 ) -> None:
     folder = copied()
     (stored,) = (folder / "artifacts/onnx").glob("*.onnx")
@@ -180,7 +182,7 @@ def test_an_export_beside_manifests_of_a_newer_version(
 
 
 @pytest.mark.slow
-def test_a_clock_that_is_set_back(command: Zygote, copied: Callable[[], Path]) -> None:
+def test_a_clock_that_is_set_back(command: ForkServer, copied: Callable[[], Path]) -> None:
     folder = copied()
     made = []
     for batch, clock_s in ((2, 4e9), (3, 0.0), (4, 1e9)):
@@ -193,13 +195,13 @@ def test_a_clock_that_is_set_back(command: Zygote, copied: Callable[[], Path]) -
     assert [manifest.sequence for manifest in manifests] == [2, 3, 4]
     workspace = Workspace(folder / "artifacts")
     assert workspace.newest("onnx").path == made[-1]
-    assert [artifact.known().batch for artifact in workspace.artifacts()] == [1, 2, 3, 4]
+    assert [artifact.require_manifest().batch for artifact in workspace.artifacts()] == [1, 2, 3, 4]
     assert command(folder, "doctor", clock_s=0.0).status == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("home", [None, "/nonexistent", "/proc"])
-def test_no_home(command: Zygote, copied: Callable[[], Path], home: str | None) -> None:
+def test_no_home(command: ForkServer, copied: Callable[[], Path], home: str | None) -> None:
     folder = copied()
     for words in (
         ("predict", "model.onnx", "pictures"),
@@ -213,7 +215,7 @@ def test_no_home(command: Zygote, copied: Callable[[], Path], home: str | None) 
 
 
 @pytest.mark.slow
-def test_no_place_for_temporary_files(command: Zygote, copied: Callable[[], Path]) -> None:
+def test_no_place_for_temporary_files(command: ForkServer, copied: Callable[[], Path]) -> None:
     folder = copied()
     for words in (
         ("calibrate", "--images", "pictures"),

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Zygote
+from .conftest import ForkServer
 from .test_kill import ALL, CASES, check, temporaries
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGTERM")
 
 
 def terminated_at_each_change(
-    command: Zygote, copied: Callable[[], Path], site: Path, name: str, points: list[int] | None
+    command: ForkServer, copied: Callable[[], Path], site: Path, name: str, points: list[int] | None
 ) -> int:
     """Send SIGTERM before each change, or before some; returns how often."""
     case = CASES[name]
@@ -40,7 +40,7 @@ def terminated_at_each_change(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [one for one in ALL if one.values != ("workspace-prune",)])
 def test_terminated_before_each_change(
-    command: Zygote, copied: Callable[[], Path], site: Path, name: str
+    command: ForkServer, copied: Callable[[], Path], site: Path, name: str
 ) -> None:
     changes = terminated_at_each_change(command, copied, site, name, None)
     print(f"{name}: SIGTERM before each of {changes} changes")
@@ -48,13 +48,13 @@ def test_terminated_before_each_change(
 
 @pytest.mark.parametrize(("name", "points"), [("predict", [2, 3, 4])])
 def test_terminated_before_some_changes(
-    command: Zygote, copied: Callable[[], Path], site: Path, name: str, points: list[int]
+    command: ForkServer, copied: Callable[[], Path], site: Path, name: str, points: list[int]
 ) -> None:
     assert terminated_at_each_change(command, copied, site, name, points) >= max(points)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
-def test_a_terminal_that_is_closed(command: Zygote, copied: Callable[[], Path]) -> None:
+def test_a_terminal_that_is_closed(command: ForkServer, copied: Callable[[], Path]) -> None:
     done = command(
         copied(), "predict", "model.onnx", "pictures", "--csv", "x.csv", "--json", at=2,
         number=signal.SIGHUP,

@@ -33,7 +33,7 @@ from t2t_deploy.model import config_from_toml as read_config
 from t2t_deploy.pictures import labels_from_file
 from t2t_deploy.recipe import example_recipe, load_recipe
 from t2t_deploy.serving.triton import signature_from_onnx
-from t2t_deploy.types import Ends
+from t2t_deploy.types import GraphIO
 from t2t_deploy.workspace import Workspace, manifest_path_for, manifest_text
 
 from .harness import Target
@@ -190,8 +190,8 @@ def read_manifest(path: Path) -> None:
     artifact = Workspace(path.parent / "none").open(model, force=True)
     summary = inspect_artifact(Workspace(path.parent / "none"), model)
     json.dumps(summary, allow_nan=False)
-    Ends.of_details(artifact.known().details)
-    assert artifact.known().failure == "" or artifact.known().failed
+    GraphIO.of_details(artifact.require_manifest().details)
+    assert artifact.require_manifest().failure == "" or artifact.require_manifest().failed
 
 
 def ranges_seeds(folder: Path) -> list[bytes]:

@@ -18,7 +18,7 @@ from t2t_deploy.engine import parse_sm
 from t2t_deploy.errors import ConfigError, DeployError, UsageError
 from t2t_deploy.model import ModelConfig, config_from_dict
 from t2t_deploy.model._config import Backbone, SoftSplit, TokensType
-from t2t_deploy.types import Ends, ShapeProfile
+from t2t_deploy.types import GraphIO, ShapeProfile
 
 FEW = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -172,7 +172,7 @@ def test_shapes(
 @settings(FEW, max_examples=300)
 @given(words)
 def test_words_that_are_parsed(word: str) -> None:
-    for parse in (ShapeProfile.parse, parse_sm, lambda text: Ends.of_details({"tail": text})):
+    for parse in (ShapeProfile.parse, parse_sm, lambda text: GraphIO.of_details({"tail": text})):
         with contextlib.suppress(DeployError):
             parse(word)
     with contextlib.suppress(UsageError):

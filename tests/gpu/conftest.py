@@ -101,7 +101,7 @@ def engine(workspace: Workspace, graph: MakeArtifact) -> MakeArtifact:
 @pytest.fixture(scope="session")
 def logits(workspace: Workspace, graph: MakeArtifact) -> Callable[[np.ndarray], np.ndarray]:
     """What the float32 reference answers, on the CPU."""
-    manifest = graph(Precision.FP32).known()
+    manifest = graph(Precision.FP32).require_manifest()
     request = SessionRequest("eager", workspace.weights(manifest), config=manifest.config)
     reference: Session = open_session(request)
     return lambda image: reference.run({INPUT_NAME: image})[OUTPUT_NAME]

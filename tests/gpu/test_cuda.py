@@ -19,9 +19,9 @@ SIZE = 1 << 24
 
 @pytest.fixture
 def cuda() -> Cuda:
-    obstacle = why_no_device(0)
-    if obstacle is not None:
-        pytest.skip(str(obstacle))
+    unavailable = why_no_device(0)
+    if unavailable is not None:
+        pytest.skip(str(unavailable))
     return Cuda(0)
 
 

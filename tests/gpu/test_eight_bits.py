@@ -35,7 +35,7 @@ MakeArtifact = Callable[[Precision], Artifact]
 
 def logits_by(artifact: Artifact, pictures: np.ndarray) -> np.ndarray:
     """An engine's logits, a picture at a time."""
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
     request = SessionRequest(
         manifest.engine_backend, artifact.path, sha256=manifest.sha256, device=0
     )
@@ -75,7 +75,7 @@ def test_every_placement_of_int8_is_finite_and_right(
     made = quantize_artifact(workspace, asked)
     request = BuildRequest(made.path, Precision.INT8, (ShapeProfile(1, 1, 8),), sm="native")
     built = build_trt(workspace, request)
-    assert built.known().details["attestation"]["bare_sums"] == []
+    assert built.require_manifest().details["attestation"]["bare_sums"] == []
     pictures = held_out_crops(16, 224)
     with open_session(SessionRequest("ort-cpu", made.path)) as session:
         wanted = logits_of(session, pictures)

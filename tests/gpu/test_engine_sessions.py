@@ -36,9 +36,9 @@ Worst = Callable[[np.ndarray, np.ndarray], float]
 
 
 def opened(artifact: Artifact, **options: Any) -> TensorRTSession:
-    backend = artifact.known().details["engine"]["backend"]
+    backend = artifact.require_manifest().details["engine"]["backend"]
     module = require(TENSORRT_MODULES[backend])
-    known = artifact.known().sha256
+    known = artifact.require_manifest().sha256
     return TensorRTSession(module, artifact.path, backend=backend, sha256=known, **options)
 
 
@@ -133,7 +133,7 @@ def test_a_batch_outside_every_profile(session: TensorRTSession, images: Images)
 
 def test_compiled_kernels_are_kept(engine: MakeArtifact, images: Images, tmp_path: Path) -> None:
     artifact = engine(Precision.FP16)
-    if artifact.known().details["engine"]["backend"] != "tensorrt-rtx":
+    if artifact.require_manifest().details["engine"]["backend"] != "tensorrt-rtx":
         pytest.skip("TensorRT compiles nothing when it runs")
     with opened(artifact, cache=tmp_path) as session:
         expected = answer(session, images(1))
@@ -145,7 +145,7 @@ def test_compiled_kernels_are_kept(engine: MakeArtifact, images: Images, tmp_pat
 
 def test_opened_by_request(engine: MakeArtifact, images: Images) -> None:
     artifact = engine(Precision.FP16)
-    backend = artifact.known().details["engine"]["backend"]
-    known = artifact.known().sha256
+    backend = artifact.require_manifest().details["engine"]["backend"]
+    known = artifact.require_manifest().sha256
     with open_session(SessionRequest(backend, artifact.path, device=0, sha256=known)) as session:
         assert answer(session, images(2)).shape == (2, 1000)

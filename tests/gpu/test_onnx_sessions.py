@@ -152,7 +152,7 @@ def test_torch(
     reason = why_not_runnable(backend, 0)
     if reason is not None:
         pytest.skip(f"{backend}: {reason}")
-    manifest = graph(Precision.FP32).known()
+    manifest = graph(Precision.FP32).require_manifest()
     weights = workspace.weights(manifest)
     request = SessionRequest(backend, weights, config=manifest.config, device=0, precision=autocast)
     with open_session(request) as session:

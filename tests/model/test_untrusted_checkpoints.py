@@ -28,7 +28,7 @@ from safetensors.torch import save as save_tensors
 from t2t_deploy.errors import CheckpointError
 from t2t_deploy.model import ModelConfig, TokensType, load_checkpoint, random_state_dict
 from t2t_deploy.model import _checkpoint_file as limits
-from t2t_deploy.model._pickle_outline import PickleError, outline_pickle
+from t2t_deploy.model._pickle_scan import PickleError, scan_pickle
 
 CONFIG = ModelConfig("tiny", TokensType.PERFORMER, 16, 1, 2, 2.0, 16, image_size=32, num_classes=4)
 MARK = "executed"
@@ -378,12 +378,12 @@ def test_what_they_are_refused_for_is_real() -> None:
 
 def test_instructions_are_counted() -> None:
     with pytest.raises(PickleError, match="more than 1,000 instructions"):
-        outline_pickle(io.BytesIO(b"\x80\x02" + b"N0" * 600 + b"}."), budget=1000)
+        scan_pickle(io.BytesIO(b"\x80\x02" + b"N0" * 600 + b"}."), budget=1000)
 
 
 def test_instructions_that_take_more_than_there_is() -> None:
     with pytest.raises(PickleError, match=r"^TUPLE2 takes more than there is$"):
-        outline_pickle(io.BytesIO(b"\x80\x02N\x86."))
+        scan_pickle(io.BytesIO(b"\x80\x02N\x86."))
 
 
 STORAGE = (

@@ -36,7 +36,7 @@ def test_the_layers_behind_outliers_go_back_to_float(tmp_path: Path, digit_pictu
     workspace = Workspace(tmp_path / "artifacts")
     export_weights(workspace, "performer", trained_weights("performer", 100))
     made = quantize(workspace, digit_pictures, 0.5)
-    details = made.known().details
+    details = made.require_manifest().details
     budget = details["budget"]
     assert budget["status"] == "passed" and budget["measure"] == "top-1"
     assert 0 <= budget["drop"] <= 0.5 and budget["images"] == 600
@@ -56,7 +56,7 @@ def test_the_layers_behind_outliers_go_back_to_float(tmp_path: Path, digit_pictu
     assert (workspace.root / budget["plot"]).is_file()
     written = json.loads((workspace.root / budget["plot"]).with_suffix(".json").read_text())
     assert written["returned"] == budget["returned"]
-    assert not made.known().failed
+    assert not made.require_manifest().failed
 
 
 def test_a_budget_that_cannot_be_met_fails_the_artifact(
@@ -73,7 +73,7 @@ def test_a_budget_that_cannot_be_met_fails_the_artifact(
             measure_speed=False,
         ),
     )
-    manifest = made.known()
+    manifest = made.require_manifest()
     assert manifest.details["budget"]["status"] == "failed" and manifest.failed
     assert "where at most -1 may be" in manifest.failure
     assert manifest.details["quantization"]["quantized_nodes"] > 0

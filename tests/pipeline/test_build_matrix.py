@@ -34,12 +34,12 @@ def exported(folder: Path, variant: str, precision: Precision, batch: int | None
     workspace = Workspace(folder / "artifacts")
     form = ExportRequest(variant=variant, precision=precision, batch=batch, target=Target.TENSORRT)
     artifact = export_model(workspace, form)
-    assert not artifact.known().failed
+    assert not artifact.require_manifest().failed
     return workspace
 
 
 def check(engine: Artifact, precision: Precision, sm: str, fused: int) -> None:
-    details = engine.known().details
+    details = engine.require_manifest().details
     assert details["attestation"]["status"] == "passed"
     assert details["attestation"]["asked"] == precision.value
     assert details["engine"]["sm"] == sm.split(",")
@@ -54,7 +54,7 @@ def test_every_variant_builds_in_fp16(tmp_path: Path, variant: str) -> None:
     engine = build_trt(workspace, request)
     check(engine, Precision.FP16, "86", VARIANTS[variant].config.depth - 1)
     again = build_trt(workspace, request)
-    assert again.known().sha256 == engine.known().sha256
+    assert again.require_manifest().sha256 == engine.require_manifest().sha256
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -73,7 +73,10 @@ def test_every_precision_profile_and_target_builds(
         engine = build_trt(workspace, request)
         # Turing's attention is not fused, nor is that of several generations together
         check(engine, precision, sm, VARIANTS[variant].config.depth - 1 if sm == "86" else 0)
-        found = engine.known().details["engine"]["profiles"]
+        found = engine.require_manifest().details["engine"]["profiles"]
         assert found == [str(profile) for profile in profiles or (ONE,)]
         if batch is not None:
-            assert build_trt(workspace, request).known().sha256 == engine.known().sha256
+            assert (
+                build_trt(workspace, request).require_manifest().sha256
+                == engine.require_manifest().sha256
+            )

@@ -23,7 +23,7 @@ def engine_of(folder: Path, variant: str, batch: int | None) -> dict[str, object
     )
     profiles = () if batch else (ShapeProfile(1, 8, 32),)
     built = build_trt(workspace, BuildRequest(graph.path, sm="86", profiles=profiles))
-    engine: dict[str, object] = built.known().details["engine"]
+    engine: dict[str, object] = built.require_manifest().details["engine"]
     return engine
 
 

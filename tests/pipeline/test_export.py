@@ -39,7 +39,7 @@ def test_what_is_returned_and_told(tmp_path: Path) -> None:
         config_file=config, num_classes=3, image_size=48, precision=Precision.FP16
     )
     artifact = export_model(Workspace(tmp_path / "ws"), request, told)
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
     assert artifact.path.name.startswith("größe_klein-48-fp16-portable-")
     assert (manifest.config["num_classes"], manifest.config["image_size"]) == (3, 48)
     assert manifest.weights["source"] == {"kind": "random", "seed": 0}
@@ -60,7 +60,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     config.write_text(TINY)
     request = ExportRequest(config_file=config, batch=1, target=Target.TENSORRT)
     one, two = (export_model(Workspace(tmp_path / name), request) for name in ("one", "two"))
-    assert one.known().sha256 == two.known().sha256
+    assert one.require_manifest().sha256 == two.require_manifest().sha256
 
 
 def test_contradictions(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy._progress import Report
+from t2t_deploy._progress import Progress
 from t2t_deploy.commands import BuildRequest, build_trt
 from t2t_deploy.engine._foreign import check_foreign
 from t2t_deploy.errors import EngineError
 from t2t_deploy.workspace import Workspace
 
 
-class Notes(Report):
+class Notes(Progress):
     """What was said."""
 
     def __init__(self) -> None:

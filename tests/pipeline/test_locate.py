@@ -53,7 +53,7 @@ def tell(name: str, found: Located) -> None:
 
 
 def located(artifact: Artifact, workspace: Workspace) -> Located:
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
     return locate_file(artifact.path, manifest, workspace.weights(manifest))
 
 
@@ -82,8 +82,8 @@ def test_eight_bits(kind: str, forms: list[str], tmp_path: Path, digit_pictures:
         assert found.status is Status.PASSED, found.reason
         other = quantize_artifact(wrong, request)
         # held against the weights that it should have been made of
-        stored = right.weights(made.known())
-        found = locate_file(other.path, other.known(), stored)
+        stored = right.weights(made.require_manifest())
+        found = locate_file(other.path, other.require_manifest(), stored)
         assert found.status is Status.FAILED
         assert [layer.layer for layer in found.layers if layer.differs] == WRONG
         assert found.first is not None and found.first.layer == WRONG[0]

@@ -390,7 +390,7 @@ def test_what_was_found_is_what_is_made(
     made = quantize_artifact(
         workspace, request_of(digit_pictures, placement=AUTO, output=tmp_path / "auto.onnx")
     )
-    details = made.known().details
+    details = made.require_manifest().details
     assert details["quantization"]["placement"] == AUTO
     search = details["placement_search"]
     assert search["sm"] == "portable"
@@ -425,7 +425,7 @@ def test_a_search_with_the_builder(
             digit_pictures, placement=AUTO, precision=precision, output=tmp_path / "auto.onnx"
         ),
     )
-    search = made.known().details["placement_search"]
+    search = made.require_manifest().details["placement_search"]
     first, *others = search["candidates"]
     kept = [one for one in search["candidates"] if one["kept"]]
     assert len(others) >= 8
@@ -508,7 +508,7 @@ def test_queries_and_keys_are_made_alike_for_engines_alone(
     else:
         request = request_of(digit_pictures, target=target)
     made = quantize_artifact(exported, dataclasses.replace(request, output=tmp_path / "q.onnx"))
-    equalised = made.known().details["quantization"]["equalised"]
+    equalised = made.require_manifest().details["quantization"]["equalised"]
     factors = [pair["factor"] for pair in equalised if pair["factor"] is not None]
     assert equalised and bool(factors) is (target is Target.TENSORRT)
 

@@ -9,7 +9,7 @@ import pytest
 
 from t2t_deploy.commands._classifier import classifier_request, labels_for
 from t2t_deploy.errors import BackendError, UsageError
-from t2t_deploy.types import Ends, Precision, ShapeProfile, Tail
+from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Tail
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 
@@ -52,7 +52,7 @@ def everything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_onnx_file_runs_on_the_cpu() -> None:
     made = classifier_request(Workspace(Path()), artifact(image_input="uint8_nhwc", tail="topk"))
     assert (made.session.backend, made.session.path) == ("ort-cpu", Path("model"))
-    assert made.ends == Ends(embed_preprocess=True, tail=Tail.TOPK)
+    assert made.graph_io == GraphIO(embed_preprocess=True, tail=Tail.TOPK)
     assert (made.batch, made.profile) == (8, None)
 
 

@@ -61,7 +61,7 @@ def exported(workspace: Workspace, variant: str, factor: float) -> Artifact:
 
 def errors(workspace: Workspace, artifact: Artifact) -> dict[str, np.ndarray]:
     """Relative error of each picture's logits against the float32 reference."""
-    manifest = artifact.known()
+    manifest = artifact.require_manifest()
     size = int(manifest.config["image_size"])
     random = np.random.RandomState(1000).standard_normal((PICTURES, 3, size, size))
     sets = {"random": random.astype(np.float32), "natural": held_out_crops(PICTURES, size)}
@@ -163,7 +163,7 @@ def test_no_sum_of_codes_leaves_in_half(
             measure_speed=False,
         )
         made = quantize_artifact(workspace, asked)
-        layers = made.known().details["quantization"]["layers"]
+        layers = made.require_manifest().details["quantization"]["layers"]
         bounds = [layer["half_bound"] for layer in layers if layer["half_bound"] is not None]
         assert bounds and max(bounds) < HALF_MAX
         for sm in TARGETS:
@@ -214,8 +214,8 @@ def test_traffic(workspace: Workspace, crops: Path, variant: str) -> None:
             profile = (ShapeProfile(batch, batch, batch),)
             figures = build_engine(made.path, BuildOptions(profile, parse_sm(sm))).figures
             assert figures.moved_bytes is not None and figures.total_bytes is not None
-            linear = made.known().details.get("quantization", {}).get("share", 0)
-            error = (made.known().verification or {}).get("rel_l2") or 0
+            linear = made.require_manifest().details.get("quantization", {}).get("share", 0)
+            error = (made.require_manifest().verification or {}).get("rel_l2") or 0
             print(
                 f"{variant} {name} SM {sm} batch {batch}: {figures.kernels} kernels, "
                 f"{figures.moved_bytes / 1e6:.1f} MB moved, {figures.weights_bytes / 1e6:.1f} MB "
@@ -240,7 +240,7 @@ def built(
         sm=sm,
         profiles=(ShapeProfile(1, 1, 8),),
     )
-    details = build_trt(workspace, request).known().details
+    details = build_trt(workspace, request).require_manifest().details
     engine, attestation = details["engine"], details["attestation"]
     print(
         f"{variant} {precision.value} SM {sm}: {engine['kernels']} kernels, "

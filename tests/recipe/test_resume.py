@@ -210,7 +210,11 @@ def test_a_failed_check_since_then(done: Path) -> None:
     (path,) = (done / "artifacts" / "onnx").glob("*-int8-*.onnx")
     workspace = Workspace(done / "artifacts")
     artifact = workspace.open(path)
-    failed = {**(artifact.known().verification or {}), "status": "failed", "reason": "found later"}
+    failed = {
+        **(artifact.require_manifest().verification or {}),
+        "status": "failed",
+        "reason": "found later",
+    }
     workspace.update(artifact, verification=failed)
     again = followed(done)
     assert run_again(again) == [QUANTIZE]

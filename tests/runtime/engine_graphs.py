@@ -15,7 +15,7 @@ from t2t_deploy._optional import is_installed
 from t2t_deploy.engine import _worker as _engine_worker
 from t2t_deploy.engine._build import EngineBuild, build_engine
 from t2t_deploy.engine._choice import BACKEND_RTX, BuilderModule
-from t2t_deploy.engine._job import BuildOptions, Order
+from t2t_deploy.engine._job import BuildJob, BuildOptions
 from t2t_deploy.engine._module import BuilderLog, Progress, load_rtx
 
 needs_tensorrt_rtx = pytest.mark.skipif(
@@ -38,7 +38,7 @@ def build(
 
 def build_here(path: Path, *sm: str) -> bytes:
     """What the builder's process does, in this one."""
-    order = Order(path, BACKEND_RTX, load_rtx().__name__, sm, BuildOptions())
+    order = BuildJob(path, BACKEND_RTX, load_rtx().__name__, sm, BuildOptions())
     return _engine_worker.build(order, BuilderLog())[1]
 
 

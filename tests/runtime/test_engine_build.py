@@ -18,7 +18,7 @@ from t2t_deploy.engine._build import EngineBuild, trtexec_line
 from t2t_deploy.engine._choice import BACKEND_RTX, supported_sms
 from t2t_deploy.engine._device import device_capability, runnable_here
 from t2t_deploy.engine._figures import attest
-from t2t_deploy.engine._job import BuildOptions, Order
+from t2t_deploy.engine._job import BuildJob, BuildOptions
 from t2t_deploy.engine._module import BuilderLog, load_rtx, new_logger
 from t2t_deploy.errors import EngineError
 from t2t_deploy.types import Precision, ShapeProfile, Status, TensorSpec
@@ -157,7 +157,7 @@ def test_the_wrong_precision_fails_attestation(
 def test_settings_reach_the_builder(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
     trt = load_rtx()
     options = BuildOptions(memory_limit_mib=64)
-    order = Order(fixed_fp16, BACKEND_RTX, trt.__name__, (), options)
+    order = BuildJob(fixed_fp16, BACKEND_RTX, trt.__name__, (), options)
     builder = trt.Builder(new_logger(trt, BuilderLog()))
     config = _engine_worker._config(trt, builder, order)
     assert config.max_aux_streams == 0

@@ -9,16 +9,16 @@ import onnxruntime
 import pytest
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.engine._device import Obstacle, device_capability, why_no_device
+from t2t_deploy.engine._device import Unavailable, device_capability, why_no_device
 from t2t_deploy.errors import BackendError
 from t2t_deploy.runtime import BACKENDS, SessionRequest, _requirements, open_session
 from t2t_deploy.runtime._cuda import CUDA_MODULE, Cuda
 from t2t_deploy.runtime._requirements import (
     GPU_BACKENDS,
     MODULES,
-    build_obstacle,
-    import_obstacle,
-    run_obstacle,
+    build_unavailable,
+    import_unavailable,
+    run_unavailable,
 )
 from t2t_deploy.types import Precision
 
@@ -37,7 +37,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_requirements, "why_no_device", lambda ordinal=0: None)
 
 
-def reason(found: Obstacle | None) -> str:
+def reason(found: Unavailable | None) -> str:
     assert found is not None
     return str(found)
 
@@ -50,7 +50,7 @@ def test_every_backend_has_a_module() -> None:
 @pytest.mark.parametrize("name", sorted(GPU_BACKENDS))
 def test_the_device_comes_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
-    assert run_obstacle(name) == why_no_device()
+    assert run_unavailable(name) == why_no_device()
 
 
 @needs_no_device
@@ -64,9 +64,9 @@ def test_without_a_driver() -> None:
 
 
 def test_torch_needs_a_device_only_where_one_is_named() -> None:
-    assert run_obstacle("eager") is None
+    assert run_unavailable("eager") is None
     if device_capability() is None:
-        assert run_obstacle("eager", 0) == why_no_device()
+        assert run_unavailable("eager", 0) == why_no_device()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the compiler's name on Linux")
@@ -75,13 +75,13 @@ def test_compiling_for_the_cpu_needs_a_compiler(
 ) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert reason(run_obstacle("compile")) == (
+    assert reason(run_unavailable("compile")) == (
         "torch.compile needs a C++ compiler (g++ not found): install it (Debian, Ubuntu: apt "
         "install g++), or name another in CXX"
     )
     (tmp_path / "mine++").touch(mode=0o755)
     monkeypatch.setenv("CXX", "mine++")
-    assert run_obstacle("compile") is None and run_obstacle("eager") is None
+    assert run_unavailable("compile") is None and run_unavailable("eager") is None
 
 
 def test_a_torch_without_cuda(device: None) -> None:
@@ -90,7 +90,7 @@ def test_a_torch_without_cuda(device: None) -> None:
     if torch_has_cuda():
         pytest.skip("this torch has CUDA")
     for name in ("eager", "compile"):
-        assert reason(run_obstacle(name, 0)).startswith("this build of torch has no CUDA: ")
+        assert reason(run_unavailable(name, 0)).startswith("this build of torch has no CUDA: ")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_an_absent_package(
 ) -> None:
     monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
     expected = f"{MODULES[name]} is not installed: pip install 't2t-deploy[{extra}]'"
-    assert reason(run_obstacle(name)) == reason(import_obstacle(name)) == expected
+    assert reason(run_unavailable(name)) == reason(import_unavailable(name)) == expected
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
@@ -114,10 +114,10 @@ def test_tensorrt_without_cuda_python(
     name: str, device: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_requirements, "is_installed", lambda module: module != CUDA_MODULE)
-    monkeypatch.setattr(_requirements, "import_obstacle", lambda name: None)
+    monkeypatch.setattr(_requirements, "import_unavailable", lambda name: None)
     extra = "rtx" if name == "tensorrt-rtx" else "tensorrt"
     expected = f"{CUDA_MODULE} is not installed: pip install 't2t-deploy[{extra}]'"
-    assert reason(run_obstacle(name)) == expected
+    assert reason(run_unavailable(name)) == expected
 
 
 @needs_cpu_wheel
@@ -126,7 +126,7 @@ def test_tensorrt_without_cuda_python(
     [("ort-cuda", "CUDAExecutionProvider"), ("ort-tensorrt", "TensorrtExecutionProvider")],
 )
 def test_the_wrong_onnxruntime(name: str, provider: str, device: None) -> None:
-    found = reason(run_obstacle(name))
+    found = reason(run_unavailable(name))
     assert found.startswith(f"onnxruntime {onnxruntime.__version__} has no {provider} (it has ")
     assert (
         found.endswith(": pip uninstall onnxruntime, then pip install 't2t-deploy[gpu]'")
@@ -143,16 +143,16 @@ def test_a_device_that_rtx_has_no_kernels_for(
 ) -> None:
     monkeypatch.setattr(_requirements, "device_capability", lambda ordinal: capability)
     monkeypatch.setattr(_requirements, "is_installed", lambda module: True)
-    found = run_obstacle("tensorrt-rtx")
+    found = run_unavailable("tensorrt-rtx")
     assert (found is None) is runs
     if found is not None:
         assert found.reason.startswith("TensorRT-RTX has no kernels for compute capability 90 (")
 
 
 def test_what_building_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_requirements, "import_obstacle", lambda name: None)
-    assert build_obstacle("tensorrt-rtx") is None
-    assert build_obstacle("tensorrt") == why_no_device()
+    monkeypatch.setattr(_requirements, "import_unavailable", lambda name: None)
+    assert build_unavailable("tensorrt-rtx") is None
+    assert build_unavailable("tensorrt") == why_no_device()
 
 
 @needs_no_device

@@ -73,7 +73,7 @@ def requests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, SessionRe
     folder = tmp_path_factory.mktemp("sessions")
     workspace = tiny_exports(folder, ExportRequest())
     (made,) = workspace.artifacts("onnx")
-    manifest = made.known()
+    manifest = made.require_manifest()
     int8 = int8_model(folder / "int8.onnx")
     assert all(mappable_model(path).mapped_bytes for path in (made.path, int8))
     return {

@@ -14,7 +14,7 @@ from t2t_deploy.images import normalise
 from t2t_deploy.runtime import ClosingSession, SessionRequest, check_feeds
 from t2t_deploy.serving import Classifier, ClassifierRequest
 from t2t_deploy.serving import wanted_top as wanted
-from t2t_deploy.types import BARE, Ends, ShapeProfile, Tail, TensorSpec
+from t2t_deploy.types import BARE, GraphIO, ShapeProfile, Tail, TensorSpec
 
 SIZE = 4
 LOGITS = np.array([[0.0, 2.0, 2.0, -1.0], [5.0, 4.0, 3.0, 2.0], [0.0, 0.0, 0.0, 9.0]], np.float32)
@@ -44,7 +44,7 @@ class FakeSession(ClosingSession):
     def close(self) -> None: ...
 
 
-def request(form: Ends, **fields: Any) -> ClassifierRequest:
+def request(form: GraphIO, **fields: Any) -> ClassifierRequest:
     return ClassifierRequest(SessionRequest("fake", Path("fake.onnx")), form, **fields)
 
 
@@ -91,7 +91,7 @@ def test_a_graph_that_normalises_inside_is_fed_pixels() -> None:
         (spec("logits", None, 4),),
         lambda fed: {"logits": LOGITS[: len(fed)]},
     )
-    classifier = Classifier(session, request(Ends(embed_preprocess=True)))
+    classifier = Classifier(session, request(GraphIO(embed_preprocess=True)))
     shown = pixels(3)
     assert classifier.classify(shown, 1).indices.tolist() == [[1], [0], [3]]
     assert classifier.size == SIZE
@@ -103,7 +103,7 @@ def test_probabilities_are_taken_as_they_are() -> None:
     session = FakeSession(
         planes(), (spec("probabilities", None, 4),), lambda _: {"probabilities": shares}
     )
-    classifier = Classifier(session, request(Ends(tail=Tail.SOFTMAX)))
+    classifier = Classifier(session, request(GraphIO(tail=Tail.SOFTMAX)))
     found = classifier.classify(pixels(1), 3)
     assert found.indices.tolist() == [[3, 2, 1]]
     np.testing.assert_array_equal(found.probabilities, shares[:, [3, 2, 1]])
@@ -117,7 +117,7 @@ def test_the_best_classes_are_taken_as_they_are() -> None:
         (spec("indices", None, 2, dtype="int64"), spec("probabilities", None, 2)),
         lambda _: {"indices": np.array([[8, 3]]), "probabilities": shares},
     )
-    classifier = Classifier(session, request(Ends(tail=Tail.TOPK)))
+    classifier = Classifier(session, request(GraphIO(tail=Tail.TOPK)))
     found = classifier.classify(pixels(1), 2)
     assert found.indices.tolist() == [[8, 3]]
     np.testing.assert_array_equal(found.probabilities, shares)
@@ -166,29 +166,29 @@ def test_an_engine_is_fed_what_its_profile_takes(
         (BARE, spec("image", None, 4), (spec("logits", None, 4),), r"\(N, 3, S, S\) float"),
         (BARE, spec("image", None, 3, 4, 5), (spec("logits", None, 4),), "expected pic"),
         (
-            Ends(embed_preprocess=True),
+            GraphIO(embed_preprocess=True),
             planes(),
             (spec("logits", None, 4),),
             r"image float32 \(N, 3, 4, 4\) is what the artifact takes; expected pictures \(N, S",
         ),
         (BARE, planes(), (spec("map", None, 4, 4, 4),), "is what the artifact gives; exp"),
         (BARE, planes(), (spec("logits", None, None),), r"expected logits \(N, classes\)"),
-        (Ends(tail=Tail.TOPK), planes(), (spec("logits", None, 4),), "probabilities"),
+        (GraphIO(tail=Tail.TOPK), planes(), (spec("logits", None, 4),), "probabilities"),
     ],
 )
 def test_other_ends_are_refused(
-    form: Ends, taken: TensorSpec, given: tuple[TensorSpec, ...], message: str
+    form: GraphIO, taken: TensorSpec, given: tuple[TensorSpec, ...], message: str
 ) -> None:
     with pytest.raises(ArtifactError, match=message):
         Classifier(FakeSession(taken, given, lambda _: {}), request(form))
 
 
 def test_the_form_is_read_from_a_manifest() -> None:
-    assert Ends.of_details({}) == BARE
+    assert GraphIO.of_details({}) == BARE
     details = {"image_input": "uint8_nhwc", "tail": "topk"}
-    assert Ends.of_details(details) == Ends(embed_preprocess=True, tail=Tail.TOPK)
+    assert GraphIO.of_details(details) == GraphIO(embed_preprocess=True, tail=Tail.TOPK)
     with pytest.raises(
         ArtifactError,
         match="tail 'argmax'; known are float32_nchw, uint8_nhwc and logits, softmax, topk",
     ):
-        Ends.of_details({"tail": "argmax"})
+        GraphIO.of_details({"tail": "argmax"})

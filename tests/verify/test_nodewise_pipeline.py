@@ -130,7 +130,7 @@ def test_a_wrong_bf16_file_fails(root: Path) -> None:
     assert result.verification.status is Status.FAILED and result.failed
     reason = str(result.verification.reason)
     assert reason.startswith("relative error ") and "; evaluated node by node on 3" in reason
-    assert result.artifact.known().failed
+    assert result.artifact.require_manifest().failed
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.types import Ends, Tail, TensorSpec
+from t2t_deploy.types import GraphIO, Tail, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Signature:
     @property
     def image_input(self) -> str:
         """Name of the form of the picture: float32_nchw or uint8_nhwc."""
-        return Ends(_of_pixels(self.image)).image_input
+        return GraphIO(_of_pixels(self.image)).image_input
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -89,13 +89,13 @@ def _signature(
     details: Mapping[str, Any],
     classes: int | None,
 ) -> Signature:
-    if len(inputs) != 1 or not Ends(_of_pixels(inputs[0])).takes(inputs[0]):
+    if len(inputs) != 1 or not GraphIO(_of_pixels(inputs[0])).takes(inputs[0]):
         raise ArtifactError(
             f"{path} takes {'; '.join(map(str, inputs)) or 'nothing'}; expected one picture, "
             "float32 (N, 3, S, S) or uint8 (N, S, S, 3): package a classifier"
         )
     (image,) = inputs
-    known = Ends.of_details(details)  # raises for a form or a tail that is unknown here
+    known = GraphIO.of_details(details)  # raises for a form or a tail that is unknown here
     if "image_input" in details and known.embed_preprocess != _of_pixels(image):
         raise ArtifactError(
             f"{path} takes {image}, its manifest says {known.image_input}; export it again"

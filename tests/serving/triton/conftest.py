@@ -32,7 +32,7 @@ def artifact(workspace: Workspace) -> Callable[[int | None], Artifact]:
     """The tiny model of a batch; None is a free one."""
 
     def find(batch: int | None) -> Artifact:
-        return next(a for a in workspace.artifacts("onnx") if a.known().batch == batch)
+        return next(a for a in workspace.artifacts("onnx") if a.require_manifest().batch == batch)
 
     return find
 

@@ -54,11 +54,14 @@ def test_every_file_of_a_python_package(package: Make, tmp_path: Path, labels: P
     }
     assert [folder.name for folder in made.folders][-1] == "tiny_images"
     model = tmp_path / "models/tiny/1/model.onnx"
-    assert file_sha256(model) == made.artifact.known().sha256
+    assert file_sha256(model) == made.artifact.require_manifest().sha256
     # its manifest fits it where it lies
-    assert Workspace(tmp_path / "none").open(model).known() == made.artifact.known()
+    assert (
+        Workspace(tmp_path / "none").open(model).require_manifest()
+        == made.artifact.require_manifest()
+    )
     note = json.loads((tmp_path / "models/tiny_images/t2t-deploy.json").read_text())
-    assert note["artifact"]["sha256"] == made.artifact.known().sha256
+    assert note["artifact"]["sha256"] == made.artifact.require_manifest().sha256
     assert list(tmp_path.glob(".t2t-tmp-*")) == []
 
 

@@ -20,7 +20,7 @@ from t2t_deploy.commands import package_artifact as package_into
 from t2t_deploy.images import normalise, read_image, resize_and_crop
 from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.serving.triton import Accelerator, ServingFormat
-from t2t_deploy.types import Ends
+from t2t_deploy.types import GraphIO
 from t2t_deploy.workspace import Artifact, Workspace
 
 from ...natural import TEST, natural_crops, shipped
@@ -103,7 +103,7 @@ def as_bytes(files: list[bytes]) -> np.ndarray:
 @pytest.fixture(scope="module")
 def of_pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with the normalisation inside."""
-    form = ExportRequest(ends=Ends(embed_preprocess=True))
+    form = ExportRequest(graph_io=GraphIO(embed_preprocess=True))
     (made,) = tiny_exports(tmp_path_factory.mktemp("pixels"), form).artifacts("onnx")
     return made.path
 
@@ -115,7 +115,7 @@ def models(exported_once: Path, of_pixels: Path, tmp_path_factory: pytest.TempPa
     labels = folder / "labels.txt"
     labels.write_text("".join(f"class {index}\n" for index in range(10)))
     floats = Workspace(exported_once)
-    by_batch = {a.known().batch: a.path for a in floats.artifacts()}
+    by_batch = {a.require_manifest().batch: a.path for a in floats.artifacts()}
     for name, workspace, path, given in (
         ("floats", floats, by_batch[None], labels),
         ("pixels", Workspace(of_pixels.parents[1]), of_pixels, None),
@@ -156,7 +156,9 @@ def files() -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def graph(exported_once: Path) -> Path:
-    (found,) = (a.path for a in Workspace(exported_once).artifacts() if a.known().batch is None)
+    (found,) = (
+        a.path for a in Workspace(exported_once).artifacts() if a.require_manifest().batch is None
+    )
     return found
 
 

@@ -30,7 +30,7 @@ class PickleError(Exception):
 
 
 @dataclass(slots=True)
-class PickleOutline:
+class PickleScan:
     """What a pickle refers to and results in.
 
     storages: key -> bytes. value: of a plain result, and the texts of a list of texts; else None.
@@ -65,21 +65,21 @@ class _Object:
 _MARK = _Object()
 
 
-def outline_pickle(stream: BinaryIO, *, budget: int = MAX_INSTRUCTIONS) -> PickleOutline:
+def scan_pickle(stream: BinaryIO, *, budget: int = MAX_INSTRUCTIONS) -> PickleScan:
     """Go through the instructions of one pickle, to its end.
 
     Raises PickleError for one that must not be followed; of a damaged one, whatever its
     instructions lead to.
     stream: left behind the pickle. It must not read beyond its end in one go, as a file may not.
     """
-    outline = PickleOutline()
+    scan = PickleScan()
     stack: list[_Object] = []
     memo: dict[int, _Object] = {}
     for count, (code, value, _) in enumerate(pickletools.genops(stream)):
         if count >= budget:
             raise PickleError(f"it has more than {budget:,} instructions")
-        _follow(code, value, stack, memo, outline)
-    return outline
+        _follow(code, value, stack, memo, scan)
+    return scan
 
 
 def _follow(
@@ -87,7 +87,7 @@ def _follow(
     value: Any,
     stack: list[_Object],
     memo: dict[int, _Object],
-    outline: PickleOutline,
+    scan: PickleScan,
 ) -> None:
     name = code.name
     if name == "MARK":
@@ -102,9 +102,9 @@ def _follow(
         stack.append(stack[-1])
     elif name == "STOP":
         result = stack.pop()
-        outline.value = result.value
+        scan.value = result.value
         if result.value is None:
-            outline.value = [part.value for part in result.parts]
+            scan.value = [part.value for part in result.parts]
     else:
         items = _popped(code, stack)
         made = items.pop(0) if name in _GROWS else _Object(value)
@@ -114,7 +114,7 @@ def _follow(
         if name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "LIST", "APPEND", "APPENDS"):
             made.parts += items
         if name in ("PERSID", "BINPERSID"):
-            _note_storage(items, outline)
+            _note_storage(items, scan)
         stack += [made] * len(code.stack_after)
 
 
@@ -135,7 +135,7 @@ def _popped(code: pickletools.OpcodeInfo, stack: list[_Object]) -> list[_Object]
     return items[::-1]
 
 
-def _note_storage(items: list[_Object], outline: PickleOutline) -> None:
+def _note_storage(items: list[_Object], scan: PickleScan) -> None:
     """Keep the size of a storage: ("storage", class, key, place, elements, ...)."""
     words = items[0].parts if items else []
     if len(words) < _STORAGE_WORDS:
@@ -145,4 +145,4 @@ def _note_storage(items: list[_Object], outline: PickleOutline) -> None:
         raise PickleError(f"a storage has {elements!r} elements")
     name = str(kind).split()[-1].removesuffix("Storage")
     size = elements * _BYTES.get(name, 1)
-    outline.storages[str(key)] = max(size, outline.storages.get(str(key), 0))
+    scan.storages[str(key)] = max(size, scan.storages.get(str(key), 0))
