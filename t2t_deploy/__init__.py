@@ -12,24 +12,26 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from t2t_deploy.api import (
+        draw_features,
+        examine_machine,
+        inspect_artifact,
+        load_session,
+        predict_across,
+        predict_images,
+    )
+    from t2t_deploy.commands import (
         benchmark,
         build_engine,
         calibrate_onnx,
         compare_exports,
-        draw_features,
         evaluate_artifacts,
-        examine_machine,
         export_onnx,
-        inspect_artifact,
-        load_session,
         package_artifact,
-        predict_across,
-        predict_images,
         quantize_onnx,
-        run_recipe,
         verify_artifacts,
     )
     from t2t_deploy.model import VARIANTS
+    from t2t_deploy.recipe import run_recipe
     from t2t_deploy.workspace import Artifact, Workspace
 
 __all__ = [
@@ -57,7 +59,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    for home in ("model", "workspace", "api") if name in __all__ else ():
+    for home in ("model", "workspace", "api", "commands", "recipe") if name in __all__ else ():
         found = getattr(importlib.import_module(f"t2t_deploy.{home}"), name, None)
         if found is not None:
             return found

@@ -9,44 +9,24 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._options import DEVICE
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy.api._arguments import (
-    AnyPath,
-    device_of,
-    path_of,
-    paths_of,
-    word_of,
-    words_of,
-    workspace_of,
-)
-from t2t_deploy.bench import DEFAULT_ROUNDS
+from t2t_deploy.api._arguments import AnyPath, path_of, paths_of, words_of
 from t2t_deploy.commands import (
-    DEFAULT_BATCH,
-    BenchOutputs,
-    BenchRequest,
     ClusterPrediction,
-    CudaGraphs,
-    DocumentedBench,
     DrawnFeatures,
-    EvaluateAcross,
-    EvaluateRequest,
-    Evaluation,
     PredictedPicture,
     Prediction,
     PredictRequest,
     RayRequest,
-    VerifiedArtifact,
-    document_bench,
     open_artifact,
+    workspace_of,
 )
 from t2t_deploy.commands import draw_features as _draw_features
-from t2t_deploy.commands import evaluate_artifacts as _evaluate_artifacts
 from t2t_deploy.commands import examine_machine as _examine_machine
 from t2t_deploy.commands import inspect_artifact as _inspect_artifact
 from t2t_deploy.commands import predict_across as _predict_across
 from t2t_deploy.commands import predict_images as _predict_images
-from t2t_deploy.commands import verify_artifacts as _verify_artifacts
-from t2t_deploy.errors import UsageError
 from t2t_deploy.runtime import Session
 from t2t_deploy.serving import DEFAULT_BLOCK
 from t2t_deploy.workspace import Workspace
@@ -85,133 +65,11 @@ def load_session(
         Path(artifact),
         backend=backend,
         threads=threads,
-        device=device_of(device),
+        device=None if device is None else DEVICE.read(device),
         force=force,
         trust=trust,
         progress=progress,
     )
-
-
-def verify_artifacts(
-    artifacts: Iterable[AnyPath] = (),
-    *,
-    images: AnyPath | None = None,
-    nodewise: bool = False,
-    locate: bool = False,
-    plot: AnyPath | None = None,
-    backend: str | None = None,
-    workspace: Workspace | AnyPath | None = None,
-    progress: Progress = silent,
-) -> list[VerifiedArtifact]:
-    """Compare artifacts with the reference once more: ``t2t-deploy verify``.
-
-    artifacts: none is all of the workspace. locate: layer by layer too. Raises ArtifactError,
-    BackendError, ImageError, UsageError.
-
-    Examples
-    --------
-    >>> from t2t_deploy import verify_artifacts
-    >>> [found.verification.status.value for found in verify_artifacts([made.path])]
-    ['passed']
-    """
-    return _verify_artifacts(
-        workspace_of(workspace),
-        paths_of(artifacts),
-        path_of(images),
-        progress,
-        nodewise=nodewise,
-        locate=locate,
-        plot=path_of(plot),
-        backend=backend,
-    )
-
-
-def evaluate_artifacts(
-    artifacts: Iterable[AnyPath] = (),
-    *,
-    images: AnyPath,
-    batch: int = DEFAULT_BATCH,
-    limit: int | None = None,
-    confusion: AnyPath | None = None,
-    ray: str | None = None,
-    workers: int | None = None,
-    backend: str | None = None,
-    force: bool = False,
-    workspace: Workspace | AnyPath | None = None,
-    progress: Progress = silent,
-) -> Evaluation:
-    """Accuracy on a folder, side by side with the reference: ``t2t-deploy evaluate``.
-
-    artifacts: none is all of the workspace. ray: address of a cluster, ``local``, ``auto`` or
-    HOST:PORT. Raises ArtifactError, BackendError, ImageError, UsageError, MissingDependencyError.
-
-    Examples
-    --------
-    >>> from t2t_deploy import evaluate_artifacts
-    >>> found = evaluate_artifacts([made.path], images="val")
-    >>> [(one.accuracy.images, one.accuracy.agreement) for one in found.results]
-    [(4, 1.0)]
-    """
-    if ray is None and workers is not None:
-        raise UsageError("workers are about a cluster; give ray too, or leave them out")
-    request = EvaluateRequest(
-        images=Path(images),
-        artifacts=paths_of(artifacts),
-        batch=batch,
-        limit=limit,
-        confusion=path_of(confusion),
-        backend=backend,
-        force=force,
-        ray=None if ray is None else EvaluateAcross(ray, workers),
-    )
-    return _evaluate_artifacts(workspace_of(workspace), request, progress)
-
-
-def benchmark(
-    artifacts: Iterable[AnyPath] = (),
-    *,
-    backend: str | Sequence[str] = (),
-    batch: int | Sequence[int] = (1,),
-    threads: int | None = None,
-    device: int | str | None = None,
-    rounds: int = DEFAULT_ROUNDS,
-    report: AnyPath | None = None,
-    csv: AnyPath | None = None,
-    compare: AnyPath | None = None,
-    cuda_graphs: str | CudaGraphs = CudaGraphs.ON,
-    baselines: bool = False,
-    force: bool = False,
-    trust: bool = False,
-    workspace: Workspace | AnyPath | None = None,
-    progress: Progress = silent,
-) -> DocumentedBench:
-    """Latency, throughput and memory against eager PyTorch: ``t2t-deploy bench``.
-
-    artifacts: none is all of the workspace. report, csv: files to write. compare: what
-    ``bench --json`` printed before. What cannot run here is a row that says why; a backend that was
-    named and cannot is an error. Raises ArtifactError, BackendError, ComparisonError, UsageError.
-
-    Examples
-    --------
-    >>> from t2t_deploy import benchmark
-    >>> bench = benchmark([made.path], backend="ort-cpu", rounds=5)
-    >>> [(row.backend, row.batch, row.status.value) for row in bench.report.results]
-    [('ort-cpu', 1, 'ok')]
-    """
-    request = BenchRequest(
-        artifacts=paths_of(artifacts),
-        backends=words_of(backend),
-        batches=(batch,) if isinstance(batch, int) else tuple(batch),
-        threads=threads,
-        device=device_of(device),
-        rounds=rounds,
-        cuda_graphs=word_of(CudaGraphs, "cuda_graphs", cuda_graphs),
-        baselines=baselines,
-        force=force,
-        trust=trust,
-    )
-    outputs = BenchOutputs(page=path_of(report), table=path_of(csv), compare=path_of(compare))
-    return document_bench(workspace_of(workspace), request, outputs, progress)
 
 
 def predict_images(
@@ -357,7 +215,7 @@ def _predict_request(
         backend=backend,
         batch=batch,
         threads=threads,
-        device=device_of(device),
+        device=None if device is None else DEVICE.read(device),
         force=force,
         trust=trust,
     )

@@ -7,17 +7,14 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from t2t_deploy.cli._options import common_options
+from t2t_deploy.cli._adapter import plain_command
 from t2t_deploy.cli._output import Output
 
 _SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command("completion", short_help="A script that lets a shell complete commands and options.")
-@click.argument("shell", type=click.Choice(_SHELLS))
-@common_options
-@click.pass_context
-def command(context: click.Context, shell: str, workspace: Any, output: Output) -> None:
+@plain_command("completion", [click.Argument(["shell"], type=click.Choice(_SHELLS))])
+def command(shell: str, workspace: Any, output: Output) -> None:
     """Print a script that lets a shell complete commands, options and their values.
 
     \b
@@ -27,7 +24,7 @@ def command(context: click.Context, shell: str, workspace: Any, output: Output) 
     """
     made = get_completion_class(shell)
     assert made is not None, shell  # click has all three
-    root = context.find_root()
+    root = click.get_current_context().find_root()
     # the name that click looks for when the script calls the program back
     name = root.info_name or "t2t-deploy"
     variable = f"_{name.replace('-', '_')}_COMPLETE".upper()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from t2t_deploy.cli._options import common_options
+from t2t_deploy.cli._adapter import plain_command
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._results import check_values, show_check
 from t2t_deploy.errors import CheckFailed
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-@click.command("doctor", short_help="What this machine can build and run, and why not the rest.")
-@click.option(
-    "--report",
-    "as_report",
+_REPORT = click.Option(
+    ["as_report", "--report"],
     is_flag=True,
     help="As Markdown for an issue, without paths and names of this machine.",
 )
-@common_options
+
+
+@plain_command("doctor", [_REPORT])
 def command(as_report: bool, workspace: Any, output: Output) -> int:
     """Tell what this machine can build and run, why not the rest, and check the workspace."""
     from t2t_deploy.commands import bug_report, examine_machine, examine_workspace

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from t2t_deploy import __version__
 from t2t_deploy.cli._memory import memory_short
@@ -17,23 +18,23 @@ from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._supervisor import end_speechless, leave, supervise
 from t2t_deploy.errors import DeployError, MachineError
 
-# command -> module below t2t_deploy.cli; modules import nothing heavy before a command runs
+# In the order of the work. A command's module is loaded when it runs: the list needs none of them.
 _COMMANDS = {
-    "variants": "_variants",
-    "export": "_export",
-    "calibrate": "_calibrate",
-    "quantize": "_quantize",
-    "build-trt": "_build_trt",
-    "verify": "_verify",
-    "evaluate": "_evaluate",
-    "bench": "_bench",
-    "predict": "_predict",
-    "inspect": "_inspect",
-    "package": "_package",
-    "run": "_run",
-    "workspace": "_workspace",
-    "doctor": "_doctor",
-    "completion": "_completion",
+    "variants": "The family: dimensions, parameters, published accuracy.",
+    "export": "Checkpoint -> verified ONNX.",
+    "calibrate": "Pictures -> ranges file, for quantize.",
+    "quantize": "Export -> INT8 or FP8 graph, verified.",
+    "build-trt": "ONNX -> TensorRT engine, with what is in it.",
+    "verify": "Artifacts against the reference.",
+    "evaluate": "Accuracy on a folder, against the reference.",
+    "bench": "Latency, throughput and memory against eager PyTorch.",
+    "predict": "Pictures -> classes.",
+    "inspect": "What is in an ONNX file or an engine.",
+    "package": "A model repository for Triton Inference Server.",
+    "run": "A whole recipe, going on where it stopped.",
+    "workspace": "List, check and tidy the artifacts.",
+    "doctor": "What this machine can build and run, and why not the rest.",
+    "completion": "A script that lets a shell complete commands and options.",
 }
 _INTERRUPTED = 130
 _BY_SIGNAL = 128
@@ -46,7 +47,7 @@ class _Terminated(SystemExit):
 
 
 class _Group(click.Group):
-    """Finds commands by name, in the order of the work."""
+    """Finds commands by name, and lists them without loading any."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -54,9 +55,22 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"t2t_deploy.cli.{_COMMANDS[cmd_name]}")
+        module = importlib.import_module(f"t2t_deploy.cli._{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
+        command.short_help = _COMMANDS[cmd_name]
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = [
+            CompletionItem(name, help=text)
+            for name, text in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
 @click.group(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from t2t_deploy.cli._options import common_options
+from t2t_deploy.cli._adapter import plain_command
 from t2t_deploy.cli._output import Output
 from t2t_deploy.errors import CheckFailed, RecipeError, UsageError
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from t2t_deploy.recipe import RecipeRun
 
 
-@click.command("run", short_help="A whole recipe, going on where it stopped.")
-@click.argument("recipe", required=False, type=click.Path(path_type=Path), metavar="RECIPE.toml")
-@click.option("--example", is_flag=True, help="Write a commented recipe instead, to stdout or -o.")
-@click.option(
-    "-o",
-    "output_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="With --example: write it here, if nothing is there.",
+_PARAMS = (
+    click.Argument(
+        ["recipe"], required=False, type=click.Path(path_type=Path), metavar="RECIPE.toml"
+    ),
+    click.Option(
+        ["--example"], is_flag=True, help="Write a commented recipe instead, to stdout or -o."
+    ),
+    click.Option(
+        ["output_file", "-o"],
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="With --example: write it here, if nothing is there.",
+    ),
 )
-@common_options
-@click.pass_context
+
+
+@plain_command("run", _PARAMS)
 def command(
-    context: click.Context,
-    recipe: Path | None,
-    example: bool,
-    output_file: Path | None,
-    workspace: Any,
-    output: Output,
+    recipe: Path | None, example: bool, output_file: Path | None, workspace: Any, output: Output
 ) -> int:
     """Follow a recipe: export, quantize, build, verify, evaluate, bench, report, package.
 
@@ -53,14 +53,14 @@ def command(
         raise UsageError("no recipe was named; expected RECIPE.toml, or --example to write one")
     if output_file is not None:
         raise UsageError("-o is for --example; a recipe itself says where things go, with output")
-    from t2t_deploy.recipe import load_recipe, run_recipe
+    from t2t_deploy.recipe import follow_recipe, load_recipe
     from t2t_deploy.workspace import Workspace
 
     followed = load_recipe(recipe)
-    given = context.get_parameter_source("workspace") is not ParameterSource.DEFAULT
-    if followed.workspace is not None and not given:
-        workspace = Workspace(followed.workspace)
-    done = run_recipe(workspace, followed, output)
+    source = click.get_current_context().get_parameter_source("workspace")
+    if followed.workspace is not None and source is ParameterSource.DEFAULT:
+        workspace = Workspace(followed.workspace, workspace.lock_policy)
+    done = follow_recipe(workspace, followed, output)
     output.result(done.to_dict(), lambda console: _show(console, done))
     return _status(done)
 

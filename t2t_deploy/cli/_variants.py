@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from t2t_deploy.cli._options import common_options
+from t2t_deploy.cli._adapter import plain_command
 from t2t_deploy.cli._output import Output
+from t2t_deploy.model import VARIANTS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-@click.command("variants", short_help="The family: dimensions, parameters, published accuracy.")
-@common_options
+@plain_command("variants")
 def command(workspace: Any, output: Output) -> None:
     """List the family: dimensions, parameters, published accuracy."""
-    from t2t_deploy.model import VARIANTS
-
     rows: list[dict[str, Any]] = []
     for variant in VARIANTS.values():
         config, published = variant.config, variant.published

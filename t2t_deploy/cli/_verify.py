@@ -2,66 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import click
-
-from t2t_deploy.cli._options import artifacts_argument, common_options, cpu_backend_option
+from t2t_deploy.cli._adapter import command_line
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._results import fell_short
+from t2t_deploy.commands import VerifiedArtifact, verify_artifacts, verify_values
 from t2t_deploy.types import HALF_MAX
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from t2t_deploy.commands import VerifiedArtifact
     from t2t_deploy.verify import NodewiseReport
 
 
-@click.command("verify", short_help="Artifacts against the reference.")
-@artifacts_argument
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures to use.")
-@click.option(
-    "--nodewise",
-    is_flag=True,
-    help="Evaluate each graph with true rounding and overflow after every node as well.",
-)
-@click.option(
-    "--locate",
-    is_flag=True,
-    help="Compare layer by layer as well, and name the first one that differs.",
-)
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="PNG of --nodewise, instead of the one in the workspace's logs.",
-)
-@cpu_backend_option
-@common_options
-def command(
-    artifacts: tuple[Path, ...],
-    images: Path | None,
-    nodewise: bool,
-    locate: bool,
-    plot: Path | None,
-    backend: str | None,
-    workspace: Any,
-    output: Output,
-) -> int:
+@command_line("verify", verify_artifacts)
+def command(results: list[VerifiedArtifact], output: Output) -> int:
     """Verify artifacts (all of the workspace if none is named) against the reference."""
-    from t2t_deploy.commands import verify_artifacts, verify_values
-
-    results = verify_artifacts(
-        workspace,
-        artifacts,
-        images,
-        output,
-        nodewise=nodewise,
-        locate=locate,
-        plot=plot,
-        backend=backend,
-    )
 
     def show(console: Console) -> None:
         from rich.table import Table
@@ -87,7 +44,8 @@ def command(
     failed = [result.artifact.path.name for result in results if result.failed]
     if not failed:
         return 0
-    hint = "" if locate or nodewise else f"; which layer: t2t-deploy verify --locate {failed[0]}"
+    looked = any(result.located or result.nodewise for result in results)
+    hint = "" if looked else f"; which layer: t2t-deploy verify --locate {failed[0]}"
     return fell_short(f"failed verification: {', '.join(failed)}{hint}")
 
 

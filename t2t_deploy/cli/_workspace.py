@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from t2t_deploy.cli._options import common_options
+from t2t_deploy.cli._adapter import plain_command
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._results import check_values, show_check
 from t2t_deploy.errors import CheckFailed
@@ -16,13 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-@click.group("workspace", short_help="List, check and tidy the artifacts.", no_args_is_help=False)
-def command() -> None:
-    """List, check and tidy the artifacts."""
-
-
-@command.command("list")
-@common_options
+@plain_command("list")
 def list_artifacts(workspace: Any, output: Output) -> None:
     """List the artifacts, oldest first."""
     from t2t_deploy.commands import artifact_values
@@ -49,8 +43,7 @@ def list_artifacts(workspace: Any, output: Output) -> None:
     output.result({"artifacts": [artifact_values(artifact) for artifact in artifacts]}, show)
 
 
-@command.command("check")
-@common_options
+@plain_command("check")
 def check(workspace: Any, output: Output) -> int:
     """Compare every file with what is written of it."""
     from t2t_deploy.commands import examine_workspace
@@ -60,14 +53,17 @@ def check(workspace: Any, output: Output) -> int:
     return CheckFailed.exit_status if found.problems else 0
 
 
-@command.command("prune")
-@click.argument("folders", nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option(
-    "--cache",
+_FOLDERS = click.Argument(
+    ["folders"], nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False)
+)
+_CACHE = click.Option(
+    ["--cache"],
     is_flag=True,
     help="Also what runtimes compiled and builders timed here; they do it again.",
 )
-@common_options
+
+
+@plain_command("prune", [_FOLDERS, _CACHE])
 def prune(folders: tuple[Path, ...], cache: bool, workspace: Any, output: Output) -> None:
     """Remove what killed commands left behind; what a running one is writing stays.
 
@@ -84,3 +80,11 @@ def prune(folders: tuple[Path, ...], cache: bool, workspace: Any, output: Output
             console.print(str(path), markup=False)
 
     output.result({"removed": [str(path) for path in removed]}, show)
+
+
+command = click.Group(
+    "workspace",
+    commands=[list_artifacts, check, prune],
+    help="List, check and tidy the artifacts.",
+    no_args_is_help=False,
+)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 
 from t2t_deploy._files import file_sha256
+from t2t_deploy._options import PATHS, Among, AnyPath, Opt, Role, choice
 from t2t_deploy._progress import Progress
 from t2t_deploy.engine import device_capability, engine_version
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError, UsageError
@@ -24,6 +27,55 @@ from t2t_deploy.workspace import Artifact, Workspace
 DEFAULT_BACKEND = "ort-cpu"
 CPU_BACKENDS = (DEFAULT_BACKEND, "openvino")
 """The runtimes of ONNX files that need no device: an artifact is compared on one of them."""
+
+
+ArtifactFile = Annotated[AnyPath | None, Opt(role=Role.SWITCH, recipe=False)]
+ArtifactFiles = Annotated[Iterable[AnyPath], Opt(kind=PATHS, role=Role.SWITCH, recipe=False)]
+CpuBackend = Annotated[
+    str | None,
+    Opt(
+        "Runtime of ONNX files; default ort-cpu.",
+        choice(*CPU_BACKENDS),
+        metavar="|".join(CPU_BACKENDS),
+    ),
+]
+Force = Annotated[
+    bool, Opt("Use an artifact although a check on it failed.", role=Role.SWITCH, recipe=False)
+]
+Trust = Annotated[
+    bool,
+    Opt("Load an engine without manifest: it is code, and runs.", role=Role.SWITCH, recipe=False),
+]
+DEFAULT_WORKSPACE = "artifacts"
+_VARIABLE = "T2T_DEPLOY_WORKSPACE"
+
+
+def workspace_of(given: Workspace | AnyPath | None) -> Workspace:
+    """A workspace; None is that of the environment variable, else ./artifacts."""
+    if isinstance(given, Workspace):
+        return given
+    return Workspace(Path(given or os.environ.get(_VARIABLE) or DEFAULT_WORKSPACE))
+
+
+def artifact_values(artifact: Artifact) -> dict[str, Any]:
+    """The ``artifact`` object; of a foreign file its path alone."""
+    manifest = artifact.manifest
+    if manifest is None:
+        return {"path": str(artifact.path)}
+    return {
+        "path": str(artifact.path),
+        "sha256": manifest.sha256,
+        "kind": manifest.kind,
+        "variant": manifest.variant,
+        "precision": manifest.precision.value,
+        "target": manifest.target,
+        "batch": "dynamic" if manifest.batch is None else manifest.batch,
+        "image_size": manifest.config.get("image_size"),
+        "num_classes": manifest.config.get("num_classes"),
+        "opset": manifest.opset,
+        "strategies": manifest.strategies,
+        "size_bytes": manifest.size_bytes,
+    }
 
 
 def cpu_backend(name: str | None) -> str:
@@ -44,6 +96,11 @@ def cpu_backend(name: str | None) -> str:
     return name
 
 
+def are_named(paths: Iterable[Path]) -> bool:
+    """Whether artifacts were named one by one."""
+    return bool(paths) and not isinstance(paths, Among)
+
+
 def usable_artifacts(
     workspace: Workspace,
     paths: Sequence[Path],
@@ -52,26 +109,21 @@ def usable_artifacts(
     purpose: str,
     progress: Progress,
     trust: bool = False,
-    among: Sequence[Path] | None = None,
 ) -> list[Artifact]:
     """The artifacts named, or every one of the workspace that did not fail a check.
 
-    among: take these for all that there is in the workspace; they are not named one by one, so
-    what cannot be done with one of them is no error.
     trust: a named engine without manifest may be loaded. Raises ArtifactError where one that is
     named failed and ``force`` is off, or nothing is left; ``purpose`` is the verb for that message.
     Raises EngineError for a named engine that may not be loaded here.
     """
-    if paths:
+    if are_named(paths):
         named = [workspace.open(path, force=force) for path in paths]
         for artifact in named:
             if artifact.kind == "engine":
                 check_engine(artifact, trust=trust)
         return named
     everything = (
-        workspace.artifacts()
-        if among is None
-        else [workspace.open(path, force=True) for path in among]
+        workspace.artifacts() if not paths else [workspace.open(path, force=True) for path in paths]
     )
     usable = [a for a in everything if force or not a.require_manifest().failed]
     for artifact in everything:

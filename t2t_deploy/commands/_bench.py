@@ -8,9 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 
 from t2t_deploy._files import make_folder, write_text
+from t2t_deploy._options import (
+    BATCHES,
+    DEVICE,
+    AnyPath,
+    Opt,
+    Role,
+    choice,
+    command,
+    ending,
+    several,
+)
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy._untrusted import MAX_BENCH_BYTES, first_line, json_from_file
 from t2t_deploy.bench import (
@@ -29,7 +40,16 @@ from t2t_deploy.bench import (
     run_bench,
     visible_gpus,
 )
-from t2t_deploy.commands._artifacts import check_engine, engine_sha256, usable_artifacts
+from t2t_deploy.commands._artifacts import (
+    ArtifactFiles,
+    Force,
+    Trust,
+    are_named,
+    check_engine,
+    engine_sha256,
+    usable_artifacts,
+    workspace_of,
+)
 from t2t_deploy.commands._baselines import (
     Baselines,
     BenchedModel,
@@ -37,7 +57,7 @@ from t2t_deploy.commands._baselines import (
     with_speedup_vs_plain,
     with_wanted,
 )
-from t2t_deploy.errors import BackendError, ComparisonError, EngineError, UsageError
+from t2t_deploy.errors import BackendError, ComparisonError, EngineError
 from t2t_deploy.report import BenchDocument, bench_page
 from t2t_deploy.runtime import (
     BACKENDS,
@@ -70,10 +90,7 @@ class CudaGraphs(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class BenchRequest:
-    """What to measure; empty means every artifact of the workspace on every backend.
-
-    among: what stands for all artifacts of the workspace where none is named.
-    """
+    """What to measure; empty means every artifact of the workspace on every backend."""
 
     artifacts: Sequence[Path] = ()
     backends: Sequence[str] = ()
@@ -85,7 +102,6 @@ class BenchRequest:
     baselines: bool = False  # also what one would use without this tool, and each row's error
     force: bool = False
     trust: bool = False
-    among: Sequence[Path] | None = None
 
 
 def bench_artifacts(
@@ -107,7 +123,6 @@ def bench_artifacts(
         purpose="bench",
         progress=progress,
         trust=request.trust,
-        among=request.among,
     )
     threads = request.threads or available_threads()
     cases: list[BenchCase] = []
@@ -224,7 +239,7 @@ def _case(
     asked: BenchRequest,
 ) -> tuple[BenchCase | None, str | None]:
     """The case of an artifact on a backend, or why it is not measured; neither where it is moot."""
-    takes, device, named = BACKENDS[backend].takes, asked.device, bool(asked.artifacts)
+    takes, device, named = BACKENDS[backend].takes, asked.device, are_named(asked.artifacts)
     manifest = artifact.manifest
     if takes == "weights":
         if manifest is None or not manifest.weights:
@@ -293,9 +308,6 @@ def _precision(artifact: Artifact) -> str:
     return artifact.manifest.precision.value if artifact.manifest else "as stored"
 
 
-_PAGE_SUFFIXES = (".html", ".htm")
-
-
 @dataclass(frozen=True, slots=True)
 class BenchOutputs:
     """What to write beside the result, and what to compare it with; None means nothing.
@@ -324,44 +336,109 @@ class DocumentedBench:
         return self.report.to_dict() | more | {"written": [str(path) for path in self.written]}
 
 
-def document_bench(
-    workspace: Workspace, request: BenchRequest, outputs: BenchOutputs, progress: Progress = silent
-) -> DocumentedBench:
-    """Measure as `bench_artifacts` does, compare with an older bench, write files about it.
-
-    What cannot be compared or written is told before anything is measured. Raises ComparisonError,
-    UsageError, and what `bench_artifacts` raises.
-    """
-    old = _prepared(request, outputs)
-    measured = bench_artifacts(workspace, request, progress)
-    return _documented(workspace, measured, request, outputs, old, progress)
-
-
-def document_measured(
-    workspace: Workspace,
-    measured: Mapping[str, Any],
-    request: BenchRequest,
-    outputs: BenchOutputs,
+@command
+def benchmark(
+    artifacts: ArtifactFiles = (),
+    *,
+    backend: Annotated[
+        str | Sequence[str],
+        Opt("Repeatable.", several(choice(*BACKENDS)), metavar="NAME", recorded="backends"),
+    ] = (),
+    batch: Annotated[int | Sequence[int], Opt(kind=BATCHES, shown="1", recorded="batches")] = (1,),
+    threads: Annotated[int | None, Opt("Default: the cores at hand.")] = None,
+    device: Annotated[
+        int | str | None, Opt("Of the GPU backends; eager runs there too.", DEVICE)
+    ] = None,
+    rounds: Annotated[
+        int, Opt("Interleaved rounds; default 7, at least 5.", none=DEFAULT_ROUNDS)
+    ] = DEFAULT_ROUNDS,
+    report: Annotated[
+        AnyPath | None,
+        Opt(
+            "Write a page about it.",
+            ending(".html", ".htm"),
+            Role.WRITES,
+            metavar="FILE.html",
+        ),
+    ] = None,
+    csv: Annotated[
+        AnyPath | None,
+        Opt("Write the figures.", ending(".csv"), Role.WRITES, metavar="FILE.csv"),
+    ] = None,
+    compare: Annotated[
+        AnyPath | None,
+        Opt(
+            "Say what became faster or slower than what --json printed before.",
+            role=Role.READS,
+            metavar="OLD.json",
+            recorded="older bench",
+        ),
+    ] = None,
+    cuda_graphs: Annotated[
+        str | CudaGraphs,
+        Opt("Of engines and ort-cuda; both measures each twice.", shown="on"),
+    ] = CudaGraphs.ON,
+    baselines: Annotated[
+        bool,
+        Opt("Also torch.compile and plain exports of the reference; and each row's error."),
+    ] = False,
+    force: Force = False,
+    trust: Trust = False,
+    measured: Mapping[str, Any] | None = None,
+    workspace: Workspace | AnyPath | None = None,
     progress: Progress = silent,
 ) -> DocumentedBench:
-    """The files about a bench that was made before, and its comparison; nothing is measured.
+    """Latency, throughput and memory against eager PyTorch: ``t2t-deploy bench``.
 
-    measured: what `DocumentedBench.to_dict` gave. request: what was measured then. Raises
-    ComparisonError, UsageError.
+    artifacts: none is all of the workspace. report, csv: files to write. compare: what
+    ``bench --json`` printed before. What cannot be compared or written is said before anything is
+    measured. What cannot run here is a row that says why; a backend that was named and cannot is an
+    error. measured: what `DocumentedBench.to_dict` gave before, to write about without measuring
+    again. Raises ArtifactError, BackendError, ComparisonError, UsageError.
+
+    Examples
+    --------
+    >>> from t2t_deploy import benchmark
+    >>> bench = benchmark([made.path], backend="ort-cpu", rounds=5)
+    >>> [(row.backend, row.batch, row.status.value) for row in bench.report.results]
+    [('ort-cpu', 1, 'ok')]
     """
+    workspace = workspace_of(workspace)
+    request = BenchRequest(
+        artifacts=cast("tuple[Path, ...]", artifacts),
+        backends=cast("tuple[str, ...]", backend),
+        batches=cast("tuple[int, ...]", batch),
+        threads=threads,
+        device=cast("int | None", device),
+        rounds=rounds,
+        cuda_graphs=CudaGraphs(cuda_graphs),
+        baselines=baselines,
+        force=force,
+        trust=trust,
+    )
+    outputs = BenchOutputs(
+        *(None if path is None else Path(path) for path in (report, csv, compare))
+    )
     old = _prepared(request, outputs)
+    found = None if measured is None else _stored(measured)
+    found = found or bench_artifacts(workspace, request, progress)
+    return _documented(workspace, found, request, outputs, old, progress)
+
+
+def _stored(measured: Mapping[str, Any]) -> BenchReport:
     try:
-        bench = report_from_dict(measured)
+        return report_from_dict(measured)
     except ValueError as err:
         raise ComparisonError(
-            f"the kept measurement is no result of this version's bench ({err}); measure again"
+            f"the stored measurement is no result of this version's bench ({err}); measure again"
         ) from err
-    return _documented(workspace, bench, request, outputs, old, progress)
 
 
 def _prepared(request: BenchRequest, outputs: BenchOutputs) -> BenchReport | None:
     """The older bench, once it is known that all files can be written."""
-    _check_files(outputs)
+    for path in (outputs.page, outputs.table):
+        if path is not None:
+            make_folder(path.parent)
     return None if outputs.compare is None else _comparable(outputs.compare, request)
 
 
@@ -384,21 +461,11 @@ def _documented(
         write_text(outputs.table, bench_csv(measured))
         written.append(outputs.table)
     if outputs.page is not None:
-        manifests = _manifests(workspace, request.artifacts or request.among, measured)
+        manifests = _manifests(workspace, request.artifacts, measured)
         document = BenchDocument(measured, command, manifests, comparison)
         write_text(outputs.page, bench_page(document))
         written.append(outputs.page)
     return DocumentedBench(measured, command, comparison, tuple(written))
-
-
-def _check_files(outputs: BenchOutputs) -> None:
-    if outputs.page is not None and outputs.page.suffix.lower() not in _PAGE_SUFFIXES:
-        raise UsageError(f"--report is {outputs.page}; expected a file that ends in .html")
-    if outputs.table is not None and outputs.table.suffix.lower() != ".csv":
-        raise UsageError(f"--csv is {outputs.table}; expected a file that ends in .csv")
-    for path in (outputs.page, outputs.table):
-        if path is not None:
-            make_folder(path.parent)
 
 
 def read_report(path: Path) -> BenchReport:
@@ -464,8 +531,5 @@ def _command(workspace: Workspace, request: BenchRequest, outputs: BenchOutputs)
     for option, path in files.items():
         words += [] if path is None else [option, path]
     # a name that begins with a hyphen would be read as an option
-    words += [
-        f"./{path}" if str(path).startswith("-") else path
-        for path in request.artifacts or request.among or ()
-    ]
+    words += [f"./{path}" if str(path).startswith("-") else path for path in request.artifacts]
     return shlex.join(str(word) for word in words)

@@ -6,133 +6,217 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, cast
 
+from t2t_deploy._files import file_sha256
+from t2t_deploy._options import (
+    TEXT,
+    AnyPath,
+    Kind,
+    Opt,
+    Role,
+    choice,
+    command,
+    replaced,
+    several,
+    whole,
+)
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy.commands._calibrate import DEFAULT_COUNT
-from t2t_deploy.commands._export import export_weights, forms_asked
-from t2t_deploy.commands._quantize import quantize_artifact
-from t2t_deploy.commands._quantize_plan import QuantizeRequest
-from t2t_deploy.engine import check_foreign
+from t2t_deploy.commands._artifacts import ArtifactFile, Force, artifact_values, workspace_of
+from t2t_deploy.commands._calibrate import DEFAULT_COUNT, Count
+from t2t_deploy.commands._export import OutputFile, forms_asked, graph_of_weights, store_graph
+from t2t_deploy.commands._quantize import PlacementName, quantized
+from t2t_deploy.commands._quantize_plan import plan_quantization
+from t2t_deploy.engine import (
+    BACKEND_RTX,
+    Attestation,
+    BuilderDiedError,
+    BuildOptions,
+    EngineFigures,
+    attest,
+    check_foreign,
+    check_targets,
+    choose_builder,
+    device_capability,
+    parse_sm,
+    runnable_here,
+    trtexec_line,
+)
+from t2t_deploy.engine import build_engine as engine_from_onnx
 from t2t_deploy.errors import ArtifactError, CalibrationError, EngineError, UsageError
 from t2t_deploy.graph import read_onnx
 from t2t_deploy.types import QUANTIZED, GraphIO, Precision, ShapeProfile, Status, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
-if TYPE_CHECKING:
-    from t2t_deploy.engine import Attestation, EngineFigures
-
 DEFAULT_MAX_BATCH = 32
 
 
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
-    """What to build; None means the default named in the field's comment."""
-
-    artifact: Path | None = None  # the newest export
-    precision: Precision | None = None  # the artifact's
-    profiles: Sequence[ShapeProfile] = ()  # 1:1:32 for a dynamic batch
-    sm: str | None = None  # native where a device is, else portable
-    memory_limit_mib: int | None = None  # the builder's
-    backend: str = "auto"  # TensorRT where it is installed and a device is, else TensorRT-RTX
-    optimization_level: int | None = None  # the builder's
-    images: Path | None = None  # a quantised graph that is there
-    placement: str | None = None  # as in QuantizeRequest
-    count: int = DEFAULT_COUNT
-    output: Path | None = None  # the workspace
-    force: bool = False
-
-
 def chosen_profiles(
-    profiles: Sequence[str] = (),
+    profiles: Sequence[ShapeProfile] = (),
     min_batch: int | None = None,
     opt_batch: int | None = None,
     max_batch: int | None = None,
 ) -> tuple[ShapeProfile, ...]:
-    """Profiles from MIN:OPT:MAX texts, or from the bounds of one; nothing given is no profile.
+    """The profiles given, or one from its bounds; nothing given is no profile.
 
     Raises UsageError where both ways are used, or a profile makes no sense.
     """
     given = any(bound is not None for bound in (min_batch, opt_batch, max_batch))
     if profiles and given:
-        raise UsageError("--profile and --min/--opt/--max-batch both set the batch; use one way")
-    if profiles:
-        return tuple(ShapeProfile.parse(text) for text in profiles)
+        raise UsageError(
+            "a profile and the bounds of one (min, opt, max) both set the batch; use one way"
+        )
     if not given:
-        return ()
+        return tuple(profiles)
     low = 1 if min_batch is None else min_batch
     opt = low if opt_batch is None else opt_batch
     top = max(opt, DEFAULT_MAX_BATCH) if max_batch is None else max_batch
     return (ShapeProfile(low, opt, top),)
 
 
-def build_trt(workspace: Workspace, request: BuildRequest, progress: Progress = silent) -> Artifact:
-    """Build an engine from an exported graph and attest what is in it.
+def _sm(value: Any) -> str:
+    parse_sm(TEXT.read(value))
+    return str(value)
 
-    A graph of another precision or target than the engine's is exported anew from the stored
-    weights. The attestation's verdict is in the manifest. Raises ArtifactError, EngineError,
-    BackendError, MissingDependencyError.
+
+SM = Kind("capabilities such as '86,89', or 'portable' or 'native'", _sm)
+PROFILE = Kind("MIN:OPT:MAX", lambda value: ShapeProfile.parse(TEXT.read(value)))
+
+
+def _flag_help(name: str) -> str:
+    if name.endswith("-weights"):
+        return f"Compute in fp16, weights stored as {name.removesuffix('-weights')}."
+    return f"Compute in {name}."
+
+
+@command
+def build_engine(
+    artifact: ArtifactFile = None,
+    *,
+    precision: Annotated[
+        str | Precision | None,
+        Opt(
+            kind=choice(
+                *("fp32", "fp16", "bf16", "int8", "fp8", "int8-weights", "fp8-weights"),
+                of=Precision,
+            ),
+            each=_flag_help,
+        ),
+    ] = None,
+    backend: Annotated[
+        str,
+        Opt(
+            "Engine builder; auto takes TensorRT where it and a GPU are, else TensorRT-RTX.",
+            choice("auto", "tensorrt", "tensorrt-rtx"),
+            shown="auto",
+        ),
+    ] = "auto",
+    sm: Annotated[
+        str | None,
+        Opt("Compute capabilities to build for.", SM, metavar="86,89|portable|native"),
+    ] = None,
+    min_batch: Annotated[
+        int | None, Opt("Smallest batch of the profile.", recipe=False, recorded="")
+    ] = None,
+    opt_batch: Annotated[
+        int | None, Opt("Batch the profile is tuned for.", recipe=False, recorded="")
+    ] = None,
+    max_batch: Annotated[
+        int | None, Opt("Largest batch of the profile.", recipe=False, recorded="")
+    ] = None,
+    profile: Annotated[
+        str | Sequence[str],
+        Opt("Repeatable.", several(PROFILE), metavar="MIN:OPT:MAX", recorded="profiles"),
+    ] = (),
+    memory_limit: Annotated[
+        int | None, Opt("Scratch memory.", metavar="MIB", recorded="memory_limit_mib")
+    ] = None,
+    images: Annotated[
+        AnyPath | None,
+        Opt(
+            "Folder of pictures to calibrate --int8 or --fp8 on; else a quantised graph is taken.",
+            role=Role.READS,
+            recipe=False,
+        ),
+    ] = None,
+    count: Annotated[int, replaced(Count, help="Take up to this many; default 512.")] = (
+        DEFAULT_COUNT
+    ),
+    placement: Annotated[
+        str | None,
+        replaced(
+            PlacementName,
+            help="How --int8 or --fp8 is quantised on --images; see quantize.",
+            recipe=False,
+        ),
+    ] = None,
+    opt_level: Annotated[
+        int | None,
+        Opt(
+            "TensorRT's effort, 3 if not given; TensorRT-RTX makes the same engine at each.",
+            whole(0, 5),
+            recorded="optimization_level",
+        ),
+    ] = None,
+    force: Force = False,
+    output: OutputFile = None,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Progress = silent,
+) -> Artifact:
+    """Build a TensorRT engine and attest what is in it: ``t2t-deploy build-trt``.
+
+    artifact: a graph; None is the newest export. precision: None is the graph's, which is exported
+    anew from the stored weights where another precision or target is asked for. placement: as of
+    `quantize_onnx`. memory_limit in MiB. The attestation's verdict is in the manifest. Raises
+    ArtifactError, EngineError, BackendError, UsageError, MissingDependencyError where there is no
+    builder.
+
+    Examples
+    --------
+    >>> from t2t_deploy import build_engine
+    >>> engine = build_engine(made.path, precision="fp16", sm="86", profile="1:4:8")
+    >>> figures = engine.known().details
+    >>> figures["attestation"]["status"], figures["engine"]["profiles"]
+    ('passed', ['1:4:8'])
     """
-    from t2t_deploy.engine import (
-        BACKEND_RTX,
-        BuilderDiedError,
-        BuildOptions,
-        build_engine,
-        check_targets,
-        choose_builder,
-        device_capability,
-        parse_sm,
-        runnable_here,
-        trtexec_line,
+    workspace = workspace_of(workspace)
+    asked = _Asked(
+        None if precision is None else Precision(precision),
+        None if images is None else Path(images),
+        count,
+        placement,
+        sm,
+        force,
     )
-
-    if request.artifact is None:
-        source = workspace.newest("onnx", lambda m: _buildable(m, request), force=request.force)
-        source = workspace.checked(source, force=request.force)
-        progress.note(f"building from the newest export, {source.path.name}")
-    else:
-        source = workspace.open(request.artifact, force=request.force)
-        if source.kind != "onnx":
-            raise ArtifactError(
-                f"{source.path} is an {source.kind}; an engine is built from an ONNX "
-                "file: name one, or none to take the newest export"
-            )
-    weights_only = request.precision is not None and request.precision.weights_only
-    if request.placement is not None and request.images is None and not weights_only:
-        raise UsageError(
-            f"--placement {request.placement} is how a graph is quantised, and no pictures are "
-            "given to do it on: give --int8 or --fp8 with --images DIR, or leave --placement out"
-        )
-    if request.images is not None and request.precision not in QUANTIZED:
-        raise UsageError(
-            "--images are calibrated on, which int8 and fp8 alone need; give --int8 or --fp8, or "
-            "leave them out"
-        )
-    module = choose_builder(request.backend)
-    sm = request.sm or ("native" if device_capability() is not None else "portable")
-    if request.precision is not None:
-        check_targets(module, parse_sm(sm), request.precision)
-    graph = _typed_graph(workspace, source, request, progress)
+    source = _source(workspace, artifact, asked, progress)
+    asked.check()
+    module = choose_builder(backend)
+    sm = sm or ("native" if device_capability() is not None else "portable")
+    if asked.precision is not None:
+        check_targets(module, parse_sm(sm), asked.precision)
+    graph = _typed_graph(workspace, source, asked, progress)
     progress.step(f"building {graph.path.name} for {sm}")
-    level = request.optimization_level
+    level = opt_level
     if level is not None and module.backend == BACKEND_RTX:
         progress.note(
-            f"--opt-level {level} is left out: TensorRT-RTX makes the same engine at every level"
+            f"the effort {level} is left out: TensorRT-RTX makes the same engine at every level"
         )
         level = None
     options = BuildOptions(
-        profiles=tuple(request.profiles),
+        profiles=chosen_profiles(
+            cast("Sequence[ShapeProfile]", profile), min_batch, opt_batch, max_batch
+        ),
         sm=parse_sm(sm),
-        memory_limit_mib=request.memory_limit_mib,
+        memory_limit_mib=memory_limit,
         optimization_level=level,
         timing_cache=workspace.root / "timing",
     )
     try:
-        built = build_engine(graph.path, options, module=module, progress=progress.progress)
+        built = engine_from_onnx(graph.path, options, module=module, progress=progress.progress)
     except BuilderDiedError as err:
         raise EngineError(f"{err}. {_kept(workspace, graph, err.log)}") from err
     known = graph.manifest
-    attestation = _attest(built.figures, request.precision or (known.precision if known else None))
+    attestation = _attest(built.figures, asked.precision or (known.precision if known else None))
     precision = Precision(attestation.asked)
     runnable = runnable_here(built.engine, module.trt)
     stem = graph.path.stem.rsplit("-", 1)[0] if known else graph.path.stem
@@ -189,7 +273,66 @@ def build_trt(workspace: Workspace, request: BuildRequest, progress: Progress = 
         }
         return {"details": details}
 
-    return workspace.store(draft, write, stem=f"{stem}-sm{targets}", output=request.output)
+    return workspace.store(
+        draft, write, stem=f"{stem}-sm{targets}", output=None if output is None else Path(output)
+    )
+
+
+def build_values(artifact: Artifact) -> dict[str, Any]:
+    """What ``build-trt --json`` prints."""
+    manifest = artifact.require_manifest()
+    details = manifest.details
+    return {
+        "artifact": artifact_values(artifact),
+        "engine": {"path": str(artifact.path), "sha256": manifest.sha256, **details["engine"]},
+        "attestation": details["attestation"],
+        "runnable_here": details["runnable_here"],
+        "why_not": details["why_not"],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What decides which graph an engine is built from; None is as of `build_engine`."""
+
+    precision: Precision | None
+    images: Path | None
+    count: int
+    placement: str | None
+    sm: str | None
+    force: bool
+
+    def check(self) -> None:
+        """Raise UsageError where pictures and what they are for do not come together."""
+        weights_only = self.precision is not None and self.precision.weights_only
+        if self.placement is not None and self.images is None and not weights_only:
+            raise UsageError(
+                f"placement {self.placement} is how a graph is quantised, and no pictures are "
+                "given to do it on: give int8 or fp8 with a folder of images, or leave the "
+                "placement out"
+            )
+        if self.images is not None and self.precision not in QUANTIZED:
+            raise UsageError(
+                "images are calibrated on, which int8 and fp8 alone need; give int8 or fp8, or "
+                "leave them out"
+            )
+
+
+def _source(
+    workspace: Workspace, artifact: AnyPath | None, asked: _Asked, progress: Progress
+) -> Artifact:
+    """The graph that was named, or the newest that suits."""
+    if artifact is None:
+        newest = workspace.newest("onnx", lambda m: _buildable(m, asked), force=asked.force)
+        progress.note(f"building from the newest export, {newest.path.name}")
+        return workspace.checked(newest, force=asked.force)
+    source = workspace.open(Path(artifact), force=asked.force)
+    if source.kind != "onnx":
+        raise ArtifactError(
+            f"{source.path} is an {source.kind}; an engine is built from an ONNX file: name one, "
+            "or none to take the newest export"
+        )
+    return source
 
 
 def _kept(workspace: Workspace, graph: Artifact, log: str) -> str:
@@ -203,8 +346,6 @@ def _kept(workspace: Workspace, graph: Artifact, log: str) -> str:
 
 def _attest(figures: EngineFigures, asked: Precision | None) -> Attestation:
     """Attest the asked precision; where none was, as of a foreign file, the one that prevails."""
-    from t2t_deploy.engine import attest
-
     if asked is None and figures.bare_sums:
         asked = Precision.FP8 if "FP8" in figures.gemms_by_dtype else Precision.INT8
     if asked is not None:
@@ -218,7 +359,7 @@ def _attest(figures: EngineFigures, asked: Precision | None) -> Attestation:
 
 
 def _typed_graph(
-    workspace: Workspace, source: Artifact, request: BuildRequest, progress: Progress
+    workspace: Workspace, source: Artifact, asked: _Asked, progress: Progress
 ) -> Artifact:
     """The graph to build: the source itself, or its weights exported for TensorRT."""
     manifest = source.manifest
@@ -226,8 +367,8 @@ def _typed_graph(
         progress.note(f"{source.path.name} has no manifest: it is built as it is, never retyped")
         check_foreign(read_onnx(source.path), source.path.name, progress)
         return source
-    precision = request.precision or manifest.precision
-    asked = manifest.details.get("asked", {})
+    precision = asked.precision or manifest.precision
+    forms = manifest.details.get("asked", {})
 
     def suits(other: Manifest) -> bool:
         return (
@@ -236,14 +377,12 @@ def _typed_graph(
             and other.weights["sha256"] == manifest.weights["sha256"]
             and (other.config, other.batch) == (manifest.config, manifest.batch)
             and (precision in QUANTIZED or other.opset == manifest.opset)
-            and other.details.get("asked", {}) == asked
+            and other.details.get("asked", {}) == forms
             and not other.failed
         )
 
-    quantizes = precision in QUANTIZED and (
-        request.images is not None or request.placement is not None
-    )
-    if not quantizes and (suits(manifest) or (request.force and manifest.precision is precision)):
+    quantizes = precision in QUANTIZED and (asked.images is not None or asked.placement is not None)
+    if not quantizes and (suits(manifest) or (asked.force and manifest.precision is precision)):
         if _is_portable_int8(manifest):
             progress.note(
                 f"{source.path.name} is {precision.value} in an fp32 graph; t2t-deploy quantize "
@@ -255,7 +394,7 @@ def _typed_graph(
         if ready:
             return workspace.checked(ready[-1])
     if precision in QUANTIZED:
-        return _quantized_graph(workspace, source, precision, request, progress)
+        return _quantized_graph(workspace, source, precision, asked, progress)
     progress.note(
         f"{source.path.name} is {manifest.precision.value} for {manifest.target}: exporting its "
         f"weights again in {precision.value} for tensorrt"
@@ -268,16 +407,17 @@ def _typed_graph(
         opset=manifest.opset,
         graph_io=GraphIO.of_details(manifest.details),
     )
-    graph = export_weights(workspace, manifest.config, manifest.weights, form, progress)
-    return workspace.checked(graph, force=request.force)
+    again = graph_of_weights(workspace, manifest, form, progress)
+    graph = store_graph(workspace, again, form, manifest.weights, progress)
+    return workspace.checked(graph, force=asked.force)
 
 
-def _buildable(manifest: Manifest, request: BuildRequest) -> bool:
+def _buildable(manifest: Manifest, asked: _Asked) -> bool:
     """Whether an export is one to start from: any float one, a quantised one if it fits."""
-    if manifest.precision not in QUANTIZED or request.images is not None:
+    if manifest.precision not in QUANTIZED or asked.images is not None:
         return manifest.precision not in QUANTIZED
     fits = manifest.target == Target.TENSORRT.value or _is_portable_int8(manifest)
-    return fits and request.precision in (None, manifest.precision)
+    return fits and asked.precision in (None, manifest.precision)
 
 
 def _is_portable_int8(manifest: Manifest) -> bool:
@@ -291,36 +431,31 @@ def _quantized_graph(
     workspace: Workspace,
     source: Artifact,
     precision: Precision,
-    request: BuildRequest,
+    asked: _Asked,
     progress: Progress,
 ) -> Artifact:
     """The source's weights quantised for TensorRT on the request's pictures."""
-    if request.images is None and not precision.weights_only:
+    if asked.images is None and not precision.weights_only:
         raise CalibrationError(
             f"{source.path.name} is {source.require_manifest().precision.value}, and "
             f"{precision.value} ranges are taken on pictures: give --images DIR, or make the graph "
             f"first: t2t-deploy quantize --type {precision.value} --target tensorrt --images DIR"
         )
     progress.note(f"quantising the weights of {source.path.name} to {precision.value} for tensorrt")
-    graph = quantize_artifact(
+    plan = plan_quantization(
         workspace,
-        QuantizeRequest(
-            artifact=source.path,
-            precision=precision,
-            target=Target.TENSORRT,
-            images=request.images,
-            count=request.count,
-            placement=request.placement,
-            measure_speed=False,
-            force=request.force,
-        ),
-        progress,
-        sm=request.sm,
+        source.path,
+        precision,
+        target=Target.TENSORRT,
+        images=asked.images,
+        count=asked.count,
+        placement=asked.placement,
+        force=asked.force,
+        progress=progress,
     )
-    return workspace.checked(graph, force=request.force)
+    graph = quantized(workspace, plan, progress, sm=asked.sm)
+    return workspace.checked(graph, force=asked.force)
 
 
 def _sha256(artifact: Artifact) -> str:
-    from t2t_deploy._files import file_sha256
-
     return artifact.manifest.sha256 if artifact.manifest else file_sha256(artifact.path)

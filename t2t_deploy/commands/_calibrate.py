@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from t2t_deploy._files import atomic_write
+from t2t_deploy._options import AnyPath, Opt, Role, command, replaced
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy._untrusted import check_safetensors
 from t2t_deploy.calibration import (
@@ -37,7 +39,8 @@ from t2t_deploy.calibration import (
     save_calibration,
     sources,
 )
-from t2t_deploy.commands._export import ExportedGraph, forms_asked, graph_from_weights
+from t2t_deploy.commands._artifacts import ArtifactFile, Force, workspace_of
+from t2t_deploy.commands._export import ExportedGraph, OutputFile, forms_asked, graph_of_weights
 from t2t_deploy.errors import CalibrationError, counted
 from t2t_deploy.pictures import ImageSet, identity_of, image_set_from_folder
 from t2t_deploy.runtime import Session, SessionRequest, open_session
@@ -53,18 +56,14 @@ _BATCH = 4
 _SAVED_EVERY = 64
 
 
-@dataclass(frozen=True, slots=True)
-class CalibrateRequest:
-    """What to calibrate on what; None means the default named in the field's comment."""
-
-    images: Path
-    artifact: Path | None = None  # the newest export
-    target: Target | None = None  # the artifact's
-    count: int = DEFAULT_COUNT
-    method: RangeMethod = DEFAULT_METHOD
-    equalise: bool = True
-    output: Path | None = None  # the workspace
-    force: bool = False
+Count = Annotated[
+    int, Opt("Take up to this many pictures; default 512.", recipe=False, none=DEFAULT_COUNT)
+]
+Method = Annotated[
+    str | RangeMethod,
+    Opt("How a range is chosen; default minmax.", recipe=False, none=DEFAULT_METHOD),
+]
+Equalise = Annotated[bool, Opt("Leave channels of very different size as they are.", recipe=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +100,90 @@ class CalibratedRanges:
     reused: bool = False
 
 
-def calibrate_artifact(
-    workspace: Workspace, request: CalibrateRequest, progress: Progress = silent
+@command
+def calibrate_onnx(
+    artifact: ArtifactFile = None,
+    *,
+    images: Annotated[
+        AnyPath,
+        Opt(
+            "Folder of pictures like those the model will see; subfolders are looked into.",
+            role=Role.READS,
+        ),
+    ],
+    count: Annotated[int, replaced(Count, recipe=True)] = DEFAULT_COUNT,
+    method: Annotated[str | RangeMethod, replaced(Method, recipe=True)] = DEFAULT_METHOD,
+    equalise: Annotated[bool, replaced(Equalise, recipe=True)] = True,
+    target: Annotated[
+        str | Target | None,
+        Opt("What the quantised graph will be made for; default the artifact's.", recipe=False),
+    ] = None,
+    force: Force = False,
+    output: Annotated[AnyPath | None, replaced(OutputFile, recipe=False)] = None,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Progress = silent,
 ) -> CalibratedRanges:
-    """Take ranges on pictures for the quantised forms of an exported model.
+    """Take the ranges of what linear layers read: ``t2t-deploy calibrate``.
 
-    Raises ArtifactError, CalibrationError, ImageError, BackendError.
+    artifact: an export; None is the newest. ``images`` is a folder, looked into as a whole. Raises
+    ArtifactError, CalibrationError, ImageError, BackendError.
+
+    Examples
+    --------
+    >>> from t2t_deploy import calibrate_onnx
+    >>> ranges = calibrate_onnx(images="train", method="mse")
+    >>> len(ranges.calibration.ranges), ranges.reused
+    (11, False)
     """
-    source = quantizable_export(workspace, request.artifact, progress, force=request.force)
-    target = request.target or Target(source.target)
-    images = calibration_images(request.images, request.count, progress)
-    graph = calibration_graph(workspace, source, target, progress)
-    return calibrated(workspace, source, target, graph, images, request, progress)
+    workspace = workspace_of(workspace)
+    source = quantizable_export(workspace, artifact, progress, force=force)
+    chosen = Target(source.target if target is None else target)
+    found = calibration_images(Path(images), count, progress)
+    graph = calibration_graph(workspace, source, chosen, progress)
+    return calibrated(
+        workspace,
+        source,
+        graph,
+        found,
+        progress,
+        method=RangeMethod(method),
+        equalise=equalise,
+        output=None if output is None else Path(output),
+    )
+
+
+def calibrate_values(found: CalibratedRanges) -> dict[str, Any]:
+    """What ``calibrate --json`` prints."""
+    calibration = found.calibration
+    key = calibration.key
+    return {
+        "ranges": {
+            "path": str(found.path),
+            **key.to_dict(),
+            "tensors": len(calibration.ranges),
+            "reused": found.reused,
+        },
+        "calibration": {
+            "images": key.images - len(calibration.unreadable),
+            "sha256": key.images_sha256,
+            "method": key.method.value,
+            "unreadable": list(calibration.unreadable),
+        },
+        "equalised": [
+            {
+                "producer": pair.producer,
+                "layers": list(pair.layers),
+                "spread_before": pair.spread_before,
+                "spread_after": pair.spread_after,
+            }
+            for pair in calibration.equalisation.applied
+        ],
+        "not_equalised": dict(calibration.equalisation.refused),
+    }
 
 
 def quantizable_export(
-    workspace: Workspace, path: Path | None, progress: Progress, *, force: bool
+    workspace: Workspace, path: AnyPath | None, progress: Progress, *, force: bool
 ) -> Manifest:
     """The manifest of the export that was named, or of the newest float one.
 
@@ -127,7 +194,7 @@ def quantizable_export(
         artifact = workspace.checked(newest, force=force)
         progress.note(f"from the newest export, {artifact.path.name}")
     else:
-        artifact = workspace.open(path, force=force)
+        artifact = workspace.open(Path(path), force=force)
     manifest = artifact.require_manifest()
     if manifest.kind != "onnx":
         raise CalibrationError(
@@ -142,9 +209,7 @@ def calibration_graph(
 ) -> CalibrationGraph:
     """The float32 graph of an export's weights in a target's forms, of any batch."""
     form = dataclasses.replace(forms_asked(source), target=target)
-    graph = graph_from_weights(
-        workspace.weights(source), source.config, form, progress, merge_bias=False
-    )
+    graph = graph_of_weights(workspace, source, form, progress, merge_bias=False)
     content = graph.model.SerializeToString(deterministic=True)
     sha256 = hashlib.sha256(content).hexdigest()
     return CalibrationGraph(graph, find_layers(graph.model), sha256, target)
@@ -167,11 +232,13 @@ def calibration_images(folder: Path, count: int, progress: Progress = silent) ->
 def calibrated(
     workspace: Workspace,
     source: Manifest,
-    target: Target,
     graph: CalibrationGraph,
     images: ImageSet,
-    request: CalibrateRequest,
     progress: Progress = silent,
+    *,
+    method: RangeMethod = DEFAULT_METHOD,
+    equalise: bool = True,
+    output: Path | None = None,
 ) -> CalibratedRanges:
     """The calibration of a graph on pictures, from its file where one was made before.
 
@@ -183,12 +250,12 @@ def calibrated(
         images_sha256=identity_of(digests),
         images=len(digests),
         image_size=int(source.config["image_size"]),
-        method=request.method,
-        equalised=request.equalise,
+        method=method,
+        equalised=equalise,
     )
-    name = f"{source.variant}-{key.image_size}-{target.value}-{key.digest()[:8]}"
+    name = f"{source.variant}-{key.image_size}-{graph.target.value}-{key.digest()[:8]}"
     kept = workspace.root / CALIBRATION / f"{name}.ranges"
-    path = request.output or kept
+    path = output or kept
     ready = _ready(kept, key, graph)
     if ready is None:
         with workspace.lock(name):

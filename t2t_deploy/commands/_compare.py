@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from t2t_deploy._files import temporary_folder
 from t2t_deploy._optional import is_installed, require
+from t2t_deploy._options import AnyPath, command
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.bench import (
     DEFAULT_ROUND_SECONDS,
@@ -22,7 +23,22 @@ from t2t_deploy.bench import (
     CaseResult,
     run_bench,
 )
-from t2t_deploy.commands._export import ExportRequest, read_model
+from t2t_deploy.commands._artifacts import workspace_of
+from t2t_deploy.commands._export import (
+    Batch,
+    CheckpointFile,
+    Classes,
+    ConfigFile,
+    FloatPrecision,
+    GraphForm,
+    GraphTarget,
+    ImageSize,
+    Opset,
+    Performer,
+    SoftSplit,
+    Variant,
+    load_model,
+)
 from t2t_deploy.commands._strategy_grid import (
     ENGINE_SM,
     RUNTIME,
@@ -33,7 +49,7 @@ from t2t_deploy.commands._strategy_grid import (
     strategy_name,
 )
 from t2t_deploy.engine import BuildOptions, build_engine
-from t2t_deploy.errors import DeployError, MissingDependencyError, UsageError, counted
+from t2t_deploy.errors import DeployError, MissingDependencyError, counted
 from t2t_deploy.export import choose_strategies
 from t2t_deploy.runtime import (
     SessionRequest,
@@ -42,7 +58,7 @@ from t2t_deploy.runtime import (
     why_not_in,
     why_not_runnable,
 )
-from t2t_deploy.types import TOLERANCES, Precision, ShapeProfile
+from t2t_deploy.types import TOLERANCES, Precision, ShapeProfile, Target
 from t2t_deploy.verify import (
     NodewiseSession,
     PictureSet,
@@ -51,6 +67,7 @@ from t2t_deploy.verify import (
     logits_of,
     standard_pictures,
 )
+from t2t_deploy.workspace import Workspace
 
 if TYPE_CHECKING:
     from t2t_deploy.model import T2TViT
@@ -69,64 +86,77 @@ _NODEWISE_FLAT = ("black", "cream")
 _FAILURES = (DeployError, RuntimeError, OSError)
 
 
-def compare_strategies(
-    request: ExportRequest, progress: Progress = silent, *, folder: Path | None = None
+@command
+def compare_exports(
+    *,
+    variant: Variant = None,
+    config: ConfigFile = None,
+    checkpoint: CheckpointFile = None,
+    num_classes: Classes = None,
+    image_size: ImageSize = None,
+    batch: Batch = "dynamic",
+    precision: FloatPrecision = Precision.FP32,
+    target: GraphTarget = Target.PORTABLE,
+    soft_split: SoftSplit = None,
+    performer: Performer = None,
+    opset: Opset = None,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Progress = silent,
 ) -> StrategyComparison:
-    """Export every sensible combination, and compare size, error, latency and engine.
+    """What every combination of strategies costs and loses: ``t2t-deploy export --compare``.
 
-    All files lie in a temporary folder that is gone at the end, in ``folder`` where that can be
-    written. A combination that fails is a row with its reason. Strategies of the request that
-    differ from the target's are one more row. Raises UsageError, CheckpointError, ConfigError,
-    MissingDependencyError.
+    Nothing is kept: all files lie in a temporary folder that is gone at the end, in the workspace
+    where that can be written. A combination that fails is a row with its reason. Strategies that
+    are given and differ from the target's are one more row. Raises as `export_onnx`.
     """
-    if request.output is not None:
-        raise UsageError(
-            f"--compare writes no artifact and -o names {request.output}; leave one of them out"
-        )
-    if not request.graph_io.bare:
-        raise UsageError(
-            "--compare times the forms of the model itself; leave --embed-preprocess and --tail out"
-        )
+    form = GraphForm(
+        cast("int | None", batch),
+        Precision(precision),
+        Target(target),
+        soft_split,
+        performer,
+        opset,
+    )
     started_s = monotonic()
-    default = choose_strategies(request.target)
-    asked = choose_strategies(request.target, request.soft_split, request.performer)
+    default = choose_strategies(form.target)
+    asked = form.strategies()
     require("torch")
     from t2t_deploy.model import TokensType, reference_from_state_dict, save_weights
 
-    model = read_model(request, progress)
-    config, state_dict = model.config, model.state_dict
-    performer = config.tokens_type is TokensType.PERFORMER
-    if not performer:  # its form makes no difference then
+    model = load_model(form, variant, config, checkpoint, num_classes, image_size, progress)
+    dims, state_dict = model.config, model.state_dict
+    performers = dims.tokens_type is TokensType.PERFORMER
+    if not performers:  # its form makes no difference then
         asked = dataclasses.replace(asked, performer=default.performer)
-    combinations = strategies_to_compare(default, performer=performer)
+    combinations = strategies_to_compare(default, performer=performers)
     if asked not in combinations:
         combinations = (*combinations, asked)
-    with temporary_folder(folder) as scratch:
+    with temporary_folder(workspace_of(workspace).root) as scratch:
         weights = scratch / "weights.safetensors"
         save_weights(state_dict, weights)
         progress.step("computing the reference in float64")
         # a model of its own: the deploy form shares the float32 weights of the other
         reference_logits = _reference_logits(
-            reference_from_state_dict(state_dict, config), request.precision
+            reference_from_state_dict(state_dict, dims), form.precision
         )
-        reference = reference_from_state_dict(state_dict, config)
+        reference = reference_from_state_dict(state_dict, dims)
         rows = []
         files = []
         for index, strategies in enumerate(combinations, start=1):
-            name = strategy_name(strategies, performer=performer)
+            name = strategy_name(strategies, performer=performers)
             progress.step(f"exporting {name} ({index} of {len(combinations)})")
             files.append(scratch / f"{index}.onnx")
             row = ComparedStrategies(name, strategies, default=strategies == default)
-            rows.append(_examined(row, reference, request, reference_logits, files[-1], progress))
+            rows.append(_examined(row, reference, form, reference_logits, files[-1], progress))
         left_s = _TOTAL_SECONDS - (monotonic() - started_s)
-        eager = SessionRequest("eager", weights, available_threads(), config.to_dict())
-        rows = with_latencies(rows, files, eager, request, left_s, progress)
+        eager = SessionRequest("eager", weights, available_threads(), dims.to_dict())
+        rows = with_latencies(rows, files, eager, form, left_s, progress)
     return StrategyComparison(
-        variant=config.name,
-        precision=request.precision,
-        target=request.target,
-        batch=request.batch or 1,
-        token_attention=config.tokens_type.value,
+        variant=dims.name,
+        precision=form.precision,
+        target=form.target,
+        batch=form.batch or 1,
+        token_attention=dims.tokens_type.value,
         rows=tuple(rows),
     )
 
@@ -169,7 +199,7 @@ def _only(pictures: PictureSet, names: Sequence[str]) -> PictureSet:
 def _examined(
     row: ComparedStrategies,
     reference: T2TViT,
-    request: ExportRequest,
+    form: GraphForm,
     reference_logits: _ReferenceLogits,
     path: Path,
     progress: Progress,
@@ -181,11 +211,11 @@ def _examined(
     from t2t_deploy.graph import check_graph
 
     try:
-        row.strategies.check_precision(request.precision)
-        deploy = DeployT2TViT(reference, row.strategies, request.precision)
-        opset = DEFAULT_OPSET if request.opset is None else request.opset
-        traced = onnx_from_deploy(deploy, batch=request.batch, opset=opset)
-        model = check_graph(traced, batch=request.batch, contrib=row.strategies.fuse_attention)
+        row.strategies.check_precision(form.precision)
+        deploy = DeployT2TViT(reference, row.strategies, form.precision)
+        opset = DEFAULT_OPSET if form.opset is None else form.opset
+        traced = onnx_from_deploy(deploy, batch=form.batch, opset=opset)
+        model = check_graph(traced, batch=form.batch, contrib=row.strategies.fuse_attention)
         onnx.save(model, path)
     except MissingDependencyError:
         raise  # every combination would fail alike
@@ -196,13 +226,13 @@ def _examined(
         if refusal[0] == "query_groups":  # the others are alike in all rows
             row = row.because(refusal[1])
     try:
-        row = _with_errors(row, path, request.precision, reference_logits)
+        row = _with_errors(row, path, form.precision, reference_logits)
     except _FAILURES as err:
         row = row.because(f"not compared: {_line(err)}")
     if not is_installed("tensorrt_rtx"):
         return row
     try:
-        return _with_engine(row, path, request.batch, progress)
+        return _with_engine(row, path, form.batch, progress)
     except _FAILURES as err:
         return row.because(f"no engine: {_line(err)}")
 
@@ -274,7 +304,7 @@ def with_latencies(
     rows: Sequence[ComparedStrategies],
     files: Sequence[Path],
     eager: SessionRequest,
-    request: ExportRequest,
+    form: GraphForm,
     left_s: float,
     progress: Progress,
 ) -> list[ComparedStrategies]:
@@ -287,7 +317,7 @@ def with_latencies(
     exported = [index for index, row in enumerate(rows) if row.exported]
     runtimes = []
     for runtime, told in _latency_words().items():
-        reason = why_not_runnable(runtime) or why_not_in(runtime, request.precision)
+        reason = why_not_runnable(runtime) or why_not_in(runtime, form.precision)
         if reason is None:
             runtimes.append(runtime)
             continue
@@ -295,11 +325,11 @@ def with_latencies(
             rows[index] = rows[index].because(f"no {told}: {reason}")
     if not exported or not runtimes:
         return rows
-    batch, precision, model = request.batch or 1, request.precision.value, "the compared one"
+    batch, precision, model = form.batch or 1, form.precision.value, "the compared one"
     places = [(runtime, index) for index in exported for runtime in runtimes]
     cases = [
         BenchCase(
-            SessionRequest(runtime, files[index], eager.threads, precision=request.precision),
+            SessionRequest(runtime, files[index], eager.threads, precision=form.precision),
             rows[index].name,
             precision,
             batch,
@@ -309,7 +339,7 @@ def with_latencies(
     ]
     # The reference computes in float32: it is no base for the speed of another precision.
     base = [BenchCase(eager, "reference", precision, batch, model)]
-    everything = cases + (base if request.precision is Precision.FP32 else [])
+    everything = cases + (base if form.precision is Precision.FP32 else [])
     left_s -= _WARM_UP_SECONDS * len(everything)
     wanted_s = max(left_s / (MIN_ROUNDS * len(everything)), _MIN_ROUND_SECONDS)
     progress.step(f"measuring {counted(len(everything), 'case')} in interleaved rounds")

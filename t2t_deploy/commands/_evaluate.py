@@ -6,15 +6,29 @@ import contextlib
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, cast
 
 from t2t_deploy._files import atomic_write
 from t2t_deploy._optional import require
+from t2t_deploy._options import AnyPath, Opt, Role, command, ending
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._accuracy_run import run_pictures
-from t2t_deploy.commands._artifacts import cpu_backend, usable_artifacts
+from t2t_deploy.commands._artifacts import (
+    ArtifactFiles,
+    CpuBackend,
+    Force,
+    are_named,
+    cpu_backend,
+    usable_artifacts,
+    workspace_of,
+)
 from t2t_deploy.commands._evaluate_across import run_pictures_across
 from t2t_deploy.commands._evaluate_sessions import (
+    DEFAULT_BATCH,
+    EvaluateAcross,
     EvaluateRequest,
+    RayAddress,
+    RayWorkers,
     is_nodewise,
     open_reference,
     open_runner,
@@ -63,53 +77,143 @@ class Evaluation:
         return bool(self.unreadable) or any(r.status is Status.FAILED for r in self.results)
 
 
+@command
 def evaluate_artifacts(
-    workspace: Workspace, request: EvaluateRequest, progress: Progress = silent
+    artifacts: ArtifactFiles = (),
+    *,
+    images: Annotated[
+        AnyPath,
+        Opt(
+            "Folder of class folders, or of pictures without labels.",
+            role=Role.READS,
+            recorded="evaluation pictures",
+        ),
+    ],
+    batch: Annotated[
+        int,
+        Opt(
+            "Pictures at a time where the artifact's batch is free; default 8.", none=DEFAULT_BATCH
+        ),
+    ] = DEFAULT_BATCH,
+    limit: Annotated[int | None, Opt("Take this many pictures, from all classes in turn.")] = None,
+    confusion: Annotated[
+        AnyPath | None,
+        Opt(
+            "Draw which classes are taken for which.",
+            ending(".png"),
+            Role.WRITES,
+            metavar="FILE.png",
+        ),
+    ] = None,
+    ray: RayAddress = None,
+    workers: RayWorkers = None,
+    backend: CpuBackend = None,
+    force: Force = False,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Progress = silent,
 ) -> Evaluation:
-    """Run artifacts, and the references of their weights, over the same pictures.
+    """Accuracy on a folder, side by side with the reference: ``t2t-deploy evaluate``.
 
-    Pictures are read once for all artifacts of the same model, a batch at a time. What cannot run
-    here is reported as not run, with the reason.
-    Raises BackendError where that is all of them, ArtifactError, ImageError, UsageError,
-    MissingDependencyError.
+    artifacts: none is all of the workspace. ray: address of a cluster, ``local``, ``auto`` or
+    HOST:PORT. Pictures are read once for all artifacts of the same model, a batch at a time. What
+    cannot run here is reported as not run, with the reason. Raises BackendError where that is all
+    of them, ArtifactError, ImageError, UsageError, MissingDependencyError.
+
+    Examples
+    --------
+    >>> from t2t_deploy import evaluate_artifacts
+    >>> found = evaluate_artifacts([made.path], images="val")
+    >>> [(one.accuracy.images, one.accuracy.agreement) for one in found.results]
+    [(4, 1.0)]
     """
-    _check_confusion(request.confusion)
+    if ray is None and workers is not None:
+        raise UsageError("workers are about a cluster; give ray too, or leave them out")
+    workspace = workspace_of(workspace)
+    request = EvaluateRequest(
+        images=Path(images),
+        artifacts=cast("tuple[Path, ...]", artifacts),
+        batch=batch,
+        limit=limit,
+        confusion=None if confusion is None else Path(confusion),
+        backend=backend,
+        force=force,
+        ray=None if ray is None else EvaluateAcross(ray, workers),
+    )
+    if confusion is not None:
+        require("matplotlib")
     cpu_backend(request.backend)
     if request.ray is not None:
         request.ray.check()
-    images = labelled_set_from_folder(request.images, limit=request.limit)
-    if images.left_out:
-        progress.note(f"took {counted(len(images.paths), 'picture')}, left out {images.left_out}")
-    artifacts = usable_artifacts(
+    labelled = labelled_set_from_folder(request.images, limit=request.limit)
+    if labelled.left_out:
+        progress.note(
+            f"took {counted(len(labelled.paths), 'picture')}, left out {labelled.left_out}"
+        )
+    chosen = usable_artifacts(
         workspace,
         request.artifacts,
         force=request.force,
         purpose="evaluate",
         progress=progress,
-        among=request.among,
     )
     models: dict[str, list[Artifact]] = {}
-    for artifact in artifacts:
+    for artifact in chosen:
         models.setdefault(_model_key(artifact), []).append(artifact)
     results: list[EvaluatedArtifact] = []
     references: dict[str, Accuracy] = {}
     unreadable: dict[Path, str] = {}
     for members in models.values():
-        found = _evaluate_model(workspace, members, images, request, unreadable, progress)
+        found = _evaluate_model(workspace, members, labelled, request, unreadable, progress)
         results += found
         reference = next((r.reference for r in found if r.reference is not None), None)
         if reference is not None:
             references[_reference_name(members[0], references)] = reference
-    results.sort(key=lambda result: artifacts.index(result.artifact))
+    results.sort(key=lambda result: chosen.index(result.artifact))
     if all(result.status is Status.NOT_RUN for result in results):
         reasons = "; ".join(dict.fromkeys(str(result.reason) for result in results))
         raise BackendError(f"nothing here can be evaluated: {reasons}")
     evaluation = Evaluation(
-        images, tuple(results), references, tuple(unreadable.values()), request.confusion
+        labelled, tuple(results), references, tuple(unreadable.values()), request.confusion
     )
     if request.confusion is not None:
         _draw(evaluation, request.confusion)
     return evaluation
+
+
+def evaluate_values(found: Evaluation) -> dict[str, Any]:
+    """What ``evaluate --json`` prints."""
+    return {
+        "images": {
+            "folder": str(found.images.folder),
+            "count": len(found.images.paths),
+            "left_out": found.images.left_out,
+            "labelled": found.images.has_labels,
+            "unreadable": list(found.unreadable),
+        },
+        "results": [_evaluated(result) for result in found.results],
+        "confusion": None if found.plot is None else str(found.plot),
+    }
+
+
+def _evaluated(result: EvaluatedArtifact) -> dict[str, Any]:
+    manifest, figures, reference = result.artifact.manifest, result.accuracy, result.reference
+    return {
+        "artifact": str(result.artifact.path),
+        "precision": None if manifest is None else manifest.precision.value,
+        "status": result.status.value,
+        "reason": result.reason,
+        "batch": result.batch,
+        "images": 0 if figures is None else figures.images,
+        "top1": None if figures is None else figures.top1,
+        "top5": None if figures is None else figures.top5,
+        "agreement": None if figures is None else figures.agreement,
+        "rel_l2_mean": None if figures is None else figures.rel_l2_mean,
+        "rel_l2_max": None if figures is None else figures.rel_l2_max,
+        "non_finite": None if figures is None else figures.non_finite,
+        "reference": None
+        if reference is None
+        else {"top1": reference.top1, "top5": reference.top5},
+    }
 
 
 def _evaluate_model(
@@ -188,7 +292,7 @@ def _why_not_evaluated(
         reason = why_not_runnable(backend)
         if reason is None and manifest is not None and not is_nodewise(artifact, request):
             reason = why_not_in(backend, manifest.precision)
-    if reason is not None or request.artifacts or manifest is None:
+    if reason is not None or are_named(request.artifacts) or manifest is None:
         return reason
     if images.has_labels:
         try:
@@ -210,7 +314,7 @@ def _calibrated_on(artifact: Artifact, images: LabelledSet, request: EvaluateReq
     Raises CalibrationError for one that was named.
     """
     reason = overlap(artifact, images.paths)
-    if reason is not None and request.artifacts:
+    if reason is not None and are_named(request.artifacts):
         raise CalibrationError(reason)
     return reason
 
@@ -247,14 +351,6 @@ def _reference_name(artifact: Artifact, taken: Container[str]) -> str:
     name = manifest.reference_name
     # the same dimensions with other weights
     return f"{name} {manifest.weights['sha256'][:8]}" if name in taken else name
-
-
-def _check_confusion(path: Path | None) -> None:
-    if path is None:
-        return
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"--confusion is {path}; expected a file that ends in .png")
-    require("matplotlib")
 
 
 def _draw(evaluation: Evaluation, path: Path) -> None:

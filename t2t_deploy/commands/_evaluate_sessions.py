@@ -6,8 +6,10 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from t2t_deploy._optional import is_installed, require
+from t2t_deploy._options import Opt, Role
 from t2t_deploy.commands._accuracy_run import AccuracyRunner
 from t2t_deploy.commands._artifacts import DEFAULT_BACKEND, cpu_backend, open_engine
 from t2t_deploy.commands._nodewise import bare_graph
@@ -94,6 +96,20 @@ def is_nodewise(artifact: Artifact, request: EvaluateRequest) -> bool:
 
 
 DEFAULT_BATCH = 8
+RayAddress = Annotated[
+    str | None,
+    Opt(
+        "Across a Ray cluster: local (of this machine), auto or HOST:PORT.",
+        metavar="[ADDRESS]",
+        bare="local",
+        role=Role.SWITCH,
+        recipe=False,
+    ),
+]
+RayWorkers = Annotated[
+    int | None,
+    Opt("With --ray: default one for each core there.", role=Role.SWITCH, recipe=False),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +133,7 @@ class EvaluateRequest:
 
     batch: pictures at a time where the artifact's batch is free. limit: how many pictures, None
     takes all. confusion: PNG to write, None writes none. backend: the runtime of ONNX files; None
-    is ONNX Runtime on the CPU. ray: the cluster to do it on; None is this process. among: what
-    stands for all artifacts of the workspace where none is named.
+    is ONNX Runtime on the CPU. ray: the cluster to do it on; None is this process.
     """
 
     images: Path
@@ -129,4 +144,3 @@ class EvaluateRequest:
     backend: str | None = None
     force: bool = False
     ray: EvaluateAcross | None = None
-    among: Sequence[Path] | None = None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import require
+from t2t_deploy._options import BATCH, COUNT, FILE, AnyPath, Opt, Role, choice, command
 from t2t_deploy._progress import Progress, silent
+from t2t_deploy.commands._artifacts import artifact_values, workspace_of
 from t2t_deploy.commands._verify import verify_file
 from t2t_deploy.errors import UsageError
+from t2t_deploy.model import VARIANTS
 from t2t_deploy.types import BARE, GraphIO, Precision, Tail, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
@@ -20,59 +23,164 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from t2t_deploy.export import RewriteReport, Strategies
-    from t2t_deploy.model import ModelConfig
+    from t2t_deploy.model import ModelConfig, T2TViT
 
 RANDOM_SEED = 0
 
+Variant = Annotated[
+    str | None,
+    Opt(
+        "A released variant; see 't2t-deploy variants'.",
+        metavar="V",
+        recipe="model",
+        completions=lambda word: [name for name in VARIANTS if name.startswith(word)],
+    ),
+]
+ConfigFile = Annotated[
+    AnyPath | None,
+    Opt("TOML file with a model's own dimensions.", role=Role.READS, recipe="model"),
+]
+CheckpointFile = Annotated[
+    AnyPath | None,
+    Opt(
+        "Weights: .pth.tar, .pth or .safetensors. Without it: seeded random weights.",
+        role=Role.READS,
+        recipe="model",
+    ),
+]
+Classes = Annotated[int | None, Opt("Classes; default the checkpoint's.", recipe="model")]
+ImageSize = Annotated[int | None, Opt("Pixels; default the checkpoint's.", recipe="model")]
+Batch = Annotated[int | str, Opt(kind=BATCH, shown="dynamic")]
+FloatPrecision = Annotated[
+    str | Precision,
+    Opt(
+        "Arithmetic; inputs and outputs stay float32.",
+        choice("fp32", "fp16", "bf16", of=Precision),
+        shown="fp32",
+    ),
+]
+GraphTarget = Annotated[
+    str | Target, Opt("What the graph is made for.", choice(of=Target), shown="portable")
+]
+SoftSplit = Annotated[
+    str | None,
+    Opt("unfold, conv, folded, centred or auto; one, or three separated by commas.", shown="auto"),
+]
+Performer = Annotated[str | None, Opt("plain, stable or auto.", shown="auto")]
+Opset = Annotated[int | None, Opt("ONNX opset; default 18.", replace(COUNT, bounds=None))]
+OutputFile = Annotated[
+    AnyPath | None,
+    Opt("Write here instead of the workspace.", FILE, Role.WRITES, flags=("-o",)),
+]
+
 
 @dataclass(frozen=True, slots=True)
-class ExportRequest:
-    """What to export; None means the default named in the field's comment.
+class GraphForm:
+    """The form of an exported graph; None means the default named in the field's comment."""
 
-    A variant or a config is needed unless a checkpoint tells the variant by its shapes.
-    """
-
-    variant: str | None = None  # recognised from the checkpoint
-    config_file: Path | None = None
-    checkpoint: Path | None = None  # seeded random weights
-    num_classes: int | None = None  # the checkpoint's, else the config's
-    image_size: int | None = None  # the checkpoint's, else the config's
     batch: int | None = None  # dynamic
     precision: Precision = Precision.FP32
     target: Target = Target.PORTABLE
     soft_split: str | None = None  # the target's
     performer: str | None = None  # the target's
     opset: int | None = None  # the exporter's default
-    graph_io: GraphIO = BARE  # normalised pictures in, logits out
-    output: Path | None = None  # the workspace
+    graph_io: GraphIO = BARE  # normalised images in, logits out
+
+    def strategies(self) -> Strategies:
+        """The forms of the rewrites. Raises UsageError for unknown words."""
+        from t2t_deploy.export import choose_strategies
+
+        return choose_strategies(self.target, self.soft_split, self.performer)
 
 
-def export_model(
-    workspace: Workspace, request: ExportRequest, progress: Progress = silent
+@command
+def export_onnx(
+    *,
+    variant: Variant = None,
+    config: ConfigFile = None,
+    checkpoint: CheckpointFile = None,
+    num_classes: Classes = None,
+    image_size: ImageSize = None,
+    batch: Batch = "dynamic",
+    precision: FloatPrecision = Precision.FP32,
+    target: GraphTarget = Target.PORTABLE,
+    soft_split: SoftSplit = None,
+    performer: Performer = None,
+    embed_preprocess: Annotated[
+        bool,
+        Opt(
+            "Take the picture's pixels, (batch, S, S, 3) uint8, and normalise inside the graph.",
+            recorded="ends.embed_preprocess",
+        ),
+    ] = False,
+    tail: Annotated[
+        str | Tail,
+        Opt(
+            "softmax: all probabilities; topk: the five largest and their classes.",
+            choice(of=Tail),
+            shown="logits",
+            recorded="ends.tail",
+        ),
+    ] = Tail.LOGITS,
+    opset: Opset = None,
+    output: OutputFile = None,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Progress = silent,
 ) -> Artifact:
-    """Export, check the graph, verify the written file; a failed verification is in the manifest.
+    """Export a checkpoint to ONNX and verify the file against the reference.
+
+    The arguments are the options of ``t2t-deploy export``; None is their default. The graph takes
+    ``image``, (batch, 3, S, S) float32, normalised, and gives ``logits``, (batch, classes) float32,
+    unless ``embed_preprocess`` or ``tail`` say otherwise. A failed verification is no exception: it
+    is in the manifest, and later steps refuse the file.
 
     Raises UsageError for options that contradict each other, CheckpointError, ConfigError,
-    ExportError, MissingDependencyError.
-    """
-    read = read_model(request, progress)
-    from t2t_deploy.model import save_weights
+    ExportError, MissingDependencyError without torch.
 
-    sha256 = workspace.store_weights(lambda path: save_weights(read.state_dict, path))
-    weights = {"sha256": sha256, "source": read.source}
-    return export_weights(
-        workspace,
-        read.config.to_dict(),
-        weights,
-        request,
-        progress,
-        details={"notes": list(read.notes)},
+    Examples
+    --------
+    >>> from t2t_deploy import export_onnx
+    >>> made = export_onnx(config="tiny.toml")
+    >>> made.path.parent.as_posix(), made.known().precision.value, made.known().failed
+    ('artifacts/onnx', 'fp32', False)
+    >>> made.known().verification["status"]
+    'passed'
+    """
+    form = GraphForm(
+        cast("int | None", batch),
+        Precision(precision),
+        Target(target),
+        soft_split,
+        performer,
+        opset,
+        GraphIO(embed_preprocess, Tail(tail)),
     )
+    model = load_model(form, variant, config, checkpoint, num_classes, image_size, progress)
+    from t2t_deploy.model import reference_from_state_dict, save_weights
+
+    workspace = workspace_of(workspace)
+    sha256 = workspace.store_weights(lambda path: save_weights(model.state_dict, path))
+    reference = reference_from_state_dict(model.state_dict, model.config)
+    graph = graph_of_reference(reference, form, progress)
+    weights = {"sha256": sha256, "source": model.source}
+    notes = {"notes": list(model.notes)}
+    return store_graph(workspace, graph, form, weights, progress, output=output, details=notes)
+
+
+def export_values(artifact: Artifact) -> dict[str, Any]:
+    """What ``export --json`` prints."""
+    manifest = artifact.require_manifest()
+    return {
+        "artifact": artifact_values(artifact),
+        "verification": manifest.verification,
+        "rewrites": manifest.details["rewrites"],
+        "notes": manifest.details["notes"],
+    }
 
 
 @dataclass(frozen=True, slots=True)
-class NamedModel:
-    """The model a request names: dimensions, weights, where they came from, what was changed."""
+class LoadedModel:
+    """The model that options name: dimensions, weights, where they came from, what was changed."""
 
     config: ModelConfig
     state_dict: dict[str, Tensor]
@@ -80,17 +188,26 @@ class NamedModel:
     notes: tuple[str, ...]
 
 
-def read_model(request: ExportRequest, progress: Progress = silent) -> NamedModel:
-    """Read, or draw, the weights a request names; its notes are reported.
+def load_model(
+    form: GraphForm,
+    variant: str | None = None,
+    config: AnyPath | None = None,
+    checkpoint: AnyPath | None = None,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    progress: Progress = silent,
+) -> LoadedModel:
+    """Read, or draw, the weights that options name; notes on them are reported.
 
-    What is wrong with the request itself is said before anything is read. Raises as `export_model`.
+    What is wrong with the options, those of the form too, is said before anything is read. Raises
+    as `export_onnx`.
     """
-    if request.variant is not None and request.config_file is not None:
-        raise UsageError("--variant and --config both describe the model; give one of them")
-    if request.variant is None and request.config_file is None and request.checkpoint is None:
-        raise UsageError("nothing says which model to export; give --variant, such as 14")
+    if variant is not None and config is not None:
+        raise UsageError("variant and config both describe the model; give one of them")
+    if variant is None and config is None and checkpoint is None:
+        raise UsageError("nothing says which model to export; give a variant, such as 14")
     require("torch")
-    from t2t_deploy.export import check_opset, choose_strategies
+    from t2t_deploy.export import check_opset
     from t2t_deploy.model import (
         config_for_variant,
         config_from_toml,
@@ -98,36 +215,32 @@ def read_model(request: ExportRequest, progress: Progress = silent) -> NamedMode
         random_state_dict,
     )
 
-    strategies = choose_strategies(request.target, request.soft_split, request.performer)
-    strategies.check_precision(request.precision)
-    if request.opset is not None:
-        check_opset(request.opset)
-    config = None if request.config_file is None else config_from_toml(request.config_file)
-    if request.checkpoint is None:
-        base = config if config is not None else config_for_variant(str(request.variant))
-        fitted = base.with_(image_size=request.image_size, num_classes=request.num_classes)
-        model = NamedModel(
+    form.strategies().check_precision(form.precision)
+    if form.opset is not None:
+        check_opset(form.opset)
+    own = None if config is None else config_from_toml(Path(config))
+    if checkpoint is None:
+        base = own if own is not None else config_for_variant(str(variant))
+        fitted = base.with_(image_size=image_size, num_classes=num_classes)
+        model = LoadedModel(
             config=fitted,
             state_dict=random_state_dict(fitted, RANDOM_SEED),
             source={"kind": "random", "seed": RANDOM_SEED},
             notes=("the weights are seeded random numbers: they serve benchmarking only",),
         )
     else:
-        progress.step(f"reading {request.checkpoint.name}")
-        checkpoint = load_checkpoint(
-            request.checkpoint,
-            variant=request.variant,
-            config=config,
-            image_size=request.image_size,
-            num_classes=request.num_classes,
+        file = Path(checkpoint)
+        progress.step(f"reading {file.name}")
+        read = load_checkpoint(
+            file, variant=variant, config=own, image_size=image_size, num_classes=num_classes
         )
         source = {
             "kind": "checkpoint",
-            "file": request.checkpoint.name,
-            "sha256": file_sha256(request.checkpoint),
-            "container": checkpoint.container,
+            "file": file.name,
+            "sha256": file_sha256(file),
+            "container": read.container,
         }
-        model = NamedModel(checkpoint.config, checkpoint.state_dict, source, checkpoint.notes)
+        model = LoadedModel(read.config, read.state_dict, source, read.notes)
     for note in model.notes:
         progress.note(note)
     return model
@@ -144,76 +257,83 @@ class ExportedGraph:
     opset: int
 
 
-def graph_from_weights(
-    weights: Path,
-    config: Mapping[str, Any],
-    request: ExportRequest,
+def graph_of_reference(
+    reference: T2TViT, form: GraphForm, progress: Progress = silent, *, merge_bias: bool = True
+) -> ExportedGraph:
+    """The graph of a model, in a form.
+
+    merge_bias: see `onnx_from_deploy`. Raises UsageError, ExportError, MissingDependencyError.
+    """
+    from t2t_deploy.export import DEFAULT_OPSET, DeployT2TViT, onnx_from_deploy
+    from t2t_deploy.graph import check_graph
+
+    strategies = form.strategies()
+    opset = DEFAULT_OPSET if form.opset is None else form.opset
+    for hazard in strategies.hazards():
+        progress.note(f"hazard: {hazard}")
+    progress.step(f"exporting {reference.config.name} in {form.precision.value}")
+    deploy = DeployT2TViT(reference, strategies, form.precision)
+    model = check_graph(
+        onnx_from_deploy(deploy, batch=form.batch, opset=opset, merge_bias=merge_bias),
+        batch=form.batch,
+        contrib=strategies.fuse_attention,
+    )
+    return ExportedGraph(model, reference.config, strategies, deploy.report, opset)
+
+
+def graph_of_weights(
+    workspace: Workspace,
+    manifest: Manifest,
+    form: GraphForm,
     progress: Progress = silent,
     *,
     merge_bias: bool = True,
 ) -> ExportedGraph:
-    """The graph of stored weights; of the request only the form of the graph counts here.
-
-    merge_bias: see `onnx_from_deploy`. Raises UsageError, ExportError, MissingDependencyError.
-    """
+    """The graph of an artifact's stored weights, in a form. Raises as `graph_of_reference`."""
     require("torch")
-    from t2t_deploy.export import DEFAULT_OPSET, DeployT2TViT, choose_strategies, onnx_from_deploy
-    from t2t_deploy.graph import check_graph
     from t2t_deploy.model import config_from_dict, load_reference
 
-    strategies = choose_strategies(request.target, request.soft_split, request.performer)
-    opset = DEFAULT_OPSET if request.opset is None else request.opset
-    fitted = config_from_dict(config)
-    for hazard in strategies.hazards():
-        progress.note(f"hazard: {hazard}")
-    progress.step(f"exporting {fitted.name} in {request.precision.value}")
-    deploy = DeployT2TViT(load_reference(weights, fitted), strategies, request.precision)
-    model = check_graph(
-        onnx_from_deploy(deploy, batch=request.batch, opset=opset, merge_bias=merge_bias),
-        batch=request.batch,
-        contrib=strategies.fuse_attention,
-    )
-    return ExportedGraph(model, fitted, strategies, deploy.report, opset)
+    reference = load_reference(workspace.weights(manifest), config_from_dict(manifest.config))
+    return graph_of_reference(reference, form, progress, merge_bias=merge_bias)
 
 
-def export_weights(
+def store_graph(
     workspace: Workspace,
-    config: Mapping[str, Any],
+    graph: ExportedGraph,
+    form: GraphForm,
     weights: Mapping[str, Any],
-    request: ExportRequest,
     progress: Progress = silent,
     *,
+    output: AnyPath | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Artifact:
-    """Export stored weights; of the request only the form of the graph counts here."""
-    stored = workspace.weights_path(weights["sha256"])
-    graph = graph_from_weights(stored, config, request, progress)
-    draft = draft_manifest(graph, request, weights)
+    """Put a graph's inputs and outputs around it, write the file and verify it."""
+    draft = draft_manifest(graph, form, weights)
     model = graph.model
-    if not request.graph_io.bare:
+    if not form.graph_io.bare:
         from t2t_deploy.graph import check_graph, with_graph_io
 
         model = check_graph(
-            with_graph_io(model, request.graph_io),
-            batch=request.batch,
+            with_graph_io(model, form.graph_io),
+            batch=form.batch,
             contrib=graph.strategies.fuse_attention,
         )
+    stored = workspace.weights_path(weights["sha256"])
 
     def write(path: Path) -> dict[str, Any]:
         learned = write_graph(path, model, draft, stored, progress)
         learned["details"] = {
             **(details or {}),
-            **graph_details(graph, request),
+            **graph_details(graph, form),
             "nodes": len(model.graph.node),
         }
         return learned
 
-    return workspace.store(draft, write, stem=artifact_stem(draft), output=request.output)
+    to = None if output is None else Path(output)
+    return workspace.store(draft, write, stem=artifact_stem(draft), output=to)
 
 
-def draft_manifest(
-    graph: ExportedGraph, request: ExportRequest, weights: Mapping[str, Any]
-) -> Manifest:
+def draft_manifest(graph: ExportedGraph, form: GraphForm, weights: Mapping[str, Any]) -> Manifest:
     """What is known of an exported graph before it is a file."""
     return Manifest(
         kind="onnx",
@@ -221,15 +341,15 @@ def draft_manifest(
         sha256="",
         size_bytes=0,
         variant=graph.config.name,
-        precision=request.precision,
+        precision=form.precision,
         config=graph.config.to_dict(),
-        batch=request.batch,
-        target=request.target.value,
+        batch=form.batch,
+        target=form.target.value,
         weights=weights,
         opset=graph.opset,
         strategies=graph.strategies.to_dict(),
         parents=({"kind": "weights", "sha256": weights["sha256"]},),
-        details=request.graph_io.to_details(),
+        details=form.graph_io.to_details(),
     )
 
 
@@ -244,14 +364,14 @@ def write_graph(
     return {"verification": verify_file(path, draft, weights).to_dict()}
 
 
-def graph_details(graph: ExportedGraph, request: ExportRequest) -> dict[str, Any]:
+def graph_details(graph: ExportedGraph, form: GraphForm) -> dict[str, Any]:
     """The part of a manifest's details that tells how a graph was exported."""
     return {
-        **request.graph_io.to_details(),
+        **form.graph_io.to_details(),
         "asked": {
-            "soft_split": request.soft_split,
-            "performer": request.performer,
-            **asked_graph_io(request.graph_io),
+            "soft_split": form.soft_split,
+            "performer": form.performer,
+            **asked_graph_io(form.graph_io),
         },
         "rewrites": {
             "applied": dict(graph.rewrites.applied),
@@ -261,10 +381,10 @@ def graph_details(graph: ExportedGraph, request: ExportRequest) -> dict[str, Any
     }
 
 
-def forms_asked(manifest: Manifest) -> ExportRequest:
-    """A request with the forms of the rewrites that an export was asked for, and no more."""
+def forms_asked(manifest: Manifest) -> GraphForm:
+    """A form with the rewrites that an export was asked for, and no more."""
     asked = manifest.details.get("asked", {})
-    return ExportRequest(soft_split=asked.get("soft_split"), performer=asked.get("performer"))
+    return GraphForm(soft_split=asked.get("soft_split"), performer=asked.get("performer"))
 
 
 def asked_graph_io(graph_io: GraphIO) -> dict[str, Any]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, cast
 
+from t2t_deploy._options import FILE, FOLDER, AnyPath, Opt, Role, choice, command, whole
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy._untrusted import MAX_LABELS_BYTES, read_small_file
+from t2t_deploy.commands._artifacts import ArtifactFile, Force, artifact_values, workspace_of
 from t2t_deploy.errors import ArtifactError, UsageError, counted
 from t2t_deploy.serving.triton import (
     Accelerator,
@@ -67,18 +70,130 @@ class Package:
 
     artifact: Artifact
     service: Service
+    repository: Path
     folders: tuple[Path, ...]
     notes: tuple[str, ...]
 
 
+@command
 def package_artifact(
-    workspace: Workspace, request: PackageRequest, progress: Progress = silent
+    artifact: ArtifactFile = None,
+    *,
+    triton: Annotated[
+        AnyPath,
+        Opt(
+            "Folder of models: the server's --model-repository.",
+            FOLDER,
+            Role.WRITES,
+            metavar="DIR",
+        ),
+    ],
+    format: Annotated[
+        str | ServingFormat | None,
+        Opt(
+            "Triton's backend; auto: tensorrt for engines, onnxruntime for ONNX files.",
+            choice("auto", *ServingFormat, of=ServingFormat, absent="auto"),
+            shown="auto",
+        ),
+    ] = None,
+    name: Annotated[str | None, Opt("Of the model; default t2t_vit_VARIANT_PRECISION.")] = None,
+    labels: Annotated[
+        AnyPath | None,
+        Opt("Names of the classes, one a line.", FILE, Role.READS, metavar="FILE"),
+    ] = None,
+    top: Annotated[
+        int | None, Opt("Classes the ensemble tells; default 5.", none=DEFAULT_TOP)
+    ] = None,
+    max_batch: Annotated[int | None, Opt("Pictures at a time; default an engine's, or 32.")] = None,
+    accelerator: Annotated[
+        str | Accelerator | None,
+        Opt("Within Triton's ONNX Runtime; default by the target the graph is made for."),
+    ] = None,
+    queue_delay: Annotated[
+        int | None,
+        Opt(
+            "How long a request may wait for others; default 1000.",
+            whole(0),
+            metavar="MICROSECONDS",
+            none=DEFAULT_QUEUE_DELAY_US,
+            recorded="queue_delay_us",
+        ),
+    ] = None,
+    instances: Annotated[int | None, Opt("Of the model; default 1.", none=1)] = None,
+    preprocess_instances: Annotated[
+        int | None, Opt("Processes that read pictures; default 1.", none=1)
+    ] = None,
+    threads: Annotated[
+        int | None,
+        Opt("Of ONNX Runtime in each instance; default per core.", whole(0), none=0),
+    ] = None,
+    force: Force = False,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Progress = silent,
 ) -> Package:
-    """Write the model, its ensemble and the steps of that into a model repository.
+    """Write a model repository for Triton: ``t2t-deploy package``.
 
-    Raises ArtifactError where the artifact, or what is in the repository already, does not suit,
-    UsageError where an option does not fit the artifact.
+    The model, its ensemble and the steps of that. artifact: None is the newest. triton: the
+    repository's folder. queue_delay in microseconds. Raises ArtifactError where the artifact, or
+    what is in the repository already, does not suit, UsageError where an option does not fit the
+    artifact.
+
+    Examples
+    --------
+    >>> from t2t_deploy import package_artifact
+    >>> [folder.name for folder in package_artifact(made.path, triton="models").folders]
+    ... # doctest: +NORMALIZE_WHITESPACE
+    ['t2t_vit_tiny_fp32', 't2t_vit_tiny_fp32_preprocess', 't2t_vit_tiny_fp32_postprocess',
+     't2t_vit_tiny_fp32_images']
     """
+    request = PackageRequest(
+        Path(triton),
+        None if artifact is None else Path(artifact),
+        cast("ServingFormat | None", format),
+        name,
+        None if labels is None else Path(labels),
+        cast("int", top),
+        max_batch,
+        None if accelerator is None else Accelerator(accelerator),
+        cast("int", queue_delay),
+        cast("int", instances),
+        cast("int", preprocess_instances),
+        cast("int", threads),
+        force,
+    )
+    return _packaged(workspace_of(workspace), request, progress)
+
+
+def package_values(package: Package) -> dict[str, Any]:
+    """What ``package --json`` prints."""
+    service = package.service
+    signature = service.signature
+    return {
+        "repository": str(package.repository),
+        "artifact": artifact_values(package.artifact),
+        "model": {
+            "name": service.name,
+            "backend": service.format.value,
+            "accelerator": service.accelerator.value,
+            "instances": "on GPU" if service.on_gpu else "on CPU",
+            "max_batch_size": service.batching.max_size,
+            "preferred_batch_sizes": list(service.batching.preferred),
+            "input": str(signature.image),
+            "outputs": [str(spec) for spec in signature.outputs],
+            "tail": signature.tail.value,
+        },
+        "ensemble": {
+            "name": service.ensemble_name,
+            "steps": [service.preprocess_name, service.name, service.postprocess_name],
+            "top": service.top_count,
+            "labels": service.labels is not None,
+        },
+        "folders": [str(folder) for folder in package.folders],
+        "notes": list(package.notes),
+    }
+
+
+def _packaged(workspace: Workspace, request: PackageRequest, progress: Progress) -> Package:
     artifact = _artifact(workspace, request, progress)
     manifest = artifact.manifest
     serving_format = choose_format(artifact.kind, request.format)
@@ -125,7 +240,7 @@ def package_artifact(
     written = write_folders(request.repository, folders)
     for note in notes:
         progress.note(note)
-    return Package(artifact, service, tuple(written), tuple(notes))
+    return Package(artifact, service, request.repository, tuple(written), tuple(notes))
 
 
 def _artifact(workspace: Workspace, request: PackageRequest, progress: Progress) -> Artifact:

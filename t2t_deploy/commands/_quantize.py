@@ -5,72 +5,217 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import onnx
 
 from t2t_deploy._files import file_sha256
+from t2t_deploy._options import AnyPath, Opt, Role, choice, command
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.bench import MIN_ROUNDS, BenchCase, BenchStatus, run_bench, speedup_between
-from t2t_deploy.calibration import IN_OPERATOR, Calibration, QuantizedGraph
+from t2t_deploy.calibration import Calibration, QuantizedGraph, RangeMethod
+from t2t_deploy.commands._artifacts import ArtifactFile, Force, artifact_values, workspace_of
 from t2t_deploy.commands._budget import within_budget, write_budget
-from t2t_deploy.commands._export import artifact_stem, draft_manifest, graph_details, write_graph
+from t2t_deploy.commands._calibrate import (
+    DEFAULT_COUNT,
+    DEFAULT_METHOD,
+    Count,
+    Equalise,
+    Method,
+)
+from t2t_deploy.commands._export import (
+    OutputFile,
+    artifact_stem,
+    draft_manifest,
+    graph_details,
+    write_graph,
+)
 from t2t_deploy.commands._placement_search import search_placement
 from t2t_deploy.commands._quantize_inputs import QuantizationInputs, quantization_inputs
 from t2t_deploy.commands._quantize_plan import (
-    AUTO,
     QuantizationMode,
-    QuantizeRequest,
+    QuantizationPlan,
     plan_quantization,
 )
 from t2t_deploy.runtime import SessionRequest, available_threads, why_not_runnable
 from t2t_deploy.types import Precision, Status, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
+PlacementName = Annotated[
+    str | None,
+    Opt(
+        "For engines: compact moves least at batch 1, accurate (int8) rounds least, auto asks the "
+        "builder. Default balanced.",
+        choice("auto", "balanced", "compact", "accurate"),
+    ),
+]
 
-def quantize_artifact(
+
+@command
+def quantize_onnx(
+    artifact: ArtifactFile = None,
+    *,
+    type: Annotated[
+        str | Precision,
+        Opt(
+            "fp8 is for TensorRT on SM89 and newer; -weights stores weights so and computes in "
+            "fp16.",
+            choice("int8", "fp8", "int8-weights", "fp8-weights", of=Precision),
+            shown="int8",
+            recorded="precision",
+        ),
+    ] = Precision.INT8,
+    mode: Annotated[
+        str | QuantizationMode,
+        Opt(
+            "Ranges from pictures, or taken at run time (ONNX Runtime on the CPU).", shown="static"
+        ),
+    ] = QuantizationMode.STATIC,
+    target: Annotated[
+        str | Target | None,
+        Opt("Default the artifact's; cpu for dynamic ranges, tensorrt for fp8."),
+    ] = None,
+    base: Annotated[
+        str | Precision | None,
+        Opt(
+            "Type of all that is not quantised; default fp16 for tensorrt, else fp32.",
+            choice("fp32", "fp16", of=Precision),
+        ),
+    ] = None,
+    images: Annotated[
+        AnyPath | None,
+        Opt("Folder of pictures to calibrate on.", role=Role.READS, recipe=False),
+    ] = None,
+    count: Count = DEFAULT_COUNT,
+    method: Method = DEFAULT_METHOD,
+    equalise: Equalise = True,
+    ranges: Annotated[
+        AnyPath | None,
+        Opt("Ranges file of t2t-deploy calibrate.", role=Role.READS, recipe=False),
+    ] = None,
+    placement: PlacementName = None,
+    max_drop: Annotated[
+        float | None,
+        Opt(
+            "Return layers to float until at most this many points are lost on --eval.",
+            metavar="PCT",
+        ),
+    ] = None,
+    eval: Annotated[
+        AnyPath | None,
+        Opt(
+            "Pictures to measure the drop on: class folders, or no labels (then agreement).",
+            role=Role.READS,
+            recorded="evaluation pictures",
+        ),
+    ] = None,
+    speed: Annotated[
+        bool,
+        Opt("Do not time the graph against its float base afterwards.", recorded="measure_speed"),
+    ] = True,
+    force: Force = False,
+    output: OutputFile = None,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Progress = silent,
+) -> Artifact:
+    """Quantise the linear layers of an export, and verify the file: ``t2t-deploy quantize``.
+
+    artifact: an export; None is the newest. placement: auto, balanced, compact or accurate, for
+    engines; None is balanced. max_drop: points of accuracy on the folder ``eval``. A
+    budget that cannot be met, and a failed verification, are in the manifest. Raises UsageError,
+    CalibrationError, ArtifactError, ImageError, ExportError, MissingDependencyError.
+
+    Examples
+    --------
+    >>> from t2t_deploy import quantize_onnx
+    >>> small = quantize_onnx(images="train", speed=False)
+    >>> small.known().details["quantization"]["quantized_nodes"], small.known().failed
+    (16, False)
+    """
+    workspace = workspace_of(workspace)
+    plan = plan_quantization(
+        workspace,
+        artifact,
+        Precision(type),
+        QuantizationMode(mode),
+        None if target is None else Target(target),
+        None if base is None else Precision(base),
+        images=images,
+        count=count,
+        method=RangeMethod(method),
+        equalise=equalise,
+        ranges=ranges,
+        placement=placement,
+        max_drop=max_drop,
+        evaluate_on=eval,
+        force=force,
+        progress=progress,
+    )
+    return quantized(workspace, plan, progress, speed=speed, output=output)
+
+
+def quantize_values(artifact: Artifact) -> dict[str, Any]:
+    """What ``quantize --json`` prints; the hashes of the pictures stay in the manifest."""
+    manifest = artifact.require_manifest()
+    details = manifest.details
+    calibration, quantization = details["calibration"], details["quantization"]
+    if calibration is not None:
+        calibration = {key: value for key, value in calibration.items() if key != "pictures"}
+    return {
+        "artifact": artifact_values(artifact),
+        "verification": manifest.verification,
+        "calibration": calibration,
+        "quantized_nodes": quantization["quantized_nodes"],
+        "float_nodes": quantization["float_nodes"],
+        "quantization": quantization,
+        "speed": details.get("speed"),
+        "budget": details.get("budget"),
+    }
+
+
+def quantized(
     workspace: Workspace,
-    request: QuantizeRequest,
+    plan: QuantizationPlan,
     progress: Progress = silent,
     *,
+    speed: bool = False,
+    output: AnyPath | None = None,
     sm: str | None = None,
 ) -> Artifact:
-    """Quantise an exported model's linear layers and verify the file.
+    """Follow a plan: round, search placements or a budget where asked, write and verify.
 
-    sm: the GPUs that a search of placements builds for, as in `BuildRequest`.
-    A budget that cannot be met is in the manifest, as is a failed verification. Raises UsageError
-    for options that contradict each other, CalibrationError, ArtifactError, ImageError,
-    ExportError, MissingDependencyError.
+    speed: also time the graph against its float base. sm: the GPUs that a search of placements
+    builds for, as in `build_engine`. Raises as `quantize_onnx`.
     """
-    plan = plan_quantization(workspace, request, progress)
-    inputs = quantization_inputs(workspace, plan, request, progress)
+    inputs = quantization_inputs(workspace, plan, progress)
     details: dict[str, Any] = {}
-    if request.placement is None and plan.placement is not IN_OPERATOR:
-        progress.note(f"layers are placed as --placement {plan.placement.name} does, the default")
-    if request.placement == AUTO:
+    if plan.search:
         search = search_placement(workspace, inputs, progress, sm)
         inputs = inputs.placed_by(search.placement, progress)
         details["placement_search"] = search.to_dict()
     decisions = inputs.decide()
-    if request.max_drop is not None:
+    if plan.max_drop is not None:
         assert plan.evaluation is not None  # plan_quantization refuses others
-        outcome = within_budget(workspace, inputs, plan.evaluation, request.max_drop, progress)
+        outcome = within_budget(workspace, inputs, plan.evaluation, plan.max_drop, progress)
         stem = artifact_stem(draft_manifest(inputs.typed, inputs.form, plan.source.weights))
         plot = write_budget(workspace, outcome, f"{stem}-{plan.precision.value}", progress)
         decisions = outcome.decisions
         details["budget"] = {**outcome.to_dict(), "plot": plot}
     placed = inputs.place(decisions)
-    return store_quantized(workspace, inputs, placed, request, progress, details=details)
+    return store_quantized(
+        workspace, inputs, placed, progress, details=details, speed=speed, output=output
+    )
 
 
 def store_quantized(
     workspace: Workspace,
     inputs: QuantizationInputs,
     placed: QuantizedGraph,
-    request: QuantizeRequest,
     progress: Progress = silent,
     *,
     details: Mapping[str, Any] | None = None,
+    speed: bool = False,
+    output: AnyPath | None = None,
 ) -> Artifact:
     """Check, write and verify a quantised graph. Raises ExportError where a check refuses it."""
     from t2t_deploy.graph import check_graph, with_graph_io
@@ -102,10 +247,12 @@ def store_quantized(
             **graph_details(inputs.typed, inputs.form),
             "nodes": len(checked.graph.node),
             **draft.details,
-            "calibration": None if calibration is None else _told(calibration.calibration, request),
+            "calibration": None
+            if calibration is None
+            else _calibration_details(calibration.calibration, plan),
             **(details or {}),
         }
-        if request.measure_speed:
+        if speed:
             learned["details"]["speed"] = speed_against_float(
                 workspace,
                 path,
@@ -120,7 +267,7 @@ def store_quantized(
     stem = artifact_stem(draft)
     if plan.mode is QuantizationMode.DYNAMIC:
         stem += f"-{plan.mode.value}"
-    return workspace.store(draft, write, stem=stem, output=request.output)
+    return workspace.store(draft, write, stem=stem, output=None if output is None else Path(output))
 
 
 def quantization_details(inputs: QuantizationInputs, placed: QuantizedGraph) -> dict[str, Any]:
@@ -163,7 +310,7 @@ def quantization_details(inputs: QuantizationInputs, placed: QuantizedGraph) -> 
     }
 
 
-def _told(calibration: Calibration, request: QuantizeRequest) -> dict[str, Any]:
+def _calibration_details(calibration: Calibration, plan: QuantizationPlan) -> dict[str, Any]:
     """The ``calibration`` object of the JSON contract; an evaluation set was found disjoint."""
     key = calibration.key
     return {
@@ -172,7 +319,7 @@ def _told(calibration: Calibration, request: QuantizeRequest) -> dict[str, Any]:
         "method": key.method.value,
         "unreadable": list(calibration.unreadable),
         "pictures": list(calibration.pictures),
-        "disjoint_from_eval": None if request.eval_images is None else True,
+        "disjoint_from_eval": None if plan.evaluation is None else True,
     }
 
 

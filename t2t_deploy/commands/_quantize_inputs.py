@@ -36,18 +36,17 @@ from t2t_deploy.calibration import (
 )
 from t2t_deploy.commands._calibrate import (
     CalibratedRanges,
-    CalibrateRequest,
     CalibrationGraph,
     calibrated,
     calibration_graph,
 )
 from t2t_deploy.commands._export import (
     ExportedGraph,
-    ExportRequest,
+    GraphForm,
     forms_asked,
-    graph_from_weights,
+    graph_of_weights,
 )
-from t2t_deploy.commands._quantize_plan import QuantizationMode, QuantizationPlan, QuantizeRequest
+from t2t_deploy.commands._quantize_plan import QuantizationMode, QuantizationPlan
 from t2t_deploy.errors import CalibrationError
 from t2t_deploy.types import HALF_MAX, GraphIO, Precision, Target
 from t2t_deploy.workspace import Workspace
@@ -65,7 +64,7 @@ class QuantizationInputs:
 
     plan: QuantizationPlan
     typed: ExportedGraph
-    form: ExportRequest
+    form: GraphForm
     graph: CalibrationGraph
     equalisation: Equalisation
     weights: Mapping[str, RoundedWeight]
@@ -132,15 +131,14 @@ def _decide(
 def quantization_inputs(
     workspace: Workspace,
     plan: QuantizationPlan,
-    request: QuantizeRequest,
     progress: Progress = silent,
 ) -> QuantizationInputs:
     """Calibrate, equalise and round, as far as the plan asks for it."""
     graph = calibration_graph(workspace, plan.source, plan.target, progress)
-    calibration = _calibration(workspace, plan, graph, request, progress)
+    calibration = _calibration(workspace, plan, graph, progress)
     if calibration is not None:
         equalisation = calibration.calibration.equalisation
-    elif request.equalise:
+    elif plan.equalise:
         guess = norm_channel_max(graph.model)
         alike = plan.target is Target.TENSORRT
         equalisation = plan_equalisation(graph.model, graph.layers, guess, alike=alike)
@@ -194,7 +192,7 @@ def _unsafe(
 def _typed(
     workspace: Workspace,
     plan: QuantizationPlan,
-    form: ExportRequest,
+    form: GraphForm,
     graph: CalibrationGraph,
     progress: Progress,
 ) -> ExportedGraph:
@@ -204,12 +202,10 @@ def _typed(
         model = onnx.ModelProto()
         model.CopyFrom(graph.model)
         return dataclasses.replace(graph.exported, model=model)
-    return graph_from_weights(
-        workspace.weights(plan.source), plan.source.config, form, progress, merge_bias=False
-    )
+    return graph_of_weights(workspace, plan.source, form, progress, merge_bias=False)
 
 
-def base_form(plan: QuantizationPlan) -> ExportRequest:
+def base_form(plan: QuantizationPlan) -> GraphForm:
     """How the graph that is quantised is exported."""
     from t2t_deploy.export import DEFAULT_OPSET
 
@@ -230,31 +226,36 @@ def _calibration(
     workspace: Workspace,
     plan: QuantizationPlan,
     graph: CalibrationGraph,
-    request: QuantizeRequest,
     progress: Progress,
 ) -> CalibratedRanges | None:
     found = plan.ranges
     if found is not None:
-        assert request.ranges is not None
+        file = plan.ranges_file
+        assert file is not None
         if found.key.graph_sha256 != graph.sha256:
             raise CalibrationError(
-                f"{request.ranges} was taken on another graph ({found.key.graph_sha256[:12]}, "
+                f"{file} was taken on another graph ({found.key.graph_sha256[:12]}, "
                 f"this one is {graph.sha256[:12]}): ranges fit the weights, the dimensions and the "
                 f"target they were taken for; take them again: t2t-deploy calibrate --target "
                 f"{plan.target.value} --images DIR"
             )
-        if found.key.equalised is not request.equalise:
+        if found.key.equalised is not plan.equalise:
             raise CalibrationError(
-                f"{request.ranges} was taken {'with' if found.key.equalised else 'without'} "
+                f"{file} was taken {'with' if found.key.equalised else 'without'} "
                 "equalisation; quantise with the same, or take the ranges again"
             )
-        return CalibratedRanges(request.ranges, found, reused=True)
-    if plan.images is None or request.images is None:
+        return CalibratedRanges(file, found, reused=True)
+    if plan.images is None:
         return None
-    asked = CalibrateRequest(
-        request.images, method=request.method, equalise=request.equalise, count=request.count
+    return calibrated(
+        workspace,
+        plan.source,
+        graph,
+        plan.images,
+        progress,
+        method=plan.method,
+        equalise=plan.equalise,
     )
-    return calibrated(workspace, plan.source, plan.target, graph, plan.images, asked, progress)
 
 
 def _rounded(

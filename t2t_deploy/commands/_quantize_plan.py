@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from t2t_deploy._options import AnyPath
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.calibration import (
     ACCURATE,
@@ -29,7 +30,7 @@ from t2t_deploy.commands._calibrate import (
 )
 from t2t_deploy.errors import UsageError
 from t2t_deploy.pictures import ImageSet, LabelledSet, evaluation_images
-from t2t_deploy.types import QUANTIZED, Precision, Target
+from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Manifest, Workspace
 
 
@@ -43,33 +44,12 @@ class QuantizationMode(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class QuantizeRequest:
-    """What to quantise and how; None means the default named in the field's comment."""
-
-    artifact: Path | None = None  # the newest export
-    precision: Precision = Precision.INT8
-    mode: QuantizationMode = QuantizationMode.STATIC
-    target: Target | None = None  # cpu for dynamic, tensorrt for fp8, else the artifact's
-    base: Precision | None = None  # fp16 for tensorrt, else fp32
-    images: Path | None = None
-    count: int = DEFAULT_COUNT
-    method: RangeMethod = DEFAULT_METHOD
-    ranges: Path | None = None
-    equalise: bool = True
-    placement: str | None = None  # balanced, for tensorrt alone
-    max_drop: float | None = None  # points; every layer the policy names is quantised
-    eval_images: Path | None = None
-    measure_speed: bool = True
-    output: Path | None = None  # the workspace
-    force: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class QuantizationPlan:
-    """A request with its defaults filled in, its files found.
+    """What to quantise and how, the defaults filled in, the files found.
 
-    images, ranges: what tells ranges, at most one of them. evaluation: pictures to judge by, none
-    of which is calibrated on.
+    images, ranges: what tells ranges, at most one of them; ranges_file: of the latter. evaluation:
+    images to judge by, none of which is calibrated on. search: whether the builder is asked for a
+    placement that is better than this one.
     """
 
     source: Manifest
@@ -82,12 +62,17 @@ class QuantizationPlan:
     ranges: Calibration | None
     evaluation: LabelledSet | None
     placement: Placement = IN_OPERATOR
+    search: bool = False
+    ranges_file: Path | None = None
+    method: RangeMethod = DEFAULT_METHOD
+    equalise: bool = True
+    max_drop: float | None = None
 
 
 def quantization_target(
     precision: Precision, mode: QuantizationMode, asked: Target | None, source: Target
 ) -> Target:
-    """What a quantised graph is made for where nothing was asked: see `QuantizeRequest`."""
+    """What a quantised graph is made for where nothing was asked."""
     if asked is not None:
         return asked
     if mode is QuantizationMode.DYNAMIC:
@@ -97,82 +82,97 @@ def quantization_target(
 
 
 def plan_quantization(
-    workspace: Workspace, request: QuantizeRequest, progress: Progress = silent
+    workspace: Workspace,
+    artifact: AnyPath | None = None,
+    precision: Precision = Precision.INT8,
+    mode: QuantizationMode = QuantizationMode.STATIC,
+    target: Target | None = None,
+    base: Precision | None = None,
+    *,
+    images: AnyPath | None = None,
+    count: int = DEFAULT_COUNT,
+    method: RangeMethod = DEFAULT_METHOD,
+    equalise: bool = True,
+    ranges: AnyPath | None = None,
+    placement: str | None = None,
+    max_drop: float | None = None,
+    evaluate_on: AnyPath | None = None,
+    force: bool = False,
+    progress: Progress = silent,
 ) -> QuantizationPlan:
     """Fill in the defaults and find the files, before anything takes time.
 
     Raises UsageError where options do not go together, ArtifactError, ImageError, CalibrationError.
     """
-    dynamic = request.mode is QuantizationMode.DYNAMIC
-    fp8 = request.precision is Precision.FP8
-    if request.precision not in QUANTIZED:
+    dynamic = mode is QuantizationMode.DYNAMIC
+    name = precision.value
+    if precision.weights_only and dynamic:
         raise UsageError(
-            f"{request.precision.value} is no type to quantise to; expected int8 or fp8: export "
-            f"with --precision {request.precision.value} instead"
+            f"{name} quantises no activation, so there is no range to take at run time: leave the "
+            "mode out"
         )
-    if request.precision.weights_only and dynamic:
+    if precision is Precision.FP8 and dynamic:
+        raise UsageError("fp8 has no dynamic mode; expected static: leave the mode out")
+    if ranges is not None and images is not None:
+        raise UsageError("ranges and images both say what ranges are; give one of them")
+    if ranges is None and images is None and not (dynamic or precision.weights_only):
         raise UsageError(
-            f"{request.precision.value} quantises no activation, so that there is no range to take "
-            "at run time: leave --mode out"
+            "static ranges are taken on pictures; give a folder of images, or the ranges file of "
+            "an earlier calibration"
         )
-    if fp8 and dynamic:
-        raise UsageError("fp8 has no dynamic mode; expected --mode static: leave --mode out")
-    if request.ranges is not None and request.images is not None:
-        raise UsageError("--ranges and --images both say what ranges are; give one of them")
-    ranged = not dynamic and not request.precision.weights_only
-    if ranged and request.ranges is None and request.images is None:
+    if max_drop is not None and evaluate_on is None:
         raise UsageError(
-            "static ranges are taken on pictures; give --images DIR, or the --ranges FILE of an "
-            "earlier calibration"
+            f"a drop of at most {max_drop:g} is measured on pictures; give them with eval: a "
+            "folder of class folders, or of pictures without labels"
         )
-    if request.max_drop is not None and request.eval_images is None:
-        raise UsageError(
-            f"--max-drop {request.max_drop:g} is measured on pictures; give --eval DIR, a folder "
-            "of class folders, or of pictures without labels"
-        )
-    source = quantizable_export(workspace, request.artifact, progress, force=request.force)
-    target = quantization_target(
-        request.precision, request.mode, request.target, Target(source.target)
-    )
-    base = request.base
+    source = quantizable_export(workspace, artifact, progress, force=force)
+    chosen = quantization_target(precision, mode, target, Target(source.target))
     if base is None:
-        base = Precision.FP16 if target is Target.TENSORRT else Precision.FP32
+        base = Precision.FP16 if chosen is Target.TENSORRT else Precision.FP32
+    _check_base(precision, chosen, base, dynamic=dynamic)
+    taken = None if images is None else calibration_images(Path(images), count, progress)
+    stored = None if ranges is None else load_calibration(Path(ranges))
+    evaluation = None
+    if evaluate_on is not None:
+        seen = stored.pictures if stored is not None else taken.digests() if taken else ()
+        evaluation = evaluation_images(Path(evaluate_on), seen, source.variant)
+    return QuantizationPlan(
+        source=source,
+        precision=precision,
+        mode=mode,
+        target=chosen,
+        base=base,
+        batch=source.batch,
+        images=taken,
+        ranges=stored,
+        evaluation=evaluation,
+        placement=_placement(placement, precision, mode, chosen, base, progress),
+        search=placement == AUTO,
+        ranges_file=None if ranges is None else Path(ranges),
+        method=method,
+        equalise=equalise,
+        max_drop=max_drop,
+    )
+
+
+def _check_base(precision: Precision, target: Target, base: Precision, *, dynamic: bool) -> None:
+    """Raise UsageError where no runtime computes a type on a base for a target."""
     if dynamic and (target not in (Target.CPU, Target.PORTABLE) or base is not Precision.FP32):
         raise UsageError(
             f"dynamic ranges for {target.value} on an {base.value} base: only ONNX Runtime's CPU "
-            "kernels take them, in float32: expected --target cpu or portable, --base fp32"
+            "kernels take them, in float32: expected target cpu or portable, base fp32"
         )
-    engines_only = fp8 or request.precision.weights_only
+    engines_only = precision is Precision.FP8 or precision.weights_only
     if engines_only and (target is not Target.TENSORRT or base is not Precision.FP16):
         raise UsageError(
-            f"{request.precision.value} for {target.value} on an {base.value} base; expected "
-            "--target tensorrt, --base fp16: no other runtime here multiplies in it"
+            f"{precision.value} for {target.value} on an {base.value} base; expected target "
+            "tensorrt, base fp16: no other runtime here multiplies in it"
         )
     if base is Precision.FP16 and target in (Target.CPU, Target.OPENVINO):
         raise UsageError(
-            f"an fp16 base for {target.value}: its kernels have no fp16 products; expected --base "
-            "fp32, or --target tensorrt"
+            f"an fp16 base for {target.value}: its kernels have no fp16 products; expected base "
+            "fp32, or target tensorrt"
         )
-    images = ranges = evaluation = None
-    if request.images is not None:
-        images = calibration_images(request.images, request.count, progress)
-    if request.ranges is not None:
-        ranges = load_calibration(request.ranges)
-    if request.eval_images is not None:
-        known = ranges.pictures if ranges is not None else images.digests() if images else ()
-        evaluation = evaluation_images(request.eval_images, known, source.variant)
-    return QuantizationPlan(
-        source=source,
-        precision=request.precision,
-        mode=request.mode,
-        target=target,
-        base=base,
-        batch=source.batch,
-        images=images,
-        ranges=ranges,
-        evaluation=evaluation,
-        placement=_placement(request, target, base),
-    )
 
 
 _OF_WEIGHTS = {one.name: one for one in (WEIGHTS_BALANCED, WEIGHTS_COMPACT)}
@@ -186,22 +186,31 @@ PLACEMENTS = {
 AUTO = "auto"
 
 
-def _placement(request: QuantizeRequest, target: Target, base: Precision) -> Placement:
-    """The forms that layers get: `QuantizeRequest.placement`, where the target has a choice."""
-    asked, known = request.placement, PLACEMENTS[request.precision]
-    static = request.mode is QuantizationMode.STATIC
+def _placement(
+    asked: str | None,
+    precision: Precision,
+    mode: QuantizationMode,
+    target: Target,
+    base: Precision,
+    progress: Progress,
+) -> Placement:
+    """The forms that layers get, where the target has a choice."""
+    known = PLACEMENTS[precision]
+    static = mode is QuantizationMode.STATIC
     if not (static and target is Target.TENSORRT and base is Precision.FP16):
         if asked is not None:
             raise UsageError(
-                f"--placement {asked} is for engines; expected --target tensorrt and --base fp16: "
-                "leave --placement out"
+                f"placement {asked} is for engines; expected target tensorrt and base fp16: leave "
+                "the placement out"
             )
         return IN_OPERATOR
-    names = [*known] if request.precision.weights_only else [AUTO, *known]
+    names = [*known] if precision.weights_only else [AUTO, *known]
     if asked is not None and asked not in names:
         raise UsageError(
-            f"{request.precision.value} has no placement {asked!r}; expected one of "
-            f"{', '.join(names)}"
+            f"{precision.value} has no placement {asked!r}; expected one of {', '.join(names)}"
         )
     # a search starts from the default
-    return known[asked if asked in known else BALANCED.name]
+    found = known[asked if asked in known else BALANCED.name]
+    if asked is None:
+        progress.note(f"layers are placed as --placement {found.name} does, the default")
+    return found

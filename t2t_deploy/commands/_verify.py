@@ -5,16 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 
 from t2t_deploy._files import temporary_folder
+from t2t_deploy._options import FILE, AnyPath, Opt, Role, command
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy.commands._artifacts import DEFAULT_BACKEND, check_engine, cpu_backend, open_engine
+from t2t_deploy.commands._artifacts import (
+    DEFAULT_BACKEND,
+    ArtifactFiles,
+    CpuBackend,
+    are_named,
+    check_engine,
+    cpu_backend,
+    open_engine,
+    workspace_of,
+)
 from t2t_deploy.commands._locate import locate_file
 from t2t_deploy.commands._nodewise import (
     bare_graph,
@@ -206,46 +215,74 @@ def _verify_with_graph_io(
     return dataclasses.replace(result, status=Status.FAILED, reason=reason)
 
 
+@command
 def verify_artifacts(
-    workspace: Workspace,
-    paths: Sequence[Path],
-    images: Path | None = None,
-    progress: Progress = silent,
+    artifacts: ArtifactFiles = (),
     *,
-    nodewise: bool = False,
-    locate: bool = False,
-    plot: Path | None = None,
-    backend: str | None = None,
-    among: Sequence[Path] | None = None,
+    images: Annotated[
+        AnyPath | None,
+        Opt("Folder of pictures to use.", role=Role.READS, recorded="verification pictures"),
+    ] = None,
+    nodewise: Annotated[
+        bool,
+        Opt("Evaluate each graph with true rounding and overflow after every node as well."),
+    ] = False,
+    locate: Annotated[
+        bool,
+        Opt(
+            "Compare layer by layer as well, and name the first one that differs.",
+            recipe=False,
+            recorded="",
+        ),
+    ] = False,
+    plot: Annotated[
+        AnyPath | None,
+        Opt(
+            "PNG of --nodewise, instead of the one in the workspace's logs.",
+            FILE,
+            Role.WRITES,
+            recipe=False,
+        ),
+    ] = None,
+    backend: CpuBackend = None,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Progress = silent,
 ) -> list[VerifiedArtifact]:
-    """Verify artifacts again, all of the workspace when none is named.
+    """Compare artifacts with the reference once more: ``t2t-deploy verify``.
 
-    among: what stands for all of the workspace where none is named.
-    images: a folder of pictures to take instead of the standard ones. backend: the runtime of ONNX
-    files; None is ONNX Runtime on the CPU. Its verdict on the standard pictures replaces the one in
-    the manifest; that of another runtime is told and not kept. nodewise: also evaluate each graph
-    with rounding and overflow after every node, and draw it, in ``plot`` or the workspace's logs;
-    that verdict stands in the manifest beside the other, since a runtime may hide what it finds.
-    locate: also compare each layer with the reference's, given the same input; that verdict stands
-    there too, since logits may hide what a layer shows.
-    Raises ArtifactError, BackendError, ImageError, UsageError.
+    artifacts: none is all of the workspace. images: a folder to take instead of the standard
+    pictures. backend: the runtime of ONNX files; None is ONNX Runtime on the CPU. Its verdict on
+    the standard pictures replaces the one in the manifest; that of another runtime is not stored.
+    nodewise: also evaluate each graph with rounding and overflow after every node, and draw it, in
+    ``plot`` or the workspace's logs; that verdict stands in the manifest beside the other, since a
+    runtime may hide what it finds. locate: layer by layer too; that verdict stands there as well,
+    since logits may hide what a layer shows. Raises ArtifactError, BackendError, ImageError,
+    UsageError.
+
+    Examples
+    --------
+    >>> from t2t_deploy import verify_artifacts
+    >>> [found.verification.status.value for found in verify_artifacts([made.path])]
+    ['passed']
     """
+    workspace = workspace_of(workspace)
+    paths = cast("tuple[Path, ...]", artifacts)
+    named = are_named(paths)
+    drawn = None if plot is None else Path(plot)
     if plot is not None and not nodewise:
-        raise UsageError("--plot draws what --nodewise finds; give --nodewise too")
+        raise UsageError("plot draws what nodewise finds; give nodewise too")
     runtime = cpu_backend(backend)
     if paths:
-        artifacts = [workspace.open(path, force=True) for path in paths]
-    elif among is not None:
-        artifacts = [workspace.open(path, force=True) for path in among]
+        chosen = [workspace.open(path, force=True) for path in paths]
     else:
-        artifacts = [workspace.checked(a, force=True) for a in workspace.artifacts()]
-    if not artifacts:
+        chosen = [workspace.checked(a, force=True) for a in workspace.artifacts()]
+    if not chosen:
         raise ArtifactError(
             f"workspace {workspace.root} has no artifact; make one first: t2t-deploy export"
         )
-    check_plot_request(plot, len(artifacts))
+    check_plot_request(drawn, len(chosen))
     results = []
-    for artifact in artifacts:
+    for artifact in chosen:
         manifest = artifact.require_manifest()
         name = artifact.path.name
         progress.step(f"verifying {name}")
@@ -259,12 +296,14 @@ def verify_artifacts(
             results.append(VerifiedArtifact(artifact, verdict, unknown, located=nowhere))
             continue
         if images is not None:
-            pictures = _pictures_from_folder(images, int(manifest.config["image_size"]), progress)
+            pictures = _pictures_from_folder(
+                Path(images), int(manifest.config["image_size"]), progress
+            )
         weights = workspace.weights(manifest)
         try:
             result = verify_file(artifact.path, manifest, weights, pictures, backend=runtime)
         except EngineError as err:
-            if paths:
+            if named:
                 raise
             result = not_verified(tolerance, str(err))
         kept = pictures is None and (runtime == DEFAULT_BACKEND or manifest.kind == "engine")
@@ -282,14 +321,29 @@ def verify_artifacts(
             try:
                 found = nodewise_file(artifact.path, manifest, weights, few, progress)
             except ArtifactError as err:
-                if paths:
+                if named:
                     raise
                 found = nodewise_not_run(tolerance, str(err))
-            picture = draw_nodewise(workspace, name, found, plot, progress)
+            picture = draw_nodewise(workspace, name, found, drawn, progress)
             if pictures is None:
                 artifact = _told(workspace, artifact, progress, "nodewise", found)
         results.append(VerifiedArtifact(artifact, result, found, picture, layers))
     return results
+
+
+def verify_values(results: list[VerifiedArtifact]) -> dict[str, Any]:
+    """What ``verify --json`` prints."""
+    return {"results": [_verified(result) for result in results]}
+
+
+def _verified(result: VerifiedArtifact) -> dict[str, Any]:
+    values = {"artifact": str(result.artifact.path), **result.verification.to_dict()}
+    if result.nodewise is not None:
+        plot = None if result.plot is None else str(result.plot)
+        values["nodewise"] = {**result.nodewise.to_dict(), "plot": plot}
+    if result.located is not None:
+        values["located"] = result.located.to_dict()
+    return values
 
 
 def _told(

@@ -1,36 +1,17 @@
-"""Reading a recipe: its tables checked, its names resolved, its paths placed."""
+"""Reading a recipe: its tables checked, its names resolved, its paths made absolute."""
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from t2t_deploy.bench import DEFAULT_ROUNDS
-from t2t_deploy.calibration import RangeMethod
-from t2t_deploy.commands import (
-    DEFAULT_COUNT,
-    DEFAULT_METHOD,
-    BenchOutputs,
-    BenchRequest,
-    BuildRequest,
-    CalibrateRequest,
-    CudaGraphs,
-    EvaluateRequest,
-    ExportRequest,
-    PackageRequest,
-    QuantizationMode,
-    QuantizeRequest,
-    chosen_profiles,
-    quantization_target,
-)
-from t2t_deploy.errors import RecipeError, UsageError, shown_path
-from t2t_deploy.recipe._recipe import TOP1_WITHIN, Expected, Named, Recipe, VerifyPlan
-from t2t_deploy.recipe._schema import read_tables
-from t2t_deploy.serving.triton import Accelerator, ServingFormat
-from t2t_deploy.types import QUANTIZED, GraphIO, Precision, Tail, Target
+from t2t_deploy.commands import QuantizationMode, quantization_target
+from t2t_deploy.errors import RecipeError, shown_path
+from t2t_deploy.recipe._recipe import Expected, Job, Recipe
+from t2t_deploy.recipe._tables import read_tables
+from t2t_deploy.types import QUANTIZED, Precision, Target
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -66,287 +47,178 @@ class _Reader:
     """Turns the tables of one file into a `Recipe`."""
 
     def __init__(self, file: Path, shown: str, tables: Mapping[str, list[dict[str, Any]]]) -> None:
-        self.file, self.shown, self.tables = file, shown, tables
+        self.file, self.shown = file, shown
+        # a recipe's paths are relative to its folder
+        self.tables: dict[str, list[dict[str, Any]]] = {
+            name: [
+                {k: file.parent / v if isinstance(v, Path) else v for k, v in table.items()}
+                for table in tables
+            ]
+            for name, tables in tables.items()
+        }
 
     def recipe(self) -> Recipe:
         exports = self.exports()
-        calibration = self.calibration()
+        calibration = self.single("calibrate")
         quantizations = self.quantizations(exports, calibration)
         builds = self.builds(exports, quantizations)
         made = (*exports, *quantizations, *builds)
+        bench = self.single("bench")
+        if bench is not None and "compare" in bench.given and not _written(bench):
+            raise self.error(
+                "[bench] has compare, whose result is shown in the report; expected report = "
+                "'FILE.html' beside it"
+            )
         self.check_names(made)
-        bench = self.only("bench")
-        self.check_places(made, bench or {})
+        self.check_outputs((*made, bench) if bench is not None else made)
         return Recipe(
             file=self.file,
-            workspace=self.placed(self.tables[""][0].get("workspace")),
+            workspace=self.tables[""][0].get("workspace"),
             exports=exports,
             expected=self.expected(),
             calibration=calibration,
             quantizations=quantizations,
             builds=builds,
-            verify=self.verify(),
-            evaluate=self.evaluate(),
-            bench=None if bench is None else _bench_request(bench),
-            outputs=self.outputs(bench or {}),
+            verify=self.single("verify"),
+            evaluate=self.single("evaluate"),
+            bench=bench,
             packages=self.packages(made),
         )
 
-    def only(self, name: str) -> dict[str, Any] | None:
-        found = self.tables.get(name)
-        return None if found is None else found[0]
+    def error(self, text: str) -> RecipeError:
+        return RecipeError(f"{self.shown}: {text}")
 
-    def placed(self, path: Path | None) -> Path | None:
-        """A path of the recipe as one that can be opened from here."""
-        return None if path is None else self.file.parent / path
+    def single(self, command: str) -> Job | None:
+        tables = self.tables.get(command)
+        return None if tables is None else Job(command, tables[0])
 
-    def exports(self) -> tuple[Named, ...]:
-        model = self.only("model") or {}
-        base = ExportRequest(
-            variant=model.get("variant"),
-            config_file=self.placed(model.get("config")),
-            checkpoint=self.placed(model.get("checkpoint")),
-            num_classes=model.get("num-classes"),
-            image_size=model.get("image-size"),
-        )
-        if base.variant is not None and base.config_file is not None:
-            raise RecipeError(
-                f"{self.shown}: [model] has variant and config, which both describe the model; "
-                "expected one of them"
+    def exports(self) -> tuple[Job, ...]:
+        (model,) = self.tables.get("model", [{}])
+        if "variant" in model and "config" in model:
+            raise self.error(
+                "[model] has variant and config, which both describe the model; expected one of "
+                "them"
             )
-        if (base.variant, base.config_file, base.checkpoint) == (None, None, None):
-            raise RecipeError(
-                f"{self.shown}: nothing says which model it is about; expected variant, config or "
-                "checkpoint in [model], such as variant = '14'"
+        if not model.keys() & {"variant", "config", "checkpoint"}:
+            raise self.error(
+                "nothing says which model it is about; expected variant, config or checkpoint in "
+                "[model], such as variant = '14'"
             )
-        return tuple(self.export(table, base) for table in self.tables.get("export", [{}]))
+        found = []
+        for table in self.tables.get("export", [{}]):
+            name = table.pop("name", table.get("precision", Precision.FP32).value)
+            found.append(Job("export", model | table, name))
+        return tuple(found)
 
-    def export(self, table: Mapping[str, Any], base: ExportRequest) -> Named:
-        request = dataclasses.replace(
-            base,
-            batch=table.get("batch"),
-            precision=Precision(table.get("precision", "fp32")),
-            target=Target(table.get("target", "portable")),
-            soft_split=table.get("soft-split"),
-            performer=table.get("performer"),
-            opset=table.get("opset"),
-            graph_io=GraphIO(
-                table.get("embed-preprocess", False), Tail(table.get("tail", "logits"))
-            ),
-            output=self.placed(table.get("output")),
-        )
-        return Named(table.get("name", request.precision.value), request)
-
-    def calibration(self) -> CalibrateRequest | None:
-        table = self.only("calibrate")
-        if table is None:
-            return None
-        return CalibrateRequest(
-            images=self.file.parent / table["images"],
-            count=table.get("count", DEFAULT_COUNT),
-            method=RangeMethod(table["method"]) if "method" in table else DEFAULT_METHOD,
-            equalise=not table.get("no-equalise", False),
-        )
-
-    def quantizations(
-        self, exports: tuple[Named, ...], calibration: CalibrateRequest | None
-    ) -> tuple[Named, ...]:
+    def quantizations(self, exports: tuple[Job, ...], calibration: Job | None) -> tuple[Job, ...]:
         found = []
         for table in self.tables.get("quantize", []):
             source = self.source(table, exports, "quantize", "[[export]]")
-            precision = Precision(table.get("type", "int8"))
-            mode = QuantizationMode(table.get("mode", "static"))
-            name = table.get("name", precision.value)
-            target = Target(table["target"]) if "target" in table else None
+            precision = table.get("type", Precision.INT8)
+            mode = table.get("mode", QuantizationMode.STATIC)
+            name = table.pop("name", precision.value)
             ranged = mode is QuantizationMode.STATIC and not precision.weights_only
             if ranged and calibration is None:
-                raise RecipeError(
-                    f"{self.shown}: [[quantize]] {name!r} takes its ranges on pictures, and the "
-                    "recipe names none; expected [calibrate] with images, or mode = 'dynamic'"
+                raise self.error(
+                    f"[[quantize]] {name!r} takes its ranges on pictures, and the recipe names "
+                    "none; expected [calibrate] with images, or mode = 'dynamic'"
                 )
-            if ("max-drop" in table) != ("eval" in table):
-                raise RecipeError(
-                    f"{self.shown}: [[quantize]] {name!r} has "
-                    f"{'max-drop' if 'max-drop' in table else 'eval'} alone; expected max-drop, "
+            if ("max_drop" in table) != ("eval" in table):
+                raise self.error(
+                    f"[[quantize]] {name!r} has "
+                    f"{'max-drop' if 'max_drop' in table else 'eval'} alone; expected max-drop, "
                     "the budget in points, and eval, the pictures it is measured on"
                 )
-            request = QuantizeRequest(
-                precision=precision,
-                mode=mode,
-                target=quantization_target(precision, mode, target, source.request.target),
-                base=Precision(table["base"]) if "base" in table else None,
-                equalise=True if calibration is None else calibration.equalise,
-                placement=table.get("placement"),
-                max_drop=table.get("max-drop"),
-                eval_images=self.placed(table.get("eval")),
-                measure_speed=not table.get("no-speed", False),
-                output=self.placed(table.get("output")),
-            )
-            found.append(Named(name, request, source.name))
+            exported_for = source.given.get("target", Target.PORTABLE)
+            given = table | {
+                "target": quantization_target(precision, mode, table.get("target"), exported_for)
+            }
+            if calibration is not None and "equalise" in calibration.given:
+                given["equalise"] = calibration.given["equalise"]
+            found.append(Job("quantize", given, name, source.name))
         return tuple(found)
 
-    def builds(
-        self, exports: tuple[Named, ...], quantizations: tuple[Named, ...]
-    ) -> tuple[Named, ...]:
+    def builds(self, exports: tuple[Job, ...], quantizations: tuple[Job, ...]) -> tuple[Job, ...]:
         found = []
         for table in self.tables.get("build-trt", []):
             graphs = (*exports, *quantizations)
             if "from" not in table and table.get("precision") not in QUANTIZED:
                 graphs = exports
             source = self.source(table, graphs, "build-trt", "[[export]] or [[quantize]]")
-            held = source.request.precision
-            precision = Precision(table["precision"]) if "precision" in table else held
-            name = table.get("name", f"engine-{precision.value}")
-            if precision is not held and QUANTIZED & {precision, held}:
-                raise RecipeError(
-                    f"{self.shown}: [[build-trt]] {name!r} has precision {precision.value!r} and "
-                    f"is made from {source.name!r}, which is {held.value}; expected a [[quantize]] "
-                    f"of that type with target = 'tensorrt', named in from"
-                    if precision in QUANTIZED
-                    else f"{self.shown}: [[build-trt]] {name!r} has precision {precision.value!r} "
-                    f"and is made from {source.name!r}, which is {held.value}; expected an "
-                    "[[export]] in from, or precision left out"
+            typed = source.given.get("type", Precision.INT8)
+            if source.command == "export":
+                typed = source.given.get("precision", Precision.FP32)
+            precision = table.setdefault("precision", typed)
+            name = table.pop("name", f"engine-{precision.value}")
+            if precision is not typed and QUANTIZED & {precision, typed}:
+                way = "an [[export]] in from, or precision left out"
+                if precision in QUANTIZED:
+                    way = "a [[quantize]] of that type with target = 'tensorrt', named in from"
+                raise self.error(
+                    f"[[build-trt]] {name!r} has precision {precision.value!r} and is made from "
+                    f"{source.name!r}, which is {typed.value}; expected {way}"
                 )
-            request = BuildRequest(
-                precision=precision,
-                profiles=self.profiles(table, name),
-                sm=table.get("sm"),
-                memory_limit_mib=table.get("memory-limit"),
-                backend=table.get("backend", "auto"),
-                optimization_level=table.get("opt-level"),
-                output=self.placed(table.get("output")),
-            )
-            found.append(Named(name, request, source.name))
+            found.append(Job("build-trt", table, name, source.name))
         return tuple(found)
 
-    def profiles(self, table: Mapping[str, Any], name: str) -> Any:
-        try:
-            return chosen_profiles(table.get("profile", ()))
-        except UsageError as err:
-            raise RecipeError(f"{self.shown}: [[build-trt]] {name!r}: profile: {err}") from err
-
-    def packages(self, made: tuple[Named, ...]) -> tuple[Named, ...]:
-        found: list[Named] = []
+    def packages(self, made: tuple[Job, ...]) -> tuple[Job, ...]:
+        found: list[Job] = []
         for table in self.tables.get("package", []):
             source = self.source(table, made, "package", "artifact of the recipe")
-            chosen: dict[str, Any] = {
-                "format": ServingFormat(table["format"])
-                if table.get("format", "auto") != "auto"
-                else None,
-                "accelerator": Accelerator(table["accelerator"])
-                if "accelerator" in table
-                else None,
-                "name": table.get("name"),
-                "labels": self.placed(table.get("labels")),
-                "top": table.get("top"),
-                "max_batch": table.get("max-batch"),
-                "queue_delay_us": table.get("queue-delay"),
-                "instances": table.get("instances"),
-                "preprocess_instances": table.get("preprocess-instances"),
-                "threads": table.get("threads"),
-            }
-            request = PackageRequest(
-                repository=self.file.parent / table["triton"],
-                **{key: value for key, value in chosen.items() if value is not None},
-            )
             number = "" if not found else f"-{len(found) + 1}"
-            found.append(Named(f"{source.name}{number}", request, source.name))
+            found.append(Job("package", table, f"{source.name}{number}", source.name))
         return tuple(found)
 
     def expected(self) -> Expected | None:
-        table = self.only("expected")
+        table = self.tables.get("expected")
         if table is None:
             return None
-        if "top1-within" in table and "top1" not in table:
-            raise RecipeError(
-                f"{self.shown}: [expected] has top1-within without top1; expected both, or neither"
-            )
-        return Expected(
-            sha256=table.get("sha256"),
-            classes=table.get("classes"),
-            image_size=table.get("image-size"),
-            params=table.get("params"),
-            top1=table.get("top1"),
-            within=table.get("top1-within", TOP1_WITHIN),
-        )
+        values = {name.replace("-", "_"): value for name, value in table[0].items()}
+        if "top1_within" in values:
+            values["within"] = values.pop("top1_within")
+            if "top1" not in values:
+                raise self.error(
+                    "[expected] has top1-within without top1; expected both, or neither"
+                )
+        return Expected(**values)
 
-    def verify(self) -> VerifyPlan | None:
-        table = self.only("verify")
-        if table is None:
-            return None
-        images = self.placed(table.get("images"))
-        return VerifyPlan(images, table.get("nodewise", False), table.get("backend"))
-
-    def evaluate(self) -> EvaluateRequest | None:
-        table = self.only("evaluate")
-        if table is None:
-            return None
-        chosen = {key: table[key] for key in ("batch", "limit", "backend") if key in table}
-        return EvaluateRequest(
-            images=self.file.parent / table["images"],
-            confusion=self.placed(table.get("confusion")),
-            **chosen,
-        )
-
-    def outputs(self, bench: Mapping[str, Any]) -> BenchOutputs:
-        paths = {key: self.placed(bench.get(key)) for key in ("report", "csv", "compare")}
-        if paths["compare"] is not None and paths["report"] is None and paths["csv"] is None:
-            raise RecipeError(
-                f"{self.shown}: [bench] has compare, whose result is shown in the report; expected "
-                "report = 'FILE.html' beside it"
-            )
-        return BenchOutputs(page=paths["report"], table=paths["csv"], compare=paths["compare"])
-
-    def source(
-        self, table: Mapping[str, Any], known: tuple[Named, ...], command: str, what: str
-    ) -> Named:
+    def source(self, table: dict[str, Any], known: tuple[Job, ...], command: str, what: str) -> Job:
         """What a step is made from: the one it names, or the only one there is."""
         names = ", ".join(repr(one.name) for one in known)
-        asked = table.get("from")
+        asked = table.pop("from", None)
         if asked is None:
             if len(known) == 1:
                 return known[0]
-            raise RecipeError(
-                f"{self.shown}: [[{command}]] does not say what it is made from; expected from = "
-                f"one of {names}"
+            raise self.error(
+                f"[[{command}]] does not say what it is made from; expected from = one of {names}"
             )
         found = [one for one in known if one.name == asked]
         if not found:
-            raise RecipeError(
-                f"{self.shown}: [[{command}]] is made from {asked!r}, and no {what} has that name; "
-                f"expected one of {names}"
+            raise self.error(
+                f"[[{command}]] is made from {asked!r}, and no {what} has that name; expected one "
+                f"of {names}"
             )
         return found[0]
 
-    def check_names(self, made: Iterable[Named]) -> None:
+    def check_names(self, made: Iterable[Job]) -> None:
         taken: set[str] = set()
         for one in made:
             if one.name in taken:
-                raise RecipeError(
-                    f"{self.shown}: two artifacts are called {one.name!r}; expected a name of its "
-                    "own for each: add name = '...' to one of them"
+                raise self.error(
+                    f"two artifacts are called {one.name!r}; expected a name of its own for each: "
+                    "add name = '...' to one of them"
                 )
             taken.add(one.name)
 
-    def check_places(self, made: Iterable[Named], bench: Mapping[str, Any]) -> None:
-        places = [one.request.output for one in made]
-        places += [self.placed(bench.get(key)) for key in ("report", "csv")]
-        found = [path for path in places if path is not None]
-        twice = [path for place, path in enumerate(found) if path in found[:place]]
+    def check_outputs(self, jobs: Iterable[Job]) -> None:
+        paths = [path for job in jobs for path in _written(job)]
+        twice = [path for index, path in enumerate(paths) if path in paths[:index]]
         if twice:
-            raise RecipeError(
-                f"{self.shown}: two steps write {shown_path(twice[0])}; expected a file of its own "
-                "for each"
+            raise self.error(
+                f"two steps write {shown_path(twice[0])}; expected a file of its own for each"
             )
 
 
-def _bench_request(table: Mapping[str, Any]) -> BenchRequest:
-    return BenchRequest(
-        backends=table.get("backend", ()),
-        batches=tuple(dict.fromkeys(table.get("batch", (1,)))),
-        threads=table.get("threads"),
-        device=table.get("device"),
-        rounds=table.get("rounds", DEFAULT_ROUNDS),
-        cuda_graphs=CudaGraphs(table.get("cuda-graphs", "on")),
-        baselines=table.get("baselines", False),
-    )
+def _written(job: Job) -> list[Path]:
+    """The files that a job is asked to write."""
+    return [job.given[name] for name in ("output", "report", "csv") if name in job.given]

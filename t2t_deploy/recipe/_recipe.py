@@ -1,23 +1,28 @@
-"""A recipe as values: what is made from what, and what is asked of it."""
+"""A recipe as values: which commands are called with what, and what is expected."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from t2t_deploy.commands import BenchOutputs, BenchRequest, CalibrateRequest, EvaluateRequest
 
 TOP1_WITHIN = 0.2
 """How far, in points, a measured top-1 may be from the published one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """A step that makes an artifact. source: the name of what it is made from; None for exports."""
+class Job:
+    """A command that the recipe asks for.
 
-    name: str
-    request: Any
+    given: its arguments, paths as they can be opened from here. name: of the artifact that it
+    makes, or of the one that it is about. source: the name of what it starts from; None for
+    exports, and for commands that look at all artifacts.
+    """
+
+    command: str
+    given: Mapping[str, Any]
+    name: str = ""
     source: str | None = None
 
 
@@ -37,34 +42,24 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyPlan:
-    """How all artifacts are verified once more."""
-
-    images: Path | None = None
-    nodewise: bool = False
-    backend: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Recipe:
-    """A recipe file, read. Every path in it is relative to the file's folder.
+    """A recipe file, read.
 
-    calibration: what static quantisation takes ranges on, without an artifact. None, or nothing in
-    a tuple, where the recipe does not ask for it.
+    calibration: how static quantisation takes ranges, without an artifact. None, or nothing in a
+    tuple, where the recipe does not ask for it.
     """
 
     file: Path
     workspace: Path | None
-    exports: tuple[Named, ...]
+    exports: tuple[Job, ...]
     expected: Expected | None
-    calibration: CalibrateRequest | None
-    quantizations: tuple[Named, ...]
-    builds: tuple[Named, ...]
-    verify: VerifyPlan | None
-    evaluate: EvaluateRequest | None
-    bench: BenchRequest | None
-    outputs: BenchOutputs
-    packages: tuple[Named, ...]
+    calibration: Job | None
+    quantizations: tuple[Job, ...]
+    builds: tuple[Job, ...]
+    verify: Job | None
+    evaluate: Job | None
+    bench: Job | None
+    packages: tuple[Job, ...]
 
     @property
     def folder(self) -> Path:
@@ -72,6 +67,6 @@ class Recipe:
         return self.file.parent
 
     @property
-    def artifacts(self) -> tuple[Named, ...]:
+    def artifacts(self) -> tuple[Job, ...]:
         """Everything that makes an artifact, in the order of the work."""
         return (*self.exports, *self.quantizations, *self.builds)

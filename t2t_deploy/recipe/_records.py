@@ -18,9 +18,9 @@ _HASH = 64
 _SHOWN_CHANGES = 4
 
 ARTIFACT = "artifact "
-"""Begins the names of parts that are artifacts; the rest is what the recipe calls them."""
+"""Begins the names of artifacts in a fingerprint; the rest is what the recipe calls them."""
 
-Parts = Mapping[str, str]
+Fingerprint = Mapping[str, str]
 """What a step depends on, by name: options, contents of files, artifacts, tool versions."""
 
 
@@ -42,8 +42,8 @@ class Record:
 
     step: str
     recipe: str
-    parts: Parts
-    made: tuple[OutputFile, ...]
+    parts: Fingerprint
+    outputs: tuple[OutputFile, ...]
     result: Mapping[str, Any]
     sequence: int = 0
 
@@ -62,7 +62,7 @@ class Records:
         self.damaged = None in read
         self._known = {record.key: record for record in read if record is not None}
 
-    def find(self, step: str, parts: Parts) -> Record | None:
+    def find(self, step: str, parts: Fingerprint) -> Record | None:
         """The record of the same step on the same things; None where there is none."""
         return self._known.get(key_of(step, parts))
 
@@ -75,11 +75,12 @@ class Records:
         """Write a record, whole or not at all. Raises ArtifactError."""
         last = max((known.sequence for known in self._known.values()), default=0)
         values = {**asdict(record), "sequence": last + 1}
+        values["made"] = values.pop("outputs")
         write_text(self.folder / f"{record.key[:32]}.json", manifest_text(values))
         self._known[record.key] = _record(values)
 
 
-def key_of(step: str, parts: Parts) -> str:
+def key_of(step: str, parts: Fingerprint) -> str:
     """Hash of all that a step depends on. Names that the recipe gives do not count."""
     artifacts = sorted(value for name, value in parts.items() if name.startswith(ARTIFACT))
     others = {name: value for name, value in parts.items() if not name.startswith(ARTIFACT)}
@@ -87,7 +88,7 @@ def key_of(step: str, parts: Parts) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def changes(before: Parts, now: Parts) -> str:
+def changes(before: Fingerprint, now: Fingerprint) -> str:
     """What differs between two states of the same step, in a few words."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     told = [_change(name, before.get(name), now.get(name)) for name in names]
@@ -134,7 +135,7 @@ def _record(values: Mapping[str, Any]) -> Record:
         step=str(values["step"]),
         recipe=str(values["recipe"]),
         parts=dict(values["parts"]),
-        made=tuple(OutputFile(**one) for one in values["made"]),
+        outputs=tuple(OutputFile(**one) for one in values["made"]),
         result=values["result"],
         sequence=int(values["sequence"]),
     )

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._options import AnyPath
 from t2t_deploy._progress import Progress, silent
+from t2t_deploy.commands import workspace_of
 from t2t_deploy.errors import ArtifactError, BackendError, CheckFailed, DeployError
-from t2t_deploy.recipe._context import Context
-from t2t_deploy.recipe._judging import Bench, Evaluate, PackageStep, ReportPages, Verify
-from t2t_deploy.recipe._making import Build, Calibrate, CheckModel, Export, Quantize
-from t2t_deploy.recipe._recipe import Recipe
-from t2t_deploy.recipe._records import Record, Records, changes
-from t2t_deploy.recipe._steps import Outcome, Step
+from t2t_deploy.recipe._load import load_recipe
+from t2t_deploy.recipe._recipe import Job, Recipe
+from t2t_deploy.recipe._records import Fingerprint, Record, Records, changes
+from t2t_deploy.recipe._steps import (
+    Bench,
+    Build,
+    Calibrate,
+    CheckModel,
+    Context,
+    Evaluate,
+    MakeArtifact,
+    Outcome,
+    PackageStep,
+    ReportPages,
+    Step,
+    Verify,
+)
 from t2t_deploy.workspace import Workspace
 
 _UNCHANGED = "nothing it depends on changed"
@@ -82,7 +94,33 @@ class RecipeRun:
         }
 
 
-def run_recipe(workspace: Workspace, recipe: Recipe, progress: Progress = silent) -> RecipeRun:
+def run_recipe(
+    recipe: AnyPath,
+    *,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Progress = silent,
+) -> RecipeRun:
+    """Follow a recipe, going on where an earlier run of it stopped: ``t2t-deploy run``.
+
+    workspace: None is the recipe's own, else as elsewhere. What cannot be done is in the result.
+    Raises RecipeError for a file that is no recipe.
+
+    Examples
+    --------
+    >>> from t2t_deploy import run_recipe
+    >>> for step in run_recipe("recipe.toml").steps:
+    ...     print(step.step, step.status.value)
+    export float done
+    quantize int8 done
+    >>> {step.status.value for step in run_recipe("recipe.toml").steps}
+    {'skipped'}
+    """
+    loaded = load_recipe(Path(recipe))
+    chosen = workspace if workspace is not None else loaded.workspace
+    return follow_recipe(workspace_of(chosen), loaded, progress)
+
+
+def follow_recipe(workspace: Workspace, recipe: Recipe, progress: Progress = silent) -> RecipeRun:
     """Do all that a recipe says, going on where an earlier run of it stopped.
 
     A step is skipped where the workspace holds a record of the same work on the same contents, and
@@ -112,45 +150,38 @@ def plan_steps(recipe: Recipe) -> tuple[Step, ...]:
     first = None
     if recipe.expected is not None:
         evaluated = recipe.evaluate is not None
-        steps.append(CheckModel(recipe.exports[0].request, recipe.expected, evaluated))
+        steps.append(CheckModel(recipe.exports[0], recipe.expected, evaluated))
         first = steps[0].label
-    for one in recipe.exports:
-        steps.append(Export(one.name, one.request, None, first))
-        makers[one.name] = steps[-1].label
+    for job in recipe.exports:
+        steps.append(MakeArtifact(job, first))
+        makers[job.name] = steps[-1].label
     ranges: dict[tuple[str, Any], str] = {}
-    for one in recipe.quantizations:
-        source = str(one.source)
-        key = (source, one.request.target)
-        if recipe.calibration is not None and key not in ranges:
-            step = Calibrate(one.name, _for(recipe, one.request.target), source, makers[source])
-            ranges[key] = step.label
+    for job in recipe.quantizations:
+        source, target = str(job.source), job.given["target"]
+        if recipe.calibration is not None and (source, target) not in ranges:
+            given = {**recipe.calibration.given, "target": target}
+            step = Calibrate(Job("calibrate", given, job.name, source), makers[source])
+            ranges[source, target] = step.label
             steps.append(step)
-        steps.append(Quantize(one.name, one.request, source, makers[source], ranges.get(key)))
-        makers[one.name] = steps[-1].label
-    for one in recipe.builds:
-        source = str(one.source)
-        steps.append(Build(one.name, one.request, source, makers[source]))
-        makers[one.name] = steps[-1].label
-    names = tuple(one.name for one in recipe.artifacts)
+        steps.append(MakeArtifact(job, makers[source], ranges.get((source, target))))
+        makers[job.name] = steps[-1].label
+    for job in recipe.builds:
+        steps.append(Build(job, makers[str(job.source)]))
+        makers[job.name] = steps[-1].label
+    names = tuple(job.name for job in recipe.artifacts)
     if recipe.verify is not None:
         steps.append(Verify(names, recipe.verify))
     if recipe.evaluate is not None:
         expected = recipe.expected
-        wanted = expected if expected is not None and expected.top1 is not None else None
-        steps.append(Evaluate(names, recipe.evaluate, wanted))
+        top1 = expected if expected is not None and expected.top1 is not None else None
+        steps.append(Evaluate(names, recipe.evaluate, top1))
     if recipe.bench is not None:
         steps.append(Bench(names, recipe.bench))
-        if recipe.outputs.page is not None or recipe.outputs.table is not None:
-            steps.append(ReportPages(names, recipe.bench, recipe.outputs))
-    for one in recipe.packages:
-        source = str(one.source)
-        steps.append(PackageStep(one.name, one.request, source, makers[source]))
+        if recipe.bench.given.keys() & {"report", "csv"}:
+            steps.append(ReportPages(names, recipe.bench))
+    for job in recipe.packages:
+        steps.append(PackageStep(job, makers[str(job.source)]))
     return tuple(steps)
-
-
-def _for(recipe: Recipe, target: Any) -> Any:
-    assert recipe.calibration is not None
-    return dataclasses.replace(recipe.calibration, target=target)
 
 
 def _follow(
@@ -167,8 +198,8 @@ def _follow(
             state = "failed" if states[need] is StepStatus.FAILED else "was not run"
             return StepResult(step.label, StepStatus.NOT_RUN, f"it needs {need}, which {state}")
     try:
-        parts = step.parts(context)
-        known = records.find(step.label, parts)
+        fingerprint = step.fingerprint(context)
+        known = records.find(step.label, fingerprint)
         reason = None
         if known is not None:
             try:
@@ -176,11 +207,11 @@ def _follow(
             except ArtifactError as err:
                 reason = str(err)
             else:
-                if outcome.fell_short is None:
+                if outcome.failed_check is None:
                     why = f"{_UNCHANGED}; {outcome.note}" if outcome.note else _UNCHANGED
                     return StepResult(step.label, StepStatus.SKIPPED, why, outcome.result)
-                reason = outcome.fell_short
-        reason = reason or _why_now(step, context, records, parts)
+                reason = outcome.failed_check
+        reason = reason or _why_now(step, context, records, fingerprint)
         progress.step(reason)
         context.last = records.latest(step.label, context.recipe.file.name)
         outcome = step.run(context, progress)
@@ -190,11 +221,11 @@ def _follow(
         return StepResult(step.label, StepStatus.NOT_RUN, str(err))
     except DeployError as err:
         return _failed(step, err)
-    if outcome.fell_short is not None:
+    if outcome.failed_check is not None:
         return StepResult(
-            step.label, StepStatus.FAILED, outcome.fell_short, outcome.result, outcome.exit_status
+            step.label, StepStatus.FAILED, outcome.failed_check, outcome.result, outcome.exit_status
         )
-    records.keep(_record(step, context, parts, outcome))
+    records.keep(_record(step, context, fingerprint, outcome))
     told = reason if outcome.note is None else f"{reason}; {outcome.note}"
     return StepResult(step.label, StepStatus.DONE, told, outcome.result)
 
@@ -204,19 +235,19 @@ def _failed(step: Step, err: DeployError) -> StepResult:
     return StepResult(step.label, StepStatus.FAILED, str(err), exit_status=status)
 
 
-def _why_now(step: Step, context: Context, records: Records, parts: Mapping[str, str]) -> str:
+def _why_now(step: Step, context: Context, records: Records, fingerprint: Fingerprint) -> str:
     last = records.latest(step.label, context.recipe.file.name)
     if last is None:
         return "not done before, or its record is damaged" if records.damaged else "not done before"
-    return changes(last.parts, parts) or "what it made is not there as it was"
+    return changes(last.parts, fingerprint) or "what it made is not there as it was"
 
 
-def _record(step: Step, context: Context, parts: Mapping[str, str], outcome: Outcome) -> Record:
+def _record(step: Step, context: Context, fingerprint: Fingerprint, outcome: Outcome) -> Record:
     return Record(
         step=step.label,
         recipe=context.recipe.file.name,
-        parts=dict(parts),
-        made=outcome.made,
+        parts=dict(fingerprint),
+        outputs=outcome.outputs,
         result=outcome.result,
     )
 

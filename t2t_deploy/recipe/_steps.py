@@ -1,37 +1,136 @@
-"""What a step of a recipe is: what it depends on, how it is done, how reused."""
+"""The steps of a recipe: what each depends on, how it is done, how its outputs are used again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from t2t_deploy._options import Among
 from t2t_deploy._progress import Progress
-from t2t_deploy.recipe._context import Context
-from t2t_deploy.recipe._parts import artifact_part
-from t2t_deploy.recipe._records import OutputFile, Parts, Record
-from t2t_deploy.workspace import Artifact
+from t2t_deploy.bench import BenchStatus
+from t2t_deploy.commands import (
+    Evaluation,
+    GraphForm,
+    benchmark,
+    build_values,
+    calibrate_onnx,
+    calibrate_values,
+    evaluate_artifacts,
+    evaluate_values,
+    export_values,
+    load_model,
+    package_artifact,
+    package_values,
+    quantize_values,
+    verify_artifacts,
+    verify_values,
+)
+from t2t_deploy.errors import ArtifactError, BackendError, CheckpointError, counted
+from t2t_deploy.recipe._fingerprint import (
+    CHECK_TOOLS,
+    ENGINE_TOOLS,
+    GRAPH_TOOLS,
+    artifact_fingerprint,
+    command_fingerprint,
+    content,
+    machine,
+    text_sha256,
+    tools,
+    versions,
+)
+from t2t_deploy.recipe._recipe import Expected, Job, Recipe
+from t2t_deploy.recipe._records import Fingerprint, OutputFile, Record, tree_sha256
+from t2t_deploy.recipe._tables import COMMANDS
+from t2t_deploy.types import Precision, Status, Target
+from t2t_deploy.workspace import Artifact, Workspace
 
-Values = Mapping[str, Any]
+PERCENT = 100.0
+
+
+@dataclass(slots=True)
+class Context:
+    """One run under way.
+
+    artifacts: what there is, by its name in the recipe. missing: why another is not there.
+    ranges: files of ranges by step. bench: what was measured. last: the record of the step at hand
+    as it was done last.
+    """
+
+    workspace: Workspace
+    recipe: Recipe
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    ranges: dict[str, Path] = field(default_factory=dict)
+    bench: dict[str, Any] = field(default_factory=dict)
+    last: Record | None = None
+
+    def output(self, path: Path, sha256: str | None = None) -> OutputFile:
+        """A file or folder as a record has it."""
+        found = tree_sha256(path) if sha256 is None else sha256
+        bases = {"workspace": self.workspace.root, "recipe": self.recipe.folder}
+        for base, root in bases.items():
+            if path.absolute().is_relative_to(root.absolute()):
+                inside = path.absolute().relative_to(root.absolute())
+                return OutputFile(base, inside.as_posix(), found)
+        return OutputFile("recipe", str(path.absolute()), found)
+
+    def path(self, output: OutputFile) -> Path:
+        """Where a record's file is now."""
+        root = self.workspace.root if output.base == "workspace" else self.recipe.folder
+        return root / output.path
+
+    def check_unchanged(self, outputs: Sequence[OutputFile]) -> None:
+        """Raise ArtifactError unless all files are there as they were written."""
+        for one in outputs:
+            try:
+                found = tree_sha256(self.path(one))
+            except OSError:
+                raise ArtifactError(f"{one.path} is gone") from None
+            if found != one.sha256:
+                raise ArtifactError(f"{one.path} was altered")
+
+    def usable(self, names: Sequence[str]) -> dict[str, Artifact]:
+        """Those of the artifacts that are there and passed their checks, by name.
+
+        What is left out is noted in ``missing``. A verification may have failed since.
+        """
+        found = {}
+        for name in names:
+            if name not in self.artifacts:
+                continue
+            try:
+                found[name] = self.workspace.open(self.artifacts[name].path)
+            except ArtifactError as err:
+                self.missing[name] = str(err)
+        return found
+
+    def left_out(self, names: Sequence[str]) -> str | None:
+        """The artifacts that are not there, and why, in a line; None where all are."""
+        absent = [f"{name} ({self.missing[name]})" for name in names if name in self.missing]
+        return f"left out {', '.join(absent)}" if absent else None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A step that was done.
 
-    result: what its command prints with --json. fell_short: the check that failed; the step then
-    counts as failed. exit_status: of that. note: what else should be known.
+    result: what its command prints with --json. failed_check: why the step counts as failed
+    although it was done. exit_status: of that. note: what else should be known.
     """
 
-    result: Values
-    made: tuple[OutputFile, ...] = ()
-    fell_short: str | None = None
+    result: Mapping[str, Any]
+    outputs: tuple[OutputFile, ...] = ()
+    failed_check: str | None = None
     exit_status: int = 3
     note: str | None = None
 
 
 class Step(Protocol):
-    """A step of a recipe. needs: the names of the artifacts, or steps, it cannot do without.
+    """A step of a recipe. needs: the labels of the steps it cannot do without.
 
     lacks_tools: whether a runtime or builder that cannot run here leaves it not run.
     """
@@ -48,7 +147,7 @@ class Step(Protocol):
     def lacks_tools(self) -> bool:
         """Whether what cannot run here is not run instead of failed."""
 
-    def parts(self, context: Context) -> Parts:
+    def fingerprint(self, context: Context) -> Fingerprint:
         """All that the outcome depends on. Raises DeployError for what cannot be read."""
 
     def run(self, context: Context, progress: Progress) -> Outcome:
@@ -59,36 +158,420 @@ class Step(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class NamedStep:
+class CheckModel:
+    """Compares the model with what the recipe expects, before anything is made."""
+
+    job: Job
+    expected: Expected
+    evaluated: bool
+
+    label: ClassVar[str] = "model"
+    needs: ClassVar[tuple[str, ...]] = ()
+    lacks_tools: ClassVar[bool] = False
+
+    def fingerprint(self, context: Context) -> Fingerprint:
+        """The weights and what is expected of them."""
+        asked = dataclasses.replace(self.expected, top1=None)  # [evaluate] looks at that
+        expected = {f"option {k}": json.dumps(v) for k, v in dataclasses.asdict(asked).items()}
+        return {**_weights(self.job), **expected, **tools("torch", "safetensors")}
+
+    def run(self, context: Context, progress: Progress) -> Outcome:
+        """Read the weights. Raises CheckpointError where they are not as expected."""
+        asked, given = self.expected, self.job.given
+        found: dict[str, Any] = {}
+        checkpoint = given.get("checkpoint")
+        if checkpoint is not None:
+            found["sha256"] = content("checkpoint", checkpoint)["checkpoint"]
+            self._compare("sha256", asked.sha256, found["sha256"])
+        elif asked.sha256 is not None:
+            raise CheckpointError(
+                "[expected] has a sha256 and [model] no checkpoint; name the file, or leave sha256 "
+                "out"
+            )
+        as_stored = {name: given.get(name) for name in ("variant", "config", "checkpoint")}
+        model = load_model(GraphForm(), **as_stored, progress=progress)
+        found |= {
+            "classes": model.config.num_classes,
+            "image_size": model.config.image_size,
+            "params": sum(tensor.numel() for tensor in model.state_dict.values()),
+        }
+        self._compare("classes", asked.classes, found["classes"])
+        self._compare("image-size", asked.image_size, found["image_size"])
+        self._compare("params", asked.params, found["params"])
+        return Outcome(found, note=self._note())
+
+    def reuse(self, context: Context, record: Record) -> Outcome:
+        """What was found before."""
+        return Outcome(record.result, note=self._note())
+
+    def _note(self) -> str | None:
+        if self.expected.top1 is None or self.evaluated:
+            return None
+        return f"top1 {self.expected.top1:g} is not checked: the recipe has no [evaluate]"
+
+    def _compare(self, name: str, expected: Any, actual: Any) -> None:
+        if expected is None or expected == actual:
+            return
+        file = self.job.given.get("checkpoint")
+        what = "the seeded random weights" if file is None else file.name
+        raise CheckpointError(
+            f"{name} of {what} is {actual}; the recipe expects {expected}: use the file that the "
+            "recipe is about, or correct [expected]"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStep:
     """What steps about one artifact, or one file of ranges, share.
 
-    name: what it has in the recipe. source: the artifact that the step starts from. source_step:
-    the label of the step that makes that.
+    source_step: the label of the step that makes what this one starts from. ranges: of the one that
+    takes the ranges it uses.
     """
 
-    name: str
-    request: Any
-    source: str | None = None
+    job: Job
     source_step: str | None = None
+    ranges: str | None = None
 
-    command: ClassVar[str] = ""
     lacks_tools: ClassVar[bool] = False
 
     @property
     def label(self) -> str:
         """The command and the name."""
-        return f"{self.command} {self.name}"
+        return f"{self.job.command} {self.job.name}"
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The step that makes what this one starts from."""
-        return () if self.source_step is None else (self.source_step,)
+        """The steps that make what this one starts from."""
+        return tuple(step for step in (self.source_step, self.ranges) if step is not None)
 
-    def given(self, context: Context) -> Artifact:
+    def source(self, context: Context) -> Artifact:
         """What it starts from."""
-        assert self.source is not None
-        return context.artifacts[self.source]
+        assert self.job.source is not None
+        return context.artifacts[self.job.source]
 
-    def source_part(self, context: Context) -> dict[str, str]:
-        """What it starts from, as a part."""
-        return artifact_part(str(self.source), self.given(context))
+    def arguments(self, context: Context) -> dict[str, Any]:
+        """The command's arguments, with what steps before made."""
+        given = dict(self.job.given)
+        if self.job.source is not None:
+            given["artifact"] = self.source(context).path
+        if self.ranges is not None:
+            given["ranges"] = context.ranges[self.ranges]
+        return given
+
+    def fingerprint(self, context: Context) -> Fingerprint:
+        """What it starts from, the arguments, the tools."""
+        function, folder = COMMANDS[self.job.command], context.recipe.folder
+        source = {}
+        if self.job.source is not None:
+            source = artifact_fingerprint(self.job.source, self.source(context))
+        arguments = command_fingerprint(function, self.arguments(context), folder)
+        return {**source, **arguments, **self.tools(context)}
+
+    def tools(self, context: Context) -> dict[str, str]:
+        """What traces and verifies."""
+        return tools(*GRAPH_TOOLS, *CHECK_TOOLS)
+
+    def call(self, context: Context, progress: Progress) -> Any:
+        """The command's result."""
+        function = COMMANDS[self.job.command]
+        return function(**self.arguments(context), workspace=context.workspace, progress=progress)
+
+
+class MakeArtifact(SourceStep):
+    """A step that makes one artifact: an export, a quantised graph."""
+
+    __slots__ = ()
+    values: ClassVar[Mapping[str, Callable[[Artifact], dict[str, Any]]]] = {
+        "export": export_values,
+        "quantize": quantize_values,
+        "build-trt": build_values,
+    }
+
+    def fingerprint(self, context: Context) -> Fingerprint:
+        """The weights too, which an export reads."""
+        weights = _weights(self.job) if self.job.command == "export" else {}
+        return {**SourceStep.fingerprint(self, context), **weights}
+
+    def run(self, context: Context, progress: Progress) -> Outcome:
+        """Make it."""
+        return self._outcome(context, self.call(context, progress))
+
+    def reuse(self, context: Context, record: Record) -> Outcome:
+        """The artifact, its file, its manifest and its weights as they were."""
+        context.check_unchanged(record.outputs)
+        artifact = context.workspace.open(context.path(record.outputs[0]))
+        manifest = artifact.require_manifest()
+        if manifest.sha256 != record.outputs[0].sha256:
+            raise ArtifactError(f"{record.outputs[0].path} was replaced by another")
+        if manifest.weights and artifact.kind == "onnx":
+            context.workspace.weights(manifest)
+        return self._outcome(context, artifact)
+
+    def _outcome(self, context: Context, artifact: Artifact) -> Outcome:
+        manifest = artifact.require_manifest()
+        failed_check = manifest.failure if manifest.failed else None
+        if failed_check is None:
+            context.artifacts[self.job.name] = artifact
+        output = context.output(artifact.path, manifest.sha256)
+        return Outcome(self.values[self.job.command](artifact), (output,), failed_check)
+
+
+class Build(MakeArtifact):
+    """Graph -> engine."""
+
+    __slots__ = ()
+    lacks_tools: ClassVar[bool] = True
+
+    def tools(self, context: Context) -> dict[str, str]:
+        """The builder, the device; what traces where the graph is exported again."""
+        source = self.source(context).require_manifest()
+        as_it_is = source.target == Target.TENSORRT.value or source.precision is Precision.INT8
+        again = not as_it_is or source.precision is not self.job.given["precision"]
+        traced = (*GRAPH_TOOLS, *CHECK_TOOLS) if again else ("onnx",)
+        return tools(*ENGINE_TOOLS, *traced) | machine(processor=False)
+
+
+class Calibrate(SourceStep):
+    """Pictures -> ranges, for one or more quantised graphs."""
+
+    __slots__ = ()
+
+    def run(self, context: Context, progress: Progress) -> Outcome:
+        """Take the ranges."""
+        last = context.last
+        if last is not None and versions(last.parts) != versions(self.fingerprint(context)):
+            # the command would take the file that other versions made
+            context.path(last.outputs[0]).unlink(missing_ok=True)
+        found = calibrate_onnx(
+            **self.arguments(context), workspace=context.workspace, progress=progress
+        )
+        context.ranges[self.label] = found.path
+        return Outcome(calibrate_values(found), (context.output(found.path),))
+
+    def reuse(self, context: Context, record: Record) -> Outcome:
+        """The ranges file as it was; an altered one is removed, so that no command takes it."""
+        path = context.path(record.outputs[0])
+        try:
+            context.check_unchanged(record.outputs)
+        except ArtifactError:
+            path.unlink(missing_ok=True)
+            raise
+        context.ranges[self.label] = path
+        # the file may have been moved since
+        ranges = {**record.result["ranges"], "path": str(path), "reused": True}
+        return Outcome({**record.result, "ranges": ranges}, record.outputs)
+
+
+class PackageStep(SourceStep):
+    """A model repository of one artifact."""
+
+    __slots__ = ()
+
+    def tools(self, context: Context) -> dict[str, str]:
+        """What reads the graph's inputs and outputs."""
+        return tools("onnx")
+
+    def run(self, context: Context, progress: Progress) -> Outcome:
+        """Write the folders."""
+        context.workspace.open(self.source(context).path)
+        package = package_artifact(
+            **self.arguments(context), workspace=context.workspace, progress=progress
+        )
+        return Outcome(package_values(package), tuple(map(context.output, package.folders)))
+
+    def reuse(self, context: Context, record: Record) -> Outcome:
+        """The folders as they were written."""
+        context.check_unchanged(record.outputs)
+        return Outcome(record.result, record.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStep:
+    """What steps that look at all artifacts share; names: the artifacts of the recipe."""
+
+    names: tuple[str, ...]
+    job: Job
+    expected: Expected | None = None
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    lacks_tools: ClassVar[bool] = True
+    files: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        """The command."""
+        return self.job.command
+
+    def artifacts(self, context: Context) -> dict[str, Artifact]:
+        """The artifacts there are. Raises BackendError where there is none."""
+        found = context.usable(self.names)
+        if not found:
+            raise BackendError(f"there is no artifact to look at: {context.left_out(self.names)}")
+        return found
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        """The command's arguments."""
+        paths = Among(artifact.path for artifact in self.artifacts(context).values())
+        return {"artifacts": paths, **self.job.given, "workspace": context.workspace}
+
+    def fingerprint(self, context: Context) -> Fingerprint:
+        """The artifacts there are, the arguments, the tools."""
+        found: dict[str, str] = {}
+        for name, artifact in self.artifacts(context).items():
+            found |= artifact_fingerprint(name, artifact)
+        function, folder = COMMANDS[self.job.command], context.recipe.folder
+        found |= command_fingerprint(function, self.job.given, folder, files=self.files)
+        return found | self.tools()
+
+    def tools(self) -> dict[str, str]:
+        """What compares."""
+        runtime = ("openvino",) if self.job.given.get("backend") == "openvino" else ()
+        return tools(*CHECK_TOOLS, *runtime) | machine(processor=False)
+
+    def reuse(self, context: Context, record: Record) -> Outcome:
+        """The result as it was, where what it wrote is still there."""
+        context.check_unchanged(record.outputs)
+        return Outcome(record.result, record.outputs, note=context.left_out(self.names))
+
+
+class Verify(CheckStep):
+    """All artifacts against the reference once more: other pictures, or node by node."""
+
+    __slots__ = ()
+
+    def run(self, context: Context, progress: Progress) -> Outcome:
+        """Verify."""
+        results = verify_artifacts(**self.arguments(context), progress=progress)
+        failed = [result.artifact.path.name for result in results if result.failed]
+        return Outcome(
+            verify_values(results),
+            failed_check=f"failed verification: {', '.join(failed)}" if failed else None,
+            note=context.left_out(self.names),
+        )
+
+
+class Evaluate(CheckStep):
+    """Accuracy of all artifacts on a folder, and of the reference against what was published."""
+
+    __slots__ = ()
+
+    def fingerprint(self, context: Context) -> Fingerprint:
+        """What is expected too."""
+        found = {**CheckStep.fingerprint(self, context)}
+        if self.expected is not None:
+            found["expected top1"] = f"{self.expected.top1} ± {self.expected.within}"
+        return found
+
+    def run(self, context: Context, progress: Progress) -> Outcome:
+        """Evaluate."""
+        found = evaluate_artifacts(**self.arguments(context), progress=progress)
+        short = [_what_failed(found)] if found.failed else []
+        top1 = self._top1(found)
+        short += [] if top1 is None else [top1]
+        outputs = () if found.plot is None else (context.output(found.plot),)
+        return Outcome(
+            evaluate_values(found),
+            outputs,
+            "; ".join(short) or None,
+            note=context.left_out(self.names),
+        )
+
+    def _top1(self, found: Evaluation) -> str | None:
+        """Why the float32 model is not as accurate as it should be; None where it is."""
+        expected = self.expected
+        if expected is None or expected.top1 is None:
+            return None
+        if not found.images.has_labels:
+            return f"top1 {expected.top1:g} is expected, and the pictures have no class folders"
+        if not found.references:
+            return f"top1 {expected.top1:g} is expected, and the reference was not run"
+        for name, accuracy in found.references.items():
+            top1 = PERCENT * (accuracy.top1 or 0.0)
+            if abs(top1 - expected.top1) > expected.within:
+                return (
+                    f"top1 of the {name} is {top1:.2f} % on {counted(accuracy.images, 'picture')}; "
+                    f"expected {expected.top1:g} within {expected.within:g}"
+                )
+        return None
+
+
+class Bench(CheckStep):
+    """Latency, throughput and memory of all artifacts here; the page is a step of its own."""
+
+    __slots__ = ()
+    files: ClassVar[bool] = False
+
+    def tools(self) -> dict[str, str]:
+        """The runtimes and the machine."""
+        return tools(*CHECK_TOOLS, "openvino", *ENGINE_TOOLS) | machine(processor=True)
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        """Without what the page is about."""
+        found = CheckStep.arguments(self, context)
+        return {k: v for k, v in found.items() if k not in ("report", "csv", "compare")}
+
+    def run(self, context: Context, progress: Progress) -> Outcome:
+        """Measure."""
+        done = benchmark(**self.arguments(context), progress=progress)
+        rows = [row for row in done.report.results if row.status is BenchStatus.FAILED]
+        reasons = "; ".join(f"{row.backend} {row.artifact}: {row.reason}" for row in rows)
+        outcome = Outcome(
+            done.to_dict(),
+            failed_check=f"failed: {reasons}" if rows else None,
+            exit_status=1,
+            note=context.left_out(self.names),
+        )
+        context.bench = dict(outcome.result)
+        return outcome
+
+    def reuse(self, context: Context, record: Record) -> Outcome:
+        """The figures as they were measured."""
+        context.bench = dict(record.result)
+        return CheckStep.reuse(self, context, record)
+
+
+class ReportPages(CheckStep):
+    """The page and the table about the bench, without measuring again."""
+
+    __slots__ = ()
+    label: ClassVar[str] = "report"
+    needs: ClassVar[tuple[str, ...]] = ("bench",)
+
+    def fingerprint(self, context: Context) -> Fingerprint:
+        """The figures, the manifests described beside them, the older bench, the files."""
+        found: dict[str, str] = {}
+        for name, artifact in self.artifacts(context).items():
+            found |= artifact_fingerprint(name, artifact, verified=True)
+        files = command_fingerprint(benchmark, self.job.given, context.recipe.folder)
+        kept = {k: v for k, v in files.items() if k in _PAGE}
+        measured = text_sha256(json.dumps(context.bench, sort_keys=True))
+        return {**found, "measured figures": measured, **kept, **tools()}
+
+    def run(self, context: Context, progress: Progress) -> Outcome:
+        """Write the files."""
+        arguments = self.arguments(context)
+        done = benchmark(**arguments, measured=context.bench, progress=progress)
+        values = done.to_dict()
+        result = {name: values[name] for name in ("command", "comparison", "written")}
+        return Outcome(result, tuple(map(context.output, done.written)))
+
+
+_PAGE = ("older bench", "option report", "option csv")
+
+
+def _weights(job: Job) -> dict[str, str]:
+    """The contents that an export reads, and the name that a file of dimensions gives a model."""
+    config = job.given.get("config")
+    named = {} if config is None else {"model's name": config.stem}
+    checkpoint = content("checkpoint", job.given.get("checkpoint"))
+    return {**checkpoint, **content("config", config), **named}
+
+
+def _what_failed(found: Evaluation) -> str:
+    failed = [r.artifact.path.name for r in found.results if r.status is Status.FAILED]
+    what: list[str] = []
+    if found.unreadable:
+        what.append(f"{counted(len(found.unreadable), 'picture')} cannot be read")
+    if failed:
+        what.append(f"failed: {', '.join(failed)}")
+    return "; ".join(what)

@@ -1,0 +1,307 @@
+"""One declaration of an option, for Python, the command line, recipes and their records alike.
+
+A command is a function whose parameters are annotated with an `Opt`:
+
+    def quantize_onnx(
+        artifact: Annotated[AnyPath | None, Opt()] = None,
+        *,
+        max_drop: Annotated[float | None, Opt("Return layers to float until ...")] = None,
+    ) -> Artifact
+
+Its signature is the Python interface; `cli/_adapter.py` makes of it what the command line takes,
+`recipe/_tables.py` what a recipe may say, `recipe/_steps.py` what a step depends on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, get_args, get_origin
+
+from t2t_deploy.errors import UsageError
+
+AnyPath = str | os.PathLike[str]
+
+_LARGEST = 2**31 - 1
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class Role(Enum):
+    """What an option means to the outcome of a command."""
+
+    OPTION = "option"
+    """Its value decides what comes out."""
+    READS = "reads"
+    """The content of a file or folder does."""
+    WRITES = "writes"
+    """Where something is written."""
+    SWITCH = "switch"
+    """It changes nothing of what comes out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What values an option takes.
+
+    expected: in words. read: the value as commands use it, of what Python or a recipe gives; raises
+    ValueError. text: what ``read`` gets for a word of the command line. metavar: what --help calls
+    a value. names: all values there are. bounds: of a whole number. path: what a path may name:
+    ``any``, ``file`` or ``folder``. several: whether it may be given more than once.
+    """
+
+    expected: str
+    read: Callable[[Any], Any]
+    text: Callable[[str], Any] = str
+    metavar: str | None = None
+    names: tuple[str, ...] = ()
+    bounds: tuple[int, int | None] | None = None
+    path: str | None = None
+    several: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Opt:
+    """How a parameter of a command is spelled, shown and recorded.
+
+    kind: None goes by the annotation. flags: spellings other than the parameter's name. shown: the
+    default that the command line gives and shows. bare: what the option means without a value.
+    each: help for each of the names of its kind, which become flags of their own. none: what None
+    means. recipe: whether a recipe may say it, or the table that it stands in. recorded: its name
+    in a step's fingerprint, a dot before a part of a value; empty is not recorded.
+    """
+
+    help: str | None = None
+    kind: Kind | None = None
+    role: Role = Role.OPTION
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    shown: Any = None
+    bare: str | None = None
+    each: Callable[[str], str] | None = None
+    none: Any = None
+    recipe: bool | str = True
+    recorded: str | None = None
+    completions: Callable[[str], list[str]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a command: its declaration, with what the annotation adds."""
+
+    name: str
+    opt: Opt
+    kind: Kind
+    default: Any
+    positional: bool
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def option(self) -> str:
+        """Its name on the command line and in recipes, without hyphens before it."""
+        name = self.name.replace("_", "-")
+        return f"no-{name}" if self.default is True else name
+
+    def read(self, value: Any) -> Any:
+        """The value as the command uses it. Raises UsageError."""
+        if value is None:
+            return self.opt.none
+        try:
+            return self.kind.read(value)
+        except (ValueError, OverflowError):
+            raise UsageError(f"{self.name} is {value!r}; expected {self.kind.expected}") from None
+
+
+def parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
+    """The declared parameters of a command, in their order."""
+    return _parameters(inspect.unwrap(function))
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        note = parameter.annotation
+        if isinstance(note, str):
+            if not note.startswith("Annotated["):
+                note = function.__globals__.get(note)  # an alias
+            else:
+                note = eval(note, function.__globals__)
+        opts = [one for one in getattr(note, "__metadata__", ()) if isinstance(one, Opt)]
+        if opts:
+            positional = parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+            kind = opts[0].kind or _kind_of(get_args(note)[0])
+            found[name] = Parameter(name, opts[0], kind, parameter.default, positional)
+    return found
+
+
+def replaced(note: Any, **changes: Any) -> Opt:
+    """The declaration in an annotation, with changes."""
+    (opt,) = (one for one in note.__metadata__ if isinstance(one, Opt))
+    return dataclasses.replace(opt, **changes)
+
+
+def command(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A function whose declared parameters are read by their kinds before it runs."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        for name, parameter in _parameters(function).items():
+            bound.arguments[name] = parameter.read(bound.arguments[name])
+        return function(*bound.args, **bound.kwargs)
+
+    return wrapper
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError
+    return value
+
+
+def _path(value: Any) -> Path:
+    return Path(value) if isinstance(value, os.PathLike) else Path(_text(value))
+
+
+class Among(tuple[Path, ...]):
+    """Artifacts that stand for all of a workspace.
+
+    None of them is named, so what cannot be done with one of them is no error.
+    """
+
+
+def _paths(value: Any) -> tuple[Path, ...]:
+    if isinstance(value, (str, os.PathLike)):
+        raise ValueError
+    return value if isinstance(value, Among) else tuple(map(_path, value))
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError
+    number = float(value)
+    if not math.isfinite(number) or number < 0:
+        raise ValueError
+    return number
+
+
+def whole(low: int, high: int | None = None) -> Kind:
+    """A whole number from ``low`` to ``high``."""
+
+    def read(value: Any) -> int:
+        largest = _LARGEST if high is None else high
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= largest:
+            raise ValueError
+        return value
+
+    to = "" if high is None else f" to {high}"
+    return Kind(f"a whole number from {low}{to}", read, int, bounds=(low, high))
+
+
+def choice(*names: str | Enum, of: type[Enum] | None = None, absent: str | None = None) -> Kind:
+    """One of these words; ``of`` an enumeration, all of its values where no words are given.
+
+    absent: the word that means None.
+    """
+    words = tuple(str(n.value) if isinstance(n, Enum) else n for n in (names or of or ()))
+
+    def read(value: Any) -> Any:
+        word = value.value if isinstance(value, Enum) else value
+        if not isinstance(word, str) or word not in words:
+            raise ValueError
+        if word == absent:
+            return None
+        return word if of is None else of(word)
+
+    return Kind(f"one of {', '.join(map(repr, words))}", read, names=words)
+
+
+def several(kind: Kind) -> Kind:
+    """Values of a kind: a list, or one alone."""
+
+    def read(value: Any) -> tuple[Any, ...]:
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        return tuple(dict.fromkeys(kind.read(one) for one in values))
+
+    return Kind(
+        f"{kind.expected}, or a list of such", read, kind.text, names=kind.names, several=True
+    )
+
+
+def ending(*suffixes: str) -> Kind:
+    """A path of a file of one of these kinds."""
+
+    def read(value: Any) -> Path:
+        path = _path(value)
+        if path.suffix.lower() not in suffixes:
+            raise ValueError
+        return path
+
+    return Kind(f"a path that ends in {' or '.join(suffixes)}", read, path="file")
+
+
+def _batch(value: Any) -> int | None:
+    return None if value == "dynamic" else int(COUNT.read(value))
+
+
+def _device(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    kind, _, ordinal = _text(value).partition(":")
+    if kind != "cuda" or not (ordinal.isascii() and ordinal.isdecimal()) or len(ordinal) > 4:
+        raise ValueError
+    return int(ordinal)
+
+
+def _number_or_word(text: str) -> int | str:
+    return int(text) if text.isascii() and text.isdecimal() else text
+
+
+TEXT = Kind("a text", _text)
+PATH = Kind("a path, as text", _path, path="any")
+FILE = Kind("a path, as text", _path, path="file")
+FOLDER = Kind("a path, as text", _path, path="folder")
+PATHS = Kind("a list of paths: write it in brackets", _paths, path="any", several=True)
+FLAG = Kind("true or false", _flag)
+NUMBER = Kind("a number from 0", _number, float)
+COUNT = whole(1)
+BATCH = Kind("'dynamic' or a whole number from 1", _batch, _number_or_word, "dynamic|N")
+BATCHES = Kind(
+    "a whole number from 1, or a list of such",
+    several(COUNT).read,
+    lambda text: [_number_or_word(word.strip()) for word in text.split(",")],
+    "N,N,...",
+)
+DEVICE = Kind("'cuda:0', 'cuda:1' and so on", _device, metavar="cuda:N")
+
+
+def _kind_of(note: Any) -> Kind:
+    """The kind of a plain annotation such as ``int | None``."""
+    members = [one for one in (get_args(note) or (note,)) if one is not type(None)]
+    for member in members:
+        if isinstance(member, type) and issubclass(member, Enum):
+            return choice(of=member)
+    if os.PathLike in (get_origin(member) for member in members):
+        return PATH
+    kinds: Mapping[Any, Kind] = {bool: FLAG, int: COUNT, float: NUMBER, str: TEXT}
+    return kinds[members[0]]

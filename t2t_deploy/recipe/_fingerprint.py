@@ -1,0 +1,168 @@
+"""What a step depends on, as names and short texts or hashes: options, contents, tools, machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from t2t_deploy import __version__
+from t2t_deploy._files import file_sha256
+from t2t_deploy._options import Role, parameters
+from t2t_deploy.commands import (
+    calibration_pictures,
+    evaluation_pictures,
+    read_machine,
+    verification_pictures,
+)
+from t2t_deploy.errors import RecipeError, shown_path
+from t2t_deploy.recipe._records import ARTIFACT
+from t2t_deploy.types import GraphIO
+from t2t_deploy.workspace import Artifact
+
+GRAPH_TOOLS = ("torch", "onnx", "onnxscript", "onnxsim", "numpy")
+"""What shapes an exported graph."""
+CHECK_TOOLS = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
+"""What compares a graph with the reference."""
+IMAGE_TOOLS = ("pillow",)
+ENGINE_TOOLS = ("tensorrt", "tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings")
+
+_VERSION = "version of "
+# sets of images: by what they are called, how they are read, given the folder and the options
+_IMAGES: Mapping[str, Callable[[Path, Mapping[str, Any]], tuple[tuple[str, str], ...]]] = {
+    "calibration pictures": lambda folder, given: calibration_pictures(folder, given["count"]),
+    "evaluation pictures": lambda folder, given: evaluation_pictures(folder, given.get("limit")),
+    "verification pictures": lambda folder, given: verification_pictures(folder),
+}
+
+
+def arguments_of(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a command's declared parameters, defaults included."""
+    found = {}
+    for name, parameter in parameters(function).items():
+        value = given.get(name, parameter.default)
+        found[name] = None if value is inspect.Parameter.empty else parameter.read(value)
+    return found
+
+
+def command_fingerprint(
+    function: Callable[..., Any], given: Mapping[str, Any], folder: Path, *, files: bool = True
+) -> dict[str, str]:
+    """What a command's arguments add: values of options, contents of what it reads.
+
+    folder: of the recipe, which paths that are written are relative to. files: whether those that
+    are read or written count. Raises RecipeError, ImageError.
+    """
+    values = arguments_of(function, given)
+    options: dict[str, Any] = {}
+    found: dict[str, str] = {}
+    for name, parameter in parameters(function).items():
+        value, role = values[name], parameter.opt.role
+        recorded = name if parameter.opt.recorded is None else parameter.opt.recorded
+        if role is Role.OPTION and recorded:
+            whole, _, part = recorded.partition(".")
+            if part:
+                options.setdefault(whole, {})[part] = _plain(value)
+            else:
+                options[whole] = _plain(value)
+        elif value is None or not files:
+            continue
+        elif recorded in _IMAGES:
+            found[recorded] = _images(_IMAGES[recorded](value, values))
+            found |= tools(*IMAGE_TOOLS)
+        elif role is Role.READS:
+            found |= content(recorded, value)
+        elif role is Role.WRITES:
+            inside = value.is_relative_to(folder)
+            found[f"option {recorded}"] = str(value.relative_to(folder) if inside else value)
+    told = {f"option {name}": json.dumps(value, sort_keys=True) for name, value in options.items()}
+    return told | found
+
+
+def tools(*names: str) -> dict[str, str]:
+    """Versions of the packages a step's outcome depends on, and of this one."""
+    found = {"t2t-deploy": __version__}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # one that comes or goes is a change too
+    return {f"{_VERSION}{name}": version for name, version in found.items()}
+
+
+def versions(fingerprint: Mapping[str, str]) -> dict[str, str]:
+    """The versions in a fingerprint."""
+    return {name: value for name, value in fingerprint.items() if name.startswith(_VERSION)}
+
+
+def content(name: str, path: Path | None) -> dict[str, str]:
+    """The content of a file that is read; nothing where none is. Raises RecipeError."""
+    if path is None:
+        return {}
+    try:
+        return {name: file_sha256(path)}
+    except OSError as err:
+        raise RecipeError(
+            f"{name}: cannot read {shown_path(path)}: {err.strerror}; put the file there, or "
+            "change its path in the recipe, which is relative to the recipe"
+        ) from err
+
+
+def artifact_fingerprint(
+    name: str, artifact: Artifact, *, verified: bool = False
+) -> dict[str, str]:
+    """An artifact: its content, and what its manifest says to those that come after it.
+
+    verified: its measured error counts too.
+    """
+    manifest = artifact.require_manifest()
+    details = manifest.details
+    values = [
+        manifest.sha256,
+        manifest.kind,
+        dict(manifest.config),
+        manifest.weights.get("sha256"),
+        [manifest.precision.value, manifest.target, manifest.batch, manifest.opset],
+        details.get("asked"),
+        details.get("quantization", {}).get("mode"),
+        GraphIO.of_details(details).to_details(),
+        manifest.verification if verified else None,
+    ]
+    return {f"{ARTIFACT}{name}": text_sha256(json.dumps(values, sort_keys=True))}
+
+
+def machine(*, processor: bool) -> dict[str, str]:
+    """The device, and with ``processor`` all that a measured time depends on."""
+    found = read_machine()
+    device = {"device": found.device}
+    if not processor:
+        return device
+    return device | {
+        "processor": found.processor,
+        "cores": str(found.cores),
+        "GPUs": found.gpus,
+    }
+
+
+def text_sha256(text: str) -> str:
+    """Hash of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _images(found: tuple[tuple[str, str], ...]) -> str:
+    """So many pictures, and a hash of their contents and classes."""
+    return f"{len(found)} pictures {text_sha256(json.dumps(found))}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
