@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
+from typing import Any
 
-from t2t_deploy.commands import ExportRequest, export_model
+from t2t_deploy.commands import export_onnx
 from t2t_deploy.workspace import Workspace
 
 
@@ -52,11 +52,11 @@ OTHER_BACKBONES = {
 }
 
 
-def tiny_exports(folder: Path, *forms: ExportRequest, model: str = TINY) -> Workspace:
+def tiny_exports(folder: Path, *forms: dict[str, Any], model: str = TINY) -> Workspace:
     """The workspace `FOLDER/artifacts` with a small model exported in some forms."""
     config = folder / "tiny.toml"
     config.write_text(model)
     workspace = Workspace(folder / "artifacts")
     for form in forms:
-        export_model(workspace, dataclasses.replace(form, config_file=config))
+        export_onnx(**form, config=config, workspace=workspace)
     return workspace

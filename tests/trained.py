@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from digits import digits_split
 
-from t2t_deploy.commands import ExportRequest, QuantizationMode, QuantizeRequest, export_model
+from t2t_deploy.commands import QuantizationMode, export_onnx
 from t2t_deploy.model import config_from_toml, load_checkpoint, save_weights
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
@@ -18,12 +19,12 @@ from .outliers import with_outliers
 FOLDER = Path(__file__).parent / "digits"
 KINDS = ("performer", "transformer")
 # every way to 8 bits
-EIGHT_BITS: Mapping[str, QuantizeRequest] = {
-    "static cpu": QuantizeRequest(target=Target.CPU),
-    "static portable": QuantizeRequest(target=Target.PORTABLE),
-    "static tensorrt": QuantizeRequest(target=Target.TENSORRT),
-    "dynamic": QuantizeRequest(mode=QuantizationMode.DYNAMIC),
-    "fp8": QuantizeRequest(precision=Precision.FP8),
+EIGHT_BITS: Mapping[str, dict[str, Any]] = {
+    "static cpu": {"target": Target.CPU},
+    "static portable": {"target": Target.PORTABLE},
+    "static tensorrt": {"target": Target.TENSORRT},
+    "dynamic": {"mode": QuantizationMode.DYNAMIC},
+    "fp8": {"type": Precision.FP8},
 }
 
 
@@ -47,6 +48,4 @@ def export_weights(workspace: Workspace, kind: str, weights: dict[str, torch.Ten
     workspace.root.mkdir(parents=True)
     checkpoint = workspace.root / "digits.safetensors"
     save_weights(weights, checkpoint)
-    export_model(
-        workspace, ExportRequest(config_file=FOLDER / f"{kind}.toml", checkpoint=checkpoint)
-    )
+    export_onnx(config=FOLDER / f"{kind}.toml", checkpoint=checkpoint, workspace=workspace)

@@ -32,7 +32,8 @@ from t2t_deploy.bench import (
     not_run_result,
     run_bench,
 )
-from t2t_deploy.commands import NO_GRAPH, BuildRequest, ExportRequest, build_trt, export_model
+from t2t_deploy.commands import build_engine, export_onnx
+from t2t_deploy.commands._bench import NO_GRAPH
 from t2t_deploy.engine import device_capability, device_name, why_no_device
 from t2t_deploy.errors import DeployError
 from t2t_deploy.model import VARIANTS
@@ -90,7 +91,9 @@ def candidates(
     found = []
     try:
         profiles = tuple(ShapeProfile(batch, batch, batch) for batch in batches)
-        engine = build_trt(workspace, BuildRequest(graph.path, PRECISION, profiles))
+        engine = build_engine(
+            artifact=graph.path, precision=PRECISION, profile=profiles, workspace=workspace
+        )
         backend = str(engine.require_manifest().details["engine"]["backend"])
         found.append(Candidate(backend, engine.path, why_not_runnable(backend, device)))
     except DeployError as err:  # the other backends are measured all the same
@@ -209,8 +212,12 @@ def measure(workspace: Workspace, options: argparse.Namespace) -> Iterator[Measu
     so_far = Measured()
     for variant in options.variants:
         print(f"{variant}: exporting, building, checking", file=sys.stderr, flush=True)
-        asked = ExportRequest(variant=variant, precision=PRECISION, target=Target.TENSORRT)
-        graph = export_model(workspace, asked)
+        asked: dict[str, Any] = {
+            "variant": variant,
+            "precision": PRECISION,
+            "target": Target.TENSORRT,
+        }
+        graph = export_onnx(**asked, workspace=workspace)
         found = []
         for candidate in candidates(workspace, graph, options.batches, options.device):
             candidate, check = checked(workspace, graph, candidate, options.device)

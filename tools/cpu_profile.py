@@ -28,11 +28,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy.commands import (
-    ExportRequest,
     QuantizationMode,
-    QuantizeRequest,
-    export_model,
-    quantize_artifact,
+    export_onnx,
+    quantize_onnx,
 )
 from t2t_deploy.commands._baselines import plain_export
 from t2t_deploy.model import config_from_dict, load_reference
@@ -219,15 +217,17 @@ def multiply_adds(operator: str, args: dict[str, Any]) -> float:
 def _made(variant: str, folder: Path) -> dict[str, Path]:
     """The plain export, the one for the CPU, and that one in 8 bits."""
     workspace = Workspace(folder)
-    artifact = export_model(workspace, ExportRequest(variant=variant, target=Target.CPU))
+    artifact = export_onnx(variant=variant, target=Target.CPU, workspace=workspace)
     plain = folder / "plain.onnx"
     manifest = artifact.require_manifest()
     reference = load_reference(workspace.weights(manifest), config_from_dict(manifest.config))
     plain_export(reference, plain, batch=1, dynamo=False)
-    request = QuantizeRequest(
-        artifact=artifact.path, mode=QuantizationMode.DYNAMIC, measure_speed=False
-    )
-    eight_bit = quantize_artifact(workspace, request)
+    request: dict[str, Any] = {
+        "artifact": artifact.path,
+        "mode": QuantizationMode.DYNAMIC,
+        "speed": False,
+    }
+    eight_bit = quantize_onnx(**request, workspace=workspace)
     return {"plain": plain, "--target cpu": artifact.path, "8-bit": eight_bit.path}
 
 

@@ -30,10 +30,9 @@ import numpy as np
 import tritonclient.grpc as triton
 from triton_server import CpuSeconds, ServerProcess
 
-from t2t_deploy.commands import ExportRequest, PackageRequest, export_model, package_artifact
+from t2t_deploy.commands import export_onnx, package_artifact
 from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.serving.triton import ServingFormat
-from t2t_deploy.types import GraphIO
 from t2t_deploy.workspace import Workspace
 
 CONFIG = """\
@@ -250,19 +249,17 @@ def main() -> int:
 def _measure(folder: Path, arguments: argparse.Namespace) -> int:
     (folder / "load.toml").write_text(CONFIG)
     workspace = Workspace(folder / "artifacts")
-    form = ExportRequest(config_file=folder / "load.toml", graph_io=GraphIO(embed_preprocess=True))
-    graph = export_model(workspace, form).path
+    form: dict[str, Any] = {"config": folder / "load.toml", "embed_preprocess": True}
+    graph = export_onnx(**form, workspace=workspace).path
     package_artifact(
-        workspace,
-        PackageRequest(
-            folder / "models",
-            artifact=graph,
-            format=ServingFormat.PYTHON,
-            name=NAME,
-            max_batch=arguments.max_batch,
-            queue_delay_us=arguments.queue_delay,
-            threads=1,
-        ),
+        triton=folder / "models",
+        artifact=graph,
+        format=ServingFormat.PYTHON,
+        name=NAME,
+        max_batch=arguments.max_batch,
+        queue_delay=arguments.queue_delay,
+        threads=1,
+        workspace=workspace,
     )
     pictures = np.random.RandomState(0).randint(0, 256, (PICTURES, 64, 64, 3)).astype(np.uint8)
     with open_session(SessionRequest("ort-cpu", graph, threads=1)) as session:

@@ -47,11 +47,11 @@ def command_line(
     own = {one.name for one in (extra or {}).values()}
 
     def decorated(show: Show) -> click.Command:
-        def call(workspace: Any, output: Output, **values: Any) -> int | None:
+        def call(workspace: Any, shown_by: Output, /, **values: Any) -> int | None:
             given = _given(known, {k: v for k, v in values.items() if k not in own})
-            given |= {"workspace": workspace, "progress": output}
+            given |= {"workspace": workspace, "progress": shown_by}
             beside = {k: v for k, v in values.items() if k in own}
-            return show(function(**given) if run is None else run(given, beside), output)
+            return show(function(**given) if run is None else run(given, beside), shown_by)
 
         return plain_command(name, params, show.__doc__)(call)
 
@@ -61,7 +61,7 @@ def command_line(
 def plain_command(
     name: str, params: Sequence[click.Parameter] = (), doc: str | None = None
 ) -> Callable[[Callable[..., int | None]], click.Command]:
-    """A command from its parameters; it also gets ``workspace`` and ``output``."""
+    """A command from its parameters; a workspace and an `Output` come before them."""
 
     def decorated(work: Callable[..., int | None]) -> click.Command:
         def callback(
@@ -74,7 +74,7 @@ def plain_command(
             lock_policy = LockPolicy(wait=not no_wait, command=command, say=output.note)
             try:
                 opened = Workspace(workspace, lock_policy)
-                return work(workspace=opened, output=output, **values)
+                return work(opened, output, **values)
             finally:
                 output.finish()
 

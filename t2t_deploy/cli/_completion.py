@@ -14,7 +14,7 @@ _SHELLS = ("bash", "zsh", "fish")
 
 
 @plain_command("completion", [click.Argument(["shell"], type=click.Choice(_SHELLS))])
-def command(shell: str, workspace: Any, output: Output) -> None:
+def command(workspace: Any, output: Output, shell: str) -> None:
     """Print a script that lets a shell complete commands, options and their values.
 
     \b

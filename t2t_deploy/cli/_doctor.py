@@ -23,7 +23,7 @@ _REPORT = click.Option(
 
 
 @plain_command("doctor", [_REPORT])
-def command(as_report: bool, workspace: Any, output: Output) -> int:
+def command(workspace: Any, output: Output, as_report: bool) -> int:
     """Tell what this machine can build and run, why not the rest, and check the workspace."""
     from t2t_deploy.commands import bug_report, examine_machine, examine_workspace
 

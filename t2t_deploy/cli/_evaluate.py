@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 
 @command_line("evaluate", evaluate_artifacts)
 def command(found: Evaluation, output: Output) -> int:
+    """Compare artifacts (all of the workspace if none is named) on pictures.
+
+    Class folders that are all named by numbers mean these classes. Others must be as many as the
+    model has classes, and mean them in the order of their names. Pictures without class folders
+    have no labels: what counts then is agreement with the float32 reference.
+
+    \b
+    t2t-deploy evaluate --images val/
+    t2t-deploy evaluate --images photos/ artifacts/onnx/14-...-int8.onnx
+    """
     output.result(evaluate_values(found), lambda console: _show(console, found))
     if not found.failed:
         return 0

@@ -64,7 +64,7 @@ _CACHE = click.Option(
 
 
 @plain_command("prune", [_FOLDERS, _CACHE])
-def prune(folders: tuple[Path, ...], cache: bool, workspace: Any, output: Output) -> None:
+def prune(workspace: Any, output: Output, folders: tuple[Path, ...], cache: bool) -> None:
     """Remove what killed commands left behind; what a running one is writing stays.
 
     FOLDERS: others that commands wrote to, by -o, --csv or package. What is below them is not

@@ -80,7 +80,13 @@ def _sm(value: Any) -> str:
 
 
 SM = Kind("capabilities such as '86,89', or 'portable' or 'native'", _sm)
-PROFILE = Kind("MIN:OPT:MAX", lambda value: ShapeProfile.parse(TEXT.read(value)))
+
+
+def _profile(value: Any) -> ShapeProfile:
+    return value if isinstance(value, ShapeProfile) else ShapeProfile.parse(TEXT.read(value))
+
+
+PROFILE = Kind("MIN:OPT:MAX", _profile)
 
 
 def _flag_help(name: str) -> str:
@@ -125,7 +131,7 @@ def build_engine(
         int | None, Opt("Largest batch of the profile.", recipe=False, recorded="")
     ] = None,
     profile: Annotated[
-        str | Sequence[str],
+        str | ShapeProfile | Sequence[str | ShapeProfile],
         Opt("Repeatable.", several(PROFILE), metavar="MIN:OPT:MAX", recorded="profiles"),
     ] = (),
     memory_limit: Annotated[

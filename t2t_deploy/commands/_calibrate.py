@@ -109,6 +109,7 @@ def calibrate_onnx(
         Opt(
             "Folder of pictures like those the model will see; subfolders are looked into.",
             role=Role.READS,
+            recorded="calibration pictures",
         ),
     ],
     count: Annotated[int, replaced(Count, recipe=True)] = DEFAULT_COUNT,

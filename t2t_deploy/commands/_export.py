@@ -50,7 +50,7 @@ CheckpointFile = Annotated[
 ]
 Classes = Annotated[int | None, Opt("Classes; default the checkpoint's.", recipe="model")]
 ImageSize = Annotated[int | None, Opt("Pixels; default the checkpoint's.", recipe="model")]
-Batch = Annotated[int | str, Opt(kind=BATCH, shown="dynamic")]
+Batch = Annotated[int | str | None, Opt(kind=BATCH, shown="dynamic")]
 FloatPrecision = Annotated[
     str | Precision,
     Opt(

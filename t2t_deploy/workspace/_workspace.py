@@ -48,12 +48,19 @@ _COMPILED = ("cache", "timing")
 class Workspace:
     """A folder of artifacts. Nothing is created before something is stored.
 
-    patience: what to do where another command works on the same. Reading waits for nobody.
+    lock_policy: what to do where another command works on the same; ``patience`` is its former
+    name. Reading waits for nobody.
     """
 
-    def __init__(self, root: Path, lock_policy: LockPolicy | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        lock_policy: LockPolicy | None = None,
+        *,
+        patience: LockPolicy | None = None,
+    ) -> None:
         self.root = root
-        self._lock_policy = lock_policy or LockPolicy()
+        self.lock_policy = lock_policy or patience or LockPolicy()
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -213,7 +220,7 @@ class Workspace:
 
         name: of the work; by default the moments in which manifests change. Raises BusyError.
         """
-        return held(self.root, name, self._lock_policy)
+        return held(self.root, name, self.lock_policy)
 
     def scratch(self) -> AbstractContextManager[Path]:
         """A folder for files of the moment, in the workspace where that is there to be written."""

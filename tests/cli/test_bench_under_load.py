@@ -15,8 +15,7 @@ import pytest
 from rich.console import Console
 
 from t2t_deploy.bench import bench_table
-from t2t_deploy.commands import BenchOutputs, BenchRequest, DocumentedBench, document_bench
-from t2t_deploy.workspace import Workspace
+from t2t_deploy.commands import DocumentedBench, benchmark
 
 ROUNDS, FIRST_BUSY = 7, 4
 
@@ -52,11 +51,14 @@ def hogs() -> Iterator[Hogs]:
 
 @pytest.fixture
 def disturbed(workspace: Path, hogs: Hogs) -> DocumentedBench:
-    done = document_bench(
-        Workspace(workspace),
-        BenchRequest(backends=("eager", "ort-cpu"), threads=1, rounds=ROUNDS),
-        BenchOutputs(page=Path("r.html"), table=Path("f.csv")),
-        hogs,
+    done = benchmark(
+        backend=("eager", "ort-cpu"),
+        threads=1,
+        rounds=ROUNDS,
+        report="r.html",
+        csv="f.csv",
+        workspace=workspace,
+        progress=hogs,
     )
     assert hogs.processes and all(process.poll() is None for process in hogs.processes)
     return done

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from t2t_deploy.commands import BenchRequest, _bench
 from t2t_deploy.commands import _artifacts as _engine
+from t2t_deploy.commands import _bench
+from t2t_deploy.commands._bench import BenchRequest
 from t2t_deploy.commands._classifier import classifier_request
 from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import EngineError

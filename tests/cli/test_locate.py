@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 import t2t_deploy.export
-from t2t_deploy.commands import ExportRequest, export_model
+from t2t_deploy.commands import export_onnx
 from t2t_deploy.model import config_from_toml, random_state_dict, save_weights
 from t2t_deploy.workspace import Workspace
 
@@ -172,7 +172,7 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = folder / "weights.safetensors"
     save_weights(state_dict, weights)
     workspace = Workspace(folder / "artifacts")
-    export_model(workspace, ExportRequest(config_file=config, checkpoint=weights))
+    export_onnx(config=config, checkpoint=weights, workspace=workspace)
     return workspace.root
 
 

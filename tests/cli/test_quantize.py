@@ -409,13 +409,12 @@ def test_of_two_calibrations_at_once_the_second_takes_the_ranges_of_the_first(
     monkeypatch.setattr(_calibrate._Work, "run", run_once)
     monkeypatch.setattr(_locks, "_GRACE_S", 0)
     source: Any = SimpleNamespace(config={"image_size": 224}, variant="tiny")
-    graph: Any = SimpleNamespace(sha256="a" * 64, observed=(), written=())
+    graph: Any = SimpleNamespace(sha256="a" * 64, observed=(), written=(), target=Target.CPU)
     images: Any = SimpleNamespace(digests=lambda: ["c" * 64])
-    request = _calibrate.CalibrateRequest(tmp_path / "pictures")
 
     def calibrated(lock_policy: LockPolicy) -> _calibrate.CalibratedRanges:
         workspace = Workspace(tmp_path / "artifacts", lock_policy)
-        return _calibrate.calibrated(workspace, source, Target.CPU, graph, images, request)
+        return _calibrate.calibrated(workspace, source, graph, images)
 
     path = calibrated(LockPolicy()).path
     content = path.read_bytes()

@@ -6,17 +6,15 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from t2t_deploy.commands import (
-    BuildRequest,
-    ExportRequest,
-    QuantizeRequest,
-    build_trt,
-    export_model,
-    quantize_artifact,
+    build_engine,
+    export_onnx,
+    quantize_onnx,
 )
 from t2t_deploy.errors import EngineError
 from t2t_deploy.runtime import (
@@ -56,16 +54,20 @@ def graph(workspace: Workspace) -> MakeArtifact:
     @cache
     def make(precision: Precision) -> Artifact:
         if precision in QUANTIZED:
-            asked = QuantizeRequest(
-                artifact=make(Precision.FP32).path,
-                precision=precision,
-                target=Target.TENSORRT,
-                images=crops(),
-                measure_speed=False,
-            )
-            return quantize_artifact(workspace, asked)
-        request = ExportRequest(variant=VARIANT, precision=precision, target=Target.TENSORRT)
-        return export_model(workspace, request)
+            asked: dict[str, Any] = {
+                "artifact": make(Precision.FP32).path,
+                "type": precision,
+                "target": Target.TENSORRT,
+                "images": crops(),
+                "speed": False,
+            }
+            return quantize_onnx(**asked, workspace=workspace)
+        request: dict[str, Any] = {
+            "variant": VARIANT,
+            "precision": precision,
+            "target": Target.TENSORRT,
+        }
+        return export_onnx(**request, workspace=workspace)
 
     @cache
     def crops() -> Path:
@@ -84,8 +86,12 @@ def engine(workspace: Workspace, graph: MakeArtifact) -> MakeArtifact:
     @cache
     def make(precision: Precision) -> Artifact:
         profiles = tuple(map(ShapeProfile.parse, PROFILES))
-        request = BuildRequest(graph(precision).path, precision, profiles)
-        return build_trt(workspace, request)
+        request: dict[str, Any] = {
+            "artifact": graph(precision).path,
+            "precision": precision,
+            "profile": profiles,
+        }
+        return build_engine(**request, workspace=workspace)
 
     def make_or_skip(precision: Precision) -> Artifact:
         try:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from t2t_deploy.commands import (
-    BuildRequest,
-    EvaluateRequest,
-    QuantizeRequest,
-    build_trt,
+    build_engine,
     evaluate_artifacts,
-    quantize_artifact,
+    quantize_onnx,
     verify_artifacts,
 )
 from t2t_deploy.runtime import SessionRequest, open_session
@@ -65,16 +63,21 @@ def test_every_placement_of_int8_is_finite_and_right(
     placement: str, workspace: Workspace, graph: MakeArtifact, tmp_path: Path
 ) -> None:
     crops = write_calibration_crops(tmp_path / "crops", 64)
-    asked = QuantizeRequest(
-        artifact=graph(Precision.FP32).path,
-        target=Target.TENSORRT,
-        images=crops,
-        placement=placement,
-        measure_speed=False,
-    )
-    made = quantize_artifact(workspace, asked)
-    request = BuildRequest(made.path, Precision.INT8, (ShapeProfile(1, 1, 8),), sm="native")
-    built = build_trt(workspace, request)
+    asked: dict[str, Any] = {
+        "artifact": graph(Precision.FP32).path,
+        "target": Target.TENSORRT,
+        "images": crops,
+        "placement": placement,
+        "speed": False,
+    }
+    made = quantize_onnx(**asked, workspace=workspace)
+    request: dict[str, Any] = {
+        "artifact": made.path,
+        "precision": Precision.INT8,
+        "profile": (ShapeProfile(1, 1, 8),),
+        "sm": "native",
+    }
+    built = build_engine(**request, workspace=workspace)
     assert built.require_manifest().details["attestation"]["bare_sums"] == []
     pictures = held_out_crops(16, 224)
     with open_session(SessionRequest("ort-cpu", made.path)) as session:
@@ -86,7 +89,7 @@ def test_every_placement_of_int8_is_finite_and_right(
 def test_verify_runs_an_engine(
     precision: Precision, workspace: Workspace, engine: MakeArtifact
 ) -> None:
-    (found,) = verify_artifacts(workspace, [engine(precision).path])
+    (found,) = verify_artifacts([engine(precision).path], workspace=workspace)
     assert found.verification.status is Status.PASSED
     assert found.verification.rel_l2 is not None
     assert found.verification.rel_l2 <= TOLERANCES[precision].rel_l2
@@ -96,8 +99,8 @@ def test_evaluate_runs_an_engine(
     workspace: Workspace, engine: MakeArtifact, tmp_path: Path
 ) -> None:
     pictures = write_calibration_crops(tmp_path / "pictures", 24, seed=7)
-    asked = EvaluateRequest(images=pictures, artifacts=[engine(Precision.FP16).path])
-    (found,) = evaluate_artifacts(workspace, asked).results
+    asked: dict[str, Any] = {"images": pictures, "artifacts": [engine(Precision.FP16).path]}
+    (found,) = evaluate_artifacts(**asked, workspace=workspace).results
     assert found.status is Status.PASSED
     assert found.accuracy is not None and found.accuracy.images == 24
     assert found.accuracy.agreement == 1.0

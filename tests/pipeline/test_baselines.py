@@ -14,8 +14,9 @@ import pytest
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult, Latency, Round
-from t2t_deploy.commands import BenchRequest, ExportRequest, _baselines, _bench, bench_artifacts
+from t2t_deploy.commands import _baselines, _bench
 from t2t_deploy.commands._baselines import EXPORTERS, with_speedup_vs_plain
+from t2t_deploy.commands._bench import BenchRequest, bench_artifacts
 from t2t_deploy.runtime import SessionRequest
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
@@ -29,7 +30,7 @@ BACKENDS = ("eager", "ort-cpu", "openvino")
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = tmp_path_factory.mktemp("baselines")
-    return tiny_exports(folder, ExportRequest(target=Target.CPU), model=tiny_model(depth=1))
+    return tiny_exports(folder, {"target": Target.CPU}, model=tiny_model(depth=1))
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus
-from t2t_deploy.commands import BenchRequest, CudaGraphs, _bench, bench_artifacts
+from t2t_deploy.commands import _bench
+from t2t_deploy.commands._bench import BenchRequest, CudaGraphs, bench_artifacts
 from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import ArtifactError, BackendError, UsageError
 from t2t_deploy.types import Precision, Target

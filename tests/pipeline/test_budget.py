@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from t2t_deploy.commands import QuantizationMode, QuantizeRequest, quantize_artifact
+from t2t_deploy.commands import QuantizationMode, quantize_onnx
 from t2t_deploy.errors import CalibrationError, UsageError
 from t2t_deploy.types import Target
 from t2t_deploy.workspace import Artifact, Workspace
@@ -18,16 +18,14 @@ pytest.importorskip("onnxruntime")
 
 
 def quantize(workspace: Workspace, digit_pictures: Path, max_drop: float) -> Artifact:
-    return quantize_artifact(
-        workspace,
-        QuantizeRequest(
-            target=Target.CPU,
-            images=digit_pictures / "calibration",
-            equalise=False,
-            max_drop=max_drop,
-            eval_images=digit_pictures / "test",
-            measure_speed=False,
-        ),
+    return quantize_onnx(
+        target=Target.CPU,
+        images=digit_pictures / "calibration",
+        equalise=False,
+        max_drop=max_drop,
+        eval=digit_pictures / "test",
+        speed=False,
+        workspace=workspace,
     )
 
 
@@ -64,14 +62,12 @@ def test_a_budget_that_cannot_be_met_fails_the_artifact(
 ) -> None:
     workspace = Workspace(tmp_path / "artifacts")
     export_weights(workspace, "performer", trained_weights("performer"))
-    made = quantize_artifact(
-        workspace,
-        QuantizeRequest(
-            mode=QuantizationMode.DYNAMIC,
-            max_drop=-1,
-            eval_images=digit_pictures / "test",
-            measure_speed=False,
-        ),
+    made = quantize_onnx(
+        mode=QuantizationMode.DYNAMIC,
+        max_drop=-1,
+        eval=digit_pictures / "test",
+        speed=False,
+        workspace=workspace,
     )
     manifest = made.require_manifest()
     assert manifest.details["budget"]["status"] == "failed" and manifest.failed
@@ -82,9 +78,7 @@ def test_a_budget_that_cannot_be_met_fails_the_artifact(
 def test_a_budget_needs_pictures(tmp_path: Path, digit_pictures: Path) -> None:
     workspace = Workspace(tmp_path / "artifacts")
     with pytest.raises(UsageError, match="give --eval DIR"):
-        quantize_artifact(
-            workspace, QuantizeRequest(images=digit_pictures / "calibration", max_drop=0.5)
-        )
+        quantize_onnx(images=digit_pictures / "calibration", max_drop=0.5, workspace=workspace)
 
 
 def test_it_is_not_measured_on_calibration_pictures(tmp_path: Path, digit_pictures: Path) -> None:
@@ -92,7 +86,4 @@ def test_it_is_not_measured_on_calibration_pictures(tmp_path: Path, digit_pictur
     export_weights(workspace, "performer", trained_weights("performer"))
     calibration = digit_pictures / "calibration"
     with pytest.raises(CalibrationError, match="100 of 100 pictures"):
-        quantize_artifact(
-            workspace,
-            QuantizeRequest(images=calibration, eval_images=calibration, measure_speed=False),
-        )
+        quantize_onnx(images=calibration, eval=calibration, speed=False, workspace=workspace)

@@ -7,11 +7,12 @@ have; these are full size.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.commands import BuildRequest, ExportRequest, build_trt, export_model
+from t2t_deploy.commands import build_engine, export_onnx
 from t2t_deploy.model import VARIANTS
 from t2t_deploy.types import Precision, ShapeProfile, Target
 from t2t_deploy.workspace import Artifact, Workspace
@@ -32,8 +33,13 @@ TARGETS = ("75", "86", "89", "120", "86,120")
 
 def exported(folder: Path, variant: str, precision: Precision, batch: int | None) -> Workspace:
     workspace = Workspace(folder / "artifacts")
-    form = ExportRequest(variant=variant, precision=precision, batch=batch, target=Target.TENSORRT)
-    artifact = export_model(workspace, form)
+    form: dict[str, Any] = {
+        "variant": variant,
+        "precision": precision,
+        "batch": batch,
+        "target": Target.TENSORRT,
+    }
+    artifact = export_onnx(**form, workspace=workspace)
     assert not artifact.require_manifest().failed
     return workspace
 
@@ -50,10 +56,10 @@ def check(engine: Artifact, precision: Precision, sm: str, fused: int) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_builds_in_fp16(tmp_path: Path, variant: str) -> None:
     workspace = exported(tmp_path, variant, Precision.FP16, None)
-    request = BuildRequest(precision=Precision.FP16, sm="86")
-    engine = build_trt(workspace, request)
+    request: dict[str, Any] = {"precision": Precision.FP16, "sm": "86"}
+    engine = build_engine(**request, workspace=workspace)
     check(engine, Precision.FP16, "86", VARIANTS[variant].config.depth - 1)
-    again = build_trt(workspace, request)
+    again = build_engine(**request, workspace=workspace)
     assert again.require_manifest().sha256 == engine.require_manifest().sha256
 
 
@@ -69,14 +75,14 @@ def test_every_precision_profile_and_target_builds(
     for sm in TARGETS:
         if sm == "75" and precision is not Precision.FP16:
             continue
-        request = BuildRequest(sm=sm, profiles=profiles)
-        engine = build_trt(workspace, request)
+        request: dict[str, Any] = {"sm": sm, "profile": profiles}
+        engine = build_engine(**request, workspace=workspace)
         # Turing's attention is not fused, nor is that of several generations together
         check(engine, precision, sm, VARIANTS[variant].config.depth - 1 if sm == "86" else 0)
         found = engine.require_manifest().details["engine"]["profiles"]
         assert found == [str(profile) for profile in profiles or (ONE,)]
         if batch is not None:
             assert (
-                build_trt(workspace, request).require_manifest().sha256
+                build_engine(**request, workspace=workspace).require_manifest().sha256
                 == engine.require_manifest().sha256
             )

@@ -17,10 +17,9 @@ from t2t_deploy._optional import is_installed
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult
 from t2t_deploy.cli import main
 from t2t_deploy.commands import (
-    ExportRequest,
     StrategyComparison,
     _compare,
-    compare_strategies,
+    compare_exports,
 )
 from t2t_deploy.commands import (
     _compare as _compare_speed,
@@ -56,14 +55,14 @@ def empty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> ExportRequest:
+def tiny(tmp_path: Path) -> dict[str, Any]:
     return request_of(tmp_path, "performer")
 
 
-def request_of(folder: Path, tokens: str) -> ExportRequest:
+def request_of(folder: Path, tokens: str) -> dict[str, Any]:
     path = folder / f"tiny_{tokens}.toml"
     path.write_text(tiny_model(tokens, depth=1))
-    return ExportRequest(config_file=path)
+    return {"config": path}
 
 
 @pytest.fixture
@@ -127,9 +126,9 @@ def by_name(comparison: StrategyComparison) -> dict[str, Any]:
 
 
 def test_all_are_exported_and_compared(
-    tiny: ExportRequest, measured: list[dict[str, Any]], empty_folders: Path
+    tiny: dict[str, Any], measured: list[dict[str, Any]], empty_folders: Path
 ) -> None:
-    comparison = compare_strategies(tiny)
+    comparison = compare_exports(**tiny)
     rows = comparison.rows
     assert (len(rows), [row.default for row in rows].count(True)) == (10, 1)
     (default,) = (row for row in rows if row.default)
@@ -155,7 +154,7 @@ def test_all_are_exported_and_compared(
 
 
 def test_openvino_is_timed_where_it_is(
-    tiny: ExportRequest, measured: list[dict[str, Any]], two: None, monkeypatch: pytest.MonkeyPatch
+    tiny: dict[str, Any], measured: list[dict[str, Any]], two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_compare_speed, "is_installed", lambda module: module == "openvino")
     monkeypatch.setattr(_compare_speed, "why_not_runnable", lambda name: None)
@@ -164,7 +163,7 @@ def test_openvino_is_timed_where_it_is(
         "why_not_in",
         lambda name, kind: f"no {kind.value}" if kind != "fp32" else None,
     )
-    rows = compare_strategies(tiny).rows
+    rows = compare_exports(**tiny).rows
     *cases, eager = measured[0]["cases"]
     assert [(case.artifact, case.backend) for case in cases] == [
         (row.name, runtime) for row in rows for runtime in ("ort-cpu", "openvino")
@@ -172,24 +171,24 @@ def test_openvino_is_timed_where_it_is(
     assert eager.backend == "eager" and {case.request.precision for case in cases} == {"fp32"}
     for row in rows:
         assert row.reason == "no latency: not today; no OpenVINO latency: not today"
-    fp16 = dataclasses.replace(tiny, precision=Precision.FP16)
-    for row in compare_strategies(fp16).rows:
+    fp16 = dict(tiny, precision=Precision.FP16)
+    for row in compare_exports(**fp16).rows:
         assert row.reason is not None
         assert row.reason.endswith("no latency: no fp16; no OpenVINO latency: no fp16")
     assert len(measured) == 1
 
 
 def test_little_time_left_is_shared(
-    tiny: ExportRequest, measured: list[dict[str, Any]], two: None, monkeypatch: pytest.MonkeyPatch
+    tiny: dict[str, Any], measured: list[dict[str, Any]], two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_compare, "_TOTAL_SECONDS", 0.0)
-    compare_strategies(tiny)
+    compare_exports(**tiny)
     assert measured[0]["round_seconds"] == _compare_speed._MIN_ROUND_SECONDS
 
 
-def test_the_json(tiny: ExportRequest, measured: list[dict[str, Any]], two: None) -> None:
-    request = dataclasses.replace(tiny, batch=2, target=Target.TENSORRT)
-    values = json.loads(json.dumps(compare_strategies(request).to_dict(), allow_nan=False))
+def test_the_json(tiny: dict[str, Any], measured: list[dict[str, Any]], two: None) -> None:
+    request = dict(tiny, batch=2, target=Target.TENSORRT)
+    values = json.loads(json.dumps(compare_exports(**request).to_dict(), allow_nan=False))
     rows = values.pop("rows")
     assert values == {
         "variant": "tiny_performer",
@@ -234,7 +233,7 @@ def test_the_json(tiny: ExportRequest, measured: list[dict[str, Any]], two: None
     ],
 )
 def test_one_that_fails_is_a_row(
-    tiny: ExportRequest,
+    tiny: dict[str, Any],
     measured: list[dict[str, Any]],
     three: None,
     monkeypatch: pytest.MonkeyPatch,
@@ -242,7 +241,7 @@ def test_one_that_fails_is_a_row(
     reason: str,
 ) -> None:
     breaking(monkeypatch, error)
-    rows = by_name(compare_strategies(tiny))
+    rows = by_name(compare_exports(**tiny))
     failed = rows.pop("conv, stable")
     assert not failed.exported and failed.reason == reason
     assert (failed.nodes, failed.rel_l2, failed.latency_ms, failed.engine) == (None,) * 4
@@ -251,7 +250,7 @@ def test_one_that_fails_is_a_row(
 
 
 def test_a_bug_is_not_a_row(
-    tiny: ExportRequest,
+    tiny: dict[str, Any],
     measured: list[dict[str, Any]],
     three: None,
     monkeypatch: pytest.MonkeyPatch,
@@ -259,29 +258,29 @@ def test_a_bug_is_not_a_row(
 ) -> None:
     breaking(monkeypatch, KeyError("of ours"))
     with pytest.raises(KeyError):
-        compare_strategies(tiny)
+        compare_exports(**tiny)
     assert not list(empty_folders.iterdir())
 
 
 def test_what_is_wrong_with_the_request_is_said_once(
-    tiny: ExportRequest, measured: list[dict[str, Any]], two: None
+    tiny: dict[str, Any], measured: list[dict[str, Any]], two: None
 ) -> None:
     with pytest.raises(UsageError, match="opset is 3"):
-        compare_strategies(dataclasses.replace(tiny, opset=3))
+        compare_exports(**dict(tiny, opset=3))
     with pytest.raises(UsageError, match="nothing says which model to export"):
-        compare_strategies(ExportRequest())
+        compare_exports()
     with pytest.raises(UsageError, match="both describe the model"):
-        compare_strategies(dataclasses.replace(tiny, variant="7"))
+        compare_exports(**dict(tiny, variant="7"))
     with pytest.raises(CheckpointError):
-        compare_strategies(dataclasses.replace(tiny, checkpoint=Path("absent.pth")))
+        compare_exports(**dict(tiny, checkpoint=Path("absent.pth")))
     assert not measured
 
 
 def test_what_is_asked_is_one_more_row(
-    tiny: ExportRequest, measured: list[dict[str, Any]], two: None
+    tiny: dict[str, Any], measured: list[dict[str, Any]], two: None
 ) -> None:
-    request = dataclasses.replace(tiny, soft_split="unfold,conv,auto", performer="plain")
-    *_, asked = compare_strategies(request).rows
+    request = dict(tiny, soft_split="unfold,conv,auto", performer="plain")
+    *_, asked = compare_exports(**request).rows
     assert asked.name == "unfold,conv,unfold, plain"
     assert not asked.default and asked.exported and len(asked.hazards) == 1
 
@@ -298,8 +297,8 @@ def test_query_groups_of_token_transformers(
     monkeypatch.setattr(_compare, "strategies_to_compare", groups)
     request = request_of(tmp_path, "transformer")
     # the form of a performer is no other combination here
-    request = dataclasses.replace(request, target=Target.TENSORRT, performer="plain")
-    comparison = compare_strategies(request)
+    request = dict(request, target=Target.TENSORRT, performer="plain")
+    comparison = compare_exports(**request)
     assert comparison.token_attention == "transformer"
     assert [(row.name, row.default) for row in comparison.rows] == [
         ("normalised,unfold,unfold, 2 query groups", True),
@@ -314,21 +313,19 @@ def test_query_groups_that_do_not_divide(
     tmp_path: Path, measured: list[dict[str, Any]], two: None
 ) -> None:
     request = request_of(tmp_path, "transformer")
-    assert request.config_file is not None
-    with request.config_file.open("a") as file:
+    assert request["config"] is not None
+    with request["config"].open("a") as file:
         file.write(ODD_GRIDS)
-    default, _ = compare_strategies(
-        dataclasses.replace(request, target=Target.TENSORRT, image_size=20)
-    ).rows
+    default, _ = compare_exports(**dict(request, target=Target.TENSORRT, image_size=20)).rows
     assert default.reason is not None
     assert "25 tokens do not divide into 2 groups of queries" in default.reason
 
 
 def test_bf16_is_evaluated_node_by_node(
-    tiny: ExportRequest, measured: list[dict[str, Any]], two: None
+    tiny: dict[str, Any], measured: list[dict[str, Any]], two: None
 ) -> None:
-    request = dataclasses.replace(tiny, precision=Precision.BF16)
-    default, folded = compare_strategies(request).rows
+    request = dict(tiny, precision=Precision.BF16)
+    default, folded = compare_exports(**request).rows
     assert default.rel_l2 is not None and 1e-4 < default.rel_l2 < 4e-2
     assert default.rel_l2_flat is not None and default.latency_ms is None
     assert default.reason is not None
@@ -339,7 +336,7 @@ def test_bf16_is_evaluated_node_by_node(
 
 
 def test_an_engine_that_is_refused(
-    tiny: ExportRequest,
+    tiny: dict[str, Any],
     measured: list[dict[str, Any]],
     two: None,
     monkeypatch: pytest.MonkeyPatch,
@@ -350,7 +347,7 @@ def test_an_engine_that_is_refused(
 
     monkeypatch.setattr(_compare, "is_installed", lambda module: module == "tensorrt_rtx")
     monkeypatch.setattr(_compare, "build_engine", refuse)
-    for row in compare_strategies(tiny).rows:
+    for row in compare_exports(**tiny).rows:
         assert row.engine is None and row.rel_l2 is not None
         assert row.reason == "no engine: too large; no latency: not today"
 
@@ -368,13 +365,13 @@ def exit_status(*words: object) -> int:
 
 @pytest.mark.slow
 def test_latencies_and_engines_for_real(
-    tiny: ExportRequest,
+    tiny: dict[str, Any],
     two: None,
     short_bench: None,
     empty_folders: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    assert exit_status("export", "--config", tiny.config_file, "--compare", "--json") == 0
+    assert exit_status("export", "--config", tiny["config"], "--compare", "--json") == 0
     default, folded = json.loads(capfd.readouterr().out)["rows"]
     for row in (default, folded):
         assert row["latency_ms"]["p50"] > 0 and len(row["latency_ms"]["samples"]) >= 15
@@ -395,12 +392,12 @@ def test_latencies_and_engines_for_real(
 
 
 def test_the_table(
-    tiny: ExportRequest,
+    tiny: dict[str, Any],
     measured: list[dict[str, Any]],
     two: None,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    assert exit_status("export", "--config", tiny.config_file, "--compare") == 0
+    assert exit_status("export", "--config", tiny["config"], "--compare") == 0
     done = capfd.readouterr()
     default, folded = (line for line in done.out.splitlines() if line.startswith("│"))
     assert [cell.strip() for cell in default.split("│")[1:4]] == [
@@ -415,7 +412,7 @@ def test_the_table(
 
 
 def test_where_none_can_be_exported(
-    tiny: ExportRequest,
+    tiny: dict[str, Any],
     measured: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -424,16 +421,16 @@ def test_where_none_can_be_exported(
     only: Callable[..., tuple[Strategies, ...]] = lambda default, performer: (conv,)  # noqa: E731
     monkeypatch.setattr(_compare, "strategies_to_compare", only)
     breaking(monkeypatch, ExportError("no"))
-    words = ("--config", tiny.config_file, "--soft-split", "conv", "--compare")
+    words = ("--config", tiny["config"], "--soft-split", "conv", "--compare")
     assert exit_status("export", *words) == 1
     assert "all: not exported: no" in capfd.readouterr().out
     assert not measured
 
 
 def test_an_output_is_refused(
-    tiny: ExportRequest, measured: list[dict[str, Any]], capfd: pytest.CaptureFixture[str]
+    tiny: dict[str, Any], measured: list[dict[str, Any]], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--config", tiny.config_file, "--compare", "-o", "x.onnx")
+    words = ("--config", tiny["config"], "--compare", "-o", "x.onnx")
     assert exit_status("export", *words) == 2
     assert "error: --compare writes no artifact and -o names x.onnx" in capfd.readouterr().err
     assert not list(Path.cwd().iterdir()) and not measured

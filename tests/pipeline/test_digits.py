@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,10 @@ from digits import Digits, digits_split
 from PIL import Image
 
 from t2t_deploy.commands import (
-    EvaluatedArtifact,
-    EvaluateRequest,
-    ExportRequest,
     evaluate_artifacts,
-    export_model,
+    export_onnx,
 )
+from t2t_deploy.commands._evaluate import EvaluatedArtifact
 from t2t_deploy.model import config_from_toml, load_checkpoint, reference_from_state_dict
 from t2t_deploy.pictures import labelled_set_from_folder
 from t2t_deploy.types import Precision, Status
@@ -43,14 +42,14 @@ def evaluate(tmp_path: Path, digit_pictures: Path) -> Evaluate:
         workspace = Workspace(tmp_path / "artifacts")
         paths = []
         for precision in precisions:
-            request = ExportRequest(
-                config_file=FOLDER / f"{kind}.toml",
-                checkpoint=FOLDER / f"{kind}.pth.tar",
-                precision=precision,
-            )
-            paths.append(export_model(workspace, request).path)
-        named = EvaluateRequest(images=digit_pictures / "test", artifacts=paths, batch=50)
-        return evaluate_artifacts(workspace, named).results
+            request: dict[str, Any] = {
+                "config": FOLDER / f"{kind}.toml",
+                "checkpoint": FOLDER / f"{kind}.pth.tar",
+                "precision": precision,
+            }
+            paths.append(export_onnx(**request, workspace=workspace).path)
+        named: dict[str, Any] = {"images": digit_pictures / "test", "artifacts": paths, "batch": 50}
+        return evaluate_artifacts(**named, workspace=workspace).results
 
     return run
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from t2t_deploy.commands import BuildRequest, ExportRequest, build_trt, export_model
+from t2t_deploy.commands import build_engine, export_onnx
 from t2t_deploy.types import Precision, ShapeProfile, Target
 from t2t_deploy.workspace import Workspace
 
@@ -15,14 +15,15 @@ pytest.importorskip("onnxruntime")
 
 def engine_of(folder: Path, variant: str, batch: int | None) -> dict[str, object]:
     workspace = Workspace(folder)
-    graph = export_model(
-        workspace,
-        ExportRequest(
-            variant=variant, precision=Precision.FP16, target=Target.TENSORRT, batch=batch
-        ),
+    graph = export_onnx(
+        variant=variant,
+        precision=Precision.FP16,
+        target=Target.TENSORRT,
+        batch=batch,
+        workspace=workspace,
     )
     profiles = () if batch else (ShapeProfile(1, 8, 32),)
-    built = build_trt(workspace, BuildRequest(graph.path, sm="86", profiles=profiles))
+    built = build_engine(artifact=graph.path, sm="86", profile=profiles, workspace=workspace)
     engine: dict[str, object] = built.require_manifest().details["engine"]
     return engine
 

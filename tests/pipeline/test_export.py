@@ -1,12 +1,13 @@
-"""`export_model` from Python: what it returns, and what it tells on the way."""
+"""`export_onnx` from Python: what it returns, and what it tells on the way."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from t2t_deploy.commands import ExportRequest, export_model
+from t2t_deploy.commands import export_onnx
 from t2t_deploy.errors import UsageError
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
@@ -35,10 +36,13 @@ def test_what_is_returned_and_told(tmp_path: Path) -> None:
     config = tmp_path / "größe klein.toml"
     config.write_text(TINY)
     told = Told()
-    request = ExportRequest(
-        config_file=config, num_classes=3, image_size=48, precision=Precision.FP16
-    )
-    artifact = export_model(Workspace(tmp_path / "ws"), request, told)
+    request: dict[str, Any] = {
+        "config": config,
+        "num_classes": 3,
+        "image_size": 48,
+        "precision": Precision.FP16,
+    }
+    artifact = export_onnx(**request, workspace=Workspace(tmp_path / "ws"), progress=told)
     manifest = artifact.require_manifest()
     assert artifact.path.name.startswith("größe_klein-48-fp16-portable-")
     assert (manifest.config["num_classes"], manifest.config["image_size"]) == (3, 48)
@@ -58,15 +62,17 @@ def test_what_is_returned_and_told(tmp_path: Path) -> None:
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     config = tmp_path / "tiny.toml"
     config.write_text(TINY)
-    request = ExportRequest(config_file=config, batch=1, target=Target.TENSORRT)
-    one, two = (export_model(Workspace(tmp_path / name), request) for name in ("one", "two"))
+    request: dict[str, Any] = {"config": config, "batch": 1, "target": Target.TENSORRT}
+    one, two = (
+        export_onnx(**request, workspace=Workspace(tmp_path / name)) for name in ("one", "two")
+    )
     assert one.require_manifest().sha256 == two.require_manifest().sha256
 
 
 def test_contradictions(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "ws")
     with pytest.raises(UsageError, match="--variant and --config both describe the model"):
-        export_model(workspace, ExportRequest(variant="7", config_file=tmp_path / "x.toml"))
+        export_onnx(variant="7", config=tmp_path / "x.toml", workspace=workspace)
     with pytest.raises(UsageError, match="nothing says which model to export"):
-        export_model(workspace, ExportRequest())
+        export_onnx(workspace=workspace)
     assert not workspace.root.exists()

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy._progress import Progress
-from t2t_deploy.commands import BuildRequest, build_trt
+from t2t_deploy.commands import build_engine
 from t2t_deploy.engine._foreign import check_foreign
 from t2t_deploy.errors import EngineError
 from t2t_deploy.workspace import Workspace
@@ -91,4 +91,4 @@ def test_build_trt_asks(tmp_path: Path) -> None:
     path = tmp_path / "other.onnx"
     onnx.save(quantised(None), path)
     with pytest.raises(EngineError, match="unsigned codes"):
-        build_trt(Workspace(tmp_path / "artifacts"), BuildRequest(artifact=path, sm="86"))
+        build_engine(artifact=path, sm="86", workspace=Workspace(tmp_path / "artifacts"))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
-from t2t_deploy.commands import ExportRequest, export_model, quantize_artifact
+from t2t_deploy.commands import export_onnx, quantize_onnx
 from t2t_deploy.commands._locate import locate_file
 from t2t_deploy.types import Status
 from t2t_deploy.verify import Located
@@ -73,14 +72,12 @@ def test_eight_bits(kind: str, forms: list[str], tmp_path: Path, digit_pictures:
         exported(tmp_path / "wrong", kind, wrong=True),
     )
     for form in forms:
-        request = dataclasses.replace(
-            EIGHT_BITS[form], images=digit_pictures / "calibration", measure_speed=False
-        )
-        made = quantize_artifact(right, request)
+        request = dict(EIGHT_BITS[form], images=digit_pictures / "calibration", speed=False)
+        made = quantize_onnx(**request, workspace=right)
         found = located(made, right)
         tell(f"{kind} {form}", found)
         assert found.status is Status.PASSED, found.reason
-        other = quantize_artifact(wrong, request)
+        other = quantize_onnx(**request, workspace=wrong)
         # held against the weights that it should have been made of
         stored = right.weights(made.require_manifest())
         found = locate_file(other.path, other.require_manifest(), stored)
@@ -104,7 +101,7 @@ LAYERS = {"se": 46, "ghost": 44, "dense": 48}
 
 @pytest.mark.parametrize("kind", OTHER_BACKBONES)
 def test_small_ones_of_other_backbones(kind: str, tmp_path: Path) -> None:
-    workspace = tiny_exports(tmp_path, ExportRequest(), model=OTHER_BACKBONES[kind])
+    workspace = tiny_exports(tmp_path, {}, model=OTHER_BACKBONES[kind])
     (artifact,) = workspace.artifacts("onnx")
     found = located(artifact, workspace)
     tell(kind, found)
@@ -116,7 +113,7 @@ def test_small_ones_of_other_backbones(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("variant", ["14_se", "16_ghost", "dense", "19", "24"])
 def test_full_size(variant: str, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "artifacts")
-    artifact = export_model(workspace, ExportRequest(variant=variant))
+    artifact = export_onnx(variant=variant, workspace=workspace)
     found = located(artifact, workspace)
     tell(variant, found)
     assert found.status is Status.PASSED, found.reason

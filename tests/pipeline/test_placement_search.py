@@ -29,7 +29,7 @@ from t2t_deploy.calibration import (
     FormRule,
     Placement,
 )
-from t2t_deploy.commands import ExportRequest, QuantizationMode, QuantizeRequest, quantize_artifact
+from t2t_deploy.commands import QuantizationMode, quantize_onnx
 from t2t_deploy.commands._placement_search import (
     BATCHES,
     KINDS,
@@ -40,7 +40,7 @@ from t2t_deploy.commands._placement_search import (
     search_placement,
 )
 from t2t_deploy.commands._quantize_inputs import QuantizationInputs, quantization_inputs
-from t2t_deploy.commands._quantize_plan import AUTO, plan_quantization
+from t2t_deploy.commands._quantize_plan import AUTO, QuantizationPlan, plan_quantization
 from t2t_deploy.errors import UsageError
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
@@ -293,24 +293,32 @@ def test_every_kind_is_a_kind_of_layers_that_the_policy_quantises() -> None:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return tiny_exports(tmp_path_factory.mktemp("free"), ExportRequest())
+    return tiny_exports(tmp_path_factory.mktemp("free"), {})
 
 
 @pytest.fixture(scope="module")
 def exported_for_three(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return tiny_exports(tmp_path_factory.mktemp("three"), ExportRequest(batch=3))
+    return tiny_exports(tmp_path_factory.mktemp("three"), {"batch": 3})
 
 
-def request_of(pictures: Path, **changes: Any) -> QuantizeRequest:
-    request = QuantizeRequest(
-        target=Target.TENSORRT, images=pictures / "calibration", count=8, measure_speed=False
-    )
-    return dataclasses.replace(request, **changes)
+def request_of(pictures: Path, **changes: Any) -> dict[str, Any]:
+    request: dict[str, Any] = {
+        "target": Target.TENSORRT,
+        "images": pictures / "calibration",
+        "count": 8,
+        "speed": False,
+    }
+    return dict(request, **changes)
 
 
 def inputs_of(workspace: Workspace, pictures: Path, **changes: Any) -> QuantizationInputs:
+    return quantization_inputs(workspace, plan_of(workspace, pictures, **changes))
+
+
+def plan_of(workspace: Workspace, pictures: Path, **changes: Any) -> QuantizationPlan:
     request = request_of(pictures, **changes)
-    return quantization_inputs(workspace, plan_quantization(workspace, request), request)
+    del request["speed"]
+    return plan_quantization(workspace, precision=request.pop("type", Precision.INT8), **request)
 
 
 class Builder:
@@ -387,8 +395,9 @@ def test_what_was_found_is_what_is_made(
 
     Builder(monkeypatch, cost)
     workspace = exported_for_three if fixed else exported
-    made = quantize_artifact(
-        workspace, request_of(digit_pictures, placement=AUTO, output=tmp_path / "auto.onnx")
+    made = quantize_onnx(
+        **request_of(digit_pictures, placement=AUTO, output=tmp_path / "auto.onnx"),
+        workspace=workspace,
     )
     details = made.require_manifest().details
     assert details["quantization"]["placement"] == AUTO
@@ -419,11 +428,9 @@ def test_a_search_with_the_builder(
     exported: Workspace, digit_pictures: Path, precision: Precision, tmp_path: Path
 ) -> None:
     """The engine of what was found moves no more than that of the default, and is one of 8 bits."""
-    made = quantize_artifact(
-        exported,
-        request_of(
-            digit_pictures, placement=AUTO, precision=precision, output=tmp_path / "auto.onnx"
-        ),
+    made = quantize_onnx(
+        **request_of(digit_pictures, placement=AUTO, type=precision, output=tmp_path / "auto.onnx"),
+        workspace=exported,
     )
     search = made.require_manifest().details["placement_search"]
     first, *others = search["candidates"]
@@ -469,8 +476,8 @@ def test_placements_by_name(
     precision: Precision,
     wanted: Placement,
 ) -> None:
-    request = request_of(digit_pictures, placement=asked, precision=precision)
-    assert plan_quantization(exported, request).placement is wanted
+    plan = plan_of(exported, digit_pictures, placement=asked, type=precision)
+    assert plan.placement is wanted
 
 
 @pytest.mark.parametrize(
@@ -485,11 +492,11 @@ def test_placements_by_name(
 def test_scales_stand_in_the_operators_for_other_runtimes(
     exported: Workspace, digit_pictures: Path, changes: dict[str, Any]
 ) -> None:
-    plan = plan_quantization(exported, request_of(digit_pictures, **changes))
+    plan = plan_of(exported, digit_pictures, **changes)
     assert plan.placement is IN_OPERATOR
-    told = "--placement compact is for engines; expected --target tensorrt and --base fp16"
+    told = "placement compact is for engines; expected target tensorrt and base fp16"
     with pytest.raises(UsageError, match=told):
-        plan_quantization(exported, request_of(digit_pictures, placement="compact", **changes))
+        plan_of(exported, digit_pictures, placement="compact", **changes)
 
 
 @pytest.mark.parametrize("mode", QuantizationMode)
@@ -502,12 +509,12 @@ def test_queries_and_keys_are_made_alike_for_engines_alone(
     tmp_path: Path,
 ) -> None:
     if mode is QuantizationMode.DYNAMIC and target is Target.TENSORRT:
-        request = request_of(digit_pictures, precision=Precision.INT8_WEIGHTS, images=None)
+        request = request_of(digit_pictures, type=Precision.INT8_WEIGHTS, images=None)
     elif mode is QuantizationMode.DYNAMIC:
         request = request_of(digit_pictures, target=target, mode=mode, images=None)
     else:
         request = request_of(digit_pictures, target=target)
-    made = quantize_artifact(exported, dataclasses.replace(request, output=tmp_path / "q.onnx"))
+    made = quantize_onnx(**dict(request, output=tmp_path / "q.onnx"), workspace=exported)
     equalised = made.require_manifest().details["quantization"]["equalised"]
     factors = [pair["factor"] for pair in equalised if pair["factor"] is not None]
     assert equalised and bool(factors) is (target is Target.TENSORRT)
@@ -520,9 +527,7 @@ def test_weights_alone_are_not_searched(
 ) -> None:
     told = rf"^{precision.value} has no placement '{asked}'; expected one of balanced, compact$"
     with pytest.raises(UsageError, match=told):
-        plan_quantization(
-            exported, request_of(digit_pictures, placement=asked, precision=precision)
-        )
+        plan_of(exported, digit_pictures, placement=asked, type=precision)
 
 
 def test_a_placement_that_a_type_lacks_is_refused(
@@ -530,7 +535,4 @@ def test_a_placement_that_a_type_lacks_is_refused(
 ) -> None:
     told = r"^fp8 has no placement 'accurate'; expected one of auto, balanced, compact$"
     with pytest.raises(UsageError, match=told):
-        plan_quantization(
-            exported,
-            request_of(digit_pictures, placement="accurate", precision=Precision.FP8),
-        )
+        plan_of(exported, digit_pictures, placement="accurate", type=Precision.FP8)

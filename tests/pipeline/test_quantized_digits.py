@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from t2t_deploy.commands import (
-    EvaluatedArtifact,
-    EvaluateRequest,
-    QuantizeRequest,
     evaluate_artifacts,
-    quantize_artifact,
+    quantize_onnx,
 )
+from t2t_deploy.commands._evaluate import EvaluatedArtifact
 from t2t_deploy.errors import CalibrationError
 from t2t_deploy.types import Status, Target
 from t2t_deploy.workspace import Workspace
@@ -31,8 +29,8 @@ RUINED = 30
 # every way to 8 bits, and the naive one
 FORMS = {
     **EIGHT_BITS,
-    "compact": QuantizeRequest(target=Target.TENSORRT, placement="compact"),
-    "naive static": QuantizeRequest(target=Target.CPU, equalise=False),
+    "compact": {"target": Target.TENSORRT, "placement": "compact"},
+    "naive static": {"target": Target.CPU, "equalise": False},
 }
 
 Quantized = Callable[..., dict[str, EvaluatedArtifact]]
@@ -47,14 +45,17 @@ def quantized(tmp_path: Path, digit_pictures: Path) -> Quantized:
         export_weights(workspace, kind, trained_weights(kind, factor))
         paths = []
         for form in forms:
-            request = dataclasses.replace(
-                FORMS[form], images=digit_pictures / "calibration", measure_speed=False
-            )
-            paths.append(quantize_artifact(workspace, request).path)
-        named = EvaluateRequest(
-            images=digit_pictures / "test", artifacts=paths, batch=50, force=True
+            request = dict(FORMS[form], images=digit_pictures / "calibration", speed=False)
+            paths.append(quantize_onnx(**request, workspace=workspace).path)
+        named: dict[str, Any] = {
+            "images": digit_pictures / "test",
+            "artifacts": paths,
+            "batch": 50,
+            "force": True,
+        }
+        found: dict[str, Any] = dict(
+            zip(forms, evaluate_artifacts(**named, workspace=workspace).results, strict=True)
         )
-        found = dict(zip(forms, evaluate_artifacts(workspace, named).results, strict=True))
         for form, result in found.items():
             accuracy = result.accuracy
             assert accuracy is not None and accuracy.agreement is not None
@@ -129,12 +130,12 @@ def test_pictures_it_was_calibrated_on_are_refused(tmp_path: Path, digit_picture
     workspace = Workspace(tmp_path / "artifacts")
     export_weights(workspace, "performer", trained_weights("performer"))
     calibration = digit_pictures / "calibration"
-    request = QuantizeRequest(images=calibration, count=20, measure_speed=False)
-    made = quantize_artifact(workspace, request)
-    named = EvaluateRequest(images=calibration, artifacts=[made.path])
+    request: dict[str, Any] = {"images": calibration, "count": 20, "speed": False}
+    made = quantize_onnx(**request, workspace=workspace)
+    named: dict[str, Any] = {"images": calibration, "artifacts": [made.path]}
     with pytest.raises(CalibrationError, match=r"20 of 100 pictures, .* was calibrated on"):
-        evaluate_artifacts(workspace, named)
-    everything = evaluate_artifacts(workspace, EvaluateRequest(images=calibration))
+        evaluate_artifacts(**named, workspace=workspace)
+    everything = evaluate_artifacts(images=calibration, workspace=workspace)
     (reason,) = (r.reason for r in everything.results if r.artifact.path == made.path)
     assert reason is not None and "calibrated on; expected none" in reason
     assert [r.status for r in everything.results] == [Status.PASSED, Status.NOT_RUN]

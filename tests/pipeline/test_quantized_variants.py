@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,11 @@ import pytest
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.commands import (
-    BuildRequest,
-    ExportRequest,
     QuantizationMode,
-    QuantizeRequest,
-    build_trt,
-    export_model,
-    quantize_artifact,
+    export_onnx,
+    quantize_onnx,
 )
+from t2t_deploy.commands import build_engine as build_artifact
 from t2t_deploy.engine import BuildOptions, build_engine, parse_sm
 from t2t_deploy.model import config_for_variant, random_state_dict, save_weights
 from t2t_deploy.runtime import SessionRequest, open_session
@@ -56,7 +52,7 @@ def exported(workspace: Workspace, variant: str, factor: float) -> Artifact:
         weights = random_state_dict(config_for_variant(variant))
         checkpoint = workspace.root.parent / "outliers.safetensors"
         save_weights(with_outliers(weights, factor).state_dict, checkpoint)
-    return export_model(workspace, ExportRequest(variant=variant, checkpoint=checkpoint))
+    return export_onnx(variant=variant, checkpoint=checkpoint, workspace=workspace)
 
 
 def errors(workspace: Workspace, artifact: Artifact) -> dict[str, np.ndarray]:
@@ -84,20 +80,20 @@ def errors(workspace: Workspace, artifact: Artifact) -> dict[str, np.ndarray]:
 def test_error_of_the_logits(tmp_path: Path, crops: Path, variant: str, factor: float) -> None:
     workspace = Workspace(tmp_path / "artifacts")
     source = exported(workspace, variant, factor).path
-    request = QuantizeRequest(artifact=source, images=crops, measure_speed=False)
-    engines = dataclasses.replace(request, target=Target.TENSORRT)
+    request: dict[str, Any] = {"artifact": source, "images": crops, "speed": False}
+    engines = dict(request, target=Target.TENSORRT)
     forms = {
-        "static cpu": (STATIC, dataclasses.replace(request, target=Target.CPU)),
-        "dynamic": (DYNAMIC, dataclasses.replace(request, mode=QuantizationMode.DYNAMIC)),
+        "static cpu": (STATIC, dict(request, target=Target.CPU)),
+        "dynamic": (DYNAMIC, dict(request, mode=QuantizationMode.DYNAMIC)),
         **{
-            f"static tensorrt {name}": (STATIC, dataclasses.replace(engines, placement=name))
+            f"static tensorrt {name}": (STATIC, dict(engines, placement=name))
             for name in ("balanced", "compact", "accurate")
         },
     }
     if factor == 1 and variant in FP8:
-        forms["fp8"] = (FP8[variant], dataclasses.replace(engines, precision=Precision.FP8))
+        forms["fp8"] = (FP8[variant], dict(engines, type=Precision.FP8))
     for form, (limit, asked) in forms.items():
-        for name, found in errors(workspace, quantize_artifact(workspace, asked)).items():
+        for name, found in errors(workspace, quantize_onnx(**asked, workspace=workspace)).items():
             figures = f"{variant} x{factor} {form} {name}"
             print(f"{figures}: mean {found.mean():.4f}, worst {found.max():.4f}")
             assert found.max() <= limit, figures
@@ -155,14 +151,14 @@ def test_no_sum_of_codes_leaves_in_half(
         exported(workspace, model, 1)
         images = crops
     for placement in ("balanced", "compact"):
-        asked = QuantizeRequest(
-            precision=precision,
-            target=Target.TENSORRT,
-            images=images,
-            placement=placement,
-            measure_speed=False,
-        )
-        made = quantize_artifact(workspace, asked)
+        asked: dict[str, Any] = {
+            "type": precision,
+            "target": Target.TENSORRT,
+            "images": images,
+            "placement": placement,
+            "speed": False,
+        }
+        made = quantize_onnx(**asked, workspace=workspace)
         layers = made.require_manifest().details["quantization"]["layers"]
         bounds = [layer["half_bound"] for layer in layers if layer["half_bound"] is not None]
         assert bounds and max(bounds) < HALF_MAX
@@ -186,9 +182,8 @@ def test_no_sum_of_codes_leaves_in_half(
 def test_traffic(workspace: Workspace, crops: Path, variant: str) -> None:
     """Bytes moved and weights, of fp16 and of each placement: fewer in 8 bits at both batches."""
     source = exported(workspace, variant, 1)
-    half = export_model(
-        workspace,
-        ExportRequest(variant=variant, precision=Precision.FP16, target=Target.TENSORRT),
+    half = export_onnx(
+        variant=variant, precision=Precision.FP16, target=Target.TENSORRT, workspace=workspace
     )
     graphs = {"fp16": (half, "86")}
     for precision, sm, placements in (
@@ -198,15 +193,15 @@ def test_traffic(workspace: Workspace, crops: Path, variant: str) -> None:
         (Precision.FP8_WEIGHTS, "89", ("balanced", "compact")),
     ):
         for placement in placements:
-            asked = QuantizeRequest(
-                artifact=source.path,
-                precision=precision,
-                target=Target.TENSORRT,
-                images=crops,
-                placement=placement,
-                measure_speed=False,
-            )
-            made = quantize_artifact(workspace, asked)
+            asked: dict[str, Any] = {
+                "artifact": source.path,
+                "type": precision,
+                "target": Target.TENSORRT,
+                "images": crops,
+                "placement": placement,
+                "speed": False,
+            }
+            made = quantize_onnx(**asked, workspace=workspace)
             graphs[f"{precision.value} {placement}"] = (made, sm)
     totals: dict[str, list[int]] = {}
     for name, (made, sm) in graphs.items():
@@ -234,13 +229,13 @@ def built(
     workspace: Workspace, variant: str, precision: Precision, sm: str, crops: Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Figures and attestation of an engine, made from the newest export with pictures."""
-    request = BuildRequest(
-        precision=precision,
-        images=crops,
-        sm=sm,
-        profiles=(ShapeProfile(1, 1, 8),),
-    )
-    details = build_trt(workspace, request).require_manifest().details
+    request: dict[str, Any] = {
+        "precision": precision,
+        "images": crops,
+        "sm": sm,
+        "profile": (ShapeProfile(1, 1, 8),),
+    }
+    details = build_artifact(**request, workspace=workspace).require_manifest().details
     engine, attestation = details["engine"], details["attestation"]
     print(
         f"{variant} {precision.value} SM {sm}: {engine['kernels']} kernels, "

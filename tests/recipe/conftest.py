@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_deploy.recipe import RecipeRun, load_recipe, run_recipe
+from t2t_deploy.recipe import RecipeRun, follow_recipe, load_recipe
 from t2t_deploy.workspace import Workspace
 
 from ..small import TINY_FOR_8_BITS
@@ -55,7 +55,7 @@ def write_picture(path: Path, seed: int) -> Path:
 def followed(folder: Path, name: str = "recipe.toml") -> RecipeRun:
     recipe = load_recipe(folder / name)
     assert recipe.workspace is not None
-    return run_recipe(Workspace(recipe.workspace), recipe)
+    return follow_recipe(Workspace(recipe.workspace), recipe)
 
 
 def statuses(done: RecipeRun) -> dict[str, str]:

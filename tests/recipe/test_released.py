@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from t2t_deploy.model import VARIANTS, config_for_variant, random_state_dict
-from t2t_deploy.recipe import Recipe, load_recipe, plan_steps, run_recipe
+from t2t_deploy.recipe import follow_recipe, load_recipe, plan_steps
+from t2t_deploy.recipe._recipe import Recipe
 from t2t_deploy.workspace import Workspace
 
 RECIPES = sorted((Path(__file__).parents[2] / "docs" / "recipes").glob("*.toml"))
@@ -45,9 +46,9 @@ def test_each_released_checkpoint_has_one() -> None:
 def test_it_expects_what_the_variant_table_says(path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(path)
     variant, size = RELEASED[path.stem]
-    request, expected = recipe.exports[0].request, recipe.expected
-    assert request.variant == variant
-    assert request.checkpoint == path.parent / f"{path.stem}.pth.tar"
+    given, expected = recipe.exports[0].given, recipe.expected
+    assert given["variant"] == variant
+    assert given["checkpoint"] == path.parent / f"{path.stem}.pth.tar"
     assert expected is not None and (expected.classes, expected.image_size) == (1000, size)
     known = VARIANTS[variant]
     if path.stem in NOTES:
@@ -73,11 +74,11 @@ def test_it_expects_what_the_variant_table_says(path: Path, tmp_path: Path) -> N
 
 def file_of_that_shape(recipe: Recipe, folder: Path, size: int) -> Path:
     """The recipe beside a file of the released layout, with random weights."""
-    request = recipe.exports[0].request
-    config = config_for_variant(str(request.variant)).with_(image_size=size)
+    given = recipe.exports[0].given
+    config = config_for_variant(given["variant"]).with_(image_size=size)
     content = {"epoch": 300, "state_dict_ema": random_state_dict(config, 0)}
-    torch.save(content, folder / request.checkpoint.name)
-    copy = folder / recipe.file.name
+    torch.save(content, folder / given["checkpoint"].name)
+    copy: Path = folder / recipe.file.name
     text = recipe.file.read_text()
     # the model and its exports: the rest is tested on a tiny one
     copy.write_text(text[: text.index("# Pictures to take INT8")])
@@ -89,7 +90,7 @@ def file_of_that_shape(recipe: Recipe, folder: Path, size: int) -> Path:
 def test_a_file_of_that_shape_goes_through(name: str, tmp_path: Path) -> None:
     (path,) = [path for path in RECIPES if path.stem == name]
     copy = file_of_that_shape(load_recipe(path), tmp_path, RELEASED[name][1])
-    done = run_recipe(Workspace(tmp_path / "artifacts"), load_recipe(copy))
+    done = follow_recipe(Workspace(tmp_path / "artifacts"), load_recipe(copy))
     assert [(step.step, step.status.value) for step in done.steps] == [
         ("model", "done"),
         ("export float", "done"),
@@ -105,10 +106,10 @@ def test_a_file_of_that_shape_goes_through(name: str, tmp_path: Path) -> None:
 def test_another_file_under_that_name_stops_everything(tmp_path: Path) -> None:
     (path,) = [path for path in RECIPES if path.stem == "83.3_T2T_ViT_14"]
     copy = file_of_that_shape(load_recipe(path), tmp_path, 224)
-    done = run_recipe(Workspace(tmp_path / "artifacts"), load_recipe(copy))
+    done = follow_recipe(Workspace(tmp_path / "artifacts"), load_recipe(copy))
     assert [step.status.value for step in done.steps] == ["failed", "not_run", "not_run"]
     assert done.steps[0].reason == (
-        "image-size of 83.3_T2T_ViT_14.pth.tar is 224; the recipe expects 384: it is another file "
-        "than the recipe is about, or mend [expected]"
+        "image-size of 83.3_T2T_ViT_14.pth.tar is 224; the recipe expects 384: use the file that "
+        "the recipe is about, or correct [expected]"
     )
     assert done.exit_status == 1 and not (tmp_path / "artifacts").exists()

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from t2t_deploy.commands import BenchOutputs
 from t2t_deploy.errors import RecipeError
 from t2t_deploy.model import VARIANTS
 from t2t_deploy.recipe import example_recipe, load_recipe, plan_steps, write_example
-from t2t_deploy.recipe._schema import TABLES
-from t2t_deploy.types import Precision, Target
+from t2t_deploy.recipe._tables import TABLES
+from t2t_deploy.types import Precision
 
 MODEL = '[model]\nvariant = "7"\n'
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
@@ -151,22 +150,22 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     recipe = load_recipe(write(folder, text))
     assert recipe.workspace == folder / "w"
     (export,), (package,) = recipe.exports, recipe.packages
-    assert export.request.checkpoint == folder / "c.pth"
-    assert export.request.output == folder / "o" / "x.onnx"
-    assert recipe.calibration is not None and recipe.calibration.images == folder / "t"
-    assert recipe.evaluate is not None and recipe.evaluate.images == Path("/v")
-    assert recipe.evaluate.confusion == folder / "c.png"
-    assert recipe.outputs == BenchOutputs(page=folder / "r.html")
-    assert package.request.repository == folder / "m" and package.request.labels == folder / "l.txt"
+    assert export.given["checkpoint"] == folder / "c.pth"
+    assert export.given["output"] == folder / "o" / "x.onnx"
+    assert recipe.calibration is not None and recipe.calibration.given["images"] == folder / "t"
+    assert recipe.evaluate is not None and recipe.evaluate.given["images"] == Path("/v")
+    assert recipe.evaluate.given["confusion"] == folder / "c.png"
+    assert recipe.bench is not None and recipe.bench.given == {"report": folder / "r.html"}
+    assert package.given["triton"] == folder / "m" and package.given["labels"] == folder / "l.txt"
 
 
 def test_defaults_are_those_of_the_commands(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, MODEL + "[build-trt]\nprecision = 'fp16'\n[bench]\n"))
     (export,), (build,) = recipe.exports, recipe.builds
-    assert export.name == "fp32" and export.request.precision is Precision.FP32
-    assert export.request.target is Target.PORTABLE and export.request.batch is None
-    assert build.name == "engine-fp16" and build.source == "fp32" and build.request.profiles == ()
-    assert recipe.bench is not None and recipe.bench.batches == (1,) and recipe.bench.rounds == 7
+    assert export.name == "fp32" and export.given == {"variant": "7"}
+    assert build.name == "engine-fp16" and build.source == "fp32"
+    assert build.given == {"precision": Precision.FP16}
+    assert recipe.bench is not None and recipe.bench.given == {}
     assert [step.label for step in plan_steps(recipe)] == [
         *("export fp32", "build-trt engine-fp16", "bench")
     ]

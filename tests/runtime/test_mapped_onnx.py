@@ -156,11 +156,11 @@ def test_flipped_bytes_end_in_an_answer_or_in_a_refusal(file: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_memory_of_a_session_of_variant_14(tmp_path: Path) -> None:
     """At most 1.45 times the weights, after the imports, batch 1, float32."""
-    from t2t_deploy.commands import ExportRequest, export_model
+    from t2t_deploy.commands import export_onnx
     from t2t_deploy.types import Target
     from t2t_deploy.workspace import Workspace
 
-    artifact = export_model(Workspace(tmp_path), ExportRequest(variant="14", target=Target.CPU))
+    artifact = export_onnx(variant="14", target=Target.CPU, workspace=Workspace(tmp_path))
     script = """
 import sys
 from pathlib import Path

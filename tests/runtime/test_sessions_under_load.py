@@ -19,7 +19,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 import t2t_deploy
 from t2t_deploy._optional import is_installed
-from t2t_deploy.commands import ExportRequest
 from t2t_deploy.errors import BackendError
 from t2t_deploy.graph._mapped import mappable_model
 from t2t_deploy.runtime import Session, SessionRequest, open_session
@@ -71,7 +70,7 @@ def int8_model(path: Path) -> Path:
 def requests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, SessionRequest]:
     """How to open each kind of session: the tiny model's, and an int8 graph's."""
     folder = tmp_path_factory.mktemp("sessions")
-    workspace = tiny_exports(folder, ExportRequest())
+    workspace = tiny_exports(folder, {})
     (made,) = workspace.artifacts("onnx")
     manifest = made.require_manifest()
     int8 = int8_model(folder / "int8.onnx")

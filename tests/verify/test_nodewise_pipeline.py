@@ -17,7 +17,7 @@ from PIL import Image
 
 from t2t_deploy._files import file_sha256
 from t2t_deploy.cli import main
-from t2t_deploy.commands import ExportRequest, verify_artifacts
+from t2t_deploy.commands import verify_artifacts
 from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import ArtifactError, MissingDependencyError, UsageError
 from t2t_deploy.types import Precision, Status
@@ -34,8 +34,8 @@ Result = dict[str, Any]
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with one model in each precision; fp32 with a dynamic batch."""
     folder = tmp_path_factory.mktemp("exported")
-    typed = (ExportRequest(precision=p, batch=1) for p in (Precision.FP16, Precision.BF16))
-    return tiny_exports(folder, ExportRequest(), *typed).root
+    typed = ({"precision": p, "batch": 1} for p in (Precision.FP16, Precision.BF16))
+    return tiny_exports(folder, {}, *typed).root
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_wrong_bf16_file_fails(root: Path) -> None:
         numpy_helper.from_array((values.astype(np.float32) + 1).astype(values.dtype), scale.name)
     )
     change(path, model)
-    (result,) = verify_artifacts(Workspace(root), [path])
+    (result,) = verify_artifacts([path], workspace=Workspace(root))
     assert result.verification.status is Status.FAILED and result.failed
     reason = str(result.verification.reason)
     assert reason.startswith("relative error ") and "; evaluated node by node on 3" in reason
@@ -136,7 +136,7 @@ def test_a_wrong_bf16_file_fails(root: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_exports_pass_node_by_node(root: Path, precision: str) -> None:
     path = file_of(root, precision)
-    (result,) = verify_artifacts(Workspace(root), [path], nodewise=True)
+    (result,) = verify_artifacts([path], workspace=Workspace(root), nodewise=True)
     found = result.nodewise
     assert found is not None and found.status is Status.PASSED, found and found.reason
     names = list(found.logits.pictures)
@@ -157,9 +157,9 @@ def test_exports_pass_node_by_node(root: Path, precision: str) -> None:
 
 def test_what_a_runtime_hides_fails_and_is_refused_from_then_on(overflowing: Path) -> None:
     workspace = Workspace(overflowing.parents[1])
-    (plain,) = verify_artifacts(workspace, [overflowing])
+    (plain,) = verify_artifacts([overflowing], workspace=workspace)
     assert plain.verification.status is Status.PASSED and not plain.failed
-    (result,) = verify_artifacts(workspace, [overflowing], nodewise=True)
+    (result,) = verify_artifacts([overflowing], workspace=workspace, nodewise=True)
     assert result.verification.status is Status.PASSED
     found = result.nodewise
     assert found is not None and found.status is Status.FAILED and result.failed
@@ -168,7 +168,7 @@ def test_what_a_runtime_hides_fails_and_is_refused_from_then_on(overflowing: Pat
     with pytest.raises(ArtifactError, match=r"failed its check \(Mul overflows first in up_twice"):
         workspace.open(overflowing)
     # a runtime that hides it does not clear it
-    verify_artifacts(workspace, [overflowing])
+    verify_artifacts([overflowing], workspace=workspace)
     with pytest.raises(ArtifactError, match="failed its check"):
         workspace.open(overflowing)
 
@@ -179,7 +179,7 @@ def test_own_pictures_leave_the_manifest_alone(root: Path, tmp_path: Path) -> No
         Image.fromarray(pixels).save(tmp_path / f"{index}.png")
     path = file_of(root, "fp16")
     before = manifest_of(path)
-    (result,) = verify_artifacts(Workspace(root), [path], tmp_path, nodewise=True)
+    (result,) = verify_artifacts([path], workspace=Workspace(root), images=tmp_path, nodewise=True)
     assert result.nodewise is not None
     assert list(result.nodewise.logits.pictures) == ["0.png", "1.png", "2.png"]
     assert manifest_of(path) == before
@@ -194,10 +194,10 @@ def test_a_graph_it_cannot_take(root: Path) -> None:
         model.graph.node.append(helper.make_node("Cast", [a], [b], to=to))
     change(path, model)
     with pytest.raises(ArtifactError, match="tensor 'wide', a result of Cast, has type DOUBLE"):
-        verify_artifacts(Workspace(root), [path], nodewise=True)
+        verify_artifacts([path], workspace=Workspace(root), nodewise=True)
     for other in (file_of(root, "bf16"), manifest_path_for(file_of(root, "bf16"))):
         other.unlink()
-    found = verify_artifacts(Workspace(root), [], nodewise=True)
+    found = verify_artifacts([], workspace=Workspace(root), nodewise=True)
     statuses = [result.nodewise.status for result in found if result.nodewise is not None]
     assert statuses == [Status.NOT_RUN, Status.PASSED]
 
@@ -214,7 +214,7 @@ def matplotlib(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("matplotlib")
 def test_the_picture_goes_to_the_logs(overflowing: Path) -> None:
     root = overflowing.parents[1]
-    (result,) = verify_artifacts(Workspace(root), [overflowing], nodewise=True)
+    (result,) = verify_artifacts([overflowing], workspace=Workspace(root), nodewise=True)
     assert result.plot == root / "logs" / f"{overflowing.stem}.nodewise.png"
     with Image.open(result.plot) as picture:
         assert (picture.format, picture.size) == ("PNG", (1320, 825))
@@ -225,22 +225,26 @@ def test_the_picture_goes_to_the_logs(overflowing: Path) -> None:
 def test_the_picture_goes_where_it_is_asked_for(root: Path, tmp_path: Path) -> None:
     target = tmp_path / "new" / "growth.png"
     path = file_of(root, "bf16")
-    (result,) = verify_artifacts(Workspace(root), [path], nodewise=True, plot=target)
+    (result,) = verify_artifacts([path], workspace=Workspace(root), nodewise=True, plot=target)
     assert result.plot == target and target.read_bytes().startswith(b"\x89PNG")
     first = target.read_bytes()
-    verify_artifacts(Workspace(root), [path], nodewise=True, plot=target)
+    verify_artifacts([path], workspace=Workspace(root), nodewise=True, plot=target)
     assert target.read_bytes() == first
 
 
 def test_pictures_that_cannot_be_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = Workspace(root)
     with pytest.raises(UsageError, match=r"--plot is a\.svg; expected a file that ends in \.png"):
-        verify_artifacts(workspace, [file_of(root, "fp16")], nodewise=True, plot=Path("a.svg"))
+        verify_artifacts(
+            [file_of(root, "fp16")], workspace=workspace, nodewise=True, plot=Path("a.svg")
+        )
     with pytest.raises(UsageError, match="names one picture and 3 artifacts are verified"):
-        verify_artifacts(workspace, [], nodewise=True, plot=Path("a.png"))
+        verify_artifacts([], workspace=workspace, nodewise=True, plot=Path("a.png"))
     monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 't2t-deploy\[plot\]'"):
-        verify_artifacts(workspace, [file_of(root, "fp16")], nodewise=True, plot=Path("a.png"))
+        verify_artifacts(
+            [file_of(root, "fp16")], workspace=workspace, nodewise=True, plot=Path("a.png")
+        )
 
 
 def test_without_matplotlib_there_is_a_note(root: Path, capfd: pytest.CaptureFixture[str]) -> None:

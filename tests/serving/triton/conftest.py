@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from t2t_deploy.commands import ExportRequest, Package, PackageRequest, package_artifact
+from t2t_deploy.commands import Package, package_artifact
 from t2t_deploy.workspace import Artifact, Workspace
 
 from ...small import tiny_exports
@@ -19,7 +19,7 @@ from ...small import tiny_exports
 def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("serving")
-    return tiny_exports(folder, *(ExportRequest(batch=batch) for batch in (None, 4, 1))).root
+    return tiny_exports(folder, *({"batch": batch} for batch in (None, 4, 1))).root
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def package(
 
     def make(**options: Any) -> Package:
         options.setdefault("artifact", artifact(None).path)
-        return package_artifact(workspace, PackageRequest(tmp_path / "models", **options))
+        return package_artifact(triton=tmp_path / "models", **options, workspace=workspace)
 
     return make
 

@@ -15,12 +15,10 @@ import pytest
 from triton_server import ServerError, ServerProcess, why_no_server
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.commands import ExportRequest, PackageRequest
 from t2t_deploy.commands import package_artifact as package_into
 from t2t_deploy.images import normalise, read_image, resize_and_crop
 from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.serving.triton import Accelerator, ServingFormat
-from t2t_deploy.types import GraphIO
 from t2t_deploy.workspace import Artifact, Workspace
 
 from ...natural import TEST, natural_crops, shipped
@@ -103,7 +101,7 @@ def as_bytes(files: list[bytes]) -> np.ndarray:
 @pytest.fixture(scope="module")
 def of_pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with the normalisation inside."""
-    form = ExportRequest(graph_io=GraphIO(embed_preprocess=True))
+    form: dict[str, Any] = {"embed_preprocess": True}
     (made,) = tiny_exports(tmp_path_factory.mktemp("pixels"), form).artifacts("onnx")
     return made.path
 
@@ -122,16 +120,14 @@ def models(exported_once: Path, of_pixels: Path, tmp_path_factory: pytest.TempPa
         ("four", floats, by_batch[4], None),
     ):
         package_into(
-            workspace,
-            PackageRequest(
-                folder / "models",
-                artifact=path,
-                format=ServingFormat.PYTHON,
-                name=name,
-                labels=given,
-                threads=1,
-                queue_delay_us=20_000,
-            ),
+            triton=folder / "models",
+            artifact=path,
+            format=ServingFormat.PYTHON,
+            name=name,
+            labels=given,
+            threads=1,
+            queue_delay=20_000,
+            workspace=workspace,
         )
     return folder
 
@@ -334,10 +330,10 @@ def test_backends_that_this_server_lacks(
     names = ["onnx"]
     package(name="onnx")
     if is_installed("tensorrt_rtx"):
-        from t2t_deploy.commands import BuildRequest, build_trt
+        from t2t_deploy.commands import build_engine
 
-        request = BuildRequest(artifact=artifact(None).path, sm="portable")
-        engine = build_trt(workspace, request)
+        request: dict[str, Any] = {"artifact": artifact(None).path, "sm": "portable"}
+        engine = build_engine(**request, workspace=workspace)
         made = package(name="plan", artifact=engine.path)
         assert "Triton's tensorrt backend loads engines of TensorRT alone" in made.notes[0]
         names.append("plan")

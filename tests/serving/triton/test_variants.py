@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +11,10 @@ from triton_server import ServerProcess, why_no_server
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.commands import (
-    BuildRequest,
-    ExportRequest,
-    PackageRequest,
-    QuantizeRequest,
-    build_trt,
-    export_model,
+    build_engine,
+    export_onnx,
     package_artifact,
-    quantize_artifact,
+    quantize_onnx,
 )
 from t2t_deploy.serving.triton import ServingFormat
 from t2t_deploy.types import Precision, Target
@@ -36,35 +33,38 @@ def test_all_forms(tmp_path: Path, precision: Precision) -> None:
     if not is_installed("tensorrt_rtx"):
         pytest.skip("tensorrt_rtx is not installed")
     workspace = Workspace(tmp_path / "artifacts")
-    source = export_model(workspace, ExportRequest(variant="7"))
+    source = export_onnx(variant="7", workspace=workspace)
     crops = None
     if precision is Precision.FP16:
-        source = export_model(workspace, ExportRequest(variant="7", precision=precision))
+        source = export_onnx(variant="7", precision=precision, workspace=workspace)
     elif precision is Precision.INT8:
         crops = write_calibration_crops(tmp_path / "crops", 16)
-        form = QuantizeRequest(
-            artifact=source.path, images=crops, target=Target.CPU, measure_speed=False
-        )
-        source = quantize_artifact(workspace, form)
-    build = BuildRequest(precision=precision, images=crops, sm="portable")
+        form: dict[str, Any] = {
+            "artifact": source.path,
+            "images": crops,
+            "target": Target.CPU,
+            "speed": False,
+        }
+        source = quantize_onnx(**form, workspace=workspace)
+    build: dict[str, Any] = {"precision": precision, "images": crops, "sm": "portable"}
     if precision is Precision.INT8:
-        build = BuildRequest(precision=precision, images=crops, sm="86,89")
-    engine = build_trt(workspace, build)
+        build["sm"] = "86,89"
+    engine = build_engine(**build, workspace=workspace)
     models = tmp_path / "models"
     for serving_format, artifact in (
         (ServingFormat.PYTHON, source),
         (ServingFormat.ONNXRUNTIME, source),
         (ServingFormat.TENSORRT, engine),
     ):
-        request = PackageRequest(
-            models,
-            artifact=artifact.path,
-            format=serving_format,
-            name=serving_format.value,
-            max_batch=8,
-            threads=1,
-        )
-        assert len(package_artifact(workspace, request).folders) == 4
+        request: dict[str, Any] = {
+            "triton": models,
+            "artifact": artifact.path,
+            "format": serving_format,
+            "name": serving_format.value,
+            "max_batch": 8,
+            "threads": 1,
+        }
+        assert len(package_artifact(**request, workspace=workspace).folders) == 4
     files = pictures()[:5]
     wanted = offline(source.path, pixels_of(files, tmp_path, 224))
     with ServerProcess(models, tmp_path / "log", ready=False) as server:
