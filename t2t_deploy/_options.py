@@ -120,7 +120,8 @@ class Parameter:
         try:
             return self.kind.read(value)
         except (ValueError, OverflowError):
-            raise UsageError(f"{self.name} is {value!r}; expected {self.kind.expected}") from None
+            shown = os.fspath(value) if isinstance(value, os.PathLike) else value
+            raise UsageError(f"{self.name} is {shown!r}; expected {self.kind.expected}") from None
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
@@ -199,10 +200,9 @@ def _flag(value: Any) -> bool:
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError
-    number = float(value)
-    if not math.isfinite(number) or number < 0:
+    if not math.isfinite(value):
         raise ValueError
-    return number
+    return float(value)
 
 
 def whole(low: int, high: int | None = None) -> Kind:
@@ -283,7 +283,7 @@ FILE = Kind("a path, as text", _path, path="file")
 FOLDER = Kind("a path, as text", _path, path="folder")
 PATHS = Kind("a list of paths: write it in brackets", _paths, path="any", several=True)
 FLAG = Kind("true or false", _flag)
-NUMBER = Kind("a number from 0", _number, float)
+NUMBER = Kind("a number", _number, float)
 COUNT = whole(1)
 BATCH = Kind("'dynamic' or a whole number from 1", _batch, _number_or_word, "dynamic|N")
 BATCHES = Kind(

@@ -75,7 +75,10 @@ def chosen_profiles(
 
 
 def _sm(value: Any) -> str:
-    parse_sm(TEXT.read(value))
+    try:
+        parse_sm(TEXT.read(value))
+    except UsageError:
+        raise ValueError from None
     return str(value)
 
 
@@ -185,6 +188,8 @@ def build_engine(
     >>> figures["attestation"]["status"], figures["engine"]["profiles"]
     ('passed', ['1:4:8'])
     """
+    given = cast("Sequence[ShapeProfile]", profile)
+    profiles = chosen_profiles(given, min_batch, opt_batch, max_batch)
     workspace = workspace_of(workspace)
     asked = _Asked(
         None if precision is None else Precision(precision),
@@ -209,9 +214,7 @@ def build_engine(
         )
         level = None
     options = BuildOptions(
-        profiles=chosen_profiles(
-            cast("Sequence[ShapeProfile]", profile), min_batch, opt_batch, max_batch
-        ),
+        profiles=profiles,
         sm=parse_sm(sm),
         memory_limit_mib=memory_limit,
         optimization_level=level,

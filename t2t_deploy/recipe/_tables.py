@@ -151,6 +151,8 @@ def _arguments(values: Mapping[str, Any], name: str, where: str) -> dict[str, An
 
 def _value(key: Key, value: Any, name: str, where: str) -> Any:
     try:
+        if value == []:  # a list says something
+            raise ValueError
         return key.kind.read(value)
     except UsageError as err:
         raise RecipeError(f"{where}: {name}: {err}") from err

@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import t2t_deploy
 from t2t_deploy._optional import is_installed
-from t2t_deploy.api import _make, _use
 
 from ..small import TINY_FOR_8_BITS
 
 GUIDE = Path(__file__).parents[2] / "docs" / "python-api.md"
 SLOW = {"benchmark", "build_engine", "calibrate_onnx", "quantize_onnx", "run_recipe"}
+ORDER = (
+    *("export_onnx", "compare_exports", "calibrate_onnx", "quantize_onnx", "build_engine"),
+    *("package_artifact", "run_recipe", "load_session", "verify_artifacts"),
+    *("evaluate_artifacts", "benchmark", "predict_images", "predict_across"),
+    *("inspect_artifact", "draw_features", "examine_machine"),
+)
 WITHOUT = {"compare_exports", "predict_across"}  # minutes, and a cluster: shown in no example
 RECIPE = """\
 [model]
@@ -47,14 +53,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def examples() -> list[doctest.DocTest]:
-    """In the order of the source, a function each."""
+    """In the order in which they go on from each other, a function each."""
     finder = doctest.DocTestFinder(exclude_empty=False)
-    found = []
-    for module in (_make, _use):
-        tests = [test for test in finder.find(module) if test.name.count(".") == 3]
-        tests = [test for test in tests if not test.name.rpartition(".")[2].startswith("_")]
-        found += sorted(tests, key=lambda test: test.lineno or 0)
-    return found
+    return [
+        test
+        for name in ORDER
+        for test in finder.find(getattr(t2t_deploy, name), name, module=False, globs={})
+    ]
 
 
 def name_of(test: doctest.DocTest) -> str:

@@ -126,9 +126,15 @@ def test_what_is_public_is_there_and_nothing_else_is() -> None:
             "precision is 'int4'; expected one of",
         ),
         (lambda: export_onnx(variant="7", target="gpu"), "target is 'gpu'; expected one of 'port"),
-        (lambda: export_onnx(variant="7", batch=0), "batch is 0; expected 'dynamic' or a number"),
+        (
+            lambda: export_onnx(variant="7", batch=0),
+            "batch is 0; expected 'dynamic' or a whole number",
+        ),
         (lambda: export_onnx(), "nothing says which model to export"),
-        (lambda: verify_artifacts("a.onnx"), "paths are 'a.onnx'; expected a list: write it in"),
+        (
+            lambda: verify_artifacts("a.onnx"),
+            "artifacts is 'a.onnx'; expected a list of paths: write it in",
+        ),
         (
             lambda: load_session("a.onnx", device="gpu"),
             "device is 'gpu'; expected 'cuda:0', 'cuda:1'",

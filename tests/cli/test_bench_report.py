@@ -168,8 +168,8 @@ def test_what_cannot_be_compared_with(
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        (("--report", "r.pdf"), 2, "--report is r.pdf; expected a file that ends in .html"),
-        (("--csv", "f.xlsx"), 2, "--csv is f.xlsx; expected a file that ends in .csv"),
+        (("--report", "r.pdf"), 2, "report is 'r.pdf'; expected a path that ends in .html"),
+        (("--csv", "f.xlsx"), 2, "csv is 'f.xlsx'; expected a path that ends in .csv"),
         (("--report", "."), 2, "File '.' is a directory."),
         (("--report", "taken/r.html"), 1, "cannot create taken: File exists"),
     ],

@@ -300,7 +300,7 @@ def test_pictures_that_cannot_be_written(
 ) -> None:
     done = run("evaluate", "--images", val, "--confusion", "a.svg")
     assert done.status == 2
-    assert "--confusion is a.svg; expected a file that ends in .png" in done.err
+    assert "confusion is 'a.svg'; expected a path that ends in .png" in done.err
     monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
     done = run("evaluate", "--images", val, "--confusion", "a.png")
     assert done.status == 1

@@ -157,14 +157,14 @@ def test_a_ranges_file_serves_the_graph_it_was_taken_on_alone(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "give --images DIR"),
+        ((), "give a folder of images"),
         (("--images", "a", "--ranges", "b"), "give one of them"),
         (("--type", "fp8", "--mode", "dynamic"), "fp8 has no dynamic mode"),
-        (("--mode", "dynamic", "--target", "tensorrt"), "expected --target cpu or portable"),
-        (("--mode", "dynamic", "--base", "fp16"), "expected --target cpu or portable"),
-        (("--images", "a", "--type", "fp8", "--target", "cpu"), "expected --target tensorrt"),
-        (("--images", "a", "--target", "cpu", "--base", "fp16"), "expected --base fp32"),
-        (("--images", "a", "--max-drop", "1"), "give --eval DIR"),
+        (("--mode", "dynamic", "--target", "tensorrt"), "expected target cpu or portable"),
+        (("--mode", "dynamic", "--base", "fp16"), "expected target cpu or portable"),
+        (("--images", "a", "--type", "fp8", "--target", "cpu"), "expected target tensorrt"),
+        (("--images", "a", "--target", "cpu", "--base", "fp16"), "expected base fp32"),
+        (("--images", "a", "--max-drop", "1"), "give them with eval"),
     ],
 )
 def test_options_that_contradict_each_other(
@@ -203,7 +203,7 @@ def test_an_impossible_budget_exits_3_and_the_artifact_is_refused(
 @pytest.mark.usefixtures("tensorrt_rtx")
 def test_int8_engine_in_one_command(run: Run, workspace: Path, pictures: Path) -> None:
     without = run("build-trt", "--int8", "--sm", "86")
-    assert without.status == 1 and "give --images DIR" in without.err
+    assert without.status == 1 and "give a folder of images" in without.err
     done = run("build-trt", "--int8", "--images", pictures, "--sm", "86,89", "--json", "--force")
     assert done.status in (0, 3)
     assert done.json["attestation"]["asked"] == "int8"
@@ -277,7 +277,7 @@ def test_a_placement_of_build_trt_is_that_of_its_graph(
 def test_an_effort_that_makes_no_difference_is_left_out(run: Run, workspace: Path) -> None:
     done = run("build-trt", "--fp16", "--sm", "86", "--opt-level", "5", "--json")
     assert done.status == 0
-    assert "--opt-level 5 is left out: TensorRT-RTX makes the same engine at every" in done.err
+    assert "the effort 5 is left out: TensorRT-RTX makes the same engine at every" in done.err
     (engine,) = (workspace / "engines").glob("*.engine")
     details = json.loads(manifest_path_for(engine).read_text())["details"]
     assert details["engine"]["optimization_level"] is None
@@ -286,7 +286,7 @@ def test_an_effort_that_makes_no_difference_is_left_out(run: Run, workspace: Pat
 @pytest.mark.usefixtures("tensorrt_rtx")
 def test_pictures_are_for_8_bits_alone(run: Run, workspace: Path, pictures: Path) -> None:
     done = run("build-trt", "--fp16", "--images", pictures)
-    assert done.status == 2 and "give --int8 or --fp8" in done.err
+    assert done.status == 2 and "give int8 or fp8" in done.err
 
 
 def test_an_interrupted_calibration_goes_on(
@@ -437,4 +437,4 @@ def test_of_two_calibrations_at_once_the_second_takes_the_ranges_of_the_first(
 def test_a_placement_needs_pictures_to_quantise_on(run: Run, precision: str) -> None:
     done = run("build-trt", precision, "--placement", "compact", "--sm", "89")
     assert done.status == 2
-    assert "--placement compact is how a graph is quantised, and no pictures are given" in done.err
+    assert "placement compact is how a graph is quantised, and no pictures are given" in done.err

@@ -91,7 +91,7 @@ def test_a_step_that_fails_stops_what_needs_it_alone(run: Run, recipe: Path) -> 
     ("change", "reason"),
     [
         ('checkpoint = "none.pth"\n', "checkpoint: cannot read "),
-        ("[expected]\nclasses = 11\n", "the recipe expects 11: it is another file"),
+        ("[expected]\nclasses = 11\n", "the recipe expects 11: use the file"),
         (f'[expected]\nsha256 = "{"0" * 64}"\n', "has a sha256 and [model] no checkpoint"),
     ],
 )

@@ -71,7 +71,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_contradictions(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "ws")
-    with pytest.raises(UsageError, match="--variant and --config both describe the model"):
+    with pytest.raises(UsageError, match="variant and config both describe the model"):
         export_onnx(variant="7", config=tmp_path / "x.toml", workspace=workspace)
     with pytest.raises(UsageError, match="nothing says which model to export"):
         export_onnx(workspace=workspace)

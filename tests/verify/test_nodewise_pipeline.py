@@ -285,7 +285,7 @@ def test_the_command_line(overflowing: Path, capfd: pytest.CaptureFixture[str]) 
 
 def test_a_plot_of_nothing(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     status, _, err = run(capfd, "verify", "--plot", "a.png")
-    assert (status, err) == (2, "error: --plot draws what --nodewise finds; give --nodewise too\n")
+    assert (status, err) == (2, "error: plot draws what nodewise finds; give nodewise too\n")
 
 
 @pytest.fixture
