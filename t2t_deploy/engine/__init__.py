@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from t2t_deploy.engine._build import BuilderDiedError, EngineBuild, build_engine, trtexec_line
+from t2t_deploy.engine._build import (
+    BuilderDiedError,
+    BuildOptions,
+    EngineBuild,
+    build_engine,
+    trtexec_line,
+)
 from t2t_deploy.engine._choice import (
-    BACKEND_RTX,
+    BUILDERS,
     BuilderModule,
     check_targets,
     choose_builder,
@@ -14,7 +20,6 @@ from t2t_deploy.engine._choice import (
 )
 from t2t_deploy.engine._device import (
     CUDA_ERROR,
-    Runnable,
     Unavailable,
     device_capability,
     device_name,
@@ -23,14 +28,23 @@ from t2t_deploy.engine._device import (
     why_no_device,
 )
 from t2t_deploy.engine._figures import Attestation, EngineFigures, attest
-from t2t_deploy.engine._foreign import check_foreign
-from t2t_deploy.engine._job import BuildOptions
-from t2t_deploy.engine._module import BuilderLog, TensorRT, new_logger
-from t2t_deploy.engine._network import sizes
+from t2t_deploy.engine._module import (
+    BACKEND_CLASSIC,
+    BACKEND_RTX,
+    MODULES,
+    BuilderLog,
+    TensorRT,
+    load_tensorrt,
+    new_logger,
+)
+from t2t_deploy.engine._network import check_foreign, sizes
 
 __all__ = [
+    "BACKEND_CLASSIC",
     "BACKEND_RTX",
+    "BUILDERS",
     "CUDA_ERROR",
+    "MODULES",
     "Attestation",
     "BuildOptions",
     "BuilderDiedError",
@@ -38,7 +52,6 @@ __all__ = [
     "BuilderModule",
     "EngineBuild",
     "EngineFigures",
-    "Runnable",
     "TensorRT",
     "Unavailable",
     "attest",
@@ -50,6 +63,7 @@ __all__ = [
     "device_name",
     "engine_version",
     "load_refusal",
+    "load_tensorrt",
     "new_logger",
     "parse_sm",
     "runnable_here",

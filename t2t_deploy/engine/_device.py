@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import dataclass
 
-from t2t_deploy.engine._module import BuilderLog, TensorRT, load_rtx, new_logger
+from t2t_deploy.engine._module import BuilderLog, TensorRT, load_tensorrt, new_logger
 
 # CUdevice_attribute of the driver API, fixed since CUDA 5
 _MAJOR, _MINOR = 75, 76
@@ -101,7 +101,7 @@ def runnable_here(engine: bytes, trt: TensorRT | None = None) -> Runnable:
 
     trt: the TensorRT module; None takes TensorRT-RTX. Raises MissingDependencyError without it.
     """
-    trt = load_rtx() if trt is None else trt
+    trt = load_tensorrt() if trt is None else trt
     log = BuilderLog()
     loaded = trt.Runtime(new_logger(trt, log)).deserialize_cuda_engine(engine)
     return Runnable(True, None) if loaded is not None else Runnable(False, load_refusal(log))

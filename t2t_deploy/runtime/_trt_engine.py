@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from t2t_deploy.engine import CUDA_ERROR, BuilderLog, TensorRT, load_refusal, new_logger, sizes
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError, InputError
@@ -22,15 +21,8 @@ _DTYPES = {
     "FLOAT": "float32", "HALF": "float16", "INT8": "int8", "UINT8": "uint8",
     "INT32": "int32", "INT64": "int64", "BOOL": "bool",
 }  # fmt: skip
+# of a session that may run for months
 _KEPT_MESSAGES = 50
-
-
-class _LastMessages(list[tuple[str, str]]):
-    """Log entries of a session that may run for months."""
-
-    def append(self, entry: tuple[str, str]) -> None:
-        super().append(entry)
-        del self[:-_KEPT_MESSAGES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +74,7 @@ def load_engine(trt: TensorRT, serialized: bytes, name: str) -> LoadedEngine:
     Raises BackendError where the device is missing or refuses, EngineError where the bytes are no
     engine of this runtime, or one that takes what sessions here do not pass.
     """
-    log = BuilderLog(_LastMessages())
+    log = BuilderLog(deque(maxlen=_KEPT_MESSAGES))
     runtime = trt.Runtime(new_logger(trt, log))
     engine = runtime.deserialize_cuda_engine(serialized)
     if engine is None:
@@ -156,15 +148,6 @@ def batch_profiles(
         shown = "; ".join(map(str, inputs))
         raise EngineError(f"inputs {shown} disagree about the batch: build them with one batch")
     return tuple(ShapeProfile(*each.pop()) for each in found)
-
-
-def batch_of(inputs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> int:
-    """The batch of feeds that `check_feeds` has passed. Raises InputError for several."""
-    batches = {spec.name: int(feeds[spec.name].shape[0]) for spec in inputs}
-    if len(set(batches.values())) > 1:
-        shown = ", ".join(f"{name} {batch}" for name, batch in batches.items())
-        raise InputError(f"the inputs' batches differ ({shown}); pass one batch of all")
-    return next(iter(batches.values()))
 
 
 def choose_profile(profiles: Sequence[ShapeProfile], batch: int) -> int:

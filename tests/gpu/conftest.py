@@ -18,7 +18,7 @@ from t2t_deploy.commands import (
 )
 from t2t_deploy.errors import EngineError
 from t2t_deploy.runtime import (
-    TENSORRT_MODULES,
+    BACKENDS,
     Session,
     SessionRequest,
     open_session,
@@ -79,7 +79,9 @@ def graph(workspace: Workspace) -> MakeArtifact:
 @pytest.fixture(scope="session")
 def engine(workspace: Workspace, graph: MakeArtifact) -> MakeArtifact:
     """An engine of two profiles for this machine's device, by precision."""
-    reasons = {name: why_not_runnable(name) for name in TENSORRT_MODULES}
+    reasons = {
+        name: why_not_runnable(name) for name, one in BACKENDS.items() if one.takes == "engine"
+    }
     if None not in reasons.values():
         pytest.skip("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
 

@@ -12,11 +12,10 @@ import numpy as np
 import psutil
 import pytest
 
-from t2t_deploy._optional import require
 from t2t_deploy.errors import InputError
-from t2t_deploy.runtime import TENSORRT_MODULES, SessionRequest, open_session
+from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.runtime._cuda import Cuda
-from t2t_deploy.runtime._trt_session import TensorRTSession
+from t2t_deploy.runtime._trt_session import CONTEXTS, TensorRTSession
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, TOLERANCES, Precision
 from t2t_deploy.workspace import Artifact
 
@@ -35,11 +34,12 @@ Logits = Callable[[np.ndarray], np.ndarray]
 Worst = Callable[[np.ndarray, np.ndarray], float]
 
 
-def opened(artifact: Artifact, **options: Any) -> TensorRTSession:
-    backend = artifact.require_manifest().details["engine"]["backend"]
-    module = require(TENSORRT_MODULES[backend])
-    known = artifact.require_manifest().sha256
-    return TensorRTSession(module, artifact.path, backend=backend, sha256=known, **options)
+def opened(artifact: Artifact, contexts: int = CONTEXTS, **options: Any) -> TensorRTSession:
+    manifest = artifact.require_manifest()
+    request = SessionRequest(
+        manifest.engine_backend, artifact.path, sha256=manifest.sha256, **options
+    )
+    return TensorRTSession(request, contexts=contexts)
 
 
 @pytest.fixture

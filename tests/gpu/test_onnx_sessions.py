@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2t_deploy.runtime import SessionRequest, open_session, why_not_runnable
+from t2t_deploy.runtime import BACKENDS, SessionRequest, open_session, why_not_runnable
 from t2t_deploy.runtime._cuda import Cuda
-from t2t_deploy.runtime._ort_gpu import PROVIDERS, OrtGpuSession
+from t2t_deploy.runtime._ort_gpu import ORT_CUDA, OrtGpuBackend, OrtGpuSession
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, TOLERANCES, Precision
 from t2t_deploy.workspace import Artifact, Workspace
 
@@ -45,16 +45,18 @@ def test_onnxruntime(
     reason = why_not_runnable(backend)
     if reason is not None:
         pytest.skip(f"{backend}: {reason}")
-    path = graph(precision).path
-    with OrtGpuSession(path, backend=backend, precision=precision, cache=tmp_path) as session:
+    known = BACKENDS[backend]
+    assert isinstance(known, OrtGpuBackend)
+    request = SessionRequest(backend, graph(precision).path, precision=precision, cache=tmp_path)
+    with known.open(request) as session:
         for batch in (1, 8):
             image = images(batch)
             timed = session.timed_run({INPUT_NAME: image})
             error = worst(timed.outputs[OUTPUT_NAME], logits(image))
             assert error <= TOLERANCES[precision].rel_l2, f"batch {batch}: {error:.2e}"
             assert timed.timing.kernel_ms > 0
-        if session.placement is not None:
-            assert set(session.placement.by_provider) == {PROVIDERS[backend].name}
+        if session.nodes is not None:
+            assert {node.provider for node in session.nodes} == {known.provider}
     if backend == "ort-tensorrt":
         assert any(tmp_path.iterdir()), "the engines are kept"
 
@@ -66,7 +68,7 @@ def opened(graph: MakeArtifact) -> Callable[..., OrtGpuSession]:
     if reason is not None:
         pytest.skip(f"ort-cuda: {reason}")
     path = graph(Precision.FP16).path
-    return lambda **options: OrtGpuSession(path, backend="ort-cuda", **options)
+    return lambda **options: ORT_CUDA.open(SessionRequest("ort-cuda", path, **options))
 
 
 def answer(session: OrtGpuSession, image: np.ndarray) -> np.ndarray:

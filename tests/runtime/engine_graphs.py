@@ -12,11 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy._optional import is_installed
+from t2t_deploy.engine import BACKEND_RTX, BuilderModule
 from t2t_deploy.engine import _worker as _engine_worker
-from t2t_deploy.engine._build import EngineBuild, build_engine
-from t2t_deploy.engine._choice import BACKEND_RTX, BuilderModule
-from t2t_deploy.engine._job import BuildJob, BuildOptions
-from t2t_deploy.engine._module import BuilderLog, Progress, load_rtx
+from t2t_deploy.engine._build import BuildJob, BuildOptions, EngineBuild, build_engine
+from t2t_deploy.engine._module import BuilderLog, Progress, load_tensorrt
 
 needs_tensorrt_rtx = pytest.mark.skipif(
     not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
@@ -38,7 +37,7 @@ def build(
 
 def build_here(path: Path, *sm: str) -> bytes:
     """What the builder's process does, in this one."""
-    order = BuildJob(path, BACKEND_RTX, load_rtx().__name__, sm, BuildOptions())
+    order = BuildJob(path, BACKEND_RTX, load_tensorrt().__name__, sm, BuildOptions())
     return _engine_worker.build(order, BuilderLog())[1]
 
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.engine._module import BuilderLog, load_rtx, new_logger
+from t2t_deploy.engine._module import BuilderLog, load_tensorrt, new_logger
 from t2t_deploy.engine._network import parse_network
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.graph import read_onnx
@@ -50,7 +50,7 @@ def readers(path: Path) -> list[Callable[[], Any]]:
 
 
 def parsed_by_rtx(path: Path) -> None:
-    trt = load_rtx()
+    trt = load_tensorrt()
     logger = new_logger(trt, BuilderLog([]))
     parse_network(trt, trt.Builder(logger), logger, path, "a")
 

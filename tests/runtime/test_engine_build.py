@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from t2t_deploy.engine import BACKEND_RTX, supported_sms
 from t2t_deploy.engine import _worker as _engine_worker
-from t2t_deploy.engine._build import EngineBuild, trtexec_line
-from t2t_deploy.engine._choice import BACKEND_RTX, supported_sms
+from t2t_deploy.engine._build import BuildJob, BuildOptions, EngineBuild, trtexec_line
 from t2t_deploy.engine._device import device_capability, runnable_here
 from t2t_deploy.engine._figures import attest
-from t2t_deploy.engine._job import BuildJob, BuildOptions
-from t2t_deploy.engine._module import BuilderLog, load_rtx, new_logger
+from t2t_deploy.engine._module import BuilderLog, load_tensorrt, new_logger
 from t2t_deploy.errors import EngineError
 from t2t_deploy.types import Precision, ShapeProfile, Status, TensorSpec
 
@@ -31,7 +30,7 @@ pytestmark = needs_tensorrt_rtx
 
 def test_what_a_build_tells(fixed_build: EngineBuild) -> None:
     assert fixed_build.backend == "tensorrt-rtx"
-    assert fixed_build.backend_version == load_rtx().__version__
+    assert fixed_build.backend_version == load_tensorrt().__version__
     assert fixed_build.sm == ("86",)
     assert fixed_build.profiles == (ShapeProfile(4, 4, 4),)
     assert fixed_build.inputs == (TensorSpec("image", "float32", (4, TOKENS, WIDTH)),)
@@ -155,7 +154,7 @@ def test_the_wrong_precision_fails_attestation(
 
 
 def test_settings_reach_the_builder(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
-    trt = load_rtx()
+    trt = load_tensorrt()
     options = BuildOptions(memory_limit_mib=64)
     order = BuildJob(fixed_fp16, BACKEND_RTX, trt.__name__, (), options)
     builder = trt.Builder(new_logger(trt, BuilderLog()))
@@ -232,7 +231,7 @@ def test_runnable_here_says_why_not(fixed_build: EngineBuild) -> None:
 def test_a_portable_engine_loads_on_a_supported_device(fixed_fp16: Path) -> None:
     device = device_capability()
     assert device is not None
-    if device not in supported_sms(load_rtx()):
+    if device not in supported_sms(load_tensorrt()):
         pytest.skip(f"TensorRT-RTX does not support SM {device}")
     assert runnable_here(build(fixed_fp16, sm=["native"]).engine).runs
 

@@ -8,17 +8,16 @@ from typing import Any, cast
 
 import pytest
 
+from t2t_deploy.engine import BACKEND_CLASSIC, BACKEND_RTX
 from t2t_deploy.engine import _choice as _trt_choice
 from t2t_deploy.engine import _worker as _timing_cache
 from t2t_deploy.engine._build import EngineBuild
 from t2t_deploy.engine._choice import (
-    BACKEND_CLASSIC,
-    BACKEND_RTX,
     BuilderModule,
     check_strong_typing,
     choose_builder,
 )
-from t2t_deploy.engine._module import load_rtx
+from t2t_deploy.engine._module import load_tensorrt
 from t2t_deploy.engine._worker import TimingCache
 from t2t_deploy.errors import BackendError, UsageError
 
@@ -28,7 +27,7 @@ pytestmark = needs_tensorrt_rtx
 
 
 def classic() -> BuilderModule:
-    return BuilderModule(BACKEND_CLASSIC, load_rtx())
+    return BuilderModule(BACKEND_CLASSIC, load_tensorrt())
 
 
 def test_tensorrt_builds_through_the_same_code(
@@ -65,7 +64,7 @@ def test_which_builder_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_builder().backend == BACKEND_RTX
     with pytest.raises(UsageError, match="no builder 'trt'; known: auto, tensorrt, tensorrt-rtx"):
         choose_builder("trt")
-    monkeypatch.setattr(_trt_choice, "require", lambda name: load_rtx())
+    monkeypatch.setattr(_trt_choice, "load_tensorrt", lambda backend: load_tensorrt())
     with pytest.raises(BackendError, match=r"no CUDA device was found: build with --backend tens"):
         choose_builder("tensorrt")
     monkeypatch.setattr(_trt_choice, "device_capability", lambda: "86")

@@ -12,7 +12,7 @@ from t2t_deploy.engine import _choice as _trt_choice
 from t2t_deploy.engine import _worker as _engine_worker
 from t2t_deploy.engine._choice import supported_sms
 from t2t_deploy.engine._figures import attest
-from t2t_deploy.engine._module import load_rtx
+from t2t_deploy.engine._module import load_tensorrt
 from t2t_deploy.engine._network import resolve_profiles
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError
 from t2t_deploy.types import Precision, ShapeProfile, Status, TensorSpec
@@ -102,7 +102,7 @@ def test_a_memory_limit_that_is_too_low_is_told_what_would_do(graph_folder: Path
 
 
 def test_unknown_targets(fixed_fp16: Path) -> None:
-    known = ", ".join(supported_sms(load_rtx()))
+    known = ", ".join(supported_sms(load_tensorrt()))
     with pytest.raises(EngineError, match=f"cannot target SM 61; it targets {known}"):
         build(fixed_fp16, sm=["61"])
     with pytest.raises(EngineError, match="TensorRT-RTX has no Hopper"):

@@ -15,8 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from t2t_deploy.engine._network import parse_network
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.runtime import SessionRequest, _ort_gpu, open_session
-from t2t_deploy.runtime._ort_gpu import OrtGpuSession
+from t2t_deploy.runtime import BACKENDS, SessionRequest, open_session
 
 from .harmful_onnx import WEIGHT, Change, model, refusal
 
@@ -186,11 +185,10 @@ def opened(path: str, *arguments: object, **options: object) -> None:
 def test_a_session_on_a_gpu_gets_no_file_that_is_refused(
     write: Callable[..., Path], outside: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
-    monkeypatch.setattr(_ort_gpu, "why_no_provider", lambda *_: None)
     monkeypatch.setattr("onnxruntime.InferenceSession", opened)
     path = write(lies_in(location="../secret.bin"))
     with pytest.raises(ArtifactError) as refused:
-        OrtGpuSession(path, backend=backend)
+        BACKENDS[backend].open(SessionRequest(backend, path))
     assert str(refused.value) == (
         f"{path} is no readable ONNX file (tensor 'w' lies in '../secret.bin'; expected a file of "
         "the same folder, by a relative name); export it again"

@@ -15,8 +15,7 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.graph._mapped import MIN_MAPPED_BYTES, mappable_model
-from t2t_deploy.runtime import _ort
-from t2t_deploy.runtime._ort import OrtSession
+from t2t_deploy.runtime import Session, SessionRequest, _ort, open_session
 
 RNG = np.random.default_rng(0)
 LARGE = RNG.standard_normal((64, 48)).astype(np.float32)
@@ -38,6 +37,10 @@ def model_of(large: np.ndarray = LARGE) -> onnx.ModelProto:
     )
     opsets = [helper.make_opsetid("", 18)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+def opened(path: Path) -> Session:
+    return open_session(SessionRequest("ort-cpu", path))
 
 
 @pytest.fixture
@@ -67,12 +70,12 @@ def test_a_session_computes_the_same_bits(file: Path) -> None:
 
     direct = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     (expected,) = direct.run(None, {"image": INPUT})
-    with OrtSession(file) as session:
+    with opened(file) as session:
         assert np.array_equal(session.run({"image": INPUT})["logits"], expected)
 
 
 def test_an_open_session_outlives_its_file(file: Path) -> None:
-    with OrtSession(file) as session:
+    with opened(file) as session:
         before = session.run({"image": INPUT})["logits"]
         other = file.with_name("other.onnx")
         onnx.save(model_of(LARGE * 2), other)
@@ -94,7 +97,7 @@ def test_a_file_replaced_while_it_is_loaded_is_refused(
 
     monkeypatch.setattr(_ort, "mappable_model", swapped)
     with pytest.raises(ArtifactError, match="was replaced while it was being loaded"):
-        OrtSession(file)
+        opened(file)
 
 
 def test_external_data_of_the_file_itself_is_left_alone(tmp_path: Path) -> None:
@@ -102,7 +105,7 @@ def test_external_data_of_the_file_itself_is_left_alone(tmp_path: Path) -> None:
     onnx.save(model_of(), path, save_as_external_data=True, location="w.bin", size_threshold=0)
     assert mappable_model(path).mapped_bytes == 0
     assert mappable_model(path).graph == path.read_bytes()
-    with OrtSession(path) as session:
+    with opened(path) as session:
         assert session.run({"image": INPUT})["logits"].shape == (2, 48)
 
 
@@ -113,7 +116,7 @@ def test_mixed_external_data_is_found(tmp_path: Path) -> None:
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(LARGE, "large"))
     onnx.save(model, path)
     assert mappable_model(path).mapped_bytes == LARGE.nbytes
-    with OrtSession(path) as session:
+    with opened(path) as session:
         np.testing.assert_allclose(
             session.run({"image": INPUT})["logits"], INPUT @ LARGE + SMALL, rtol=1e-4, atol=1e-4
         )
@@ -130,7 +133,7 @@ def test_damaged_files_are_refused_in_one_line(file: Path) -> None:
         except ValueError:
             refused += 1
         with pytest.raises(ArtifactError, match=r"holds no ONNX graph|is no readable ONNX file"):
-            OrtSession(cut)
+            opened(cut)
     assert refused > 250  # the others end where a field ends
 
 
@@ -166,11 +169,11 @@ import sys
 from pathlib import Path
 import numpy, onnxruntime
 from t2t_deploy.bench._environment import peak_resident_bytes, resident_bytes
-from t2t_deploy.runtime._ort import OrtSession
+from t2t_deploy.runtime import SessionRequest, open_session
 path = Path(sys.argv[1])
 image = numpy.zeros((1, 3, 224, 224), numpy.float32)
 before = resident_bytes()
-with OrtSession(path, threads=2) as session:
+with open_session(SessionRequest("ort-cpu", path, threads=2)) as session:
     for _ in range(3):
         session.run({"image": image})
 print((peak_resident_bytes() - before) / path.stat().st_size)
