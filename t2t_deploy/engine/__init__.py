@@ -18,54 +18,44 @@ from t2t_deploy.engine._choice import (
     parse_sm,
     supported_sms,
 )
-from t2t_deploy.engine._device import (
-    CUDA_ERROR,
-    Unavailable,
-    device_capability,
-    device_name,
-    load_refusal,
-    runnable_here,
-    why_no_device,
-)
+from t2t_deploy.engine._device import Unavailable, device_capability, device_name, why_no_device
 from t2t_deploy.engine._figures import Attestation, EngineFigures, attest
-from t2t_deploy.engine._module import (
-    BACKEND_CLASSIC,
-    BACKEND_RTX,
-    MODULES,
-    BuilderLog,
-    TensorRT,
-    load_tensorrt,
-    new_logger,
+from t2t_deploy.engine._load import (
+    LoadedEngine,
+    choose_profile,
+    load_engine,
+    read_engine,
+    runnable_here,
 )
+from t2t_deploy.engine._module import BACKEND_CLASSIC, BACKEND_RTX, MODULES, load_tensorrt
 from t2t_deploy.engine._network import check_foreign, sizes
 
 __all__ = [
     "BACKEND_CLASSIC",
     "BACKEND_RTX",
     "BUILDERS",
-    "CUDA_ERROR",
     "MODULES",
     "Attestation",
     "BuildOptions",
     "BuilderDiedError",
-    "BuilderLog",
     "BuilderModule",
     "EngineBuild",
     "EngineFigures",
-    "TensorRT",
+    "LoadedEngine",
     "Unavailable",
     "attest",
     "build_engine",
     "check_foreign",
     "check_targets",
     "choose_builder",
+    "choose_profile",
     "device_capability",
     "device_name",
     "engine_version",
-    "load_refusal",
+    "load_engine",
     "load_tensorrt",
-    "new_logger",
     "parse_sm",
+    "read_engine",
     "runnable_here",
     "sizes",
     "supported_sms",

@@ -1,19 +1,14 @@
-"""What this machine can run: the CUDA device there is, and whether an engine loads on it."""
+"""The CUDA device that this machine has, or why none can be used, by the driver alone."""
 
 from __future__ import annotations
 
 import ctypes
-import re
 import sys
 from dataclasses import dataclass
-
-from t2t_deploy.engine._module import BuilderLog, TensorRT, load_tensorrt, new_logger
 
 # CUdevice_attribute of the driver API, fixed since CUDA 5
 _MAJOR, _MINOR = 75, 76
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-# how TensorRT's log names an error of the CUDA runtime: number, text
-CUDA_ERROR = re.compile(r"cudaError (\d+): ([^)]+)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +20,6 @@ class Unavailable:
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.next_step}"
-
-
-@dataclass(frozen=True, slots=True)
-class Runnable:
-    """Whether an engine runs on this machine, and why not."""
-
-    runs: bool
-    why_not: str | None
 
 
 def why_no_device(ordinal: int = 0) -> Unavailable | None:
@@ -94,24 +81,3 @@ def _device(ordinal: int) -> tuple[ctypes.CDLL, ctypes.c_int] | None:
     if cuda.cuInit(0) != 0 or cuda.cuDeviceGet(ctypes.byref(device), ordinal) != 0:
         return None
     return cuda, device
-
-
-def runnable_here(engine: bytes, trt: TensorRT | None = None) -> Runnable:
-    """Load a serialized engine on this machine's device; nothing is run and nothing is kept.
-
-    trt: the TensorRT module; None takes TensorRT-RTX. Raises MissingDependencyError without it.
-    """
-    trt = load_tensorrt() if trt is None else trt
-    log = BuilderLog()
-    loaded = trt.Runtime(new_logger(trt, log)).deserialize_cuda_engine(engine)
-    return Runnable(True, None) if loaded is not None else Runnable(False, load_refusal(log))
-
-
-def load_refusal(log: BuilderLog) -> str:
-    """Why a runtime did not load an engine, from what it said."""
-    errors = log.errors()
-    cuda = CUDA_ERROR.search(errors)
-    if cuda:
-        what = "no CUDA device" if device_capability() is None else "the CUDA device refuses"
-        return f"{what}: {cuda[2]} (cudaError {cuda[1]})"
-    return f"the runtime does not load it: {errors or 'it gives no reason'}"

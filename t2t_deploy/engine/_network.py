@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PROFILE = ShapeProfile(1, 1, 32)
 # TensorRT's names of the types that numpy calls otherwise
-_NUMPY_NAMES = {
+NUMPY_NAMES = {
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "UINT8": "uint8",
     "INT32": "int32", "INT64": "int64", "BOOL": "bool",
 }  # fmt: skip
@@ -80,8 +80,7 @@ def tensor_specs(network: tensorrt.INetworkDefinition, *, outputs: bool) -> tupl
 
 
 def _spec(tensor: tensorrt.ITensor) -> TensorSpec:
-    shape = tuple(None if dim < 0 else int(dim) for dim in sizes(tensor.shape))
-    return TensorSpec(tensor.name, numpy_name(tensor.dtype), shape)
+    return TensorSpec(tensor.name, numpy_name(tensor.dtype), shape_of(tensor.shape))
 
 
 def sizes(dims: tensorrt.Dims) -> tuple[int, ...]:
@@ -89,27 +88,44 @@ def sizes(dims: tensorrt.Dims) -> tuple[int, ...]:
     return tuple(dims[index] for index in range(len(dims)))
 
 
+def shape_of(dims: tensorrt.Dims) -> tuple[int | None, ...]:
+    """TensorRT's dimensions as a `TensorSpec` has them."""
+    return tuple(None if dim < 0 else int(dim) for dim in sizes(dims))
+
+
+def one_batch(inputs: Sequence[TensorSpec]) -> int | None:
+    """The batch of all inputs; None is free.
+
+    Raises EngineError where a dimension other than the batch is free, or inputs disagree about it.
+    """
+    for spec in inputs:
+        if None in spec.shape[1:]:
+            raise EngineError(
+                f"input {spec} leaves more than the batch free; engines here leave the batch only: "
+                "export with fixed sizes after the first dimension"
+            )
+    batches = {spec.shape[0] if spec.shape else None for spec in inputs}
+    if len(batches) > 1:
+        raise different_batches(inputs)
+    return batches.pop()
+
+
+def different_batches(inputs: Sequence[TensorSpec]) -> EngineError:
+    """What to raise where inputs disagree about the batch."""
+    shown = "; ".join(map(str, inputs))
+    return EngineError(f"inputs {shown} disagree about the batch: export them with one batch")
+
+
 def resolve_profiles(
     inputs: Sequence[TensorSpec], profiles: Sequence[ShapeProfile]
 ) -> tuple[ShapeProfile, ...]:
     """The batch profiles to build with, given what the graph leaves free.
 
-    Raises EngineError where a dimension other than the batch is free, inputs disagree about the
-    batch, or a profile asks a fixed batch to vary.
+    Raises EngineError as `one_batch`, or where a profile asks a fixed batch to vary.
     """
-    for spec in inputs:
-        if None in spec.shape[1:]:
-            raise EngineError(
-                f"input {spec} leaves more than the batch free; profiles here set the batch only: "
-                "export with fixed sizes after the first dimension"
-            )
-    batches = {spec.shape[0] if spec.shape else None for spec in inputs}
-    if batches == {None}:
+    fixed = one_batch(inputs)
+    if fixed is None:
         return tuple(profiles) or (DEFAULT_PROFILE,)
-    fixed = max(batch for batch in batches if batch is not None)
-    if batches != {fixed}:
-        shown = "; ".join(map(str, inputs))
-        raise EngineError(f"inputs {shown} disagree about the batch: export them with one batch")
     only = ShapeProfile(fixed, fixed, fixed)
     other = [str(profile) for profile in profiles if profile != only]
     if other:
@@ -213,7 +229,7 @@ def onnx_name(layer: tensorrt.ILayer) -> str:
 def numpy_name(dtype: tensorrt.DataType) -> str:
     """TensorRT's type by numpy's name, where it has one."""
     name = str(dtype.name)
-    return _NUMPY_NAMES.get(name, name.lower())
+    return NUMPY_NAMES.get(name, name.lower())
 
 
 def check_foreign(model: onnx.ModelProto, name: str, progress: Progress) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from t2t_deploy._optional import EXTRAS, WHEELS, is_installed, require
@@ -14,10 +13,11 @@ from t2t_deploy.types import Precision, Target
 
 
 @dataclass(frozen=True)
-class Backend(ABC):
+class Backend:
     """A runtime by its command-line name.
 
-    module: its optional package.
+    module: its optional package. open: opens a session where `run_unavailable` finds nothing;
+    raises as `open_session`.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Backend(ABC):
     takes: str
     """weights, onnx or engine"""
     module: str
+    open: Callable[[SessionRequest], Session]
     needs_gpu: bool = False
     """whatever is asked"""
     cuda_graphs: bool = False
@@ -33,10 +34,6 @@ class Backend(ABC):
     """of which graphs it is the usual runtime"""
     float32_in: tuple[Precision, ...] = (Precision.FP32,)
     """what it can be told to compute float32 graphs in"""
-
-    @abstractmethod
-    def open(self, request: SessionRequest) -> Session:
-        """Open a session where `run_unavailable` found nothing. Raises as `open_session`."""
 
     @property
     def extra(self) -> str:

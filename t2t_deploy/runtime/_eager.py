@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,15 +20,8 @@ from t2t_deploy.runtime._session import ClosingSession, SessionRequest, check_fe
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, TensorSpec
 
 
-@dataclass(frozen=True)
 class TorchBackend(Backend):
-    """compiled: through ``torch.compile``."""
-
-    compiled: bool = False
-
-    def open(self, request: SessionRequest) -> EagerSession:
-        """As `Backend.open`."""
-        return EagerSession(request, compiled=self.compiled)
+    """PyTorch, with or without its compiler, on the CPU unless a device is named."""
 
     def _missing(self, device: int | None) -> Iterator[Unavailable | None]:
         if device is not None:
@@ -37,14 +29,8 @@ class TorchBackend(Backend):
         yield from super()._missing(device)
         if device is not None:
             yield _torch_without_cuda()
-        elif self.compiled:
+        elif self is COMPILE:
             yield _no_compiler()
-
-
-EAGER = TorchBackend("eager", "the reference in eager PyTorch", "weights", "torch")
-COMPILE = TorchBackend(
-    "compile", "the reference under torch.compile", "weights", "torch", compiled=True
-)
 
 
 def _no_compiler() -> Unavailable | None:
@@ -72,11 +58,11 @@ class EagerSession(ClosingSession):
     """The reference T2T-ViT under ``inference_mode``, float32.
 
     Of the request, ``path`` is a safetensors file of a state dict. precision: fp16 or bf16 lets
-    torch choose which operations to do in it; fp32 and None do not.
-    compiled: through ``torch.compile``, each batch size for itself.
+    torch choose which operations to do in it; fp32 and None do not. ``torch.compile`` compiles each
+    batch size for itself.
     """
 
-    def __init__(self, request: SessionRequest, *, compiled: bool = False) -> None:
+    def __init__(self, request: SessionRequest) -> None:
         if request.config is None:
             raise BackendError("an eager session needs the model's dimensions: pass a config")
         torch = require("torch")
@@ -94,7 +80,7 @@ class EagerSession(ClosingSession):
             # float32 is float32 here: convolutions would round to TensorFloat-32 by default
             torch.backends.cudnn.allow_tf32 = False
         self._model: Any = load_reference(request.path, self.config).to(self._device)
-        if compiled:
+        if request.backend == COMPILE.name:
             if request.cache is not None:
                 # torch asks the environment alone; what stands there may be of a parent process,
                 # whose torch writes its own default down
@@ -122,3 +108,9 @@ class EagerSession(ClosingSession):
     def close(self) -> None:
         """Free the model."""
         self._model = None
+
+
+EAGER = TorchBackend("eager", "the reference in eager PyTorch", "weights", "torch", EagerSession)
+COMPILE = TorchBackend(
+    "compile", "the reference under torch.compile", "weights", "torch", EagerSession
+)

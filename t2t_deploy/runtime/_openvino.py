@@ -47,10 +47,6 @@ class Layers:
 class OpenVinoBackend(Backend):
     """OpenVINO's CPU plugin."""
 
-    def open(self, request: SessionRequest) -> OpenVinoSession:
-        """As `Backend.open`."""
-        return OpenVinoSession(request)
-
     def why_not_in(self, precision: Precision) -> str | None:
         """As `Backend.why_not_in`, on this CPU."""
         if precision is Precision.FP16 or precision in QUANTIZED - {Precision.INT8}:
@@ -72,16 +68,6 @@ class OpenVinoBackend(Backend):
     def why_no_dynamic_ranges(self) -> str:
         """As `Backend.why_no_dynamic_ranges`."""
         return "its ranges are taken at run time, which OpenVINO would compute in float32"
-
-
-OPENVINO = OpenVinoBackend(
-    name="openvino",
-    about="OpenVINO, CPU",
-    takes="onnx",
-    module="openvino",
-    made_for=(Target.OPENVINO,),
-    float32_in=(Precision.FP32, Precision.BF16),
-)
 
 
 class OpenVinoSession(ClosingSession):
@@ -178,6 +164,17 @@ class OpenVinoSession(ClosingSession):
             del self._requests[next(iter(self._requests))]
         self._requests[batch] = compiled.create_infer_request()
         return layers
+
+
+OPENVINO = OpenVinoBackend(
+    name="openvino",
+    about="OpenVINO, CPU",
+    takes="onnx",
+    module="openvino",
+    open=OpenVinoSession,
+    made_for=(Target.OPENVINO,),
+    float32_in=(Precision.FP32, Precision.BF16),
+)
 
 
 def read_layers(runtime_model: Any) -> Layers:

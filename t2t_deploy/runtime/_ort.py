@@ -43,10 +43,6 @@ _FIRST_WITH_FP8 = (1, 32)
 class OrtCpuBackend(Backend):
     """ONNX Runtime's own kernels."""
 
-    def open(self, request: SessionRequest) -> OrtSession:
-        """As `Backend.open`."""
-        return OrtSession(request)
-
     def why_not_in(self, precision: Precision) -> str | None:
         """As `Backend.why_not_in`."""
         if precision is Precision.BF16:
@@ -59,15 +55,6 @@ class OrtCpuBackend(Backend):
                     "install -U onnxruntime (Python 3.11 or newer)"
                 )
         return None
-
-
-ORT_CPU = OrtCpuBackend(
-    name="ort-cpu",
-    about="ONNX Runtime, CPU",
-    takes="onnx",
-    module="onnxruntime",
-    made_for=(Target.CPU, Target.PORTABLE),
-)
 
 
 class OrtSession(ClosingSession):
@@ -119,6 +106,16 @@ class OrtSession(ClosingSession):
     def close(self) -> None:
         """Free the model."""
         self._session = None
+
+
+ORT_CPU = OrtCpuBackend(
+    name="ort-cpu",
+    about="ONNX Runtime, CPU",
+    takes="onnx",
+    module="onnxruntime",
+    open=OrtSession,
+    made_for=(Target.CPU, Target.PORTABLE),
+)
 
 
 def _source_of(path: Path, options: Any) -> bytes | str:

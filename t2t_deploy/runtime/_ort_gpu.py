@@ -57,10 +57,6 @@ class OrtGpuBackend(Backend):
         """As `Backend.extra`: another wheel than that of the CPU."""
         return "gpu"
 
-    def open(self, request: SessionRequest) -> OrtGpuSession:
-        """As `Backend.open`."""
-        return OrtGpuSession(request, self)
-
     def options(self, request: SessionRequest) -> dict[str, str]:
         """Options of the execution provider, as strings."""
         options = {"device_id": str(request.device or 0)}
@@ -106,30 +102,6 @@ class OrtGpuBackend(Backend):
         yield self.why_no_provider()
 
 
-ORT_CUDA = OrtGpuBackend(
-    name="ort-cuda",
-    about="ONNX Runtime, CUDA",
-    takes="onnx",
-    module="onnxruntime",
-    needs_gpu=True,
-    cuda_graphs=True,
-    provider="CUDAExecutionProvider",
-    library="onnxruntime_providers_cuda",
-    install="pip install 'onnxruntime-gpu[cuda,cudnn]'",
-)
-ORT_TENSORRT = OrtGpuBackend(
-    name="ort-tensorrt",
-    about="ONNX Runtime, TensorRT",
-    takes="onnx",
-    module="onnxruntime",
-    needs_gpu=True,
-    provider="TensorrtExecutionProvider",
-    library="onnxruntime_providers_tensorrt",
-    install="pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt, and put TensorRT's libraries on "
-    "LD_LIBRARY_PATH",
-)
-
-
 class OrtGpuSession(ClosingSession):
     """An ONNX file in ONNX Runtime on one GPU; no node of it runs on the CPU.
 
@@ -142,7 +114,8 @@ class OrtGpuSession(ClosingSession):
     provider cannot be had or would leave nodes to the CPU, MissingDependencyError.
     """
 
-    def __init__(self, request: SessionRequest, backend: OrtGpuBackend) -> None:
+    def __init__(self, request: SessionRequest) -> None:
+        backend = ORT_CUDA if request.backend == ORT_CUDA.name else ORT_TENSORRT
         ort = require("onnxruntime")
         path = request.path
         self.backend, self._provider = request.backend, backend.provider
@@ -228,6 +201,32 @@ class OrtGpuSession(ClosingSession):
     def close(self) -> None:
         """Free the model."""
         self._session = self._replays = None
+
+
+ORT_CUDA = OrtGpuBackend(
+    name="ort-cuda",
+    about="ONNX Runtime, CUDA",
+    takes="onnx",
+    module="onnxruntime",
+    open=OrtGpuSession,
+    needs_gpu=True,
+    cuda_graphs=True,
+    provider="CUDAExecutionProvider",
+    library="onnxruntime_providers_cuda",
+    install="pip install 'onnxruntime-gpu[cuda,cudnn]'",
+)
+ORT_TENSORRT = OrtGpuBackend(
+    name="ort-tensorrt",
+    about="ONNX Runtime, TensorRT",
+    takes="onnx",
+    module="onnxruntime",
+    open=OrtGpuSession,
+    needs_gpu=True,
+    provider="TensorrtExecutionProvider",
+    library="onnxruntime_providers_tensorrt",
+    install="pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt, and put TensorRT's libraries on "
+    "LD_LIBRARY_PATH",
+)
 
 
 def session_options(ort: Any, threads: int | None) -> Any:

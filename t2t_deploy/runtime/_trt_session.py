@@ -17,9 +17,13 @@ from t2t_deploy.engine import (
     BACKEND_CLASSIC,
     BACKEND_RTX,
     MODULES,
+    LoadedEngine,
     Unavailable,
+    choose_profile,
     device_capability,
+    load_engine,
     load_tensorrt,
+    read_engine,
     sizes,
     supported_sms,
     why_no_device,
@@ -37,12 +41,6 @@ from t2t_deploy.runtime._session import (
     check_feeds,
     still_open,
 )
-from t2t_deploy.runtime._trt_engine import (
-    LoadedEngine,
-    choose_profile,
-    load_engine,
-    read_engine,
-)
 from t2t_deploy.types import Target, TensorSpec
 
 if TYPE_CHECKING:
@@ -55,10 +53,6 @@ CONTEXTS = 2
 class TensorRTBackend(Backend):
     """A TensorRT, which runs the engines that it has built."""
 
-    def open(self, request: SessionRequest) -> TensorRTSession:
-        """As `Backend.open`."""
-        return TensorRTSession(request)
-
     def build_unavailable(self) -> Unavailable | None:
         """As `Backend.build_unavailable`: TensorRT-RTX needs no device for it, TensorRT does."""
         missing = self.import_unavailable()
@@ -69,25 +63,6 @@ class TensorRTBackend(Backend):
         yield self._absent(CUDA_MODULE)
         if self is TENSORRT_RTX:
             yield _unsupported_device(device or 0)
-
-
-TENSORRT = TensorRTBackend(
-    name=BACKEND_CLASSIC,
-    about="TensorRT",
-    takes="engine",
-    module=MODULES[BACKEND_CLASSIC],
-    needs_gpu=True,
-    cuda_graphs=True,
-)
-TENSORRT_RTX = TensorRTBackend(
-    name=BACKEND_RTX,
-    about="TensorRT for RTX",
-    takes="engine",
-    module=MODULES[BACKEND_RTX],
-    needs_gpu=True,
-    cuda_graphs=True,
-    made_for=(Target.TENSORRT,),
-)
 
 
 def _unsupported_device(ordinal: int) -> Unavailable | None:
@@ -188,6 +163,24 @@ class TensorRTSession(ClosingSession):
 
     def _new_context(self, index: int) -> _Context:
         return _Context(self._cuda, still_open(self._engine), self._settings.config, index)
+
+
+TENSORRT, TENSORRT_RTX = (
+    TensorRTBackend(
+        name=name,
+        about=about,
+        takes="engine",
+        module=MODULES[name],
+        open=TensorRTSession,
+        needs_gpu=True,
+        cuda_graphs=True,
+        made_for=made_for,
+    )
+    for name, about, made_for in (
+        (BACKEND_CLASSIC, "TensorRT", ()),
+        (BACKEND_RTX, "TensorRT for RTX", (Target.TENSORRT,)),
+    )
+)
 
 
 class _RuntimeSettings:

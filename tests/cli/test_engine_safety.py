@@ -139,8 +139,7 @@ def test_no_command_loads_an_engine_that_nobody_answers_for(
         loaded.append(str(arguments[-1]))
         raise EngineError("it would be running now")
 
-    for module in ("_trt_engine", "_trt_session"):
-        monkeypatch.setattr(f"t2t_deploy.runtime.{module}.load_engine", load)
+    monkeypatch.setattr("t2t_deploy.runtime._trt_session.load_engine", load)
     monkeypatch.setattr(Backend, "run_unavailable", lambda backend, device=None: None)
     monkeypatch.setattr("t2t_deploy.runtime._trt_session.Cuda", lambda device: None)
     content = bytearray(engine_file.read_bytes())

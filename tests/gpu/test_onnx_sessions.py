@@ -12,7 +12,7 @@ import pytest
 
 from t2t_deploy.runtime import BACKENDS, SessionRequest, open_session, why_not_runnable
 from t2t_deploy.runtime._cuda import Cuda
-from t2t_deploy.runtime._ort_gpu import ORT_CUDA, OrtGpuBackend, OrtGpuSession
+from t2t_deploy.runtime._ort_gpu import OrtGpuBackend, OrtGpuSession
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, TOLERANCES, Precision
 from t2t_deploy.workspace import Artifact, Workspace
 
@@ -48,7 +48,7 @@ def test_onnxruntime(
     known = BACKENDS[backend]
     assert isinstance(known, OrtGpuBackend)
     request = SessionRequest(backend, graph(precision).path, precision=precision, cache=tmp_path)
-    with known.open(request) as session:
+    with OrtGpuSession(request) as session:
         for batch in (1, 8):
             image = images(batch)
             timed = session.timed_run({INPUT_NAME: image})
@@ -68,7 +68,7 @@ def opened(graph: MakeArtifact) -> Callable[..., OrtGpuSession]:
     if reason is not None:
         pytest.skip(f"ort-cuda: {reason}")
     path = graph(Precision.FP16).path
-    return lambda **options: ORT_CUDA.open(SessionRequest("ort-cuda", path, **options))
+    return lambda **options: OrtGpuSession(SessionRequest("ort-cuda", path, **options))
 
 
 def answer(session: OrtGpuSession, image: np.ndarray) -> np.ndarray:

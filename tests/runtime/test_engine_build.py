@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from t2t_deploy.engine import BACKEND_RTX, supported_sms
+from t2t_deploy.engine import BACKEND_RTX, device_capability, runnable_here, supported_sms
 from t2t_deploy.engine import _worker as _engine_worker
 from t2t_deploy.engine._build import BuildJob, BuildOptions, EngineBuild, trtexec_line
-from t2t_deploy.engine._device import device_capability, runnable_here
 from t2t_deploy.engine._figures import attest
 from t2t_deploy.engine._module import BuilderLog, load_tensorrt, new_logger
 from t2t_deploy.errors import EngineError

@@ -13,16 +13,16 @@ from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import is_installed
 from t2t_deploy.engine._build import BuildOptions, build_engine
 from t2t_deploy.engine._device import device_capability
-from t2t_deploy.engine._module import load_tensorrt
-from t2t_deploy.errors import ArtifactError, BackendError, EngineError, InputError
-from t2t_deploy.runtime import SessionRequest
-from t2t_deploy.runtime._session import batch_of
-from t2t_deploy.runtime._trt_engine import (
+from t2t_deploy.engine._load import (
     batch_profiles,
     choose_profile,
     load_engine,
     read_engine,
 )
+from t2t_deploy.engine._module import load_tensorrt
+from t2t_deploy.errors import ArtifactError, BackendError, EngineError, InputError
+from t2t_deploy.runtime import SessionRequest
+from t2t_deploy.runtime._session import batch_of
 from t2t_deploy.runtime._trt_session import TENSORRT_RTX, buffer_bytes
 from t2t_deploy.types import ShapeProfile, TensorSpec
 
@@ -84,7 +84,7 @@ def test_batches_of_a_free_and_of_a_fixed_engine() -> None:
         (TensorSpec("mask", "float32", (None,)), [[(1,), (1,), (2,)]], "disagree about the batch"),
         (TensorSpec("mask", "float32", (4,)), [[(4,), (4,), (4,)]], "disagree about the batch"),
         (TensorSpec("mask", "float32", (None, None)), [], "leaves more than the batch free"),
-        (TensorSpec("mask", "float32", ()), [], "leaves more than the batch free"),
+        (TensorSpec("mask", "float32", ()), [], "has no batch"),
     ],
 )
 def test_batches_that_make_no_sense(
