@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 # CUdevice_attribute of the driver API, fixed since CUDA 5
 _MAJOR, _MINOR = 75, 76
@@ -24,15 +26,14 @@ class Unavailable:
 
 def why_no_device(ordinal: int = 0) -> Unavailable | None:
     """What keeps CUDA device ``ordinal`` from being used: the driver, any device, or this one."""
-    try:
-        cuda = ctypes.CDLL(_DRIVER)
-    except OSError:
+    cuda = _driver()
+    if cuda is None:
         return Unavailable(
             f"no NVIDIA driver ({_DRIVER} not found)",
             "install it on a machine with an NVIDIA GPU, or start the container with --gpus all",
         )
-    status, count = cuda.cuInit(0), ctypes.c_int()
-    status = status or cuda.cuDeviceGetCount(ctypes.byref(count))
+    count = ctypes.c_int()
+    status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
     if status != 0 or count.value == 0:
         told = f" (driver status {status})" if status else ""
         return Unavailable(
@@ -49,14 +50,10 @@ def why_no_device(ordinal: int = 0) -> Unavailable | None:
 
 def device_capability(ordinal: int = 0) -> str | None:
     """Compute capability of a CUDA device as in ``86``; None without such a device."""
-    found = _device(ordinal)
-    if found is None:
-        return None
-    cuda, device = found
-    value = ctypes.c_int()
     numbers = []
     for attribute in (_MAJOR, _MINOR):
-        if cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device) != 0:
+        value = ctypes.c_int()
+        if not _asked(ordinal, "cuDeviceGetAttribute", ctypes.byref(value), attribute):
             return None
         numbers.append(str(value.value))
     return "".join(numbers)
@@ -64,20 +61,20 @@ def device_capability(ordinal: int = 0) -> str | None:
 
 def device_name(ordinal: int = 0) -> str | None:
     """What a CUDA device calls itself; None without such a device."""
-    found = _device(ordinal)
     name = ctypes.create_string_buffer(256)
-    if found is None or found[0].cuDeviceGetName(name, len(name), found[1]) != 0:
-        return None
-    return name.value.decode(errors="replace")
+    read = _asked(ordinal, "cuDeviceGetName", name, len(name))
+    return name.value.decode(errors="replace") if read else None
 
 
-def _device(ordinal: int) -> tuple[ctypes.CDLL, ctypes.c_int] | None:
-    """The driver's library and the handle of a device."""
-    try:
-        cuda = ctypes.CDLL(_DRIVER)
-    except OSError:
-        return None
-    device = ctypes.c_int()
-    if cuda.cuInit(0) != 0 or cuda.cuDeviceGet(ctypes.byref(device), ordinal) != 0:
-        return None
-    return cuda, device
+def _driver() -> ctypes.CDLL | None:
+    with contextlib.suppress(OSError):
+        return ctypes.CDLL(_DRIVER)
+    return None
+
+
+def _asked(ordinal: int, function: str, *arguments: Any) -> bool:
+    """Whether the driver has the device, and its function answered for it."""
+    cuda, device = _driver(), ctypes.c_int()
+    if cuda is None or cuda.cuInit(0) != 0 or cuda.cuDeviceGet(ctypes.byref(device), ordinal) != 0:
+        return False
+    return bool(cuda[function](*arguments, device) == 0)

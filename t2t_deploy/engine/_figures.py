@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from t2t_deploy.engine._log import Kernel, LogTotals, parse_log
@@ -16,7 +16,7 @@ from t2t_deploy.types import Precision, Status
 
 
 @dataclass(frozen=True, slots=True)
-class EngineFigures:
+class EngineFigures(LogTotals):
     """What is in an engine, for its first profile.
 
     kernels: launches; ``shape_ops`` (sizes computed for a free batch) are not among them.
@@ -44,7 +44,6 @@ class EngineFigures:
     gemm_mha: int
     gemv_mha: int
     profiles: int
-    totals: LogTotals
     layers: tuple[Kernel, ...]
     bare_sums: tuple[str, ...] = ()
 
@@ -61,30 +60,16 @@ class EngineFigures:
         """Attentions that are one kernel."""
         return self.gemm_mha + self.gemv_mha
 
-    @property
-    def activation_bytes(self) -> int:
-        """Memory for activations at the largest batch."""
-        return self.totals.activation_bytes
-
-    @property
-    def weights_bytes(self) -> int:
-        """Memory for weights."""
-        return self.totals.weights_bytes
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Memory that kernels need while they run, at the largest batch."""
-        return self.totals.scratch_bytes
-
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready figures; the kernels themselves are left to the log."""
-        return {name: getattr(self, name) for name in _TOLD} | asdict(self.totals)
+        return {name: getattr(self, name) for name in _TOLD}
 
 
 _TOLD = (
     *("kernels", "shape_ops", "kernels_by_kind", "kernels_by_dtype", "gemms_by_dtype"),
     *("macs_by_dtype", "macs_unplaced", "moved_bytes", "total_bytes", "fused_attention"),
     *("gemm_mha", "gemv_mha", "profiles"),
+    *(field.name for field in fields(LogTotals)),
 )
 
 
@@ -101,6 +86,7 @@ def figures_from_log(
     kernels = [layer for layer in layers if not layer.is_shape_work]
     macs, unplaced = _place_macs(kernels, layer_macs or {})
     return EngineFigures(
+        **asdict(log.totals),
         kernels=len(kernels),
         shape_ops=len(layers) - len(kernels),
         kernels_by_kind=_count(kernel.kind for kernel in kernels),
@@ -112,7 +98,6 @@ def figures_from_log(
         gemm_mha=sum(kernel.is_gemm_mha for kernel in kernels),
         gemv_mha=sum(kernel.is_gemv_mha for kernel in kernels),
         profiles=len(log.profiles),
-        totals=log.totals,
         layers=layers,
         bare_sums=bare_sums(kernels, engine),
     )

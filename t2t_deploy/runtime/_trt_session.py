@@ -81,8 +81,8 @@ def _unsupported_device(ordinal: int) -> Unavailable | None:
 class TensorRTSession(ClosingSession):
     """An engine on one device; `run` may be called from several threads.
 
-    Of the request, ``cache`` is a folder for the kernels that TensorRT-RTX compiles here, and
-    cuda_graph: replay each batch size as one graph, recorded after its first call.
+    Of the request, cache: folder for the kernels that TensorRT-RTX compiles here. cuda_graph:
+    replay each batch size as one graph, recorded after its first call.
     contexts: most execution contexts per profile; further threads wait for one.
 
     Raises ArtifactError for a missing file, EngineError for bytes that nobody answers for or that
