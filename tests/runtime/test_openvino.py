@@ -12,15 +12,16 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.errors import ArtifactError, BackendError, InputError
 from t2t_deploy.runtime import SessionRequest, _openvino, open_session, why_not_in
 from t2t_deploy.runtime._openvino import Layers, OpenVinoSession, check_computed
 from t2t_deploy.types import Precision
+
+from ..onnx_models import constants, save_model
 
 pytestmark = pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
 
@@ -42,11 +43,11 @@ def write(tmp_path: Path) -> Write:
             Precision.FP16: (TensorProto.FLOAT16, np.float16),
             Precision.BF16: (TensorProto.BFLOAT16, ml_dtypes.bfloat16),
         }
-        constants: dict[str, Any] = {"weight": WEIGHT}
+        values: dict[str, Any] = {"weight": WEIGHT}
         if precision is Precision.FP32:
             nodes = [helper.make_node("MatMul", ["image", "weight"], ["logits"])]
         elif precision is Precision.INT8:
-            constants = {
+            values = {
                 "weight": np.clip(np.round(WEIGHT * 32), -127, 127).astype(np.int8),
                 "weight_scale": np.float32(1 / 32),
                 "scale": np.float32(1 / 32),
@@ -60,24 +61,15 @@ def write(tmp_path: Path) -> Write:
             ]
         else:
             kind, dtype = types[precision]
-            constants = {"weight": WEIGHT.astype(dtype)}
+            values = {"weight": WEIGHT.astype(dtype)}
             nodes = [
                 helper.make_node("Cast", ["image"], ["typed"], to=kind),
                 helper.make_node("MatMul", ["typed", "weight"], ["product"]),
                 helper.make_node("Cast", ["product"], ["logits"], to=TensorProto.FLOAT),
             ]
-        graph = helper.make_graph(
-            nodes,
-            "matmul",
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch or "N", WIDTH])],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch or "N", CLASSES])],
-            [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
-        )
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-        onnx.checker.check_model(made)
+        shapes = [batch or "N", WIDTH], [batch or "N", CLASSES]
         path = tmp_path / f"{precision.value}-{batch}.onnx"
-        onnx.save(made, path)
-        return path
+        return save_model(path, nodes, constants(values), *shapes)
 
     return model
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.runtime import BACKENDS, Session, SessionRequest, _ort_replay
@@ -29,6 +29,8 @@ from t2t_deploy.runtime._ort_gpu import (
 from t2t_deploy.runtime._ort_replay import Replays
 from t2t_deploy.types import Precision
 
+from ..onnx_models import constants, save_model
+
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
@@ -44,23 +46,8 @@ def flatten(tmp_path: Path) -> Path:
         helper.make_node("Reshape", ["r", "to"], ["f"], "flat"),
         helper.make_node("Gather", ["f", "first"], ["logits"], "choose", axis=1),
     ]
-    weights = [
-        numpy_helper.from_array(np.array(0), "zero"),
-        numpy_helper.from_array(np.array([0]), "zero_axis"),
-        numpy_helper.from_array(np.array([-1]), "rest"),
-        numpy_helper.from_array(np.array([0, 1]), "first"),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 4])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])],
-        weights,
-    )
-    path = tmp_path / "flatten.onnx"
-    opset = helper.make_opsetid("", 18)
-    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
-    return path
+    weights = constants({"zero": 0, "zero_axis": [0], "rest": [-1], "first": [0, 1]})
+    return save_model(tmp_path / "flatten.onnx", nodes, weights, ["batch", 3, 4], ["batch", 2])
 
 
 def opened(path: Path, backend: str) -> Session:

@@ -22,7 +22,7 @@ from t2t_deploy.errors import EngineError
 from t2t_deploy.types import Precision, ShapeProfile, Status, TensorSpec
 
 from ..children import children
-from .engine_graphs import BF16, OUT, TOKENS, WIDTH, attention, build, linear, needs_tensorrt_rtx
+from .graphs import BF16, OUT, TOKENS, WIDTH, attention, build, linear, needs_tensorrt_rtx
 
 pytestmark = needs_tensorrt_rtx
 

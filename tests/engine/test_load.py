@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, save
+from onnx import helper
 
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import is_installed
@@ -25,6 +25,8 @@ from t2t_deploy.runtime import SessionRequest
 from t2t_deploy.runtime._session import batch_of
 from t2t_deploy.runtime._trt_session import TENSORRT_RTX, buffer_bytes
 from t2t_deploy.types import ShapeProfile, TensorSpec
+
+from ..onnx_models import save_model
 
 needs_rtx = pytest.mark.skipif(
     not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
@@ -119,15 +121,9 @@ def test_a_missing_engine(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real engine of one operator."""
-    node = helper.make_node("Relu", ["image"], ["logits"])
-    values = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3])
-        for name in ("image", "logits")
-    ]
-    graph = helper.make_graph([node], "relu", values[:1], values[1:])
     folder = tmp_path_factory.mktemp("engine")
-    opset = helper.make_opsetid("", 18)
-    save(helper.make_model(graph, opset_imports=[opset], ir_version=10), folder / "relu.onnx")
+    nodes = [helper.make_node("Relu", ["image"], ["logits"])]
+    save_model(folder / "relu.onnx", nodes, [], ["batch", 3], ["batch", 3])
     path = folder / "relu.engine"
     path.write_bytes(build_engine(folder / "relu.onnx", BuildOptions(pin_figures=False)).engine)
     return path

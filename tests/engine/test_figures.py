@@ -11,7 +11,7 @@ import pytest
 from t2t_deploy.engine._figures import MIN_SHARES, EngineFigures, attest, figures_from_log
 from t2t_deploy.types import Precision, Status
 
-LOG = (Path(__file__).parent / "test_engine_log.txt").read_text(encoding="utf-8")
+LOG = (Path(__file__).parent / "test_log.txt").read_text(encoding="utf-8")
 # the second profile's layers alone: the log of an engine for batch 4
 FIXED = re.sub(r"Name: \S+_myl0_\d+, LayerType.*\n", "", LOG).replace(" [profile 1]", "")
 # batch x tokens x inputs x outputs, and the two products of 4 heads of 32

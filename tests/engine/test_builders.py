@@ -21,7 +21,7 @@ from t2t_deploy.engine._module import load_tensorrt
 from t2t_deploy.engine._worker import TimingCache
 from t2t_deploy.errors import BackendError, UsageError
 
-from .engine_graphs import build, needs_tensorrt_rtx
+from .graphs import build, needs_tensorrt_rtx
 
 pytestmark = needs_tensorrt_rtx
 

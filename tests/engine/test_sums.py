@@ -15,7 +15,7 @@ from t2t_deploy.engine._log import Kernel, LogTensor
 from t2t_deploy.types import Precision, ShapeProfile, Status
 
 from .code_graphs import FP8, INT8, Coded, by_output, coded
-from .engine_graphs import FP16, FP32, Batch, build, needs_tensorrt_rtx
+from .graphs import FP16, FP32, Batch, build, needs_tensorrt_rtx
 
 # as `--sm` is given: one architecture, several, portable
 TARGETS: tuple[list[str], ...] = (["75"], ["86"], ["89"], ["120"], ["86", "89"], [])
