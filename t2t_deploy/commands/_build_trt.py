@@ -29,6 +29,7 @@ from t2t_deploy.commands._quantize import PlacementName, quantized
 from t2t_deploy.commands._quantize_plan import plan_quantization
 from t2t_deploy.engine import (
     BACKEND_RTX,
+    BUILDERS,
     Attestation,
     BuilderDiedError,
     BuildOptions,
@@ -113,7 +114,7 @@ def build_engine(
         str,
         Opt(
             "Engine builder; auto takes TensorRT where it and a GPU are, else TensorRT-RTX.",
-            choice("auto", "tensorrt", "tensorrt-rtx"),
+            choice(*BUILDERS),
             shown="auto",
         ),
     ] = "auto",

@@ -30,6 +30,8 @@ class Backend:
     """whatever is asked"""
     cuda_graphs: bool = False
     """whether `SessionRequest.cuda_graph` changes anything"""
+    compiles: bool = False
+    """whether opening it on a CPU takes minutes"""
     made_for: tuple[Target, ...] = ()
     """of which graphs it is the usual runtime"""
     float32_in: tuple[Precision, ...] = (Precision.FP32,)

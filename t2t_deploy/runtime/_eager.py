@@ -112,5 +112,6 @@ class EagerSession(ClosingSession):
 
 EAGER = TorchBackend("eager", "the reference in eager PyTorch", "weights", "torch", EagerSession)
 COMPILE = TorchBackend(
-    "compile", "the reference under torch.compile", "weights", "torch", EagerSession
+    *("compile", "the reference under torch.compile", "weights", "torch", EagerSession),
+    compiles=True,
 )
