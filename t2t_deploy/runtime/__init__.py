@@ -23,7 +23,7 @@ from t2t_deploy.runtime._session import (
     TimedRun,
     TimedSession,
     check_feeds,
-    run_padded,
+    fill_batch,
 )
 
 __all__ = [
@@ -42,8 +42,8 @@ __all__ = [
     "available_threads",
     "backend_for",
     "check_feeds",
+    "fill_batch",
     "open_session",
-    "run_padded",
     "why_not_in",
     "why_not_runnable",
 ]

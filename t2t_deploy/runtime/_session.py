@@ -192,21 +192,13 @@ def check_model_file(path: Path) -> None:
     check_onnx_file(path)
 
 
-def run_padded(
-    session: Session, feeds: Mapping[str, np.ndarray], least: int | None = None
-) -> dict[str, np.ndarray]:
-    """All outputs for a batch that may be smaller than the session takes.
+def fill_batch(pictures: np.ndarray, batch: int | None) -> np.ndarray:
+    """A batch (n, ...) of at least ``batch``: the last picture is repeated where n is less.
 
-    It is filled up by repeating its last picture, and what is computed of those is cut off.
-    least: the smallest batch that the session takes; None is its fixed one, where it has one.
-    Raises as `Session.run`.
+    batch: the smallest that a session takes, None for any. What is computed of repetitions is the
+    caller's to cut off.
     """
-    count = len(next(iter(feeds.values())))
-    missing = (least or session.inputs[0].shape[0] or 1) - count
-    if missing > 0:
-        feeds = {
-            name: np.concatenate((array, np.repeat(array[-1:], missing, axis=0)))
-            for name, array in feeds.items()
-        }
-    outputs = session.run({name: np.ascontiguousarray(array) for name, array in feeds.items()})
-    return {name: array[:count] for name, array in outputs.items()}
+    missing = (batch or 0) - len(pictures)
+    if missing <= 0:
+        return pictures
+    return np.concatenate((pictures, np.repeat(pictures[-1:], missing, axis=0)))
