@@ -25,7 +25,7 @@ from t2t_deploy.engine._load import (
     choose_profile,
     load_engine,
     read_engine,
-    runnable_here,
+    why_not_loaded,
 )
 from t2t_deploy.engine._module import BACKEND_CLASSIC, BACKEND_RTX, MODULES, load_tensorrt
 from t2t_deploy.engine._network import check_foreign, sizes
@@ -56,9 +56,9 @@ __all__ = [
     "load_tensorrt",
     "parse_sm",
     "read_engine",
-    "runnable_here",
     "sizes",
     "supported_sms",
     "trtexec_line",
     "why_no_device",
+    "why_not_loaded",
 ]

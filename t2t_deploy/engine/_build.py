@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,12 @@ class BuildJob:
 class BuildResult:
     """What is known of an engine that was built, but for its bytes and its log.
 
-    version: of the builder. layer_macs: multiply-adds by ONNX node name, at the tuned batch.
-    build_s: for parsing and building. log_entries: how many the log had when the engine was done.
+    backend_version: of the builder. layer_macs: multiply-adds by ONNX node name, at the tuned
+    batch. build_s: seconds for parsing and building. log_entries: how many the log had when the
+    engine was done.
     """
 
-    version: str
+    backend_version: str
     profiles: tuple[ShapeProfile, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -86,7 +87,7 @@ class BuildResult:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineBuild:
+class EngineBuild(BuildResult):
     """A built engine and what is known about it.
 
     engine: the serialized engine, to be written as it is.
@@ -94,20 +95,14 @@ class EngineBuild:
     figures: of this engine, first profile.
     pinned: where the batch is free, figures of the same graph built for exactly the tuned batch of
         the first profile; None otherwise. The log of a free batch does not tell sizes.
-    build_s: seconds for parsing and building this engine.
     log: everything the builder said about this engine.
     """
 
     engine: bytes
     backend: str
-    backend_version: str
     sm: tuple[str, ...]
-    profiles: tuple[ShapeProfile, ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
     figures: EngineFigures
     pinned: EngineFigures | None
-    build_s: float
     log: str
     options: BuildOptions
 
@@ -227,16 +222,12 @@ def _run(child: Child, job: BuildJob, progress: Progress | None) -> EngineBuild:
     log.entries = log.entries[: result.log_entries]
     figures = figures_from_log(log.text, result.layer_macs, message.payload)
     return EngineBuild(
+        **{field.name: getattr(result, field.name) for field in fields(result)},
         engine=message.payload,
         backend=job.backend,
-        backend_version=result.version,
         sm=job.sm or PORTABLE,
-        profiles=result.profiles,
-        inputs=result.inputs,
-        outputs=result.outputs,
         figures=figures,
         pinned=None,
-        build_s=result.build_s,
         log=log.text,
         options=job.options,
     )
@@ -294,15 +285,7 @@ def trtexec_line(build: EngineBuild, onnx_path: Path, engine_path: Path) -> str:
     for index, profile in enumerate(build.profiles if free else ()):
         if len(build.profiles) > 1:
             words.append(f"--profile={index}")
-        for option, batch in (
-            ("minShapes", profile.min),
-            ("optShapes", profile.opt),
-            ("maxShapes", profile.max),
-        ):
-            shapes = ",".join(f"{s.name}:{_shape_text(s, batch)}" for s in free)
-            words.append(f"--{option}={shapes}")
+        for option, batch in zip(("min", "opt", "max"), astuple(profile), strict=True):
+            sizes = ((spec.name, "x".join(map(str, (batch, *spec.shape[1:])))) for spec in free)
+            words.append(f"--{option}Shapes={','.join(map(':'.join, sizes))}")
     return shlex.join(words)
-
-
-def _shape_text(spec: TensorSpec, batch: int) -> str:
-    return "x".join(map(str, (batch, *spec.shape[1:])))

@@ -169,23 +169,15 @@ def _range(profile: ShapeProfile) -> str:
     return str(profile.min) if profile.min == profile.max else f"{profile.min} to {profile.max}"
 
 
-@dataclass(frozen=True, slots=True)
-class Runnable:
-    """Whether an engine runs on this machine, and why not."""
-
-    runs: bool
-    why_not: str | None
-
-
-def runnable_here(engine: bytes, trt: TensorRT | None = None) -> Runnable:
-    """Load a serialized engine on this machine's device; nothing is run and nothing is kept.
+def why_not_loaded(engine: bytes, trt: TensorRT | None = None) -> str | None:
+    """None where a serialized engine loads on this machine's device; nothing is run or kept.
 
     trt: the TensorRT module; None takes TensorRT-RTX. Raises MissingDependencyError without it.
     """
     trt = load_tensorrt() if trt is None else trt
     log = BuilderLog()
     loaded = trt.Runtime(new_logger(trt, log)).deserialize_cuda_engine(engine)
-    return Runnable(True, None) if loaded is not None else Runnable(False, load_refusal(log))
+    return load_refusal(log) if loaded is None else None
 
 
 def load_refusal(log: BuilderLog) -> str:

@@ -15,7 +15,6 @@ import hashlib
 import importlib
 import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -59,12 +58,7 @@ def main() -> None:
         message = parent.next_message()
         # told as it comes: it is what is left when the builder dies
         log = BuilderLog(tell=lambda entry: parent.tell({"log": entry}))
-        progress: Progress | None = None
-        if message["progress"]:
-
-            def progress(phase: str, done: int, steps: int) -> None:
-                parent.tell({"progress": [phase, done, steps]})
-
+        progress = (lambda *step: parent.tell({"progress": step})) if message["progress"] else None
         try:
             result, engine = build(from_json(BuildJob, message["job"]), log, progress)
         except (DeployError, MemoryError) as err:
@@ -97,8 +91,9 @@ def build(
     config.progress_monitor = monitor
     cache = None
     if options.timing_cache is not None and job.backend == BACKEND_CLASSIC:
-        cache = TimingCache.open(options.timing_cache, job.onnx_path, str(trt.__version__))
-        cache.give_to(config)
+        cache = timing_cache_path(options.timing_cache, job.onnx_path, str(trt.__version__))
+        known = cache.read_bytes() if cache.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         why = log.errors() or "it gives no reason"
@@ -110,7 +105,7 @@ def build(
             raise MemoryError(message)
         raise EngineError(message)
     if cache is not None:
-        cache.keep(config)
+        _keep_times(cache, config)
     seconds = (time.perf_counter_ns() - started_ns) / 1e9
     version, entries = str(trt.__version__), len(log.entries)
     result = BuildResult(version, profiles, inputs, outputs, macs, seconds, entries)
@@ -134,32 +129,20 @@ def _config(trt: TensorRT, builder: tensorrt.Builder, job: BuildJob) -> tensorrt
     return config
 
 
-@dataclass(frozen=True, slots=True)
-class TimingCache:
-    """One file of times, for one graph on one kind of device in one version of TensorRT.
+def timing_cache_path(folder: Path, onnx_path: Path, version: str) -> Path:
+    """The file of times of one graph on this machine's kind of device in one version of TensorRT.
 
     TensorRT-RTX measures nothing when it builds, and its cache is empty.
     """
+    graph = hashlib.sha256(onnx_path.read_bytes()).hexdigest()
+    key = "\n".join((graph, device_name() or "no device", version))
+    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.timing"
 
-    path: Path
 
-    @classmethod
-    def open(cls, folder: Path, onnx_path: Path, version: str) -> TimingCache:
-        """The cache of this graph on this machine's device; nothing is read yet."""
-        graph = hashlib.sha256(onnx_path.read_bytes()).hexdigest()
-        key = "\n".join((graph, device_name() or "no device", version))
-        return cls(folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.timing")
-
-    def give_to(self, config: tensorrt.IBuilderConfig) -> None:
-        """Let the builder use what is known, and add to it."""
-        known = self.path.read_bytes() if self.path.is_file() else b""
-        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
-
-    def keep(self, config: tensorrt.IBuilderConfig) -> None:
-        """Write the cache back, whole or not at all."""
-        times = to_bytes(config.get_timing_cache().serialize())
-        with atomic_write(self.path) as temporary:
-            temporary.write_bytes(times)
+def _keep_times(path: Path, config: tensorrt.IBuilderConfig) -> None:
+    times = to_bytes(config.get_timing_cache().serialize())
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(times)
 
 
 if __name__ == "__main__":

@@ -67,15 +67,12 @@ class OrtSession(ClosingSession):
     def __init__(self, request: SessionRequest) -> None:
         ort, path = require("onnxruntime"), request.path
         check_model_file(path)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options = new_options(ort, request.threads)
         # Without VNNI, x86 saturates signed weights by unsigned activations, which is what ONNX
         # Runtime makes of signed operands: this has it take exact unsigned products there.
         options.add_session_config_entry(_EXACT_PRODUCTS, "1")
         # 1.32 makes a product with 8-bit weights one that rounds its activations to 8 bits too
         options.add_session_config_entry(_FLOAT_ACTIVATIONS, "1")
-        if request.threads is not None:
-            options.intra_op_num_threads = request.threads
         before = path.stat()
         model = _source_of(path, options)
         try:
@@ -116,6 +113,15 @@ ORT_CPU = OrtCpuBackend(
     open=OrtSession,
     made_for=(Target.CPU, Target.PORTABLE),
 )
+
+
+def new_options(ort: Any, threads: int | None) -> Any:
+    """Options of a session; ``threads`` are intra-op, None leaves one per core."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 def _source_of(path: Path, options: Any) -> bytes | str:

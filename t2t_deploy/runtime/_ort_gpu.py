@@ -18,7 +18,7 @@ from t2t_deploy.engine import Unavailable
 from t2t_deploy.errors import BackendError
 from t2t_deploy.graph import read_onnx
 from t2t_deploy.runtime._backend import Backend
-from t2t_deploy.runtime._ort import raise_refusal, tensor_spec
+from t2t_deploy.runtime._ort import new_options, raise_refusal, tensor_spec
 from t2t_deploy.runtime._ort_replay import REPLAYABLE, Replays, run_bound
 from t2t_deploy.runtime._session import (
     ClosingSession,
@@ -231,12 +231,9 @@ ORT_TENSORRT = OrtGpuBackend(
 
 def session_options(ort: Any, threads: int | None) -> Any:
     """Options under which a graph runs on the asked provider or not at all."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options = new_options(ort, threads)
     # else sums over a batch of one add up in another order in each call: other bits, 1e-3 in fp16
     options.use_deterministic_compute = True
-    if threads is not None:
-        options.intra_op_num_threads = threads
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.add_session_config_entry(*RECORD_PLACEMENT)
     return options

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from t2t_deploy.engine import BACKEND_RTX, device_capability, runnable_here, supported_sms
+from t2t_deploy.engine import BACKEND_RTX, device_capability, supported_sms, why_not_loaded
 from t2t_deploy.engine import _worker as _engine_worker
 from t2t_deploy.engine._build import BuildJob, BuildOptions, EngineBuild, trtexec_line
 from t2t_deploy.engine._figures import attest
@@ -217,13 +217,12 @@ def test_ctrl_c_cancels(fixed_fp16: Path) -> None:
     assert children() <= running
 
 
-def test_runnable_here_says_why_not(fixed_build: EngineBuild) -> None:
+def test_loading_says_why_not(fixed_build: EngineBuild) -> None:
     if device_capability() is not None:
         pytest.skip("this machine has a CUDA device")
-    verdict = runnable_here(fixed_build.engine)
-    assert not verdict.runs
-    assert verdict.why_not is not None
-    assert re.fullmatch(r"no CUDA device: .+ \(cudaError \d+\)", verdict.why_not)
+    why_not = why_not_loaded(fixed_build.engine)
+    assert why_not is not None
+    assert re.fullmatch(r"no CUDA device: .+ \(cudaError \d+\)", why_not)
 
 
 @pytest.mark.gpu
@@ -232,13 +231,11 @@ def test_a_portable_engine_loads_on_a_supported_device(fixed_fp16: Path) -> None
     assert device is not None
     if device not in supported_sms(load_tensorrt()):
         pytest.skip(f"TensorRT-RTX does not support SM {device}")
-    assert runnable_here(build(fixed_fp16, sm=["native"]).engine).runs
+    assert why_not_loaded(build(fixed_fp16, sm=["native"]).engine) is None
 
 
 def test_an_engine_that_is_none_does_not_run() -> None:
-    verdict = runnable_here(b"not an engine")
-    assert not verdict.runs
-    assert verdict.why_not
+    assert why_not_loaded(b"not an engine")
 
 
 def test_trtexec_line(fixed_build: EngineBuild, free_build: EngineBuild) -> None:

@@ -8,9 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from t2t_deploy.engine import BACKEND_CLASSIC, BACKEND_RTX
+from t2t_deploy.engine import BACKEND_CLASSIC, BACKEND_RTX, _worker
 from t2t_deploy.engine import _choice as _trt_choice
-from t2t_deploy.engine import _worker as _timing_cache
 from t2t_deploy.engine._build import EngineBuild
 from t2t_deploy.engine._choice import (
     BuilderModule,
@@ -18,7 +17,7 @@ from t2t_deploy.engine._choice import (
     choose_builder,
 )
 from t2t_deploy.engine._module import load_tensorrt
-from t2t_deploy.engine._worker import TimingCache
+from t2t_deploy.engine._worker import timing_cache_path
 from t2t_deploy.errors import BackendError, UsageError
 
 from .graphs import build, needs_tensorrt_rtx
@@ -51,11 +50,11 @@ def test_tensorrt_rtx_keeps_no_timing_cache(fixed_fp16: Path, tmp_path: Path) ->
 def test_timing_caches_are_per_graph_device_and_version(
     fixed_fp16: Path, free_fp16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = {TimingCache.open(tmp_path, fixed_fp16, "10.0").path}
-    paths.add(TimingCache.open(tmp_path, free_fp16, "10.0").path)
-    paths.add(TimingCache.open(tmp_path, fixed_fp16, "10.1").path)
-    monkeypatch.setattr(_timing_cache, "device_name", lambda: "another")
-    paths.add(TimingCache.open(tmp_path, fixed_fp16, "10.0").path)
+    paths = {timing_cache_path(tmp_path, fixed_fp16, "10.0")}
+    paths.add(timing_cache_path(tmp_path, free_fp16, "10.0"))
+    paths.add(timing_cache_path(tmp_path, fixed_fp16, "10.1"))
+    monkeypatch.setattr(_worker, "device_name", lambda: "another")
+    paths.add(timing_cache_path(tmp_path, fixed_fp16, "10.0"))
     assert len(paths) == 4
 
 
