@@ -248,9 +248,9 @@ lint: $(READY) $(STUBS)/.ready
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@MYPYPATH=$(STUBS)/classic $(BIN)/mypy
-	@MYPYPATH=$(STUBS)/rtx $(BIN)/mypy --cache-dir .mypy_cache/rtx t2t_deploy tests/runtime
+	@MYPYPATH=$(STUBS)/rtx $(BIN)/mypy --cache-dir .mypy_cache/rtx t2t_deploy tests/engine tests/runtime
 	@if [ -e $(STUBS)/left_out ]; then cat $(STUBS)/left_out; else \
-	  MYPYPATH=$(STUBS)/eleven $(BIN)/mypy --cache-dir .mypy_cache/eleven t2t_deploy tests/runtime; fi
+	  MYPYPATH=$(STUBS)/eleven $(BIN)/mypy --cache-dir .mypy_cache/eleven t2t_deploy tests/engine tests/runtime; fi
 	@$(BIN)/lint-imports --no-logo
 
 format: $(READY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -30,6 +31,11 @@ EXTRAS = {
     "pyarrow.fs": "ray",
     "pyarrow.parquet": "ray",
 }
+# module -> the distributions it comes in, of which one is installed or all, where not by its name
+WHEELS = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "tensorrt_rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
+}
 # import name of a module where it differs between wheels: the first that is installed is used
 _SPELLINGS = {"tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 
@@ -46,6 +52,15 @@ _ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1"}
 def is_installed(module: str) -> bool:
     """Whether the module can be found; nothing is imported."""
     return _installed_name(module) is not None
+
+
+def installed_versions(*distributions: str) -> dict[str, str]:
+    """Versions of those that are installed, in the order asked; nothing is imported."""
+    found = {}
+    for name in distributions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def require(module: str) -> ModuleType:

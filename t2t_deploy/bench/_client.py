@@ -55,10 +55,9 @@ class Worker:
 
     def load(self, case: BenchCase, seed: int) -> dict[str, Any]:
         """Open the session and call it once. Raises WorkerError."""
-        request = case.request.to_dict()
         message = {
             "command": "load",
-            "request": request,
+            "request": case.request,
             "batch": case.batch,
             "seed": seed,
             "wanted": case.wanted,

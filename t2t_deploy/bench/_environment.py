@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 
 from t2t_deploy.bench._gpus import GpuRecord
+from t2t_deploy.runtime import BACKENDS, available_threads
 
-_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
+_PACKAGES = {"numpy", "onnx", *(tool for backend in BACKENDS.values() for tool in backend.tools)}
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
@@ -66,7 +67,7 @@ def read_environment(
         cpu_model=processor.model,
         cpu_flags=processor.flags,
         logical_cores=os.cpu_count() or 1,
-        usable_cores=_usable_cores(),
+        usable_cores=available_threads(),
         memory_bytes=int(psutil.virtual_memory().total),
         governor=_GOVERNOR.read_text().strip() if _GOVERNOR.is_file() else None,
         python=platform.python_version(),
@@ -93,12 +94,6 @@ def library_versions() -> dict[str, str]:
             # the first on the path is the one that is imported
             found.setdefault(name, distribution.version)
     return dict(sorted(found.items()))
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 FLAGS_OF_INTEREST = ("avx2", "avx_vnni", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")

@@ -21,6 +21,7 @@ from t2t_deploy.bench._gpus import GpuWatch
 from t2t_deploy.bench._results import BenchCase, BenchReport, BenchSettings, CaseResult
 from t2t_deploy.bench._statistics import Speedup, round_medians, speedup_of
 from t2t_deploy.errors import UsageError
+from t2t_deploy.runtime import REFERENCE_BACKEND
 from t2t_deploy.types import Precision
 
 Progress = Callable[[str, int, int], None]
@@ -30,7 +31,6 @@ MIN_ROUNDS = 5
 """The range of n rounds holds the true median with probability 1 - 2^(1-n): 0.94 at 5, 0.75 at 3.
 From fewer rounds no resampling can make a 95 % interval."""
 DEFAULT_ROUND_SECONDS = 0.5
-_EAGER = "eager"
 
 
 def run_bench(
@@ -138,7 +138,7 @@ def _is_base(other: BenchCase, case: BenchCase) -> bool:
 
 def _may_be_base(case: BenchCase) -> bool:
     # under autocast eager is one more thing to compare
-    return (case.backend, case.precision) == (_EAGER, Precision.FP32.value)
+    return (case.backend, case.precision) == (REFERENCE_BACKEND, Precision.FP32.value)
 
 
 def _medians(case_run: CaseRun) -> np.ndarray:

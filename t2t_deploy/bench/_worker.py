@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from t2t_deploy._child import Parent
+from t2t_deploy._child import Parent, from_json
 from t2t_deploy.bench._environment import peak_resident_bytes, resident_bytes
 from t2t_deploy.bench._inputs import make_inputs
 from t2t_deploy.runtime import ReplayingSession, Session, SessionRequest, TimedSession
@@ -47,7 +47,7 @@ class _Bench:
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         match message["command"]:
             case "load":
-                request = SessionRequest.from_dict(message["request"])
+                request = from_json(SessionRequest, message["request"])
                 return self._load(request, message["batch"], message["seed"], message.get("wanted"))
             case "run":
                 return self._run(message["iterations"], message["settle"])
@@ -100,7 +100,7 @@ class _Bench:
         if isinstance(self._session, TimedSession):
             # after the samples, and few: the events between the parts cost time themselves
             timed = [self._session.timed_run(feeds) for _ in range(_TIMED_CALLS)]
-            answer["parts_ms"] = [call.timing.to_dict() for call in timed]
+            answer["parts_ms"] = [call.timing for call in timed]
         if isinstance(self._session, ReplayingSession):
             answer["graph_refusal"] = self._session.graph_refusal
         return answer

@@ -11,7 +11,7 @@ import numpy as np
 
 from t2t_deploy._progress import Progress
 from t2t_deploy.pictures import LabelledSet
-from t2t_deploy.runtime import Session
+from t2t_deploy.runtime import Session, fill_batch
 from t2t_deploy.types import INDICES_NAME, Tail, softmax
 from t2t_deploy.verify import AccuracySum
 
@@ -41,9 +41,8 @@ class AccuracyRunner:
         for start in range(0, len(pictures), self.batch):
             chunk = pictures[start : start + self.batch]
             count = len(chunk)
-            if fixed is not None and count < fixed:
-                chunk = np.concatenate((chunk, np.repeat(chunk[-1:], fixed - count, axis=0)))
-            found = self.session.run({source: np.ascontiguousarray(chunk)})
+            fed = np.ascontiguousarray(fill_batch(chunk, fixed))
+            found = self.session.run({source: fed})
             results.append(self._rows(found)[:count])
         return np.concatenate(results)
 

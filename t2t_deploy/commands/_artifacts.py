@@ -15,6 +15,8 @@ from t2t_deploy._progress import Progress
 from t2t_deploy.engine import device_capability, engine_version
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError, UsageError
 from t2t_deploy.runtime import (
+    CPU_BACKENDS,
+    DEFAULT_BACKEND,
     ClosingSession,
     Session,
     SessionRequest,
@@ -23,11 +25,6 @@ from t2t_deploy.runtime import (
 )
 from t2t_deploy.types import TensorSpec
 from t2t_deploy.workspace import Artifact, Workspace
-
-DEFAULT_BACKEND = "ort-cpu"
-CPU_BACKENDS = (DEFAULT_BACKEND, "openvino")
-"""The runtimes of ONNX files that need no device: an artifact is compared on one of them."""
-
 
 ArtifactFile = Annotated[AnyPath | None, Opt(role=Role.SWITCH, recipe=False)]
 ArtifactFiles = Annotated[Iterable[AnyPath], Opt(kind=PATHS, role=Role.SWITCH, recipe=False)]

@@ -23,7 +23,7 @@ from t2t_deploy.bench import (
     speedup_between,
 )
 from t2t_deploy.commands._nodewise import float64_logits
-from t2t_deploy.runtime import SessionRequest, why_not_in, why_not_runnable
+from t2t_deploy.runtime import BACKENDS, SessionRequest, why_not_in, why_not_runnable
 from t2t_deploy.types import INPUT_NAME, Precision, TensorSpec
 
 if TYPE_CHECKING:
@@ -33,10 +33,11 @@ OPSET = 18  # what the default exporter writes by itself
 # name in the report -> whether it is torch's default exporter
 EXPORTERS = {"plain, TorchScript exporter": False, "plain, default exporter": True}
 # where a plain export runs; OpenVINO rounds a float32 graph itself
-_RUNS = (
-    ("ort-cpu", Precision.FP32),
-    ("openvino", Precision.FP32),
-    ("openvino", Precision.BF16),
+_RUNS = tuple(
+    (backend.name, precision)
+    for backend in BACKENDS.values()
+    if backend.on_cpu
+    for precision in backend.float32_in
 )
 _REASON_CHARS = 500
 

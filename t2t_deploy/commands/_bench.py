@@ -245,7 +245,7 @@ def _case(
         if manifest is None or not manifest.weights:
             return None, None
         reason = why_not_runnable(backend, device)
-        if reason is None and backend == "compile" and device is None:
+        if reason is None and BACKENDS[backend].compiles and device is None:
             reason = None if asked.baselines or asked.backends else _SLOW_COMPILE
         if reason is not None:
             return None, reason
@@ -267,15 +267,13 @@ def _case(
     reason = why_not_runnable(backend, device)
     if reason is None and takes == "engine" and not named:
         reason = _why_not_loaded(artifact)
-    if reason is None and manifest is not None and backend in ("ort-cpu", "openvino"):
-        told = why_not_in(backend, manifest.precision)
-        if told is not None:
-            reason = told
-        elif backend == "openvino" and manifest.dynamic_ranges:
-            reason = "its ranges are taken at run time, which OpenVINO would compute in float32"
-        elif manifest.target == Target.TENSORRT.value and not named:
+    if reason is None and manifest is not None and BACKENDS[backend].on_cpu:
+        reason = why_not_in(backend, manifest.precision)
+        if reason is None and manifest.dynamic_ranges:
+            reason = BACKENDS[backend].why_no_dynamic_ranges
+        if reason is None and manifest.target == Target.TENSORRT.value and not named:
             reason = "made for TensorRT; name it to run it on the CPU all the same"
-        elif manifest.batch not in (None, batch):
+        if reason is None and manifest.batch not in (None, batch):
             reason = f"its batch is fixed at {manifest.batch}"
     if reason is None and manifest is not None and takes == "engine":
         profiles = manifest.engine_profiles

@@ -31,7 +31,7 @@ from t2t_deploy.commands._accuracy_run import AccuracyRunner, run_pictures
 from t2t_deploy.commands._quantize_inputs import QuantizationInputs
 from t2t_deploy.errors import counted
 from t2t_deploy.pictures import LabelledSet, labelled_set_from_folder
-from t2t_deploy.runtime import SessionRequest, open_session
+from t2t_deploy.runtime import DEFAULT_BACKEND, REFERENCE_BACKEND, SessionRequest, open_session
 from t2t_deploy.types import TOLERANCES, Status
 from t2t_deploy.verify import AccuracySum, PictureSet, standard_pictures, verify_session
 from t2t_deploy.workspace import Workspace
@@ -146,7 +146,9 @@ class _Bench:
         self.workspace = workspace
         self.inputs, self.images, self.report = inputs, images, progress
         self.size, self.classes = (int(source.config[key]) for key in ("image_size", "num_classes"))
-        self.reference = SessionRequest("eager", workspace.weights(source), config=source.config)
+        self.reference = SessionRequest(
+            REFERENCE_BACKEND, workspace.weights(source), config=source.config
+        )
         self.measure = "top-1" if images.has_labels else "agreement"
         self.tolerance = TOLERANCES[inputs.plan.precision]
 
@@ -200,6 +202,6 @@ class _Bench:
         with self.workspace.scratch() as folder:
             path = folder / "trial.onnx"
             onnx.save(self.inputs.place(decisions).model, path)
-            with open_session(SessionRequest("ort-cpu", path)) as session:
+            with open_session(SessionRequest(DEFAULT_BACKEND, path)) as session:
                 batch = session.inputs[0].shape[0] or _BATCH
                 yield AccuracyRunner(session, batch, AccuracySum(self.classes))

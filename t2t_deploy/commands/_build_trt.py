@@ -29,6 +29,7 @@ from t2t_deploy.commands._quantize import PlacementName, quantized
 from t2t_deploy.commands._quantize_plan import plan_quantization
 from t2t_deploy.engine import (
     BACKEND_RTX,
+    BUILDERS,
     Attestation,
     BuilderDiedError,
     BuildOptions,
@@ -39,8 +40,8 @@ from t2t_deploy.engine import (
     choose_builder,
     device_capability,
     parse_sm,
-    runnable_here,
     trtexec_line,
+    why_not_loaded,
 )
 from t2t_deploy.engine import build_engine as engine_from_onnx
 from t2t_deploy.errors import ArtifactError, CalibrationError, EngineError, UsageError
@@ -116,7 +117,7 @@ def build_engine(
         str,
         Opt(
             "Engine builder; auto takes TensorRT where it and a GPU are, else TensorRT-RTX.",
-            choice("auto", "tensorrt", "tensorrt-rtx"),
+            choice(*BUILDERS),
             shown="auto",
         ),
     ] = "auto",
@@ -227,7 +228,7 @@ def build_engine(
     known = graph.manifest
     attestation = _attest(built.figures, asked.precision or (known.precision if known else None))
     precision = Precision(attestation.asked)
-    runnable = runnable_here(built.engine, module.trt)
+    why_not = why_not_loaded(built.engine, module.trt)
     stem = graph.path.stem.rsplit("-", 1)[0] if known else graph.path.stem
     targets = "_".join(built.sm)
     sized = built.sized
@@ -277,8 +278,8 @@ def build_engine(
             "graph_verification": known.verification if known else None,
             **(GraphIO.of_details(known.details).to_details() if known else {}),
             "calibration": known.details.get("calibration") if known else None,
-            "runnable_here": runnable.runs,
-            "why_not": runnable.why_not,
+            "runnable_here": why_not is None,
+            "why_not": why_not,
         }
         return {"details": details}
 

@@ -43,7 +43,7 @@ from t2t_deploy.commands._artifacts import ArtifactFile, Force, workspace_of
 from t2t_deploy.commands._export import ExportedGraph, OutputFile, forms_asked, graph_of_weights
 from t2t_deploy.errors import CalibrationError, counted
 from t2t_deploy.pictures import ImageSet, identity_of, image_set_from_folder
-from t2t_deploy.runtime import Session, SessionRequest, open_session
+from t2t_deploy.runtime import DEFAULT_BACKEND, Session, SessionRequest, open_session
 from t2t_deploy.types import INPUT_NAME, QUANTIZED, Target
 from t2t_deploy.workspace import CALIBRATION, PARTIAL, Manifest, Workspace
 
@@ -364,7 +364,7 @@ class _Work:
         with self.workspace.scratch() as folder:
             path = folder / "observed.onnx"
             onnx.save(observed_model(model, tensors), path)
-            with open_session(SessionRequest("ort-cpu", path)) as session:
+            with open_session(SessionRequest(DEFAULT_BACKEND, path)) as session:
                 yield session
 
     def save(self, observation: Observation, done: int) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy.commands._artifacts import DEFAULT_BACKEND, engine_sha256, usable_artifacts
+from t2t_deploy.commands._artifacts import engine_sha256, usable_artifacts
 from t2t_deploy.errors import BackendError, UsageError
 from t2t_deploy.pictures import IMAGENET_CLASSES, imagenet_labels, labels_from_file
 from t2t_deploy.runtime import (
     BACKENDS,
+    DEFAULT_BACKEND,
     Session,
     SessionRequest,
     open_session,

@@ -52,8 +52,11 @@ from t2t_deploy.engine import BuildOptions, build_engine
 from t2t_deploy.errors import DeployError, MissingDependencyError, counted
 from t2t_deploy.export import choose_strategies
 from t2t_deploy.runtime import (
+    BACKENDS,
+    REFERENCE_BACKEND,
     SessionRequest,
     available_threads,
+    backend_for,
     open_session,
     why_not_in,
     why_not_runnable,
@@ -149,7 +152,7 @@ def compare_exports(
             row = ComparedStrategies(name, strategies, default=strategies == default)
             rows.append(_examined(row, reference, form, reference_logits, files[-1], progress))
         left_s = _TOTAL_SECONDS - (monotonic() - started_s)
-        eager = SessionRequest("eager", weights, available_threads(), dims.to_dict())
+        eager = SessionRequest(REFERENCE_BACKEND, weights, available_threads(), dims.to_dict())
         rows = with_latencies(rows, files, eager, form, left_s, progress)
     return StrategyComparison(
         variant=dims.name,
@@ -229,7 +232,7 @@ def _examined(
         row = _with_errors(row, path, form.precision, reference_logits)
     except _FAILURES as err:
         row = row.because(f"not compared: {_line(err)}")
-    if not is_installed("tensorrt_rtx"):
+    if not is_installed(BACKENDS[backend_for(Target.TENSORRT)].module):
         return row
     try:
         return _with_engine(row, path, form.batch, progress)
@@ -295,7 +298,7 @@ def _line(err: Exception) -> str:
     return text if isinstance(err, DeployError) else f"{type(err).__name__}: {text}"
 
 
-_OPENVINO = "openvino"
+_OPENVINO = backend_for(Target.OPENVINO)
 _WARM_UP_SECONDS = 4.0  # of one case, its process included
 _MIN_ROUND_SECONDS = 0.05  # a few calls, however little time is left
 
@@ -356,8 +359,8 @@ def with_latencies(
 
 def _latency_words() -> dict[str, str]:
     """The runtimes to measure, and what the figure of each is called; OpenVINO where it is."""
-    words = {RUNTIME: "latency"}
-    return words | ({_OPENVINO: "OpenVINO latency"} if is_installed(_OPENVINO) else {})
+    words, here = {RUNTIME: "latency"}, is_installed(BACKENDS[_OPENVINO].module)
+    return words | ({_OPENVINO: "OpenVINO latency"} if here else {})
 
 
 def _with_latency(row: ComparedStrategies, runtime: str, result: CaseResult) -> ComparedStrategies:

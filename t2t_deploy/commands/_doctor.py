@@ -3,58 +3,22 @@
 from __future__ import annotations
 
 import getpass
-import importlib.metadata
 import json
 import platform
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from t2t_deploy import __version__
-from t2t_deploy._optional import EXTRAS, is_installed, require
+from t2t_deploy._optional import EXTRAS, WHEELS, installed_versions, is_installed, require
 from t2t_deploy.bench import read_processor
 from t2t_deploy.engine import device_capability, why_no_device
 from t2t_deploy.errors import MissingDependencyError
-from t2t_deploy.runtime import (
-    BACKENDS,
-    GPU_BACKENDS,
-    MODULES,
-    TENSORRT_MODULES,
-    build_unavailable,
-    import_unavailable,
-    run_unavailable,
-)
+from t2t_deploy.runtime import BACKENDS, Backend, backend_for
+from t2t_deploy.types import Target
 from t2t_deploy.workspace import tool_versions
-
-
-@dataclass(frozen=True, slots=True)
-class BackendState:
-    """What a backend can do here, and the next step for what it cannot.
-
-    version: of the installed package, None where there is none. importable: it also loads.
-    device: whether there is what it computes on. builds: whether its engines can be built here,
-    None of a backend that has none. runs: whether it can run.
-    reason, next_step: what keeps it from running; None where nothing does.
-    steps: of all that it cannot do, the reason and the next step in one line each.
-    """
-
-    name: str
-    about: str
-    version: str | None
-    importable: bool
-    device: bool
-    builds: bool | None
-    runs: bool
-    reason: str | None
-    next_step: str | None
-    steps: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return asdict(self)
 
 
 def examine_machine() -> dict[str, Any]:
@@ -70,34 +34,38 @@ def examine_machine() -> dict[str, Any]:
         "versions": tool_versions(),
         "can": {
             "export": _importable("torch", "onnxsim"),
-            "build-trt": _importable("tensorrt_rtx"),
+            "build-trt": _importable(BACKENDS[backend_for(Target.TENSORRT)].module),
         },
         "onnxruntime": _onnxruntime_packages(),
-        "backends": [backend_state(name).to_dict() for name in BACKENDS],
+        "backends": [_state_of(backend) for backend in BACKENDS.values()],
     }
 
 
-def backend_state(name: str) -> BackendState:
-    """What one backend can do here; nothing is opened. Its package is imported."""
-    module = MODULES[name]
-    importing = import_unavailable(name)
-    running = run_unavailable(name)
-    if running is None:  # what `run_obstacle` leaves to the opening of a session
-        running = importing
-    building = build_unavailable(name) if name in TENSORRT_MODULES else None
-    version = getattr(require(module), "__version__", None) if importing is None else None
-    return BackendState(
-        name=name,
-        about=BACKENDS[name].about,
-        version=None if version is None else str(version),
-        importable=importing is None,
-        device=name not in GPU_BACKENDS or why_no_device() is None,
-        builds=building is None if name in TENSORRT_MODULES else None,
-        runs=running is None,
-        reason=None if running is None else running.reason,
-        next_step=None if running is None else running.next_step,
-        steps=tuple(dict.fromkeys(str(each) for each in (running, importing, building) if each)),
-    )
+def _state_of(backend: Backend) -> dict[str, Any]:
+    """What a backend can do here, JSON-ready; nothing is opened. Its package is imported.
+
+    device: whether there is what it computes on. builds: whether its engines can be built here,
+    None of a backend that has none. reason, next_step: what keeps it from running.
+    steps: of all that it cannot do, the reason and the next step in one line each.
+    """
+    importing = backend.import_unavailable()
+    # what `run_unavailable` leaves to the opening of a session
+    running = backend.run_unavailable() or importing
+    builds = backend.takes == "engine"
+    building = backend.build_unavailable() if builds else None
+    version = getattr(require(backend.module), "__version__", None) if importing is None else None
+    return {
+        "name": backend.name,
+        "about": backend.about,
+        "version": None if version is None else str(version),
+        "importable": importing is None,
+        "device": not backend.needs_gpu or why_no_device() is None,
+        "builds": building is None if builds else None,
+        "runs": running is None,
+        "reason": None if running is None else running.reason,
+        "next_step": None if running is None else running.next_step,
+        "steps": tuple(dict.fromkeys(str(each) for each in (running, importing, building) if each)),
+    }
 
 
 def _importable(*modules: str) -> dict[str, Any]:
@@ -111,13 +79,7 @@ def _importable(*modules: str) -> dict[str, Any]:
 
 def _onnxruntime_packages() -> dict[str, Any]:
     """Which wheels fill the onnxruntime folder: exactly one should."""
-    found = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        found.append(name)
+    found = list(installed_versions(*WHEELS["onnxruntime"]))
     problem = None
     if not found:
         problem = (

@@ -35,7 +35,7 @@ from t2t_deploy.commands._evaluate_sessions import (
 )
 from t2t_deploy.errors import BackendError, CalibrationError, ImageError, UsageError, counted
 from t2t_deploy.pictures import LabelledSet, labelled_set_from_folder, overlap
-from t2t_deploy.runtime import why_not_in, why_not_runnable
+from t2t_deploy.runtime import REFERENCE_BACKEND, why_not_in, why_not_runnable
 from t2t_deploy.types import Precision, Status
 from t2t_deploy.verify import Accuracy, ConfusionPanel, plot_confusion
 from t2t_deploy.workspace import Artifact, Workspace
@@ -322,7 +322,7 @@ def _calibrated_on(artifact: Artifact, images: LabelledSet, request: EvaluateReq
 def _why_no_reference(artifact: Artifact) -> str | None:
     if artifact.manifest is None or not artifact.manifest.weights:
         return "made from a file without manifest"
-    return why_not_runnable("eager")
+    return why_not_runnable(REFERENCE_BACKEND)
 
 
 def _what_fell_short(accuracy: Accuracy, reference: Accuracy | None, asked: int) -> str | None:

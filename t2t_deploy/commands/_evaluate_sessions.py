@@ -11,10 +11,16 @@ from typing import Annotated
 from t2t_deploy._optional import is_installed, require
 from t2t_deploy._options import Opt, Role
 from t2t_deploy.commands._accuracy_run import AccuracyRunner
-from t2t_deploy.commands._artifacts import DEFAULT_BACKEND, cpu_backend, open_engine
+from t2t_deploy.commands._artifacts import cpu_backend, open_engine
 from t2t_deploy.commands._nodewise import bare_graph
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.runtime import Session, SessionRequest, open_session
+from t2t_deploy.runtime import (
+    DEFAULT_BACKEND,
+    REFERENCE_BACKEND,
+    Session,
+    SessionRequest,
+    open_session,
+)
 from t2t_deploy.serving import DEFAULT_BLOCK, check_address
 from t2t_deploy.types import INDICES_NAME, PROBABILITIES_NAME, GraphIO, Precision, Tail
 from t2t_deploy.verify import AccuracySum, NodewiseSession, PixelSession, takes_pixels
@@ -83,7 +89,7 @@ def open_reference(
 ) -> AccuracyRunner:
     """The float32 model of an artifact, in eager PyTorch."""
     manifest = artifact.require_manifest()
-    eager = SessionRequest("eager", weights, threads, config=manifest.config)
+    eager = SessionRequest(REFERENCE_BACKEND, weights, threads, config=manifest.config)
     session = stack.enter_context(open_session(eager))
     return AccuracyRunner(session, request.batch, AccuracySum(int(manifest.config["num_classes"])))
 

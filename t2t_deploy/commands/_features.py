@@ -16,7 +16,7 @@ from t2t_deploy.commands._nodewise import check_plot_request
 from t2t_deploy.errors import ArtifactError, BackendError, UsageError
 from t2t_deploy.graph import read_onnx
 from t2t_deploy.images import preprocess, read_image
-from t2t_deploy.runtime import why_not_runnable
+from t2t_deploy.runtime import DEFAULT_BACKEND, REFERENCE_BACKEND, why_not_runnable
 from t2t_deploy.types import OUTPUT_NAME
 from t2t_deploy.verify import (
     PICTURE,
@@ -67,7 +67,7 @@ def draw_features(
     check_plot_request(plot, artifacts=1)
     artifacts = [workspace.open(path, force=True) for path in paths]
     _check(artifacts)
-    reason = why_not_runnable("ort-cpu") or why_not_runnable("eager")
+    reason = why_not_runnable(DEFAULT_BACKEND) or why_not_runnable(REFERENCE_BACKEND)
     if reason is not None:
         raise BackendError(f"token maps cannot be computed: {reason}")
 

@@ -11,7 +11,7 @@ import numpy as np
 from t2t_deploy._optional import require
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.runtime import why_not_runnable
+from t2t_deploy.runtime import DEFAULT_BACKEND, REFERENCE_BACKEND, why_not_runnable
 from t2t_deploy.types import OUTPUT_NAME, QUANTIZED, GraphIO, Precision, Tail
 from t2t_deploy.verify import (
     TAIL_TOLERANCE,
@@ -51,7 +51,7 @@ def locate_file(
     """
     if manifest.kind == "engine":
         return not_located("an engine shows no tensors; name the ONNX file it is of")
-    reason = why_not_runnable("ort-cpu") or why_not_runnable("eager")
+    reason = why_not_runnable(DEFAULT_BACKEND) or why_not_runnable(REFERENCE_BACKEND)
     if reason is not None:
         return not_located(reason)
 

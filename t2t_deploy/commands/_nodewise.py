@@ -13,7 +13,7 @@ from t2t_deploy._optional import is_installed, require
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.errors import UsageError
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.runtime import why_not_runnable
+from t2t_deploy.runtime import DEFAULT_BACKEND, REFERENCE_BACKEND, why_not_runnable
 from t2t_deploy.types import TOLERANCES, GraphIO, Status
 from t2t_deploy.verify import (
     NodewiseReport,
@@ -62,7 +62,7 @@ def nodewise_file(
     tolerance = TOLERANCES[manifest.precision]
     if manifest.kind == "engine":
         return nodewise_not_run(tolerance, "an engine has no nodes; name the ONNX file it is of")
-    reason = why_not_runnable("ort-cpu") or why_not_runnable("eager")
+    reason = why_not_runnable(DEFAULT_BACKEND) or why_not_runnable(REFERENCE_BACKEND)
     if reason is not None:
         return nodewise_not_run(tolerance, reason)
     chosen = nodewise_pictures(manifest.config["image_size"]) if pictures is None else pictures

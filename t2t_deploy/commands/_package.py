@@ -11,6 +11,7 @@ from t2t_deploy._options import FILE, FOLDER, AnyPath, Opt, Role, choice, comman
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy._untrusted import MAX_LABELS_BYTES, read_small_file
 from t2t_deploy.commands._artifacts import ArtifactFile, Force, artifact_values, workspace_of
+from t2t_deploy.engine import BACKEND_RTX
 from t2t_deploy.errors import ArtifactError, UsageError, counted
 from t2t_deploy.serving.triton import (
     Accelerator,
@@ -33,7 +34,6 @@ from t2t_deploy.workspace import Artifact, Manifest, Workspace, manifest_path_fo
 DEFAULT_TOP = 5
 DEFAULT_QUEUE_DELAY_US = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_RTX = "tensorrt-rtx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +339,7 @@ def _notes(artifact: Artifact, service: Service) -> list[str]:
     if service.format is ServingFormat.TENSORRT and manifest is not None:
         engine = manifest.details["engine"]
         version = f"{engine['backend']} {engine['backend_version']}"
-        if engine["backend"] == _RTX:
+        if engine["backend"] == BACKEND_RTX:
             notes.append(
                 f"{artifact.path.name} was built by {version}: Triton's tensorrt backend loads "
                 "engines of TensorRT alone; on the server's GPU build it again with --backend "

@@ -23,7 +23,7 @@ from t2t_deploy.commands._predict import PredictRequest
 from t2t_deploy.commands._predict_parquet import OutputFolder
 from t2t_deploy.errors import counted
 from t2t_deploy.pictures import check_sources
-from t2t_deploy.runtime import GPU_BACKENDS, available_threads
+from t2t_deploy.runtime import BACKENDS, available_threads
 from t2t_deploy.serving import (
     DEFAULT_BLOCK,
     ClassifierRequest,
@@ -133,7 +133,7 @@ def predict_across(
             make,
             workers=workers,
             cpus=cpus,
-            gpus=1 if plan.session.backend in GPU_BACKENDS else 0,
+            gpus=int(BACKENDS[plan.session.backend].needs_gpu),
         ):
             if isinstance(found, SkippedBlocks):
                 skipped = len(found.names)

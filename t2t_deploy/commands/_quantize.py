@@ -37,7 +37,7 @@ from t2t_deploy.commands._quantize_plan import (
     QuantizationPlan,
     plan_quantization,
 )
-from t2t_deploy.runtime import SessionRequest, available_threads, why_not_runnable
+from t2t_deploy.runtime import SessionRequest, available_threads, backend_for, why_not_runnable
 from t2t_deploy.types import Precision, Status, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
@@ -323,12 +323,6 @@ def _calibration_details(calibration: Calibration, plan: QuantizationPlan) -> di
     }
 
 
-_BACKENDS = {
-    Target.CPU: "ort-cpu",
-    Target.PORTABLE: "ort-cpu",
-    Target.OPENVINO: "openvino",
-    Target.TENSORRT: "tensorrt-rtx",
-}
 _ROUND_SECONDS = 0.3
 
 
@@ -347,7 +341,7 @@ def speed_against_float(
     precisions: of the file and of the base. ratio: how many times as fast as the base, with its
     95 % interval; not run where the runtime is not here, with the reason.
     """
-    backend = _BACKENDS[target]
+    backend = backend_for(target)
     reason = why_not_runnable(backend)
     if target is Target.TENSORRT and reason is None:
         reason = "an engine is timed by t2t-deploy bench once it is built"

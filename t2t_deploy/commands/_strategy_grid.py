@@ -11,13 +11,14 @@ from t2t_deploy.bench import (
     Speedup,
 )
 from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies
+from t2t_deploy.runtime import DEFAULT_BACKEND
 from t2t_deploy.types import Precision, Target
 
 if TYPE_CHECKING:
     pass
     pass
 
-RUNTIME = "ort-cpu"
+RUNTIME = DEFAULT_BACKEND
 """Of the errors and the latencies."""
 ENGINE_SM = "86"
 """Compute capability of the engines."""

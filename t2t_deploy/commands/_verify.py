@@ -15,7 +15,6 @@ from t2t_deploy._files import temporary_folder
 from t2t_deploy._options import FILE, AnyPath, Opt, Role, command
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import (
-    DEFAULT_BACKEND,
     ArtifactFiles,
     CpuBackend,
     are_named,
@@ -35,7 +34,15 @@ from t2t_deploy.errors import ArtifactError, EngineError, UsageError
 from t2t_deploy.graph import read_onnx
 from t2t_deploy.images import pixels_of
 from t2t_deploy.pictures import image_set_from_folder
-from t2t_deploy.runtime import Session, SessionRequest, open_session, why_not_in, why_not_runnable
+from t2t_deploy.runtime import (
+    DEFAULT_BACKEND,
+    REFERENCE_BACKEND,
+    Session,
+    SessionRequest,
+    open_session,
+    why_not_in,
+    why_not_runnable,
+)
 from t2t_deploy.types import OUTPUT_NAME, TOLERANCES, GraphIO, Precision, Status, Tail, Tolerance
 from t2t_deploy.verify import (
     Located,
@@ -111,7 +118,7 @@ def verify_file(
     graph_io = GraphIO.of_details(manifest.details)
     if graph_io.embed_preprocess:
         chosen = on_pixel_grid(chosen)
-    eager = SessionRequest("eager", weights, config=manifest.config)
+    eager = SessionRequest(REFERENCE_BACKEND, weights, config=manifest.config)
     if nodewise:
         few = _first(chosen, _MAX_NODEWISE_PICTURES)
         with (
@@ -154,7 +161,7 @@ def _verify_engine(
     chosen = standard_pictures(manifest.config["image_size"]) if pictures is None else pictures
     if graph_io.embed_preprocess:
         chosen = on_pixel_grid(chosen)
-    eager = SessionRequest("eager", weights, config=manifest.config)
+    eager = SessionRequest(REFERENCE_BACKEND, weights, config=manifest.config)
     with open_session(eager) as reference, open_engine(artifact) as session:
         own = PixelSession(session) if graph_io.embed_preprocess else session
         return verify_session(reference, own, chosen, tolerance)

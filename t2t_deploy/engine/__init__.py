@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from t2t_deploy.engine._build import BuilderDiedError, EngineBuild, build_engine, trtexec_line
+from t2t_deploy.engine._build import (
+    BuilderDiedError,
+    BuildOptions,
+    EngineBuild,
+    build_engine,
+    trtexec_line,
+)
 from t2t_deploy.engine._choice import (
-    BACKEND_RTX,
+    BUILDERS,
     BuilderModule,
     check_targets,
     choose_builder,
@@ -12,49 +18,47 @@ from t2t_deploy.engine._choice import (
     parse_sm,
     supported_sms,
 )
-from t2t_deploy.engine._device import (
-    CUDA_ERROR,
-    Runnable,
-    Unavailable,
-    device_capability,
-    device_name,
-    load_refusal,
-    runnable_here,
-    why_no_device,
-)
+from t2t_deploy.engine._device import Unavailable, device_capability, device_name, why_no_device
 from t2t_deploy.engine._figures import Attestation, EngineFigures, attest
-from t2t_deploy.engine._foreign import check_foreign
-from t2t_deploy.engine._job import BuildOptions
-from t2t_deploy.engine._module import BuilderLog, TensorRT, new_logger
-from t2t_deploy.engine._network import sizes
+from t2t_deploy.engine._load import (
+    LoadedEngine,
+    choose_profile,
+    load_engine,
+    read_engine,
+    why_not_loaded,
+)
+from t2t_deploy.engine._module import BACKEND_CLASSIC, BACKEND_RTX, MODULES, load_tensorrt
+from t2t_deploy.engine._network import check_foreign, sizes
 
 __all__ = [
+    "BACKEND_CLASSIC",
     "BACKEND_RTX",
-    "CUDA_ERROR",
+    "BUILDERS",
+    "MODULES",
     "Attestation",
     "BuildOptions",
     "BuilderDiedError",
-    "BuilderLog",
     "BuilderModule",
     "EngineBuild",
     "EngineFigures",
-    "Runnable",
-    "TensorRT",
+    "LoadedEngine",
     "Unavailable",
     "attest",
     "build_engine",
     "check_foreign",
     "check_targets",
     "choose_builder",
+    "choose_profile",
     "device_capability",
     "device_name",
     "engine_version",
-    "load_refusal",
-    "new_logger",
+    "load_engine",
+    "load_tensorrt",
     "parse_sm",
-    "runnable_here",
+    "read_engine",
     "sizes",
     "supported_sms",
     "trtexec_line",
     "why_no_device",
+    "why_not_loaded",
 ]

@@ -1,44 +1,93 @@
 """Builds engines, with TensorRT-RTX also where there is no GPU, and says what is in them.
 
-The builder runs in a process of its own (`_engine_worker`): it is native code that has been seen to
+The builder runs in a process of its own (`_worker`): it is native code that has been seen to
 die of a graph, and only a process can be stopped at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from t2t_deploy import errors
-from t2t_deploy._child import Child, ChildError, child_environment, module_command
-from t2t_deploy.engine._choice import (
-    BACKEND_CLASSIC,
-    PORTABLE,
-    BuilderModule,
-    choose_builder,
-    resolve_sms,
-)
+from t2t_deploy._child import Child, ChildError, child_environment, from_json, module_command
+from t2t_deploy.engine._choice import PORTABLE, BuilderModule, choose_builder, resolve_sms
 from t2t_deploy.engine._figures import EngineFigures, figures_from_log
-from t2t_deploy.engine._job import OUT_OF_WORKSPACE, BuildJob, BuildOptions, BuildResult
-from t2t_deploy.engine._module import BuilderLog, Progress
+from t2t_deploy.engine._module import BACKEND_CLASSIC, BuilderLog, Progress
 from t2t_deploy.errors import EngineError
 from t2t_deploy.types import ShapeProfile, TensorSpec
 
+_NAME = "engine builder"
 WORKER_COMMAND = module_command("t2t_deploy.engine._worker")
 MAX_OPTIMIZATION_LEVEL = 5
 # Where memory falls short TensorRT-RTX 1.7.1 has been seen to wait inside itself for ever. A build
 # that goes on uses processor time on a machine without a GPU; with one it has not been tried.
 STALLED_S = 120.0
-DEFAULT_OPTIONS = BuildOptions()
 _MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class EngineBuild:
+class BuildOptions:
+    """How an engine is built; the same file and options give the same bytes.
+
+    profiles: batch ranges; none means 1:1:32 for a free batch, the batch itself for a fixed one.
+    sm: as from `parse_sm`; none means portable.
+    memory_limit_mib: most scratch memory a kernel may use, in MiB; None leaves the builder's.
+    optimization_level: 0 to 5; None leaves the builder's, 3.
+    timing_cache: folder of measured kernel times, of use to TensorRT only; None keeps none.
+    pin_figures: where the batch is free, build once more for the tuned batch alone, to know sizes.
+    """
+
+    profiles: Sequence[ShapeProfile] = ()
+    sm: Sequence[str] = ()
+    memory_limit_mib: int | None = None
+    optimization_level: int | None = None
+    timing_cache: Path | None = None
+    network_name: str = "t2t_deploy"
+    pin_figures: bool = True
+
+
+DEFAULT_OPTIONS = BuildOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class BuildJob:
+    """What one run of the builder is asked for.
+
+    backend: name of the builder; module: of the Python module that is it. sm: resolved, empty
+    means portable.
+    """
+
+    onnx_path: Path
+    backend: str
+    module: str
+    sm: tuple[str, ...]
+    options: BuildOptions
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What is known of an engine that was built, but for its bytes and its log.
+
+    backend_version: of the builder. layer_macs: multiply-adds by ONNX node name, at the tuned
+    batch. build_s: seconds for parsing and building. log_entries: how many the log had when the
+    engine was done.
+    """
+
+    backend_version: str
+    profiles: tuple[ShapeProfile, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    layer_macs: Mapping[str, int]
+    build_s: float
+    log_entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineBuild(BuildResult):
     """A built engine and what is known about it.
 
     engine: the serialized engine, to be written as it is.
@@ -46,20 +95,14 @@ class EngineBuild:
     figures: of this engine, first profile.
     pinned: where the batch is free, figures of the same graph built for exactly the tuned batch of
         the first profile; None otherwise. The log of a free batch does not tell sizes.
-    build_s: seconds for parsing and building this engine.
     log: everything the builder said about this engine.
     """
 
     engine: bytes
     backend: str
-    backend_version: str
     sm: tuple[str, ...]
-    profiles: tuple[ShapeProfile, ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
     figures: EngineFigures
     pinned: EngineFigures | None
-    build_s: float
     log: str
     options: BuildOptions
 
@@ -96,13 +139,6 @@ class OutOfWorkspaceError(EngineError):
     """The builder found no kernels that do with the memory limit."""
 
 
-class _Built(NamedTuple):
-    engine: bytes
-    result: BuildResult
-    figures: EngineFigures
-    log: str
-
-
 def build_engine(
     onnx_path: Path,
     options: BuildOptions = DEFAULT_OPTIONS,
@@ -124,37 +160,16 @@ def build_engine(
     _check_options(options)
     sm = resolve_sms(chosen.trt, options.sm)
     job = BuildJob(Path(onnx_path), chosen.backend, chosen.trt.__name__, sm, options)
-    pinned = None
     try:
-        with _builder() as child:
+        with Child(WORKER_COMMAND, child_environment(), _NAME) as child:
             built = _run(child, job, progress)
-            if options.pin_figures and built.figures.moved_bytes is None:
-                opt = built.result.profiles[0].opt
-                only = (ShapeProfile(opt, opt, opt),)
-                pinned = _run(child, _with(job, profiles=only), progress).figures
+            if options.pin_figures and built.moved_bytes is None:
+                opt = built.profiles[0].opt
+                only = _with(job, profiles=(ShapeProfile(opt, opt, opt),))
+                built = replace(built, pinned=_run(child, only, progress).figures)
     except OutOfWorkspaceError as err:
         raise EngineError(_what_would_do(job, progress)) from err
-    result = built.result
-    return EngineBuild(
-        engine=built.engine,
-        backend=chosen.backend,
-        backend_version=str(chosen.trt.__version__),
-        sm=job.sm or PORTABLE,
-        profiles=result.profiles,
-        inputs=result.inputs,
-        outputs=result.outputs,
-        figures=built.figures,
-        pinned=pinned,
-        build_s=result.build_s,
-        log=built.log,
-        options=options,
-    )
-
-
-@contextlib.contextmanager
-def _builder() -> Iterator[Child]:
-    with Child(WORKER_COMMAND, child_environment(), "engine builder") as child:
-        yield child
+    return built
 
 
 def _with(job: BuildJob, **changes: Any) -> BuildJob:
@@ -166,10 +181,10 @@ def _what_would_do(job: BuildJob, progress: Progress | None) -> str:
 
     Kernels that need less may be found under a lower limit: that is not searched for.
     """
-    with _builder() as child:
+    with Child(WORKER_COMMAND, child_environment(), _NAME) as child:
         free = _run(child, _with(job, memory_limit_mib=None), progress)
     needed = -(-free.figures.scratch_bytes // _MIB)
-    largest = max(profile.max for profile in free.result.profiles)
+    largest = max(profile.max for profile in free.profiles)
     return (
         f"no kernels were found for {job.options.memory_limit_mib} MiB of scratch memory; "
         f"without a limit they take {needed} MiB at batch {largest}, and less may do: pass "
@@ -177,22 +192,22 @@ def _what_would_do(job: BuildJob, progress: Progress | None) -> str:
     )
 
 
-def _run(child: Child, job: BuildJob, progress: Progress | None) -> _Built:
-    """Have a builder's process fill one order. Raises as `build_engine`."""
+def _run(child: Child, job: BuildJob, progress: Progress | None) -> EngineBuild:
+    """Have a builder's process do one job. Raises as `build_engine`."""
     log = BuilderLog()
     try:
-        child.tell({"order": job.to_dict(), "progress": progress is not None})
+        child.tell({"job": job, "progress": progress is not None})
         while True:
             message = child.next_message(stalled_s=STALLED_S)
             match message.values:
                 case {"log": [severity, text]}:
-                    log.entries.append((severity, text))
+                    log.add(severity, text)
                 case {"progress": [phase, done, steps]} if progress is not None:
                     progress(phase, done, steps)
                 case {"error": kind, "message": text}:
                     raise _error(kind, text)
                 case {"built": values}:
-                    result = BuildResult.from_dict(values)
+                    result = from_json(BuildResult, values)
                     break
                 case other:
                     raise RuntimeError(f"the engine builder's process said {other!r}")
@@ -206,15 +221,23 @@ def _run(child: Child, job: BuildJob, progress: Progress | None) -> _Built:
         ) from err
     log.entries = log.entries[: result.log_entries]
     figures = figures_from_log(log.text, result.layer_macs, message.payload)
-    return _Built(message.payload, result, figures, log.text)
+    return EngineBuild(
+        **{field.name: getattr(result, field.name) for field in fields(result)},
+        engine=message.payload,
+        backend=job.backend,
+        sm=job.sm or PORTABLE,
+        figures=figures,
+        pinned=None,
+        log=log.text,
+        options=job.options,
+    )
 
 
 def _error(kind: str, text: str) -> Exception:
     """What the builder's process raised, to be raised here."""
-    if kind == OUT_OF_WORKSPACE:
-        return OutOfWorkspaceError(text)
-    if kind == MemoryError.__name__:
-        return MemoryError(text)
+    for known in (OutOfWorkspaceError, MemoryError):
+        if kind == known.__name__:
+            return known(text)
     found = getattr(errors, kind, None) if kind else None
     if isinstance(found, type) and issubclass(found, errors.DeployError):
         return found(text)
@@ -262,15 +285,7 @@ def trtexec_line(build: EngineBuild, onnx_path: Path, engine_path: Path) -> str:
     for index, profile in enumerate(build.profiles if free else ()):
         if len(build.profiles) > 1:
             words.append(f"--profile={index}")
-        for option, batch in (
-            ("minShapes", profile.min),
-            ("optShapes", profile.opt),
-            ("maxShapes", profile.max),
-        ):
-            shapes = ",".join(f"{s.name}:{_shape_text(s, batch)}" for s in free)
-            words.append(f"--{option}={shapes}")
+        for option, batch in zip(("min", "opt", "max"), astuple(profile), strict=True):
+            sizes = ((spec.name, "x".join(map(str, (batch, *spec.shape[1:])))) for spec in free)
+            words.append(f"--{option}Shapes={','.join(map(':'.join, sizes))}")
     return shlex.join(words)
-
-
-def _shape_text(spec: TensorSpec, batch: int) -> str:
-    return "x".join(map(str, (batch, *spec.shape[1:])))

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from t2t_deploy._optional import is_installed, require
+from t2t_deploy._optional import is_installed
 from t2t_deploy.engine._device import device_capability
-from t2t_deploy.engine._module import TensorRT, load_rtx
+from t2t_deploy.engine._module import (
+    BACKEND_CLASSIC,
+    BACKEND_RTX,
+    MODULES,
+    TensorRT,
+    load_tensorrt,
+)
 from t2t_deploy.engine._network import SHOWN_NODES, numpy_name, product_operands
 from t2t_deploy.errors import BackendError, EngineError, UsageError
 from t2t_deploy.types import Precision
@@ -16,9 +22,8 @@ from t2t_deploy.types import Precision
 if TYPE_CHECKING:
     import tensorrt
 
-BACKEND_RTX = "tensorrt-rtx"
-BACKEND_CLASSIC = "tensorrt"
 AUTO = "auto"
+BUILDERS = (AUTO, BACKEND_CLASSIC, BACKEND_RTX)
 PORTABLE = ("portable",)
 NATIVE = ("native",)
 HOPPER = "90"
@@ -37,19 +42,10 @@ class _Arithmetic(NamedTuple):
     hint: str
 
 
+_NO_TURING = "export with --precision fp16, or leave the older ones out of --sm"
 _ARITHMETIC = (
-    _Arithmetic(
-        Precision.FP32,
-        "FLOAT",
-        "80",
-        "export with --precision fp16, or leave the older ones out of --sm",
-    ),
-    _Arithmetic(
-        Precision.BF16,
-        "BF16",
-        "80",
-        "export with --precision fp16, or leave the older ones out of --sm",
-    ),
+    _Arithmetic(Precision.FP32, "FLOAT", "80", _NO_TURING),
+    _Arithmetic(Precision.BF16, "BF16", "80", _NO_TURING),
     _Arithmetic(Precision.FP8, "FP8", "89", "name targets from 89 on with --sm, or build int8"),
 )
 
@@ -67,23 +63,21 @@ def choose_builder(backend: str = AUTO) -> BuilderModule:
     Raises UsageError for an unknown name, MissingDependencyError, BackendError where TensorRT is
     asked for and cannot build here.
     """
-    if backend not in (AUTO, BACKEND_CLASSIC, BACKEND_RTX):
-        raise UsageError(
-            f"there is no builder {backend!r}; known: {AUTO}, {BACKEND_CLASSIC}, {BACKEND_RTX}"
-        )
+    if backend not in BUILDERS:
+        raise UsageError(f"there is no builder {backend!r}; known: {', '.join(BUILDERS)}")
     device = device_capability()
-    if backend == BACKEND_CLASSIC or (
-        backend == AUTO and device is not None and is_installed("tensorrt")
-    ):
-        trt = cast(TensorRT, require("tensorrt"))
+    if backend == AUTO:
+        here = device is not None and is_installed(MODULES[BACKEND_CLASSIC])
+        backend = BACKEND_CLASSIC if here else BACKEND_RTX
+    trt = load_tensorrt(backend)
+    if backend == BACKEND_CLASSIC:
         if device is None:
             raise BackendError(
                 f"TensorRT {trt.__version__} builds for the GPU it runs on and no CUDA device was "
                 f"found: build with --backend {BACKEND_RTX}, which needs none"
             )
         check_strong_typing(trt)
-        return BuilderModule(BACKEND_CLASSIC, trt)
-    return BuilderModule(BACKEND_RTX, load_rtx())
+    return BuilderModule(backend, trt)
 
 
 def engine_version(backend: str) -> str | None:
@@ -91,8 +85,7 @@ def engine_version(backend: str) -> str | None:
 
     Raises MissingDependencyError where it is installed and broken.
     """
-    module = {BACKEND_RTX: "tensorrt_rtx", BACKEND_CLASSIC: "tensorrt"}[backend]
-    return str(require(module).__version__) if is_installed(module) else None
+    return load_tensorrt(backend).__version__ if is_installed(MODULES[backend]) else None
 
 
 def check_strong_typing(trt: TensorRT) -> None:
@@ -199,10 +192,10 @@ def check_computable(
         names = [name for name, types in product_operands(trt, network) if named in types]
         if names:
             shown = ", ".join(names[:SHOWN_NODES]) + (", ..." if len(names) > SHOWN_NODES else "")
-            raise EngineError(
-                f"{len(names)} matrix products of the graph are {numpy_name(named)} ({shown}); "
-                f"{who} cannot multiply in it, SM {arithmetic.first} is the first that can: "
-                f"{arithmetic.hint}"
+            raise _cannot(
+                f"{len(names)} matrix products of the graph are {numpy_name(named)} ({shown})",
+                arithmetic,
+                who,
             )
 
 
@@ -215,10 +208,14 @@ def check_targets(module: BuilderModule, sm: Sequence[str], precision: Precision
     sms = resolve_sms(module.trt, sm)
     for arithmetic in _ARITHMETIC:
         if arithmetic.precision is precision and (who := _lacking(arithmetic, sms)) is not None:
-            raise EngineError(
-                f"{precision.value} was asked for; {who} cannot multiply in it, SM "
-                f"{arithmetic.first} is the first that can: {arithmetic.hint}"
-            )
+            raise _cannot(f"{precision.value} was asked for", arithmetic, who)
+
+
+def _cannot(asked: str, arithmetic: _Arithmetic, who: str) -> EngineError:
+    return EngineError(
+        f"{asked}; {who} cannot multiply in it, SM {arithmetic.first} is the first that can: "
+        f"{arithmetic.hint}"
+    )
 
 
 def _lacking(arithmetic: _Arithmetic, sms: Sequence[str]) -> str | None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from t2t_deploy.engine._log import EngineLog, Kernel, LogTotals, parse_log
+from t2t_deploy.engine._log import Kernel, LogTotals, parse_log
 from t2t_deploy.types import Precision, Status
 
 
 @dataclass(frozen=True, slots=True)
-class EngineFigures:
+class EngineFigures(LogTotals):
     """What is in an engine, for its first profile.
 
     kernels: launches; ``shape_ops`` (sizes computed for a free batch) are not among them.
@@ -30,7 +30,7 @@ class EngineFigures:
     gemm_mha, gemv_mha: kernels that are a whole attention, of many queries and of one.
     profiles: how many profiles' kernels the log lists.
     bare_sums: products of 8-bit codes whose sums leave in 16 bit before their scale; see
-        `_engine_sums`.
+        `bare_sums`.
     """
 
     kernels: int
@@ -44,7 +44,6 @@ class EngineFigures:
     gemm_mha: int
     gemv_mha: int
     profiles: int
-    totals: LogTotals
     layers: tuple[Kernel, ...]
     bare_sums: tuple[str, ...] = ()
 
@@ -61,43 +60,17 @@ class EngineFigures:
         """Attentions that are one kernel."""
         return self.gemm_mha + self.gemv_mha
 
-    @property
-    def activation_bytes(self) -> int:
-        """Memory for activations at the largest batch."""
-        return self.totals.activation_bytes
-
-    @property
-    def weights_bytes(self) -> int:
-        """Memory for weights."""
-        return self.totals.weights_bytes
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Memory that kernels need while they run, at the largest batch."""
-        return self.totals.scratch_bytes
-
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready figures; the kernels themselves are left to the log."""
-        return {
-            "kernels": self.kernels,
-            "shape_ops": self.shape_ops,
-            "kernels_by_kind": dict(self.kernels_by_kind),
-            "kernels_by_dtype": dict(self.kernels_by_dtype),
-            "gemms_by_dtype": dict(self.gemms_by_dtype),
-            "macs_by_dtype": dict(self.macs_by_dtype),
-            "macs_unplaced": self.macs_unplaced,
-            "moved_bytes": self.moved_bytes,
-            "total_bytes": self.total_bytes,
-            "fused_attention": self.fused_attention,
-            "gemm_mha": self.gemm_mha,
-            "gemv_mha": self.gemv_mha,
-            "profiles": self.profiles,
-            "activation_bytes": self.activation_bytes,
-            "scratch_bytes": self.scratch_bytes,
-            "weights_bytes": self.weights_bytes,
-            "host_persistent_bytes": self.totals.host_persistent_bytes,
-            "device_persistent_bytes": self.totals.device_persistent_bytes,
-        }
+        return {name: getattr(self, name) for name in _TOLD}
+
+
+_TOLD = (
+    *("kernels", "shape_ops", "kernels_by_kind", "kernels_by_dtype", "gemms_by_dtype"),
+    *("macs_by_dtype", "macs_unplaced", "moved_bytes", "total_bytes", "fused_attention"),
+    *("gemm_mha", "gemv_mha", "profiles"),
+    *(field.name for field in fields(LogTotals)),
+)
 
 
 def figures_from_log(
@@ -108,14 +81,12 @@ def figures_from_log(
     layer_macs: multiply-adds by ONNX node name, where the graph is at hand. engine: its bytes,
     where they are. Raises EngineError.
     """
-    return _figures(parse_log(text), layer_macs or {}, engine)
-
-
-def _figures(log: EngineLog, layer_macs: Mapping[str, int], engine: bytes) -> EngineFigures:
+    log = parse_log(text)
     layers = log.profiles[0]
     kernels = [layer for layer in layers if not layer.is_shape_work]
-    macs, unplaced = _place_macs(kernels, layer_macs)
+    macs, unplaced = _place_macs(kernels, layer_macs or {})
     return EngineFigures(
+        **asdict(log.totals),
         kernels=len(kernels),
         shape_ops=len(layers) - len(kernels),
         kernels_by_kind=_count(kernel.kind for kernel in kernels),
@@ -127,7 +98,6 @@ def _figures(log: EngineLog, layer_macs: Mapping[str, int], engine: bytes) -> En
         gemm_mha=sum(kernel.is_gemm_mha for kernel in kernels),
         gemv_mha=sum(kernel.is_gemv_mha for kernel in kernels),
         profiles=len(log.profiles),
-        totals=log.totals,
         layers=layers,
         bare_sums=bare_sums(kernels, engine),
     )
@@ -172,14 +142,6 @@ def _place_macs(
 _SHOWN_PRODUCTS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class MinShare:
-    """Least share of the multiply-adds in the asked type, and why that much."""
-
-    share: float
-    because: str
-
-
 # the log's name of each precision
 DTYPE_NAMES = {
     Precision.FP32: "Float",
@@ -191,25 +153,17 @@ DTYPE_NAMES = {
     Precision.INT8_WEIGHTS: "Half",
     Precision.FP8_WEIGHTS: "Half",
 }
-_ISLANDS = MinShare(
-    0.75,
-    "the performer's features stay float32 by design: 1 % of the multiply-adds of the released "
-    "variants, some 11 % of a 32-pixel model; a build of the wrong precision has next to none",
-)
-_LINEAR_ONLY = MinShare(
-    0.5,
-    "only linear layers and convolutions are quantised (about 0.9 of the multiply-adds), less "
-    "what an accuracy budget returned to float",
-)
+# The performer's features stay float32 by design: 1 % of the multiply-adds of the released
+# variants, some 11 % of a 32-pixel model; a build of the wrong precision has next to none.
+_ISLANDS = 0.75
+# Only linear layers and convolutions are quantised (about 0.9 of the multiply-adds), less what an
+# accuracy budget returned to float.
+_LINEAR_ONLY = 0.5
 MIN_SHARES = {
-    Precision.FP32: _ISLANDS,
-    Precision.FP16: _ISLANDS,
-    Precision.BF16: _ISLANDS,
-    Precision.INT8: _LINEAR_ONLY,
-    Precision.FP8: _LINEAR_ONLY,
-    Precision.INT8_WEIGHTS: _ISLANDS,
-    Precision.FP8_WEIGHTS: _ISLANDS,
+    precision: _LINEAR_ONLY if precision in (Precision.INT8, Precision.FP8) else _ISLANDS
+    for precision in Precision
 }
+"""Least share of the multiply-adds in the asked type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,12 +185,8 @@ class Attestation:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
-        return {
+        return asdict(self) | {
             "status": self.status.value,
-            "asked": self.asked,
-            "found": dict(self.found),
-            "by": self.by,
-            "reason": self.reason,
             "bare_sums": list(self.bare_sums),
         }
 
@@ -250,23 +200,23 @@ def attest(figures: EngineFigures, precision: Precision) -> Attestation:
     weights = figures.macs_by_dtype or figures.gemms_by_dtype
     by = "multiply-adds" if figures.macs_by_dtype else "kernels"
     total = sum(weights.values())
+    found = {name: round(amount / total, 4) for name, amount in weights.items() if total}
+    expected, least = DTYPE_NAMES[precision], MIN_SHARES[precision]
+    reason = None
     if total == 0:
-        reason = "the engine has no matrix product to judge by"
-        return Attestation(Status.NOT_RUN, precision.value, {}, by, reason)
-    found = {name: round(amount / total, 4) for name, amount in weights.items()}
-    expected = DTYPE_NAMES[precision]
-    least = MIN_SHARES[precision]
-    if figures.bare_sums:
-        reason = _bare(figures.bare_sums)
-        return Attestation(Status.FAILED, precision.value, found, by, reason, figures.bare_sums)
-    if weights.get(expected, 0) / total >= least.share:
-        return Attestation(Status.PASSED, precision.value, found, by, None)
-    shown = ", ".join(f"{share:.1%} {name}" for name, share in found.items())
-    reason = (
-        f"{precision.value} was asked and {shown} of the {by} found; expected at least "
-        f"{least.share:.0%} {expected}: build from a graph exported in {precision.value}"
-    )
-    return Attestation(Status.FAILED, precision.value, found, by, reason)
+        status, reason = Status.NOT_RUN, "the engine has no matrix product to judge by"
+    elif figures.bare_sums:
+        status, reason = Status.FAILED, _bare(figures.bare_sums)
+    elif weights.get(expected, 0) / total >= least:
+        status = Status.PASSED
+    else:
+        status = Status.FAILED
+        shown = ", ".join(f"{share:.1%} {name}" for name, share in found.items())
+        reason = (
+            f"{precision.value} was asked and {shown} of the {by} found; expected at least "
+            f"{least:.0%} {expected}: build from a graph exported in {precision.value}"
+        )
+    return Attestation(status, precision.value, found, by, reason, figures.bare_sums)
 
 
 def _bare(products: Sequence[str]) -> str:

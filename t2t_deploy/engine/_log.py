@@ -223,20 +223,24 @@ def _split_profiles(lines: list[str]) -> tuple[tuple[Kernel, ...], ...]:
     return tuple(tuple(profiles[index]) for index in sorted(profiles))
 
 
+# the log's name of each of `LogTotals`
+_TOTALS = {
+    "activation_bytes": "Total Activation Memory",
+    "scratch_bytes": "Max Scratch Memory",
+    "weights_bytes": "Total Weights Memory",
+    "host_persistent_bytes": "Total Host Persistent Memory",
+    "device_persistent_bytes": "Total Device Persistent Memory",
+}
+
+
 def _totals(text: str) -> LogTotals:
-    def largest(label: str) -> int:
-        found = re.findall(rf"\b{label}: (\d+) bytes", text)
-        if not found:
+    found = {}
+    for name, label in _TOTALS.items():
+        stated = re.findall(rf"\b{label}: (\d+) bytes", text)
+        if not stated:
             raise EngineError(
                 f"the builder log does not state {label!r}; it is cut short or from an unknown "
                 "builder: build the engine again"
             )
-        return max(map(int, found))
-
-    return LogTotals(
-        activation_bytes=largest("Total Activation Memory"),
-        scratch_bytes=largest("Max Scratch Memory"),
-        weights_bytes=largest("Total Weights Memory"),
-        host_persistent_bytes=largest("Total Host Persistent Memory"),
-        device_persistent_bytes=largest("Total Device Persistent Memory"),
-    )
+        found[name] = max(map(int, stated))
+    return LogTotals(**found)

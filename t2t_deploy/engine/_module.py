@@ -8,7 +8,7 @@ feature that only one has.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, SupportsInt, cast
 
@@ -17,6 +17,10 @@ from t2t_deploy._optional import require
 if TYPE_CHECKING:
     import tensorrt
 
+BACKEND_RTX = "tensorrt-rtx"
+BACKEND_CLASSIC = "tensorrt"
+MODULES = {BACKEND_RTX: "tensorrt_rtx", BACKEND_CLASSIC: "tensorrt"}
+"""Python's name of each."""
 # phase, steps done, steps in all
 Progress = Callable[[str, int, int], None]
 
@@ -46,16 +50,26 @@ class TensorRT(Protocol):
     TensorLocation: type[tensorrt.TensorLocation]
 
 
-def load_rtx() -> TensorRT:
-    """The TensorRT-RTX bindings. Raises MissingDependencyError."""
-    return cast(TensorRT, require("tensorrt_rtx"))
+def load_tensorrt(backend: str = BACKEND_RTX) -> TensorRT:
+    """The bindings of one of `MODULES`. Raises MissingDependencyError."""
+    return cast(TensorRT, require(MODULES[backend]))
 
 
 @dataclass(slots=True)
 class BuilderLog:
-    """Everything the builder said: one ``SEVERITY: message`` per entry, in order."""
+    """Everything the builder said: one ``SEVERITY: message`` per entry, in order.
 
-    entries: list[tuple[str, str]] = field(default_factory=list)
+    tell: called with each entry as it comes.
+    """
+
+    entries: MutableSequence[tuple[str, str]] = field(default_factory=list)
+    tell: Callable[[tuple[str, str]], None] | None = None
+
+    def add(self, severity: str, message: str) -> None:
+        """Keep an entry."""
+        self.entries.append((severity, message))
+        if self.tell is not None:
+            self.tell((severity, message))
 
     @property
     def text(self) -> str:
@@ -85,7 +99,7 @@ def new_logger(trt: TensorRT, log: BuilderLog) -> tensorrt.ILogger:
             ILogger.__init__(self)
 
         def log(self, severity: tensorrt.ILogger.Severity, message: str) -> None:
-            log.entries.append((severity.name, message))
+            log.add(severity.name, message)
 
     return Logger()
 

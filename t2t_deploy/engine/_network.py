@@ -1,4 +1,4 @@
-"""The ONNX graph as TensorRT's network: its parsing, its batch, its multiply-adds."""
+"""The ONNX graph as TensorRT's network: parsing, batch, multiply-adds; files that others wrote."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from t2t_deploy._progress import Progress
 from t2t_deploy.engine._module import TensorRT
 from t2t_deploy.errors import ArtifactError, EngineError
 from t2t_deploy.graph import check_onnx_file
 from t2t_deploy.types import ShapeProfile, TensorSpec
 
 if TYPE_CHECKING:
+    import onnx
     import tensorrt
 
 DEFAULT_PROFILE = ShapeProfile(1, 1, 32)
 # TensorRT's names of the types that numpy calls otherwise
-_NUMPY_NAMES = {
+NUMPY_NAMES = {
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "UINT8": "uint8",
     "INT32": "int32", "INT64": "int64", "BOOL": "bool",
 }  # fmt: skip
@@ -78,8 +80,7 @@ def tensor_specs(network: tensorrt.INetworkDefinition, *, outputs: bool) -> tupl
 
 
 def _spec(tensor: tensorrt.ITensor) -> TensorSpec:
-    shape = tuple(None if dim < 0 else int(dim) for dim in sizes(tensor.shape))
-    return TensorSpec(tensor.name, numpy_name(tensor.dtype), shape)
+    return TensorSpec(tensor.name, numpy_name(tensor.dtype), shape_of(tensor.shape))
 
 
 def sizes(dims: tensorrt.Dims) -> tuple[int, ...]:
@@ -87,27 +88,44 @@ def sizes(dims: tensorrt.Dims) -> tuple[int, ...]:
     return tuple(dims[index] for index in range(len(dims)))
 
 
+def shape_of(dims: tensorrt.Dims) -> tuple[int | None, ...]:
+    """TensorRT's dimensions as a `TensorSpec` has them."""
+    return tuple(None if dim < 0 else int(dim) for dim in sizes(dims))
+
+
+def one_batch(inputs: Sequence[TensorSpec]) -> int | None:
+    """The batch of all inputs; None is free.
+
+    Raises EngineError where a dimension other than the batch is free, or inputs disagree about it.
+    """
+    for spec in inputs:
+        if None in spec.shape[1:]:
+            raise EngineError(
+                f"input {spec} leaves more than the batch free; engines here leave the batch only: "
+                "export with fixed sizes after the first dimension"
+            )
+    batches = {spec.shape[0] if spec.shape else None for spec in inputs}
+    if len(batches) > 1:
+        raise different_batches(inputs)
+    return batches.pop()
+
+
+def different_batches(inputs: Sequence[TensorSpec]) -> EngineError:
+    """What to raise where inputs disagree about the batch."""
+    shown = "; ".join(map(str, inputs))
+    return EngineError(f"inputs {shown} disagree about the batch: export them with one batch")
+
+
 def resolve_profiles(
     inputs: Sequence[TensorSpec], profiles: Sequence[ShapeProfile]
 ) -> tuple[ShapeProfile, ...]:
     """The batch profiles to build with, given what the graph leaves free.
 
-    Raises EngineError where a dimension other than the batch is free, inputs disagree about the
-    batch, or a profile asks a fixed batch to vary.
+    Raises EngineError as `one_batch`, or where a profile asks a fixed batch to vary.
     """
-    for spec in inputs:
-        if None in spec.shape[1:]:
-            raise EngineError(
-                f"input {spec} leaves more than the batch free; profiles here set the batch only: "
-                "export with fixed sizes after the first dimension"
-            )
-    batches = {spec.shape[0] if spec.shape else None for spec in inputs}
-    if batches == {None}:
+    fixed = one_batch(inputs)
+    if fixed is None:
         return tuple(profiles) or (DEFAULT_PROFILE,)
-    fixed = max(batch for batch in batches if batch is not None)
-    if batches != {fixed}:
-        shown = "; ".join(map(str, inputs))
-        raise EngineError(f"inputs {shown} disagree about the batch: export them with one batch")
     only = ShapeProfile(fixed, fixed, fixed)
     other = [str(profile) for profile in profiles if profile != only]
     if other:
@@ -211,4 +229,47 @@ def onnx_name(layer: tensorrt.ILayer) -> str:
 def numpy_name(dtype: tensorrt.DataType) -> str:
     """TensorRT's type by numpy's name, where it has one."""
     name = str(dtype.name)
-    return _NUMPY_NAMES.get(name, name.lower())
+    return NUMPY_NAMES.get(name, name.lower())
+
+
+def check_foreign(model: onnx.ModelProto, name: str, progress: Progress) -> None:
+    """Refuse what an engine would compute otherwise, and say what it takes otherwise.
+
+    Codes of QuantizeLinear without a zero, or with an unsigned one, are 0 to 255 by ONNX;
+    TensorRT-RTX 1.7.1 takes them for signed ones, so that 200 becomes 127. A float64 input becomes
+    float32. Raises EngineError naming the nodes.
+    """
+    from onnx import TensorProto
+
+    graph = model.graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            types[node.output[0]] = node.attribute[0].t.data_type
+    unsigned = [
+        node.name or node.output[0]
+        for node in graph.node
+        if node.op_type == "QuantizeLinear" and _is_unsigned(node, types)
+    ]
+    if unsigned:
+        more = f" and {len(unsigned) - SHOWN_NODES} more" if len(unsigned) > SHOWN_NODES else ""
+        raise EngineError(
+            f"{name} quantises to unsigned codes, 0 to 255, in {', '.join(unsigned[:SHOWN_NODES])}"
+            f"{more}; TensorRT would take them for signed ones and clip at 127: quantise it with "
+            "int8 zeros"
+        )
+    stored = set(types)
+    for info in graph.input:
+        if info.name not in stored and info.type.tensor_type.elem_type == TensorProto.DOUBLE:
+            progress.note(f"input {info.name} of {name} is float64; the engine takes it as float32")
+
+
+def _is_unsigned(node: onnx.NodeProto, types: dict[str, int]) -> bool:
+    from onnx import TensorProto
+
+    told = [a.i for a in node.attribute if a.name == "output_dtype" and a.i]
+    if told:
+        return bool(told[0] == TensorProto.UINT8)
+    zero = node.input[2] if len(node.input) > 2 else ""
+    # a zero that is computed has a type that only inference tells; engines take constants
+    return not zero or bool(types.get(zero) == TensorProto.UINT8)

@@ -1,8 +1,9 @@
 """The process that builds engines: a builder that crashes takes nobody with it.
 
-    an Order as JSON -> {"log": [severity, text]}, as the builder speaks
-                        {"progress": [phase, done, steps]}, where that was asked for
-                        {"built": BuiltFacts}, the engine's bytes behind it
+    {"job": BuildJob, "progress": bool}
+        -> {"log": [severity, text]}, as the builder speaks
+           {"progress": [phase, done, steps]}, where that was asked for
+           {"built": BuildResult}, the engine's bytes behind it
     whatever goes wrong -> {"error": kind, "message"}, and the process ends
 
 Run as ``python -m t2t_deploy.engine._worker``; never imported by the parent.
@@ -14,17 +15,16 @@ import hashlib
 import importlib
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from t2t_deploy._child import Parent
+from t2t_deploy._child import Parent, from_json
 from t2t_deploy._files import atomic_write
-from t2t_deploy.engine._choice import BACKEND_CLASSIC, check_computable, set_targets
+from t2t_deploy.engine._build import BuildJob, BuildResult, OutOfWorkspaceError
+from t2t_deploy.engine._choice import check_computable, set_targets
 from t2t_deploy.engine._device import device_name
-from t2t_deploy.engine._job import OUT_OF_WORKSPACE, BuildJob, BuildResult
 from t2t_deploy.engine._module import (
+    BACKEND_CLASSIC,
     BuilderLog,
     Progress,
     TensorRT,
@@ -51,53 +51,23 @@ _OUT_OF_WORKSPACE = ("OutOfMemory", "within workspace limit")
 _OUT_OF_MEMORY = "std::bad_alloc"
 
 
-class _OutOfWorkspace(EngineError):
-    """The builder found no kernels that do with the memory limit."""
-
-
-class _ToldLog(BuilderLog):
-    """A log whose every entry is told as it comes: it is what is left when the builder dies."""
-
-    def __init__(self, tell: Callable[[tuple[str, str]], None]) -> None:
-        super().__init__(_Told(tell))
-
-
-class _Told(list[tuple[str, str]]):
-    def __init__(self, tell: Callable[[tuple[str, str]], None]) -> None:
-        self._tell = tell
-
-    def append(self, entry: tuple[str, str]) -> None:
-        super().append(entry)
-        self._tell(entry)
-
-
 def main() -> None:
-    """Build what is ordered until an order fails or the parent is gone."""
+    """Build what is asked for until a job fails or the parent is gone."""
     parent = Parent()
     while True:
         message = parent.next_message()
-        log = _ToldLog(lambda entry: parent.tell({"log": entry}))
-        progress: Progress | None = None
-        if message["progress"]:
-
-            def progress(phase: str, done: int, steps: int) -> None:
-                parent.tell({"progress": [phase, done, steps]})
-
+        # told as it comes: it is what is left when the builder dies
+        log = BuilderLog(tell=lambda entry: parent.tell({"log": entry}))
+        progress = (lambda *step: parent.tell({"progress": step})) if message["progress"] else None
         try:
-            result, engine = build(BuildJob.from_dict(message["order"]), log, progress)
-        except _OutOfWorkspace as err:
-            parent.tell({"error": OUT_OF_WORKSPACE, "message": str(err)})
-            return
-        except DeployError as err:
-            parent.tell({"error": err.kind, "message": str(err)})
-            return
-        except MemoryError as err:
-            parent.tell({"error": MemoryError.__name__, "message": str(err)})
+            result, engine = build(from_json(BuildJob, message["job"]), log, progress)
+        except (DeployError, MemoryError) as err:
+            parent.tell({"error": type(err).__name__, "message": str(err)})
             return
         except BaseException:  # a bug of ours: the parent shows where
             parent.tell({"error": "", "message": traceback.format_exc()})
             return
-        parent.tell({"built": result.to_dict()}, engine)
+        parent.tell({"built": result}, engine)
 
 
 def build(
@@ -121,22 +91,24 @@ def build(
     config.progress_monitor = monitor
     cache = None
     if options.timing_cache is not None and job.backend == BACKEND_CLASSIC:
-        cache = TimingCache.open(options.timing_cache, job.onnx_path, str(trt.__version__))
-        cache.give_to(config)
+        cache = timing_cache_path(options.timing_cache, job.onnx_path, str(trt.__version__))
+        known = cache.read_bytes() if cache.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         why = log.errors() or "it gives no reason"
         message = f"the builder made no engine from {job.onnx_path}: {why}"
         limited = options.memory_limit_mib is not None
         if limited and any(words in why for words in _OUT_OF_WORKSPACE):
-            raise _OutOfWorkspace(message)
+            raise OutOfWorkspaceError(message)
         if _OUT_OF_MEMORY in why:
             raise MemoryError(message)
         raise EngineError(message)
     if cache is not None:
-        cache.keep(config)
+        _keep_times(cache, config)
     seconds = (time.perf_counter_ns() - started_ns) / 1e9
-    result = BuildResult(profiles, inputs, outputs, macs, seconds, len(log.entries))
+    version, entries = str(trt.__version__), len(log.entries)
+    result = BuildResult(version, profiles, inputs, outputs, macs, seconds, entries)
     return result, to_bytes(serialized)
 
 
@@ -157,32 +129,20 @@ def _config(trt: TensorRT, builder: tensorrt.Builder, job: BuildJob) -> tensorrt
     return config
 
 
-@dataclass(frozen=True, slots=True)
-class TimingCache:
-    """One file of times, for one graph on one kind of device in one version of TensorRT.
+def timing_cache_path(folder: Path, onnx_path: Path, version: str) -> Path:
+    """The file of times of one graph on this machine's kind of device in one version of TensorRT.
 
     TensorRT-RTX measures nothing when it builds, and its cache is empty.
     """
+    graph = hashlib.sha256(onnx_path.read_bytes()).hexdigest()
+    key = "\n".join((graph, device_name() or "no device", version))
+    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.timing"
 
-    path: Path
 
-    @classmethod
-    def open(cls, folder: Path, onnx_path: Path, version: str) -> TimingCache:
-        """The cache of this graph on this machine's device; nothing is read yet."""
-        graph = hashlib.sha256(onnx_path.read_bytes()).hexdigest()
-        key = "\n".join((graph, device_name() or "no device", version))
-        return cls(folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.timing")
-
-    def give_to(self, config: tensorrt.IBuilderConfig) -> None:
-        """Let the builder use what is known, and add to it."""
-        known = self.path.read_bytes() if self.path.is_file() else b""
-        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
-
-    def keep(self, config: tensorrt.IBuilderConfig) -> None:
-        """Write the cache back, whole or not at all."""
-        times = to_bytes(config.get_timing_cache().serialize())
-        with atomic_write(self.path) as temporary:
-            temporary.write_bytes(times)
+def _keep_times(path: Path, config: tensorrt.IBuilderConfig) -> None:
+    times = to_bytes(config.get_timing_cache().serialize())
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(times)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from t2t_deploy import __version__
 from t2t_deploy._files import file_sha256
+from t2t_deploy._optional import installed_versions
 from t2t_deploy._options import Role, parameters
 from t2t_deploy.commands import (
     calibration_pictures,
@@ -23,15 +23,19 @@ from t2t_deploy.commands import (
 )
 from t2t_deploy.errors import RecipeError, shown_path
 from t2t_deploy.recipe._records import ARTIFACT
+from t2t_deploy.runtime import BACKENDS, DEFAULT_BACKEND
 from t2t_deploy.types import GraphIO
 from t2t_deploy.workspace import Artifact
 
 GRAPH_TOOLS = ("torch", "onnx", "onnxscript", "onnxsim", "numpy")
 """What shapes an exported graph."""
-CHECK_TOOLS = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
+CHECK_TOOLS = ("torch", "onnx", *BACKENDS[DEFAULT_BACKEND].tools, "numpy")
 """What compares a graph with the reference."""
 IMAGE_TOOLS = ("pillow",)
-ENGINE_TOOLS = ("tensorrt", "tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings")
+RUNTIME_TOOLS = tuple(tool for backend in BACKENDS.values() for tool in backend.tools)
+ENGINE_TOOLS = tuple(
+    tool for backend in BACKENDS.values() if backend.takes == "engine" for tool in backend.tools
+)
 
 _VERSION = "version of "
 # sets of images: by what they are called, how they are read, given the folder and the options
@@ -87,12 +91,8 @@ def command_fingerprint(
 
 def tools(*names: str) -> dict[str, str]:
     """Versions of the packages a step's outcome depends on, and of this one."""
-    found = {"t2t-deploy": __version__}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # one that comes or goes is a change too
+    # one that comes or goes is a change too
+    found = {"t2t-deploy": __version__} | installed_versions(*names)
     return {f"{_VERSION}{name}": version for name, version in found.items()}
 
 

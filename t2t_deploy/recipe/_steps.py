@@ -34,6 +34,7 @@ from t2t_deploy.recipe._fingerprint import (
     CHECK_TOOLS,
     ENGINE_TOOLS,
     GRAPH_TOOLS,
+    RUNTIME_TOOLS,
     artifact_fingerprint,
     command_fingerprint,
     content,
@@ -45,6 +46,7 @@ from t2t_deploy.recipe._fingerprint import (
 from t2t_deploy.recipe._recipe import Expected, Job, Recipe
 from t2t_deploy.recipe._records import Fingerprint, OutputFile, Record, tree_sha256
 from t2t_deploy.recipe._tables import COMMANDS
+from t2t_deploy.runtime import BACKENDS, DEFAULT_BACKEND
 from t2t_deploy.types import Precision, Status, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
@@ -425,8 +427,8 @@ class CheckStep:
 
     def tools(self) -> dict[str, str]:
         """What compares."""
-        runtime = ("openvino",) if self.job.given.get("backend") == "openvino" else ()
-        return tools(*CHECK_TOOLS, *runtime) | machine(processor=False)
+        runtime = BACKENDS[self.job.given.get("backend") or DEFAULT_BACKEND]
+        return tools(*CHECK_TOOLS, *runtime.tools) | machine(processor=False)
 
     def reuse(self, context: Context, record: Record) -> Outcome:
         """The result as it was, where what it wrote is still there."""
@@ -503,7 +505,7 @@ class Bench(CheckStep):
 
     def tools(self) -> dict[str, str]:
         """The runtimes and the machine."""
-        return tools(*CHECK_TOOLS, "openvino", *ENGINE_TOOLS) | machine(processor=True)
+        return tools(*CHECK_TOOLS, *RUNTIME_TOOLS) | machine(processor=True)
 
     def arguments(self, context: Context) -> dict[str, Any]:
         """Without what the page is about."""

@@ -1,22 +1,18 @@
-"""One `Session` protocol, one file per runtime; engine building."""
+"""One `Session` protocol, and a file for each runtime that has all that is particular to it."""
 
 from __future__ import annotations
 
+from t2t_deploy.runtime._backend import Backend
 from t2t_deploy.runtime._backends import (
     BACKENDS,
-    Backend,
+    CPU_BACKENDS,
+    DEFAULT_BACKEND,
+    REFERENCE_BACKEND,
     available_threads,
+    backend_for,
     open_session,
     why_not_in,
     why_not_runnable,
-)
-from t2t_deploy.runtime._requirements import (
-    GPU_BACKENDS,
-    MODULES,
-    TENSORRT_MODULES,
-    build_unavailable,
-    import_unavailable,
-    run_unavailable,
 )
 from t2t_deploy.runtime._session import (
     CallTiming,
@@ -27,13 +23,14 @@ from t2t_deploy.runtime._session import (
     TimedRun,
     TimedSession,
     check_feeds,
+    fill_batch,
 )
 
 __all__ = [
     "BACKENDS",
-    "GPU_BACKENDS",
-    "MODULES",
-    "TENSORRT_MODULES",
+    "CPU_BACKENDS",
+    "DEFAULT_BACKEND",
+    "REFERENCE_BACKEND",
     "Backend",
     "CallTiming",
     "ClosingSession",
@@ -43,11 +40,10 @@ __all__ = [
     "TimedRun",
     "TimedSession",
     "available_threads",
-    "build_unavailable",
+    "backend_for",
     "check_feeds",
-    "import_unavailable",
+    "fill_batch",
     "open_session",
-    "run_unavailable",
     "why_not_in",
     "why_not_runnable",
 ]

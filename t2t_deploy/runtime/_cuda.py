@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -50,33 +51,22 @@ class Cuda:
 
     # -- what is acquired and freed -------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def stream(self) -> Iterator[Stream]:
+    def stream(self) -> AbstractContextManager[Stream]:
         """A stream that does not wait for the legacy default stream."""
-        flags = self._api.cudaStreamNonBlocking
-        stream = self._call(self._api.cudaStreamCreateWithFlags, flags)
-        try:
-            yield stream
-        finally:
-            self._call(self._api.cudaStreamDestroy, stream)
+        api = self._api
+        return self._owned(
+            api.cudaStreamDestroy, api.cudaStreamCreateWithFlags, api.cudaStreamNonBlocking
+        )
 
-    @contextlib.contextmanager
-    def event(self) -> Iterator[Event]:
+    def event(self) -> AbstractContextManager[Event]:
         """A point in a stream that remembers when it was reached."""
-        event = self._call(self._api.cudaEventCreate)
-        try:
-            yield event
-        finally:
-            self._call(self._api.cudaEventDestroy, event)
+        return self._owned(self._api.cudaEventDestroy, self._api.cudaEventCreate)
 
     @contextlib.contextmanager
     def device_memory(self, size_bytes: int) -> Iterator[int]:
         """Address of memory on the device."""
-        address = self._call(self._api.cudaMalloc, size_bytes)
-        try:
+        with self._owned(self._api.cudaFree, self._api.cudaMalloc, size_bytes) as address:
             yield int(address)
-        finally:
-            self._call(self._api.cudaFree, address)
 
     @contextlib.contextmanager
     def pinned_memory(self, size_bytes: int) -> Iterator[np.ndarray]:
@@ -84,12 +74,21 @@ class Cuda:
 
         Neither the array nor a view of it may be used afterwards.
         """
-        address = self._call(self._api.cudaHostAlloc, size_bytes, self._api.cudaHostAllocDefault)
-        try:
+        api = self._api
+        usual = api.cudaHostAllocDefault
+        with self._owned(api.cudaFreeHost, api.cudaHostAlloc, size_bytes, usual) as address:
             memory = (ctypes.c_uint8 * size_bytes).from_address(int(address))
             yield np.ctypeslib.as_array(memory)
+
+    @contextlib.contextmanager
+    def _owned(
+        self, free: Callable[..., Any], make: Callable[..., Any], *arguments: Any
+    ) -> Iterator[Any]:
+        made = self._call(make, *arguments)
+        try:
+            yield made
         finally:
-            self._call(self._api.cudaFreeHost, address)
+            self._call(free, made)
 
     # -- work on a stream -----------------------------------------------------------------------
 

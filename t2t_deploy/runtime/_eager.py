@@ -4,69 +4,87 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from t2t_deploy._optional import require
+from t2t_deploy.engine import Unavailable, why_no_device
 from t2t_deploy.errors import BackendError
-from t2t_deploy.runtime._session import ClosingSession, check_feeds
+from t2t_deploy.runtime._backend import Backend
+from t2t_deploy.runtime._session import ClosingSession, SessionRequest, check_feeds, still_open
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, TensorSpec
 
 
-def torch_has_cuda() -> bool:
-    """Whether the installed torch was built with CUDA."""
-    return bool(require("torch").backends.cuda.is_built())
+class TorchBackend(Backend):
+    """PyTorch, with or without its compiler, on the CPU unless a device is named."""
+
+    def _missing(self, device: int | None) -> Iterator[Unavailable | None]:
+        if device is not None:
+            yield why_no_device(device)
+        yield from super()._missing(device)
+        if device is not None:
+            yield _torch_without_cuda()
+        elif self is COMPILE:
+            yield _no_compiler()
+
+
+def _no_compiler() -> Unavailable | None:
+    """torch.compile writes C++ for a CPU, and calls the compiler that its authors would."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    compiler = os.environ.get("CXX", usual)
+    if shutil.which(compiler) is not None:
+        return None
+    return Unavailable(
+        f"torch.compile needs a C++ compiler ({compiler} not found)",
+        "install it (Debian, Ubuntu: apt install g++), or name another in CXX",
+    )
+
+
+def _torch_without_cuda() -> Unavailable | None:
+    if require("torch").backends.cuda.is_built():
+        return None
+    return Unavailable(
+        "this build of torch has no CUDA",
+        "install one that has: https://pytorch.org/get-started/locally",
+    )
 
 
 class EagerSession(ClosingSession):
     """The reference T2T-ViT under ``inference_mode``, float32.
 
-    weights: safetensors file of a state dict; config: the model's dimensions.
-    threads: intra-op threads of the process; None leaves torch's choice.
-    device: ordinal of the CUDA device; None is the CPU.
-    autocast: fp16 or bf16 lets torch choose which operations to do in it; fp32 and None do not.
-    compiled: through ``torch.compile``, each batch size for itself.
-    cache: folder for what is compiled; None leaves torch's choice.
+    Of the request, ``path`` is a safetensors file of a state dict. precision: fp16 or bf16 lets
+    torch choose which operations to do in it; fp32 and None do not. ``torch.compile`` compiles each
+    batch size for itself.
     """
 
-    def __init__(
-        self,
-        weights: Path,
-        config: Mapping[str, Any],
-        *,
-        threads: int | None = None,
-        device: int | None = None,
-        autocast: Precision | None = None,
-        compiled: bool = False,
-        cache: Path | None = None,
-    ) -> None:
+    def __init__(self, request: SessionRequest) -> None:
+        if request.config is None:
+            raise BackendError("an eager session needs the model's dimensions: pass a config")
         torch = require("torch")
-        self.backend = "compile" if compiled else "eager"
         from t2t_deploy.model import config_from_dict, load_reference
 
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.config = config_from_dict(config)
+        self.backend = request.backend
+        if request.threads is not None:
+            torch.set_num_threads(request.threads)
+        self.config = config_from_dict(request.config)
         self._torch = torch
-        self._device = "cpu" if device is None else f"cuda:{device}"
-        self._autocast = (
-            {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}.get(autocast)
-            if autocast is not None
-            else None
-        )
-        if device is not None:
+        self._device = "cpu" if request.device is None else f"cuda:{request.device}"
+        halves = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+        self._autocast = halves.get(request.precision or Precision.FP32)
+        if request.device is not None:
             # float32 is float32 here: convolutions would round to TensorFloat-32 by default
             torch.backends.cudnn.allow_tf32 = False
-        self._model: Any = load_reference(weights, self.config).to(self._device)
-        if compiled:
-            if cache is not None:
+        self._model: Any = load_reference(request.path, self.config).to(self._device)
+        if request.backend == COMPILE.name:
+            if request.cache is not None:
                 # torch asks the environment alone; what stands there may be of a parent process,
                 # whose torch writes its own default down
-                os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache.absolute())
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(request.cache.absolute())
             self._model = torch.compile(self._model, dynamic=False)
         size, classes = self.config.image_size, self.config.num_classes
         self.inputs = (TensorSpec(INPUT_NAME, "float32", (None, 3, size, size)),)
@@ -75,9 +93,7 @@ class EagerSession(ClosingSession):
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute the logits. Raises InputError, or BackendError on a closed session."""
         check_feeds(self.inputs, feeds)
-        model = self._model  # stays until the call is done, whatever closes the session meanwhile
-        if model is None:
-            raise BackendError("the session is closed; open a new one")
+        model = still_open(self._model)  # until the call is done, whoever closes meanwhile
         image = self._torch.from_numpy(feeds[INPUT_NAME]).to(self._device)
         with self._torch.inference_mode(), self._precision():
             logits = model(image)
@@ -92,3 +108,10 @@ class EagerSession(ClosingSession):
     def close(self) -> None:
         """Free the model."""
         self._model = None
+
+
+EAGER = TorchBackend("eager", "the reference in eager PyTorch", "weights", "torch", EagerSession)
+COMPILE = TorchBackend(
+    *("compile", "the reference under torch.compile", "weights", "torch", EagerSession),
+    compiles=True,
+)

@@ -6,16 +6,22 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from t2t_deploy._optional import require
-from t2t_deploy.errors import ArtifactError, BackendError, InputError
-from t2t_deploy.graph import check_onnx_file
-from t2t_deploy.runtime._session import ClosingSession, check_feeds
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, QUANTIZED, Precision, TensorSpec
+from t2t_deploy.errors import ArtifactError, BackendError
+from t2t_deploy.runtime._backend import Backend
+from t2t_deploy.runtime._session import (
+    ClosingSession,
+    SessionRequest,
+    batch_of,
+    check_feeds,
+    check_model_file,
+    still_open,
+)
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, QUANTIZED, Precision, Target, TensorSpec
 
 _DEVICE = "CPU"
 _F32, _BF16 = "f32", "bf16"
@@ -38,6 +44,32 @@ class Layers:
     products: Mapping[str, int]
 
 
+class OpenVinoBackend(Backend):
+    """OpenVINO's CPU plugin."""
+
+    def why_not_in(self, precision: Precision) -> str | None:
+        """As `Backend.why_not_in`, on this CPU."""
+        if precision is Precision.FP16 or precision in QUANTIZED - {Precision.INT8}:
+            return (
+                f"its CPU kernels would compute {precision.value} in float32; export with "
+                "--precision fp32 or bf16"
+            )
+        if precision is Precision.BF16:
+            # AVX-512 without bf16 imitates it, slowly, and is not listed
+            able = require("openvino").Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+            if "BF16" not in able:
+                return (
+                    "this CPU has no bf16 (avx512_bf16, amx_bf16 or avx_ne_convert; OpenVINO lists "
+                    f"{', '.join(able)}); use an fp32 artifact"
+                )
+        return None
+
+    @property
+    def why_no_dynamic_ranges(self) -> str:
+        """As `Backend.why_no_dynamic_ranges`."""
+        return "its ranges are taken at run time, which OpenVINO would compute in float32"
+
+
 class OpenVinoSession(ClosingSession):
     """An ONNX file in OpenVINO on the CPU; calls of several threads take turns.
 
@@ -46,8 +78,6 @@ class OpenVinoSession(ClosingSession):
     it), or in bf16 throughout where ``precision`` says so.
 
     precision: of the graph, or to compute a float32 graph in; None is the graph's.
-    threads: of the session; None leaves one per core. cache: folder for what is compiled; None
-    keeps nothing.
     Where the batch is free, each size is compiled for itself when it first comes, since sizes that
     are known make T2T-ViT-7 4 % faster; the two used last are kept.
 
@@ -55,20 +85,10 @@ class OpenVinoSession(ClosingSession):
     lacks the precision, or OpenVINO chose another.
     """
 
-    backend = "openvino"
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        precision: Precision | None = None,
-        threads: int | None = None,
-        cache: Path | None = None,
-    ) -> None:
-        ov = require("openvino")
-        if not path.is_file():
-            raise ArtifactError(f"there is no file {path}; export the model first")
-        check_onnx_file(path)
+    def __init__(self, request: SessionRequest) -> None:
+        ov, path = require("openvino"), request.path
+        check_model_file(path)
+        self.backend = request.backend
         self._core = ov.Core()
         self._turn = threading.Lock()
         """Held while a request computes or the model is reshaped: neither may be shared."""
@@ -79,11 +99,9 @@ class OpenVinoSession(ClosingSession):
                 f"OpenVINO refuses {path}: {_reason(err)}; export the model again"
             ) from err
         typed = _typed_in(self._model)
-        asked = typed or precision
-        if asked is not None:
-            told = why_not_in(asked)
-            if told is not None:
-                raise BackendError(f"OpenVINO cannot compute {path.name}: {told}")
+        asked = typed or request.precision
+        if asked is not None and (why_not := OPENVINO.why_not_in(asked)) is not None:
+            raise BackendError(f"OpenVINO cannot compute {path.name}: {why_not}")
         self._path, self._asked = path, asked
         # the hint only ever lowers: what the graph itself has in bf16 stays so under f32
         lowered = asked is Precision.BF16 and typed is None
@@ -92,10 +110,10 @@ class OpenVinoSession(ClosingSession):
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
         }
-        if threads is not None:
-            self._options["INFERENCE_NUM_THREADS"] = str(threads)
-        if cache is not None:
-            self._options["CACHE_DIR"] = str(cache)
+        if request.threads is not None:
+            self._options["INFERENCE_NUM_THREADS"] = str(request.threads)
+        if request.cache is not None:
+            self._options["CACHE_DIR"] = str(request.cache)
         self.inputs = tuple(_spec(port, INPUT_NAME) for port in self._model.inputs)
         self.outputs = tuple(_spec(port, OUTPUT_NAME) for port in self._model.outputs)
         self._free = any(spec.shape[:1] == (None,) for spec in self.inputs)
@@ -106,21 +124,14 @@ class OpenVinoSession(ClosingSession):
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute all outputs. Raises InputError, or BackendError on a closed session."""
         check_feeds(self.inputs, feeds)
-        sizes = {len(array) for array in feeds.values()} if self._free else {1}
-        if len(sizes) > 1:
-            raise InputError(
-                f"inputs of {sorted(sizes)} pictures were given; expected as many for each input: "
-                "pass one batch"
-            )
-        (batch,) = sizes
+        batch = batch_of(self.inputs, feeds) if self._free else 1
         with self._turn:
-            if self._model is None:
-                raise BackendError("the session is closed; open a new one")
+            still_open(self._model)
             if batch not in self._requests:
                 self.layers = self._compile(batch)
             request = self._requests[batch] = self._requests.pop(batch)  # the last used is last
             found = request.infer([feeds[spec.name] for spec in self.inputs], share_inputs=True)
-            return {spec.name: found[place] for place, spec in enumerate(self.outputs)}
+            return {spec.name: found[index] for index, spec in enumerate(self.outputs)}
 
     def close(self) -> None:
         """Free the model, after the call under way."""
@@ -133,8 +144,8 @@ class OpenVinoSession(ClosingSession):
         if self._free:
             self._model.reshape(
                 {
-                    place: [batch, *spec.shape[1:]]
-                    for place, spec in enumerate(self.inputs)
+                    index: [batch, *spec.shape[1:]]
+                    for index, spec in enumerate(self.inputs)
                     if spec.shape[:1] == (None,)
                 }
             )
@@ -155,22 +166,15 @@ class OpenVinoSession(ClosingSession):
         return layers
 
 
-def why_not_in(precision: Precision) -> str | None:
-    """None where OpenVINO computes in that precision on this CPU, else why not, in one line."""
-    if precision is Precision.FP16 or precision in QUANTIZED - {Precision.INT8}:
-        return (
-            f"its CPU kernels would compute {precision.value} in float32; export with --precision "
-            "fp32 or bf16"
-        )
-    if precision is Precision.BF16:
-        # AVX-512 without bf16 imitates it, slowly, and is not listed
-        able = require("openvino").Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
-        if "BF16" not in able:
-            return (
-                "this CPU has no bf16 (avx512_bf16, amx_bf16 or avx_ne_convert; OpenVINO lists "
-                f"{', '.join(able)}); use an fp32 artifact"
-            )
-    return None
+OPENVINO = OpenVinoBackend(
+    name="openvino",
+    about="OpenVINO, CPU",
+    takes="onnx",
+    module="openvino",
+    open=OpenVinoSession,
+    made_for=(Target.OPENVINO,),
+    float32_in=(Precision.FP32, Precision.BF16),
+)
 
 
 def read_layers(runtime_model: Any) -> Layers:

@@ -11,9 +11,16 @@ import numpy as np
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, BackendError
-from t2t_deploy.graph import check_onnx_file, mappable_model
-from t2t_deploy.runtime._session import ClosingSession, check_feeds
-from t2t_deploy.types import TensorSpec
+from t2t_deploy.graph import mappable_model
+from t2t_deploy.runtime._backend import Backend
+from t2t_deploy.runtime._session import (
+    ClosingSession,
+    SessionRequest,
+    check_feeds,
+    check_model_file,
+    still_open,
+)
+from t2t_deploy.types import Precision, Target, TensorSpec
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -30,30 +37,42 @@ _FLOAT_ACTIVATIONS = "session.qdq_matmulnbits_accuracy_level"
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
+_FIRST_WITH_FP8 = (1, 32)
+
+
+class OrtCpuBackend(Backend):
+    """ONNX Runtime's own kernels."""
+
+    def why_not_in(self, precision: Precision) -> str | None:
+        """As `Backend.why_not_in`."""
+        if precision is Precision.BF16:
+            return "ONNX Runtime's CPU kernels have no bf16 matrix product"
+        if precision.codes is Precision.FP8:
+            version = str(require("onnxruntime").__version__)
+            if tuple(int(part) for part in version.split(".")[:2]) < _FIRST_WITH_FP8:
+                return (
+                    f"ONNX Runtime {version} refuses FP8 graphs; expected 1.32 or newer: pip "
+                    "install -U onnxruntime (Python 3.11 or newer)"
+                )
+        return None
+
+
 class OrtSession(ClosingSession):
     """An ONNX file in ONNX Runtime, on the CPU and nowhere else.
 
-    threads: intra-op threads; None leaves one per core. Weights are mapped from the file
-    (`_mapped_onnx`), which may be replaced while the session is open, never written into.
-    Raises ArtifactError where the file is missing or no valid model.
+    Weights are mapped from the file, which may be replaced while the session is open, never
+    written into. Raises ArtifactError where the file is missing or no valid model.
     """
 
-    backend = "ort-cpu"
-
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        ort = require("onnxruntime")
-        if not path.is_file():
-            raise ArtifactError(f"there is no file {path}; export the model first")
-        check_onnx_file(path)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
+    def __init__(self, request: SessionRequest) -> None:
+        ort, path = require("onnxruntime"), request.path
+        check_model_file(path)
+        options = new_options(ort, request.threads)
         # Without VNNI, x86 saturates signed weights by unsigned activations, which is what ONNX
         # Runtime makes of signed operands: this has it take exact unsigned products there.
         options.add_session_config_entry(_EXACT_PRODUCTS, "1")
         # 1.32 makes a product with 8-bit weights one that rounds its activations to 8 bits too
         options.add_session_config_entry(_FLOAT_ACTIVATIONS, "1")
-        if threads is not None:
-            options.intra_op_num_threads = threads
         before = path.stat()
         model = _source_of(path, options)
         try:
@@ -69,6 +88,7 @@ class OrtSession(ClosingSession):
                 f"ONNX Runtime runs on {session.get_providers()}, expected {_CPU}; is another "
                 "provider forced by the environment?"
             )
+        self.backend = request.backend
         self.inputs = tuple(tensor_spec(node) for node in session.get_inputs())
         self.outputs = tuple(tensor_spec(node) for node in session.get_outputs())
         self._session = session
@@ -76,15 +96,32 @@ class OrtSession(ClosingSession):
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute all outputs. Raises InputError, or BackendError on a closed session."""
         check_feeds(self.inputs, feeds)
-        session = self._session  # stays until the call is done, whoever closes meanwhile
-        if session is None:
-            raise BackendError("the session is closed; open a new one")
+        session = still_open(self._session)  # until the call is done, whoever closes meanwhile
         names = [spec.name for spec in self.outputs]
         return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
     def close(self) -> None:
         """Free the model."""
         self._session = None
+
+
+ORT_CPU = OrtCpuBackend(
+    name="ort-cpu",
+    about="ONNX Runtime, CPU",
+    takes="onnx",
+    module="onnxruntime",
+    open=OrtSession,
+    made_for=(Target.CPU, Target.PORTABLE),
+)
+
+
+def new_options(ort: Any, threads: int | None) -> Any:
+    """Options of a session; ``threads`` are intra-op, None leaves one per core."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 def _source_of(path: Path, options: Any) -> bytes | str:

@@ -6,95 +6,127 @@ import contextlib
 import ctypes
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from t2t_deploy._optional import require
 from t2t_deploy.engine import Unavailable
-from t2t_deploy.errors import ArtifactError, BackendError
-from t2t_deploy.graph import check_onnx_file
-from t2t_deploy.runtime._ort import raise_refusal, tensor_spec
-from t2t_deploy.runtime._ort_placement import (
-    RECORD_PLACEMENT,
-    Placement,
-    check_placement,
-    read_placement,
-)
+from t2t_deploy.errors import BackendError
+from t2t_deploy.graph import read_onnx
+from t2t_deploy.runtime._backend import Backend
+from t2t_deploy.runtime._ort import new_options, raise_refusal, tensor_spec
 from t2t_deploy.runtime._ort_replay import REPLAYABLE, Replays, run_bound
-from t2t_deploy.runtime._session import ClosingSession, TimedRun, check_feeds
+from t2t_deploy.runtime._session import (
+    ClosingSession,
+    SessionRequest,
+    TimedRun,
+    check_feeds,
+    check_model_file,
+    still_open,
+)
 from t2t_deploy.types import Precision
 
+if TYPE_CHECKING:
+    import onnx
+
+# set on the session's options, so that it can tell where its nodes are
+RECORD_PLACEMENT = ("session.record_ep_graph_assignment_info", "1")
+_SHAPE_SOURCES = ("Shape", "Size", "Constant")
+_SHOWN_NODES = 3
 _GRAPHS_REFUSED = "cannot use the graph capture feature"
 _FALLBACK_REFUSED = "fallback to CPU EP has been explicitly disabled"
 
 
-@dataclass(frozen=True, slots=True)
-class GpuProvider:
-    """An execution provider: its name in ONNX Runtime, the stem of its library, what it needs."""
+@dataclass(frozen=True)
+class OrtGpuBackend(Backend):
+    """One execution provider of ONNX Runtime.
 
-    name: str
-    library: str
-    install: str
+    provider: its name there. library: the stem of its library. install: how to get what that needs.
+    """
 
+    provider: str = ""
+    library: str = ""
+    install: str = ""
 
-PROVIDERS: Mapping[str, GpuProvider] = {
-    "ort-cuda": GpuProvider(
-        "CUDAExecutionProvider",
-        "onnxruntime_providers_cuda",
-        "pip install 'onnxruntime-gpu[cuda,cudnn]'",
-    ),
-    "ort-tensorrt": GpuProvider(
-        "TensorrtExecutionProvider",
-        "onnxruntime_providers_tensorrt",
-        "pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt, and put TensorRT's libraries on "
-        "LD_LIBRARY_PATH",
-    ),
-}
+    @property
+    def extra(self) -> str:
+        """As `Backend.extra`: another wheel than that of the CPU."""
+        return "gpu"
+
+    def options(self, request: SessionRequest) -> dict[str, str]:
+        """Options of the execution provider, as strings."""
+        options = {"device_id": str(request.device or 0)}
+        if self is ORT_CUDA:
+            # else products of float32 are rounded to TensorFloat-32: 1e-3 of error for 1e-5 allowed
+            return options | {"use_tf32": "0"}
+        if request.precision in (Precision.FP16, Precision.BF16):
+            options[f"trt_{request.precision.value}_enable"] = "1"
+        if request.cache is not None:
+            for kind in ("engine", "timing"):
+                options[f"trt_{kind}_cache_enable"] = "1"
+                options[f"trt_{kind}_cache_path"] = str(request.cache)
+        return options
+
+    def why_no_provider(self) -> Unavailable | None:
+        """What keeps the provider from being had: another wheel, or a library it needs.
+
+        ONNX Runtime itself says the latter in its log only, and lists providers that do not load.
+        """
+        ort = require(self.module)
+        listed = ort.get_available_providers()
+        if self.provider not in listed:
+            return Unavailable(
+                f"onnxruntime {ort.__version__} has no {self.provider} (it has "
+                f"{', '.join(listed)})",
+                "pip uninstall onnxruntime, then pip install 't2t-deploy[gpu]'",
+            )
+        if hasattr(ort, "preload_dlls"):  # 1.21 and later: from the wheels beside it
+            # it prints on stdout all that it does not find; what matters is told below
+            with contextlib.redirect_stdout(io.StringIO()):
+                ort.preload_dlls()
+        folder = Path(str(ort.__file__)).parent / "capi"
+        try:
+            for stem in ("onnxruntime_providers_shared", self.library):
+                name = f"{stem}.dll" if sys.platform == "win32" else f"lib{stem}.so"
+                ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
+        except OSError as err:
+            return Unavailable(f"{self.provider} does not load ({err})", self.install)
+        return None
+
+    def _missing(self, device: int | None) -> Iterator[Unavailable | None]:
+        yield from super()._missing(device)
+        yield self.why_no_provider()
 
 
 class OrtGpuSession(ClosingSession):
     """An ONNX file in ONNX Runtime on one GPU; no node of it runs on the CPU.
 
-    backend: ``ort-cuda`` or ``ort-tensorrt``. device: ordinal of the CUDA device.
     precision: of the graph; TensorRT must be told that it may compute in 16 bit.
-    cache: folder for the engines that TensorRT builds of it; None keeps none.
     cuda_graph: replay each shape as one graph, recorded after its first call; calls then take
-        turns. For ``ort-cuda``; the other launches what TensorRT made of the file.
-    threads: intra-op threads of what the host does; None leaves one per core.
+        turns. TensorRT's provider launches what TensorRT made of the file.
+    threads: intra-op threads of what the host does.
 
     Raises ArtifactError where the file is missing or no valid model, BackendError where the
     provider cannot be had or would leave nodes to the CPU, MissingDependencyError.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        backend: str,
-        device: int = 0,
-        precision: Precision | None = None,
-        cache: Path | None = None,
-        threads: int | None = None,
-        cuda_graph: bool = True,
-    ) -> None:
+    def __init__(self, request: SessionRequest) -> None:
+        backend = ORT_CUDA if request.backend == ORT_CUDA.name else ORT_TENSORRT
         ort = require("onnxruntime")
-        self.backend = backend
-        self._provider = PROVIDERS[backend]
-        if not path.is_file():
-            raise ArtifactError(f"there is no file {path}; export the model first")
-        check_onnx_file(path)
-        unavailable = why_no_provider(ort, backend)
+        path = request.path
+        self.backend, self._provider = request.backend, backend.provider
+        check_model_file(path)
+        unavailable = backend.why_no_provider()
         if unavailable is not None:
             raise BackendError(str(unavailable))
-        options = session_options(ort, threads)
-        settings = provider_options(backend, device, precision, cache)
-        if cache is not None:
-            cache.mkdir(parents=True, exist_ok=True)
-        replayed = cuda_graph and backend == "ort-cuda"
+        options, settings = session_options(ort, request.threads), backend.options(request)
+        if request.cache is not None:
+            request.cache.mkdir(parents=True, exist_ok=True)
+        replayed = request.cuda_graph and backend.cuda_graphs
         refusal: str | None = None
         try:
             session = self._opened(
@@ -107,41 +139,40 @@ class OrtGpuSession(ClosingSession):
             replayed, refusal = False, str(err)
             session = self._opened(ort, path, options, settings)
         found = session.get_providers()
-        if found[:1] != [self._provider.name]:
+        if found[:1] != [self._provider]:
             raise BackendError(
                 f"ONNX Runtime runs {path.name} on {', '.join(found)}, expected "
-                f"{self._provider.name}; its log on stderr says why"
+                f"{self._provider}; its log on stderr says why"
             )
-        self.placement: Placement | None = read_placement(session)
+        self.nodes = placed_nodes(session)
         """Where each node is; None where this release of ONNX Runtime cannot tell."""
-        if self.placement is not None:
-            check_placement(self.placement, self._provider.name, path)
+        if self.nodes is not None:
+            check_placement(self.nodes, self._provider, path)
         self.inputs = tuple(tensor_spec(node) for node in session.get_inputs())
         self.outputs = tuple(tensor_spec(node) for node in session.get_outputs())
-        self._ort, self._device = ort, device
-        self._session = session
+        self._ort, self._device, self._session = ort, request.device or 0, session
         self._refusal = refusal
         self._replays = (
-            Replays(ort, session, self.inputs, self.outputs, device) if replayed else None
+            Replays(ort, session, self.inputs, self.outputs, self._device) if replayed else None
         )
 
     def _opened(self, ort: Any, path: Path, options: Any, settings: Mapping[str, str]) -> Any:
         try:
             # without enable_fallback=0 the Python layer retries on other providers by itself
             return ort.InferenceSession(
-                str(path), options, providers=[(self._provider.name, settings)], enable_fallback=0
+                str(path), options, providers=[(self._provider, settings)], enable_fallback=0
             )
         except Exception as err:
             text = str(err)
             if _FALLBACK_REFUSED in text:
                 raise BackendError(
-                    f"{self._provider.name} would leave nodes of {path.name} to the CPU, which is "
+                    f"{self._provider} would leave nodes of {path.name} to the CPU, which is "
                     "ruled out: export with --target tensorrt, or see ONNX Runtime's log on stderr"
                 ) from err
             # of the Python layer, before a session is there
             if type(err) is RuntimeError or _GRAPHS_REFUSED in text:
                 reason = text.strip().splitlines()[-1]
-                raise BackendError(f"{self._provider.name} does not start: {reason}") from err
+                raise BackendError(f"{self._provider} does not start: {reason}") from err
             raise_refusal(err, path)
 
     @property
@@ -162,9 +193,7 @@ class OrtGpuSession(ClosingSession):
     def timed_run(self, feeds: Mapping[str, np.ndarray]) -> TimedRun:
         """As `run`, with times by the host's clock: each part is waited for."""
         check_feeds(self.inputs, feeds)
-        session, replays = self._session, self._replays
-        if session is None:
-            raise BackendError("the session is closed; open a new one")
+        session, replays = still_open(self._session), self._replays
         if replays is not None:
             return replays.run(feeds)
         return run_bound(self._ort, session, feeds, self.outputs, self._device)
@@ -174,60 +203,101 @@ class OrtGpuSession(ClosingSession):
         self._session = self._replays = None
 
 
+ORT_CUDA = OrtGpuBackend(
+    name="ort-cuda",
+    about="ONNX Runtime, CUDA",
+    takes="onnx",
+    module="onnxruntime",
+    open=OrtGpuSession,
+    needs_gpu=True,
+    cuda_graphs=True,
+    provider="CUDAExecutionProvider",
+    library="onnxruntime_providers_cuda",
+    install="pip install 'onnxruntime-gpu[cuda,cudnn]'",
+)
+ORT_TENSORRT = OrtGpuBackend(
+    name="ort-tensorrt",
+    about="ONNX Runtime, TensorRT",
+    takes="onnx",
+    module="onnxruntime",
+    open=OrtGpuSession,
+    needs_gpu=True,
+    provider="TensorrtExecutionProvider",
+    library="onnxruntime_providers_tensorrt",
+    install="pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt, and put TensorRT's libraries on "
+    "LD_LIBRARY_PATH",
+)
+
+
 def session_options(ort: Any, threads: int | None) -> Any:
     """Options under which a graph runs on the asked provider or not at all."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options = new_options(ort, threads)
     # else sums over a batch of one add up in another order in each call: other bits, 1e-3 in fp16
     options.use_deterministic_compute = True
-    if threads is not None:
-        options.intra_op_num_threads = threads
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.add_session_config_entry(*RECORD_PLACEMENT)
     return options
 
 
-def provider_options(
-    backend: str, device: int, precision: Precision | None, cache: Path | None
-) -> dict[str, str]:
-    """Options of the execution provider, as strings."""
-    options = {"device_id": str(device)}
-    if backend == "ort-cuda":
-        # else products of float32 are rounded to TensorFloat-32: 1e-3 of error for 1e-5 allowed
-        options["use_tf32"] = "0"
-        return options
-    if precision is Precision.FP16:
-        options["trt_fp16_enable"] = "1"
-    if precision is Precision.BF16:
-        options["trt_bf16_enable"] = "1"
-    if cache is not None:
-        for kind in ("engine", "timing"):
-            options[f"trt_{kind}_cache_enable"] = "1"
-            options[f"trt_{kind}_cache_path"] = str(cache)
-    return options
+@dataclass(frozen=True, slots=True)
+class PlacedNode:
+    """A node of the graph as it was before fusion, and its execution provider."""
+
+    provider: str
+    name: str
+    op: str
 
 
-def why_no_provider(ort: Any, backend: str) -> Unavailable | None:
-    """What keeps a backend's provider from being had: another wheel, or a library it needs.
+def placed_nodes(session: Any) -> tuple[PlacedNode, ...] | None:
+    """Where the session's nodes are; None where this release of ONNX Runtime cannot tell.
 
-    ONNX Runtime itself says the latter in its log only, and lists providers that do not load.
+    session: opened with `RECORD_PLACEMENT`.
     """
-    provider = PROVIDERS[backend]
-    listed = ort.get_available_providers()
-    if provider.name not in listed:
-        return Unavailable(
-            f"onnxruntime {ort.__version__} has no {provider.name} (it has {', '.join(listed)})",
-            "pip uninstall onnxruntime, then pip install 't2t-deploy[gpu]'",
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    return tuple(
+        PlacedNode(part.ep_name, node.name, node.op_type)
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    )
+
+
+def check_placement(nodes: Sequence[PlacedNode], provider: str, path: Path) -> None:
+    """Raise BackendError where a node that computes is not on ``provider``.
+
+    Sizes computed on the host are no such node: a GPU provider leaves them there on purpose.
+    """
+    elsewhere = [node for node in nodes if node.provider != provider]
+    if not elsewhere:
+        return
+    sizes = shape_work(read_onnx(path).graph.node)
+    wrong = [node for node in elsewhere if node.name not in sizes]
+    if wrong:
+        shown = ", ".join(f"{node.op} {node.name!r}" for node in wrong[:_SHOWN_NODES])
+        more = f" and {len(wrong) - _SHOWN_NODES} more" if len(wrong) > _SHOWN_NODES else ""
+        raise BackendError(
+            f"{len(wrong)} of {len(nodes)} nodes of {path.name} are not on {provider}: "
+            f"{shown}{more} on {wrong[0].provider}; export with --target tensorrt, or choose "
+            "another backend"
         )
-    if hasattr(ort, "preload_dlls"):  # 1.21 and later: from the wheels beside it
-        # it prints on stdout all that it does not find; what matters is told below
-        with contextlib.redirect_stdout(io.StringIO()):
-            ort.preload_dlls()
-    folder = Path(ort.__file__).parent / "capi"
-    try:
-        for stem in ("onnxruntime_providers_shared", provider.library):
-            name = f"{stem}.dll" if sys.platform == "win32" else f"lib{stem}.so"
-            ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
-    except OSError as err:
-        return Unavailable(f"{provider.name} does not load ({err})", provider.install)
-    return None
+
+
+def shape_work(nodes: Iterable[onnx.NodeProto]) -> frozenset[str]:
+    """Names of the nodes that compute sizes: from shapes and constants alone, never from values.
+
+    nodes: sorted, as ONNX requires.
+    """
+    sizes: set[str] = set()
+    values: set[str] = set()
+    names = set()
+    for node in nodes:
+        inputs = [name for name in node.input if name]
+        from_sizes = inputs and any(name in sizes for name in inputs)
+        if node.op_type in _SHAPE_SOURCES or (
+            from_sizes and not any(name in values for name in inputs)
+        ):
+            sizes.update(node.output)
+            names.add(node.name)
+        else:
+            values.update(node.output)
+    return frozenset(names)

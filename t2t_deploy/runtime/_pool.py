@@ -29,13 +29,12 @@ class Pool(Generic[_T]):
     @contextlib.contextmanager
     def lend(self) -> Iterator[_T]:
         """One item, for the block; waits while all are lent. Raises BackendError once closed."""
-        item = self._take()
+        item, sound = self._take(), False
         try:
             yield item
-        except BaseException:
-            self._drop(item)
-            raise
-        self._give_back(item)
+            sound = True
+        finally:
+            self._give_back(item, sound)
 
     def close(self) -> None:
         """Free the idle items; those lent are freed when they come back. Twice is harmless."""
@@ -65,15 +64,12 @@ class Pool(Generic[_T]):
             self._forget()
             raise
 
-    def _give_back(self, item: _T) -> None:
+    def _give_back(self, item: _T, sound: bool) -> None:
         with self._changed:
-            if not self._closed:
+            if sound and not self._closed:
                 self._idle.append(item)
                 self._changed.notify()
                 return
-        self._drop(item)
-
-    def _drop(self, item: _T) -> None:
         try:
             self._free(item)
         finally:

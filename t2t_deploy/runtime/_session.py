@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from t2t_deploy.errors import InputError
+from t2t_deploy.errors import ArtifactError, BackendError, InputError
+from t2t_deploy.graph import check_onnx_file
 from t2t_deploy.types import Precision, TensorSpec
 
 
@@ -53,10 +54,12 @@ class Session(Protocol):
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
+        /,
     ) -> None: ...
 
 
 _Session = TypeVar("_Session", bound="ClosingSession")
+_T = TypeVar("_T")
 
 
 class ClosingSession:
@@ -69,12 +72,7 @@ class ClosingSession:
     def __enter__(self: _Session) -> _Session:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -90,10 +88,6 @@ class CallTiming:
     kernel_ms: float
     d2h_ms: float
     end_to_end_ms: float
-
-    def to_dict(self) -> dict[str, float]:
-        """JSON-ready form."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +125,7 @@ class SessionRequest:
         PyTorch.
     precision: of the graph, where the runtime must be told; of PyTorch's autocast.
     cache: folder for what a runtime compiles and can read again; None keeps nothing.
-    cuda_graph: whether engines and ``ort-cuda`` replay a batch as one CUDA graph; others have none.
+    cuda_graph: whether a backend that has them replays a batch as one CUDA graph.
     sha256: of the engine that somebody answers for, by its manifest or by trusting it: no other
         content is loaded, and none where it is None.
     """
@@ -145,35 +139,6 @@ class SessionRequest:
     cache: Path | None = None
     cuda_graph: bool = True
     sha256: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form for a worker process."""
-        return {
-            "backend": self.backend,
-            "path": str(self.path),
-            "threads": self.threads,
-            "config": None if self.config is None else dict(self.config),
-            "device": self.device,
-            "precision": None if self.precision is None else self.precision.value,
-            "cache": None if self.cache is None else str(self.cache),
-            "cuda_graph": self.cuda_graph,
-            "sha256": self.sha256,
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SessionRequest:
-        """Read what `to_dict` wrote."""
-        return cls(
-            backend=values["backend"],
-            path=Path(values["path"]),
-            threads=values["threads"],
-            config=values["config"],
-            device=values["device"],
-            precision=None if values["precision"] is None else Precision(values["precision"]),
-            cache=None if values["cache"] is None else Path(values["cache"]),
-            cuda_graph=values["cuda_graph"],
-            sha256=values["sha256"],
-        )
 
 
 def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> None:
@@ -202,3 +167,38 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) ->
                     f"input {spec.name!r} has {int(bad.sum())} numbers that are NaN or infinite, "
                     f"the first at {first}; expected finite numbers: look at what made them"
                 )
+
+
+def batch_of(inputs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> int:
+    """The batch of feeds that `check_feeds` has passed. Raises InputError for several."""
+    batches = {spec.name: int(feeds[spec.name].shape[0]) for spec in inputs}
+    if len(set(batches.values())) > 1:
+        shown = ", ".join(f"{name} {batch}" for name, batch in batches.items())
+        raise InputError(f"the inputs' batches differ ({shown}); pass one batch of all")
+    return next(iter(batches.values()))
+
+
+def still_open(part: _T | None) -> _T:
+    """A part that a session lets go of when it closes. Raises BackendError once it is gone."""
+    if part is None:
+        raise BackendError("the session is closed; open a new one")
+    return part
+
+
+def check_model_file(path: Path) -> None:
+    """Raise ArtifactError where an ONNX file is missing or nothing to hand to a parser."""
+    if not path.is_file():
+        raise ArtifactError(f"there is no file {path}; export the model first")
+    check_onnx_file(path)
+
+
+def fill_batch(pictures: np.ndarray, batch: int | None) -> np.ndarray:
+    """A batch (n, ...) of at least ``batch``: the last picture is repeated where n is less.
+
+    batch: the smallest that a session takes, None for any. What is computed of repetitions is the
+    caller's to cut off.
+    """
+    missing = (batch or 0) - len(pictures)
+    if missing <= 0:
+        return pictures
+    return np.concatenate((pictures, np.repeat(pictures[-1:], missing, axis=0)))

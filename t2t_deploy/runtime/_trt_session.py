@@ -6,73 +6,105 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from t2t_deploy._files import atomic_write
-from t2t_deploy.engine import TensorRT, sizes
-from t2t_deploy.errors import ArtifactError, BackendError
-from t2t_deploy.runtime._cuda import Cuda, Graph
-from t2t_deploy.runtime._pool import Pool
-from t2t_deploy.runtime._session import CallTiming, ClosingSession, TimedRun, check_feeds
-from t2t_deploy.runtime._trt_engine import (
+from t2t_deploy.engine import (
+    BACKEND_CLASSIC,
+    BACKEND_RTX,
+    MODULES,
     LoadedEngine,
-    batch_of,
+    Unavailable,
     choose_profile,
+    device_capability,
     load_engine,
+    load_tensorrt,
     read_engine,
+    sizes,
+    supported_sms,
+    why_no_device,
 )
-from t2t_deploy.types import TensorSpec
+from t2t_deploy.errors import ArtifactError, BackendError
+from t2t_deploy.runtime._backend import Backend
+from t2t_deploy.runtime._cuda import CUDA_MODULE, Cuda, Graph
+from t2t_deploy.runtime._pool import Pool
+from t2t_deploy.runtime._session import (
+    CallTiming,
+    ClosingSession,
+    SessionRequest,
+    TimedRun,
+    batch_of,
+    check_feeds,
+    still_open,
+)
+from t2t_deploy.types import Target, TensorSpec
 
 if TYPE_CHECKING:
     import tensorrt
 
-DEFAULT_CONTEXTS = 2
+CONTEXTS = 2
 """One computes while another's pictures are copied; each has activations and buffers of its own."""
+
+
+class TensorRTBackend(Backend):
+    """A TensorRT, which runs the engines that it has built."""
+
+    def build_unavailable(self) -> Unavailable | None:
+        """As `Backend.build_unavailable`: TensorRT-RTX needs no device for it, TensorRT does."""
+        missing = self.import_unavailable()
+        return why_no_device() if missing is None and self is TENSORRT else missing
+
+    def _missing(self, device: int | None) -> Iterator[Unavailable | None]:
+        yield from super()._missing(device)
+        yield self._absent(CUDA_MODULE)
+        if self is TENSORRT_RTX:
+            yield _unsupported_device(device or 0)
+
+
+def _unsupported_device(ordinal: int) -> Unavailable | None:
+    """A device that TensorRT-RTX has no kernels for; it lists those it has."""
+    known = supported_sms(load_tensorrt(BACKEND_RTX))
+    found = device_capability(ordinal)
+    # one newer than the newest listed is left to portable engines
+    if not known or found is None or found in known or int(found) > max(map(int, known)):
+        return None
+    return Unavailable(
+        f"TensorRT-RTX has no kernels for compute capability {found} (it has {', '.join(known)})",
+        "use --backend ort-cuda, ort-tensorrt or tensorrt",
+    )
 
 
 class TensorRTSession(ClosingSession):
     """An engine on one device; `run` may be called from several threads.
 
-    trt: ``tensorrt`` or ``tensorrt_rtx``, the one the engine was built with.
-    sha256: of the engine that may be loaded; None loads none.
-    device: ordinal of the CUDA device.
+    Of the request, cache: folder for the kernels that TensorRT-RTX compiles here. cuda_graph:
+    replay each batch size as one graph, recorded after its first call.
     contexts: most execution contexts per profile; further threads wait for one.
-    cuda_graph: replay each batch size as one graph, recorded after its first call.
-    cache: folder for the kernels that TensorRT-RTX compiles here; None keeps none.
 
     Raises ArtifactError for a missing file, EngineError for bytes that nobody answers for or that
     are no engine of this runtime, BackendError where device or driver refuse,
     MissingDependencyError.
     """
 
-    def __init__(
-        self,
-        trt: TensorRT,
-        path: Path,
-        *,
-        backend: str,
-        sha256: str | None,
-        device: int = 0,
-        contexts: int = DEFAULT_CONTEXTS,
-        cuda_graph: bool = True,
-        cache: Path | None = None,
-    ) -> None:
-        self.backend = backend
-        serialized = read_engine(path, sha256)
-        self._cuda = Cuda(device)
+    def __init__(self, request: SessionRequest, *, contexts: int = CONTEXTS) -> None:
+        trt, path = load_tensorrt(request.backend), request.path
+        self.backend = request.backend
+        serialized = read_engine(path, request.sha256)
+        self._cuda = Cuda(request.device or 0)
         engine = load_engine(trt, serialized, path.name)
         self.inputs, self.outputs = engine.inputs, engine.outputs
         self.profiles = engine.profiles
         self.graph_refusal: str | None = None
         """Why calls are not replayed as graphs, where that was tried."""
         self._captured: set[int] = set()
-        self._cuda_graph = cuda_graph
+        self._cuda_graph = request.cuda_graph
         self._engine: LoadedEngine | None = engine
-        self._settings = _RuntimeSettings(engine, None if cache is None else cache / path.name)
+        cache = None if request.cache is None else request.cache / path.with_suffix(".kernels").name
+        self._settings = _RuntimeSettings(engine, cache)
         self._pools = [
             Pool(functools.partial(self._new_context, index), _Context.close, contexts)
             for index in range(len(engine.profiles))
@@ -130,9 +162,25 @@ class TensorRTSession(ClosingSession):
             self._cuda_graph, self.graph_refusal = False, str(err)
 
     def _new_context(self, index: int) -> _Context:
-        if self._engine is None:
-            raise BackendError("the session is closed; open a new one")
-        return _Context(self._cuda, self._engine, self._settings.config, index)
+        return _Context(self._cuda, still_open(self._engine), self._settings.config, index)
+
+
+TENSORRT, TENSORRT_RTX = (
+    TensorRTBackend(
+        name=name,
+        about=about,
+        takes="engine",
+        module=MODULES[name],
+        open=TensorRTSession,
+        needs_gpu=True,
+        cuda_graphs=True,
+        made_for=made_for,
+    )
+    for name, about, made_for in (
+        (BACKEND_CLASSIC, "TensorRT", ()),
+        (BACKEND_RTX, "TensorRT for RTX", (Target.TENSORRT,)),
+    )
+)
 
 
 class _RuntimeSettings:
@@ -141,7 +189,7 @@ class _RuntimeSettings:
     def __init__(self, loaded: LoadedEngine, cache_path: Path | None) -> None:
         self.config: Any = None
         self._cache: Any = None
-        self._path = None if cache_path is None else cache_path.with_suffix(".kernels")
+        self._path = cache_path
         self._stored = b""
         if not hasattr(loaded.engine, "create_runtime_config"):
             return

@@ -9,7 +9,7 @@ import numpy as np
 
 from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.images import normalise
-from t2t_deploy.runtime import Session, SessionRequest, open_session
+from t2t_deploy.runtime import Session, SessionRequest, fill_batch, open_session
 from t2t_deploy.types import BARE, GraphIO, ShapeProfile, Tail, TensorSpec, softmax
 
 DEFAULT_BATCH = 8
@@ -84,9 +84,7 @@ class Classifier:
 
         A batch smaller than the session takes is filled by repeating the last picture.
         """
-        missing = self._least - len(pixels)
-        if missing > 0:
-            pixels = np.concatenate((pixels, np.repeat(pixels[-1:], missing, axis=0)))
+        pixels = fill_batch(pixels, self._least)
         if self._graph_io.embed_preprocess:
             return {self._input.name: np.ascontiguousarray(pixels)}
         return {self._input.name: normalise(pixels)}

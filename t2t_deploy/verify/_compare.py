@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from t2t_deploy.runtime import Session
+from t2t_deploy.runtime import Session, fill_batch
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Status, Tolerance
 from t2t_deploy.verify._pictures import PictureSet
 
@@ -122,8 +122,6 @@ def outputs_of(session: Session, pictures: np.ndarray) -> dict[str, np.ndarray]:
     for start in starts:
         chunk = pictures[start : start + (1 if fixed is None and start == 0 else size)]
         count = len(chunk)
-        if fixed and count < fixed:
-            chunk = np.concatenate((chunk, np.repeat(chunk[-1:], fixed - count, axis=0)))
-        feeds = {INPUT_NAME: np.ascontiguousarray(chunk)}
+        feeds = {INPUT_NAME: np.ascontiguousarray(fill_batch(chunk, fixed))}
         results.append({name: out[:count] for name, out in session.run(feeds).items()})
     return {name: np.concatenate([found[name] for found in results]) for name in results[0]}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from t2t_deploy.images import pixels_of
-from t2t_deploy.runtime import Session, SessionRequest, open_session
+from t2t_deploy.runtime import DEFAULT_BACKEND, Session, SessionRequest, open_session
 from t2t_deploy.types import OUTPUT_NAME, GraphIO, Precision
 from t2t_deploy.verify._nodewise_session import NodewiseSession
 from t2t_deploy.workspace import Manifest
@@ -148,5 +148,5 @@ def _opened(model: onnx.ModelProto, precision: Precision) -> Iterator[Session]:
     with tempfile.TemporaryDirectory(prefix="t2t-deploy-locate-") as folder:
         path = Path(folder) / "shown.onnx"
         onnx.save(model, path)
-        with open_session(SessionRequest("ort-cpu", path, precision=precision)) as session:
+        with open_session(SessionRequest(DEFAULT_BACKEND, path, precision=precision)) as session:
             yield session

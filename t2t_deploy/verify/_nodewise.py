@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from t2t_deploy.errors import ArtifactError
+from t2t_deploy.runtime import fill_batch
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Status, Tolerance
 from t2t_deploy.verify._compare import Verification, compare_logits, not_verified
 from t2t_deploy.verify._float_format import FloatFormat
@@ -207,9 +208,8 @@ def evaluate_nodewise(
     for done, start in enumerate(starts):
         chunk = pictures.pictures[start : start + size]
         count = len(chunk)
-        chunk = np.concatenate((chunk, np.repeat(chunk[-1:], size - count, axis=0)))
         figures = []
-        for index, rows in enumerate(runs.rows(chunk)):
+        for index, rows in enumerate(runs.rows(fill_batch(chunk, size))):
             figures += rows
             if progress is not None:
                 steps = len(graph.steps)

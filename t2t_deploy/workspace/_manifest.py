@@ -9,10 +9,8 @@ moment, one of them is the file that lies there.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy import __version__
+from t2t_deploy._optional import WHEELS, installed_versions
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, first_line, json_from_file
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.types import Precision, ShapeProfile, Status, Target
@@ -30,15 +29,8 @@ MANIFEST_SUFFIX = ".manifest.json"
 _CHECKSUM = "checksum"
 _SUPERSEDED = "superseded"
 _TOOLS = (
-    "torch",
-    "onnx",
-    "onnxsim",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "tensorrt",
-    "tensorrt-rtx-cu13-bindings",
-    "numpy",
+    *("torch", "onnx", "onnxsim", *WHEELS["onnxruntime"], "openvino", "tensorrt"),
+    *(WHEELS["tensorrt_rtx"][0], "numpy"),
 )
 
 
@@ -254,8 +246,4 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 def tool_versions() -> dict[str, str]:
     """Installed versions of the tools that shape an artifact."""
-    versions = {"t2t-deploy": __version__}
-    for name in _TOOLS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+    return {"t2t-deploy": __version__} | installed_versions(*_TOOLS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2t_deploy._child import child_environment
+from t2t_deploy._child import child_environment, to_json
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, _client, run_bench
 from t2t_deploy.bench._client import Worker, WorkerError
 
@@ -116,13 +115,13 @@ def test_a_worker_ends_with_its_parent_even_in_a_call(
 ) -> None:
     log, pids = tmp_path / "log", tmp_path / "pids"
     case = fake_case("a", sleep_s=60, log=str(log), pids=str(pids))
-    message = {"command": "load", "request": case.request.to_dict(), "batch": 1, "seed": 0}
+    message = {"command": "load", "request": case.request, "batch": 1, "seed": 0}
     worker = subprocess.Popen(
         _client.WORKER_COMMAND, stdin=subprocess.PIPE, env=child_environment(None)
     )
     assert worker.stdin
     try:
-        worker.stdin.write(json.dumps(message).encode() + b"\n")
+        worker.stdin.write(to_json(message).encode() + b"\n")
         worker.stdin.flush()
         deadline = time.monotonic() + 20
         while not log.exists():  # the call that takes a minute has begun

@@ -12,11 +12,12 @@ import pytest
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.engine import device_capability, why_no_device
-from t2t_deploy.runtime import GPU_BACKENDS
+from t2t_deploy.runtime import BACKENDS
 
 pytestmark = pytest.mark.usefixtures("short_bench")
 
 Run = Callable[..., Any]
+GPU_BACKENDS = [name for name, backend in BACKENDS.items() if backend.needs_gpu]
 
 needs_no_device = pytest.mark.skipif(
     device_capability() is not None, reason="a CUDA device is here: these backends may run"

@@ -19,7 +19,7 @@ from t2t_deploy.commands._bench import BenchRequest
 from t2t_deploy.commands._classifier import classifier_request
 from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import EngineError
-from t2t_deploy.runtime import SessionRequest, _backends, open_session
+from t2t_deploy.runtime import Backend, SessionRequest, open_session
 from t2t_deploy.workspace import Workspace, manifest_path_for
 
 Run = Callable[..., Any]
@@ -139,9 +139,8 @@ def test_no_command_loads_an_engine_that_nobody_answers_for(
         loaded.append(str(arguments[-1]))
         raise EngineError("it would be running now")
 
-    for module in ("_trt_engine", "_trt_session"):
-        monkeypatch.setattr(f"t2t_deploy.runtime.{module}.load_engine", load)
-    monkeypatch.setattr(_backends, "run_unavailable", lambda name, device=None: None)
+    monkeypatch.setattr("t2t_deploy.runtime._trt_session.load_engine", load)
+    monkeypatch.setattr(Backend, "run_unavailable", lambda backend, device=None: None)
     monkeypatch.setattr("t2t_deploy.runtime._trt_session.Cuda", lambda device: None)
     content = bytearray(engine_file.read_bytes())
     if what == "foreign":
@@ -177,7 +176,7 @@ def test_what_is_loaded_is_what_was_checked(built: Path, engine_file: Path) -> N
 def test_a_session_of_an_engine_that_nobody_answers_for(
     engine_file: Path, monkeypatch: pytest.MonkeyPatch, sha256: str | None
 ) -> None:
-    monkeypatch.setattr(_backends, "run_unavailable", lambda name, device=None: None)
+    monkeypatch.setattr(Backend, "run_unavailable", lambda backend, device=None: None)
     request = SessionRequest("tensorrt-rtx", engine_file, sha256=sha256)
     with pytest.raises(EngineError, match=r"nobody answers for|changed after it was checked"):
         open_session(request)
@@ -186,7 +185,7 @@ def test_a_session_of_an_engine_that_nobody_answers_for(
 def test_bench_and_predict_hand_the_hash_on(
     built: Path, engine_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_backends, "run_unavailable", lambda name, device=None: None)
+    monkeypatch.setattr(Backend, "run_unavailable", lambda backend, device=None: None)
     workspace = Workspace(built)
     artifact = workspace.open(engine_file)
     wanted = artifact.require_manifest().sha256

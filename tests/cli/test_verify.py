@@ -229,7 +229,7 @@ def test_files_that_cannot_be_verified(run: Run, onnx_file: Path) -> None:
 
 
 def test_without_onnxruntime(run: Run, tiny_toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2t_deploy.runtime._requirements.is_installed", lambda module: False)
+    monkeypatch.setattr("t2t_deploy.runtime._backend.is_installed", lambda module: False)
     done = run("export", "--config", tiny_toml, "--batch", 1, "--json")
     assert done.status == 0
     verification = done.json["verification"]

@@ -13,7 +13,7 @@ from t2t_deploy.errors import ExportError
 from t2t_deploy.export import DeployT2TViT, Strategies, choose_strategies, onnx_from_deploy
 from t2t_deploy.graph import check_graph, expose_logits, with_graph_io, without_graph_io
 from t2t_deploy.images import normalise, pixels_of
-from t2t_deploy.runtime._ort import OrtSession
+from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.types import BARE, GraphIO, Precision, Tail, Target, softmax
 from t2t_deploy.verify import PixelSession, tail_fault, takes_pixels
 
@@ -29,9 +29,9 @@ def bare() -> onnx.ModelProto:
     return check_graph(onnx_from_deploy(deploy), batch=None)
 
 
-def session_of(model: onnx.ModelProto, folder: Path) -> OrtSession:
+def session_of(model: onnx.ModelProto, folder: Path) -> Session:
     onnx.save(model, folder / "model.onnx")
-    return OrtSession(folder / "model.onnx", threads=1)
+    return open_session(SessionRequest("ort-cpu", folder / "model.onnx", threads=1))
 
 
 def pixels(count: int) -> np.ndarray:

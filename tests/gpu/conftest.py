@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from t2t_deploy.commands import (
 )
 from t2t_deploy.errors import EngineError
 from t2t_deploy.runtime import (
-    TENSORRT_MODULES,
+    BACKENDS,
     Session,
     SessionRequest,
     open_session,
@@ -35,11 +34,10 @@ from t2t_deploy.types import (
 from t2t_deploy.workspace import Artifact, Workspace
 
 from ..natural import write_calibration_crops
+from .sessions import Images, Logits, MakeArtifact
 
 VARIANT = "7"
 PROFILES = ("1:1:4", "2:8:8")
-
-MakeArtifact = Callable[[Precision], Artifact]
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +77,9 @@ def graph(workspace: Workspace) -> MakeArtifact:
 @pytest.fixture(scope="session")
 def engine(workspace: Workspace, graph: MakeArtifact) -> MakeArtifact:
     """An engine of two profiles for this machine's device, by precision."""
-    reasons = {name: why_not_runnable(name) for name in TENSORRT_MODULES}
+    reasons = {
+        name: why_not_runnable(name) for name, one in BACKENDS.items() if one.takes == "engine"
+    }
     if None not in reasons.values():
         pytest.skip("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
 
@@ -105,7 +105,7 @@ def engine(workspace: Workspace, graph: MakeArtifact) -> MakeArtifact:
 
 
 @pytest.fixture(scope="session")
-def logits(workspace: Workspace, graph: MakeArtifact) -> Callable[[np.ndarray], np.ndarray]:
+def logits(workspace: Workspace, graph: MakeArtifact) -> Logits:
     """What the float32 reference answers, on the CPU."""
     manifest = graph(Precision.FP32).require_manifest()
     request = SessionRequest("eager", workspace.weights(manifest), config=manifest.config)
@@ -114,7 +114,7 @@ def logits(workspace: Workspace, graph: MakeArtifact) -> Callable[[np.ndarray], 
 
 
 @pytest.fixture(scope="session")
-def images() -> Callable[[int], np.ndarray]:
+def images() -> Images:
     """Noise of the model's input shape; the same for the same batch."""
 
     def make(batch: int) -> np.ndarray:
@@ -122,14 +122,3 @@ def images() -> Callable[[int], np.ndarray]:
         return np.random.default_rng(batch).standard_normal(shape, dtype=np.float32)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def worst() -> Callable[[np.ndarray, np.ndarray], float]:
-    """The worst picture's ||a - b|| / ||b||."""
-
-    def rel_l2(found: np.ndarray, wanted: np.ndarray) -> float:
-        errors = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
-        return float(errors.max())
-
-    return rel_l2

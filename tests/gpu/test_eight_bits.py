@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,13 @@ from t2t_deploy.verify import logits_of, standard_pictures
 from t2t_deploy.workspace import Artifact, Workspace
 
 from ..natural import held_out_crops, write_calibration_crops
+from .sessions import MakeArtifact, worst
 
 pytestmark = pytest.mark.gpu
 
 EIGHT_BITS = (Precision.INT8, Precision.FP8, Precision.INT8_WEIGHTS, Precision.FP8_WEIGHTS)
 # what 16-bit arithmetic between the same codes may add to ONNX Runtime's float32
 SAME_CODES = 0.02
-
-MakeArtifact = Callable[[Precision], Artifact]
 
 
 def logits_by(artifact: Artifact, pictures: np.ndarray) -> np.ndarray:
@@ -39,11 +37,6 @@ def logits_by(artifact: Artifact, pictures: np.ndarray) -> np.ndarray:
     )
     with open_session(request) as session:
         return np.concatenate([logits_of(session, one[None]) for one in pictures])
-
-
-def worst(found: np.ndarray, wanted: np.ndarray) -> float:
-    off = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
-    return float(off.max())
 
 
 @pytest.mark.parametrize("precision", EIGHT_BITS)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ import numpy as np
 import psutil
 import pytest
 
-from t2t_deploy._optional import require
 from t2t_deploy.errors import InputError
-from t2t_deploy.runtime import TENSORRT_MODULES, SessionRequest, open_session
+from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.runtime._cuda import Cuda
-from t2t_deploy.runtime._trt_session import TensorRTSession
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, TOLERANCES, Precision
+from t2t_deploy.runtime._trt_session import CONTEXTS, TensorRTSession
+from t2t_deploy.types import INPUT_NAME, TOLERANCES, Precision
 from t2t_deploy.workspace import Artifact
+
+from .sessions import Images, Logits, MakeArtifact, answer, check_freed, check_threads, worst
 
 pytestmark = pytest.mark.gpu
 
@@ -29,17 +29,13 @@ HOST_GROWTH = 8 << 20
 """Bytes: what an allocator keeps; one leaked output of 1,000 logits a call would be 4 MB, one
 leaked picture 600 MB."""
 
-MakeArtifact = Callable[[Precision], Artifact]
-Images = Callable[[int], np.ndarray]
-Logits = Callable[[np.ndarray], np.ndarray]
-Worst = Callable[[np.ndarray, np.ndarray], float]
 
-
-def opened(artifact: Artifact, **options: Any) -> TensorRTSession:
-    backend = artifact.require_manifest().details["engine"]["backend"]
-    module = require(TENSORRT_MODULES[backend])
-    known = artifact.require_manifest().sha256
-    return TensorRTSession(module, artifact.path, backend=backend, sha256=known, **options)
+def opened(artifact: Artifact, contexts: int = CONTEXTS, **options: Any) -> TensorRTSession:
+    manifest = artifact.require_manifest()
+    request = SessionRequest(
+        manifest.engine_backend, artifact.path, sha256=manifest.sha256, **options
+    )
+    return TensorRTSession(request, contexts=contexts)
 
 
 @pytest.fixture
@@ -48,14 +44,9 @@ def session(engine: MakeArtifact) -> Iterator[TensorRTSession]:
         yield session
 
 
-def answer(session: Any, image: np.ndarray) -> np.ndarray:
-    logits: np.ndarray = session.run({INPUT_NAME: image})[OUTPUT_NAME]
-    return logits
-
-
 @pytest.mark.parametrize("precision", FLOATS)
 def test_right_at_every_profile_corner(
-    precision: Precision, engine: MakeArtifact, logits: Logits, images: Images, worst: Worst
+    precision: Precision, engine: MakeArtifact, logits: Logits, images: Images
 ) -> None:
     with opened(engine(precision)) as session:
         for batch in CORNERS:
@@ -78,14 +69,7 @@ def test_a_graph_is_the_same_as_a_plain_call(engine: MakeArtifact, images: Image
 
 def test_threads_get_the_same_bits(engine: MakeArtifact, images: Images) -> None:
     with opened(engine(Precision.FP16), contexts=3) as session:
-        expected = {batch: answer(session, images(batch)) for batch in CORNERS}
-
-        def check(turn: int) -> bool:
-            batch = CORNERS[turn % len(CORNERS)]
-            return np.array_equal(answer(session, images(batch)), expected[batch])
-
-        with ThreadPoolExecutor(8) as threads:
-            assert all(threads.map(check, range(200)))
+        check_threads(session, images, CORNERS)
 
 
 def test_a_thousand_calls_leak_nothing(session: TensorRTSession, images: Images) -> None:
@@ -102,17 +86,7 @@ def test_a_thousand_calls_leak_nothing(session: TensorRTSession, images: Images)
 
 
 def test_closing_frees_the_device(engine: MakeArtifact, images: Images) -> None:
-    def open_and_close() -> int:
-        with opened(engine(Precision.FP16)) as session:
-            answer(session, images(8))
-        session.close()
-        gc.collect()
-        return Cuda().free_bytes()
-
-    before = open_and_close()
-    for _ in range(10):
-        after = open_and_close()
-    assert after == before
+    check_freed(lambda: opened(engine(Precision.FP16)), images(8))
 
 
 def test_the_parts_of_a_call(session: TensorRTSession, images: Images) -> None:

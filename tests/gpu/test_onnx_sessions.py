@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from t2t_deploy.runtime import SessionRequest, open_session, why_not_runnable
-from t2t_deploy.runtime._cuda import Cuda
-from t2t_deploy.runtime._ort_gpu import PROVIDERS, OrtGpuSession
+from t2t_deploy.runtime import BACKENDS, SessionRequest, open_session, why_not_runnable
+from t2t_deploy.runtime._ort_gpu import OrtGpuBackend, OrtGpuSession
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, TOLERANCES, Precision
-from t2t_deploy.workspace import Artifact, Workspace
+from t2t_deploy.workspace import Workspace
+
+from .sessions import Images, Logits, MakeArtifact, answer, check_freed, check_threads, worst
 
 pytestmark = pytest.mark.gpu
-
-MakeArtifact = Callable[[Precision], Artifact]
-Images = Callable[[int], np.ndarray]
-Logits = Callable[[np.ndarray], np.ndarray]
-Worst = Callable[[np.ndarray, np.ndarray], float]
 
 
 @pytest.mark.parametrize(
@@ -39,22 +33,23 @@ def test_onnxruntime(
     graph: MakeArtifact,
     logits: Logits,
     images: Images,
-    worst: Worst,
     tmp_path: Path,
 ) -> None:
     reason = why_not_runnable(backend)
     if reason is not None:
         pytest.skip(f"{backend}: {reason}")
-    path = graph(precision).path
-    with OrtGpuSession(path, backend=backend, precision=precision, cache=tmp_path) as session:
+    known = BACKENDS[backend]
+    assert isinstance(known, OrtGpuBackend)
+    request = SessionRequest(backend, graph(precision).path, precision=precision, cache=tmp_path)
+    with OrtGpuSession(request) as session:
         for batch in (1, 8):
             image = images(batch)
             timed = session.timed_run({INPUT_NAME: image})
             error = worst(timed.outputs[OUTPUT_NAME], logits(image))
             assert error <= TOLERANCES[precision].rel_l2, f"batch {batch}: {error:.2e}"
             assert timed.timing.kernel_ms > 0
-        if session.placement is not None:
-            assert set(session.placement.by_provider) == {PROVIDERS[backend].name}
+        if session.nodes is not None:
+            assert {node.provider for node in session.nodes} == {known.provider}
     if backend == "ort-tensorrt":
         assert any(tmp_path.iterdir()), "the engines are kept"
 
@@ -66,11 +61,7 @@ def opened(graph: MakeArtifact) -> Callable[..., OrtGpuSession]:
     if reason is not None:
         pytest.skip(f"ort-cuda: {reason}")
     path = graph(Precision.FP16).path
-    return lambda **options: OrtGpuSession(path, backend="ort-cuda", **options)
-
-
-def answer(session: OrtGpuSession, image: np.ndarray) -> np.ndarray:
-    return session.run({INPUT_NAME: image})[OUTPUT_NAME]
+    return lambda **options: OrtGpuSession(SessionRequest("ort-cuda", path, **options))
 
 
 def test_a_replayed_graph_is_the_plain_call(
@@ -107,29 +98,12 @@ def test_each_call_of_a_graph_reads_its_own_picture(
 def test_threads_get_the_same_bits(
     opened: Callable[..., OrtGpuSession], images: Images, cuda_graph: bool
 ) -> None:
-    batches = (1, 2, 4, 8)
     with opened(cuda_graph=cuda_graph) as session:
-        expected = {batch: answer(session, images(batch)) for batch in batches}
-
-        def check(turn: int) -> bool:
-            batch = batches[turn % len(batches)]
-            return np.array_equal(answer(session, images(batch)), expected[batch])
-
-        with ThreadPoolExecutor(8) as threads:
-            assert list(threads.map(check, range(200))) == [True] * 200
+        check_threads(session, images, (1, 2, 4, 8))
 
 
 def test_closing_frees_the_device(opened: Callable[..., OrtGpuSession], images: Images) -> None:
-    def open_and_close() -> int:
-        with opened() as session:
-            answer(session, images(8))
-            answer(session, images(8))
-        gc.collect()
-        return Cuda().free_bytes()
-
-    before = open_and_close()
-    after = [open_and_close() for _ in range(10)][-1]
-    assert after == before
+    check_freed(opened, images(8))
 
 
 def relative(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -147,7 +121,6 @@ def test_torch(
     graph: MakeArtifact,
     logits: Logits,
     images: Images,
-    worst: Worst,
 ) -> None:
     reason = why_not_runnable(backend, 0)
     if reason is not None:

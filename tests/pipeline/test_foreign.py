@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from t2t_deploy._optional import is_installed
 from t2t_deploy._progress import Progress
 from t2t_deploy.commands import build_engine
-from t2t_deploy.engine._foreign import check_foreign
+from t2t_deploy.engine import check_foreign
 from t2t_deploy.errors import EngineError
 from t2t_deploy.workspace import Workspace
 

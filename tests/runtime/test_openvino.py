@@ -12,15 +12,16 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.errors import ArtifactError, BackendError, InputError
 from t2t_deploy.runtime import SessionRequest, _openvino, open_session, why_not_in
 from t2t_deploy.runtime._openvino import Layers, OpenVinoSession, check_computed
 from t2t_deploy.types import Precision
+
+from ..onnx_models import constants, save_model
 
 pytestmark = pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
 
@@ -42,11 +43,11 @@ def write(tmp_path: Path) -> Write:
             Precision.FP16: (TensorProto.FLOAT16, np.float16),
             Precision.BF16: (TensorProto.BFLOAT16, ml_dtypes.bfloat16),
         }
-        constants: dict[str, Any] = {"weight": WEIGHT}
+        values: dict[str, Any] = {"weight": WEIGHT}
         if precision is Precision.FP32:
             nodes = [helper.make_node("MatMul", ["image", "weight"], ["logits"])]
         elif precision is Precision.INT8:
-            constants = {
+            values = {
                 "weight": np.clip(np.round(WEIGHT * 32), -127, 127).astype(np.int8),
                 "weight_scale": np.float32(1 / 32),
                 "scale": np.float32(1 / 32),
@@ -60,26 +61,21 @@ def write(tmp_path: Path) -> Write:
             ]
         else:
             kind, dtype = types[precision]
-            constants = {"weight": WEIGHT.astype(dtype)}
+            values = {"weight": WEIGHT.astype(dtype)}
             nodes = [
                 helper.make_node("Cast", ["image"], ["typed"], to=kind),
                 helper.make_node("MatMul", ["typed", "weight"], ["product"]),
                 helper.make_node("Cast", ["product"], ["logits"], to=TensorProto.FLOAT),
             ]
-        graph = helper.make_graph(
-            nodes,
-            "matmul",
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch or "N", WIDTH])],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch or "N", CLASSES])],
-            [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
-        )
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-        onnx.checker.check_model(made)
+        shapes = [batch or "N", WIDTH], [batch or "N", CLASSES]
         path = tmp_path / f"{precision.value}-{batch}.onnx"
-        onnx.save(made, path)
-        return path
+        return save_model(path, nodes, constants(values), *shapes)
 
     return model
+
+
+def opened(path: Path, **options: Any) -> OpenVinoSession:
+    return OpenVinoSession(SessionRequest("openvino", path, **options))
 
 
 def pictures(count: int) -> np.ndarray:
@@ -110,7 +106,7 @@ def test_a_free_batch_is_compiled_for_each_size(write: Write) -> None:
 
 
 def test_a_fixed_batch(write: Write) -> None:
-    with OpenVinoSession(write(batch=2)) as session:
+    with opened(write(batch=2)) as session:
         assert session.inputs[0].shape == (2, WIDTH)
         assert error_of(session, 2) < 1e-6
         with pytest.raises(InputError, match=r"expected image float32 \(2, 64\)"):
@@ -121,7 +117,7 @@ def test_a_fixed_batch(write: Write) -> None:
 
 
 def test_outputs_are_the_callers_own(write: Write) -> None:
-    with OpenVinoSession(write()) as session:
+    with opened(write()) as session:
         first = session.run({"image": pictures(1)})["logits"]
         before = first.copy()
         session.run({"image": -pictures(1)})
@@ -129,7 +125,7 @@ def test_outputs_are_the_callers_own(write: Write) -> None:
 
 
 def test_pictures_that_are_not_contiguous(write: Write) -> None:
-    with OpenVinoSession(write()) as session:
+    with opened(write()) as session:
         plain = session.run({"image": pictures(2)})["logits"]
         strided = np.repeat(pictures(2), 2, axis=1)[:, ::2]
         assert not strided.flags.c_contiguous
@@ -137,14 +133,14 @@ def test_pictures_that_are_not_contiguous(write: Write) -> None:
 
 
 def test_int8_is_computed_in_integers(write: Write) -> None:
-    with OpenVinoSession(write(Precision.INT8), precision=Precision.INT8) as session:
+    with opened(write(Precision.INT8), precision=Precision.INT8) as session:
         assert set(session.layers.products) <= {"i8", "u8"} and session.layers.products
         assert 1e-4 < error_of(session, 4) < 3e-2
 
 
 def test_int8_of_a_graph_that_has_none_is_no_int8(write: Write) -> None:
     with pytest.raises(BackendError, match=r"in another precision than int8 \(.*1 in f32\)"):
-        OpenVinoSession(write(), precision=Precision.INT8)
+        opened(write(), precision=Precision.INT8)
 
 
 @needs_no_bf16
@@ -154,7 +150,7 @@ def test_bf16_is_refused_where_the_cpu_has_none(write: Write, typed: bool) -> No
     # of a typed graph whatever is asked: float32 kernels would imitate it
     for asked in (Precision.BF16, *((None, Precision.FP32) if typed else ())):
         with pytest.raises(BackendError) as raised:
-            OpenVinoSession(path, precision=asked)
+            opened(path, precision=asked)
         text = str(raised.value)
         assert text.startswith(f"OpenVINO cannot compute {path.name}: this CPU has no bf16 (")
         assert text.endswith("; use an fp32 artifact")
@@ -164,7 +160,7 @@ def test_bf16_is_refused_where_the_cpu_has_none(write: Write, typed: bool) -> No
 @pytest.mark.parametrize("typed", [True, False], ids=["typed graph", "float32 graph"])
 def test_bf16_is_computed_in_bf16(write: Write, typed: bool) -> None:
     path = write(Precision.BF16 if typed else Precision.FP32)
-    with OpenVinoSession(path, precision=Precision.BF16) as session:
+    with opened(path, precision=Precision.BF16) as session:
         assert session.layers.products == {"bf16": 1}
         assert 1e-4 < error_of(session, 4) < 2e-2
 
@@ -190,10 +186,10 @@ def test_what_openvino_lists_decides(
 @pytest.mark.parametrize("asked", [Precision.FP16, Precision.FP8])
 def test_no_16_or_8_bit_floats_are_imitated(write: Write, asked: Precision) -> None:
     with pytest.raises(BackendError, match=f"would compute {asked.value} in float32"):
-        OpenVinoSession(write(), precision=asked)
+        opened(write(), precision=asked)
     if asked is Precision.FP16:  # the graph tells it by itself
         with pytest.raises(BackendError, match="would compute fp16 in float32"):
-            OpenVinoSession(write(asked))
+            opened(write(asked))
 
 
 @pytest.mark.parametrize(
@@ -234,7 +230,7 @@ def test_what_is_compiled_is_kept(write: Write, tmp_path: Path) -> None:
     cache = tmp_path / "workspace" / "cache" / "openvino"
 
     def logits() -> tuple[np.ndarray, Any]:
-        with OpenVinoSession(path, threads=1, cache=cache) as session:
+        with opened(path, threads=1, cache=cache) as session:
             found = session.run({"image": pictures(1)})["logits"]
             compiled = session._requests[1].get_compiled_model()
             return found, compiled.get_property("LOADED_FROM_CACHE")
@@ -255,10 +251,10 @@ def test_what_is_compiled_is_kept(write: Write, tmp_path: Path) -> None:
 def test_files_that_are_none(tmp_path: Path) -> None:
     missing, nonsense = tmp_path / "missing.onnx", tmp_path / "nonsense.onnx"
     with pytest.raises(ArtifactError, match=r"there is no file .*missing\.onnx; export"):
-        OpenVinoSession(missing)
+        opened(missing)
     nonsense.write_bytes(b"nonsense")
     with pytest.raises(ArtifactError, match=r"is no readable ONNX file \(") as e:
-        OpenVinoSession(nonsense)
+        opened(nonsense)
     assert "\n" not in str(e.value)
 
 

@@ -10,22 +10,26 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from t2t_deploy.errors import ArtifactError, BackendError
-from t2t_deploy.runtime import _ort_gpu, _ort_replay
+from t2t_deploy.runtime import BACKENDS, Session, SessionRequest, _ort_replay
 from t2t_deploy.runtime._ort import tensor_spec
-from t2t_deploy.runtime._ort_gpu import OrtGpuSession, provider_options, session_options
-from t2t_deploy.runtime._ort_placement import (
+from t2t_deploy.runtime._ort_gpu import (
+    ORT_CUDA,
+    ORT_TENSORRT,
     RECORD_PLACEMENT,
+    OrtGpuBackend,
     PlacedNode,
-    Placement,
     check_placement,
-    read_placement,
+    placed_nodes,
+    session_options,
     shape_work,
 )
 from t2t_deploy.runtime._ort_replay import Replays
 from t2t_deploy.types import Precision
+
+from ..onnx_models import constants, save_model
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -42,23 +46,12 @@ def flatten(tmp_path: Path) -> Path:
         helper.make_node("Reshape", ["r", "to"], ["f"], "flat"),
         helper.make_node("Gather", ["f", "first"], ["logits"], "choose", axis=1),
     ]
-    weights = [
-        numpy_helper.from_array(np.array(0), "zero"),
-        numpy_helper.from_array(np.array([0]), "zero_axis"),
-        numpy_helper.from_array(np.array([-1]), "rest"),
-        numpy_helper.from_array(np.array([0, 1]), "first"),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 4])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])],
-        weights,
-    )
-    path = tmp_path / "flatten.onnx"
-    opset = helper.make_opsetid("", 18)
-    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
-    return path
+    weights = constants({"zero": 0, "zero_axis": [0], "rest": [-1], "first": [0, 1]})
+    return save_model(tmp_path / "flatten.onnx", nodes, weights, ["batch", 3, 4], ["batch", 2])
+
+
+def opened(path: Path, backend: str) -> Session:
+    return BACKENDS[backend].open(SessionRequest(backend, path))
 
 
 def placed(provider: str, *names: str) -> tuple[PlacedNode, ...]:
@@ -73,15 +66,13 @@ def test_sizes_are_told_from_values(flatten: Path) -> None:
 
 def test_sizes_may_stay_on_the_host(flatten: Path) -> None:
     on_host = placed(CPU, "shape", "batch", "batch_1d", "size")
-    placement = Placement((*placed(CUDA, "act", "flat", "choose"), *on_host))
-    check_placement(placement, CUDA, flatten)
-    assert placement.by_provider == {CUDA: 3, CPU: 4}
+    check_placement((*placed(CUDA, "act", "flat", "choose"), *on_host), CUDA, flatten)
 
 
 def test_values_may_not(flatten: Path) -> None:
-    placement = Placement((*placed(CUDA, "act"), *placed(CPU, "shape", "flat", "choose")))
+    nodes = (*placed(CUDA, "act"), *placed(CPU, "shape", "flat", "choose"))
     with pytest.raises(BackendError) as raised:
-        check_placement(placement, CUDA, flatten)
+        check_placement(nodes, CUDA, flatten)
     assert str(raised.value).startswith(
         "2 of 4 nodes of flatten.onnx are not on CUDAExecutionProvider: Flat 'flat', Choose "
         "'choose' on CPUExecutionProvider; "
@@ -95,18 +86,18 @@ def real_session(path: Path, options: Any) -> Any:
 def test_the_placement_of_a_real_session(flatten: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry(*RECORD_PLACEMENT)
-    placement = read_placement(real_session(flatten, options))
-    if placement is None:
+    nodes = placed_nodes(real_session(flatten, options))
+    if nodes is None:
         pytest.skip(f"onnxruntime {onnxruntime.__version__} cannot tell")
-    assert set(placement.by_provider) == {CPU}
-    assert "act" in {node.name for node in placement.nodes}
-    check_placement(placement, CPU, flatten)
+    assert {node.provider for node in nodes} == {CPU}
+    assert "act" in {node.name for node in nodes}
+    check_placement(nodes, CPU, flatten)
     with pytest.raises(BackendError, match="are not on CUDAExecutionProvider: Relu 'act'"):
-        check_placement(placement, CUDA, flatten)
+        check_placement(nodes, CUDA, flatten)
 
 
 def test_a_release_that_cannot_tell() -> None:
-    assert read_placement(object()) is None
+    assert placed_nodes(object()) is None
 
 
 def test_the_options_rule_the_cpu_out(flatten: Path) -> None:
@@ -126,38 +117,52 @@ def test_a_wheel_without_the_provider(flatten: Path) -> None:
         pytest.skip("onnxruntime-gpu is installed")
     for backend in ("ort-cuda", "ort-tensorrt"):
         with pytest.raises(BackendError, match=r"has no \w+ExecutionProvider \(it has "):
-            OrtGpuSession(flatten, backend=backend)
+            opened(flatten, backend)
 
 
 def test_a_provider_that_is_listed_and_leaves_all_to_the_cpu(
     flatten: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What onnxruntime-gpu does where its libraries or the device are missing."""
-    monkeypatch.setattr(_ort_gpu, "why_no_provider", lambda ort, backend: None)
+    monkeypatch.setattr(OrtGpuBackend, "why_no_provider", lambda backend: None)
     with (
         pytest.warns(UserWarning, match="is not in available provider names"),
         pytest.raises(BackendError, match=r"would leave nodes of flatten\.onnx to the CPU"),
     ):
-        OrtGpuSession(flatten, backend="ort-cuda")
+        opened(flatten, "ort-cuda")
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no file"):
-        OrtGpuSession(tmp_path / "none.onnx", backend="ort-cuda")
+        opened(tmp_path / "none.onnx", "ort-cuda")
 
 
-def test_options_of_the_providers(tmp_path: Path) -> None:
-    assert provider_options("ort-cuda", 2, Precision.FP16, tmp_path) == {
-        "device_id": "2",
-        "use_tf32": "0",
-    }
-    assert provider_options("ort-tensorrt", 1, None, None) == {"device_id": "1"}
-    half = provider_options("ort-tensorrt", 0, Precision.FP16, tmp_path)
-    assert half["trt_fp16_enable"] == "1" and "trt_bf16_enable" not in half
-    assert half["trt_engine_cache_enable"] == half["trt_timing_cache_enable"] == "1"
-    assert half["trt_engine_cache_path"] == half["trt_timing_cache_path"] == str(tmp_path)
-    brain = provider_options("ort-tensorrt", 0, Precision.BF16, None)
-    assert brain == {"device_id": "0", "trt_bf16_enable": "1"}
+@pytest.mark.parametrize(
+    ("backend", "device", "precision", "cached", "options"),
+    [
+        (ORT_CUDA, 2, Precision.FP16, True, {"use_tf32": "0"}),
+        (ORT_TENSORRT, 1, None, False, {}),
+        (ORT_TENSORRT, 0, Precision.BF16, False, {"trt_bf16_enable": "1"}),
+        (
+            *(ORT_TENSORRT, 0, Precision.FP16, True),
+            {
+                "trt_fp16_enable": "1",
+                **{f"trt_{kind}_cache_enable": "1" for kind in ("engine", "timing")},
+                **{f"trt_{kind}_cache_path": "kept" for kind in ("engine", "timing")},
+            },
+        ),
+    ],
+)
+def test_options_of_the_providers(
+    backend: OrtGpuBackend,
+    device: int,
+    precision: Precision | None,
+    cached: bool,
+    options: dict[str, str],
+) -> None:
+    cache = Path("kept") if cached else None
+    asked = SessionRequest(backend.name, Path("a"), None, None, device, precision, cache)
+    assert backend.options(asked) == {"device_id": str(device)} | options
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from t2t_deploy._optional import require
 from t2t_deploy.runtime import SessionRequest, open_session, why_not_in
 from t2t_deploy.types import Precision
+
+from ..onnx_models import constants, save_model
 
 pytest.importorskip("onnxruntime")
 
@@ -26,17 +27,9 @@ def weights_only(path: Path) -> np.ndarray:
     stored: dict[str, np.ndarray] = {"codes": codes, "scale": scale, "zero": np.zeros((), np.int8)}
     nodes = [
         helper.make_node("DequantizeLinear", list(stored), ["w"], "w"),
-        helper.make_node("MatMul", ["x", "w"], ["y"], "product"),
+        helper.make_node("MatMul", ["image", "w"], ["logits"], "product"),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "weights",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [ROWS, INPUTS])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [ROWS, OUTPUTS])],
-        [numpy_helper.from_array(value, name) for name, value in stored.items()],
-    )
-    opsets = [helper.make_opsetid("", 20)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    save_model(path, nodes, constants(stored), [ROWS, INPUTS], [ROWS, OUTPUTS], opset=20)
     return np.asarray(codes.astype(np.float32) * scale)
 
 
@@ -51,10 +44,10 @@ def test_activations_stay_float_beside_8_bit_weights(tmp_path: Path) -> None:
         return float(np.linalg.norm(y - wanted) / np.linalg.norm(wanted))
 
     with open_session(SessionRequest("ort-cpu", path)) as session:
-        assert error(session.run({"x": x})["y"]) < 1e-5
+        assert error(session.run({"image": x})["logits"]) < 1e-5
     ort = require("onnxruntime")
     plain = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    assert error(plain.run(None, {"x": x})[0]) > 1e-3
+    assert error(plain.run(None, {"image": x})[0]) > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t2t_deploy.errors import InputError
-from t2t_deploy.runtime._session import check_feeds
+from t2t_deploy.runtime import check_feeds, fill_batch
 from t2t_deploy.types import TensorSpec
 
 SPECS = (TensorSpec("image", "float32", (None, 3, 4, 4)),)
@@ -29,3 +29,8 @@ def test_large_numbers_are_numbers() -> None:
     image = np.full((2, 3, 4, 4), np.finfo(np.float32).max)
     with np.errstate(over="ignore"):
         check_feeds(SPECS, {"image": image})
+
+
+@pytest.mark.parametrize(("batch", "filled"), [(None, [1, 2]), (1, [1, 2]), (4, [1, 2, 2, 2])])
+def test_a_batch_is_filled_with_its_last_picture(batch: int | None, filled: list[int]) -> None:
+    assert fill_batch(np.array([1, 2]), batch).tolist() == filled

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 import t2t_deploy
+from t2t_deploy._child import to_json
 from t2t_deploy._optional import is_installed
 from t2t_deploy.errors import BackendError
 from t2t_deploy.graph._mapped import mappable_model
@@ -25,6 +25,7 @@ from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.runtime._ort import OrtSession
 from t2t_deploy.types import TensorSpec
 
+from ..onnx_models import constants, save_model
 from ..small import tiny_exports
 
 torch = pytest.importorskip("torch")
@@ -41,7 +42,7 @@ MAX_LEAK_BYTES = 1024
 def int8_model(path: Path) -> Path:
     """logits = dequantised(image) @ dequantised(weight): a static Q/DQ graph with a free batch."""
     rng = np.random.default_rng(0)
-    constants: dict[str, Any] = {
+    values: dict[str, Any] = {
         "weight": rng.integers(-127, 128, (256, 64)).astype(np.int8),
         "weight_scale": np.float32(1 / 256),
         "scale": np.float32(1 / 32),
@@ -53,17 +54,7 @@ def int8_model(path: Path) -> Path:
         helper.make_node("DequantizeLinear", ["weight", "weight_scale", "zero"], ["w"]),
         helper.make_node("MatMul", ["x", "w"], ["logits"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "int8",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 256])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 64])],
-        [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
-    )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path
-    )
-    return path
+    return save_model(path, nodes, constants(values), ["N", 256], ["N", 64])
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +195,7 @@ def counted(request: SessionRequest, cycles: int, *words: str) -> dict[str, np.n
     done = subprocess.run(
         [
             *(sys.executable, str(Path(__file__).with_name("cycles.py"))),
-            *(json.dumps(request.to_dict()), str(cycles), *words),
+            *(to_json(request), str(cycles), *words),
         ],
         env=os.environ | {"PYTHONPATH": str(Path(t2t_deploy.__file__).parents[1])},
         capture_output=True,

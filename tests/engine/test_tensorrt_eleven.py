@@ -120,8 +120,7 @@ say([
 def test_types_are_known_by_name(ask: Asked) -> None:
     found = ask("""
 from t2t_deploy.engine import _choice as _trt_choice, _network as _trt_network
-from t2t_deploy.runtime import _trt_engine
-names = {*_trt_engine._DTYPES, *_trt_network._NUMPY_NAMES}
+names = {*_trt_network.NUMPY_NAMES}
 names.update(arithmetic.dtype for arithmetic in _trt_choice._ARITHMETIC)
 known = trt.DataType.__members__
 say([sorted(names - set(known)), _trt_network.numpy_name(known["BF16"])])

@@ -15,7 +15,7 @@ from t2t_deploy.engine._log import Kernel, LogTensor
 from t2t_deploy.types import Precision, ShapeProfile, Status
 
 from .code_graphs import FP8, INT8, Coded, by_output, coded
-from .engine_graphs import FP16, FP32, Batch, build, needs_tensorrt_rtx
+from .graphs import FP16, FP32, Batch, build, needs_tensorrt_rtx
 
 # as `--sm` is given: one architecture, several, portable
 TARGETS: tuple[list[str], ...] = (["75"], ["86"], ["89"], ["120"], ["86", "89"], [])
@@ -138,6 +138,9 @@ PRODUCT = Kernel(
 )
 
 
+BARE = dataclasses.replace(PRODUCT, constants=(WEIGHTS, tensor("323fc_alpha", "Float", 1), BETA))
+
+
 def following(name: str, *layers: str, read: str = "9") -> Kernel:
     """A kernel that reads what the product writes."""
     return Kernel(
@@ -153,17 +156,19 @@ def test_a_product_whose_factor_is_set_has_no_bare_sums() -> None:
     assert bare_sums([PRODUCT, ADDS], b'name="__mye1other_alpha" ') == ()
 
 
-@pytest.mark.parametrize("name", ["323fc_alpha", "4", "573_alpha"])
-def test_a_default_factor_in_the_log_is_enough(name: str) -> None:
-    alpha = tensor(name, "Float", 1)
+@pytest.mark.parametrize(
+    ("name", "bare"),
+    [
+        ("__mye323fc_alpha_myl0", ("fc",)),
+        ("__mye573_alpha_myl0", ("fc",)),
+        ("__mye5fc_alpha", ("fc",)),  # without its graph
+        ("__mye4_myl0", ()),
+    ],
+)
+def test_a_default_factor_in_the_log_is_enough(name: str, bare: tuple[str, ...]) -> None:
+    alpha = LogTensor(name, (1,), "Float")
     product = dataclasses.replace(PRODUCT, constants=(WEIGHTS, alpha, BETA))
-    assert bare_sums([product, ADDS]) == (("fc",) if "alpha" in name else ())
-
-
-def test_a_default_factor_that_the_log_names_without_its_graph_is_enough() -> None:
-    alpha = LogTensor("__mye5fc_alpha", (1,), "Float")
-    product = dataclasses.replace(PRODUCT, constants=(WEIGHTS, alpha, BETA))
-    assert bare_sums([product]) == ("fc",)
+    assert bare_sums([product, ADDS]) == bare
 
 
 @pytest.mark.parametrize("name", ["Mul", "CastMulAdd", "MulAddReluCast"])
@@ -220,27 +225,18 @@ def test_products_that_were_merged_are_called_by_the_first() -> None:
 @pytest.mark.parametrize("dtype", ["Int8", "Float", "BFloat16"])
 def test_results_of_other_types_pass_no_end(dtype: str) -> None:
     """Codes and float32; bfloat16 reaches as far as float32."""
-    alpha = tensor("323fc_alpha", "Float", 1)
-    product = dataclasses.replace(PRODUCT, constants=(WEIGHTS, alpha, BETA))
-    assert bare_sums([product]) == ("fc",)
-    assert bare_sums([dataclasses.replace(product, outputs=(tensor("9", dtype),))]) == ()
+    assert bare_sums([BARE]) == ("fc",)
+    assert bare_sums([dataclasses.replace(BARE, outputs=(tensor("9", dtype),))]) == ()
     both = (tensor("8", dtype), tensor("9", "Half"))
-    assert bare_sums([dataclasses.replace(product, outputs=both)]) == ("fc",)
+    assert bare_sums([dataclasses.replace(BARE, outputs=both)]) == ("fc",)
 
 
 def test_weights_of_codes_that_are_widened_make_no_sums_of_codes() -> None:
-    alpha = tensor("323fc_alpha", "Float", 1)
-    product = dataclasses.replace(
-        PRODUCT, inputs=(tensor("7", "Half"),), constants=(WEIGHTS, alpha, BETA)
-    )
+    product = dataclasses.replace(BARE, inputs=(tensor("7", "Half"),))
     assert product.dtype == "Half"
     assert bare_sums([product]) == ()
-    assert bare_sums([dataclasses.replace(product, inputs=(tensor("7", "Int8"),))]) == ("fc",)
 
 
 def test_a_kernel_that_is_no_product_has_no_sums() -> None:
-    alpha = tensor("323fc_alpha", "Float", 1)
-    other = dataclasses.replace(
-        PRODUCT, name="__myl_Add_myl0_1", kind="kgen", constants=(WEIGHTS, alpha)
-    )
+    other = dataclasses.replace(BARE, name="__myl_Add_myl0_1", kind="kgen")
     assert bare_sums([other]) == ()

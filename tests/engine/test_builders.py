@@ -8,27 +8,25 @@ from typing import Any, cast
 
 import pytest
 
+from t2t_deploy.engine import BACKEND_CLASSIC, BACKEND_RTX, _worker
 from t2t_deploy.engine import _choice as _trt_choice
-from t2t_deploy.engine import _worker as _timing_cache
 from t2t_deploy.engine._build import EngineBuild
 from t2t_deploy.engine._choice import (
-    BACKEND_CLASSIC,
-    BACKEND_RTX,
     BuilderModule,
     check_strong_typing,
     choose_builder,
 )
-from t2t_deploy.engine._module import load_rtx
-from t2t_deploy.engine._worker import TimingCache
+from t2t_deploy.engine._module import load_tensorrt
+from t2t_deploy.engine._worker import timing_cache_path
 from t2t_deploy.errors import BackendError, UsageError
 
-from .engine_graphs import build, needs_tensorrt_rtx
+from .graphs import build, needs_tensorrt_rtx
 
 pytestmark = needs_tensorrt_rtx
 
 
 def classic() -> BuilderModule:
-    return BuilderModule(BACKEND_CLASSIC, load_rtx())
+    return BuilderModule(BACKEND_CLASSIC, load_tensorrt())
 
 
 def test_tensorrt_builds_through_the_same_code(
@@ -52,11 +50,11 @@ def test_tensorrt_rtx_keeps_no_timing_cache(fixed_fp16: Path, tmp_path: Path) ->
 def test_timing_caches_are_per_graph_device_and_version(
     fixed_fp16: Path, free_fp16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = {TimingCache.open(tmp_path, fixed_fp16, "10.0").path}
-    paths.add(TimingCache.open(tmp_path, free_fp16, "10.0").path)
-    paths.add(TimingCache.open(tmp_path, fixed_fp16, "10.1").path)
-    monkeypatch.setattr(_timing_cache, "device_name", lambda: "another")
-    paths.add(TimingCache.open(tmp_path, fixed_fp16, "10.0").path)
+    paths = {timing_cache_path(tmp_path, fixed_fp16, "10.0")}
+    paths.add(timing_cache_path(tmp_path, free_fp16, "10.0"))
+    paths.add(timing_cache_path(tmp_path, fixed_fp16, "10.1"))
+    monkeypatch.setattr(_worker, "device_name", lambda: "another")
+    paths.add(timing_cache_path(tmp_path, fixed_fp16, "10.0"))
     assert len(paths) == 4
 
 
@@ -65,7 +63,7 @@ def test_which_builder_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_builder().backend == BACKEND_RTX
     with pytest.raises(UsageError, match="no builder 'trt'; known: auto, tensorrt, tensorrt-rtx"):
         choose_builder("trt")
-    monkeypatch.setattr(_trt_choice, "require", lambda name: load_rtx())
+    monkeypatch.setattr(_trt_choice, "load_tensorrt", lambda backend: load_tensorrt())
     with pytest.raises(BackendError, match=r"no CUDA device was found: build with --backend tens"):
         choose_builder("tensorrt")
     monkeypatch.setattr(_trt_choice, "device_capability", lambda: "86")

@@ -15,8 +15,9 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.graph._mapped import MIN_MAPPED_BYTES, mappable_model
-from t2t_deploy.runtime import _ort
-from t2t_deploy.runtime._ort import OrtSession
+from t2t_deploy.runtime import Session, SessionRequest, _ort, open_session
+
+from ..onnx_models import constants, model_of
 
 RNG = np.random.default_rng(0)
 LARGE = RNG.standard_normal((64, 48)).astype(np.float32)
@@ -24,26 +25,23 @@ SMALL = RNG.standard_normal(48).astype(np.float32)
 INPUT = RNG.standard_normal((2, 64)).astype(np.float32)
 
 
-def model_of(large: np.ndarray = LARGE) -> onnx.ModelProto:
+def product_with(large: np.ndarray = LARGE) -> onnx.ModelProto:
     """logits = image @ large + small."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["image", "large"], ["product"]),
-            helper.make_node("Add", ["product", "small"], ["logits"]),
-        ],
-        "g",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 64])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 48])],
-        [numpy_helper.from_array(large, "large"), numpy_helper.from_array(SMALL, "small")],
-    )
-    opsets = [helper.make_opsetid("", 18)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    nodes = [
+        helper.make_node("MatMul", ["image", "large"], ["product"]),
+        helper.make_node("Add", ["product", "small"], ["logits"]),
+    ]
+    return model_of(nodes, constants({"large": large, "small": SMALL}), ["n", 64], ["n", 48])
+
+
+def opened(path: Path) -> Session:
+    return open_session(SessionRequest("ort-cpu", path))
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "a model.onnx"
-    onnx.save(model_of(), path)
+    onnx.save(product_with(), path)
     return path
 
 
@@ -59,7 +57,7 @@ def test_the_graph_and_the_file_are_the_model(file: Path) -> None:
     for tensor in model.graph.initializer:
         tensor.ClearField("data_location")
         del tensor.external_data[:]
-    assert model == model_of()
+    assert model == product_with()
 
 
 def test_a_session_computes_the_same_bits(file: Path) -> None:
@@ -67,15 +65,15 @@ def test_a_session_computes_the_same_bits(file: Path) -> None:
 
     direct = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     (expected,) = direct.run(None, {"image": INPUT})
-    with OrtSession(file) as session:
+    with opened(file) as session:
         assert np.array_equal(session.run({"image": INPUT})["logits"], expected)
 
 
 def test_an_open_session_outlives_its_file(file: Path) -> None:
-    with OrtSession(file) as session:
+    with opened(file) as session:
         before = session.run({"image": INPUT})["logits"]
         other = file.with_name("other.onnx")
-        onnx.save(model_of(LARGE * 2), other)
+        onnx.save(product_with(LARGE * 2), other)
         other.replace(file)
         assert np.array_equal(session.run({"image": INPUT})["logits"], before)
 
@@ -84,7 +82,7 @@ def test_a_file_replaced_while_it_is_loaded_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = file.with_name("other.onnx")
-    onnx.save(model_of(LARGE * 2), other)
+    onnx.save(product_with(LARGE * 2), other)
 
     def swapped(path: Path) -> object:
         found = mappable_model(path)
@@ -94,26 +92,26 @@ def test_a_file_replaced_while_it_is_loaded_is_refused(
 
     monkeypatch.setattr(_ort, "mappable_model", swapped)
     with pytest.raises(ArtifactError, match="was replaced while it was being loaded"):
-        OrtSession(file)
+        opened(file)
 
 
 def test_external_data_of_the_file_itself_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    onnx.save(model_of(), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    onnx.save(product_with(), path, save_as_external_data=True, location="w.bin", size_threshold=0)
     assert mappable_model(path).mapped_bytes == 0
     assert mappable_model(path).graph == path.read_bytes()
-    with OrtSession(path) as session:
+    with opened(path) as session:
         assert session.run({"image": INPUT})["logits"].shape == (2, 48)
 
 
 def test_mixed_external_data_is_found(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    onnx.save(model_of(), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    onnx.save(product_with(), path, save_as_external_data=True, location="w.bin", size_threshold=0)
     model = onnx.load(path, load_external_data=False)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(LARGE, "large"))
     onnx.save(model, path)
     assert mappable_model(path).mapped_bytes == LARGE.nbytes
-    with OrtSession(path) as session:
+    with opened(path) as session:
         np.testing.assert_allclose(
             session.run({"image": INPUT})["logits"], INPUT @ LARGE + SMALL, rtol=1e-4, atol=1e-4
         )
@@ -130,7 +128,7 @@ def test_damaged_files_are_refused_in_one_line(file: Path) -> None:
         except ValueError:
             refused += 1
         with pytest.raises(ArtifactError, match=r"holds no ONNX graph|is no readable ONNX file"):
-            OrtSession(cut)
+            opened(cut)
     assert refused > 250  # the others end where a field ends
 
 
@@ -166,11 +164,11 @@ import sys
 from pathlib import Path
 import numpy, onnxruntime
 from t2t_deploy.bench._environment import peak_resident_bytes, resident_bytes
-from t2t_deploy.runtime._ort import OrtSession
+from t2t_deploy.runtime import SessionRequest, open_session
 path = Path(sys.argv[1])
 image = numpy.zeros((1, 3, 224, 224), numpy.float32)
 before = resident_bytes()
-with OrtSession(path, threads=2) as session:
+with open_session(SessionRequest("ort-cpu", path, threads=2)) as session:
     for _ in range(3):
         session.run({"image": image})
 print((peak_resident_bytes() - before) / path.stat().st_size)

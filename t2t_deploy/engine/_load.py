@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from t2t_deploy.engine import CUDA_ERROR, BuilderLog, TensorRT, load_refusal, new_logger, sizes
+from t2t_deploy.engine._device import device_capability
+from t2t_deploy.engine._module import BuilderLog, TensorRT, load_tensorrt, new_logger
+from t2t_deploy.engine._network import NUMPY_NAMES, different_batches, one_batch, shape_of, sizes
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError, InputError
 from t2t_deploy.types import ShapeProfile, TensorSpec
 
 if TYPE_CHECKING:
     import tensorrt
 
-# TensorRT's names of the types a caller can pass as numpy arrays
-_DTYPES = {
-    "FLOAT": "float32", "HALF": "float16", "INT8": "int8", "UINT8": "uint8",
-    "INT32": "int32", "INT64": "int64", "BOOL": "bool",
-}  # fmt: skip
+# what a caller can pass as numpy arrays
+_DTYPES = {name: numpy for name, numpy in NUMPY_NAMES.items() if numpy != "bfloat16"}
+# how TensorRT's log names an error of the CUDA runtime: number, text
+_CUDA_ERROR = re.compile(r"cudaError (\d+): ([^)]+)\)")
+# of a session that may run for months
 _KEPT_MESSAGES = 50
-
-
-class _LastMessages(list[tuple[str, str]]):
-    """Log entries of a session that may run for months."""
-
-    def append(self, entry: tuple[str, str]) -> None:
-        super().append(entry)
-        del self[:-_KEPT_MESSAGES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +76,11 @@ def load_engine(trt: TensorRT, serialized: bytes, name: str) -> LoadedEngine:
     Raises BackendError where the device is missing or refuses, EngineError where the bytes are no
     engine of this runtime, or one that takes what sessions here do not pass.
     """
-    log = BuilderLog(_LastMessages())
+    log = BuilderLog(deque(maxlen=_KEPT_MESSAGES))
     runtime = trt.Runtime(new_logger(trt, log))
     engine = runtime.deserialize_cuda_engine(serialized)
     if engine is None:
-        device = CUDA_ERROR.search(log.errors()) is not None
+        device = _CUDA_ERROR.search(log.errors()) is not None
         advice = (
             "run it on a machine with a GPU that it was built for"
             if device
@@ -124,8 +118,7 @@ def _spec(trt: TensorRT, engine: tensorrt.ICudaEngine, name: str) -> TensorSpec:
             f"tensor {name!r} of the engine is a shape kept in host memory; sessions pass tensors "
             "on the device: export with fixed sizes after the batch"
         )
-    shape = tuple(None if dim < 0 else int(dim) for dim in sizes(engine.get_tensor_shape(name)))
-    return TensorSpec(name, _DTYPES[dtype], shape)
+    return TensorSpec(name, _DTYPES[dtype], shape_of(engine.get_tensor_shape(name)))
 
 
 def batch_profiles(
@@ -137,34 +130,20 @@ def batch_profiles(
     Raises EngineError where more than the batch is free, or inputs disagree about it.
     """
     for spec in inputs:
-        if None in spec.shape[1:] or not spec.shape:
+        if not spec.shape:
             raise EngineError(
-                f"input {spec} leaves more than the batch free; sessions set the batch only: "
-                "export with fixed sizes after the first dimension"
+                f"input {spec} has no batch; sessions set that of every input: export without it"
             )
-    batches = {spec.shape[0] for spec in inputs}
-    (batch, *others) = batches
-    found: list[set[tuple[int, ...]]]
+    batch = one_batch(inputs)
     if batch is not None:
-        found = [{(batch, batch, batch)}]
-    else:
-        found = [
-            {tuple(int(shape[0]) for shape in shapes) for shapes in profile}
-            for profile in zip(*(ranges[spec.name] for spec in inputs), strict=True)
-        ]
-    if others or any(len(each) > 1 for each in found):
-        shown = "; ".join(map(str, inputs))
-        raise EngineError(f"inputs {shown} disagree about the batch: build them with one batch")
-    return tuple(ShapeProfile(*each.pop()) for each in found)
-
-
-def batch_of(inputs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> int:
-    """The batch of feeds that `check_feeds` has passed. Raises InputError for several."""
-    batches = {spec.name: int(feeds[spec.name].shape[0]) for spec in inputs}
-    if len(set(batches.values())) > 1:
-        shown = ", ".join(f"{name} {batch}" for name, batch in batches.items())
-        raise InputError(f"the inputs' batches differ ({shown}); pass one batch of all")
-    return next(iter(batches.values()))
+        return (ShapeProfile(batch, batch, batch),)
+    found = []
+    for profile in zip(*(ranges[spec.name] for spec in inputs), strict=True):
+        batches = {tuple(int(shape[0]) for shape in shapes) for shapes in profile}
+        if len(batches) > 1:
+            raise different_batches(inputs)
+        found.append(ShapeProfile(*batches.pop()))
+    return tuple(found)
 
 
 def choose_profile(profiles: Sequence[ShapeProfile], batch: int) -> int:
@@ -188,3 +167,24 @@ def choose_profile(profiles: Sequence[ShapeProfile], batch: int) -> int:
 
 def _range(profile: ShapeProfile) -> str:
     return str(profile.min) if profile.min == profile.max else f"{profile.min} to {profile.max}"
+
+
+def why_not_loaded(engine: bytes, trt: TensorRT | None = None) -> str | None:
+    """None where a serialized engine loads on this machine's device; nothing is run or kept.
+
+    trt: the TensorRT module; None takes TensorRT-RTX. Raises MissingDependencyError without it.
+    """
+    trt = load_tensorrt() if trt is None else trt
+    log = BuilderLog()
+    loaded = trt.Runtime(new_logger(trt, log)).deserialize_cuda_engine(engine)
+    return load_refusal(log) if loaded is None else None
+
+
+def load_refusal(log: BuilderLog) -> str:
+    """Why a runtime did not load an engine, from what it said."""
+    errors = log.errors()
+    cuda = _CUDA_ERROR.search(errors)
+    if cuda:
+        what = "no CUDA device" if device_capability() is None else "the CUDA device refuses"
+        return f"{what}: {cuda[2]} (cudaError {cuda[1]})"
+    return f"the runtime does not load it: {errors or 'it gives no reason'}"

@@ -7,25 +7,26 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, save
+from onnx import helper
 
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import is_installed
-from t2t_deploy.engine._build import build_engine
+from t2t_deploy.engine._build import BuildOptions, build_engine
 from t2t_deploy.engine._device import device_capability
-from t2t_deploy.engine._job import BuildOptions
-from t2t_deploy.engine._module import load_rtx
-from t2t_deploy.errors import ArtifactError, BackendError, EngineError, InputError
-from t2t_deploy.runtime._trt_engine import (
-    _LastMessages,
-    batch_of,
+from t2t_deploy.engine._load import (
     batch_profiles,
     choose_profile,
     load_engine,
     read_engine,
 )
-from t2t_deploy.runtime._trt_session import TensorRTSession, buffer_bytes
+from t2t_deploy.engine._module import load_tensorrt
+from t2t_deploy.errors import ArtifactError, BackendError, EngineError, InputError
+from t2t_deploy.runtime import SessionRequest
+from t2t_deploy.runtime._session import batch_of
+from t2t_deploy.runtime._trt_session import TENSORRT_RTX, buffer_bytes
 from t2t_deploy.types import ShapeProfile, TensorSpec
+
+from ..onnx_models import save_model
 
 needs_rtx = pytest.mark.skipif(
     not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
@@ -85,7 +86,7 @@ def test_batches_of_a_free_and_of_a_fixed_engine() -> None:
         (TensorSpec("mask", "float32", (None,)), [[(1,), (1,), (2,)]], "disagree about the batch"),
         (TensorSpec("mask", "float32", (4,)), [[(4,), (4,), (4,)]], "disagree about the batch"),
         (TensorSpec("mask", "float32", (None, None)), [], "leaves more than the batch free"),
-        (TensorSpec("mask", "float32", ()), [], "leaves more than the batch free"),
+        (TensorSpec("mask", "float32", ()), [], "has no batch"),
     ],
 )
 def test_batches_that_make_no_sense(
@@ -112,13 +113,6 @@ def test_buffer_sizes() -> None:
         buffer_bytes(IMAGE, (-1, 3, 8, 8))
 
 
-def test_a_log_that_does_not_grow() -> None:
-    messages = _LastMessages()
-    for number in range(1000):
-        messages.append(("ERROR", str(number)))
-    assert len(messages) == 50 and messages[-1] == ("ERROR", "999")
-
-
 def test_a_missing_engine(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="build one first: t2t-deploy build-trt"):
         read_engine(tmp_path / "none.engine", None)
@@ -127,15 +121,9 @@ def test_a_missing_engine(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real engine of one operator."""
-    node = helper.make_node("Relu", ["image"], ["logits"])
-    values = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3])
-        for name in ("image", "logits")
-    ]
-    graph = helper.make_graph([node], "relu", values[:1], values[1:])
     folder = tmp_path_factory.mktemp("engine")
-    opset = helper.make_opsetid("", 18)
-    save(helper.make_model(graph, opset_imports=[opset], ir_version=10), folder / "relu.onnx")
+    nodes = [helper.make_node("Relu", ["image"], ["logits"])]
+    save_model(folder / "relu.onnx", nodes, [], ["batch", 3], ["batch", 3])
     path = folder / "relu.engine"
     path.write_bytes(build_engine(folder / "relu.onnx", BuildOptions(pin_figures=False)).engine)
     return path
@@ -145,7 +133,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_no_device
 def test_an_engine_where_no_device_is(engine: Path) -> None:
     with pytest.raises(BackendError) as raised:
-        load_engine(load_rtx(), engine.read_bytes(), engine.name)
+        load_engine(load_tensorrt(), engine.read_bytes(), engine.name)
     message = str(raised.value)
     assert message.startswith("relu.engine does not load: no CUDA device: ")
     assert "(cudaError " in message
@@ -157,9 +145,9 @@ def test_an_engine_where_no_device_is(engine: Path) -> None:
 @pytest.mark.skipif(not is_installed("cuda.bindings.runtime"), reason="cuda.bindings is missing")
 def test_a_session_where_no_device_is(engine: Path) -> None:
     with pytest.raises(BackendError, match=r"^cudaGetDeviceCount failed: .+ \(cudaError\w+, \d+\)"):
-        TensorRTSession(load_rtx(), engine, backend="tensorrt-rtx", sha256=file_sha256(engine))
+        TENSORRT_RTX.open(SessionRequest("tensorrt-rtx", engine, sha256=file_sha256(engine)))
     with pytest.raises(ArtifactError, match="there is no file"):
-        TensorRTSession(load_rtx(), engine.with_name("none"), backend="tensorrt-rtx", sha256=None)
+        TENSORRT_RTX.open(SessionRequest("tensorrt-rtx", engine.with_name("none")))
 
 
 def test_only_bytes_that_somebody_answers_for_are_read(tmp_path: Path) -> None:

@@ -15,10 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from t2t_deploy.engine._network import parse_network
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.runtime import SessionRequest, _ort_gpu, open_session
-from t2t_deploy.runtime._ort_gpu import OrtGpuSession
+from t2t_deploy.runtime import BACKENDS, SessionRequest, open_session
 
-from .harmful_onnx import WEIGHT, Change, model, refusal
+from .harmful_onnx import WEIGHT, Change, refusal
 
 
 def lies_in(**entries: str) -> Change:
@@ -90,37 +89,31 @@ def test_a_place_that_is_told_twice(write: Callable[..., Path]) -> None:
     assert "says twice where its data lie" in refusal(write(change))
 
 
+SECRET = TensorProto(
+    name="c", data_type=TensorProto.FLOAT, dims=[0], data_location=TensorProto.EXTERNAL
+)
+SECRET.external_data.add(key="location", value="../secret.bin")
+HOLDS_IT = helper.make_node("Constant", [], ["c"], value=SECRET)
+
+
 def in_an_attribute(made: onnx.ModelProto) -> None:
-    tensor = helper.make_tensor("c", TensorProto.FLOAT, [0], [])
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../secret.bin")
-    node = helper.make_node("Constant", [], ["c"], value=tensor)
-    made.graph.node.insert(0, node)
+    made.graph.node.insert(0, HOLDS_IT)
 
 
 def in_a_subgraph(made: onnx.ModelProto) -> None:
-    inner = model()
-    in_an_attribute(inner)
     yes = helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True)))
-    graph = helper.make_graph([inner.graph.node[0]], "then", [], [])
+    graph = helper.make_graph([HOLDS_IT], "then", [], [])
     made.graph.node.insert(0, helper.make_node("If", ["yes"], ["z"], then_branch=graph))
     made.graph.node.insert(0, yes)
 
 
 def in_a_function(made: onnx.ModelProto) -> None:
-    inner = model()
-    in_an_attribute(inner)
     opsets = [helper.make_opsetid("", 18)]
-    made.functions.append(
-        helper.make_function("local", "f", [], ["c"], [inner.graph.node[0]], opsets)
-    )
+    made.functions.append(helper.make_function("local", "f", [], ["c"], [HOLDS_IT], opsets))
 
 
 def in_a_sparse_tensor(made: onnx.ModelProto) -> None:
-    tensor = helper.make_tensor("s", TensorProto.FLOAT, [0], [])
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../secret.bin")
-    made.graph.sparse_initializer.add(values=tensor, dims=[3])
+    made.graph.sparse_initializer.add(values=SECRET, dims=[3])
 
 
 @pytest.mark.parametrize(
@@ -148,50 +141,45 @@ class Untouched:
         raise AssertionError(f"{name} was asked for")
 
 
+def nobodys_relu(made: onnx.ModelProto) -> None:
+    made.graph.node[2].domain = "nobody.knows"
+    made.opset_import.append(helper.make_opsetid("nobody.knows", 1))
+
+
+LIES_OUTSIDE = (
+    "{path} is no readable ONNX file (tensor 'w' lies in '../secret.bin'; expected a file of the "
+    "same folder, by a relative name); export it again"
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lies_in(location="../secret.bin"), LIES_OUTSIDE),
+        (
+            nobodys_relu,
+            "{path} has the operator 'Relu' of the domain 'nobody.knows', which this parser does "
+            "not know and would take for ONNX's own; replace it, or take another backend",
+        ),
+    ],
+    ids=["data outside", "another domain"],
+)
 def test_tensorrts_parser_gets_no_file_that_is_refused(
-    write: Callable[..., Path], outside: Path
+    write: Callable[..., Path], outside: Path, change: Change, message: str
 ) -> None:
-    path = write(lies_in(location="../secret.bin"))
-    library: Any = Untouched()
-    with pytest.raises(ArtifactError) as refused:
-        parse_network(library, library, library, path, "a")
-    assert str(refused.value) == (
-        f"{path} is no readable ONNX file (tensor 'w' lies in '../secret.bin'; expected a file of "
-        "the same folder, by a relative name); export it again"
-    )
-
-
-def test_tensorrts_parser_gets_no_operator_of_a_domain_that_it_leaves_aside(
-    write: Callable[..., Path],
-) -> None:
-    def change(made: onnx.ModelProto) -> None:
-        made.graph.node[2].domain = "nobody.knows"
-        made.opset_import.append(helper.make_opsetid("nobody.knows", 1))
-
     path = write(change)
     library: Any = Untouched()
     with pytest.raises(ArtifactError) as refused:
         parse_network(library, library, library, path, "a")
-    assert str(refused.value) == (
-        f"{path} has the operator 'Relu' of the domain 'nobody.knows', which this parser does not "
-        "know and would take for ONNX's own; replace it, or take another backend"
-    )
-
-
-def opened(path: str, *arguments: object, **options: object) -> None:
-    raise AssertionError(f"{path} was opened")
+    assert str(refused.value) == message.format(path=path)
 
 
 @pytest.mark.parametrize("backend", ["ort-cuda", "ort-tensorrt"])
 def test_a_session_on_a_gpu_gets_no_file_that_is_refused(
     write: Callable[..., Path], outside: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
-    monkeypatch.setattr(_ort_gpu, "why_no_provider", lambda *_: None)
-    monkeypatch.setattr("onnxruntime.InferenceSession", opened)
+    monkeypatch.setattr("onnxruntime.InferenceSession", Untouched())
     path = write(lies_in(location="../secret.bin"))
     with pytest.raises(ArtifactError) as refused:
-        OrtGpuSession(path, backend=backend)
-    assert str(refused.value) == (
-        f"{path} is no readable ONNX file (tensor 'w' lies in '../secret.bin'; expected a file of "
-        "the same folder, by a relative name); export it again"
-    )
+        BACKENDS[backend].open(SessionRequest(backend, path))
+    assert str(refused.value) == LIES_OUTSIDE.format(path=path)

@@ -12,12 +12,13 @@ from t2t_deploy.engine import _choice as _trt_choice
 from t2t_deploy.engine import _worker as _engine_worker
 from t2t_deploy.engine._choice import supported_sms
 from t2t_deploy.engine._figures import attest
-from t2t_deploy.engine._module import load_rtx
+from t2t_deploy.engine._module import load_tensorrt
 from t2t_deploy.engine._network import resolve_profiles
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError
 from t2t_deploy.types import Precision, ShapeProfile, Status, TensorSpec
 
-from .engine_graphs import (
+from ..onnx_models import save_model
+from .graphs import (
     BF16,
     attention,
     build,
@@ -25,7 +26,6 @@ from .engine_graphs import (
     fp8_linear,
     linear,
     needs_tensorrt_rtx,
-    save,
 )
 
 pytestmark = needs_tensorrt_rtx
@@ -42,7 +42,7 @@ def test_a_fixed_batch_refuses_another(fixed_fp16: Path) -> None:
 
 def test_more_than_the_batch_free_is_refused(graph_folder: Path) -> None:
     nodes = [helper.make_node("Relu", ["image"], ["logits"], "act")]
-    path = save(graph_folder / "sizes.onnx", nodes, [], ["N", "side"], ["N", "side"])
+    path = save_model(graph_folder / "sizes.onnx", nodes, [], ["N", "side"], ["N", "side"])
     with pytest.raises(EngineError, match=r"input image float32 \(N, N\) leaves more than the ba"):
         build(path)
 
@@ -102,7 +102,7 @@ def test_a_memory_limit_that_is_too_low_is_told_what_would_do(graph_folder: Path
 
 
 def test_unknown_targets(fixed_fp16: Path) -> None:
-    known = ", ".join(supported_sms(load_rtx()))
+    known = ", ".join(supported_sms(load_tensorrt()))
     with pytest.raises(EngineError, match=f"cannot target SM 61; it targets {known}"):
         build(fixed_fp16, sm=["61"])
     with pytest.raises(EngineError, match="TensorRT-RTX has no Hopper"):
@@ -134,7 +134,7 @@ def test_the_parser_names_the_node(graph_folder: Path) -> None:
         helper.make_node("Relu", ["image"], ["a"], "fine"),
         helper.make_node("NoSuchOperator", ["a"], ["logits"], "mystery"),
     ]
-    path = save(graph_folder / "unknown.onnx", nodes, [], [1, 3], [1, 3])
+    path = save_model(graph_folder / "unknown.onnx", nodes, [], [1, 3], [1, 3])
     with pytest.raises(EngineError, match=r"node 'mystery' \(NoSuchOperator\): ") as caught:
         build(path)
     assert "\n" not in str(caught.value)

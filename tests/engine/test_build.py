@@ -13,25 +13,23 @@ from pathlib import Path
 
 import pytest
 
+from t2t_deploy.engine import BACKEND_RTX, device_capability, supported_sms, why_not_loaded
 from t2t_deploy.engine import _worker as _engine_worker
-from t2t_deploy.engine._build import EngineBuild, trtexec_line
-from t2t_deploy.engine._choice import BACKEND_RTX, supported_sms
-from t2t_deploy.engine._device import device_capability, runnable_here
+from t2t_deploy.engine._build import BuildJob, BuildOptions, EngineBuild, trtexec_line
 from t2t_deploy.engine._figures import attest
-from t2t_deploy.engine._job import BuildJob, BuildOptions
-from t2t_deploy.engine._module import BuilderLog, load_rtx, new_logger
+from t2t_deploy.engine._module import BuilderLog, load_tensorrt, new_logger
 from t2t_deploy.errors import EngineError
 from t2t_deploy.types import Precision, ShapeProfile, Status, TensorSpec
 
 from ..children import children
-from .engine_graphs import BF16, OUT, TOKENS, WIDTH, attention, build, linear, needs_tensorrt_rtx
+from .graphs import BF16, OUT, TOKENS, WIDTH, attention, build, linear, needs_tensorrt_rtx
 
 pytestmark = needs_tensorrt_rtx
 
 
 def test_what_a_build_tells(fixed_build: EngineBuild) -> None:
     assert fixed_build.backend == "tensorrt-rtx"
-    assert fixed_build.backend_version == load_rtx().__version__
+    assert fixed_build.backend_version == load_tensorrt().__version__
     assert fixed_build.sm == ("86",)
     assert fixed_build.profiles == (ShapeProfile(4, 4, 4),)
     assert fixed_build.inputs == (TensorSpec("image", "float32", (4, TOKENS, WIDTH)),)
@@ -155,7 +153,7 @@ def test_the_wrong_precision_fails_attestation(
 
 
 def test_settings_reach_the_builder(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
-    trt = load_rtx()
+    trt = load_tensorrt()
     options = BuildOptions(memory_limit_mib=64)
     order = BuildJob(fixed_fp16, BACKEND_RTX, trt.__name__, (), options)
     builder = trt.Builder(new_logger(trt, BuilderLog()))
@@ -219,28 +217,25 @@ def test_ctrl_c_cancels(fixed_fp16: Path) -> None:
     assert children() <= running
 
 
-def test_runnable_here_says_why_not(fixed_build: EngineBuild) -> None:
+def test_loading_says_why_not(fixed_build: EngineBuild) -> None:
     if device_capability() is not None:
         pytest.skip("this machine has a CUDA device")
-    verdict = runnable_here(fixed_build.engine)
-    assert not verdict.runs
-    assert verdict.why_not is not None
-    assert re.fullmatch(r"no CUDA device: .+ \(cudaError \d+\)", verdict.why_not)
+    why_not = why_not_loaded(fixed_build.engine)
+    assert why_not is not None
+    assert re.fullmatch(r"no CUDA device: .+ \(cudaError \d+\)", why_not)
 
 
 @pytest.mark.gpu
 def test_a_portable_engine_loads_on_a_supported_device(fixed_fp16: Path) -> None:
     device = device_capability()
     assert device is not None
-    if device not in supported_sms(load_rtx()):
+    if device not in supported_sms(load_tensorrt()):
         pytest.skip(f"TensorRT-RTX does not support SM {device}")
-    assert runnable_here(build(fixed_fp16, sm=["native"]).engine).runs
+    assert why_not_loaded(build(fixed_fp16, sm=["native"]).engine) is None
 
 
 def test_an_engine_that_is_none_does_not_run() -> None:
-    verdict = runnable_here(b"not an engine")
-    assert not verdict.runs
-    assert verdict.why_not
+    assert why_not_loaded(b"not an engine")
 
 
 def test_trtexec_line(fixed_build: EngineBuild, free_build: EngineBuild) -> None:

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.engine._module import BuilderLog, load_rtx, new_logger
+from t2t_deploy.engine._module import BuilderLog, load_tensorrt, new_logger
 from t2t_deploy.engine._network import parse_network
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.graph import read_onnx
 from t2t_deploy.runtime import SessionRequest, open_session
+
+from ..onnx_models import constants, model_of
 
 Change = Callable[[onnx.ModelProto], object]
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -29,11 +31,7 @@ def model() -> onnx.ModelProto:
         helper.make_node("MatMul", ["flat", "w"], ["product"], name="matmul"),
         helper.make_node("Relu", ["product"], ["logits"], name="relu"),
     ]
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 1, 1])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 4])
-    weights = [numpy_helper.from_array(WEIGHT, "w")]
-    graph = helper.make_graph(nodes, "g", [image], [logits], weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return model_of(nodes, constants({"w": WEIGHT}), [1, 3, 1, 1], [1, 4])
 
 
 def readers(path: Path) -> list[Callable[[], Any]]:
@@ -50,7 +48,7 @@ def readers(path: Path) -> list[Callable[[], Any]]:
 
 
 def parsed_by_rtx(path: Path) -> None:
-    trt = load_rtx()
+    trt = load_tensorrt()
     logger = new_logger(trt, BuilderLog([]))
     parse_network(trt, trt.Builder(logger), logger, path, "a")
 

@@ -10,7 +10,7 @@ import pytest
 from t2t_deploy.engine._log import Kernel, parse_kernel, parse_log
 from t2t_deploy.errors import EngineError
 
-LOG = (Path(__file__).parent / "test_engine_log.txt").read_text(encoding="utf-8")
+LOG = (Path(__file__).parent / "test_log.txt").read_text(encoding="utf-8")
 LINE = next(line for line in LOG.split("\n") if line.startswith("Name: proj_myl0_8"))
 
 

@@ -11,7 +11,7 @@ import pytest
 from t2t_deploy.engine._figures import MIN_SHARES, EngineFigures, attest, figures_from_log
 from t2t_deploy.types import Precision, Status
 
-LOG = (Path(__file__).parent / "test_engine_log.txt").read_text(encoding="utf-8")
+LOG = (Path(__file__).parent / "test_log.txt").read_text(encoding="utf-8")
 # the second profile's layers alone: the log of an engine for batch 4
 FIXED = re.sub(r"Name: \S+_myl0_\d+, LayerType.*\n", "", LOG).replace(" [profile 1]", "")
 # batch x tokens x inputs x outputs, and the two products of 4 heads of 32
@@ -137,7 +137,7 @@ def test_small_islands_pass_and_a_wrong_build_fails() -> None:
 def test_the_least_share_is_the_border(precision: Precision) -> None:
     name = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8", "fp8": "FP8"}
     found = "Half" if precision.weights_only else name[precision.value]
-    least = round(MIN_SHARES[precision].share * 100)
+    least = round(MIN_SHARES[precision] * 100)
     at = made_of(**{found: least, "UInt8": 100 - least})
     below = made_of(**{found: least - 1, "UInt8": 101 - least})
     assert attest(at, precision).status is Status.PASSED

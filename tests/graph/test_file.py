@@ -18,7 +18,7 @@ from t2t_deploy.graph import _tree as trees
 from t2t_deploy.graph import check_onnx_file, read_onnx
 from t2t_deploy.graph._protobuf import message as encoded
 
-from .harmful_onnx import Change, model, readers, refusal
+from .harmful_onnx import Change, readers, refusal
 
 # -- shapes and types ----------------------------------------------------------------------------
 
@@ -39,6 +39,22 @@ def input_dims(*sizes: int) -> Change:
     return change
 
 
+def weight(**fields: int) -> Change:
+    def change(made: onnx.ModelProto) -> None:
+        for name, value in fields.items():
+            setattr(made.graph.initializer[0], name, value)
+
+    return change
+
+
+def image_of_type_77(made: onnx.ModelProto) -> None:
+    made.graph.input[0].type.tensor_type.elem_type = 77
+
+
+def untyped_logits(made: onnx.ModelProto) -> None:
+    made.graph.output[0].ClearField("type")
+
+
 def typed_data(made: onnx.ModelProto) -> None:
     tensor = made.graph.initializer[0]
     tensor.ClearField("raw_data")
@@ -56,22 +72,10 @@ def typed_data(made: onnx.ModelProto) -> None:
         (typed_data, "tensor 'w' has 1,000,000 elements in"),
         (input_dims(1, 3, -1, 1), "tensor 'image' has the dimension -1"),
         (input_dims(1 << 20, 3, 1 << 20, 1), "tensor 'image' has 3.3e+12 elements"),
-        (
-            lambda made: setattr(made.graph.initializer[0], "data_type", 99),
-            "tensor 'w' has data type 99, which is unknown",
-        ),
-        (
-            lambda made: setattr(made.graph.input[0].type.tensor_type, "elem_type", 77),
-            "its input or output 'image' is no tensor of numbers",
-        ),
-        (
-            lambda made: setattr(made.graph.initializer[0], "data_location", 1),
-            "expected a file of the same folder",
-        ),
-        (
-            lambda made: made.graph.output[0].ClearField("type"),
-            "its input or output 'logits' is no tensor of numbers",
-        ),
+        (weight(data_type=99), "tensor 'w' has data type 99, which is unknown"),
+        (weight(data_location=1), "expected a file of the same folder"),
+        (image_of_type_77, "its input or output 'image' is no tensor of numbers"),
+        (untyped_logits, "its input or output 'logits' is no tensor of numbers"),
     ],
 )
 def test_absurd_shapes(write: Callable[..., Path], change: Change, message: str) -> None:
@@ -142,6 +146,11 @@ def calls(
     return change
 
 
+def twice(made: onnx.ModelProto) -> None:
+    calls(1)(made)
+    made.functions.append(made.functions[0])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -157,17 +166,11 @@ def calls(
         # more than Python can follow
         (calls(5000), "its functions call each other through more than 64"),
         (calls(30, times=2), "it has more than 1,000,000 nodes, its functions written out"),
-        (lambda made: made.functions.extend(_twice()), "it has two functions 'f0'"),
+        (twice, "it has two functions 'f0'"),
     ],
 )
 def test_graphs_without_end(write: Callable[..., Path], change: Change, message: str) -> None:
     assert message in refusal(write(change))
-
-
-def _twice() -> list[onnx.FunctionProto]:
-    made = model()
-    calls(1)(made)
-    return [made.functions[0]] * 2
 
 
 def test_functions_and_subgraphs_that_end_are_read(write: Callable[..., Path]) -> None:
@@ -186,8 +189,13 @@ def branch(*nodes: onnx.NodeProto, **parts: Any) -> onnx.NodeProto:
     return helper.make_node("If", ["image"], ["z"], then_branch=inner)
 
 
-def function(*nodes: onnx.NodeProto, opsets: Any = OPSETS, **parts: Any) -> onnx.FunctionProto:
-    return helper.make_function("local", "f", ["x"], ["y"], list(nodes), opsets, **parts)
+def in_graph(node: onnx.NodeProto) -> Change:
+    return lambda made: made.graph.node.append(node)
+
+
+def in_function(*nodes: onnx.NodeProto, opsets: Any = OPSETS, **parts: Any) -> Change:
+    made_of = helper.make_function("local", "f", ["x"], ["y"], list(nodes), opsets, **parts)
+    return lambda made: made.functions.append(made_of)
 
 
 def negative_info() -> onnx.ValueInfoProto:
@@ -214,7 +222,7 @@ def sparse(made: onnx.ModelProto) -> None:
 def in_a_default(made: onnx.ModelProto) -> None:
     lost = TensorProto(name="c", data_type=TensorProto.FLOAT, dims=[-7])
     attribute = AttributeProto(name="a", type=AttributeProto.TENSOR, t=lost)
-    made.functions.append(function(attribute_protos=[attribute]))
+    in_function(attribute_protos=[attribute])(made)
 
 
 def raw_text(made: onnx.ModelProto) -> None:
@@ -230,22 +238,19 @@ LOST_TENSOR = TensorProto(name="odd", data_type=TensorProto.FLOAT, dims=[-7])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda made: made.graph.node.append(branch(READS_NOWHERE)), LOST),
-        (lambda made: made.functions.append(function(READS_NOWHERE)), LOST),
+        (in_graph(branch(READS_NOWHERE)), LOST),
+        (in_function(READS_NOWHERE), LOST),
         (trained(nodes=[READS_NOWHERE]), LOST),
-        (lambda made: made.graph.node.append(branch(value_info=[negative_info()])), NEGATIVE),
-        (lambda made: made.functions.append(function(value_info=[negative_info()])), NEGATIVE),
-        (
-            lambda made: made.functions.append(function(branch(value_info=[negative_info()]))),
-            NEGATIVE,
-        ),
+        (in_graph(branch(value_info=[negative_info()])), NEGATIVE),
+        (in_function(value_info=[negative_info()]), NEGATIVE),
+        (in_function(branch(value_info=[negative_info()])), NEGATIVE),
         (trained(infos=[negative_info()]), NEGATIVE),
         (trained(tensors=[LOST_TENSOR]), NEGATIVE),
         (in_a_default, "(tensor 'c' has the dimension -7); export it again"),
         (sparse, "(tensor 'of a sparse kind' has the dimension -3); export it again"),
         (raw_text, "(tensor 't' has 3 bytes of data; its shape takes 3); export it again"),
         (
-            lambda made: made.functions.append(function(opsets=[helper.make_opsetid("", 9999)])),
+            in_function(opsets=[helper.make_opsetid("", 9999)]),
             "(its opset is 9999; known are 1 to 28); export it again",
         ),
     ],
@@ -257,16 +262,20 @@ def test_no_part_is_overlooked(write: Callable[..., Path], change: Change, messa
 # -- versions ------------------------------------------------------------------------------------
 
 
+def versions(ir: int = 10, opset: int = 18) -> Change:
+    def change(made: onnx.ModelProto) -> None:
+        made.ir_version, made.opset_import[0].version = ir, opset
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda made: setattr(made, "ir_version", 999), "its IR version is 999; known are 1 to 14"),
-        (lambda made: setattr(made, "ir_version", -1), "its IR version is -1"),
-        (
-            lambda made: setattr(made.opset_import[0], "version", 9999),
-            "its opset is 9999; known are 1 to 28",
-        ),
-        (lambda made: setattr(made.opset_import[0], "version", 0), "its opset is 0"),
+        (versions(ir=999), "its IR version is 999; known are 1 to 14"),
+        (versions(ir=-1), "its IR version is -1"),
+        (versions(opset=9999), "its opset is 9999; known are 1 to 28"),
+        (versions(opset=0), "its opset is 0"),
     ],
 )
 def test_unknown_versions(write: Callable[..., Path], change: Change, message: str) -> None:

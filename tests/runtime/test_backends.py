@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import onnxruntime
 import pytest
+import torch
 
+from t2t_deploy._child import from_json, to_json
 from t2t_deploy._optional import is_installed
 from t2t_deploy.engine._device import Unavailable, device_capability, why_no_device
 from t2t_deploy.errors import BackendError
-from t2t_deploy.runtime import BACKENDS, SessionRequest, _requirements, open_session
-from t2t_deploy.runtime._cuda import CUDA_MODULE, Cuda
-from t2t_deploy.runtime._requirements import (
-    GPU_BACKENDS,
-    MODULES,
-    build_unavailable,
-    import_unavailable,
-    run_unavailable,
+from t2t_deploy.runtime import (
+    BACKENDS,
+    CPU_BACKENDS,
+    Backend,
+    SessionRequest,
+    _backend,
+    _eager,
+    _trt_session,
+    backend_for,
+    open_session,
 )
-from t2t_deploy.types import Precision
+from t2t_deploy.runtime._cuda import CUDA_MODULE, Cuda
+from t2t_deploy.runtime._eager import COMPILE, EAGER
+from t2t_deploy.runtime._trt_session import TENSORRT, TENSORRT_RTX
+from t2t_deploy.types import Precision, Target
 
 needs_no_device = pytest.mark.skipif(
     device_capability() is not None, reason="a CUDA device is here: nothing is missing"
@@ -34,7 +42,11 @@ needs_cpu_wheel = pytest.mark.skipif(
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a device were here, to see what is asked for next."""
-    monkeypatch.setattr(_requirements, "why_no_device", lambda ordinal=0: None)
+    for module in (_backend, _eager):
+        monkeypatch.setattr(module, "why_no_device", lambda ordinal=0: None)
+
+
+GPU_BACKENDS = [name for name, backend in BACKENDS.items() if backend.needs_gpu]
 
 
 def reason(found: Unavailable | None) -> str:
@@ -42,15 +54,20 @@ def reason(found: Unavailable | None) -> str:
     return str(found)
 
 
-def test_every_backend_has_a_module() -> None:
-    assert set(MODULES) == set(BACKENDS) and set(BACKENDS) >= GPU_BACKENDS
+def test_what_runs_without_a_device_and_what_a_target_runs_on() -> None:
+    assert CPU_BACKENDS == ("ort-cpu", "openvino")
+    assert GPU_BACKENDS == ["ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"]
+    assert {target.value: backend_for(target) for target in Target} == {
+        "portable": "ort-cpu", "cpu": "ort-cpu", "openvino": "openvino",
+        "tensorrt": "tensorrt-rtx",
+    }  # fmt: skip
 
 
 @needs_no_device
-@pytest.mark.parametrize("name", sorted(GPU_BACKENDS))
+@pytest.mark.parametrize("name", GPU_BACKENDS)
 def test_the_device_comes_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
-    assert run_unavailable(name) == why_no_device()
+    assert BACKENDS[name].run_unavailable() == why_no_device()
 
 
 @needs_no_device
@@ -64,9 +81,9 @@ def test_without_a_driver() -> None:
 
 
 def test_torch_needs_a_device_only_where_one_is_named() -> None:
-    assert run_unavailable("eager") is None
+    assert EAGER.run_unavailable() is None
     if device_capability() is None:
-        assert run_unavailable("eager", 0) == why_no_device()
+        assert EAGER.run_unavailable(0) == why_no_device()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the compiler's name on Linux")
@@ -75,22 +92,20 @@ def test_compiling_for_the_cpu_needs_a_compiler(
 ) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert reason(run_unavailable("compile")) == (
+    assert reason(COMPILE.run_unavailable()) == (
         "torch.compile needs a C++ compiler (g++ not found): install it (Debian, Ubuntu: apt "
         "install g++), or name another in CXX"
     )
     (tmp_path / "mine++").touch(mode=0o755)
     monkeypatch.setenv("CXX", "mine++")
-    assert run_unavailable("compile") is None and run_unavailable("eager") is None
+    assert COMPILE.run_unavailable() is None and EAGER.run_unavailable() is None
 
 
 def test_a_torch_without_cuda(device: None) -> None:
-    from t2t_deploy.runtime._eager import torch_has_cuda
-
-    if torch_has_cuda():
+    if torch.backends.cuda.is_built():
         pytest.skip("this torch has CUDA")
-    for name in ("eager", "compile"):
-        assert reason(run_unavailable(name, 0)).startswith("this build of torch has no CUDA: ")
+    for backend in (EAGER, COMPILE):
+        assert reason(backend.run_unavailable(0)).startswith("this build of torch has no CUDA: ")
 
 
 @pytest.mark.parametrize(
@@ -105,19 +120,23 @@ def test_an_absent_package(
     name: str, extra: str, device: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
-    expected = f"{MODULES[name]} is not installed: pip install 't2t-deploy[{extra}]'"
-    assert reason(run_unavailable(name)) == reason(import_unavailable(name)) == expected
+    expected = f"{BACKENDS[name].module} is not installed: pip install 't2t-deploy[{extra}]'"
+    assert (
+        reason(BACKENDS[name].run_unavailable())
+        == reason(BACKENDS[name].import_unavailable())
+        == expected
+    )
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
 def test_tensorrt_without_cuda_python(
     name: str, device: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_requirements, "is_installed", lambda module: module != CUDA_MODULE)
-    monkeypatch.setattr(_requirements, "import_unavailable", lambda name: None)
+    monkeypatch.setattr(_backend, "is_installed", lambda module: module != CUDA_MODULE)
+    monkeypatch.setattr(Backend, "import_unavailable", lambda backend: None)
     extra = "rtx" if name == "tensorrt-rtx" else "tensorrt"
     expected = f"{CUDA_MODULE} is not installed: pip install 't2t-deploy[{extra}]'"
-    assert reason(run_unavailable(name)) == expected
+    assert reason(BACKENDS[name].run_unavailable()) == expected
 
 
 @needs_cpu_wheel
@@ -126,7 +145,7 @@ def test_tensorrt_without_cuda_python(
     [("ort-cuda", "CUDAExecutionProvider"), ("ort-tensorrt", "TensorrtExecutionProvider")],
 )
 def test_the_wrong_onnxruntime(name: str, provider: str, device: None) -> None:
-    found = reason(run_unavailable(name))
+    found = reason(BACKENDS[name].run_unavailable())
     assert found.startswith(f"onnxruntime {onnxruntime.__version__} has no {provider} (it has ")
     assert (
         found.endswith(": pip uninstall onnxruntime, then pip install 't2t-deploy[gpu]'")
@@ -141,22 +160,22 @@ def test_the_wrong_onnxruntime(name: str, provider: str, device: None) -> None:
 def test_a_device_that_rtx_has_no_kernels_for(
     capability: str, runs: bool, device: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_requirements, "device_capability", lambda ordinal: capability)
-    monkeypatch.setattr(_requirements, "is_installed", lambda module: True)
-    found = run_unavailable("tensorrt-rtx")
+    monkeypatch.setattr(_trt_session, "device_capability", lambda ordinal: capability)
+    monkeypatch.setattr(_backend, "is_installed", lambda module: True)
+    found = TENSORRT_RTX.run_unavailable()
     assert (found is None) is runs
     if found is not None:
         assert found.reason.startswith("TensorRT-RTX has no kernels for compute capability 90 (")
 
 
 def test_what_building_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_requirements, "import_unavailable", lambda name: None)
-    assert build_unavailable("tensorrt-rtx") is None
-    assert build_unavailable("tensorrt") == why_no_device()
+    monkeypatch.setattr(Backend, "import_unavailable", lambda backend: None)
+    assert TENSORRT_RTX.build_unavailable() is None
+    assert TENSORRT.build_unavailable() == why_no_device()
 
 
 @needs_no_device
-@pytest.mark.parametrize("name", sorted(GPU_BACKENDS))
+@pytest.mark.parametrize("name", GPU_BACKENDS)
 def test_opening_says_the_same(name: str, tmp_path: Path) -> None:
     with pytest.raises(BackendError) as raised:
         open_session(SessionRequest(name, tmp_path / "none"))
@@ -173,17 +192,15 @@ def test_an_error_of_cuda_is_one_line() -> None:
     assert message.endswith((" (cudaErrorInsufficientDriver, 35)", " (cudaErrorNoDevice, 100)"))
 
 
-def test_a_request_survives_its_way_to_a_worker() -> None:
-    full = SessionRequest(
-        "ort-tensorrt",
-        Path("a"),
-        2,
-        {"depth": 1},
-        3,
-        Precision.FP16,
-        Path("cache"),
-        sha256="a" * 64,
-    )
-    bare = SessionRequest("eager", Path("a"))
-    for request in (full, bare):
-        assert SessionRequest.from_dict(request.to_dict()) == request
+@pytest.mark.parametrize(
+    "request_",
+    [
+        SessionRequest("eager", Path("a")),
+        SessionRequest(
+            *("ort-tensorrt", Path("a"), 2, {"depth": 1}, 3, Precision.FP16, Path("cache")),
+            sha256="a" * 64,
+        ),
+    ],
+)
+def test_a_request_survives_its_way_to_a_worker(request_: SessionRequest) -> None:
+    assert from_json(SessionRequest, json.loads(to_json(request_))) == request_

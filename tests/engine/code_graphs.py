@@ -8,9 +8,10 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from .engine_graphs import FP16, FP32, OUT, TOKENS, WIDTH, Batch, save
+from ..onnx_models import constants, save_model
+from .graphs import FP16, FP32, OUT, TOKENS, WIDTH, Batch
 
 INT8, FP8 = TensorProto.INT8, TensorProto.FLOAT8E4M3FN
 _DTYPES: dict[int, np.dtype] = {INT8: np.dtype(np.int8), FP8: np.dtype(ml_dtypes.float8_e4m3fn)}
@@ -48,10 +49,7 @@ def coded(
     """All products read the codes of one tensor; their results are summed."""
     dtype = _REAL[real]
     zero = np.zeros((), _DTYPES[codes])
-    weights = [
-        numpy_helper.from_array(np.asarray(0.02, dtype), "step"),
-        numpy_helper.from_array(zero, "zero"),
-    ]
+    weights: dict[str, np.ndarray] = {"step": np.asarray(0.02, dtype), "zero": zero}
     nodes = [
         helper.make_node("Cast", ["image"], ["x"], "cast_in", to=real),
         helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["xq"], "quantise"),
@@ -62,9 +60,8 @@ def coded(
         drawn = random.integers(-127, 128, (WIDTH, OUT)).astype(_DTYPES[codes])
         scale = np.asarray(one.scale, dtype)
         point = np.zeros(scale.shape, _DTYPES[codes])
-        for word, value in (("w", drawn), ("s", scale), ("z", point)):
-            weights.append(numpy_helper.from_array(value, f"{one.name}.{word}"))
         words = [f"{one.name}.{word}" for word in "wsz"]
+        weights |= dict(zip(words, (drawn, scale, point), strict=True))
         made = f"{one.name}.out"
         nodes += [
             helper.make_node(
@@ -79,7 +76,7 @@ def coded(
         for op, vector in (("Mul", one.ratio), ("Add", by_output() if one.bias else None)):
             if vector is not None:
                 word = f"{one.name}.{op}"
-                weights.append(numpy_helper.from_array(np.asarray(vector, dtype), word))
+                weights[word] = np.asarray(vector, dtype)
                 nodes.append(helper.make_node(op, [made, word], [f"{word}.out"], word))
                 made = f"{word}.out"
         results.append(made)
@@ -90,4 +87,4 @@ def coded(
         results = [made, *rest]
     nodes.append(helper.make_node("Cast", results, ["logits"], "cast_out", to=FP32))
     shapes = [batch, TOKENS, WIDTH], [batch, TOKENS, OUT]
-    return save(path, nodes, weights, *shapes, opset=OPSET)
+    return save_model(path, nodes, constants(weights), *shapes, opset=OPSET)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from t2t_deploy._optional import is_installed
+from t2t_deploy.engine import BACKEND_RTX, BuilderModule
 from t2t_deploy.engine import _worker as _engine_worker
-from t2t_deploy.engine._build import EngineBuild, build_engine
-from t2t_deploy.engine._choice import BACKEND_RTX, BuilderModule
-from t2t_deploy.engine._job import BuildJob, BuildOptions
-from t2t_deploy.engine._module import BuilderLog, Progress, load_rtx
+from t2t_deploy.engine._build import BuildJob, BuildOptions, EngineBuild, build_engine
+from t2t_deploy.engine._module import BuilderLog, Progress, load_tensorrt
+
+from ..onnx_models import constants, save_model
 
 needs_tensorrt_rtx = pytest.mark.skipif(
     not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
@@ -38,29 +38,8 @@ def build(
 
 def build_here(path: Path, *sm: str) -> bytes:
     """What the builder's process does, in this one."""
-    order = BuildJob(path, BACKEND_RTX, load_rtx().__name__, sm, BuildOptions())
+    order = BuildJob(path, BACKEND_RTX, load_tensorrt().__name__, sm, BuildOptions())
     return _engine_worker.build(order, BuilderLog())[1]
-
-
-def save(
-    path: Path,
-    nodes: Sequence[onnx.NodeProto],
-    weights: Sequence[onnx.TensorProto],
-    shape_in: Sequence[Batch],
-    shape_out: Sequence[Batch],
-    *,
-    opset: int = 18,
-) -> Path:
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("image", FP32, shape_in)],
-        [helper.make_tensor_value_info("logits", FP32, shape_out)],
-        weights,
-    )
-    opsets = [helper.make_opsetid("", opset)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
-    return path
 
 
 def weight(name: str, dtype: int, *shape: int) -> onnx.TensorProto:
@@ -78,7 +57,7 @@ def linear(path: Path, dtype: int, batch: Batch) -> Path:
         helper.make_node("Cast", ["r"], ["logits"], "cast_out", to=FP32),
     ]
     weights = [weight("w", dtype, WIDTH, OUT), weight("b", dtype, OUT)]
-    return save(path, nodes, weights, [batch, TOKENS, WIDTH], [batch, TOKENS, OUT])
+    return save_model(path, nodes, weights, [batch, TOKENS, WIDTH], [batch, TOKENS, OUT])
 
 
 def attention(path: Path, batch: Batch) -> Path:
@@ -88,10 +67,9 @@ def attention(path: Path, batch: Batch) -> Path:
     weights = [
         weight("wqkv", FP16, width, 3 * width),
         weight("wo", FP16, width, width),
-        numpy_helper.from_array(np.array([0, tokens, 3, heads, depth]), "split"),
-        numpy_helper.from_array(np.array([0, tokens, width]), "flat"),
-        numpy_helper.from_array(np.array(depth**-0.5, np.float16), "scale"),
-        *(numpy_helper.from_array(np.array(index), f"at{index}") for index in range(3)),
+        *constants({"split": [0, tokens, 3, heads, depth], "flat": [0, tokens, width]}),
+        *constants({"scale": np.float16(depth**-0.5)}),
+        *constants({f"at{index}": index for index in range(3)}),
     ]
     nodes = [
         helper.make_node("Cast", ["image"], ["x"], "cast_in", to=FP16),
@@ -112,7 +90,7 @@ def attention(path: Path, batch: Batch) -> Path:
         helper.make_node("MatMul", ["of", "wo"], ["y"], "proj"),
         helper.make_node("Cast", ["y"], ["logits"], "cast_out", to=FP32),
     ]
-    return save(path, nodes, weights, [batch, tokens, width], [batch, tokens, width])
+    return save_model(path, nodes, weights, [batch, tokens, width], [batch, tokens, width])
 
 
 def fp8_linear(path: Path) -> Path:
@@ -130,4 +108,4 @@ def fp8_linear(path: Path) -> Path:
         helper.make_tensor("z", e4m3, [], [0.0]),
     ]
     opset = 19  # the first that quantises to 8-bit floats
-    return save(path, nodes, weights, [4, TOKENS, WIDTH], [4, TOKENS, OUT], opset=opset)
+    return save_model(path, nodes, weights, [4, TOKENS, WIDTH], [4, TOKENS, OUT], opset=opset)
