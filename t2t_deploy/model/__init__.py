@@ -8,8 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from t2t_deploy._lazy import lazy
-from t2t_deploy.model._config import Backbone, ModelConfig, SoftSplit, TokensType
-from t2t_deploy.model._config_file import config_from_dict, config_from_toml
+from t2t_deploy.model._config import (
+    Backbone,
+    ModelConfig,
+    SoftSplit,
+    TokensType,
+    config_from_dict,
+    config_from_toml,
+)
 from t2t_deploy.model._variants import VARIANTS, Published, Variant, config_for_variant
 
 if TYPE_CHECKING:
