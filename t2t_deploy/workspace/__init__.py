@@ -16,8 +16,6 @@ from __future__ import annotations
 from t2t_deploy.workspace._artifact import Artifact
 from t2t_deploy.workspace._locks import LockPolicy
 from t2t_deploy.workspace._manifest import (
-    MANIFEST_SUFFIX,
-    MANIFEST_VERSION,
     Manifest,
     manifest_path_for,
     manifest_text,
@@ -29,8 +27,6 @@ from t2t_deploy.workspace._workspace import Workspace
 
 __all__ = [
     "CALIBRATION",
-    "MANIFEST_SUFFIX",
-    "MANIFEST_VERSION",
     "PARTIAL",
     "Artifact",
     "LockPolicy",

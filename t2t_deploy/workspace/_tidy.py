@@ -34,7 +34,7 @@ def check_files(root: Path, files: list[Path]) -> WorkspaceCheck:
     """Compare artifacts, and all weights, with what is written of them."""
     problems: list[str] = []
     count = 0
-    wanted: dict[str, Path] = {}
+    used: dict[str, Path] = {}
     for path in files:
         try:
             read_manifest(manifest_path_for(path))
@@ -44,14 +44,14 @@ def check_files(root: Path, files: list[Path]) -> WorkspaceCheck:
             manifest = artifact_of_file(path).require_manifest()
             if manifest.outdated is not None:
                 problems.append(f"{path}: {manifest.outdated}")
-            if manifest.weights:
-                wanted.setdefault(str(manifest.weights["sha256"]), path)
+            if manifest.weights_sha256 is not None:
+                used.setdefault(manifest.weights_sha256, path)
         except ArtifactError as err:
             problems.append(str(err))
     stored = {path.stem for path in finished(root / WEIGHTS, "*.safetensors")}
-    for sha256 in sorted(stored | wanted.keys()):
+    for sha256 in sorted(stored | used.keys()):
         try:
-            check_weights(root, sha256, wanted[sha256].name if sha256 in wanted else "")
+            check_weights(root, sha256, used[sha256].name if sha256 in used else "")
         except ArtifactError as err:
             problems.append(str(err))
     return WorkspaceCheck(count, tuple(problems), tuple(leftovers(root)))

@@ -48,7 +48,7 @@ _COMPILED = ("cache", "timing")
 class Workspace:
     """A folder of artifacts. Nothing is created before something is stored.
 
-    patience: what to do where another command works on the same. Reading waits for nobody.
+    lock_policy: what to do where another command works on the same. Reading waits for nobody.
     """
 
     def __init__(self, root: Path, lock_policy: LockPolicy | None = None) -> None:
