@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy.calibration._forms import Form
 from t2t_deploy.calibration._layers import Decision, LinearLayer, readers_of
-from t2t_deploy.calibration._rounding import RoundedWeight, code_limit, storable_scale
+from t2t_deploy.calibration._weights import RoundedWeight, code_limit, storable_scale
 from t2t_deploy.errors import CalibrationError
 from t2t_deploy.types import Precision
 
@@ -123,7 +123,7 @@ def place_dynamic(
         )
         steps = [f"{layer.name}/{part}" for part in ("sum", "float", "step")]
         work.add("MatMulInteger", [codes, stored, zero, zeros], steps[0])
-        work.add("Cast", steps[:1], steps[1], to=TensorProto.FLOAT)
+        work.add("Cast", steps[:1], steps[1], attributes={"to": TensorProto.FLOAT})
         work.add("Mul", [scale, scales], steps[2])
         work.add("Mul", steps[1:], node.output[0])
     return work.finish()
@@ -153,14 +153,21 @@ class _Rewrite:
 
     def keep(self, node: onnx.NodeProto) -> onnx.NodeProto:
         """Append a node; returns the one of the new graph."""
-        self.model.graph.node.append(node)
-        return self.model.graph.node[-1]
+        kept: onnx.NodeProto = self.model.graph.node.add()
+        kept.CopyFrom(node)
+        return kept
 
     def add(
-        self, op: str, inputs: Sequence[str], *outputs: str, name: str = "", **attributes: int
+        self,
+        op: str,
+        inputs: Sequence[str],
+        *outputs: str,
+        name: str = "",
+        attributes: Mapping[str, int] | None = None,
     ) -> None:
-        named = name or outputs[0]
-        node = helper.make_node(op, list(inputs), list(outputs), name=named, **attributes)
+        node = helper.make_node(op, list(inputs), list(outputs), name=name or outputs[0])
+        for key, value in (attributes or {}).items():
+            node.attribute.append(helper.make_attribute(key, value))
         self.model.graph.node.append(node)
 
     def constant(self, name: str, value: np.ndarray) -> str:
@@ -293,5 +300,5 @@ class _Static(_Rewrite):
         ]
         # one scale for each output is along the weight's second axis; one in all has none
         axis = {"axis": 1} if scale.ndim else {}
-        self.add("DequantizeLinear", constants, f"{layer.name}/weight", **axis)
+        self.add("DequantizeLinear", constants, f"{layer.name}/weight", attributes=axis)
         return f"{layer.name}/weight"

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from t2t_deploy._codec import Rule, from_plain, to_plain
 from t2t_deploy._untrusted import check_safetensors, first_line
 from t2t_deploy.calibration._equalise import Equalisation, EqualisedPair
-from t2t_deploy.calibration._ranges import RangeMethod
+from t2t_deploy.calibration._observe import RangeMethod
 from t2t_deploy.errors import CalibrationError
 
 FORMAT = "t2t-deploy ranges 1"
