@@ -218,10 +218,6 @@ def range_of(histogram: MagnitudeHistogram, method: RangeMethod) -> float:
     return min(chosen, histogram.largest)
 
 
-def _minmax(histogram: MagnitudeHistogram) -> float:
-    return histogram.largest
-
-
 def _percentile(histogram: MagnitudeHistogram) -> float:
     cumulative = np.cumsum(histogram.counts)
     place = int(np.searchsorted(cumulative, cumulative[-1] * (PERCENTILE / 100)))
@@ -276,7 +272,7 @@ def _divergence(counts: np.ndarray, stop: int, levels: int) -> float:
 
 
 _METHODS: dict[RangeMethod, Callable[[MagnitudeHistogram], float]] = {
-    RangeMethod.MINMAX: _minmax,
+    RangeMethod.MINMAX: lambda histogram: histogram.largest,
     RangeMethod.PERCENTILE: _percentile,
     RangeMethod.ENTROPY: _entropy,
     RangeMethod.MSE: _mse,

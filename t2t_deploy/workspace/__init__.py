@@ -22,8 +22,13 @@ from t2t_deploy.workspace._manifest import (
     read_manifest,
     tool_versions,
 )
-from t2t_deploy.workspace._tidy import CALIBRATION, PARTIAL, WorkspaceCheck, finished
-from t2t_deploy.workspace._workspace import Workspace
+from t2t_deploy.workspace._workspace import (
+    CALIBRATION,
+    PARTIAL,
+    Workspace,
+    WorkspaceCheck,
+    finished,
+)
 
 __all__ = [
     "CALIBRATION",

@@ -118,19 +118,12 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
-    """pictures: SHA-256 of each that a graph was calibrated on."""
-
-    pictures: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class _Details:
     """Those of a manifest's details that are read again."""
 
     asked: Asked = Asked()
     quantization: Quantization = Quantization()
-    calibration: Calibrated | None = None
+    calibration: Mapping[str, Any] | None = None
     engine: EngineInfo | None = None
     attestation: _Verdict | None = None
     nodewise: _Verdict | None = None
@@ -186,8 +179,7 @@ class Manifest:
     @property
     def calibrated_on(self) -> tuple[str, ...]:
         """SHA-256 of the pictures that its ranges are of."""
-        calibration = self._details.calibration
-        return () if calibration is None else calibration.pictures
+        return tuple((self._details.calibration or {}).get("pictures", ()))
 
     @property
     def engine(self) -> EngineInfo:
