@@ -156,14 +156,11 @@ def plot_budget(search: BudgetSearch, path: Path, *, measure: str) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(3, 4))
 
-    for trials, style in (
-        (search.trials, {"marker": "o", "color": _BLUE, "label": "tried"}),
-        (
-            (search.chosen,),
-            {"marker": "o", "markersize": 11, "color": _ORANGE, "label": "chosen", "ls": ""},
-        ),
-    ):
-        left.plot([one.share * 100 for one in trials], [one.drop for one in trials], **style)
+    shares = [trial.share * 100 for trial in search.trials]
+    drops = [trial.drop for trial in search.trials]
+    left.plot(shares, drops, "o-", color=_BLUE, label="tried")
+    best = search.chosen
+    left.plot(best.share * 100, best.drop, "o", markersize=11, color=_ORANGE, label="chosen")
     left.axhline(search.limit.drop, color=_GREY, linestyle="--", label="budget")
     left.set_xlabel("multiply-adds of linear layers in 8 bits, %")
     left.set_ylabel(f"{measure} lost, points")
