@@ -75,7 +75,7 @@ def test_readers_refuse_in_one_line(
     elif content == "large":
         for name in ("CONFIG", "MANIFEST", "BENCH", "LABELS"):
             for module in (
-                *("model._config_file", "workspace._manifest"),
+                *("model._config", "workspace._manifest"),
                 *("commands._bench", "pictures._labels"),
             ):
                 target = f"t2t_deploy.{module}.MAX_{name}_BYTES"
@@ -160,44 +160,6 @@ MANIFEST: dict[str, Any] = {
 ENGINE = {"backend": "tensorrt", "backend_version": "10", "sm": ["86"]}
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"kind": "pickle"}, "its kind is 'pickle'"),
-        ({"sha256": 5}, "its sha256 is 5"),
-        ({"size_bytes": -1}, "its size_bytes is -1"),
-        ({"variant": ["<script>"]}, "its variant is ['<script>']"),
-        ({"config": [1]}, "its config is [1]"),
-        ({"config": {"image_size": "32"}}, "its config is"),
-        ({"batch": 0}, "its batch is 0"),
-        ({"batch": True}, "its batch is True"),
-        ({"weights": {"sha256": "../../../etc/passwd"}}, "its weights have the SHA-256 '../../.."),
-        ({"weights": {"sha256": "b" * 64, "source": 1}}, "its weights is"),
-        ({"parents": ["x"]}, "its parents is ['x']"),
-        ({"verification": {"rel_l2": 1}}, "its verification is"),
-        ({"verification": "passed"}, "its verification is 'passed'"),
-        ({"details": {"attestation": []}}, "its attestation is []"),
-        ({"details": {"located": 3}}, "its located is 3"),
-        ({"details": {"graph_verification": {}}}, "its graph_verification is {}"),
-        ({"details": {"quantization": 3}}, "its details is"),
-        ({"sequence": "1"}, "its sequence is '1'"),
-        ({"kind": "engine"}, "its engine is None"),
-        ({"kind": "engine", "details": {"engine": {**ENGINE, "sm": "86"}}}, "its engine's sm is"),
-        ({"details": {"x": float("inf")}}, "not JSON compliant"),
-        ({"unknown": 1}, "unexpected keyword argument 'unknown'"),
-        ({"precision": ["fp32"]}, "is no valid manifest"),
-        ({"file": "../a.onnx"}, "names '../a.onnx'; expected a file beside it"),
-    ],
-)
-def test_manifests_of_other_values(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    """Their checksums are right: it tells damage, and not a forger."""
-    path = tmp_path / "a.onnx.manifest.json"
-    path.write_text(manifest_text(MANIFEST | changes))
-    with pytest.raises(ArtifactError) as refused:
-        read_manifest(path)
-    assert message in str(refused.value) and str(refused.value).isprintable()
-
-
 def engine(**changes: Any) -> dict[str, Any]:
     return {"kind": "engine", "details": {"engine": {**ENGINE, **changes}}}
 
@@ -205,49 +167,76 @@ def engine(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"file": 5}, "its file is 5"),
-        ({"size_bytes": "5"}, "its size_bytes is '5'"),
-        ({"size_bytes": True}, "its size_bytes is True"),
-        ({"size_bytes": 1 << 63}, "its size_bytes is 9223372036854775808"),
-        ({"config": {"num_classes": -1}}, "its config is {'num_classes': -1}"),
-        ({"batch": 1.5}, "its batch is 1.5"),
-        ({"batch": -1}, "its batch is -1"),
-        ({"target": 5}, "its target is 5"),
-        ({"weights": [1]}, "its weights is [1]"),
-        ({"weights": {"sha256": 5}}, "its weights have the SHA-256 5"),
-        ({"weights": {"sha256": "b" * 65}}, f"its weights have the SHA-256 '{'b' * 60}'"),
-        ({"weights": {"source": {}}}, "its weights have the SHA-256 None"),
-        ({"opset": -1}, "its opset is -1"),
-        ({"strategies": []}, "its strategies is []"),
-        ({"parents": {}}, "its parents is {}"),
-        ({"verification": []}, "its verification is []"),
-        ({"details": 3}, "its details is 3"),
-        ({"details": {"asked": 3}}, "its details is {'asked': 3}"),
-        ({"details": {"nodewise": {"status": 3}}}, "its nodewise is {'status': 3}"),
-        ({"details": {"budget": 3}}, "its budget is 3"),
-        ({"tools": []}, "its tools is []"),
-        ({"sequence": -1}, "its sequence is -1"),
-        ({"created": 5}, "its created is 5"),
-        ({"manifest_version": "2"}, "its manifest_version is '2'"),
-        ({"kind": "engine", "details": {"engine": []}}, "its engine is []"),
-        (engine(backend=5), "its engine's backend is 5"),
-        (engine(backend_version=None), "its engine's backend_version is None"),
-        (engine(sm=[86]), "its engine's sm is [86]"),
-        (engine(profiles="1:1:32"), "its engine's profiles is '1:1:32'"),
-        (engine(inputs=["x"]), "its engine's inputs is ['x']"),
-        (engine(outputs={}), "its engine's outputs is {}"),
+        ({"kind": "pickle"}, "kind is 'pickle'; expected onnx or engine"),
+        ({"file": 5}, "file is 5; expected text"),
+        ({"sha256": 5}, "sha256 is 5; expected text"),
+        ({"size_bytes": -1}, "size_bytes is -1; expected a whole number of at least 0"),
+        ({"size_bytes": "5"}, "size_bytes is '5'; expected a whole number"),
+        ({"size_bytes": True}, "size_bytes is True; expected a whole number"),
+        ({"size_bytes": 1 << 63}, "size_bytes is 9223372036854775808; expected a whole number"),
+        ({"variant": ["<script>"]}, "variant is ['<script>']; expected text"),
+        (
+            {"precision": ["fp32"]},
+            "precision is ['fp32']; expected one of fp32, fp16, bf16, int8, ",
+        ),
+        ({"config": [1]}, "config is [1]; expected an object"),
+        ({"config": {"image_size": "32"}}, "config is {'image_size': '32'}; expected sizes"),
+        ({"config": {"num_classes": -1}}, "config is {'num_classes': -1}; expected sizes"),
+        ({"batch": 0}, "batch is 0; expected a whole number of at least 1"),
+        ({"batch": True}, "batch is True; expected a whole number"),
+        ({"batch": 1.5}, "batch is 1.5; expected a whole number"),
+        ({"batch": -1}, "batch is -1; expected a whole number of at least 1"),
+        ({"target": 5}, "target is 5; expected text"),
+        ({"weights": [1]}, "weights is [1]; expected an object"),
+        ({"weights": {"sha256": "../../../etc/passwd"}}, "weights is {"),
+        ({"weights": {"sha256": "b" * 64, "source": 1}}, "weights is {"),
+        ({"weights": {"sha256": 5}}, "weights is {"),
+        ({"weights": {"sha256": "b" * 65}}, "weights is {"),
+        ({"weights": {"source": {}}}, "weights is {"),
+        ({"opset": -1}, "opset is -1; expected a whole number of at least 0"),
+        ({"strategies": []}, "strategies is []; expected an object"),
+        ({"parents": ["x"]}, "parents[0] is 'x'; expected an object"),
+        ({"parents": {}}, "parents is {}; expected a list"),
+        ({"verification": {"rel_l2": 1}}, "verification is {'rel_l2': 1}; expected one with"),
+        ({"verification": "passed"}, "verification is 'passed'; expected an object"),
+        ({"verification": []}, "verification is []; expected an object"),
+        ({"details": 3}, "details is 3; expected an object"),
+        ({"details": {"attestation": []}}, "attestation is []; expected an object"),
+        ({"details": {"nodewise": {"status": 3}}}, "nodewise is {'status': 3}; expected one with"),
+        ({"details": {"located": 3}}, "located is 3; expected an object"),
+        ({"details": {"budget": 3}}, "budget is 3; expected an object"),
+        ({"details": {"graph_verification": {}}}, "graph_verification is {}; expected one with"),
+        ({"details": {"quantization": 3}}, "quantization is 3; expected an object"),
+        ({"details": {"asked": 3}}, "asked is 3; expected an object"),
+        ({"details": {"x": float("inf")}}, "Out of range float values are not JSON compliant"),
+        ({"tools": []}, "tools is []; expected an object"),
+        ({"sequence": "1"}, "sequence is '1'; expected a whole number"),
+        ({"sequence": -1}, "sequence is -1; expected a whole number of at least 0"),
+        ({"created": 5}, "created is 5; expected text"),
+        ({"manifest_version": "2"}, "manifest_version is '2'; expected a whole number"),
+        ({"unknown": 1}, "it has 'unknown', which is not known"),
+        ({"kind": "engine"}, "details.engine is missing"),
+        ({"kind": "engine", "details": {"engine": []}}, "engine is []; expected an object"),
+        (engine(backend=5), "engine.backend is 5; expected text"),
+        (engine(backend_version=None), "engine.backend_version is None; expected text"),
+        (engine(sm="86"), "engine.sm is '86'; expected a list"),
+        (engine(sm=[86]), "engine.sm[0] is 86; expected text"),
+        (engine(profiles="1:1:32"), "engine.profiles is '1:1:32'; expected a list"),
+        (engine(inputs=["x"]), "engine.inputs[0] is 'x'; expected an object"),
+        (engine(outputs={}), "engine.outputs is {}; expected a list"),
     ],
 )
-def test_each_value_of_a_manifest_is_looked_at(
+def test_a_manifest_with_a_wrong_value_is_refused(
     tmp_path: Path, changes: dict[str, Any], told: str
 ) -> None:
+    """Their checksums are right: it tells damage, and not a forger."""
     path = tmp_path / "a.onnx.manifest.json"
     path.write_text(manifest_text(MANIFEST | changes))
     with pytest.raises(ArtifactError) as refused:
         read_manifest(path)
-    assert str(refused.value) == (
-        f"{path} is no valid manifest ({told}); remove it and make the artifact again"
-    )
+    message = str(refused.value)
+    assert message.startswith(f"{path} is no valid manifest ({told}") and message.isprintable()
+    assert message.endswith("); remove it and make the artifact again")
 
 
 @pytest.mark.parametrize("file", ["", "../a.onnx", "b/a.onnx"])

@@ -75,7 +75,8 @@ def test_what_is_computed_is_told_by_weights_and_dimensions() -> None:
     ],
 )
 def test_profiles_of_an_engine(engine: dict[str, Any], profiles: tuple[ShapeProfile, ...]) -> None:
-    assert dataclasses.replace(DRAFT, details={"engine": engine}).engine_profiles == profiles
+    info = {"backend": "tensorrt", "backend_version": "10", "sm": ["86"], **engine}
+    assert dataclasses.replace(DRAFT, details={"engine": info}).engine.shape_profiles == profiles
 
 
 @pytest.mark.parametrize(("mode", "dynamic"), [("dynamic", True), ("static", False), (None, False)])
@@ -410,9 +411,9 @@ def test_what_failed_is_not_the_newest_unless_forced(workspace: Workspace) -> No
     assert workspace.newest("onnx").path == good.path
     assert workspace.newest("onnx", force=True).path == bad.path
     workspace.update(good, details={"attestation": {"status": "failed", "reason": "float"}})
-    with pytest.raises(ArtifactError, match=rf"{bad.path.name} \(far off\).*or pass --force"):
+    with pytest.raises(ArtifactError, match=rf"{bad.path.name} \(far off\).*or use --force"):
         workspace.newest("onnx")
-    with pytest.raises(ArtifactError, match=r"failed its check \(float\).*or pass --force"):
+    with pytest.raises(ArtifactError, match=r"failed its check \(float\).*or use --force"):
         workspace.open(good.path)
     assert workspace.open(good.path, force=True).path == good.path
 

@@ -13,7 +13,6 @@ from t2t_deploy.calibration._budget import (
 )
 from t2t_deploy.calibration._equalise import (
     Equalisation,
-    EqualisedPair,
     equalised_weights,
     norm_channel_max,
     plan_equalisation,
@@ -33,40 +32,37 @@ from t2t_deploy.calibration._forms import (
     FormRule,
     Placement,
 )
-from t2t_deploy.calibration._layers import POLICY, Decision, LinearLayer, Rule, decide, find_layers
+from t2t_deploy.calibration._layers import Decision, LinearLayer, decide, find_layers
 from t2t_deploy.calibration._observe import (
-    MAX_MOMENT_PICTURES,
     ChannelMaxima,
-    MagnitudeHistogram,
     Observation,
+    RangeMethod,
     observed_model,
+    range_of,
     sources,
 )
 from t2t_deploy.calibration._placement import (
     SIGNED,
     TYPED_QDQ_OPSET,
     UNSIGNED,
-    CodeStorage,
     QuantizedGraph,
     place_dynamic,
     place_static,
 )
-from t2t_deploy.calibration._ranges import RangeMethod, range_of
 from t2t_deploy.calibration._ranges_file import (
-    PREPROCESSING,
     Calibration,
     CalibrationKey,
     load_calibration,
     save_calibration,
 )
-from t2t_deploy.calibration._rounding import (
+from t2t_deploy.calibration._weights import (
     RoundedWeight,
-    WeightScale,
     code_limit,
+    half_bound,
     round_weight,
     storable_scale,
+    weight_scales,
 )
-from t2t_deploy.calibration._scales import half_bound, weight_scales
 
 __all__ = [
     "ACCURATE",
@@ -75,9 +71,6 @@ __all__ = [
     "FP8_BALANCED",
     "FP8_COMPACT",
     "IN_OPERATOR",
-    "MAX_MOMENT_PICTURES",
-    "POLICY",
-    "PREPROCESSING",
     "SIGNED",
     "TYPED_QDQ_OPSET",
     "UNSIGNED",
@@ -87,24 +80,19 @@ __all__ = [
     "Calibration",
     "CalibrationKey",
     "ChannelMaxima",
-    "CodeStorage",
     "Decision",
     "Equalisation",
-    "EqualisedPair",
     "Form",
     "FormRule",
     "LayerGroup",
     "LinearLayer",
     "Loss",
-    "MagnitudeHistogram",
     "Observation",
     "Placement",
     "QuantizedGraph",
     "RangeMethod",
     "RoundedWeight",
-    "Rule",
     "Trial",
-    "WeightScale",
     "code_limit",
     "decide",
     "equalised_weights",

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from t2t_deploy._optional import require
 from t2t_deploy.calibration._layers import Decision
@@ -156,37 +155,28 @@ def plot_budget(search: BudgetSearch, path: Path, *, measure: str) -> None:
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(3, 4))
-    _trade_off(left, search, measure)
-    _costs(right, search)
-    figure.savefig(path, dpi=120)
 
-
-def _trade_off(axes: Any, search: BudgetSearch, measure: str) -> None:
     shares = [trial.share * 100 for trial in search.trials]
     drops = [trial.drop for trial in search.trials]
-    axes.plot(shares, drops, "o-", color=_BLUE, label="tried")
-    chosen = search.chosen
-    axes.plot(
-        [chosen.share * 100], [chosen.drop], "o", markersize=11, color=_ORANGE, label="chosen"
-    )
-    axes.axhline(search.limit.drop, color=_GREY, linestyle="--", label="budget")
-    axes.set_xlabel("multiply-adds of linear layers in 8 bits, %")
-    axes.set_ylabel(f"{measure} lost, points")
-    axes.set_xlim(-2, 102)
-    axes.legend()
+    left.plot(shares, drops, "o-", color=_BLUE, label="tried")
+    best = search.chosen
+    left.plot(best.share * 100, best.drop, "o", markersize=11, color=_ORANGE, label="chosen")
+    left.axhline(search.limit.drop, color=_GREY, linestyle="--", label="budget")
+    left.set_xlabel("multiply-adds of linear layers in 8 bits, %")
+    left.set_ylabel(f"{measure} lost, points")
+    left.set_xlim(-2, 102)
+    left.legend()
 
-
-def _costs(axes: Any, search: BudgetSearch) -> None:
-    shown = list(zip(search.order, search.costs, strict=True))[:_SHOWN_GROUPS]
-    names = [_label(group.layers) for group, _ in shown]
-    gone = search.chosen.returned
-    colours = [_ORANGE if place < gone else _BLUE for place in range(len(shown))]
-    axes.barh(range(len(shown)), [cost for _, cost in shown], color=colours)
-    axes.set_yticks(range(len(shown)), names, fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set_xlabel("relative error of the logits with this group alone in 8 bits")
-    axes.set_title("back in float: orange", fontsize=9)
+    names = [_label(group.layers) for group in search.order[:_SHOWN_GROUPS]]
+    shown = range(len(names))
+    colours = [_ORANGE if index < search.chosen.returned else _BLUE for index in shown]
+    right.barh(shown, search.costs[:_SHOWN_GROUPS], color=colours)
+    right.set_yticks(shown, names, fontsize=7)
+    right.invert_yaxis()
+    right.set_xscale("log")
+    right.set_xlabel("relative error of the logits with this group alone in 8 bits")
+    right.set_title("back in float: orange", fontsize=9)
+    figure.savefig(path, dpi=120)
 
 
 def _label(layers: tuple[str, ...]) -> str:

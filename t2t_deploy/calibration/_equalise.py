@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from t2t_deploy.calibration._layers import LinearLayer
+from t2t_deploy.calibration._layers import LinearLayer, readers_of
 
 GELU_BETWEEN = "GELU(x / s) is not GELU(x) / s"
 SKIP_READS_VALUES = "the residual sum reads the values too"
@@ -81,15 +81,16 @@ def plan_equalisation(
     for node in model.graph.node:
         if node.op_type == "LayerNormalization":
             plan.after_norm(node)
-    by_name = {layer.name: layer for layer in layers}
+    by_name = plan.weights.layers
     for layer in layers:
         stem, _, last = layer.name.rpartition(".")
         # queries and keys of a token block have biases, which would have to be divided as well
         if alike and last == "q" and stem.endswith(".attn") and f"{stem}.k" in by_name:
             plan.queries_and_keys(layer, by_name[f"{stem}.k"])
         elif last == "v" and f"{stem}.proj" in by_name:
-            keys = by_name.get(f"{stem}.k") if alike else None
-            plan.values_to_projection(layer, by_name[f"{stem}.proj"], keys)
+            # channel j of the values is channel j of what the projection reads, whatever the head
+            projection, keys = by_name[f"{stem}.proj"], by_name.get(f"{stem}.k")
+            plan.equalise(layer.name, projection.source, [projection], keys if alike else None)
         elif last == "fc2":
             plan.refused[layer.name] = GELU_BETWEEN
         elif layer.name.startswith("tokens.blocks.") and last == "proj":
@@ -101,10 +102,9 @@ def equalised_weights(
     model: onnx.ModelProto, layers: Sequence[LinearLayer], pairs: Sequence[EqualisedPair]
 ) -> dict[str, np.ndarray]:
     """The initializers that an equalisation changes, float64, from a float32 graph's own."""
-    weights = _Weights(stored_arrays(model))
-    by_name = {layer.name: layer for layer in layers}
+    weights = _Weights(model, layers)
     for pair in pairs:
-        weights.move(pair, by_name)
+        weights.move(pair)
     return weights.changed
 
 
@@ -132,30 +132,32 @@ def norm_channel_max(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     }
 
 
-@dataclass(slots=True)
 class _Weights:
-    """Initializers as they are, and as an equalisation makes them."""
+    """Initializers as they are, and as an equalisation makes them. layers: by name."""
 
-    stored: Mapping[str, np.ndarray]
-    changed: dict[str, np.ndarray] = field(default_factory=dict)
+    def __init__(self, model: onnx.ModelProto, layers: Sequence[LinearLayer]) -> None:
+        self.stored = stored_arrays(model)
+        self.changed: dict[str, np.ndarray] = {}
+        self.layers = {layer.name: layer for layer in layers}
 
     def now(self, name: str) -> np.ndarray:
         """The present value, float64."""
         value = self.changed.get(name)
         return self.stored[name].astype(np.float64) if value is None else value
 
-    def move(self, pair: EqualisedPair, layers: Mapping[str, LinearLayer]) -> None:
+    def largest(self, layer: LinearLayer, axis: int | None = None) -> np.ndarray:
+        """The largest magnitude of a layer's weight, along an axis or in all."""
+        return np.asarray(np.abs(self.now(layer.weight)).max(axis=axis))
+
+    def move(self, pair: EqualisedPair) -> None:
         """Divide the producer's channels, multiply what reads them."""
         for name in pair.layers:
-            weight = layers[name].weight
+            weight = self.layers[name].weight
             along = pair.scale if pair.columns else pair.scale[:, None]
             self.changed[weight] = self.now(weight) * along
-        producer = layers.get(pair.producer)
-        if producer is not None:
-            self.changed[producer.weight] = self.now(producer.weight) / pair.scale
-            return
-        for part in ("weight", "bias"):
-            name = f"{pair.producer}.{part}"
+        producer = self.layers.get(pair.producer)
+        norm = (f"{pair.producer}.weight", f"{pair.producer}.bias")
+        for name in norm if producer is None else (producer.weight,):
             self.changed[name] = self.now(name) / pair.scale
 
 
@@ -166,14 +168,10 @@ class _Plan:
         layers: Sequence[LinearLayer],
         channel_max: Mapping[str, np.ndarray],
     ) -> None:
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
+        self.readers = readers_of(model.graph.node)
         self.by_node = {layer.node: layer for layer in layers}
-        self.by_name = {layer.name: layer for layer in layers}
         self.channel_max = channel_max
-        self.weights = _Weights(stored_arrays(model))
+        self.weights = _Weights(model, layers)
         self.applied: list[EqualisedPair] = []
         self.refused: dict[str, str] = {}
 
@@ -188,32 +186,20 @@ class _Plan:
         elif any(len(self.readers[word]) > 1 for word in node.input[1:]):
             self.refused[name] = "another norm shares its weights"
         else:
-            self._equalise(name, node.output[0], found)
+            self.equalise(name, node.output[0], found)
 
     def queries_and_keys(self, queries: LinearLayer, keys: LinearLayer) -> None:
         """Queries meet keys and nothing else. One factor: queries are seen in its units again."""
         of_q, of_k = (
-            np.maximum(np.abs(self.weights.now(layer.weight)).max(axis=0), _TINY)
-            for layer in (queries, keys)
+            np.maximum(self.weights.largest(layer, axis=0), _TINY) for layer in (queries, keys)
         )
-        factor = np.sqrt(of_q.max() / of_k.max())
-        pair = EqualisedPair(
-            queries.name,
-            (keys.name,),
-            queries.result,
-            np.full(len(of_q), factor),
-            _spread(of_q),
-            _spread(of_q),
-            columns=True,
+        scale = np.full(len(of_q), np.sqrt(of_q.max() / of_k.max()))
+        spread = _spread(of_q)
+        self._apply(
+            EqualisedPair(
+                queries.name, (keys.name,), queries.result, scale, spread, spread, columns=True
+            )
         )
-        self.weights.move(pair, self.by_name)
-        self.applied.append(pair)
-
-    def values_to_projection(
-        self, values: LinearLayer, projection: LinearLayer, keys: LinearLayer | None
-    ) -> None:
-        """Channel j of the values is channel j of what the projection reads, whatever the head."""
-        self._equalise(values.name, projection.source, [projection], keys)
 
     def _layers_reading(self, tensor: str) -> list[LinearLayer] | None:
         """The layers that read a tensor, or its class row; None where something else does too."""
@@ -230,7 +216,7 @@ class _Plan:
                 return None
         return found
 
-    def _equalise(
+    def equalise(
         self,
         producer: str,
         tensor: str,
@@ -242,25 +228,20 @@ class _Plan:
             self.refused[producer] = "no pictures told the size of its channels"
             return
         largest = self.channel_max[tensor].astype(np.float64)
-        rows = np.max(
-            [np.abs(self.weights.now(layer.weight)).max(axis=1) for layer in layers], axis=0
-        )
+        rows = np.max([self.weights.largest(layer, axis=1) for layer in layers], axis=0)
         scale = np.sqrt(np.maximum(largest, _TINY) / np.maximum(rows, _TINY))
         scale[(largest <= _TINY) | (rows <= _TINY)] = 1.0
         if beside is None:
             scale /= np.exp(np.log(scale).mean())
         else:
-            even = np.abs(self.weights.now(self.by_name[producer].weight)).max(axis=0) / scale
-            scale *= even.max() / max(np.abs(self.weights.now(beside.weight)).max(), _TINY)
-        pair = EqualisedPair(
-            producer,
-            tuple(layer.name for layer in layers),
-            tensor,
-            scale,
-            _spread(largest),
-            _spread(largest / scale),
-        )
-        self.weights.move(pair, self.by_name)
+            even = self.weights.largest(self.weights.layers[producer], axis=0) / scale
+            scale *= even.max() / max(self.weights.largest(beside), _TINY)
+        names = tuple(layer.name for layer in layers)
+        spreads = _spread(largest), _spread(largest / scale)
+        self._apply(EqualisedPair(producer, names, tensor, scale, *spreads))
+
+    def _apply(self, pair: EqualisedPair) -> None:
+        self.weights.move(pair)
         self.applied.append(pair)
 
 

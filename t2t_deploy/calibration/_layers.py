@@ -7,9 +7,10 @@ attention's query by its keys, say) has no constant weight and is no layer: it c
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx
 
@@ -111,24 +112,22 @@ def find_layers(model: onnx.ModelProto) -> tuple[LinearLayer, ...]:
     """
     graph = model.graph
     stored = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    shapes = tensor_shapes(graph)
+    infos = (*graph.value_info, *graph.input, *graph.output)
+    shapes = {info.name: info.type.tensor_type.shape.dim for info in infos}
     normalised = {node.output[0] for node in graph.node if node.op_type == "LayerNormalization"}
     cuts = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Slice"}
     layers = []
     for node in graph.node:
-        if not is_layer(node, stored):
+        if node.op_type != "MatMul" or len(stored.get(node.input[1], ())) != 2:
             continue
-        source, weight = node.input[0], node.input[1]
-        shape = shapes.get(source)
-        if shape is None or None in shape[1:]:
+        source, weight = node.input
+        dims = shapes.get(source)
+        if dims is None or not all(dim.HasField("dim_value") for dim in dims[1:]):
             raise CalibrationError(
                 f"the shape of {source}, which {node.name} reads, is unknown; expected a graph "
                 "with inferred shapes: export the model again"
             )
-        rows = 1
-        for dim in shape[1:-1]:
-            assert dim is not None
-            rows *= dim
+        rows = math.prod(dim.dim_value for dim in dims[1:-1])
         inputs, outputs = stored[weight]
         layers.append(
             LinearLayer(
@@ -147,11 +146,6 @@ def find_layers(model: onnx.ModelProto) -> tuple[LinearLayer, ...]:
     return tuple(layers)
 
 
-def is_layer(node: onnx.NodeProto, stored: Mapping[str, Sequence[int]]) -> bool:
-    """Whether a node multiplies by a constant matrix."""
-    return node.op_type == "MatMul" and len(stored.get(node.input[1], ())) == 2
-
-
 def decide(
     layers: Sequence[LinearLayer],
     returned: Mapping[str, str] | None = None,
@@ -164,17 +158,7 @@ def decide(
     returned: layers that go back to float all the same, with the reason. Raises CalibrationError
     for a layer no rule knows: a new kind of layer is decided on, not defaulted.
     """
-    decisions = (_decision(layer, returned or {}, precision, placement) for layer in layers)
-    return tuple(_formed(decision, placement) for decision in decisions)
-
-
-def _formed(decision: Decision, placement: Placement) -> Decision:
-    if not decision.quantised or decision.form is not Form.VECTOR:
-        return decision
-    rule = placement.form_of(decision.layer.name)
-    if rule.form is Form.FLOAT:
-        return Decision(decision.layer, False, rule.because)
-    return replace(decision, form=rule.form)
+    return tuple(_decision(layer, returned or {}, precision, placement) for layer in layers)
 
 
 def _decision(
@@ -187,27 +171,30 @@ def _decision(
         if placement.one_row is Form.FLOAT or layer.name.endswith(".attn.proj"):
             return Decision(layer, False, ONE_ROW)
         return Decision(layer, True, WEIGHTS_OF_ONE_ROW, placement.one_row)
-    for rule in POLICY:
-        if re.fullmatch(rule.pattern, layer.name):
-            if layer.name.startswith("tokens.splits.0.") and not layer.normalised:
-                return Decision(layer, False, NOT_NORMALISED)
-            windows = layer.name.startswith("tokens.splits.")
-            if windows and precision is Precision.FP8 and placement.otherwise.reads_codes:
-                return Decision(layer, False, FP8_WINDOWS)
-            return Decision(layer, rule.quantised, rule.because)
-    raise CalibrationError(
-        f"no rule says whether layer {layer.name} is quantised; expected one of "
-        f"{', '.join(rule.pattern for rule in POLICY)}: quantise a graph that t2t-deploy exported"
-    )
-
-
-def tensor_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
-    """Shapes of the tensors that have one; None is a free dimension."""
-    infos = (*graph.value_info, *graph.input, *graph.output)
-    return {
-        info.name: tuple(
-            dim.dim_value if dim.HasField("dim_value") else None
-            for dim in info.type.tensor_type.shape.dim
+    rule = next((rule for rule in POLICY if re.fullmatch(rule.pattern, layer.name)), None)
+    if rule is None:
+        raise CalibrationError(
+            f"no rule says whether layer {layer.name} is quantised; expected one of "
+            f"{', '.join(rule.pattern for rule in POLICY)}: quantise a graph that t2t-deploy "
+            "exported"
         )
-        for info in infos
-    }
+    if layer.name.startswith("tokens.splits.0.") and not layer.normalised:
+        return Decision(layer, False, NOT_NORMALISED)
+    windows = layer.name.startswith("tokens.splits.")
+    if windows and precision is Precision.FP8 and placement.otherwise.reads_codes:
+        return Decision(layer, False, FP8_WINDOWS)
+    if not rule.quantised:
+        return Decision(layer, False, rule.because)
+    formed = placement.form_of(layer.name)
+    if formed.form is Form.FLOAT:
+        return Decision(layer, False, formed.because)
+    return Decision(layer, True, rule.because, formed.form)
+
+
+def readers_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]:
+    """Tensor -> the nodes that read it, in order, once for each of their inputs."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from t2t_deploy._codec import Rule, from_plain, to_plain
 from t2t_deploy._untrusted import check_safetensors, first_line
 from t2t_deploy.calibration._equalise import Equalisation, EqualisedPair
-from t2t_deploy.calibration._ranges import RangeMethod
+from t2t_deploy.calibration._observe import RangeMethod
 from t2t_deploy.errors import CalibrationError
 
 FORMAT = "t2t-deploy ranges 1"
 _HEADER = "t2t-deploy"
 PREPROCESSING = "shorter side to floor(S / 0.9) bicubic, centre crop S, ImageNet mean and deviation"
+_Count: TypeAlias = Annotated[int, Rule(lambda n: n > 0, "a whole number of at least 1")]
+_Size: TypeAlias = Annotated[float, Rule(lambda n: n >= 0, "a number of at least 0")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +40,15 @@ class CalibrationKey:
 
     graph_sha256: str
     images_sha256: str
-    images: int
-    image_size: int
+    images: _Count
+    image_size: _Count
     method: RangeMethod
     equalised: bool
     preprocessing: str = PREPROCESSING
 
     def digest(self) -> str:
         """One SHA-256 for all of it."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {**asdict(self), "method": self.method.value}
+        return hashlib.sha256(json.dumps(to_plain(self), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +69,48 @@ class Calibration:
     unreadable: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """An `EqualisedPair` without its scale, which is an array of the file."""
+
+    producer: str
+    layers: tuple[str, ...]
+    tensor: str
+    spread_before: float
+    spread_after: float
+    columns: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """What of a `Calibration` stands in the header."""
+
+    key: CalibrationKey
+    ranges: Mapping[str, _Size]
+    largest: Mapping[str, _Size]
+    equalised: tuple[_Pair, ...]
+    refused: Mapping[str, str]
+    pictures: tuple[str, ...]
+    unreadable: tuple[str, ...]
+
+
+_ALIKE = ("key", "ranges", "largest", "pictures", "unreadable")
+"""Fields that a calibration and its header share."""
+
+
 def save_calibration(calibration: Calibration, path: Path) -> None:
     """Write a ranges file; the same calibration gives the same bytes. Raises OSError."""
+    applied = calibration.equalisation.applied
     arrays = {f"moments:{name}": value for name, value in calibration.moments.items()}
-    equalisation = calibration.equalisation
-    arrays |= {f"scale:{pair.producer}": pair.scale for pair in equalisation.applied}
+    arrays |= {f"scale:{pair.producer}": pair.scale for pair in applied}
     # safetensors writes the memory of an array, whatever its strides
     arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    told = {
-        "key": calibration.key.to_dict(),
-        "ranges": dict(calibration.ranges),
-        "largest": dict(calibration.largest),
-        "equalised": [_told(pair) for pair in equalisation.applied],
-        "refused": dict(equalisation.refused),
-        "pictures": list(calibration.pictures),
-        "unreadable": list(calibration.unreadable),
+    texts = {
+        **{name: getattr(calibration, name) for name in _ALIKE},
+        "equalised": [{f.name: getattr(pair, f.name) for f in fields(_Pair)} for pair in applied],
+        "refused": calibration.equalisation.refused,
     }
-    text = json.dumps(told, sort_keys=True)
+    text = json.dumps(to_plain(texts), sort_keys=True)
     header = {"format": FORMAT, "calibration": text, "sha256": _digest(arrays, text)}
     # one entry: safetensors writes several in an order that changes from run to run
     try:
@@ -117,26 +140,19 @@ def load_calibration(path: Path) -> Calibration:
             raise CalibrationError(
                 f"{path} was altered: its content does not match its checksum; calibrate again"
             )
-        told = json.loads(text)
-        _check_told(told)
-        key, scales = told["key"], _of_kind(arrays, "scale")
-        return Calibration(
-            key=CalibrationKey(**{**key, "method": RangeMethod(key["method"])}),
-            ranges=told["ranges"],
-            largest=told["largest"],
-            moments=_of_kind(arrays, "moments"),
-            equalisation=Equalisation(
-                tuple(
-                    EqualisedPair(
-                        scale=scales[pair["producer"]], **{**pair, "layers": tuple(pair["layers"])}
-                    )
-                    for pair in told["equalised"]
-                ),
-                told["refused"],
-            ),
-            pictures=tuple(told["pictures"]),
-            unreadable=tuple(told["unreadable"]),
+        texts = from_plain(_Texts, json.loads(text), exact=True)
+        pairs = (
+            EqualisedPair(scale=arrays[f"scale:{pair.producer}"], **asdict(pair))
+            for pair in texts.equalised
         )
+        moments = {
+            name.removeprefix("moments:"): value
+            for name, value in arrays.items()
+            if name.startswith("moments:")
+        }
+        alike: dict[str, Any] = {name: getattr(texts, name) for name in _ALIKE}
+        equalisation = Equalisation(tuple(pairs), texts.refused)
+        return Calibration(moments=moments, equalisation=equalisation, **alike)
     except (
         SafetensorError,
         OSError,
@@ -150,38 +166,6 @@ def load_calibration(path: Path) -> Calibration:
         raise CalibrationError(
             f"{path} is no ranges file ({first_line(err)}); calibrate again"
         ) from err
-
-
-def _check_told(told: Mapping[str, Any]) -> None:
-    """Raise ValueError, TypeError or KeyError where a value is of another kind."""
-    numbers = [*told["ranges"].values(), *told["largest"].values()]
-    if not all(type(n) in (int, float) and math.isfinite(n) and n >= 0 for n in numbers):
-        raise ValueError("ranges that are no finite numbers")
-    key = told["key"]
-    if not all(type(key[name]) is int and key[name] > 0 for name in ("images", "image_size")):
-        raise ValueError("a key without counts")
-    texts = [
-        *told["pictures"], *told["unreadable"], *told["refused"].values(),
-        *(word for pair in told["equalised"] for word in pair["layers"]),
-        *(key[name] for name in ("graph_sha256", "images_sha256", "preprocessing")),
-    ]  # fmt: skip
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("names that are no texts")
-
-
-def _told(pair: EqualisedPair) -> dict[str, Any]:
-    values = {field.name: getattr(pair, field.name) for field in fields(pair)}
-    del values["scale"]
-    return values
-
-
-def _of_kind(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
-    prefix = f"{kind}:"
-    return {
-        name.removeprefix(prefix): value
-        for name, value in arrays.items()
-        if name.startswith(prefix)
-    }
 
 
 def _digest(arrays: Mapping[str, np.ndarray], text: str) -> str:

@@ -16,6 +16,7 @@ import onnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._files import atomic_write
 from t2t_deploy._options import AnyPath, Opt, Role, command, replaced
 from t2t_deploy._progress import Progress, silent
@@ -160,7 +161,7 @@ def calibrate_values(found: CalibratedRanges) -> dict[str, Any]:
     return {
         "ranges": {
             "path": str(found.path),
-            **key.to_dict(),
+            **to_plain(key),
             "tensors": len(calibration.ranges),
             "reused": found.reused,
         },

@@ -10,9 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from t2t_deploy.errors import UsageError
-from t2t_deploy.export._backbone import DeployAttention, DeployBlock, DeployTransition
 from t2t_deploy.export._folded_split import make_split
-from t2t_deploy.export._layers import Affine, constant, deploy_linear, deploy_norm
+from t2t_deploy.export._layers import (
+    Affine,
+    DeployAttention,
+    DeployBlock,
+    DeployTransition,
+    constant,
+    deploy_linear,
+    deploy_norm,
+)
 from t2t_deploy.export._strategies import (
     PerformerForm,
     RewriteReport,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,17 +18,12 @@ from t2t_deploy.errors import ExportError
 from t2t_deploy.export._strategies import PerformerForm
 
 _TOKEN_BLOCK = re.compile(r"tokens_to_token\.attention([12])")
+_BLOCK = re.compile(r"blocks\.\d+")
 # What stands between a product and the tensor its layer gives, and between it and what it reads.
 _AFTER_PRODUCT = frozenset({"Add", "Reshape", "Cast", "Mul"})
 _BEFORE_PRODUCT = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _PRODUCTS = frozenset({"MatMul", "Gemm", "MatMulInteger"})
 _NORM = "LayerNormalization"
-# A bias may be merged with the product before it and the reshaping after it.
-_QKV_TENSORS = {
-    "queries": ("Reshape_output_0",),
-    "keys": ("Add_1_output_0", "Unsqueeze_output_0"),
-    "values": ("Add_2_output_0",),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +50,12 @@ def layer_tensors(
     model: float, quantised, or with ends. performer, token_dim: of the model it was made of.
     """
     graph = _Graph(model)
-    kqv = _kqv_tensors(performer, token_dim)
-    found = {}
-    for layer in layers:
-        tensor = _tensor_of(layer, graph, kqv)
-        if tensor is not None and tensor.tensor in graph.tensors:
-            found[layer] = tensor
-    return found
+    found = {layer: _tensor_of(layer, graph, performer, token_dim) for layer in layers}
+    return {
+        layer: tensor
+        for layer, tensor in found.items()
+        if tensor is not None and tensor.tensor in graph.producers
+    }
 
 
 def expose_tensors(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
@@ -86,19 +80,17 @@ def expose_tensors(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.Model
 class _Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.producers = {out: node for node in model.graph.node for out in node.output if out}
-        self.tensors = self.producers.keys()
-        self._stored = {tensor.name for tensor in model.graph.initializer}
 
-    def first_of(self, names: Iterable[str]) -> LayerTensor | None:
-        """The first of some names that the graph has."""
-        return _named(next((name for name in names if name in self.tensors), None))
+    def output(self, name: str) -> str | None:
+        """The tensor itself."""
+        return name if name in self.producers else None
 
-    def read_by_norm(self, scope: str) -> str | None:
-        """What the LayerNorm of a module reads."""
-        node = self.producers.get(f"{scope}/{_NORM}_output_0")
+    def input(self, output: str) -> str | None:
+        """What the node reads that gives a tensor."""
+        node = self.producers.get(output)
         return None if node is None else str(node.input[0])
 
-    def read_by_product(self, output: str) -> str | None:
+    def product_input(self, output: str) -> str | None:
         """What the product reads whose layer gives a tensor, before it is quantised."""
         node = self.producers.get(output)
         while node is not None and node.op_type in _AFTER_PRODUCT:
@@ -114,77 +106,75 @@ class _Graph:
         return name
 
 
-def _tensor_of(layer: str, graph: _Graph, kqv: Mapping[str, LayerTensor]) -> LayerTensor | None:
-    path, _, word = layer.partition(" (")
-    word = word.removesuffix(")")
-    block = _TOKEN_BLOCK.match(path)
-    if block is not None:
-        scope = f"/tokens/blocks.{int(block[1]) - 1}"
-        return _in_token_block(scope, path[block.end() :], word, graph, kqv)
-    if layer == "tokens_to_token.project":
-        return _named(_read(graph, "/Pad_output_0"))
-    if layer == "pos_embed":
-        return _named(graph.read_by_norm("/blocks.0/norm1"))
+def _tensor_of(
+    layer: str, graph: _Graph, performer: PerformerForm, token_dim: int
+) -> LayerTensor | None:
     if layer == "head":
         return LayerTensor("logits")
-    if layer == "norm":
-        return LayerTensor(f"/norm/{_NORM}_output_0")
-    _, index, *inside = path.split(".")
-    return _in_block(f"/blocks.{index}", ".".join(inside), word, graph)
+    token_block, block = _TOKEN_BLOCK.match(layer), _BLOCK.match(layer)
+    scope, inside, nodes = "", layer, _AROUND_BLOCKS
+    if token_block is not None:
+        scope, nodes = f"/tokens/blocks.{int(token_block[1]) - 1}", _IN_TOKEN_BLOCK
+        inside = layer[token_block.end() :]
+    elif block is not None:
+        scope, inside, nodes = f"/{block[0]}", layer[block.end() :], _IN_BLOCK
+    if inside.startswith(".kqv "):
+        part = _kqv_tensors(performer, token_dim).get(inside)
+        return None if part is None else replace(part, tensor=f"{scope}/{part.tensor}")
+    find = _FINDERS.get(inside, _Graph.output)
+    tensors = [find(graph, f"{scope}/{name}_output_0") for name in nodes[inside].split()]
+    return next((LayerTensor(tensor) for tensor in tensors if tensor is not None), None)
 
 
-def _in_token_block(
-    scope: str, inside: str, word: str, graph: _Graph, kqv: Mapping[str, LayerTensor]
-) -> LayerTensor | None:
-    if inside == ".kqv":
-        part = kqv.get(word)
-        if part is None:
-            return None
-        return replace(part, tensor=f"{scope}/{part.tensor}")
-    if inside == ".attn.qkv":
-        return graph.first_of(f"{scope}/{name}" for name in _QKV_TENSORS[word])
-    if word == "attention":
-        return _named(graph.read_by_product(f"{scope}/proj/Add_output_0"))
-    if word == "sum after attention":
-        return _named(graph.read_by_norm(f"{scope}/tail/norm"))
-    if word == "sum after mlp":
-        return LayerTensor(f"{scope}/tail/Add_output_0")
-    if inside in (".proj", ".attn.proj"):
-        return LayerTensor(f"{scope}/proj/Add_output_0")
-    if inside == ".norm2":
-        return LayerTensor(f"{scope}/tail/norm/{_NORM}_output_0")
-    return _in_mlp(f"{scope}/tail/mlp", inside.rpartition(".")[2], graph)
-
-
-def _in_block(scope: str, inside: str, word: str, graph: _Graph) -> LayerTensor | None:
-    letters = {"queries": "q", "keys": "k", "values": "v"}
-    if inside == "attn.qkv":
-        return LayerTensor(f"{scope}/attn/{letters[word]}/MatMul_output_0")
-    if inside in ("attn.q", "attn.k", "attn.v"):
-        return LayerTensor(f"{scope}/attn/{inside[-1]}/MatMul_output_0")
-    if word == "attention":
-        return _named(graph.read_by_product(f"{scope}/attn/proj/Add_output_0"))
-    if word == "sum after attention":
-        return _named(graph.read_by_norm(f"{scope}/norm2"))
-    if word == "sum after mlp":
-        return LayerTensor(f"{scope}/Add_1_output_0")
-    if inside in ("norm1", "norm2"):
-        return LayerTensor(f"{scope}/{inside}/{_NORM}_output_0")
-    if inside == "attn.se_layer":
-        return LayerTensor(f"{scope}/attn/gate/Mul_output_0")
-    if inside == "act":
-        return LayerTensor(f"{scope}/Mul_1_output_0")
-    if inside in ("attn.proj", "linear", "dense_linear"):
-        return LayerTensor(f"{scope}/{inside.replace('.', '/')}/Add_output_0")
-    return _in_mlp(f"{scope}/mlp", inside.rpartition(".")[2], graph)
-
-
-def _in_mlp(scope: str, inside: str, graph: _Graph) -> LayerTensor | None:
-    if inside in ("0", "fc1"):
-        return LayerTensor(f"{scope}/fc1/Add_output_0")
-    if inside in ("1", "act"):
-        return _named(graph.read_by_product(f"{scope}/fc2/Add_output_0"))
-    return LayerTensor(f"{scope}/fc2/Add_output_0")
+_FINDERS: Mapping[str, Callable[[_Graph, str], str | None]] = {
+    "tokens_to_token.project": _Graph.input,
+    "pos_embed": _Graph.input,
+    " (sum after attention)": _Graph.input,
+    " (attention)": _Graph.product_input,
+    ".mlp.1": _Graph.product_input,
+    ".mlp.act": _Graph.product_input,
+}
+"""How a layer's tensor is found from the node in the tables below; without a word, it gives it."""
+_AROUND_BLOCKS = {
+    "tokens_to_token.project": "Pad",
+    "pos_embed": f"blocks.0/norm1/{_NORM}",
+    "norm": f"norm/{_NORM}",
+}
+_IN_TOKEN_BLOCK = {
+    # a bias may be merged with the product before it and the reshaping after it
+    ".attn.qkv (queries)": "Reshape",
+    ".attn.qkv (keys)": "Add_1 Unsqueeze",
+    ".attn.qkv (values)": "Add_2",
+    " (attention)": "proj/Add",
+    ".proj": "proj/Add",
+    ".attn.proj": "proj/Add",
+    " (sum after attention)": f"tail/norm/{_NORM}",
+    ".norm2": f"tail/norm/{_NORM}",
+    ".mlp.0": "tail/mlp/fc1/Add",
+    ".mlp.1": "tail/mlp/fc2/Add",
+    ".mlp.2": "tail/mlp/fc2/Add",
+    ".mlp.fc1": "tail/mlp/fc1/Add",
+    ".mlp.act": "tail/mlp/fc2/Add",
+    ".mlp.fc2": "tail/mlp/fc2/Add",
+    " (sum after mlp)": "tail/Add",
+}
+_IN_BLOCK = {
+    ".norm1": f"norm1/{_NORM}",
+    **{f".attn.qkv ({word})": f"attn/{word[0]}/MatMul" for word in ("queries", "keys", "values")},
+    **{f".attn.{letter}": f"attn/{letter}/MatMul" for letter in "qkv"},
+    " (attention)": "attn/proj/Add",
+    ".attn.proj": "attn/proj/Add",
+    ".attn.se_layer": "attn/gate/Mul",
+    " (sum after attention)": f"norm2/{_NORM}",
+    ".norm2": f"norm2/{_NORM}",
+    ".mlp.fc1": "mlp/fc1/Add",
+    ".mlp.act": "mlp/fc2/Add",
+    ".mlp.fc2": "mlp/fc2/Add",
+    " (sum after mlp)": "Add_1",
+    ".dense_linear": "dense_linear/Add",
+    ".linear": "linear/Add",
+    ".act": "Mul_1",
+}
 
 
 def _kqv_tensors(performer: PerformerForm, e: int) -> dict[str, LayerTensor]:
@@ -194,27 +184,16 @@ def _kqv_tensors(performer: PerformerForm, e: int) -> dict[str, LayerTensor]:
     one has both over sqrt(2), and the projection's bias in the values.
     """
     if performer is PerformerForm.PLAIN:
-        words = ("keys", "queries", "values")
-        cut = (slice(0, e), slice(e, 2 * e), slice(2 * e, 3 * e))
         return {
-            word: LayerTensor("Add_output_0", columns=columns)
-            for word, columns in zip(words, cut, strict=True)
+            f".kqv ({word})": LayerTensor("Add_output_0", columns=slice(i * e, (i + 1) * e))
+            for i, word in enumerate(("keys", "queries", "values"))
         }
     if performer is PerformerForm.STABLE:
         return {
-            "keys": LayerTensor("Reshape_output_0", rows=slice(0, None, 2)),
-            "queries": LayerTensor("Reshape_output_0", rows=slice(1, None, 2)),
+            ".kqv (keys)": LayerTensor("Reshape_output_0", rows=slice(0, None, 2)),
+            ".kqv (queries)": LayerTensor("Reshape_output_0", rows=slice(1, None, 2)),
         }
     return {
-        "keys": LayerTensor("Add_output_0", factor=math.sqrt(2)),
-        "queries": LayerTensor("Add_1_output_0", factor=math.sqrt(2)),
+        ".kqv (keys)": LayerTensor("Add_output_0", factor=math.sqrt(2)),
+        ".kqv (queries)": LayerTensor("Add_1_output_0", factor=math.sqrt(2)),
     }
-
-
-def _read(graph: _Graph, output: str) -> str | None:
-    node = graph.producers.get(output)
-    return None if node is None else str(node.input[0])
-
-
-def _named(tensor: str | None) -> LayerTensor | None:
-    return None if tensor is None else LayerTensor(tensor)

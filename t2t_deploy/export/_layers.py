@@ -1,13 +1,28 @@
-"""Small layers of the deploy form."""
+"""Layers of the deploy form: small ones, and the backbone's blocks.
+
+A backbone block has its scale folded and q, k, v apart; the last one is cut to the class row.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from t2t_deploy.graph import CONTRIB_DOMAIN
+from t2t_deploy.model import (
+    Attention,
+    Block,
+    DenseBlock,
+    GhostAttention,
+    GhostMlp,
+    SqueezeExcite,
+    Transition,
+)
 
 
 class DeployMlp(nn.Module):
@@ -122,3 +137,215 @@ def constant(values: Tensor, dtype: torch.dtype) -> nn.Parameter:
     """A frozen copy of some weights in the dtype a layer computes in."""
     copied = values.detach().to(dtype, copy=True).contiguous()
     return nn.Parameter(copied, requires_grad=False)
+
+
+# -- the backbone ------------------------------------------------------------------------------
+
+
+class FusedAttention(torch.autograd.Function):
+    """softmax(q kT) v per head, exported as ONNX Runtime's ``MultiHeadAttention``.
+
+    Source: ONNX Runtime's contrib operators, com.microsoft.MultiHeadAttention-1.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, num_heads: int, num_queries: int
+    ) -> Tensor:
+        """(B, Q, dim), (B, N, dim), (B, N, dim) -> (B, Q, dim); the scale stands in q."""
+        q, k, v = (split_heads(x, x.shape[1], num_heads) for x in (q, k, v))
+        return ((q @ k.transpose(-2, -1)).softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def symbolic(g: Any, q: Any, k: Any, v: Any, num_heads: int, num_queries: int) -> Any:
+        """The node in the exported graph, its shape told, since no exporter can infer it."""
+        op = f"{CONTRIB_DOMAIN}::MultiHeadAttention"
+        shape = [None, num_queries, q.type().varyingSizes()[-1]]
+        node = g.op(op, q, k, v, num_heads_i=num_heads, scale_f=1.0)
+        return node.setType(q.type().with_sizes(shape))
+
+
+class DeployAttention(nn.Module):
+    """Softmax attention whose scale sits in the query weight; ``class_only`` asks one query.
+
+    Ghost attention arrives here as plain attention: concatenating W x with c * (W x) is one
+    projection by [W; diag(c) W]. fused: as one operator of ONNX Runtime's own.
+    """
+
+    def __init__(
+        self,
+        attention: Attention | GhostAttention,
+        num_tokens: int,
+        dtype: torch.dtype,
+        *,
+        class_only: bool,
+        fused: bool = False,
+    ) -> None:
+        super().__init__()
+        q, k, v = qkv_weights(attention)
+        self.fused = fused
+        self.num_heads = attention.num_heads
+        self.num_tokens = num_tokens
+        self.num_queries = 1 if class_only else num_tokens
+        self.q, self.k, self.v = (DeployLinear(w, None, dtype) for w in (q * attention.scale, k, v))
+        self.proj = deploy_linear(attention.proj, dtype)
+        self.gate = None
+        if isinstance(attention, Attention) and attention.se_layer is not None:
+            self.gate = DeployGate(attention.se_layer, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, queries, dim)."""
+        queries = x[:, :1] if self.num_queries == 1 else x
+        q, k, v = self.q(queries), self.k(x), self.v(x)
+        if self.fused:
+            y: Tensor = FusedAttention.apply(  # type: ignore[no-untyped-call]
+                q, k, v, self.num_heads, self.num_queries
+            )
+        else:
+            q = split_heads(q, self.num_queries, self.num_heads)
+            k, v = (split_heads(part, self.num_tokens, self.num_heads) for part in (k, v))
+            y = (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+            y = y.transpose(1, 2).reshape(-1, self.num_queries, self.proj.in_features)
+        y = self.proj(y)
+        return y if self.gate is None else self.gate(y)
+
+
+class ClassQueryAttention(nn.Module):
+    """Attention of the class query alone, its keys and values never written out.
+
+    Per head, with one query q: q . (K x_t) = (KT q) . x_t, and sum_t p_t (V x_t) = V (sum_t p_t
+    x_t). Two products with all N tokens become two with one row.
+    """
+
+    def __init__(self, attention: Attention | GhostAttention, dtype: torch.dtype) -> None:
+        super().__init__()
+        q, k, v = qkv_weights(attention)
+        heads = (attention.num_heads, -1, q.shape[1])
+        self.num_heads, self.dim = attention.num_heads, q.shape[1]
+        self.q = DeployLinear(q * attention.scale, None, dtype)
+        self.k = constant(k.reshape(heads), dtype)
+        self.v = constant(v.reshape(heads).transpose(1, 2), dtype)
+        self.proj = deploy_linear(attention.proj, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, 1, dim)."""
+        q = self.q(x[:, :1]).reshape(-1, self.num_heads, 1, self.k.shape[1])
+        queries = (q @ self.k).reshape(-1, self.num_heads, self.dim)
+        means = (queries @ x.transpose(1, 2)).softmax(dim=-1) @ x
+        y = means.reshape(-1, self.num_heads, 1, self.dim) @ self.v
+        return self.proj(y.reshape(-1, 1, self.proj.in_features))
+
+
+class DeployGate(nn.Module):
+    """Squeeze-excite over all tokens."""
+
+    def __init__(self, layer: SqueezeExcite, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.down = deploy_linear(layer.down, dtype)
+        self.up = deploy_linear(layer.up, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, N, dim)."""
+        return x * torch.sigmoid(self.up(torch.relu(self.down(x.mean(dim=1, keepdim=True)))))
+
+
+class DeployGhostMlp(nn.Module):
+    """Ghost MLP; its scaled copies pass the GELU and so cannot be folded."""
+
+    def __init__(self, mlp: GhostMlp, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.fc1 = deploy_linear(mlp.fc1, dtype)
+        self.fc2 = deploy_linear(mlp.fc2, dtype)
+        self.second = constant(mlp.cheap_operation2.weight.flatten(), dtype)
+        self.third = constant(mlp.cheap_operation3.weight.flatten(), dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, N, dim)."""
+        g = gelu(self.fc1(x))
+        copies = (g, gelu(g * self.second), gelu(g * self.third))
+        return self.fc2(torch.cat(copies, dim=-1))
+
+
+class DeployBlock(nn.Module):
+    """A pre-norm block; ``class_only`` computes the class row and drops the others.
+
+    The squeeze-excite gate averages over all rows, so a gated attention keeps every query and only
+    what follows it is cut. fold_class_keys: see `ClassQueryAttention`; fuse_attention: see
+    `FusedAttention`.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        num_tokens: int,
+        dtype: torch.dtype,
+        *,
+        class_only: bool,
+        fold_class_keys: bool = False,
+        fuse_attention: bool = False,
+    ) -> None:
+        super().__init__()
+        self.class_only = class_only
+        gated = isinstance(block.attn, Attention) and block.attn.se_layer is not None
+        self.class_query = class_only and not gated
+        self.norm1 = deploy_norm(block.norm1, dtype)
+        self.attn = (
+            ClassQueryAttention(block.attn, dtype)
+            if self.class_query and fold_class_keys
+            else DeployAttention(
+                block.attn, num_tokens, dtype, class_only=self.class_query, fused=fuse_attention
+            )
+        )
+        self.norm2 = deploy_norm(block.norm2, dtype)
+        self.mlp = (
+            DeployGhostMlp(block.mlp, dtype)
+            if isinstance(block.mlp, GhostMlp)
+            else DeployMlp(block.mlp.fc1, block.mlp.fc2, dtype)
+        )
+        self.dense_linear = (
+            deploy_linear(block.dense_linear, dtype) if isinstance(block, DenseBlock) else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, N, dim [+ growth]), or (B, 1, ...) of the class row alone."""
+        attended = self.attn(self.norm1(x))
+        if self.class_only:
+            x, attended = x[:, :1], attended[:, :1]
+        y = x + attended
+        y = y + self.mlp(self.norm2(y))
+        if self.dense_linear is None:
+            return y
+        return torch.cat((x, self.dense_linear(y)), dim=-1)
+
+
+class DeployTransition(nn.Module):
+    """GELU(linear(x)) between dense stages."""
+
+    def __init__(self, transition: Transition, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.linear = deploy_linear(transition.linear, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, N, dim // 2)."""
+        return gelu(self.linear(x))
+
+
+def split_heads(x: Tensor, tokens: int, num_heads: int) -> Tensor:
+    """(B, tokens, dim) -> (B, heads, tokens, dim / heads)."""
+    return x.reshape(-1, tokens, num_heads, x.shape[-1] // num_heads).transpose(1, 2)
+
+
+def qkv_weights(attention: Attention | GhostAttention) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value weights, each (dim, dim)."""
+    if isinstance(attention, Attention):
+        q, k, v = attention.qkv.weight.detach().chunk(3)
+        return q, k, v
+    halves = (
+        (getattr(attention, letter), getattr(attention, f"cheap_operation_{letter}"))
+        for letter in "qkv"
+    )
+    q, k, v = (
+        torch.cat((half.weight, half.weight * cheap.weight.reshape(-1, 1))).detach()
+        for half, cheap in halves
+    )
+    return q, k, v

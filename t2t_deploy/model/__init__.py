@@ -8,9 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from t2t_deploy._lazy import lazy
-from t2t_deploy.model._config import Backbone, ModelConfig, SoftSplit, TokensType
-from t2t_deploy.model._config_file import config_from_dict, config_from_toml
-from t2t_deploy.model._variants import VARIANTS, Published, Variant, config_for_variant
+from t2t_deploy.model._config import (
+    Backbone,
+    ModelConfig,
+    SoftSplit,
+    TokensType,
+    config_from_dict,
+    config_from_toml,
+)
+from t2t_deploy.model._variants import VARIANTS, config_for_variant
 
 if TYPE_CHECKING:
     from t2t_deploy.model._backbone import (
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
         reference_from_state_dict,
         save_weights,
     )
-    from t2t_deploy.model._random import random_state_dict, random_tensor
+    from t2t_deploy.model._random import random_state_dict
     from t2t_deploy.model._stepwise import (
         Arithmetic,
         LayerError,
@@ -37,7 +43,7 @@ if TYPE_CHECKING:
         reference_layers,
         reference_tensors,
     )
-    from t2t_deploy.model._t2t import T2TViT, TokensToToken, restructure, soft_split
+    from t2t_deploy.model._t2t import T2TViT, soft_split
     from t2t_deploy.model._tokens import PERFORMER_EPSILON, PerformerBlock, TransformerBlock
 
 __all__ = [
@@ -54,15 +60,12 @@ __all__ = [
     "LayerError",
     "ModelConfig",
     "PerformerBlock",
-    "Published",
     "SoftSplit",
     "SqueezeExcite",
     "T2TViT",
-    "TokensToToken",
     "TokensType",
     "TransformerBlock",
     "Transition",
-    "Variant",
     "config_for_variant",
     "config_from_dict",
     "config_from_toml",
@@ -70,11 +73,9 @@ __all__ = [
     "load_checkpoint",
     "load_reference",
     "random_state_dict",
-    "random_tensor",
     "reference_from_state_dict",
     "reference_layers",
     "reference_tensors",
-    "restructure",
     "save_weights",
     "soft_split",
 ]

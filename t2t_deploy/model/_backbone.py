@@ -8,7 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from t2t_deploy.model._config import SE_REDUCTION, Backbone, ModelConfig
-from t2t_deploy.model._layers import Mlp
+
+
+class Mlp(nn.Module):
+    """fc2(GELU(fc1(x))), with the exact (erf) GELU."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim)."""
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class SqueezeExcite(nn.Module):

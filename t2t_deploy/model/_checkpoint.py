@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch.nn import functional
 from t2t_deploy.errors import AmbiguousVariantError, CheckpointError, counted, one_line
 from t2t_deploy.model._checkpoint_file import check_tensors, read_tensors_file
 from t2t_deploy.model._config import ModelConfig
+from t2t_deploy.model._random import weight_shapes
 from t2t_deploy.model._t2t import T2TViT
 from t2t_deploy.model._variants import VARIANTS, config_for_variant
 
@@ -165,44 +165,35 @@ def resize_position(
     return torch.cat((cls, grid.flatten(2).transpose(1, 2)), dim=1).contiguous()
 
 
-@functools.lru_cache(maxsize=32)
-def _expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        model = T2TViT(config)
-    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-
-
 def _mismatched_keys(state_dict: Mapping[str, torch.Tensor], variant: str) -> set[str]:
     """Keys absent on either side or of another shape; what fine-tuning changes is left out."""
-    expected = _expected_shapes(VARIANTS[variant].config)
+    expected = weight_shapes(VARIANTS[variant].config)
     different = expected.keys() ^ state_dict.keys()
+    tuned = {"pos_embed": (0, 2), "head.weight": (1,), "head.bias": ()}  # the axes that stay
     for key in expected.keys() & state_dict.keys():
-        found, wanted = tuple(state_dict[key].shape), expected[key]
-        tuned = {"pos_embed": (0, 2), "head.weight": (1,), "head.bias": ()}
-        if key in tuned and len(found) == len(wanted):
-            found = tuple(found[axis] for axis in tuned[key])
-            wanted = tuple(wanted[axis] for axis in tuned[key])
-        if found != wanted:
+        shapes = [tuple(state_dict[key].shape), expected[key]]
+        if key in tuned and len(shapes[0]) == len(shapes[1]):
+            shapes = [tuple(shape[axis] for axis in tuned[key]) for shape in shapes]
+        if shapes[0] != shapes[1]:
             different.add(key)
     return different
 
 
 def _check_keys(state_dict: Mapping[str, torch.Tensor], config: ModelConfig, path: Path) -> None:
-    expected = _expected_shapes(config)
-    complaints = []
+    expected = weight_shapes(config)
     missing = [key for key in expected if key not in state_dict]
-    if missing:
-        complaints.append(f"lacks {len(missing)} of {len(expected)} keys ({_shown(missing)})")
     unexpected = [key for key in state_dict if key not in expected]
-    if unexpected:
-        complaints.append(f"has {len(unexpected)} unexpected keys ({_shown(unexpected)})")
     misshaped = [
         f"{key} {tuple(state_dict[key].shape)}, expected {shape}"
         for key, shape in expected.items()
         if key in state_dict and tuple(state_dict[key].shape) != shape
     ]
-    if misshaped:
-        complaints.append(f"has {len(misshaped)} mis-shaped tensors ({_shown(misshaped, '; ')})")
+    found = (
+        (f"lacks {len(missing)} of {len(expected)} keys", missing, ", "),
+        (f"has {len(unexpected)} unexpected keys", unexpected, ", "),
+        (f"has {len(misshaped)} mis-shaped tensors", misshaped, "; "),
+    )
+    complaints = [f"{what} ({_shown(keys, separator)})" for what, keys, separator in found if keys]
     if complaints:
         raise CheckpointError(
             f"{path} is no {config.name}: it {', it '.join(complaints)}; give the variant the file "

@@ -1,15 +1,29 @@
-"""What a T2T-ViT is, without torch: its dimensions and its soft splits."""
+"""What a T2T-ViT is, without torch: its dimensions, from plain values and TOML files too."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
-from t2t_deploy._untrusted import shortened
+from t2t_deploy._untrusted import (
+    MAX_CONFIG_BYTES,
+    did_you_mean,
+    first_line,
+    read_small_file,
+    shortened,
+)
 from t2t_deploy.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 class TokensType(str, Enum):
@@ -106,14 +120,14 @@ class ModelConfig:
     num_classes: int = 1000
 
     def __post_init__(self) -> None:
-        for field in ("embed_dim", "depth", "num_heads", "token_dim", "image_size", "num_classes"):
+        for field, largest in LARGEST.items():
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(
                     f"{field} is {shortened(value)}; expected a whole number of at least 1"
                 )
-            if value > LARGEST[field]:
-                raise ConfigError(f"{field} is {value}; expected at most {LARGEST[field]}")
+            if value > largest:
+                raise ConfigError(f"{field} is {value}; expected at most {largest}")
         if not isinstance(self.growth, int) or not 0 <= self.growth <= LARGEST["embed_dim"]:
             raise ConfigError(
                 f"growth is {shortened(self.growth)}; expected a whole number from 0 to "
@@ -225,18 +239,85 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; `config_from_dict` reads it back."""
-        return {
-            "name": self.name,
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {
             "tokens_type": self.tokens_type.value,
-            "embed_dim": self.embed_dim,
-            "depth": self.depth,
-            "num_heads": self.num_heads,
-            "mlp_ratio": self.mlp_ratio,
-            "token_dim": self.token_dim,
             "backbone": self.backbone.value,
             "stages": list(self.stages),
-            "growth": self.growth,
             "splits": [[s.kernel, s.overlap, s.padding] for s in self.splits],
-            "image_size": self.image_size,
-            "num_classes": self.num_classes,
         }
+
+
+def config_from_dict(values: Mapping[str, Any], source: str = "model description") -> ModelConfig:
+    """Build a config from plain values, as in TOML or a manifest.
+
+    Raises ConfigError for an unknown key (the nearest known one is named), a missing key or a
+    value of the wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(ModelConfig)}
+    for key in values:
+        if key not in fields:
+            hint = did_you_mean(str(key), fields) or f"known keys: {', '.join(fields)}"
+            raise ConfigError(f"{source} has the unknown key {shortened(key)}; {hint}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if field.default is dataclasses.MISSING and name not in values
+    ]
+    if missing:
+        raise ConfigError(f"{source} lacks {', '.join(missing)}; add them")
+    try:
+        return ModelConfig(**{key: _READERS.get(key, _as_it_is)(v) for key, v in values.items()})
+    except (TypeError, ValueError, OverflowError) as err:
+        raise ConfigError(f"{source}: {first_line(err)}") from err
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{shortened(value)} is no number")
+    return float(value)
+
+
+def _whole_numbers(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, (list, tuple)) or any(type(value) is not int for value in values):
+        raise TypeError(f"{shortened(values)} is no list of whole numbers")
+    if len(values) > LARGEST["depth"] or any(abs(v) > LARGEST["image_size"] for v in values):
+        raise ValueError(f"{shortened(values)} is more than any model has")
+    return tuple(values)
+
+
+def _splits(values: Any) -> tuple[SoftSplit, ...]:
+    splits = tuple(SoftSplit(*_whole_numbers(split)) for split in values)
+    if len(splits) != 3:
+        raise ValueError(f"it has {len(splits)} splits; expected 3")
+    return splits
+
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "name": str,
+    "tokens_type": TokensType,
+    "mlp_ratio": _number,
+    "backbone": Backbone,
+    "stages": _whole_numbers,
+    "splits": _splits,
+}
+
+
+def config_from_toml(path: Path) -> ModelConfig:
+    """Read a model description; ``name`` defaults to the file's stem.
+
+    Raises ConfigError where the file is absent, not TOML or not a model.
+    """
+    try:
+        values = tomllib.loads(read_small_file(path, MAX_CONFIG_BYTES).decode("utf-8"))
+    except OSError as err:
+        raise ConfigError(f"cannot read {path}: {err.strerror}; give a TOML file") from err
+    except ValueError as err:
+        raise ConfigError(f"{path} is not valid TOML: {first_line(err)}") from err
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid TOML: it nests too deep") from None
+    return config_from_dict({"name": path.stem, **values}, source=str(path))

@@ -1,9 +1,10 @@
-"""Seeded random weights: the same bits on every machine, for benchmarks and tests."""
+"""Shapes of weights, and seeded random ones: the same bits on every machine."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -44,6 +45,13 @@ def random_tensor(key: str, shape: Sequence[int], seed: int = 0) -> np.ndarray:
 
 def random_state_dict(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor]:
     """A whole state dict of `random_tensor` weights."""
-    with torch.device("meta"):
-        shapes = {key: tensor.shape for key, tensor in T2TViT(config).state_dict().items()}
+    shapes = weight_shapes(config)
     return {key: torch.from_numpy(random_tensor(key, shape, seed)) for key, shape in shapes.items()}
+
+
+@functools.lru_cache(maxsize=32)
+def weight_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
+    """Names and shapes of a model's weights."""
+    with torch.device("meta"):
+        model = T2TViT(config)
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}

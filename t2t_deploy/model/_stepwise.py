@@ -7,6 +7,7 @@ moved by one rounding of the arithmetic in question, at random.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -30,6 +31,9 @@ from t2t_deploy.model._tokens import PerformerBlock, TransformerBlock
 _SEED = 8
 _INT8_STEPS = 127
 _FP8_MAX = 448.0
+_QKV = ("queries", "keys", "values")
+_MLP = ("fc1", "act", "fc2")
+_ALL = slice(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +71,18 @@ class LayerError:
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    """Where in the reference a layer's tensor is: what a module reads, or what it gives.
+    """Where in the reference a layer's tensor is: what a module gives, or what it reads.
 
-    terms: how many tokens its sums run over. wanted: that tensor -> the layer's own; given: that
-    tensor with the layer's own put in.
+    module: its path; the layer's own name if it is empty. terms: how many tokens its sums run over.
+    take: that tensor -> the layer's own. put: that tensor with the layer's own in its place.
     """
 
     layer: str
-    module: str
+    module: str = ""
     reads: bool = False
     terms: int = 1
-    wanted: Callable[[Tensor], Tensor] = lambda x: x
-    given: Callable[[Tensor, Tensor], Tensor] = lambda x, found: laid_over(x, found)
+    take: Callable[[Tensor], Tensor] = lambda x: x
+    put: Callable[[Tensor, Tensor], Tensor] = lambda x, own: _laid_over(x, own)
 
 
 def reference_layers(config: ModelConfig) -> tuple[str, ...]:
@@ -101,26 +105,21 @@ def layer_errors(
     """
     moved: dict[str, Tensor] = {}
     errors: list[LayerError] = []
-
-    def keep(probe: _Probe, wanted: Tensor) -> None:
-        moved[probe.layer] = wanted
-
-    def compare(probe: _Probe, wanted: Tensor) -> None:
-        errors.append(_error(probe, found[probe.layer], wanted, moved.pop(probe.layer)))
-
     generator = torch.Generator().manual_seed(_SEED)
 
     def jittered(x: Tensor, rounding: float) -> Tensor:
         noise = torch.rand(x.shape, generator=generator, dtype=x.dtype)
         return x * (1 + rounding * (2 * noise - 1))
 
+    def keep(probe: _Probe, expected: Tensor) -> None:
+        moved[probe.layer] = expected
+
+    def compare(probe: _Probe, expected: Tensor) -> None:
+        errors.append(_error(probe, found[probe.layer], expected, moved.pop(probe.layer)))
+
     shaken = {name: jittered(x, arithmetic.rounding) for name, x in found.items()}
-    _run_replacing(
-        _in_eight_bits(model, arithmetic.eight_bit),
-        jittered(picture, arithmetic.picture_rounding),
-        shaken,
-        keep,
-    )
+    shaken_picture = jittered(picture, arithmetic.picture_rounding)
+    _run_replacing(_in_eight_bits(model, arithmetic.eight_bit), shaken_picture, shaken, keep)
     _run_replacing(model, picture, found, compare)
     return tuple(errors)
 
@@ -133,17 +132,10 @@ def reference_tensors(model: T2TViT, picture: Tensor, layers: Iterable[str]) -> 
     kept: dict[str, Tensor] = {}
 
     def keep(probe: _Probe, x: Tensor) -> None:
-        kept[probe.layer] = probe.wanted(x)
+        kept[probe.layer] = probe.take(x)
 
     _run(model, picture, frozenset(layers), keep)
     return kept
-
-
-def laid_over(x: Tensor, found: Tensor) -> Tensor:
-    """``x`` (B, rows, channels) with its first rows replaced."""
-    y = x.clone()
-    y[:, : found.shape[1]] = found
-    return y
 
 
 def _run_replacing(
@@ -156,8 +148,8 @@ def _run_replacing(
 
     def replaced(probe: _Probe, x: Tensor) -> Tensor:
         own = found[probe.layer]
-        see(probe, probe.wanted(x)[:, : own.shape[1]])
-        return probe.given(x, own)
+        see(probe, probe.take(x)[:, : own.shape[1]])
+        return probe.put(x, own)
 
     _run(model, picture, found, replaced)
 
@@ -169,34 +161,29 @@ def _run(
     pass_on: Callable[[_Probe, Tensor], Tensor | None],
 ) -> None:
     """Run with what stands at some layers handed to ``pass_on``; None leaves it as it is."""
-    handles = []
-    try:
+    with contextlib.ExitStack() as stack, torch.inference_mode():
         for probe in _probes(model):
             if probe.layer in layers:
-                handles.append(_attach(model, probe, pass_on))
-        with torch.inference_mode():
-            model(picture)
-    finally:
-        for handle in handles:
-            handle.remove()
+                stack.enter_context(_attach(model, probe, pass_on))
+        model(picture)
 
 
 def _attach(
     model: T2TViT, probe: _Probe, pass_on: Callable[[_Probe, Tensor], Tensor | None]
 ) -> torch.utils.hooks.RemovableHandle:
-    module = model.get_submodule(probe.module)
+    module = model.get_submodule(probe.module or probe.layer)
     if probe.reads:
         return module.register_forward_pre_hook(lambda _, inputs: pass_on(probe, inputs[0]))
     return module.register_forward_hook(lambda _, inputs, output: pass_on(probe, output))
 
 
-def _error(probe: _Probe, found: Tensor, wanted: Tensor, moved: Tensor) -> LayerError:
-    bad = int((~found.isfinite()).sum())
-    if bad or not bool(wanted.isfinite().all()):
+def _error(probe: _Probe, actual: Tensor, expected: Tensor, moved: Tensor) -> LayerError:
+    bad = int((~actual.isfinite()).sum())
+    if bad or not bool(expected.isfinite().all()):
         inf = math.inf
         return LayerError(probe.layer, probe.terms, inf, 0, inf, 0.0, 0.0, bad)
-    rel_l2, channels = _relative(found, wanted)
-    sensitivity, moved_channels = _relative(moved, wanted)
+    rel_l2, channels = _relative(actual, expected)
+    sensitivity, moved_channels = _relative(moved, expected)
     worst = int(channels.argmax())
     return LayerError(
         probe.layer,
@@ -210,11 +197,11 @@ def _error(probe: _Probe, found: Tensor, wanted: Tensor, moved: Tensor) -> Layer
     )
 
 
-def _relative(found: Tensor, wanted: Tensor) -> tuple[float, Tensor]:
+def _relative(actual: Tensor, expected: Tensor) -> tuple[float, Tensor]:
     """Relative error of all, and of each channel over the root mean square channel."""
-    width = wanted.shape[-1]
-    off = (found - wanted).reshape(-1, width).norm(dim=0)
-    norm = max(float(wanted.norm()), torch.finfo(torch.float64).tiny)
+    width = expected.shape[-1]
+    off = (actual - expected).reshape(-1, width).norm(dim=0)
+    norm = max(float(expected.norm()), torch.finfo(torch.float64).tiny)
     return float(off.norm()) / norm, off * (math.sqrt(width) / norm)
 
 
@@ -235,11 +222,10 @@ def _in_eight_bits(model: T2TViT, kind: str | None) -> T2TViT:
 def _eight_bit(x: Tensor, kind: str, dim: int | None = None) -> Tensor:
     largest = x.abs().amax(dim=dim, keepdim=True) if dim is not None else x.abs().max()
     largest = largest.clamp(min=torch.finfo(torch.float32).tiny)
-    if kind == "fp8":
-        scale = largest / _FP8_MAX
-        return (x / scale).to(torch.float8_e4m3fn).to(x.dtype) * scale
-    scale = largest / _INT8_STEPS
-    return (x / scale).round() * scale
+    scale = largest / (_FP8_MAX if kind == "fp8" else _INT8_STEPS)
+    codes = x / scale
+    codes = codes.to(torch.float8_e4m3fn).to(x.dtype) if kind == "fp8" else codes.round()
+    return codes * scale
 
 
 # -- the layers --------------------------------------------------------------------------------
@@ -255,101 +241,102 @@ def _probes(model: T2TViT) -> Iterator[_Probe]:
     bias = tokens.project.bias
     yield _Probe(
         "tokens_to_token.project",
-        "tokens_to_token.project",
-        wanted=lambda x: x - bias,  # it stands in the position table of exported graphs
-        given=lambda x, found: found + bias,
+        take=lambda x: x - bias,  # it stands in the position table of exported graphs
+        put=lambda x, own: own + bias,
     )
     yield _Probe("pos_embed", "blocks.0", reads=True)
     for index, layer in enumerate(model.blocks):
         path = f"blocks.{index}"
         if isinstance(layer, Transition):
-            yield _Probe(f"{path}.linear", f"{path}.linear")
+            yield _Probe(f"{path}.linear")
             yield _Probe(f"{path}.act", path)
         elif isinstance(layer, Block):
             yield from _block_probes(path, layer, model.config.num_patches + 1)
-    yield _Probe("norm", "norm")
-    yield _Probe("head", "head", wanted=_row, given=lambda x, found: found[:, 0])
+    yield _Probe("norm")
+    yield _Probe("head", take=lambda x: x[:, None], put=lambda x, own: own[:, 0])
 
 
 def _token_block_probes(path: str, block: nn.Module, terms: int) -> Iterator[_Probe]:
     if isinstance(block, PerformerBlock):
-        e = block.token_dim
-        yield _columns(f"{path}.kqv", "keys", 0, e)
-        yield _columns(f"{path}.kqv", "queries", e, 2 * e)
-        yield _columns(f"{path}.kqv", "values", 2 * e, 3 * e)
-        yield _Probe(f"{path} (attention)", f"{path}.proj", reads=True, terms=terms)
-        yield _Probe(f"{path}.proj", f"{path}.proj")
-        fc1, act, fc2 = (f"{path}.mlp.{place}" for place in range(3))
+        yield from _runs(f"{path}.kqv", ("keys", "queries", "values"), block.token_dim)
+        yield from _attention_probes(path, f"{path}.proj", terms)
+        mlp = ("0", "1", "2")
     else:
         assert isinstance(block, TransformerBlock)
-        attn, e = block.attn, block.attn.token_dim
-        yield _columns(f"{path}.attn.qkv", "queries", 0, e, attn.scale)
-        yield _columns(f"{path}.attn.qkv", "keys", e, 2 * e)
-        yield _columns(f"{path}.attn.qkv", "values", 2 * e, 3 * e)
-        yield _Probe(f"{path} (attention)", f"{path}.attn.proj", reads=True, terms=terms)
-        yield _Probe(f"{path}.attn.proj", f"{path}.attn.proj")
-        fc1, act, fc2 = (f"{path}.mlp.{name}" for name in ("fc1", "act", "fc2"))
-    yield _Probe(f"{path} (sum after attention)", f"{path}.norm2", reads=True, terms=terms)
-    yield _Probe(f"{path}.norm2", f"{path}.norm2")
-    yield _Probe(fc1, fc1)
-    yield _Probe(act, fc2, reads=True)
-    yield _Probe(fc2, fc2)
+        yield from _runs(f"{path}.attn.qkv", _QKV, block.attn.token_dim, block.attn.scale)
+        yield from _attention_probes(path, f"{path}.attn.proj", terms)
+        mlp = _MLP
+    yield from _mlp_probes(path, mlp, terms)
     yield _Probe(f"{path} (sum after mlp)", path)
 
 
 def _block_probes(path: str, block: Block, terms: int) -> Iterator[_Probe]:
-    yield _Probe(f"{path}.norm1", f"{path}.norm1")
     attn, dim = block.attn, block.norm1.normalized_shape[0]
+    yield _Probe(f"{path}.norm1")
     if isinstance(attn, Attention):
-        yield _columns(f"{path}.attn.qkv", "queries", 0, dim, attn.scale)
-        yield _columns(f"{path}.attn.qkv", "keys", dim, 2 * dim)
-        yield _columns(f"{path}.attn.qkv", "values", 2 * dim, 3 * dim)
+        yield from _runs(f"{path}.attn.qkv", _QKV, dim, attn.scale)
     else:
-        yield _ghost(f"{path}.attn", attn, "q", attn.scale)
-        yield _ghost(f"{path}.attn", attn, "k")
-        yield _ghost(f"{path}.attn", attn, "v")
-    yield _Probe(f"{path} (attention)", f"{path}.attn.proj", reads=True, terms=terms)
-    yield _Probe(f"{path}.attn.proj", f"{path}.attn.proj")
+        for letter in "qkv":
+            yield _ghost(f"{path}.attn", attn, letter, attn.scale if letter == "q" else 1.0)
+    yield from _attention_probes(path, f"{path}.attn.proj", terms)
     if isinstance(attn, Attention) and attn.se_layer is not None:
-        yield _Probe(f"{path}.attn.se_layer", f"{path}.attn.se_layer")
-    yield _Probe(f"{path} (sum after attention)", f"{path}.norm2", reads=True)
-    yield _Probe(f"{path}.norm2", f"{path}.norm2")
-    yield _Probe(f"{path}.mlp.fc1", f"{path}.mlp.fc1")
-    yield _Probe(f"{path}.mlp.act", f"{path}.mlp.fc2", reads=True)
-    yield _Probe(f"{path}.mlp.fc2", f"{path}.mlp.fc2")
+        yield _Probe(f"{path}.attn.se_layer")
+    yield from _mlp_probes(path, _MLP)
     if isinstance(block, DenseBlock):
         yield _Probe(f"{path} (sum after mlp)", f"{path}.dense_linear", reads=True)
-        yield _Probe(f"{path}.dense_linear", f"{path}.dense_linear")
+        yield _Probe(f"{path}.dense_linear")
     else:
         yield _Probe(f"{path} (sum after mlp)", path)
 
 
-def _columns(module: str, word: str, start: int, stop: int, scale: float = 1.0) -> _Probe:
-    """Some outputs of a product; queries times the attention scale, as graphs hold them."""
+def _attention_probes(path: str, projection: str, terms: int) -> Iterator[_Probe]:
+    yield _Probe(f"{path} (attention)", projection, reads=True, terms=terms)
+    yield _Probe(projection)
 
-    def given(x: Tensor, found: Tensor) -> Tensor:
-        y = x.clone()
-        y[:, : found.shape[1], start:stop] = found / scale
-        return y
 
+def _mlp_probes(path: str, names: tuple[str, str, str], terms: int = 1) -> Iterator[_Probe]:
+    """terms: of the sum that the block's second norm reads."""
+    fc1, act, fc2 = (f"{path}.mlp.{name}" for name in names)
+    yield _Probe(f"{path} (sum after attention)", f"{path}.norm2", reads=True, terms=terms)
+    yield _Probe(f"{path}.norm2")
+    yield _Probe(fc1)
+    yield _Probe(act, fc2, reads=True)
+    yield _Probe(fc2)
+
+
+def _runs(
+    module: str, words: tuple[str, str, str], width: int, scale: float = 1.0
+) -> Iterator[_Probe]:
+    """Runs of columns of a product; queries times the attention scale, as graphs hold them."""
+    for index, word in enumerate(words):
+        columns = slice(index * width, (index + 1) * width)
+        yield _columns(f"{module} ({word})", module, columns, scale if word == "queries" else 1.0)
+
+
+def _columns(layer: str, module: str, columns: slice, factor: float) -> _Probe:
     return _Probe(
-        f"{module} ({word})", module, wanted=lambda x: x[..., start:stop] * scale, given=given
+        layer,
+        module,
+        take=lambda x: x[..., columns] * factor,
+        put=lambda x, own: _laid_over(x, own / factor, columns),
     )
 
 
-def _ghost(path: str, attn: GhostAttention, letter: str, scale: float = 1.0) -> _Probe:
+def _ghost(path: str, attn: GhostAttention, letter: str, scale: float) -> _Probe:
     """A computed half and its scaled copy; only the computed one can be handed on."""
     cheap: nn.Conv1d = getattr(attn, f"cheap_operation_{letter}")
 
-    def wanted(x: Tensor) -> Tensor:
+    def take(x: Tensor) -> Tensor:
         return torch.cat((x, scale_channels(x, cheap)), dim=-1) * scale
 
-    def given(x: Tensor, found: Tensor) -> Tensor:
-        return laid_over(x, found[..., : x.shape[-1]] / scale)
+    def put(x: Tensor, own: Tensor) -> Tensor:
+        return _laid_over(x, own[..., : x.shape[-1]] / scale)
 
-    return _Probe(f"{path}.{letter}", f"{path}.{letter}", wanted=wanted, given=given)
+    return _Probe(f"{path}.{letter}", take=take, put=put)
 
 
-def _row(x: Tensor) -> Tensor:
-    """(B, classes) -> (B, 1, classes)."""
-    return x[:, None]
+def _laid_over(x: Tensor, own: Tensor, columns: slice = _ALL) -> Tensor:
+    """``x`` (B, rows, channels) with its first rows, or columns of them, replaced."""
+    y = x.clone()
+    y[:, : own.shape[1], columns] = own
+    return y

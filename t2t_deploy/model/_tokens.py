@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from t2t_deploy.model._layers import Mlp
+from t2t_deploy.model._backbone import Mlp
 
 PERFORMER_EPSILON = 1e-8
 

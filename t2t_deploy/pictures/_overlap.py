@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 
 def overlap(artifact: Artifact, paths: Sequence[Path]) -> str | None:
     """None unless some of the files were among an artifact's calibration pictures; else which."""
-    calibration = (
-        None if artifact.manifest is None else artifact.manifest.details.get("calibration")
-    )
-    if not calibration:
+    calibrated_on = () if artifact.manifest is None else artifact.manifest.calibrated_on
+    if not calibrated_on:
         return None
-    return shared_pictures(calibration["pictures"], paths, artifact.path.name)
+    return shared_pictures(calibrated_on, paths, artifact.path.name)
 
 
 def shared_pictures(calibrated_on: Collection[str], paths: Sequence[Path], name: str) -> str | None:

@@ -69,9 +69,7 @@ def warnings(document: BenchDocument, cases: Sequence[Case]) -> Markup | None:
             f"{found.usable_cores} cores."
         )
     drawn = {
-        manifest.variant
-        for manifest in document.artifacts.values()
-        if manifest.weights and manifest.weights.get("source", {}).get("kind") == "random"
+        manifest.variant for manifest in document.artifacts.values() if manifest.random_weights
     }
     if drawn:
         said.append(

@@ -79,7 +79,7 @@ def instrumented_graph(
     from t2t_deploy.graph import NORMALISED_NAME
     from t2t_deploy.model import config_from_dict
 
-    graph_io = GraphIO.of_details(manifest.details)
+    graph_io = manifest.graph_io
     scaled = _equalised_layers(manifest)
     tensors = layer_tensors(
         model,
@@ -105,10 +105,10 @@ def _equalised_layers(manifest: Manifest) -> set[str]:
     The layers that read them take it back, and are compared.
     """
     scaled: set[str] = set()
-    for pair in manifest.details.get("quantization", {}).get("equalised", ()):
-        if pair.get("factor") is not None:
+    for layer in manifest.quantization.equalised:
+        if layer.factor is not None:
             continue  # in units that are known
-        producer = str(pair["producer"])
+        producer = layer.producer
         in_tokens = re.fullmatch(r"tokens\.blocks\.(\d)\.tail\.norm", producer)
         values = re.fullmatch(r"(blocks\.\d+)\.attn\.v", producer)
         if in_tokens is not None:
@@ -124,10 +124,10 @@ def _equalised_layers(manifest: Manifest) -> set[str]:
 def _factors(manifest: Manifest) -> dict[str, float]:
     """What brings queries and keys of an 8-bit graph back to the reference's units."""
     found: dict[str, float] = {}
-    for pair in manifest.details.get("quantization", {}).get("equalised", ()):
-        if pair.get("factor") is None:
+    for layer in manifest.quantization.equalised:
+        if layer.factor is None:
             continue
-        path, factor = str(pair["producer"]).removesuffix(".q"), float(pair["factor"])
+        path, factor = layer.producer.removesuffix(".q"), layer.factor
         for queries, keys in (
             (f"{path}.qkv (queries)", f"{path}.qkv (keys)"),
             (f"{path}.q", f"{path}.k"),

@@ -16,21 +16,22 @@ from __future__ import annotations
 from t2t_deploy.workspace._artifact import Artifact
 from t2t_deploy.workspace._locks import LockPolicy
 from t2t_deploy.workspace._manifest import (
-    MANIFEST_SUFFIX,
-    MANIFEST_VERSION,
     Manifest,
     manifest_path_for,
     manifest_text,
     read_manifest,
     tool_versions,
 )
-from t2t_deploy.workspace._tidy import CALIBRATION, PARTIAL, WorkspaceCheck, finished
-from t2t_deploy.workspace._workspace import Workspace
+from t2t_deploy.workspace._workspace import (
+    CALIBRATION,
+    PARTIAL,
+    Workspace,
+    WorkspaceCheck,
+    finished,
+)
 
 __all__ = [
     "CALIBRATION",
-    "MANIFEST_SUFFIX",
-    "MANIFEST_VERSION",
     "PARTIAL",
     "Artifact",
     "LockPolicy",

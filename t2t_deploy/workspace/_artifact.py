@@ -60,7 +60,10 @@ def artifact_of_file(path: Path) -> Artifact:
     while manifest_path.exists():
         records = read_records(manifest_path)
         if records == read:
-            raise _altered(path, found, records)
+            raise ArtifactError(
+                f"{path} was altered: its SHA-256 is {found[:12]}, its manifest says "
+                f"{records.manifest.sha256[:12]}; make it again"
+            )
         read, found = records, file_sha256(path)
         known = records.of(found)
         if known is not None:
@@ -112,10 +115,3 @@ def _superseded(path: Path) -> Superseded | None:
     with contextlib.suppress(ArtifactError):  # a damaged manifest says nothing of the file
         return read_records(beside).of(sha256)
     return None
-
-
-def _altered(path: Path, found: str, records: Records) -> ArtifactError:
-    return ArtifactError(
-        f"{path} was altered: its SHA-256 is {found[:12]}, its manifest says "
-        f"{records.manifest.sha256[:12]}; make it again"
-    )

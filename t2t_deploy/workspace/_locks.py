@@ -25,10 +25,6 @@ CHANGES = "workspace"
 _GRACE_S = 1.0
 
 
-def _silent(text: str) -> None:
-    """Say nothing."""
-
-
 @dataclass(frozen=True, slots=True)
 class LockPolicy:
     """How a command waits for another one.
@@ -39,7 +35,7 @@ class LockPolicy:
 
     wait: bool = True
     command: str = "a Python program"
-    say: Callable[[str], None] = _silent
+    say: Callable[[str], None] = lambda text: None
 
 
 @contextlib.contextmanager

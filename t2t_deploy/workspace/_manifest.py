@@ -9,20 +9,20 @@ moment, one of them is the file that lies there.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 from t2t_deploy import __version__
+from t2t_deploy._codec import Rule, from_plain, to_plain
 from t2t_deploy._optional import WHEELS, installed_versions
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, first_line, json_from_file
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.types import Precision, ShapeProfile, Status, Target
-from t2t_deploy.workspace._manifest_check import check_manifest_values
+from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Status, Target
 
 MANIFEST_VERSION = 1
 MANIFEST_SUFFIX = ".manifest.json"
@@ -32,6 +32,96 @@ _TOOLS = (
     *("torch", "onnx", "onnxsim", *WHEELS["onnxruntime"], "openvino", "tensorrt"),
     *(WHEELS["tensorrt_rtx"][0], "numpy"),
 )
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _are_weights(value: Mapping[str, Any]) -> bool:
+    known = _SHA256.fullmatch(str(value.get("sha256"))) is not None
+    return not value or (known and isinstance(value.get("source", {}), Mapping))
+
+
+_Count: TypeAlias = Annotated[int, Rule(_is_count, "a whole number of at least 0")]
+_Verdict: TypeAlias = Annotated[
+    Mapping[str, Any], Rule(lambda value: isinstance(value.get("status"), str), "one with a status")
+]
+_Config: TypeAlias = Annotated[
+    Mapping[str, Any],
+    Rule(
+        lambda value: all(_is_count(value.get(n, 1)) for n in ("image_size", "num_classes")),
+        "sizes of at least 0",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class EqualisedLayer:
+    """A layer whose channels an 8-bit graph holds in other units. factor: as of `EqualisedPair`."""
+
+    producer: str
+    factor: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How an 8-bit graph was quantised; None is what its version did not write, or another graph.
+
+    mode: static or dynamic. base: precision of what stayed float. placement: by its name.
+    """
+
+    mode: str | None = None
+    base: str | None = None
+    placement: str | None = None
+    equalised: tuple[EqualisedLayer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What runs an engine, and on what: sm has the names of GPU architectures.
+
+    profiles: as `ShapeProfile` writes them. inputs, outputs: a ``TensorSpec`` each, as a mapping;
+    None in engines of earlier versions.
+    """
+
+    backend: str
+    backend_version: str
+    sm: tuple[str, ...]
+    profiles: tuple[str, ...] | None = None
+    inputs: tuple[Mapping[str, Any], ...] | None = None
+    outputs: tuple[Mapping[str, Any], ...] | None = None
+
+    @property
+    def shape_profiles(self) -> tuple[ShapeProfile, ...]:
+        """The batches that the engine takes; none where its batch is fixed."""
+        return tuple(map(ShapeProfile.parse, self.profiles or ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an export was asked for beyond its target; None and False are what every graph has."""
+
+    soft_split: str | None = None
+    performer: str | None = None
+    embed_preprocess: bool = False
+    tail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Details:
+    """Those of a manifest's details that are read again."""
+
+    asked: Asked = Asked()
+    quantization: Quantization = Quantization()
+    calibration: Mapping[str, Any] | None = None
+    engine: EngineInfo | None = None
+    attestation: _Verdict | None = None
+    nodewise: _Verdict | None = None
+    located: _Verdict | None = None
+    budget: _Verdict | None = None
+    graph_verification: _Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +131,70 @@ class Manifest:
     kind: onnx or engine. file: its name beside the manifest. batch: fixed size, None for dynamic.
     weights: {"sha256", "source"} of the safetensors in the workspace. parents: {"kind", "file",
     "sha256"} of what it was made from. sequence: order of making within a workspace, independent
-    of the clock. details: figures of this kind of artifact.
+    of the clock. details: figures of this kind of artifact; properties give those read again.
     """
 
-    kind: str
+    kind: Annotated[str, Rule(lambda kind: kind in ("onnx", "engine"), "onnx or engine")]
     file: str
     sha256: str
-    size_bytes: int
+    size_bytes: _Count
     variant: str
     precision: Precision
-    config: Mapping[str, Any]
-    batch: int | None
+    config: _Config
+    batch: Annotated[int, Rule(lambda batch: batch > 0, "a whole number of at least 1")] | None
     target: str
-    weights: Mapping[str, Any]
-    opset: int | None = None
+    weights: Annotated[Mapping[str, Any], Rule(_are_weights, "a SHA-256 and a source")]
+    opset: _Count | None = None
     strategies: Mapping[str, Any] | None = None
     parents: tuple[Mapping[str, Any], ...] = ()
-    verification: Mapping[str, Any] | None = None
+    verification: _Verdict | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    tools: Mapping[str, str] = field(default_factory=dict)
-    sequence: int = 0
+    tools: Mapping[str, Any] = field(default_factory=dict)
+    sequence: _Count = 0
     created: str = ""
-    manifest_version: int = MANIFEST_VERSION
+    manifest_version: _Count = MANIFEST_VERSION
+
+    @property
+    def _details(self) -> _Details:
+        return from_plain(_Details, self.details)
+
+    @property
+    def asked(self) -> Asked:
+        """What the export was asked for."""
+        return self._details.asked
+
+    @property
+    def quantization(self) -> Quantization:
+        """How it was quantised; all None if it was not."""
+        return self._details.quantization
+
+    @property
+    def calibrated_on(self) -> tuple[str, ...]:
+        """SHA-256 of the pictures that its ranges are of."""
+        return tuple((self._details.calibration or {}).get("pictures", ()))
+
+    @property
+    def engine(self) -> EngineInfo:
+        """Of an engine. Raises ValueError for other kinds."""
+        engine = self._details.engine
+        if engine is None:
+            raise ValueError("details.engine is missing")
+        return engine
+
+    @property
+    def graph_io(self) -> GraphIO:
+        """What stands around the model. Raises ArtifactError for a form not known here."""
+        return GraphIO.of_details(self.details)
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Which weights it was made of; None where they are unknown, as of a foreign graph."""
+        return self.weights.get("sha256")
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether its weights are seeded random numbers."""
+        return bool(self.weights.get("source", {}).get("kind") == "random")
 
     @property
     def failed(self) -> bool:
@@ -90,24 +222,24 @@ class Manifest:
     @property
     def engine_backend(self) -> str:
         """The runtime of an engine."""
-        return str(self.details["engine"]["backend"])
+        return self.engine.backend
 
     @property
     def engine_profiles(self) -> tuple[ShapeProfile, ...]:
         """The batches that an engine takes; none where its batch is fixed."""
-        return tuple(map(ShapeProfile.parse, self.details["engine"].get("profiles") or ()))
+        return self.engine.shape_profiles
 
     @property
     def dynamic_ranges(self) -> bool:
         """Whether 8-bit ranges are found at run time."""
-        return bool(self.details.get("quantization", {}).get("mode") == "dynamic")
+        return self.quantization.mode == "dynamic"
 
     def _failed_checks(self) -> list[Mapping[str, Any]]:
-        details = self.details
+        of = self._details
         checks = (
             # an engine that has not run is as good as the graph it was built from
-            self.verification or details.get("graph_verification"),
-            *(details.get(name) for name in ("attestation", "nodewise", "located", "budget")),
+            self.verification or of.graph_verification,
+            *(of.attestation, of.nodewise, of.located, of.budget),
         )
         failed = [check for check in checks if check and check["status"] == Status.FAILED.value]
         outdated = self.outdated
@@ -123,17 +255,17 @@ class Manifest:
         if self.precision not in (Precision.INT8, Precision.FP8):
             return None
         if self.kind == "engine":
-            if "bare_sums" in (self.details.get("attestation") or {}):
+            if "bare_sums" in (self._details.attestation or {}):
                 return None
             return (
                 f"built before it was checked whether sums of {self.precision.value} codes pass "
                 "through float16, and in engines of that time they do: quantise and build again "
                 f"(t2t-deploy build-trt --{self.precision.value} --images DIR)"
             )
-        quantization = self.details.get("quantization", {})
-        if self.target != Target.TENSORRT.value or "base" not in quantization:
+        quantization = self.quantization
+        if self.target != Target.TENSORRT.value or quantization.placement is not None:
             return None
-        if quantization["base"] == Precision.FP32.value or "placement" in quantization:
+        if quantization.base in (None, Precision.FP32.value):
             return None
         return (
             "quantised in a form whose sums of codes pass through float16 in engines, where they "
@@ -143,19 +275,10 @@ class Manifest:
 
     def to_json(self, superseded: Superseded | None = None) -> str:
         """The manifest as it is written. superseded: what the file is until it is replaced."""
-        values = self._values()
+        values = to_plain(self)
         if superseded is not None:
-            old = superseded.manifest
-            values[_SUPERSEDED] = {
-                "sha256": superseded.sha256,
-                "manifest": None if old is None else old._values(),
-            }
+            values[_SUPERSEDED] = to_plain(superseded)
         return manifest_text(values)
-
-    def _values(self) -> dict[str, Any]:
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values["precision"] = self.precision.value
-        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +330,13 @@ def read_records(path: Path) -> Records:
                 f"{path} was altered: its checksum is {_checksum(values)[:12]}, it states "
                 f"{str(stated)[:12]}; remove it and make the artifact again"
             )
+        json.dumps(values, allow_nan=False)  # an infinity would be no JSON where it is told
         old = values.pop(_SUPERSEDED, None)
-        records = Records(_from_values(values))
+        superseded = None
         if old is not None:
             before = None if old["manifest"] is None else _from_values(old["manifest"])
-            records = Records(records.manifest, Superseded(str(old["sha256"]), before))
+            superseded = Superseded(str(old["sha256"]), before)
+        records = Records(_from_values(values), superseded)
     except OSError as err:
         raise ArtifactError(f"cannot read {path}: {err.strerror}") from err
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as err:
@@ -225,11 +350,11 @@ def read_records(path: Path) -> Records:
     return records
 
 
-def _from_values(values: dict[str, Any]) -> Manifest:
-    check_manifest_values(values)
-    values["precision"] = Precision(values["precision"])
-    values["parents"] = tuple(values["parents"])
-    return Manifest(**values)
+def _from_values(values: Any) -> Manifest:
+    manifest = from_plain(Manifest, values, exact=True)
+    # what is read again of its details is looked at too
+    _ = manifest.engine if manifest.kind == "engine" else manifest.asked
+    return manifest
 
 
 def manifest_text(values: Mapping[str, Any]) -> str:

@@ -7,12 +7,14 @@ import dataclasses
 import datetime
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from t2t_deploy._files import (
+    TEMPORARY,
     abandoned,
     file_sha256,
     make_folder,
@@ -30,7 +32,7 @@ from t2t_deploy.workspace._artifact import (
     change_manifest,
     replace_file,
 )
-from t2t_deploy.workspace._locks import CHANGES, LockPolicy, held
+from t2t_deploy.workspace._locks import CHANGES, LockPolicy, held, is_held
 from t2t_deploy.workspace._manifest import (
     MANIFEST_SUFFIX,
     Manifest,
@@ -38,11 +40,25 @@ from t2t_deploy.workspace._manifest import (
     read_manifest,
     tool_versions,
 )
-from t2t_deploy.workspace._tidy import WorkspaceCheck, check_files, check_weights, leftovers
 
 _FOLDERS = {"onnx": "onnx", "engine": "engines"}
 # what runtimes compiled here, and the times builders measured
 _COMPILED = ("cache", "timing")
+CALIBRATION = "calibration"
+PARTIAL = ".partial"
+"""Suffix of the sums of a calibration under way; its stem names the calibration's lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceCheck:
+    """How many artifacts were compared with their manifests, and what is wrong, a line each.
+
+    leftovers: of killed commands; they harm nothing and take space.
+    """
+
+    artifacts: int
+    problems: tuple[str, ...]
+    leftovers: tuple[Path, ...] = ()
 
 
 class Workspace:
@@ -71,7 +87,28 @@ class Workspace:
 
     def check(self) -> WorkspaceCheck:
         """Compare every file, and all weights, with what is written of them."""
-        return check_files(self.root, [self._file(path) for path in self._manifests()])
+        problems: list[str] = []
+        count = 0
+        users: dict[str, str] = {}
+        for path in self._manifests():
+            try:
+                read_manifest(path)
+                count += 1
+                artifact = _whole(self._file(path))
+                manifest = artifact.require_manifest()
+                if manifest.outdated is not None:
+                    problems.append(f"{artifact.path}: {manifest.outdated}")
+                if manifest.weights_sha256 is not None:
+                    users.setdefault(manifest.weights_sha256, artifact.path.name)
+            except ArtifactError as err:
+                problems.append(str(err))
+        stored = {path.stem for path in finished(self.root / "weights", "*.safetensors")}
+        for sha256 in sorted(stored | users.keys()):
+            try:
+                self.weights_path(sha256, users.get(sha256, ""))
+            except ArtifactError as err:
+                problems.append(str(err))
+        return WorkspaceCheck(count, tuple(problems), tuple(self._leftovers()))
 
     def newest(
         self,
@@ -117,9 +154,7 @@ class Workspace:
 
     def checked(self, artifact: Artifact, *, force: bool = False) -> Artifact:
         """The artifact, once its content matches its manifest. Raises as `open`."""
-        if not artifact.path.is_file():
-            raise ArtifactError(f"{artifact.path} is gone, its manifest is not; make it again")
-        return self._usable(artifact_of_file(artifact.path), force=force)
+        return self._usable(_whole(artifact.path), force=force)
 
     def _usable(self, artifact: Artifact, *, force: bool) -> Artifact:
         manifest = artifact.require_manifest()
@@ -132,11 +167,19 @@ class Workspace:
 
     def weights(self, manifest: Manifest) -> Path:
         """The stored weights an artifact was made from, checked. Raises ArtifactError."""
-        return self.weights_path(str(manifest.weights["sha256"]), manifest.file)
+        return self.weights_path(manifest.weights["sha256"], manifest.file)
 
     def weights_path(self, sha256: str, user: str = "an artifact") -> Path:
         """Stored weights by the hash of their content, checked. Raises ArtifactError."""
-        return check_weights(self.root, sha256, user)
+        path = self.root / "weights" / f"{sha256}.safetensors"
+        if not path.is_file():
+            raise ArtifactError(
+                f"workspace {self.root} lacks the weights {sha256[:12]} of {user}; use "
+                "the workspace it was exported in, or export it again here"
+            )
+        if file_sha256(path) != sha256:
+            raise ArtifactError(f"{path} was altered; remove it and export again")
+        return path
 
     def cache(self, name: str) -> Path | None:
         """Where a runtime may keep what it compiled; None in a workspace that is not written."""
@@ -195,7 +238,9 @@ class Workspace:
                     size_bytes=temporary.stat().st_size,
                     tools=tool_versions(),
                     sequence=self._next_sequence(),
-                    created=_now(),
+                    created=datetime.datetime.now(datetime.timezone.utc).isoformat(
+                        timespec="seconds"
+                    ),
                     **learned,
                 )
                 if output is not None:
@@ -243,7 +288,7 @@ class Workspace:
         with contextlib.ExitStack() as stack:
             if self.root.is_dir():
                 stack.enter_context(self.lock())
-                removed += leftovers(self.root)
+                removed += self._leftovers()
             if compiled:
                 removed += [p for name in _COMPILED if (p := self.root / name).is_dir()]
             for path in removed:
@@ -256,6 +301,19 @@ class Workspace:
         make_folder(folder)
         return folder
 
+    def _leftovers(self) -> Iterator[Path]:
+        """What killed commands left: unfinished files, sums of ranges, a file without manifest."""
+        yield from abandoned(self.root)
+        for path in finished(self.root / CALIBRATION, f"*{PARTIAL}"):
+            if not is_held(self.root, path.stem):
+                yield path
+        for pattern in ("onnx/*.onnx", "engines/*.engine"):
+            for path in finished(self.root, pattern):
+                # ours beyond doubt: a name that holds the content's hash
+                stem = "" if manifest_path_for(path).exists() else path.stem.rpartition("-")[2]
+                if stem and path.is_file() and file_sha256(path).startswith(stem):
+                    yield path
+
     def _next_sequence(self) -> int:
         """One more than any readable manifest has; a damaged one elsewhere stops nobody."""
         sequences = [0]
@@ -265,5 +323,13 @@ class Workspace:
         return max(sequences) + 1
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+def finished(folder: Path, pattern: str) -> list[Path]:
+    """Files by a pattern, without those that a command is, or was, writing."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith(TEMPORARY))
+
+
+def _whole(path: Path) -> Artifact:
+    """The artifact that a manifest is of, its content checked. Raises ArtifactError."""
+    if not path.is_file():
+        raise ArtifactError(f"{path} is gone, its manifest is not; make it again")
+    return artifact_of_file(path)

@@ -12,7 +12,6 @@ import onnx
 from t2t_deploy.calibration import (
     SIGNED,
     TYPED_QDQ_OPSET,
-    CodeStorage,
     Decision,
     Placement,
     QuantizedGraph,
@@ -28,6 +27,7 @@ from t2t_deploy.calibration import (
     stored_arrays,
     weight_scales,
 )
+from t2t_deploy.calibration._placement import CodeStorage
 from t2t_deploy.types import INPUT_NAME, Precision, Target
 
 from .conftest import chosen, decisions_of, pictures, ranges_of, rounded_weights, run, tiny

@@ -9,7 +9,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy.calibration import (
     Equalisation,
-    EqualisedPair,
     LinearLayer,
     equalised_weights,
     find_layers,
@@ -18,7 +17,7 @@ from t2t_deploy.calibration import (
     replace_weights,
     stored_arrays,
 )
-from t2t_deploy.calibration._equalise import GELU_BETWEEN, SKIP_READS_VALUES
+from t2t_deploy.calibration._equalise import GELU_BETWEEN, SKIP_READS_VALUES, EqualisedPair
 from t2t_deploy.types import Precision, Target
 
 from ..export.conftest import KINDS, relative_error

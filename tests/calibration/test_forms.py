@@ -30,7 +30,7 @@ from t2t_deploy.calibration import (
     storable_scale,
     stored_arrays,
 )
-from t2t_deploy.calibration._scales import tensor_scale
+from t2t_deploy.calibration._weights import tensor_scale
 from t2t_deploy.errors import CalibrationError
 from t2t_deploy.graph import check_graph
 from t2t_deploy.types import HALF_MAX, Precision, Target

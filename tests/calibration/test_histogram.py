@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2t_deploy.calibration import MagnitudeHistogram
-from t2t_deploy.calibration._observe import BINS
+from t2t_deploy.calibration._observe import BINS, MagnitudeHistogram
 
 
 def magnitudes(seed: int, largest: float, shape: tuple[int, ...]) -> np.ndarray:

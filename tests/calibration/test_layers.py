@@ -11,7 +11,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy.calibration import (
-    POLICY,
     WEIGHTS_COMPACT,
     Form,
     LinearLayer,
@@ -21,7 +20,7 @@ from t2t_deploy.calibration import (
     place_static,
     sources,
 )
-from t2t_deploy.calibration._layers import FP8_WINDOWS, NOT_NORMALISED, ONE_ROW
+from t2t_deploy.calibration._layers import FP8_WINDOWS, NOT_NORMALISED, ONE_ROW, POLICY
 from t2t_deploy.errors import CalibrationError
 from t2t_deploy.model import VARIANTS, config_for_variant
 from t2t_deploy.types import Precision, Target

@@ -8,14 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from t2t_deploy.calibration import (
-    MAX_MOMENT_PICTURES,
-    ChannelMaxima,
-    LinearLayer,
-    Observation,
-    observed_model,
-    sources,
-)
+from t2t_deploy.calibration import ChannelMaxima, LinearLayer, Observation, observed_model, sources
+from t2t_deploy.calibration._observe import MAX_MOMENT_PICTURES
 from t2t_deploy.errors import CalibrationError
 
 WIDTHS = {"norm:0": 5, "hidden": 8}

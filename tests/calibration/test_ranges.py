@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from t2t_deploy.calibration import MagnitudeHistogram, RangeMethod, range_of
+from t2t_deploy.calibration import RangeMethod, range_of
+from t2t_deploy.calibration._observe import MagnitudeHistogram
 
 COUNT = 200_000
 

@@ -16,11 +16,11 @@ from t2t_deploy.calibration import (
     Calibration,
     CalibrationKey,
     Equalisation,
-    EqualisedPair,
     RangeMethod,
     load_calibration,
     save_calibration,
 )
+from t2t_deploy.calibration._equalise import EqualisedPair
 from t2t_deploy.errors import CalibrationError
 
 KEY = CalibrationKey("a" * 64, "b" * 64, 12, 224, RangeMethod.MSE, True)

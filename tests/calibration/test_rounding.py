@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from t2t_deploy.calibration import round_weight
-from t2t_deploy.calibration._rounding import FP8_MAX, storable_scale
+from t2t_deploy.calibration._weights import FP8_MAX, storable_scale
 from t2t_deploy.types import Precision
 
 INT8, FP8 = Precision.INT8, Precision.FP8

@@ -11,13 +11,12 @@ from t2t_deploy.calibration import (
     Form,
     LinearLayer,
     RoundedWeight,
-    WeightScale,
     code_limit,
     half_bound,
     round_weight,
     weight_scales,
 )
-from t2t_deploy.calibration._scales import tensor_scale
+from t2t_deploy.calibration._weights import WeightScale, tensor_scale
 from t2t_deploy.types import HALF_MAX, Precision
 
 HALF, WIDE = np.dtype(np.float16), np.dtype(np.float32)

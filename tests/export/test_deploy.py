@@ -9,7 +9,7 @@ import torch
 
 from t2t_deploy.errors import UsageError
 from t2t_deploy.export import DeployT2TViT, PerformerForm, Strategies, choose_strategies
-from t2t_deploy.export._backbone import ClassQueryAttention
+from t2t_deploy.export._layers import ClassQueryAttention
 from t2t_deploy.export._token_block import TokenTransformer
 from t2t_deploy.model import VARIANTS, T2TViT
 from t2t_deploy.types import TOLERANCES, Precision, Target

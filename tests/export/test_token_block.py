@@ -19,7 +19,8 @@ from t2t_deploy.export._token_block import (
     TokenTransformer,
     mean_gain,
 )
-from t2t_deploy.model import PerformerBlock, TransformerBlock, random_tensor
+from t2t_deploy.model import PerformerBlock, TransformerBlock
+from t2t_deploy.model._random import random_tensor
 
 from .conftest import error
 

@@ -20,9 +20,9 @@ from t2t_deploy.model import (
     config_for_variant,
     random_state_dict,
     reference_from_state_dict,
-    restructure,
     soft_split,
 )
+from t2t_deploy.model._t2t import restructure
 
 TINY = ModelConfig(
     name="tiny",
