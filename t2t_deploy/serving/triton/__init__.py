@@ -11,19 +11,15 @@ from t2t_deploy.serving.triton._formats import (
     choose_accelerator,
     choose_batching,
     choose_format,
+    signature_from_onnx,
+    signature_from_tensors,
 )
 from t2t_deploy.serving.triton._repository import (
     ModelFolder,
     check_folders,
     put_back,
     service_folders,
-    service_names,
     write_folders,
-)
-from t2t_deploy.serving.triton._signature import (
-    Signature,
-    signature_from_onnx,
-    signature_from_tensors,
 )
 
 __all__ = [
@@ -33,14 +29,12 @@ __all__ = [
     "ModelFolder",
     "Service",
     "ServingFormat",
-    "Signature",
     "check_folders",
     "choose_accelerator",
     "choose_batching",
     "choose_format",
     "put_back",
     "service_folders",
-    "service_names",
     "signature_from_onnx",
     "signature_from_tensors",
     "write_folders",

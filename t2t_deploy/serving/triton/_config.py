@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from t2t_deploy.serving._classifier import Signature
 from t2t_deploy.serving.triton._formats import Accelerator, Batching, ServingFormat
 from t2t_deploy.serving.triton._pbtxt import Message, Value, Word, map_entries
-from t2t_deploy.serving.triton._signature import Signature
 from t2t_deploy.types import Precision, Tail, TensorSpec
 
 LABELS_FILE = "labels.txt"
@@ -73,9 +73,13 @@ class Service:
 
     @property
     def top_count(self) -> int:
-        """Classes told: no more than the model gives."""
-        given = self.signature.scores.shape[1]
-        return self.top if given is None else min(self.top, given)
+        """Classes that the ensemble gives: no more than the model does."""
+        return min(self.top, self.signature.columns)
+
+    @property
+    def folder_names(self) -> tuple[str, ...]:
+        """Names of the folders, in the order in which they are to be published."""
+        return (self.name, self.preprocess_name, self.postprocess_name, self.ensemble_name)
 
 
 def model_config(service: Service) -> Message:
@@ -121,7 +125,10 @@ def preprocess_config(service: Service) -> Message:
         "output": [_tensor(TensorSpec(_PIXELS, image.dtype, image.shape))],
         "instance_group": [{"kind": Word("KIND_CPU"), "count": service.preprocess_instances}],
         "parameters": _parameters(
-            {"size": str(service.signature.size), "image_input": service.signature.image_input}
+            {
+                "size": str(service.signature.size),
+                "image_input": service.signature.graph_io.image_input,
+            }
         ),
     }
 
@@ -142,7 +149,7 @@ def postprocess_config(service: Service) -> Message:
             {
                 "scores": signature.scores.name,
                 "indices": "" if signature.indices is None else signature.indices.name,
-                "tail": signature.tail.value,
+                "tail": signature.graph_io.tail.value,
                 "top": str(service.top_count),
             }
         ),
@@ -189,7 +196,7 @@ def _told_tensors(service: Service) -> list[Message]:
     ]
     if service.labels is not None:
         tensors.append({"name": "label", "data_type": Word("TYPE_STRING"), "dims": dims})
-    if service.signature.tail is not Tail.TOPK:
+    if service.signature.graph_io.tail is not Tail.TOPK:
         tensors.append(_labelled(service, service.signature.scores))
     return tensors
 
@@ -201,7 +208,7 @@ def _tensor(spec: TensorSpec) -> dict[str, Value]:
 
 def _labelled(service: Service, spec: TensorSpec) -> Message:
     """An output; Triton's classification extension names classes where scores are one per class."""
-    named = service.labels is not None and service.signature.tail is not Tail.TOPK
+    named = service.labels is not None and service.signature.graph_io.tail is not Tail.TOPK
     return _tensor(spec) | ({"label_filename": LABELS_FILE} if named else {})
 
 

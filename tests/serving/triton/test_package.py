@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,7 @@ from t2t_deploy.serving.triton import (
     write_folders,
 )
 from t2t_deploy.serving.triton._repository import ModelFolder
-from t2t_deploy.serving.triton._sources import own_sources
-from t2t_deploy.types import Precision, ShapeProfile, Target
+from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Tail, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
 Make = Callable[..., Package]
@@ -137,16 +136,16 @@ def test_a_failed_artifact_is_refused(
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (9, "has 9 lines and the model 10 classes"),
-        (11, "has 11 lines and the model 10 classes"),
-        (None, "line 3 of .* is empty"),
+        (9, "has 9 labels and the artifact 10 classes"),
+        (11, "has 11 labels and the artifact 10 classes"),
+        ("ab defghij", "line 3 of .* is empty"),
+        ([*"abcdefghi", "zw\u2028ei"], "the label 'zw.u2028ei' of .* has a line break"),
     ],
 )
 def test_labels_that_do_not_fit(
-    package: Make, labels: Path, lines: int | None, message: str
+    package: Make, labels: Path, lines: int | Sequence[str], message: str
 ) -> None:
-    text = ["a", "b", "", *"defghij"] if lines is None else [str(n) for n in range(lines)]
-    labels.write_text("\n".join(text) + "\n")
+    labels.write_text("\n".join("x" * lines if isinstance(lines, int) else lines) + "\n")
     with pytest.raises(UsageError, match=message):
         package(labels=labels)
 
@@ -277,12 +276,16 @@ TOP = [value("probabilities", "float32", ["N", 5]), value("indices", "int64", ["
 def test_signatures(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     plain = signature_from_onnx(foreign(path, [FLOATS], [SCORES]), {}, None)
-    assert (plain.image_input, plain.tail.value, plain.classes, plain.size, plain.batch) == (
-        *("float32_nchw", "logits", 10, 8, None),
-    )
+    assert (
+        plain.graph_io.image_input,
+        plain.graph_io.tail.value,
+        plain.classes,
+        plain.size,
+        plain.batch,
+    ) == (*("float32_nchw", "logits", 10, 8, None),)
     details = {"image_input": "uint8_nhwc", "tail": "softmax"}
     soft = signature_from_onnx(foreign(path, [PIXELS], [SCORES]), details, 10)
-    assert (soft.image_input, soft.tail.value) == ("uint8_nhwc", "softmax")
+    assert soft.graph_io == GraphIO(embed_preprocess=True, tail=Tail.SOFTMAX)
     top = signature_from_onnx(foreign(path, [PIXELS], TOP), {"tail": "topk"}, 10)
     assert top.indices is not None and (top.indices.name, top.classes) == ("indices", 10)
 
@@ -290,14 +293,14 @@ def test_signatures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "outputs", "details", "message"),
     [
-        ([FLOATS, PIXELS], [SCORES], {}, "expected one picture"),
-        ([value("x", "float32", ["N", 8, 8, 3])], [SCORES], {}, "expected one picture"),
-        ([value("x", "uint8", ["N", 3, 8, 8])], [SCORES], {}, "expected one picture"),
-        ([FLOATS], [SCORES, SCORES], {}, "expected float32"),
-        ([FLOATS], [value("y", "float32", ["N", 4, 10])], {}, "expected float32"),
-        ([FLOATS], [SCORES], {"image_input": "uint8_nhwc"}, "its manifest says uint8_nhwc"),
-        ([FLOATS], [SCORES], {"tail": "topk"}, "its tail is topk"),
-        ([FLOATS], TOP, {"tail": "softmax"}, "its tail is softmax"),
+        ([FLOATS, PIXELS], [SCORES], {}, "expected pictures, uint8"),
+        ([value("x", "float32", ["N", 8, 8, 3])], [SCORES], {}, "expected pictures, "),
+        ([value("x", "uint8", ["N", 3, 8, 8])], [SCORES], {}, "expected pictures, "),
+        ([FLOATS], [SCORES, SCORES], {}, r"expected scores \(N, classes\)"),
+        ([FLOATS], [value("y", "float32", ["N", 4, 10])], {}, r"expected scores \(N, classes\)"),
+        ([FLOATS], [SCORES], {"image_input": "uint8_nhwc"}, "expected pictures, uint8"),
+        ([FLOATS], [SCORES], {"tail": "topk"}, "of the tail topk"),
+        ([FLOATS], TOP, {"tail": "softmax"}, "of the tail softmax"),
         ([FLOATS], [value("y", "float32", ["N", 9])], {}, "its manifest says 10 classes"),
     ],
 )
@@ -316,24 +319,21 @@ def test_a_file_that_is_no_onnx(package: Make, tmp_path: Path) -> None:
             package(artifact=tmp_path / "m.onnx")
 
 
-def test_the_copied_transform_is_whole_and_ours(tmp_path: Path) -> None:
-    """It runs where this package is not installed, and comes before one that is."""
-    for name, text in own_sources("t2t_deploy.images").items():
-        path = tmp_path / "copy" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+def test_the_copied_transform_runs_without_this_package(package: Make, tmp_path: Path) -> None:
+    """It comes before one that is installed."""
+    copy = package(name="tiny").folders[1] / "1"
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import t2t_deploy.images as images; print(images.__file__)\n"
         "print(sorted(name for name in sys.modules if name.startswith('t2t_deploy')))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "copy")],
+        [sys.executable, "-c", program, str(copy)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    place, modules = done.stdout.splitlines()
-    assert place == str(tmp_path / "copy/t2t_deploy/images.py")
+    path, modules = done.stdout.splitlines()
+    assert path == str(copy / "t2t_deploy/images.py")
     assert modules == str([f"t2t_deploy{name}" for name in ("", ".errors", ".images", ".types")])
