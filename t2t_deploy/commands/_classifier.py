@@ -1,4 +1,4 @@
-"""From an artifact to a classifier: which runtime, its inputs and outputs, what its classes are.
+"""From an artifact to a session, or a classifier: which runtime, what its classes are.
 
 Used by `predict` here and across a cluster.
 """
@@ -7,10 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, cast
 
 from t2t_deploy._optional import is_installed
+from t2t_deploy._options import DEVICE, FILE, AnyPath, Opt, command
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy.commands._artifacts import DEFAULT_BACKEND, engine_sha256, usable_artifacts
+from t2t_deploy.commands._artifacts import (
+    DEFAULT_BACKEND,
+    Force,
+    Trust,
+    engine_sha256,
+    usable_artifacts,
+    workspace_of,
+)
 from t2t_deploy.errors import BackendError, UsageError
 from t2t_deploy.pictures import IMAGENET_CLASSES, imagenet_labels, labels_from_file
 from t2t_deploy.runtime import (
@@ -27,6 +36,25 @@ from t2t_deploy.workspace import Artifact, Workspace
 
 _LABELS_PACKAGE = "imagenet_classes"
 
+NamedArtifact = Annotated[AnyPath, Opt()]
+Backend = Annotated[
+    str | None, Opt("Default: ort-cpu; for an engine its own runtime.", metavar="NAME")
+]
+Threads = Annotated[int | None, Opt("Default: the runtime's choice.")]
+Device = Annotated[int | str | None, Opt("For backends on a GPU; default cuda:0.", DEVICE)]
+Batch = Annotated[
+    int | None, Opt("Pictures at a time where the artifact's batch is free; default 8.")
+]
+Top = Annotated[int | None, Opt("Classes of each picture; default 5.", metavar="N")]
+LabelsFile = Annotated[
+    AnyPath | None,
+    Opt(
+        "Names of the classes, one a line; without it ImageNet's for 1,000 classes.",
+        FILE,
+        metavar="FILE",
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -36,8 +64,43 @@ class Labels:
     source: str | None = None
 
 
+@command
+def load_session(
+    artifact: NamedArtifact,
+    *,
+    backend: Backend = None,
+    threads: Threads = None,
+    device: Device = None,
+    force: Force = False,
+    trust: Trust = False,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Progress = silent,
+) -> Session:
+    """Open an artifact, checked against its manifest, to run arrays through it.
+
+    backend: None is ONNX Runtime on the CPU, and for an engine the runtime it was built for; never
+    another one. Close the session, or use it as a context manager. trust: load an engine without
+    manifest, which is code. Raises ArtifactError where the file is missing, altered or failed a
+    check, EngineError, BackendError where the runtime cannot run here, UsageError.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from t2t_deploy import load_session
+    >>> with load_session(made.path, threads=1) as session:
+    ...     print(session.inputs[0], "->", session.outputs[0])
+    ...     session.run({"image": np.zeros((2, 3, 32, 32), np.float32)})["logits"].shape
+    image float32 (N, 3, 32, 32) -> logits float32 (N, 2)
+    (2, 2)
+    """
+    workspace = workspace_of(workspace)
+    source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
+    request = classifier_request(workspace, source, backend=backend, threads=threads, device=device)
+    return open_session(request.session)
+
+
 def artifact_to_run(
-    workspace: Workspace, path: Path, *, force: bool, trust: bool, progress: Progress
+    workspace: Workspace, path: AnyPath, *, force: bool, trust: bool, progress: Progress
 ) -> Artifact:
     """The artifact named, checked.
 
@@ -45,7 +108,7 @@ def artifact_to_run(
     EngineError for an engine that may not be loaded here.
     """
     (artifact,) = usable_artifacts(
-        workspace, [path], force=force, purpose="predict with", progress=progress, trust=trust
+        workspace, [Path(path)], force=force, purpose="predict with", progress=progress, trust=trust
     )
     manifest = artifact.manifest
     if manifest is not None and manifest.weights.get("source", {}).get("kind") == "random":
@@ -63,7 +126,7 @@ def classifier_request(
     backend: str | None = None,
     batch: int | None = None,
     threads: int | None = None,
-    device: int | None = None,
+    device: int | str | None = None,
 ) -> ClassifierRequest:
     """How to open an artifact as a classifier.
 
@@ -72,6 +135,7 @@ def classifier_request(
     here, ArtifactError where weights are needed and unknown.
     """
     manifest = artifact.manifest
+    device = cast("int | None", device)  # read by the command
     name = backend or _default_backend(artifact)
     reason = why_not_runnable(name, device)
     takes = BACKENDS[name].takes
@@ -107,28 +171,8 @@ def classifier_request(
     return ClassifierRequest(session, graph_io, batch or DEFAULT_BATCH, profile, classes)
 
 
-def open_artifact(
-    workspace: Workspace,
-    path: Path,
-    *,
-    backend: str | None = None,
-    threads: int | None = None,
-    device: int | None = None,
-    force: bool = False,
-    trust: bool = False,
-    progress: Progress = silent,
-) -> Session:
-    """A session of a checked artifact, or of its reference for a backend that takes weights.
-
-    Raises as `artifact_to_run` and `classifier_request`.
-    """
-    artifact = artifact_to_run(workspace, path, force=force, trust=trust, progress=progress)
-    plan = classifier_request(workspace, artifact, backend=backend, threads=threads, device=device)
-    return open_session(plan.session)
-
-
 def labels_for(
-    artifact: Artifact, file: Path | None, num_classes: int | None, progress: Progress
+    artifact: Artifact, file: AnyPath | None, num_classes: int | None, progress: Progress
 ) -> Labels:
     """The names of an artifact's classes: those of ``file``, else ImageNet's for 1,000 classes.
 
@@ -140,7 +184,7 @@ def labels_for(
                 f"--labels cannot be held against {artifact.path.name}: nothing tells how many "
                 "classes it has; use a file that t2t-deploy exported"
             )
-        return Labels(labels_from_file(file, num_classes), str(file))
+        return Labels(labels_from_file(Path(file), num_classes), str(file))
     if num_classes == IMAGENET_CLASSES and is_installed(_LABELS_PACKAGE):
         progress.note("labels are ImageNet's; --labels FILE names other classes")
         return Labels(imagenet_labels(), "imagenet-classes")

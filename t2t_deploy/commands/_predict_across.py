@@ -16,26 +16,34 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from t2t_deploy import __version__
 from t2t_deploy._files import abandoned, atomic_write, file_sha256, make_folder, remove, write_text
 from t2t_deploy._optional import is_installed, require
+from t2t_deploy._options import FOLDER, AnyPath, Opt, Role, command
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, json_from_file
+from t2t_deploy.commands._artifacts import Force, Trust, workspace_of
 from t2t_deploy.commands._classifier import (
+    Backend,
+    Batch,
+    Device,
     Labels,
+    LabelsFile,
+    NamedArtifact,
+    Threads,
+    Top,
     artifact_to_run,
     classifier_request,
     labels_for,
 )
-from t2t_deploy.commands._predict import PredictRequest
+from t2t_deploy.commands._predict import Images
 from t2t_deploy.errors import ArtifactError, counted
 from t2t_deploy.pictures import check_sources, shown_name
 from t2t_deploy.runtime import GPU_BACKENDS, available_threads
 from t2t_deploy.serving import (
     DEFAULT_BLOCK,
-    ClassifierRequest,
     ClassifyBlocks,
     Listing,
     PredictedImage,
@@ -52,22 +60,8 @@ _SECONDS_BETWEEN_STEPS = 10.0
 _SUFFIX = ".parquet"
 _RUN = "run.json"
 _FORMAT = 1
-_TOLD_SOURCES = 20
-_TOLD_FAILED = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class RayRequest:
-    """Where to run and where to write.
-
-    address: ``local``, ``auto`` or HOST:PORT. output: folder of the Parquet files. workers: None is
-    one for each core of the cluster. block: pictures of a file.
-    """
-
-    output: Path
-    address: str = "local"
-    workers: int | None = None
-    block: int = DEFAULT_BLOCK
+_SHOWN_SOURCES = 20
+_SHOWN_FAILED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,80 +88,118 @@ class ClusterPrediction:
     seconds: float
 
 
+@command
 def predict_across(
-    workspace: Workspace, request: PredictRequest, ray: RayRequest, progress: Progress = silent
+    artifact: NamedArtifact,
+    images: Images,
+    *,
+    output: Annotated[
+        AnyPath,
+        Opt(
+            "With --ray: where Parquet files go; what is there already is not done again.",
+            FOLDER,
+            Role.WRITES,
+            metavar="DIR",
+        ),
+    ],
+    ray: Annotated[
+        str,
+        Opt(
+            "Across a Ray cluster: local (of this machine), auto or HOST:PORT.",
+            metavar="[ADDRESS]",
+            bare="local",
+        ),
+    ] = "local",
+    workers: Annotated[int | None, Opt("With --ray: default one for each core there.")] = None,
+    block: Annotated[
+        int, Opt("With --ray: pictures a file; default 256.", none=DEFAULT_BLOCK)
+    ] = DEFAULT_BLOCK,
+    top: Top = None,
+    labels: LabelsFile = None,
+    backend: Backend = None,
+    batch: Batch = None,
+    threads: Threads = None,
+    device: Device = None,
+    force: Force = False,
+    trust: Trust = False,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Progress = silent,
 ) -> ClusterPrediction:
-    """Classify pictures on a cluster's workers; blocks that are in the output are skipped.
+    """The same across a Ray cluster, into Parquet files: ``t2t-deploy predict --ray``.
 
-    The artifact's bytes travel through the cluster's object store. Memory does not depend on how
-    many pictures there are, but on the largest single folder.
+    output: their folder; what is there already is not done again. block: pictures of a file. The
+    artifact's bytes travel through the cluster's object store. Memory does not depend on how many
+    pictures there are, but on the largest single folder.
     Raises as `predict_images`, and BackendError where the cluster, or a worker thrice, is lost,
-    ArtifactError where the output holds something else.
+    ArtifactError where the output holds something else, MissingDependencyError without Ray.
     """
-    check_address(ray.address)
-    check_sources(request.images)
+    check_address(ray)
+    check_sources(images)
     if not is_installed("ray"):  # it is imported once its settings are made
         require("ray")
-    artifact = artifact_to_run(
-        workspace, request.artifact, force=request.force, trust=request.trust, progress=progress
+    workspace = workspace_of(workspace)
+    source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
+    cpus = threads or 1
+    request = classifier_request(
+        workspace, source, backend=backend, batch=batch, threads=cpus, device=device
     )
-    cpus = request.threads or 1
-    plan = classifier_request(
-        workspace,
-        artifact,
-        backend=request.backend,
-        batch=request.batch,
-        threads=cpus,
-        device=request.device,
-    )
-    top, labels = _checked(artifact, plan, request, progress)
-    settings = _settings(artifact, plan, labels, top)
-    output = OutputFolder(ray.output, labels.names, settings)
-    identity = output.claim(request.images, ray.block)
-    done = output.finished()
-    content = plan.session.path.read_bytes()
+    used = request.session.backend
+    # opened here as each worker will: what is wrong with it shows before a cluster is started
+    with open_classifier(request) as classifier:
+        named = labels_for(source, labels, classifier.signature.classes, progress)
+        count = top_count(top, classifier)
+    names_of_classes = "\n".join(named.names).encode()
+    settings = {
+        "artifact": source.path.name,
+        "artifact_sha256": file_sha256(source.path),
+        "backend": used,
+        "top": count,
+        "labels_sha256": hashlib.sha256(names_of_classes).hexdigest() if named.names else None,
+    }
+    folder = OutputFolder(Path(output), named.names, settings)
+    identity = folder.claim(images, block)
+    done = folder.finished()
+    content = request.session.path.read_bytes()
     # what a local cluster offers; another one tells what it has
-    cores = (ray.workers or max(available_threads() // cpus, 1)) * cpus
-    with ray_cluster(ray.address, cpus=cores, shared_bytes=len(content)) as cluster:
-        workers = ray.workers or max(cluster.cpus // cpus, 1)
+    cores = (workers or max(available_threads() // cpus, 1)) * cpus
+    with ray_cluster(ray, cpus=cores, shared_bytes=len(content)) as cluster:
+        workers = workers or max(cluster.cpus // cpus, 1)
         progress.step(
-            f"predicting with {artifact.path.name}, {plan.session.backend}, on "
-            f"{counted(workers, 'worker')} of the cluster at {ray.address}; "
-            f"{counted(len(done), 'finished block')} found"
+            f"predicting with {source.path.name}, {used}, on {counted(workers, 'worker')} of the "
+            f"cluster at {ray}; {counted(len(done), 'finished block')} found"
         )
-        images = tuple(request.images)
-        make = ClassifyBlocks(cluster.ray.put(content), plan, images, top)
-        listing = Listing(images, ray.block, identity, done)
-        begun = told = time.monotonic()
+        make = ClassifyBlocks(cluster.ray.put(content), request, tuple(images), count)
+        listing = Listing(tuple(images), block, identity, done)
+        begun = last = time.monotonic()
         names: set[str] = set()
-        pictures = skipped = 0
+        classified = skipped = 0
         for found in map_blocks(
             cluster,
             listing,
             make,
             workers=workers,
             cpus=cpus,
-            gpus=1 if plan.session.backend in GPU_BACKENDS else 0,
+            gpus=1 if used in GPU_BACKENDS else 0,
         ):
             if isinstance(found, SkippedBlocks):
                 skipped = len(found.names)
                 names.update(found.names)
                 continue
-            block, classes = found
-            name = block.name(identity)
-            output.write(name, classes)
+            finished, predicted = found
+            name = finished.name(identity)
+            folder.write(name, predicted)
             names.add(name)
-            pictures += len(block.images)
+            classified += len(finished.images)
             now = time.monotonic()
-            if now - told >= _SECONDS_BETWEEN_STEPS:
-                told = now
-                speed = pictures / (now - begun)
+            if now - last >= _SECONDS_BETWEEN_STEPS:
+                last = now
+                speed = classified / (now - begun)
                 progress.step(
-                    f"{counted(pictures, 'picture')} in {counted(len(names), 'block')}, "
+                    f"{counted(classified, 'picture')} in {counted(len(names), 'block')}, "
                     f"{speed:,.0f}/s"
                 )
         seconds = time.monotonic() - begun
-    superseded = output.remove_all_but(names)
+    superseded = folder.remove_all_but(names)
     if skipped:
         progress.note(f"{skipped} of {len(names)} blocks were there already, and were skipped")
     if superseded:
@@ -175,12 +207,12 @@ def predict_across(
             f"removed {counted(superseded, 'file')} of blocks whose pictures are now in others: "
             "pictures were added or removed since"
         )
-    totals = output.totals()
+    totals = folder.totals()
     return ClusterPrediction(
-        artifact,
-        plan.session.backend,
-        labels,
-        ray.output,
+        source,
+        used,
+        named,
+        folder.root,
         totals.images,
         totals.failed,
         totals.first_failed,
@@ -190,29 +222,6 @@ def predict_across(
         workers,
         seconds,
     )
-
-
-def _checked(
-    artifact: Artifact, plan: ClassifierRequest, request: PredictRequest, progress: Progress
-) -> tuple[int, Labels]:
-    """Open the artifact here as each worker will: what is wrong with it shows before a cluster."""
-    with open_classifier(plan) as classifier:
-        labels = labels_for(artifact, request.labels, classifier.signature.classes, progress)
-        return top_count(request.top, classifier), labels
-
-
-def _settings(
-    artifact: Artifact, plan: ClassifierRequest, labels: Labels, top: int
-) -> Mapping[str, Any]:
-    """What decides about the content of the output."""
-    names = "\n".join(labels.names).encode()
-    return {
-        "artifact": artifact.path.name,
-        "artifact_sha256": file_sha256(artifact.path),
-        "backend": plan.session.backend,
-        "top": top,
-        "labels_sha256": hashlib.sha256(names).hexdigest() if names else None,
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,22 +247,22 @@ class OutputFolder:
         Raises ArtifactError where it holds predictions by something else, or of other pictures.
         """
         digest = hashlib.sha256(b"\0".join(map(os.fsencode, sources))).hexdigest()
-        wanted = {
+        expected = {
             "format": _FORMAT,
             **self._settings,
             "block": block,
-            "sources": [shown_name(source) for source in sources[:_TOLD_SOURCES]],
+            "sources": [shown_name(source) for source in sources[:_SHOWN_SOURCES]],
             "sources_sha256": digest,
         }
         path = self.root / _RUN
         if path.is_file():
             found = self._read(path)
-            other = [key for key in wanted if found.get(key) != wanted[key]]
+            other = [key for key in expected if found.get(key) != expected[key]]
             if other:
                 key = other[0]
                 raise ArtifactError(
                     f"{self.root} holds predictions of another run: its {key} is "
-                    f"{found.get(key)!r}, expected {wanted[key]!r}; choose another --output, or "
+                    f"{found.get(key)!r}, expected {expected[key]!r}; choose another --output, or "
                     "remove it"
                 )
         elif self._predictions.exists():
@@ -261,7 +270,7 @@ class OutputFolder:
                 f"{self.root} has a folder predictions and no {_RUN}; choose another --output"
             )
         else:
-            write_text(path, json.dumps(wanted, indent=1) + "\n")
+            write_text(path, json.dumps(expected, indent=1) + "\n")
         for folder in (self._predictions, self._failed):
             make_folder(folder)
         for path in abandoned(self.root):
@@ -330,7 +339,7 @@ class OutputFolder:
                 rows = parquet.read_table(path).to_pylist()
                 failed += len(rows)
                 first += [(row["image"], row["error"]) for row in rows]
-                del first[_TOLD_FAILED:]
+                del first[_SHOWN_FAILED:]
         return Totals(images, failed, tuple(first))
 
     def _write(
