@@ -170,18 +170,17 @@ def _remote_images(uri: str) -> Iterator[str]:
 
     def entries(folder: str) -> _Entries:
         try:
-            found = files.get_file_info(fs.FileSelector(folder))
+            return sorted(
+                (info.path, info.type == fs.FileType.Directory)
+                for info in files.get_file_info(fs.FileSelector(folder))
+                if info.type == fs.FileType.Directory
+                or (info.type == fs.FileType.File and _is_image(info.base_name))
+            )
         except UnicodeDecodeError as err:
             raise ImageError(
                 f"{folder} holds a name that is no UTF-8 ({err.object!r}), which pyarrow does not "
                 "read; rename it, or name a local folder by its path"
             ) from err
-        return sorted(
-            (str(info.path), info.type == fs.FileType.Directory)
-            for info in found
-            if info.type == fs.FileType.Directory
-            or (info.type == fs.FileType.File and _is_image(info.base_name))
-        )
 
     try:
         (info,) = files.get_file_info([path])

@@ -69,12 +69,12 @@ def test_images_are_drawn_as_blocks_are_taken() -> None:
     "address",
     ["local", "auto", "10.0.0.1:6379", "head.example:6379", "[::1]:6379", "ray://a:10001"],
 )
-def test_an_address(address: str) -> None:
+def test_an_address_is_taken(address: str) -> None:
     check_address(address)
 
 
 @pytest.mark.parametrize("address", ["model.onnx", "pictures", "a:b", "http://a:1", "", "a:1/x"])
-def test_no_address(address: str) -> None:
+def test_another_word_is_no_address(address: str) -> None:
     with pytest.raises(UsageError, match="expected local, auto or HOST:PORT"):
         check_address(address)
 
@@ -101,13 +101,11 @@ def test_an_output_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(is_installed("ray"), reason="the extra `ray` is installed")
-def test_without_ray(tmp_path: Path) -> None:
-    from t2t_deploy.commands import PredictRequest, RayRequest, predict_across
-    from t2t_deploy.workspace import Workspace
+def test_predict_across_without_ray_says_what_to_install(tmp_path: Path) -> None:
+    from t2t_deploy import predict_across
 
     (tmp_path / "a.jpg").touch()
-    request = PredictRequest(tmp_path / "m.onnx", [str(tmp_path)])
     hint = r"ray is not installed; .* pip install 't2t-deploy\[ray\]'"
     with pytest.raises(MissingDependencyError, match=hint):
-        predict_across(Workspace(tmp_path), request, RayRequest(tmp_path / "out"))
+        predict_across(tmp_path / "m.onnx", str(tmp_path), output=tmp_path / "out")
     assert not (tmp_path / "out").exists()

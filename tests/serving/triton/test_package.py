@@ -168,7 +168,7 @@ def test_a_fixed_batch(package: Make, artifact: Callable[[int | None], Artifact]
 
 
 @pytest.mark.parametrize(
-    ("profiles", "max_batch", "wanted"),
+    ("profiles", "max_batch", "expected"),
     [
         (["1:8:32"], None, (32, (8, 32))),
         (["1:1:32"], None, (32, (32,))),
@@ -187,17 +187,17 @@ def test_batches_of_profiles(
     artifact: Callable[[int | None], Artifact],
     profiles: list[str],
     max_batch: int | None,
-    wanted: Any,
+    expected: Any,
 ) -> None:
     signature = signature_from_onnx(artifact(None).path, {}, 10)
     parsed = [ShapeProfile.parse(text) for text in profiles]
     ask = ("file", signature, ServingFormat.TENSORRT, parsed, max_batch)
-    if isinstance(wanted, str):
-        with pytest.raises(DeployError, match=wanted):
+    if isinstance(expected, str):
+        with pytest.raises(DeployError, match=expected):
             choose_batching(*ask)
     else:
         found = choose_batching(*ask)
-        assert (found.max_size, found.preferred) == wanted
+        assert (found.max_size, found.preferred) == expected
 
 
 def test_formats_by_kind() -> None:
@@ -229,9 +229,9 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize(("form", "asked", "target", "precision", "wanted"), CHOICES)
-def test_accelerators(
-    form: str, asked: str | None, target: str, precision: str, wanted: Any
+@pytest.mark.parametrize(("form", "asked", "target", "precision", "expected"), CHOICES)
+def test_accelerators_by_format_target_and_precision(
+    form: str, asked: str | None, target: str, precision: str, expected: str | None
 ) -> None:
     ask = (
         ServingFormat(form),
@@ -239,11 +239,11 @@ def test_accelerators(
         Target(target),
         Precision(precision),
     )
-    if wanted is None:
+    if expected is None:
         with pytest.raises(UsageError):
             choose_accelerator(*ask)
     else:
-        assert choose_accelerator(*ask).value == wanted
+        assert choose_accelerator(*ask).value == expected
 
 
 def test_dynamic_ranges_stay_on_the_cpu() -> None:
