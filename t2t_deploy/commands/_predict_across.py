@@ -207,30 +207,18 @@ def predict_across(
             f"removed {counted(superseded, 'file')} of blocks whose pictures are now in others: "
             "pictures were added or removed since"
         )
-    totals = folder.totals()
     return ClusterPrediction(
         source,
         used,
         named,
         folder.root,
-        totals.images,
-        totals.failed,
-        totals.first_failed,
+        *folder.totals(),
         len(names),
         skipped,
         superseded,
         workers,
         seconds,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Pictures with classes and without in all files; some of the latter with the reason."""
-
-    images: int
-    failed: int
-    first_failed: tuple[tuple[str, str], ...]
 
 
 class OutputFolder:
@@ -256,7 +244,13 @@ class OutputFolder:
         }
         path = self.root / _RUN
         if path.is_file():
-            found = self._read(path)
+            try:
+                found = json_from_file(path, MAX_MANIFEST_BYTES)
+            except (OSError, ValueError) as err:
+                raise ArtifactError(
+                    f"{path} cannot be read ({err}); choose another --output, or remove this one"
+                ) from err
+            found = found if isinstance(found, dict) else {}
             other = [key for key in expected if found.get(key) != expected[key]]
             if other:
                 key = other[0]
@@ -327,8 +321,8 @@ class OutputFolder:
                 (folder / f"{name}{_SUFFIX}").unlink(missing_ok=True)
         return len(superseded)
 
-    def totals(self) -> Totals:
-        """Count what is in the folder, from the files' footers."""
+    def totals(self) -> tuple[int, int, tuple[tuple[str, str], ...]]:
+        """Images with classes and without in all files; some of the latter with the reason."""
         parquet = require("pyarrow.parquet")
         images = failed = 0
         first: list[tuple[str, str]] = []
@@ -340,7 +334,7 @@ class OutputFolder:
                 failed += len(rows)
                 first += [(row["image"], row["error"]) for row in rows]
                 del first[_SHOWN_FAILED:]
-        return Totals(images, failed, tuple(first))
+        return images, failed, tuple(first)
 
     def _write(
         self, path: Path, fields: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
@@ -350,12 +344,3 @@ class OutputFolder:
         table = pa.Table.from_pylist(rows, pa.schema(fields, about))
         with atomic_write(path) as temporary:
             parquet.write_table(table, temporary, compression="zstd")
-
-    def _read(self, path: Path) -> Mapping[str, Any]:
-        try:
-            values = json_from_file(path, MAX_MANIFEST_BYTES)
-        except (OSError, ValueError) as err:
-            raise ArtifactError(
-                f"{path} cannot be read ({err}); choose another --output, or remove this one"
-            ) from err
-        return values if isinstance(values, dict) else {}
