@@ -9,10 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
-from onnx import helper
 
 from t2t_deploy._files import file_sha256
 from t2t_deploy.commands import Package
@@ -27,7 +25,7 @@ from t2t_deploy.serving.triton import (
     write_folders,
 )
 from t2t_deploy.serving.triton._repository import ModelFolder
-from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Tail, Target
+from t2t_deploy.types import BARE, GraphIO, Precision, ShapeProfile, Tail, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
 Make = Callable[..., Package]
@@ -40,27 +38,24 @@ def written(folder: Path) -> set[str]:
 
 def test_every_file_of_a_python_package(package: Make, tmp_path: Path, labels: Path) -> None:
     made = package(format=ServingFormat.PYTHON, labels=labels, name="tiny")
+    step = ("config.pbtxt", "t2t-deploy.json")
+    sources = (f"1/t2t_deploy/{name}.py" for name in ("__init__", "errors", "images", "types"))
+    expected = {
+        "tiny": (*step, "labels.txt", "1/model.onnx", "1/model.onnx.manifest.json", "1/model.py"),
+        "tiny_preprocess": (*step, "1/model.py", *sources),
+        "tiny_postprocess": (*step, "1/model.py", "labels.txt"),
+        "tiny_images": (*step, "1/.keep"),
+    }
     assert written(tmp_path / "models") == {
-        *("tiny/config.pbtxt", "tiny/labels.txt", "tiny/t2t-deploy.json"),
-        *("tiny/1/model.onnx", "tiny/1/model.onnx.manifest.json", "tiny/1/model.py"),
-        *("tiny_preprocess/config.pbtxt", "tiny_preprocess/t2t-deploy.json"),
-        *("tiny_preprocess/1/model.py", "tiny_preprocess/1/t2t_deploy/__init__.py"),
-        *("tiny_preprocess/1/t2t_deploy/errors.py", "tiny_preprocess/1/t2t_deploy/images.py"),
-        "tiny_preprocess/1/t2t_deploy/types.py",
-        *("tiny_postprocess/config.pbtxt", "tiny_postprocess/t2t-deploy.json"),
-        *("tiny_postprocess/1/model.py", "tiny_postprocess/labels.txt"),
-        *("tiny_images/config.pbtxt", "tiny_images/t2t-deploy.json", "tiny_images/1/.keep"),
+        f"{folder}/{name}" for folder, names in expected.items() for name in names
     }
     assert [folder.name for folder in made.folders][-1] == "tiny_images"
-    model = tmp_path / "models/tiny/1/model.onnx"
-    assert file_sha256(model) == made.artifact.require_manifest().sha256
+    model, manifest = tmp_path / "models/tiny/1/model.onnx", made.artifact.require_manifest()
+    assert file_sha256(model) == manifest.sha256
     # its manifest fits it where it lies
-    assert (
-        Workspace(tmp_path / "none").open(model).require_manifest()
-        == made.artifact.require_manifest()
-    )
+    assert Workspace(tmp_path / "none").open(model).require_manifest() == manifest
     note = json.loads((tmp_path / "models/tiny_images/t2t-deploy.json").read_text())
-    assert note["artifact"]["sha256"] == made.artifact.require_manifest().sha256
+    assert note["artifact"]["sha256"] == manifest.sha256
     assert list(tmp_path.glob(".t2t-tmp-*")) == []
 
 
@@ -256,56 +251,57 @@ def test_dynamic_ranges_stay_on_the_cpu() -> None:
         )
 
 
-def foreign(path: Path, inputs: list[Any], outputs: list[Any]) -> Path:
-    graph = helper.make_graph([], "g", inputs, outputs)
-    onnx.save(helper.make_model(graph), path)
+FLOATS, PIXELS = "float[N,3,8,8] image", "uint8[N,8,8,3] image"
+SCORES, TOP = "float[N,10] scores", "float[N,5] probabilities, int64[N,5] indices"
+
+
+def foreign(path: Path, inputs: str, outputs: str) -> Path:
+    """A file whose graph has these inputs and outputs, and no nodes."""
+    header = '<ir_version: 9, opset_import: ["": 18]>'
+    onnx.save(onnx.parser.parse_model(f"{header} g ({inputs}) => ({outputs}) {{}}"), path)
     return path
 
 
-def value(name: str, dtype: str, dims: list[Any]) -> Any:
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    return helper.make_tensor_value_info(name, kind, dims)
-
-
-FLOATS = value("image", "float32", ["N", 3, 8, 8])
-PIXELS = value("image", "uint8", ["N", 8, 8, 3])
-SCORES = value("scores", "float32", ["N", 10])
-TOP = [value("probabilities", "float32", ["N", 5]), value("indices", "int64", ["N", 5])]
-
-
-def test_signatures(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    plain = signature_from_onnx(foreign(path, [FLOATS], [SCORES]), {}, None)
-    assert (
-        plain.graph_io.image_input,
-        plain.graph_io.tail.value,
-        plain.classes,
-        plain.size,
-        plain.batch,
-    ) == (*("float32_nchw", "logits", 10, 8, None),)
-    details = {"image_input": "uint8_nhwc", "tail": "softmax"}
-    soft = signature_from_onnx(foreign(path, [PIXELS], [SCORES]), details, 10)
-    assert soft.graph_io == GraphIO(embed_preprocess=True, tail=Tail.SOFTMAX)
-    top = signature_from_onnx(foreign(path, [PIXELS], TOP), {"tail": "topk"}, 10)
-    assert top.indices is not None and (top.indices.name, top.classes) == ("indices", 10)
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "details", "graph_io"),
+    [
+        (FLOATS, SCORES, {}, BARE),
+        (FLOATS, TOP, {}, GraphIO(tail=Tail.TOPK)),
+        (
+            *(PIXELS, SCORES, {"image_input": "uint8_nhwc", "tail": "softmax"}),
+            GraphIO(embed_preprocess=True, tail=Tail.SOFTMAX),
+        ),
+        (PIXELS, TOP, {"tail": "topk"}, GraphIO(embed_preprocess=True, tail=Tail.TOPK)),
+    ],
+)
+def test_signature_is_of_the_tensors_and_the_manifest(
+    tmp_path: Path, inputs: str, outputs: str, details: dict[str, str], graph_io: GraphIO
+) -> None:
+    path = foreign(tmp_path / "m.onnx", inputs, outputs)
+    found = signature_from_onnx(path, details, 10)
+    assert (found.graph_io, found.classes, found.size, found.batch) == (graph_io, 10, 8, None)
+    assert ", ".join(spec.name for spec in found.outputs) in ("scores", "probabilities, indices")
+    unknown = signature_from_onnx(path, details, None).classes
+    assert unknown == (None if graph_io.tail is Tail.TOPK else 10)
 
 
 @pytest.mark.parametrize(
     ("inputs", "outputs", "details", "message"),
     [
-        ([FLOATS, PIXELS], [SCORES], {}, "expected pictures, uint8"),
-        ([value("x", "float32", ["N", 8, 8, 3])], [SCORES], {}, "expected pictures, "),
-        ([value("x", "uint8", ["N", 3, 8, 8])], [SCORES], {}, "expected pictures, "),
-        ([FLOATS], [SCORES, SCORES], {}, r"expected scores \(N, classes\)"),
-        ([FLOATS], [value("y", "float32", ["N", 4, 10])], {}, r"expected scores \(N, classes\)"),
-        ([FLOATS], [SCORES], {"image_input": "uint8_nhwc"}, "expected pictures, uint8"),
-        ([FLOATS], [SCORES], {"tail": "topk"}, "of the tail topk"),
-        ([FLOATS], TOP, {"tail": "softmax"}, "of the tail softmax"),
-        ([FLOATS], [value("y", "float32", ["N", 9])], {}, "its manifest says 10 classes"),
+        (f"{FLOATS}, {PIXELS}2", SCORES, {}, "expected pictures, uint8"),
+        ("float[N,8,8,3] x", SCORES, {}, "expected pictures, "),
+        ("uint8[N,3,8,8] x", SCORES, {}, "expected pictures, "),
+        (FLOATS, f"{SCORES}, {SCORES}2", {}, r"expected scores \(N, classes\)"),
+        (FLOATS, "float[N,4,10] y", {}, r"expected scores \(N, classes\)"),
+        (FLOATS, SCORES, {"image_input": "uint8_nhwc"}, "expected pictures, uint8"),
+        (FLOATS, SCORES, {"tail": "topk"}, "of the tail topk"),
+        (FLOATS, TOP, {"tail": "softmax"}, "of the tail softmax"),
+        (FLOATS, "float[N,9] y", {}, "its manifest says 10 classes"),
+        (FLOATS, "float16[N,10] y", {}, "expected float32"),
     ],
 )
-def test_models_that_are_no_classifier(
-    tmp_path: Path, inputs: list[Any], outputs: list[Any], details: dict[str, str], message: str
+def test_a_model_that_is_no_classifier_is_refused(
+    tmp_path: Path, inputs: str, outputs: str, details: dict[str, str], message: str
 ) -> None:
     path = foreign(tmp_path / "m.onnx", inputs, outputs)
     with pytest.raises(ArtifactError, match=message):
