@@ -147,7 +147,7 @@ def test_labels_that_do_not_fit(
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", ".hidden", "ä"])
 def test_names_that_are_no_folder(package: Make, name: str) -> None:
-    with pytest.raises(UsageError, match="--name is"):
+    with pytest.raises(UsageError, match="name is"):
         package(name=name)
 
 
