@@ -127,14 +127,14 @@ def _values(found: Prediction, kept: list[PredictedImage]) -> dict[str, Any]:
         "images": found.images,
         "results": [
             {
-                "image": picture.shown,
+                "image": image.shown,
                 "top": [
                     {"index": r.index, "label": r.label, "probability": r.probability}
-                    for r in picture.top
+                    for r in image.top
                 ],
             }
-            for picture in kept
-            if picture.error is None
+            for image in kept
+            if image.error is None
         ],
         "unreadable": _named(found.unreadable),
         "not_finite": _named(found.not_finite),
@@ -142,8 +142,8 @@ def _values(found: Prediction, kept: list[PredictedImage]) -> dict[str, Any]:
     }
 
 
-def _named(pictures: Iterable[PredictedImage]) -> list[dict[str, Any]]:
-    return [{"image": picture.shown, "reason": picture.error} for picture in pictures]
+def _named(images: Iterable[PredictedImage]) -> list[dict[str, Any]]:
+    return [{"image": image.shown, "reason": image.error} for image in images]
 
 
 def _show(console: Console, found: Prediction, kept: list[PredictedImage]) -> None:
@@ -155,9 +155,9 @@ def _show(console: Console, found: Prediction, kept: list[PredictedImage]) -> No
     table.add_column("class", justify="right")
     table.add_column("label", overflow="fold")
     table.add_column("probability", justify="right")
-    for picture in kept:
-        name = escape(picture.shown)
-        for ranked in picture.top:
+    for image in kept:
+        name = escape(image.shown)
+        for ranked in image.top:
             label = escape(ranked.label or "")
             table.add_row(name, str(ranked.index), label, f"{ranked.probability:.2%}")
             name = ""
@@ -168,10 +168,10 @@ def _show(console: Console, found: Prediction, kept: list[PredictedImage]) -> No
     left = found.images - len(failed) - len(kept)
     if left > 0:
         console.print(f"and {left} more pictures; --csv FILE and --json tell them all")
-    for picture in found.unreadable[:SHOWN_UNREADABLE]:
-        console.print(picture.error, markup=False)
-    for picture in found.not_finite[:SHOWN_UNREADABLE]:
-        console.print(f"{picture.shown}: {picture.error}", markup=False)
+    for image in found.unreadable[:SHOWN_UNREADABLE]:
+        console.print(image.error, markup=False)
+    for image in found.not_finite[:SHOWN_UNREADABLE]:
+        console.print(f"{image.shown}: {image.error}", markup=False)
     hidden = sum(
         max(len(some) - SHOWN_UNREADABLE, 0) for some in (found.unreadable, found.not_finite)
     )

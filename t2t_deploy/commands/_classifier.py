@@ -176,7 +176,7 @@ def labels_for(
 ) -> Labels:
     """The names of an artifact's classes: those of ``file``, else ImageNet's for 1,000 classes.
 
-    num_classes: None where nothing tells it. Raises ArtifactError for a file that does not fit.
+    num_classes: None where nothing says it. Raises ArtifactError for a file that does not fit.
     """
     if file is not None:
         if num_classes is None:

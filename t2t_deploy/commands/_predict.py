@@ -49,9 +49,9 @@ Images = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What was predicted. images: how many pictures were named, each counted once.
+    """What was predicted. images: how many were named, each counted once.
 
-    unreadable: pictures that could not be read, with the reason. not_finite: pictures for which the
+    unreadable: those that could not be read, with the reason. not_finite: those for which the
     artifact gave NaN or infinity.
     """
 
@@ -66,7 +66,7 @@ class Prediction:
 
     @property
     def failed(self) -> bool:
-        """Whether a picture has no class."""
+        """Whether an image has no class."""
         return bool(self.unreadable or self.not_finite)
 
 
@@ -173,9 +173,9 @@ def _csv_writer(path: Path, top: int) -> Iterator[Callable[[PredictedImage], Non
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["image", "error", *columns])
 
-        def write(picture: PredictedImage) -> None:
-            row = [picture.shown, picture.error or ""]
-            for ranked in picture.top:
+        def write(image: PredictedImage) -> None:
+            row = [image.shown, image.error or ""]
+            for ranked in image.top:
                 row += [str(ranked.index), ranked.label or "", str(ranked.probability)]
             writer.writerow(row + [""] * (2 + len(columns) - len(row)))
 

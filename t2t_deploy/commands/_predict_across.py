@@ -68,9 +68,9 @@ _SHOWN_FAILED = 1000
 class ClusterPrediction:
     """What was predicted, in this run and before.
 
-    images: pictures that have classes. failed: pictures that have none, of which ``unreadable`` has
+    images: those that have classes. failed: those that have none, of which ``unreadable`` has
     some. blocks, skipped: files of this partition, and those that were there before. superseded:
-    files of another partition of the same pictures, removed. seconds: of the run, from the first
+    files of another partition of the same images, removed. seconds: of the run, from the first
     block asked for to the last one written.
     """
 
@@ -160,7 +160,7 @@ def predict_across(
     identity = folder.claim(images, block)
     done = folder.finished()
     content = request.session.path.read_bytes()
-    # what a local cluster offers; another one tells what it has
+    # what a local cluster offers; another one says what it has
     cores = (workers or max(available_threads() // cpus, 1)) * cpus
     with ray_cluster(ray, cpus=cores, shared_bytes=len(content)) as cluster:
         workers = workers or max(cluster.cpus // cpus, 1)

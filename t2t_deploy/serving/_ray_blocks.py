@@ -23,7 +23,6 @@ from t2t_deploy._optional import require
 from t2t_deploy.errors import BackendError, DeployError
 from t2t_deploy.pictures import find_images, reader_of, scheme_of
 from t2t_deploy.serving._classifier import (
-    Classifier,
     ClassifierRequest,
     PredictedImage,
     chunks,
@@ -224,23 +223,20 @@ class ClassifyBlocks:
 
     def __call__(self) -> Work:
         """Open the session. Raises BackendError, ArtifactError."""
-        classifier = self._opened()
-        read = reader_of(self.sources, classifier.size)
-        remote = any(scheme_of(source) is not None for source in self.sources)
-        # a worker with one core decodes and computes by turns; more would share that core
-        readers = _REMOTE_READERS if remote else (self.request.session.threads or 1) - 1
-
-        def classify(images: Sequence[str]) -> list[PredictedImage]:
-            return list(classify_images(classifier, images, read, top=self.top, readers=readers))
-
-        return classify
-
-    def _opened(self) -> Classifier:
         session = self.request.session
         with tempfile.TemporaryDirectory(prefix="t2t-deploy-") as folder:
             path = Path(folder, session.path.name)
             path.write_bytes(require("ray").get(self.content))
             # runtimes have read the file, or hold it open, once a session is there
-            return open_classifier(
+            classifier = open_classifier(
                 dataclasses.replace(self.request, session=dataclasses.replace(session, path=path))
             )
+        read = reader_of(self.sources, classifier.size)
+        remote = any(scheme_of(source) is not None for source in self.sources)
+        # a worker with one core decodes and computes by turns; more would share that core
+        readers = _REMOTE_READERS if remote else (session.threads or 1) - 1
+
+        def classify(images: Sequence[str]) -> list[PredictedImage]:
+            return list(classify_images(classifier, images, read, top=self.top, readers=readers))
+
+        return classify

@@ -37,9 +37,9 @@ _TRT_PRECISION = {Precision.FP16: "FP16", Precision.INT8: "INT8"}
 class Service:
     """A model as it is to be served.
 
-    profiles: how many optimisation profiles an engine has. top: classes that the ensemble tells.
+    profiles: how many optimisation profiles an engine has. top: classes that the ensemble gives.
     queue_delay_us: how long a request may wait for others, microseconds. instances: of the model;
-    preprocess_instances: of the step that reads pictures, a process each. threads: of ONNX Runtime
+    preprocess_instances: of the step that reads images, a process each. threads: of ONNX Runtime
     in each instance; 0 is one per core.
     """
 
@@ -59,7 +59,7 @@ class Service:
 
     @property
     def preprocess_name(self) -> str:
-        """The step that makes pixels of a picture's bytes."""
+        """The step that makes pixels of an image's bytes."""
         return f"{self.name}_preprocess"
 
     @property

@@ -58,7 +58,7 @@ _PRECISIONS = {
 class Batching:
     """How Triton forms batches.
 
-    max_size: pictures at most. preferred: sizes to wait for; empty: no dynamic batching. fixed:
+    max_size: images at most. preferred: sizes to wait for; empty: no dynamic batching. fixed:
     the model takes exactly ``max_size``, and what is missing is filled up.
     """
 
@@ -199,7 +199,7 @@ def choose_batching(
 
     profiles: of an engine. max_batch: the largest asked for; None is what the engine takes, or
     `DEFAULT_MAX_BATCH` where the batch is free. Raises ArtifactError where Triton's batcher, which
-    sends any number of pictures, does not suit; UsageError where the model takes fewer.
+    sends any number of images, does not suit; UsageError where the model takes fewer.
     """
     fixed = signature.batch
     if fixed is not None and not profiles:
