@@ -138,8 +138,9 @@ def test_a_failed_artifact_is_refused(
     ],
 )
 def test_labels_that_do_not_fit(
-    package: Make, labels: Path, lines: int | Sequence[str], message: str
+    package: Make, tmp_path: Path, lines: int | Sequence[str], message: str
 ) -> None:
+    labels = tmp_path / "other.txt"
     labels.write_text("\n".join("x" * lines if isinstance(lines, int) else lines) + "\n")
     with pytest.raises(UsageError, match=message):
         package(labels=labels)
