@@ -11,7 +11,6 @@ from t2t_deploy.serving._classifier import (
     Signature,
     classify_images,
     open_classifier,
-    read_signature,
     top_count,
 )
 from t2t_deploy.serving._ray_blocks import (
@@ -45,6 +44,5 @@ __all__ = [
     "map_blocks",
     "open_classifier",
     "ray_cluster",
-    "read_signature",
     "top_count",
 ]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from t2t_deploy.serving.triton._config import Service
 from t2t_deploy.serving.triton._formats import (
-    DEFAULT_MAX_BATCH,
     Accelerator,
-    Batching,
     ServingFormat,
     choose_accelerator,
     choose_batching,
@@ -15,7 +13,6 @@ from t2t_deploy.serving.triton._formats import (
     signature_from_tensors,
 )
 from t2t_deploy.serving.triton._repository import (
-    ModelFolder,
     check_folders,
     put_back,
     service_folders,
@@ -23,10 +20,7 @@ from t2t_deploy.serving.triton._repository import (
 )
 
 __all__ = [
-    "DEFAULT_MAX_BATCH",
     "Accelerator",
-    "Batching",
-    "ModelFolder",
     "Service",
     "ServingFormat",
     "check_folders",

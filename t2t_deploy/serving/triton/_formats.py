@@ -58,13 +58,11 @@ _PRECISIONS = {
 class Batching:
     """How Triton forms batches.
 
-    max_size: images at most. preferred: sizes to wait for; empty: no dynamic batching. fixed:
-    the model takes exactly ``max_size``, and what is missing is filled up.
+    max_size: images at most. preferred: sizes to wait for; empty: no dynamic batching.
     """
 
     max_size: int
     preferred: tuple[int, ...] = ()
-    fixed: bool = False
 
 
 def signature_from_onnx(path: Path, details: Mapping[str, Any], classes: int | None) -> Signature:
@@ -214,7 +212,7 @@ def choose_batching(
                 f"{path} takes exactly {fixed} pictures, Triton sends 1 to {fixed}: make it with "
                 "--batch dynamic, or take --format python, which fills batches up"
             )
-        return Batching(fixed, (fixed,), fixed=True)
+        return Batching(fixed, (fixed,))
     if not profiles:
         return _up_to(DEFAULT_MAX_BATCH if max_batch is None else max_batch)
     ordered = sorted(profiles, key=lambda profile: profile.min)

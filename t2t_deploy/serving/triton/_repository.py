@@ -7,10 +7,9 @@ changed since, is left alone.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,7 +99,9 @@ def write_folders(repository: Path, folders: Sequence[ModelFolder]) -> list[Path
     """
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        with _staging(repository.resolve()) as staging:
+        resolved = repository.resolve()
+        with temporary_folder(resolved.parent, there=True) as staging:
+            (staging / _WHOSE).write_text(resolved.name, encoding="utf-8")
             for folder in folders:
                 _write(folder, staging / "new" / folder.name)
             (staging / "old").mkdir()
@@ -184,13 +185,6 @@ def put_back(parent: Path, repository: str | None = None) -> None:
             if not (parent / name / old.name).exists():
                 old.rename(parent / name / old.name)
         remove(staging)
-
-
-@contextlib.contextmanager
-def _staging(repository: Path) -> Iterator[Path]:
-    with temporary_folder(repository.parent, there=True) as folder:
-        (folder / _WHOSE).write_text(repository.name, encoding="utf-8")
-        yield folder
 
 
 def service_folders(

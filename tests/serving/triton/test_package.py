@@ -156,7 +156,7 @@ def test_a_fixed_batch(package: Make, artifact: Callable[[int | None], Artifact]
     with pytest.raises(ArtifactError, match=r"takes exactly 4 pictures, Triton sends 1 to 4"):
         package(artifact=artifact(4).path)
     filled = package(artifact=artifact(4).path, format=ServingFormat.PYTHON).service.batching
-    assert (filled.max_size, filled.preferred, filled.fixed) == (4, (4,), True)
+    assert (filled.max_size, filled.preferred) == (4, (4,))
     single = package(artifact=artifact(1).path).service.batching
     assert (single.max_size, single.preferred) == (1, ())
     with pytest.raises(UsageError, match=r"--max-batch is 8 and the batch of .* fixed at 4"):
