@@ -15,9 +15,6 @@ if TYPE_CHECKING:
         draw_features,
         examine_machine,
         inspect_artifact,
-        load_session,
-        predict_across,
-        predict_images,
     )
     from t2t_deploy.commands import (
         benchmark,
@@ -26,7 +23,10 @@ if TYPE_CHECKING:
         compare_exports,
         evaluate_artifacts,
         export_onnx,
+        load_session,
         package_artifact,
+        predict_across,
+        predict_images,
         quantize_onnx,
         verify_artifacts,
     )

@@ -6,16 +6,10 @@ from t2t_deploy.api._use import (
     draw_features,
     examine_machine,
     inspect_artifact,
-    load_session,
-    predict_across,
-    predict_images,
 )
 
 __all__ = [
     "draw_features",
     "examine_machine",
     "inspect_artifact",
-    "load_session",
-    "predict_across",
-    "predict_images",
 ]

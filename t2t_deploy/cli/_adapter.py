@@ -28,13 +28,13 @@ def command_line(
     name: str,
     function: Callable[..., Any],
     *,
-    extra: Mapping[str, click.Parameter] | None = None,
+    extra: Mapping[str, Sequence[click.Parameter]] | None = None,
     run: Run | None = None,
 ) -> Callable[[Show], click.Command]:
     """Turn what shows a command's result into the command; its docstring is the help.
 
     It gets the result of ``function``, and returns the exit status where that is not 0. extra:
-    parameters that only the command line has, by the name of the one that each stands before. run:
+    parameters that only the command line has, by the name of the one that they stand before. run:
     called with the function's arguments and the extra ones instead of the function, to choose
     another.
     """
@@ -42,9 +42,9 @@ def command_line(
     params: list[click.Parameter] = []
     for parameter in known.values():
         if extra and parameter.name in extra:
-            params.append(extra[parameter.name])
-        params += _click_parameters(parameter)
-    own = {one.name for one in (extra or {}).values()}
+            params += extra[parameter.name]
+        params += click_parameters(parameter)
+    own = {one.name for some in (extra or {}).values() for one in some}
 
     def decorated(show: Show) -> click.Command:
         def call(workspace: Any, shown_by: Output, /, **values: Any) -> int | None:
@@ -106,7 +106,8 @@ def _common() -> list[click.Parameter]:
     ]
 
 
-def _click_parameters(parameter: Parameter) -> list[click.Parameter]:
+def click_parameters(parameter: Parameter) -> list[click.Parameter]:
+    """What the command line takes for a parameter of a command."""
     opt, kind = parameter.opt, parameter.kind
     if parameter.positional:
         return [

@@ -50,7 +50,7 @@ def _run(given: dict[str, Any], extra: dict[str, Any]) -> Artifact | StrategyCom
     return compare_exports(**given)
 
 
-@command_line("export", export_onnx, extra={"output": _COMPARE}, run=_run)
+@command_line("export", export_onnx, extra={"output": [_COMPARE]}, run=_run)
 def command(made: Artifact | StrategyComparison, output: Output) -> int:
     """Export a checkpoint to ONNX and verify the file against the reference.
 

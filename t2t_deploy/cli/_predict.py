@@ -1,80 +1,76 @@
-"""``t2t-deploy predict``."""
+"""``t2t-deploy predict``, here or across a Ray cluster."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from t2t_deploy.cli._options import DeviceType, common_options, force_option, trust_option
+from t2t_deploy._options import parameters
+from t2t_deploy.cli._adapter import click_parameters, command_line
 from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._predict_across import run_across
 from t2t_deploy.cli._results import SHOWN_UNREADABLE, fell_short
-from t2t_deploy.errors import UsageError
+from t2t_deploy.commands import (
+    ClusterPrediction,
+    Prediction,
+    artifact_values,
+    predict_across,
+    predict_images,
+)
+from t2t_deploy.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from t2t_deploy.commands import PredictedPicture, Prediction, RayRequest
+    from t2t_deploy.serving import PredictedImage
 
-_SHOWN_PICTURES = 50
+_SHOWN_IMAGES = 50
 _STDIN = "-"
+_NULL = click.Option(
+    ["-0", "--null"], is_flag=True, help="Names on stdin end in a zero byte, not a line."
+)
+_ACROSS = parameters(predict_across)
+_CLUSTER = [
+    option
+    for name in ("ray", "output", "workers", "block")
+    for option in click_parameters(dataclasses.replace(_ACROSS[name], default=None))
+]
 
 
-@click.command("predict", short_help="Pictures -> classes.")
-@click.argument("artifact", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option(
-    "--top", type=click.IntRange(1), metavar="N", help="Classes of each picture; default 5."
-)
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Names of the classes, one a line; without it ImageNet's for 1,000 classes.",
-)
-@click.option(
-    "--csv",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.csv",
-    help="Write a line of each picture.",
-)
-@click.option("-0", "--null", is_flag=True, help="Names on stdin end in a zero byte, not a line.")
-@click.option("--backend", metavar="NAME", help="Default: ort-cpu; for an engine its own runtime.")
-@click.option(
-    "--batch",
-    type=click.IntRange(1),
-    help="Pictures at a time where the artifact's batch is free; default 8.",
-)
-@click.option("--threads", type=click.IntRange(1), help="Default: the runtime's choice.")
-@click.option("--device", type=DeviceType(), help="For backends on a GPU; default cuda:0.")
-@click.option(
-    "--ray",
-    is_flag=False,
-    flag_value="local",
-    metavar="[ADDRESS]",
-    help="Across a Ray cluster: local (of this machine), auto or HOST:PORT.",
-)
-@click.option(
-    "--output",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="With --ray: where Parquet files go; what is there already is not done again.",
-)
-@click.option(
-    "--workers", type=click.IntRange(1), help="With --ray: default one for each core there."
-)
-@click.option("--block", type=click.IntRange(1), help="With --ray: pictures a file; default 256.")
-@force_option
-@trust_option
-@common_options
+def _run(
+    given: dict[str, Any], extra: dict[str, Any]
+) -> tuple[Prediction, list[PredictedImage]] | ClusterPrediction:
+    """Predict where it was asked for; with the images that are to be shown."""
+    null = extra.pop("null")
+    across = {name: value for name, value in extra.items() if value is not None}
+    if "ray" not in across:
+        for name in ("output", "workers", "block"):
+            if name in across:
+                raise UsageError(f"--{name} is about a cluster; add --ray, or leave it out")
+    elif "csv" in given:
+        raise UsageError("--csv and --ray were given together; a cluster writes Parquet: --output")
+    elif "output" not in across:
+        raise UsageError("--ray needs a folder for its Parquet files: add --output DIR")
+    given["images"] = sources_from(given["images"], null=null)
+    if across:
+        return predict_across(**given, **across)
+    kept: list[PredictedImage] = []
+    as_json = given["progress"].as_json
+
+    def receive(image: PredictedImage) -> None:
+        if as_json or (image.error is None and len(kept) < _SHOWN_IMAGES):
+            kept.append(image)
+
+    return predict_images(**given, receive=receive), kept
+
+
+@command_line("predict", predict_images, extra={"backend": [_NULL], "force": _CLUSTER}, run=_run)
 def command(
-    artifact: Path, images: tuple[str, ...], workspace: Any, output: Output, **options: Any
+    result: tuple[Prediction, list[PredictedImage]] | ClusterPrediction, output: Output
 ) -> int:
     """Tell the classes of pictures.
 
@@ -86,60 +82,21 @@ def command(
     t2t-deploy predict model.onnx photos/ --top 1 -o classes.csv
     find photos -newer last -name '*.jpg' | t2t-deploy predict model.onnx -
     """
-    from t2t_deploy.commands import PredictRequest, predict_images
-
-    across = _ray_request(options)
-    request = PredictRequest(
-        artifact=artifact,
-        images=sources_from(images, null=options["null"]),
-        top=options["top"],
-        labels=options["labels"],
-        csv=options["csv"],
-        backend=options["backend"],
-        batch=options["batch"],
-        threads=options["threads"],
-        device=options["device"],
-        force=options["force"],
-        trust=options["trust"],
-    )
-    if across is not None:
-        return run_across(workspace, request, across, output)
-    kept: list[PredictedPicture] = []
-
-    def receive(picture: PredictedPicture) -> None:
-        if output.as_json or (picture.error is None and len(kept) < _SHOWN_PICTURES):
-            kept.append(picture)
-
-    found = predict_images(workspace, request, receive, output)
+    if isinstance(result, ClusterPrediction):
+        across = result
+        output.result(_across_values(across), lambda console: _show_across(console, across))
+        if not across.failed:
+            return 0
+        total = across.images + across.failed
+        return fell_short(f"{across.failed} of {total} pictures have no class")
+    found, kept = result
     output.result(_values(found, kept), lambda console: _show(console, found, kept))
     what = []
     if found.unreadable:
         what.append(f"{len(found.unreadable)} of {found.images} pictures cannot be read")
     if found.not_finite:
         what.append(f"{len(found.not_finite)} of {found.images} gave NaN or infinity")
-    if not what:
-        return 0
-    return fell_short("; ".join(what))
-
-
-def _ray_request(options: dict[str, Any]) -> RayRequest | None:
-    """What --ray asks for; None without it. Raises UsageError for options of the other kind."""
-    from t2t_deploy.commands import RayRequest
-    from t2t_deploy.serving import DEFAULT_BLOCK
-
-    names = {"folder": "--output", "workers": "--workers", "block": "--block"}
-    given = [option for name, option in names.items() if options[name] is not None]
-    if options["ray"] is None:
-        if given:
-            raise UsageError(f"{given[0]} is about a cluster; add --ray, or leave it out")
-        return None
-    if options["csv"] is not None:
-        raise UsageError("--csv and --ray were given together; a cluster writes Parquet: --output")
-    if options["folder"] is None:
-        raise UsageError("--ray needs a folder for its Parquet files: add --output DIR")
-    return RayRequest(
-        options["folder"], options["ray"], options["workers"], options["block"] or DEFAULT_BLOCK
-    )
+    return fell_short("; ".join(what)) if what else 0
 
 
 def sources_from(images: Iterable[str], *, null: bool) -> tuple[str, ...]:
@@ -161,9 +118,7 @@ def sources_from(images: Iterable[str], *, null: bool) -> tuple[str, ...]:
     return tuple(sources)
 
 
-def _values(found: Prediction, kept: list[PredictedPicture]) -> dict[str, Any]:
-    from t2t_deploy.commands import artifact_values
-
+def _values(found: Prediction, kept: list[PredictedImage]) -> dict[str, Any]:
     return {
         "artifact": artifact_values(found.artifact),
         "backend": found.backend,
@@ -172,14 +127,14 @@ def _values(found: Prediction, kept: list[PredictedPicture]) -> dict[str, Any]:
         "images": found.images,
         "results": [
             {
-                "image": picture.shown,
+                "image": image.shown,
                 "top": [
                     {"index": r.index, "label": r.label, "probability": r.probability}
-                    for r in picture.top
+                    for r in image.top
                 ],
             }
-            for picture in kept
-            if picture.error is None
+            for image in kept
+            if image.error is None
         ],
         "unreadable": _named(found.unreadable),
         "not_finite": _named(found.not_finite),
@@ -187,11 +142,11 @@ def _values(found: Prediction, kept: list[PredictedPicture]) -> dict[str, Any]:
     }
 
 
-def _named(pictures: Iterable[PredictedPicture]) -> list[dict[str, Any]]:
-    return [{"image": picture.shown, "reason": picture.error} for picture in pictures]
+def _named(images: Iterable[PredictedImage]) -> list[dict[str, Any]]:
+    return [{"image": image.shown, "reason": image.error} for image in images]
 
 
-def _show(console: Console, found: Prediction, kept: list[PredictedPicture]) -> None:
+def _show(console: Console, found: Prediction, kept: list[PredictedImage]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -200,9 +155,9 @@ def _show(console: Console, found: Prediction, kept: list[PredictedPicture]) -> 
     table.add_column("class", justify="right")
     table.add_column("label", overflow="fold")
     table.add_column("probability", justify="right")
-    for picture in kept:
-        name = escape(picture.shown)
-        for ranked in picture.top:
+    for image in kept:
+        name = escape(image.shown)
+        for ranked in image.top:
             label = escape(ranked.label or "")
             table.add_row(name, str(ranked.index), label, f"{ranked.probability:.2%}")
             name = ""
@@ -213,10 +168,10 @@ def _show(console: Console, found: Prediction, kept: list[PredictedPicture]) -> 
     left = found.images - len(failed) - len(kept)
     if left > 0:
         console.print(f"and {left} more pictures; --csv FILE and --json tell them all")
-    for picture in found.unreadable[:SHOWN_UNREADABLE]:
-        console.print(picture.error, markup=False)
-    for picture in found.not_finite[:SHOWN_UNREADABLE]:
-        console.print(f"{picture.shown}: {picture.error}", markup=False)
+    for image in found.unreadable[:SHOWN_UNREADABLE]:
+        console.print(image.error, markup=False)
+    for image in found.not_finite[:SHOWN_UNREADABLE]:
+        console.print(f"{image.shown}: {image.error}", markup=False)
     hidden = sum(
         max(len(some) - SHOWN_UNREADABLE, 0) for some in (found.unreadable, found.not_finite)
     )
@@ -224,3 +179,38 @@ def _show(console: Console, found: Prediction, kept: list[PredictedPicture]) -> 
         console.print(f"and {hidden} more without a class; --json names them all", markup=False)
     if found.csv is not None:
         console.print(f"table: {found.csv}", markup=False)
+
+
+def _across_values(found: ClusterPrediction) -> dict[str, Any]:
+    return {
+        "artifact": artifact_values(found.artifact),
+        "backend": found.backend,
+        "labels": found.labels.source,
+        "images": found.images + found.failed,
+        "results": [],  # they are in the files
+        "unreadable": [{"image": name, "reason": reason} for name, reason in found.unreadable],
+        "failed": found.failed,
+        "output": str(found.output),
+        "blocks": found.blocks,
+        "skipped_blocks": found.skipped,
+        "superseded_blocks": found.superseded,
+        "workers": found.workers,
+        "seconds": found.seconds,
+    }
+
+
+def _show_across(console: Console, found: ClusterPrediction) -> None:
+    console.print(
+        f"{counted(found.images, 'picture')} classified in {counted(found.blocks, 'file')} of "
+        f"{found.output}/predictions, by {counted(found.workers, 'worker')} in "
+        f"{found.seconds:.1f} s",
+        markup=False,
+    )
+    if not found.failed:
+        return
+    console.print(f"{found.failed:,} have no class: {found.output}/failed", markup=False)
+    for _, reason in found.unreadable[:SHOWN_UNREADABLE]:
+        console.print(reason, markup=False)
+    left = found.failed - SHOWN_UNREADABLE
+    if left > 0:
+        console.print(f"and {left:,} more", markup=False)

@@ -6,7 +6,7 @@ from t2t_deploy.commands._artifacts import artifact_values, workspace_of
 from t2t_deploy.commands._bench import DocumentedBench, benchmark
 from t2t_deploy.commands._build_trt import build_engine, build_values
 from t2t_deploy.commands._calibrate import CalibratedRanges, calibrate_onnx, calibrate_values
-from t2t_deploy.commands._classifier import open_artifact
+from t2t_deploy.commands._classifier import load_session
 from t2t_deploy.commands._compare import compare_exports
 from t2t_deploy.commands._doctor import bug_report, examine_machine
 from t2t_deploy.commands._evaluate import Evaluation, evaluate_artifacts, evaluate_values
@@ -21,13 +21,8 @@ from t2t_deploy.commands._inputs import (
 )
 from t2t_deploy.commands._inspect import inspect_artifact
 from t2t_deploy.commands._package import Package, package_artifact, package_values
-from t2t_deploy.commands._predict import (
-    PredictedPicture,
-    Prediction,
-    PredictRequest,
-    predict_images,
-)
-from t2t_deploy.commands._predict_across import ClusterPrediction, RayRequest, predict_across
+from t2t_deploy.commands._predict import Prediction, predict_images
+from t2t_deploy.commands._predict_across import ClusterPrediction, predict_across
 from t2t_deploy.commands._quantize import quantize_onnx, quantize_values
 from t2t_deploy.commands._quantize_plan import QuantizationMode, quantization_target
 from t2t_deploy.commands._strategy_grid import (
@@ -48,11 +43,8 @@ __all__ = [
     "GraphForm",
     "Machine",
     "Package",
-    "PredictRequest",
-    "PredictedPicture",
     "Prediction",
     "QuantizationMode",
-    "RayRequest",
     "StrategyComparison",
     "VerifiedArtifact",
     "artifact_values",
@@ -74,7 +66,7 @@ __all__ = [
     "export_values",
     "inspect_artifact",
     "load_model",
-    "open_artifact",
+    "load_session",
     "package_artifact",
     "package_values",
     "predict_across",

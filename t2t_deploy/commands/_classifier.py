@@ -1,4 +1,4 @@
-"""From an artifact to a classifier: which runtime, what its ends look like, what its classes are.
+"""From an artifact to a session, or a classifier: which runtime, what its classes are.
 
 Used by `predict` here and across a cluster.
 """
@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, cast
 
 from t2t_deploy._optional import is_installed
+from t2t_deploy._options import DEVICE, FILE, AnyPath, Opt, command
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy.commands._artifacts import engine_sha256, usable_artifacts
+from t2t_deploy.commands._artifacts import (
+    Force,
+    Trust,
+    engine_sha256,
+    usable_artifacts,
+    workspace_of,
+)
 from t2t_deploy.errors import BackendError, UsageError
 from t2t_deploy.pictures import IMAGENET_CLASSES, imagenet_labels, labels_from_file
 from t2t_deploy.runtime import (
@@ -23,10 +31,29 @@ from t2t_deploy.runtime import (
     why_not_runnable,
 )
 from t2t_deploy.serving import DEFAULT_BATCH, ClassifierRequest
-from t2t_deploy.types import GraphIO, ShapeProfile
+from t2t_deploy.types import GraphIO
 from t2t_deploy.workspace import Artifact, Workspace
 
 _LABELS_PACKAGE = "imagenet_classes"
+
+NamedArtifact = Annotated[AnyPath, Opt()]
+Backend = Annotated[
+    str | None, Opt("Default: ort-cpu; for an engine its own runtime.", metavar="NAME")
+]
+Threads = Annotated[int | None, Opt("Default: the runtime's choice.")]
+Device = Annotated[int | str | None, Opt("For backends on a GPU; default cuda:0.", DEVICE)]
+Batch = Annotated[
+    int | None, Opt("Pictures at a time where the artifact's batch is free; default 8.")
+]
+Top = Annotated[int | None, Opt("Classes of each picture; default 5.", metavar="N")]
+LabelsFile = Annotated[
+    AnyPath | None,
+    Opt(
+        "Names of the classes, one a line; without it ImageNet's for 1,000 classes.",
+        FILE,
+        metavar="FILE",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +64,43 @@ class Labels:
     source: str | None = None
 
 
+@command
+def load_session(
+    artifact: NamedArtifact,
+    *,
+    backend: Backend = None,
+    threads: Threads = None,
+    device: Device = None,
+    force: Force = False,
+    trust: Trust = False,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Progress = silent,
+) -> Session:
+    """Open an artifact, checked against its manifest, to run arrays through it.
+
+    backend: None is ONNX Runtime on the CPU, and for an engine the runtime it was built for; never
+    another one. Close the session, or use it as a context manager. trust: load an engine without
+    manifest, which is code. Raises ArtifactError where the file is missing, altered or failed a
+    check, EngineError, BackendError where the runtime cannot run here, UsageError.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from t2t_deploy import load_session
+    >>> with load_session(made.path, threads=1) as session:
+    ...     print(session.inputs[0], "->", session.outputs[0])
+    ...     session.run({"image": np.zeros((2, 3, 32, 32), np.float32)})["logits"].shape
+    image float32 (N, 3, 32, 32) -> logits float32 (N, 2)
+    (2, 2)
+    """
+    workspace = workspace_of(workspace)
+    source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
+    request = classifier_request(workspace, source, backend=backend, threads=threads, device=device)
+    return open_session(request.session)
+
+
 def artifact_to_run(
-    workspace: Workspace, path: Path, *, force: bool, trust: bool, progress: Progress
+    workspace: Workspace, path: AnyPath, *, force: bool, trust: bool, progress: Progress
 ) -> Artifact:
     """The artifact named, checked.
 
@@ -46,7 +108,7 @@ def artifact_to_run(
     EngineError for an engine that may not be loaded here.
     """
     (artifact,) = usable_artifacts(
-        workspace, [path], force=force, purpose="predict with", progress=progress, trust=trust
+        workspace, [Path(path)], force=force, purpose="predict with", progress=progress, trust=trust
     )
     manifest = artifact.manifest
     if manifest is not None and manifest.weights.get("source", {}).get("kind") == "random":
@@ -64,7 +126,7 @@ def classifier_request(
     backend: str | None = None,
     batch: int | None = None,
     threads: int | None = None,
-    device: int | None = None,
+    device: int | str | None = None,
 ) -> ClassifierRequest:
     """How to open an artifact as a classifier.
 
@@ -73,6 +135,7 @@ def classifier_request(
     here, ArtifactError where weights are needed and unknown.
     """
     manifest = artifact.manifest
+    device = cast("int | None", device)  # read by the command
     name = backend or _default_backend(artifact)
     reason = why_not_runnable(name, device)
     takes = BACKENDS[name].takes
@@ -86,12 +149,13 @@ def classifier_request(
         reason = why_not_in(name, manifest.precision)
     if reason is not None:
         raise BackendError(f"backend {name} cannot run here: {reason}")
+    classes = num_classes_of(artifact)
     if takes == "weights":
         known = artifact.require_manifest()
         session = SessionRequest(
             name, workspace.weights(known), threads, dict(known.config), device
         )
-        return ClassifierRequest(session, batch=batch or DEFAULT_BATCH)
+        return ClassifierRequest(session, batch=batch or DEFAULT_BATCH, classes=classes)
     session = SessionRequest(
         name,
         artifact.path,
@@ -100,38 +164,19 @@ def classifier_request(
         precision=None if manifest is None else manifest.precision,
         sha256=engine_sha256(artifact),
     )
-    details = {} if manifest is None else manifest.details
-    return ClassifierRequest(
-        session, GraphIO.of_details(details), batch or DEFAULT_BATCH, _profile(artifact)
-    )
-
-
-def open_artifact(
-    workspace: Workspace,
-    path: Path,
-    *,
-    backend: str | None = None,
-    threads: int | None = None,
-    device: int | None = None,
-    force: bool = False,
-    trust: bool = False,
-    progress: Progress = silent,
-) -> Session:
-    """A session of a checked artifact, or of its reference for a backend that takes weights.
-
-    Raises as `artifact_to_run` and `classifier_request`.
-    """
-    artifact = artifact_to_run(workspace, path, force=force, trust=trust, progress=progress)
-    plan = classifier_request(workspace, artifact, backend=backend, threads=threads, device=device)
-    return open_session(plan.session)
+    graph_io = GraphIO.of_details({} if manifest is None else manifest.details)
+    profile = None
+    if manifest is not None and takes == "engine":
+        profile = max(manifest.engine_profiles, key=lambda one: one.max, default=None)  # the widest
+    return ClassifierRequest(session, graph_io, batch or DEFAULT_BATCH, profile, classes)
 
 
 def labels_for(
-    artifact: Artifact, file: Path | None, num_classes: int | None, progress: Progress
+    artifact: Artifact, file: AnyPath | None, num_classes: int | None, progress: Progress
 ) -> Labels:
     """The names of an artifact's classes: those of ``file``, else ImageNet's for 1,000 classes.
 
-    num_classes: None where nothing tells it. Raises ArtifactError for a file that does not fit.
+    num_classes: None where nothing says it. Raises ArtifactError for a file that does not fit.
     """
     if file is not None:
         if num_classes is None:
@@ -139,7 +184,7 @@ def labels_for(
                 f"--labels cannot be held against {artifact.path.name}: nothing tells how many "
                 "classes it has; use a file that t2t-deploy exported"
             )
-        return Labels(labels_from_file(file, num_classes), str(file))
+        return Labels(labels_from_file(Path(file), num_classes), str(file))
     if num_classes == IMAGENET_CLASSES and is_installed(_LABELS_PACKAGE):
         progress.note("labels are ImageNet's; --labels FILE names other classes")
         return Labels(imagenet_labels(), "imagenet-classes")
@@ -153,8 +198,9 @@ def labels_for(
 
 
 def num_classes_of(artifact: Artifact) -> int | None:
-    """The classes of an artifact by its manifest; None for a foreign file."""
-    return None if artifact.manifest is None else int(artifact.manifest.config["num_classes"])
+    """The classes of an artifact by its manifest; None where that does not say it."""
+    found = None if artifact.manifest is None else artifact.manifest.config.get("num_classes")
+    return None if found is None else int(found)
 
 
 def _default_backend(artifact: Artifact) -> str:
@@ -166,10 +212,3 @@ def _default_backend(artifact: Artifact) -> str:
             "tensorrt or tensorrt-rtx"
         )
     return artifact.manifest.engine_backend
-
-
-def _profile(artifact: Artifact) -> ShapeProfile | None:
-    """The widest profile of an engine; None where it is unknown, or not an engine."""
-    if artifact.manifest is None or artifact.kind != "engine":
-        return None
-    return max(artifact.manifest.engine_profiles, key=lambda profile: profile.max, default=None)

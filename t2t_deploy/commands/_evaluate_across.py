@@ -124,7 +124,7 @@ class _EvaluateBlocks:
                 runner.total = AccuracySum(runner.total.num_classes)
             paths = tuple(map(Path, names))
             known = tuple(classes[name] for name in names) if self.folders else ()
-            images = LabelledSet(self.folder, paths, self.folders, known)
+            images = LabelledSet(self.folder, paths, folders=self.folders, classes=known)
             unreadable: dict[Path, str] = {}
             run_pictures(runners, reference, images, self.size, unreadable, silent)
             return _BlockSums(

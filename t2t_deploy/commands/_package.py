@@ -9,59 +9,31 @@ from typing import Annotated, Any, cast
 
 from t2t_deploy._options import FILE, FOLDER, AnyPath, Opt, Role, choice, command, whole
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy._untrusted import MAX_LABELS_BYTES, read_small_file
 from t2t_deploy.commands._artifacts import ArtifactFile, Force, artifact_values, workspace_of
+from t2t_deploy.commands._classifier import num_classes_of
 from t2t_deploy.engine import BACKEND_RTX
-from t2t_deploy.errors import ArtifactError, UsageError, counted
+from t2t_deploy.errors import ArtifactError, UsageError
+from t2t_deploy.pictures import labels_from_file
+from t2t_deploy.serving import Signature
 from t2t_deploy.serving.triton import (
     Accelerator,
     Service,
     ServingFormat,
-    Signature,
     check_folders,
     choose_accelerator,
     choose_batching,
     choose_format,
     service_folders,
-    service_names,
     signature_from_onnx,
     signature_from_tensors,
     write_folders,
 )
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, ShapeProfile, Target
-from t2t_deploy.workspace import Artifact, Manifest, Workspace, manifest_path_for
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, Target
+from t2t_deploy.workspace import Artifact, Workspace, manifest_path_for
 
 DEFAULT_TOP = 5
 DEFAULT_QUEUE_DELAY_US = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class PackageRequest:
-    """What to package, and how it is to be served.
-
-    repository: the folder of models. artifact: None takes the newest that suits. format: None goes
-    by the artifact's kind. name: of the model; None is made of variant and precision.
-    labels: a file of one label a line. top: classes that the ensemble tells. max_batch: None is
-    what an engine takes, or 32. accelerator: within Triton's ONNX Runtime; None goes by the target.
-    queue_delay_us: how long a request may wait for others, microseconds. instances: of the model;
-    preprocess_instances: processes that read pictures. threads: of ONNX Runtime in each instance;
-    0 is one per core.
-    """
-
-    repository: Path
-    artifact: Path | None = None
-    format: ServingFormat | None = None
-    name: str | None = None
-    labels: Path | None = None
-    top: int = DEFAULT_TOP
-    max_batch: int | None = None
-    accelerator: Accelerator | None = None
-    queue_delay_us: int = DEFAULT_QUEUE_DELAY_US
-    instances: int = 1
-    preprocess_instances: int = 1
-    threads: int = 0
-    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,22 +118,56 @@ def package_artifact(
     ['t2t_vit_tiny_fp32', 't2t_vit_tiny_fp32_preprocess', 't2t_vit_tiny_fp32_postprocess',
      't2t_vit_tiny_fp32_images']
     """
-    request = PackageRequest(
-        Path(triton),
-        None if artifact is None else Path(artifact),
-        cast("ServingFormat | None", format),
-        name,
-        None if labels is None else Path(labels),
-        cast("int", top),
-        max_batch,
-        None if accelerator is None else Accelerator(accelerator),
-        cast("int", queue_delay),
-        cast("int", instances),
-        cast("int", preprocess_instances),
-        cast("int", threads),
-        force,
+    workspace = workspace_of(workspace)
+    source = _source(workspace, artifact, format, progress, force=force)
+    manifest = source.manifest
+    chosen = choose_format(source.kind, cast("ServingFormat | None", format))
+    signature = _signature(source)
+    # an engine of a fixed batch has none
+    profiles = (
+        manifest.engine_profiles
+        if manifest is not None and source.kind == "engine" and manifest.batch is None
+        else ()
     )
-    return _packaged(workspace_of(workspace), request, progress)
+    service = Service(
+        name=_name(source, name),
+        format=chosen,
+        signature=signature,
+        batching=choose_batching(source.path, signature, chosen, profiles, max_batch),
+        accelerator=choose_accelerator(
+            chosen,
+            cast("Accelerator | None", accelerator),
+            None if manifest is None else Target(manifest.target),
+            None if manifest is None else manifest.precision,
+            dynamic_ranges=manifest is not None and manifest.dynamic_ranges,
+        ),
+        precision=None if manifest is None else manifest.precision,
+        profiles=len(profiles),
+        labels=None if labels is None else _labels(Path(labels), signature),
+        top=cast("int", top),
+        queue_delay_us=cast("int", queue_delay),
+        instances=cast("int", instances),
+        preprocess_instances=cast("int", preprocess_instances),
+        threads=cast("int", threads),
+    )
+    repository = Path(triton)
+    replaced = check_folders(repository, service.folder_names)
+    notes = _notes(source, service)
+    if replaced:
+        notes.append(f"replaced {', '.join(replaced)}")
+    progress.step(f"packaging {source.path.name} as {service.name}")
+    about = {
+        "artifact": {
+            "file": source.path.name,
+            "sha256": None if manifest is None else manifest.sha256,
+        },
+        "format": chosen.value,
+    }
+    beside = manifest_path_for(source.path) if manifest is not None else None
+    folders = write_folders(repository, service_folders(service, source.path, beside, about))
+    for note in notes:
+        progress.note(note)
+    return Package(source, service, repository, tuple(folders), tuple(notes))
 
 
 def package_values(package: Package) -> dict[str, Any]:
@@ -180,7 +186,7 @@ def package_values(package: Package) -> dict[str, Any]:
             "preferred_batch_sizes": list(service.batching.preferred),
             "input": str(signature.image),
             "outputs": [str(spec) for spec in signature.outputs],
-            "tail": signature.tail.value,
+            "tail": signature.graph_io.tail.value,
         },
         "ensemble": {
             "name": service.ensemble_name,
@@ -193,107 +199,46 @@ def package_values(package: Package) -> dict[str, Any]:
     }
 
 
-def _packaged(workspace: Workspace, request: PackageRequest, progress: Progress) -> Package:
-    artifact = _artifact(workspace, request, progress)
-    manifest = artifact.manifest
-    serving_format = choose_format(artifact.kind, request.format)
-    signature = _signature(artifact)
-    profiles = _profiles(artifact)
-    accelerator = choose_accelerator(
-        serving_format,
-        request.accelerator,
-        None if manifest is None else Target(manifest.target),
-        None if manifest is None else manifest.precision,
-        dynamic_ranges=manifest is not None and manifest.dynamic_ranges,
-    )
-    service = Service(
-        name=_name(artifact, request.name),
-        format=serving_format,
-        signature=signature,
-        batching=choose_batching(
-            artifact.path, signature, serving_format, profiles, request.max_batch
-        ),
-        accelerator=accelerator,
-        precision=None if manifest is None else manifest.precision,
-        profiles=len(profiles),
-        labels=None if request.labels is None else _labels(request.labels, signature),
-        top=request.top,
-        queue_delay_us=request.queue_delay_us,
-        instances=request.instances,
-        preprocess_instances=request.preprocess_instances,
-        threads=request.threads,
-    )
-    replaced = check_folders(request.repository, service_names(service))
-    notes = _notes(artifact, service)
-    if replaced:
-        notes.append(f"replaced {', '.join(replaced)}")
-    progress.step(f"packaging {artifact.path.name} as {service.name}")
-    about = {
-        "artifact": {
-            "file": artifact.path.name,
-            "sha256": None if manifest is None else manifest.sha256,
-        },
-        "format": serving_format.value,
-    }
-    beside = manifest_path_for(artifact.path) if manifest is not None else None
-    folders = service_folders(service, artifact.path, beside, about)
-    written = write_folders(request.repository, folders)
-    for note in notes:
-        progress.note(note)
-    return Package(artifact, service, request.repository, tuple(written), tuple(notes))
-
-
-def _artifact(workspace: Workspace, request: PackageRequest, progress: Progress) -> Artifact:
-    if request.artifact is not None:
-        return workspace.open(request.artifact, force=request.force)
-    kind = "engine" if request.format is ServingFormat.TENSORRT else "onnx"
-    if request.format is None:
-        everything = workspace.artifacts()
-        usable = [one for one in everything if request.force or not one.require_manifest().failed]
+def _source(
+    workspace: Workspace,
+    path: AnyPath | None,
+    asked: str | ServingFormat | None,
+    progress: Progress,
+    *,
+    force: bool,
+) -> Artifact:
+    """The artifact that was named, or the newest of the format asked for."""
+    if path is not None:
+        return workspace.open(Path(path), force=force)
+    kind = "engine" if asked is ServingFormat.TENSORRT else "onnx"
+    if asked is None:
+        usable = [a for a in workspace.artifacts() if force or not a.require_manifest().failed]
         kind = usable[-1].kind if usable else kind
-    found = workspace.newest(kind, force=request.force)
+    found = workspace.newest(kind, force=force)
     progress.note(f"taking the newest artifact, {found.path.name}")
-    return workspace.checked(found, force=request.force)
+    return workspace.checked(found, force=force)
 
 
 def _signature(artifact: Artifact) -> Signature:
     manifest = artifact.manifest
+    classes = num_classes_of(artifact)
     if artifact.kind == "onnx":
         details = {} if manifest is None else manifest.details
-        return signature_from_onnx(artifact.path, details, _classes(manifest))
-    known = _known_engine(artifact)
-    engine = known.details["engine"]
-    if "inputs" in engine:
-        tensors = engine["inputs"], engine["outputs"]
-    else:  # made before engines' tensors were noted: a picture in, logits out
-        size, classes = known.config["image_size"], known.config["num_classes"]
-        picture = {"name": INPUT_NAME, "dtype": "float32", "shape": [known.batch, 3, size, size]}
-        logits = {"name": OUTPUT_NAME, "dtype": "float32", "shape": [known.batch, classes]}
-        tensors = [picture], [logits]
-    return signature_from_tensors(artifact.path, *tensors, known.details, _classes(known))
-
-
-def _known_engine(artifact: Artifact) -> Manifest:
-    if artifact.manifest is None:
+        return signature_from_onnx(artifact.path, details, classes)
+    if manifest is None:
         raise ArtifactError(
             f"{artifact.path} has no manifest, and an engine does not tell what it takes without "
             "being loaded: package one that t2t-deploy build-trt made"
         )
-    return artifact.manifest
-
-
-def _profiles(artifact: Artifact) -> tuple[ShapeProfile, ...]:
-    if artifact.kind != "engine":
-        return ()
-    manifest = _known_engine(artifact)
-    if manifest.batch is not None:
-        return ()
-    return manifest.engine_profiles
-
-
-def _classes(manifest: Manifest | None) -> int | None:
-    found = None if manifest is None else manifest.config.get("num_classes")
-    return None if found is None else int(found)
+    engine = manifest.details["engine"]
+    if "inputs" in engine:
+        tensors = engine["inputs"], engine["outputs"]
+    else:  # made before engines' tensors were noted: an image in, logits out
+        batch, size = manifest.batch, manifest.config["image_size"]
+        image = {"name": INPUT_NAME, "dtype": "float32", "shape": [batch, 3, size, size]}
+        logits = {"name": OUTPUT_NAME, "dtype": "float32", "shape": [batch, classes]}
+        tensors = [image], [logits]
+    return signature_from_tensors(artifact.path, *tensors, manifest.details, classes)
 
 
 def _name(artifact: Artifact, asked: str | None) -> str:
@@ -305,31 +250,20 @@ def _name(artifact: Artifact, asked: str | None) -> str:
             )
         return asked
     manifest = artifact.manifest
-    if manifest is None:
-        return _plain(artifact.path.stem)
-    return _plain(f"t2t_vit_{manifest.variant}_{manifest.precision.value}")
-
-
-def _plain(text: str) -> str:
-    name = re.sub(r"[^A-Za-z0-9_-]", "_", text).lstrip("_-")[:60]
-    return name or "model"
+    text = artifact.path.stem
+    if manifest is not None:
+        text = f"t2t_vit_{manifest.variant}_{manifest.precision.value}"
+    return re.sub(r"[^A-Za-z0-9_-]", "_", text).lstrip("_-")[:60] or "model"
 
 
 def _labels(path: Path, signature: Signature) -> tuple[str, ...]:
     try:
-        lines = read_small_file(path, MAX_LABELS_BYTES).decode("utf-8").splitlines()
-    except (OSError, ValueError) as err:
-        why = err.strerror if isinstance(err, OSError) else str(err)
-        why = "it is not UTF-8" if isinstance(err, UnicodeDecodeError) else why
-        raise UsageError(f"cannot read the labels {path}: {why}; give a text file") from err
-    labels = tuple(line.strip() for line in lines)
-    if signature.classes is not None and len(labels) != signature.classes:
-        raise UsageError(
-            f"{path} has {counted(len(labels), 'line')} and the model {signature.classes} classes; "
-            "give one label a line, in the order of the classes"
-        )
-    if "" in labels:
-        raise UsageError(f"line {labels.index('') + 1} of {path} is empty; give one label a line")
+        labels = labels_from_file(path, signature.classes)
+    except ArtifactError as err:
+        raise UsageError(str(err)) from err
+    broken = [label for label in labels if label.splitlines() != [label]]
+    if broken:  # the server's own reader would end a line there
+        raise UsageError(f"the label {broken[0]!r} of {path} has a line break; leave it out")
     return labels
 
 

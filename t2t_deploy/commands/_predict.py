@@ -1,4 +1,4 @@
-"""Pictures -> classes, here; `_predict_ray.py` does the same across a cluster."""
+"""Images -> classes, here; `_predict_across.py` does the same across a cluster."""
 
 from __future__ import annotations
 
@@ -7,54 +7,51 @@ import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from t2t_deploy._files import atomic_write
+from t2t_deploy._options import FILE, AnyPath, Kind, Opt, Role, command
 from t2t_deploy._progress import Progress, silent
+from t2t_deploy.commands._artifacts import Force, Trust, workspace_of
 from t2t_deploy.commands._classifier import (
+    Backend,
+    Batch,
+    Device,
     Labels,
+    LabelsFile,
+    NamedArtifact,
+    Threads,
+    Top,
     artifact_to_run,
     classifier_request,
     labels_for,
-    num_classes_of,
 )
 from t2t_deploy.errors import counted
-from t2t_deploy.pictures import count_named, pictures_of, reader_of, shown_name
-from t2t_deploy.serving import PictureClasses, classify_pictures, open_classifier, wanted_top
-from t2t_deploy.types import Tail
+from t2t_deploy.pictures import count_images, find_images, reader_of
+from t2t_deploy.serving import PredictedImage, classify_images, open_classifier, top_count
 from t2t_deploy.workspace import Artifact, Workspace
 
-DEFAULT_READERS = 2
+# threads that read images while the session computes
+_READERS = 2
 
-
-@dataclass(frozen=True, slots=True)
-class PredictRequest:
-    """What to predict, and with what.
-
-    images: files, folders and patterns. top: classes of each picture; None is 5, or as many as
-    there are. labels: file with one label a line; None takes ImageNet's for 1,000 classes. csv:
-    file to write a line of each picture to. backend, threads: None is the runtime's choice.
-    readers: threads that read pictures while the session computes.
-    """
-
-    artifact: Path
-    images: Sequence[str]
-    top: int | None = None
-    labels: Path | None = None
-    csv: Path | None = None
-    backend: str | None = None
-    batch: int | None = None
-    threads: int | None = None
-    device: int | None = None
-    readers: int = DEFAULT_READERS
-    force: bool = False
-    trust: bool = False
+Images = Annotated[
+    str | Sequence[str],
+    Opt(
+        kind=Kind(
+            "a text, or a list of such",
+            lambda given: (given,) if isinstance(given, str) else tuple(given),
+            several=True,
+        ),
+        metavar="IMAGE...",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What was predicted. images: how many pictures were named, each counted once.
+    """What was predicted. images: how many were named, each counted once.
 
-    unreadable: pictures that could not be read, with the reason. not_finite: pictures for which the
+    unreadable: those that could not be read, with the reason. not_finite: those for which the
     artifact gave NaN or infinity.
     """
 
@@ -63,70 +60,82 @@ class Prediction:
     batch: int
     labels: Labels
     images: int
-    unreadable: tuple[PredictedPicture, ...]
-    not_finite: tuple[PredictedPicture, ...]
+    unreadable: tuple[PredictedImage, ...]
+    not_finite: tuple[PredictedImage, ...]
     csv: Path | None = None
 
     @property
     def failed(self) -> bool:
-        """Whether a picture has no class."""
+        """Whether an image has no class."""
         return bool(self.unreadable or self.not_finite)
 
 
+@command
 def predict_images(
-    workspace: Workspace,
-    request: PredictRequest,
-    receive: Callable[[PredictedPicture], None],
+    artifact: NamedArtifact,
+    images: Images,
+    *,
+    receive: Callable[[PredictedImage], None],
+    top: Top = None,
+    labels: LabelsFile = None,
+    csv: Annotated[
+        AnyPath | None,
+        Opt("Write a line of each picture.", FILE, Role.WRITES, metavar="FILE.csv"),
+    ] = None,
+    backend: Backend = None,
+    batch: Batch = None,
+    threads: Threads = None,
+    device: Device = None,
+    force: Force = False,
+    trust: Trust = False,
+    workspace: Workspace | AnyPath | None = None,
     progress: Progress = silent,
 ) -> Prediction:
-    """Hand the classes of each picture to ``receive``, in order, as they are found.
+    """The classes of pictures, handed to ``receive`` one by one: ``t2t-deploy predict``.
 
-    Of the pictures nothing is kept but the names of those that have no class.
-    Raises ImageError where a folder or pattern means no picture, ArtifactError, BackendError,
-    EngineError, UsageError.
+    images: files, folders, patterns such as ``val/**/*.jpg``, URIs. Nothing is kept of a picture
+    but the names of those without a class. Raises ImageError where a folder or pattern means no
+    picture, ArtifactError, BackendError, EngineError, UsageError.
+
+    Examples
+    --------
+    >>> from t2t_deploy import predict_images
+    >>> pictures = []
+    >>> done = predict_images(made.path, "val", receive=pictures.append)
+    >>> done.images, [len(picture.top) for picture in pictures]
+    (4, [2, 2, 2, 2])
     """
-    artifact = artifact_to_run(
-        workspace, request.artifact, force=request.force, trust=request.trust, progress=progress
+    workspace = workspace_of(workspace)
+    source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
+    request = classifier_request(
+        workspace, source, backend=backend, batch=batch, threads=threads, device=device
     )
-    plan = classifier_request(
-        workspace,
-        artifact,
-        backend=request.backend,
-        batch=request.batch,
-        threads=request.threads,
-        device=request.device,
-    )
-    total = count_named(request.images)
+    table = None if csv is None else Path(csv)
+    total = count_images(images)
     done = 0
-    unreadable: list[PredictedPicture] = []
-    not_finite: list[PredictedPicture] = []
+    unreadable: list[PredictedImage] = []
+    not_finite: list[PredictedImage] = []
     with contextlib.ExitStack() as stack:
-        classifier = stack.enter_context(open_classifier(plan))
-        num_classes = num_classes_of(artifact)
-        if num_classes is None and plan.graph_io.tail is not Tail.TOPK:
-            num_classes = classifier.columns
-        labels = labels_for(artifact, request.labels, num_classes, progress)
-        top = wanted_top(request.top, classifier)
-        write = None
-        if request.csv is not None:
-            write = stack.enter_context(csv_writer(request.csv, top))
+        classifier = stack.enter_context(open_classifier(request))
+        named = labels_for(source, labels, classifier.signature.classes, progress)
+        count = top_count(top, classifier)
+        write = None if table is None else stack.enter_context(_csv_writer(table, count))
         progress.step(
-            f"predicting {counted(total, 'picture')} with {artifact.path.name}, "
-            f"{classifier.backend}"
+            f"predicting {counted(total, 'picture')} with {source.path.name}, {classifier.backend}"
         )
-        found = classify_pictures(
+        found = classify_images(
             classifier,
-            pictures_of(request.images),
-            reader_of(request.images, classifier.size),
-            top=top,
-            readers=request.readers,
+            find_images(images),
+            reader_of(images, classifier.size),
+            top=count,
+            readers=_READERS,
+            labels=named.names,
         )
         with contextlib.closing(found):
-            for picture in found:
+            for predicted in found:
                 done += 1
-                predicted = with_labels(picture, labels)
-                if picture.error is not None:
-                    (unreadable if picture.unreadable else not_finite).append(predicted)
+                if predicted.error is not None:
+                    (unreadable if predicted.unreadable else not_finite).append(predicted)
                 if write is not None:
                     write(predicted)
                 receive(predicted)
@@ -136,58 +145,22 @@ def predict_images(
                 f"{total - done} of {total} pictures were named before: each is taken once"
             )
         return Prediction(
-            artifact,
+            source,
             classifier.backend,
             classifier.batch,
-            labels,
+            named,
             done,
             tuple(unreadable),
             tuple(not_finite),
-            request.csv,
+            table,
         )
-
-
-def with_labels(picture: PictureClasses, labels: Labels) -> PredictedPicture:
-    """A picture's classes with their names."""
-    names = labels.names
-    top = tuple(
-        RankedClass(index, names[index] if names else None, probability)
-        for index, probability in zip(picture.indices, picture.probabilities, strict=True)
-    )
-    return PredictedPicture(picture.image, top, picture.error)
-
-
-@dataclass(frozen=True, slots=True)
-class RankedClass:
-    """A class of a picture. label: None where nothing names the classes."""
-
-    index: int
-    label: str | None
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class PredictedPicture:
-    """A picture and its classes, best first, or why it has none.
-
-    image: its path; bytes that are no UTF-8 are surrogates in it.
-    """
-
-    image: str
-    top: tuple[RankedClass, ...] = ()
-    error: str | None = None
-
-    @property
-    def shown(self) -> str:
-        """Its path as it is printed and written."""
-        return shown_name(self.image)
 
 
 _OF_A_CLASS = ("class", "label", "probability")
 
 
 @contextlib.contextmanager
-def csv_writer(path: Path, top: int) -> Iterator[Callable[[PredictedPicture], None]]:
+def _csv_writer(path: Path, top: int) -> Iterator[Callable[[PredictedImage], None]]:
     """Lines of image, error and ``top`` times class, label and probability; UTF-8.
 
     Raises ArtifactError where the file cannot be written.
@@ -200,9 +173,9 @@ def csv_writer(path: Path, top: int) -> Iterator[Callable[[PredictedPicture], No
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["image", "error", *columns])
 
-        def write(picture: PredictedPicture) -> None:
-            row = [picture.shown, picture.error or ""]
-            for ranked in picture.top:
+        def write(image: PredictedImage) -> None:
+            row = [image.shown, image.error or ""]
+            for ranked in image.top:
                 row += [str(ranked.index), ranked.label or "", str(ranked.probability)]
             writer.writerow(row + [""] * (2 + len(columns) - len(row)))
 

@@ -1,68 +1,76 @@
-"""Pictures -> classes across a Ray cluster, into Parquet files, resumable."""
+"""Images -> classes across a Ray cluster, into the Parquet files of a folder, resumable.
+
+    OUTPUT/run.json                         what was asked for
+    OUTPUT/predictions/NAME.parquet         a file a block: image, index, probability, label
+    OUTPUT/failed/NAME.parquet              its images without classes: image, error, unreadable
+
+A block is finished when its file of predictions is there; it is written last, in one rename.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from t2t_deploy._files import file_sha256
+from t2t_deploy import __version__
+from t2t_deploy._files import abandoned, atomic_write, file_sha256, make_folder, remove, write_text
 from t2t_deploy._optional import is_installed, require
+from t2t_deploy._options import FOLDER, AnyPath, Opt, Role, command
 from t2t_deploy._progress import Progress, silent
+from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, json_from_file
+from t2t_deploy.commands._artifacts import Force, Trust, workspace_of
 from t2t_deploy.commands._classifier import (
+    Backend,
+    Batch,
+    Device,
     Labels,
+    LabelsFile,
+    NamedArtifact,
+    Threads,
+    Top,
     artifact_to_run,
     classifier_request,
     labels_for,
-    num_classes_of,
 )
-from t2t_deploy.commands._predict import PredictRequest
-from t2t_deploy.commands._predict_parquet import OutputFolder
-from t2t_deploy.errors import counted
-from t2t_deploy.pictures import check_sources
+from t2t_deploy.commands._predict import Images
+from t2t_deploy.errors import ArtifactError, counted
+from t2t_deploy.pictures import check_sources, shown_name
 from t2t_deploy.runtime import BACKENDS, available_threads
 from t2t_deploy.serving import (
     DEFAULT_BLOCK,
-    ClassifierRequest,
     ClassifyBlocks,
     Listing,
+    PredictedImage,
     SkippedBlocks,
     check_address,
     map_blocks,
     open_classifier,
     ray_cluster,
-    wanted_top,
+    top_count,
 )
-from t2t_deploy.types import Tail
 from t2t_deploy.workspace import Artifact, Workspace
 
 _SECONDS_BETWEEN_STEPS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class RayRequest:
-    """Where to run and where to write.
-
-    address: ``local``, ``auto`` or HOST:PORT. output: folder of the Parquet files. workers: None is
-    one for each core of the cluster. block: pictures of a file.
-    """
-
-    output: Path
-    address: str = "local"
-    workers: int | None = None
-    block: int = DEFAULT_BLOCK
+_SUFFIX = ".parquet"
+_RUN = "run.json"
+_FORMAT = 1
+_SHOWN_SOURCES = 20
+_SHOWN_FAILED = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterPrediction:
     """What was predicted, in this run and before.
 
-    images: pictures that have classes. failed: pictures that have none, of which ``unreadable`` has
+    images: those that have classes. failed: those that have none, of which ``unreadable`` has
     some. blocks, skipped: files of this partition, and those that were there before. superseded:
-    files of another partition of the same pictures, removed. seconds: of the run, from the first
+    files of another partition of the same images, removed. seconds: of the run, from the first
     block asked for to the last one written.
     """
 
@@ -80,80 +88,118 @@ class ClusterPrediction:
     seconds: float
 
 
+@command
 def predict_across(
-    workspace: Workspace, request: PredictRequest, ray: RayRequest, progress: Progress = silent
+    artifact: NamedArtifact,
+    images: Images,
+    *,
+    output: Annotated[
+        AnyPath,
+        Opt(
+            "With --ray: where Parquet files go; what is there already is not done again.",
+            FOLDER,
+            Role.WRITES,
+            metavar="DIR",
+        ),
+    ],
+    ray: Annotated[
+        str,
+        Opt(
+            "Across a Ray cluster: local (of this machine), auto or HOST:PORT.",
+            metavar="[ADDRESS]",
+            bare="local",
+        ),
+    ] = "local",
+    workers: Annotated[int | None, Opt("With --ray: default one for each core there.")] = None,
+    block: Annotated[
+        int, Opt("With --ray: pictures a file; default 256.", none=DEFAULT_BLOCK)
+    ] = DEFAULT_BLOCK,
+    top: Top = None,
+    labels: LabelsFile = None,
+    backend: Backend = None,
+    batch: Batch = None,
+    threads: Threads = None,
+    device: Device = None,
+    force: Force = False,
+    trust: Trust = False,
+    workspace: Workspace | AnyPath | None = None,
+    progress: Progress = silent,
 ) -> ClusterPrediction:
-    """Classify pictures on a cluster's workers; blocks that are in the output are skipped.
+    """The same across a Ray cluster, into Parquet files: ``t2t-deploy predict --ray``.
 
-    The artifact's bytes travel through the cluster's object store. Memory does not depend on how
-    many pictures there are, but on the largest single folder.
+    output: their folder; what is there already is not done again. block: pictures of a file. The
+    artifact's bytes travel through the cluster's object store. Memory does not depend on how many
+    pictures there are, but on the largest single folder.
     Raises as `predict_images`, and BackendError where the cluster, or a worker thrice, is lost,
-    ArtifactError where the output holds something else.
+    ArtifactError where the output holds something else, MissingDependencyError without Ray.
     """
-    check_address(ray.address)
-    check_sources(request.images)
+    check_address(ray)
+    check_sources(images)
     if not is_installed("ray"):  # it is imported once its settings are made
         require("ray")
-    artifact = artifact_to_run(
-        workspace, request.artifact, force=request.force, trust=request.trust, progress=progress
+    workspace = workspace_of(workspace)
+    source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
+    cpus = threads or 1
+    request = classifier_request(
+        workspace, source, backend=backend, batch=batch, threads=cpus, device=device
     )
-    cpus = request.threads or 1
-    plan = classifier_request(
-        workspace,
-        artifact,
-        backend=request.backend,
-        batch=request.batch,
-        threads=cpus,
-        device=request.device,
-    )
-    top, labels = _checked(artifact, plan, request, progress)
-    settings = _settings(artifact, plan, labels, top)
-    output = OutputFolder(ray.output, labels.names, settings)
-    identity = output.claim(request.images, ray.block)
-    done = output.finished()
-    content = plan.session.path.read_bytes()
-    # what a local cluster offers; another one tells what it has
-    cores = (ray.workers or max(available_threads() // cpus, 1)) * cpus
-    with ray_cluster(ray.address, cpus=cores, shared_bytes=len(content)) as cluster:
-        workers = ray.workers or max(cluster.cpus // cpus, 1)
+    used = request.session.backend
+    # opened here as each worker will: what is wrong with it shows before a cluster is started
+    with open_classifier(request) as classifier:
+        named = labels_for(source, labels, classifier.signature.classes, progress)
+        count = top_count(top, classifier)
+    names_of_classes = "\n".join(named.names).encode()
+    settings = {
+        "artifact": source.path.name,
+        "artifact_sha256": file_sha256(source.path),
+        "backend": used,
+        "top": count,
+        "labels_sha256": hashlib.sha256(names_of_classes).hexdigest() if named.names else None,
+    }
+    folder = OutputFolder(Path(output), named.names, settings)
+    identity = folder.claim(images, block)
+    done = folder.finished()
+    content = request.session.path.read_bytes()
+    # what a local cluster offers; another one says what it has
+    cores = (workers or max(available_threads() // cpus, 1)) * cpus
+    with ray_cluster(ray, cpus=cores, shared_bytes=len(content)) as cluster:
+        workers = workers or max(cluster.cpus // cpus, 1)
         progress.step(
-            f"predicting with {artifact.path.name}, {plan.session.backend}, on "
-            f"{counted(workers, 'worker')} of the cluster at {ray.address}; "
-            f"{counted(len(done), 'finished block')} found"
+            f"predicting with {source.path.name}, {used}, on {counted(workers, 'worker')} of the "
+            f"cluster at {ray}; {counted(len(done), 'finished block')} found"
         )
-        images = tuple(request.images)
-        make = ClassifyBlocks(cluster.ray.put(content), plan, images, top)
-        listing = Listing(images, ray.block, identity, done)
-        begun = told = time.monotonic()
+        make = ClassifyBlocks(cluster.ray.put(content), request, tuple(images), count)
+        listing = Listing(tuple(images), block, identity, done)
+        begun = last = time.monotonic()
         names: set[str] = set()
-        pictures = skipped = 0
+        classified = skipped = 0
         for found in map_blocks(
             cluster,
             listing,
             make,
             workers=workers,
             cpus=cpus,
-            gpus=int(BACKENDS[plan.session.backend].needs_gpu),
+            gpus=int(BACKENDS[used].needs_gpu),
         ):
             if isinstance(found, SkippedBlocks):
                 skipped = len(found.names)
                 names.update(found.names)
                 continue
-            block, classes = found
-            name = block.name(identity)
-            output.write(name, classes)
+            finished, predicted = found
+            name = finished.name(identity)
+            folder.write(name, predicted)
             names.add(name)
-            pictures += len(block.images)
+            classified += len(finished.images)
             now = time.monotonic()
-            if now - told >= _SECONDS_BETWEEN_STEPS:
-                told = now
-                speed = pictures / (now - begun)
+            if now - last >= _SECONDS_BETWEEN_STEPS:
+                last = now
+                speed = classified / (now - begun)
                 progress.step(
-                    f"{counted(pictures, 'picture')} in {counted(len(names), 'block')}, "
+                    f"{counted(classified, 'picture')} in {counted(len(names), 'block')}, "
                     f"{speed:,.0f}/s"
                 )
         seconds = time.monotonic() - begun
-    superseded = output.remove_all_but(names)
+    superseded = folder.remove_all_but(names)
     if skipped:
         progress.note(f"{skipped} of {len(names)} blocks were there already, and were skipped")
     if superseded:
@@ -161,15 +207,12 @@ def predict_across(
             f"removed {counted(superseded, 'file')} of blocks whose pictures are now in others: "
             "pictures were added or removed since"
         )
-    totals = output.totals()
     return ClusterPrediction(
-        artifact,
-        plan.session.backend,
-        labels,
-        ray.output,
-        totals.images,
-        totals.failed,
-        totals.first_failed,
+        source,
+        used,
+        named,
+        folder.root,
+        *folder.totals(),
         len(names),
         skipped,
         superseded,
@@ -178,27 +221,126 @@ def predict_across(
     )
 
 
-def _checked(
-    artifact: Artifact, plan: ClassifierRequest, request: PredictRequest, progress: Progress
-) -> tuple[int, Labels]:
-    """Open the artifact here as each worker will: what is wrong with it shows before a cluster."""
-    with open_classifier(plan) as classifier:
-        num_classes = num_classes_of(artifact)
-        if num_classes is None and plan.graph_io.tail is not Tail.TOPK:
-            num_classes = classifier.columns
-        labels = labels_for(artifact, request.labels, num_classes, progress)
-        return wanted_top(request.top, classifier), labels
+class OutputFolder:
+    """Where blocks are written. settings: what decides about their content."""
 
+    def __init__(self, root: Path, labels: Sequence[str], settings: Mapping[str, Any]) -> None:
+        self.root = root
+        self._labels, self._settings = labels, dict(settings)
+        self._predictions, self._failed = root / "predictions", root / "failed"
 
-def _settings(
-    artifact: Artifact, plan: ClassifierRequest, labels: Labels, top: int
-) -> Mapping[str, Any]:
-    """What decides about the content of the output."""
-    names = "\n".join(labels.names).encode()
-    return {
-        "artifact": artifact.path.name,
-        "artifact_sha256": file_sha256(artifact.path),
-        "backend": plan.session.backend,
-        "top": top,
-        "labels_sha256": hashlib.sha256(names).hexdigest() if names else None,
-    }
+    def claim(self, sources: Sequence[str], block: int) -> str:
+        """Make the folder, or take up what is in it; returns the identity of its blocks.
+
+        Raises ArtifactError where it holds predictions by something else, or of other pictures.
+        """
+        digest = hashlib.sha256(b"\0".join(map(os.fsencode, sources))).hexdigest()
+        expected = {
+            "format": _FORMAT,
+            **self._settings,
+            "block": block,
+            "sources": [shown_name(source) for source in sources[:_SHOWN_SOURCES]],
+            "sources_sha256": digest,
+        }
+        path = self.root / _RUN
+        if path.is_file():
+            try:
+                found = json_from_file(path, MAX_MANIFEST_BYTES)
+            except (OSError, ValueError) as err:
+                raise ArtifactError(
+                    f"{path} cannot be read ({err}); choose another --output, or remove this one"
+                ) from err
+            found = found if isinstance(found, dict) else {}
+            other = [key for key in expected if found.get(key) != expected[key]]
+            if other:
+                key = other[0]
+                raise ArtifactError(
+                    f"{self.root} holds predictions of another run: its {key} is "
+                    f"{found.get(key)!r}, expected {expected[key]!r}; choose another --output, or "
+                    "remove it"
+                )
+        elif self._predictions.exists():
+            raise ArtifactError(
+                f"{self.root} has a folder predictions and no {_RUN}; choose another --output"
+            )
+        else:
+            write_text(path, json.dumps(expected, indent=1) + "\n")
+        for folder in (self._predictions, self._failed):
+            make_folder(folder)
+        for path in abandoned(self.root):
+            remove(path)
+        return json.dumps({"format": _FORMAT, **self._settings}, sort_keys=True)
+
+    def finished(self) -> frozenset[str]:
+        """Names of the blocks that are here."""
+        with os.scandir(self._predictions) as entries:
+            return frozenset(
+                entry.name[: -len(_SUFFIX)]
+                for entry in entries
+                # temporary files begin with a dot
+                if entry.name.endswith(_SUFFIX) and not entry.name.startswith(".")
+            )
+
+    def write(self, name: str, images: Sequence[PredictedImage]) -> None:
+        """Write a block whole. Raises ArtifactError where there is no space or right to."""
+        pa = require("pyarrow")
+        failed = self._failed / f"{name}{_SUFFIX}"
+        failed.unlink(missing_ok=True)  # of a run that ended between both files
+        fields = {"image": pa.string(), "error": pa.string(), "unreadable": pa.bool_()}
+        rows: list[dict[str, Any]] = [
+            {"image": one.shown, "error": one.error, "unreadable": one.unreadable}
+            for one in images
+            if one.error is not None
+        ]
+        if rows:
+            self._write(failed, fields, rows)
+        fields = {
+            "image": pa.string(),
+            "index": pa.list_(pa.int32()),
+            "probability": pa.list_(pa.float32()),
+        }
+        if self._labels:
+            fields["label"] = pa.list_(pa.string())
+        rows = [
+            {
+                "image": one.shown,
+                "index": [ranked.index for ranked in one.top],
+                "probability": [ranked.probability for ranked in one.top],
+                "label": [self._labels[ranked.index] for ranked in one.top if self._labels],
+            }
+            for one in images
+            if one.error is None
+        ]
+        self._write(self._predictions / f"{name}{_SUFFIX}", fields, rows)
+
+    def remove_all_but(self, names: Collection[str]) -> int:
+        """Remove blocks that are not among ``names``; returns how many."""
+        superseded = self.finished().difference(names)
+        for name in superseded:
+            for folder in (self._failed, self._predictions):
+                (folder / f"{name}{_SUFFIX}").unlink(missing_ok=True)
+        return len(superseded)
+
+    def totals(self) -> tuple[int, int, tuple[tuple[str, str], ...]]:
+        """Images with classes and without in all files; some of the latter with the reason."""
+        parquet = require("pyarrow.parquet")
+        images = failed = 0
+        first: list[tuple[str, str]] = []
+        for name in sorted(self.finished()):
+            images += parquet.read_metadata(self._predictions / f"{name}{_SUFFIX}").num_rows
+            path = self._failed / f"{name}{_SUFFIX}"
+            if path.is_file():
+                rows = parquet.read_table(path).to_pylist()
+                failed += len(rows)
+                first += [(row["image"], row["error"]) for row in rows]
+                del first[_SHOWN_FAILED:]
+        return images, failed, tuple(first)
+
+    def _write(
+        self, path: Path, fields: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        pa, parquet = require("pyarrow"), require("pyarrow.parquet")
+        about = {"t2t_deploy": json.dumps({"version": __version__, **self._settings})}
+        table = pa.Table.from_pylist(rows, pa.schema(fields, about))
+        with atomic_write(path) as temporary:
+            parquet.write_table(table, temporary, compression="zstd")

@@ -30,7 +30,7 @@ from t2t_deploy.commands._nodewise import (
     draw_nodewise,
     nodewise_file,
 )
-from t2t_deploy.errors import ArtifactError, EngineError, UsageError
+from t2t_deploy.errors import ArtifactError, EngineError, ImageError, UsageError
 from t2t_deploy.graph import read_onnx
 from t2t_deploy.images import pixels_of
 from t2t_deploy.pictures import image_set_from_folder
@@ -385,5 +385,7 @@ def _pictures_from_folder(folder: Path, size: int, progress: Progress) -> Pictur
     images = image_set_from_folder(folder, count=MAX_PICTURES)
     if images.left_out:
         progress.note(f"took the first {MAX_PICTURES} pictures, left out {images.left_out}")
-    batch = next(iter(images.batches(size, len(images.paths))))
-    return PictureSet(tuple(path.name for path in images.paths), batch)
+    (batch,) = images.readable_batches(size, len(images.paths))
+    if batch.unreadable:
+        raise ImageError(batch.unreadable[0][1])
+    return PictureSet(tuple(path.name for path in images.paths), batch.pictures)

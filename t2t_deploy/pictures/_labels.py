@@ -11,8 +11,11 @@ from t2t_deploy.errors import ArtifactError, counted, shown_path
 IMAGENET_CLASSES = 1000
 
 
-def labels_from_file(path: Path, num_classes: int) -> tuple[str, ...]:
-    """One label a line, UTF-8, in the order of the classes. Raises ArtifactError."""
+def labels_from_file(path: Path, num_classes: int | None) -> tuple[str, ...]:
+    """One label a line, UTF-8, in the order of the classes. Raises ArtifactError.
+
+    num_classes: how many lines there have to be; None takes any number.
+    """
     name = shown_path(path)
     try:
         # not splitlines(), which also breaks at characters that a label may hold
@@ -34,7 +37,7 @@ def labels_from_file(path: Path, num_classes: int) -> tuple[str, ...]:
     labels = tuple(line.strip() for line in lines)
     if labels and not labels[-1]:
         labels = labels[:-1]
-    if len(labels) != num_classes:
+    if num_classes not in (None, len(labels)):
         raise ArtifactError(
             f"{name} has {counted(len(labels), 'label')} and the artifact {num_classes} classes; "
             "expected one label a line, in the order of the classes"

@@ -1,65 +1,139 @@
-"""From pictures to a session's feeds, and from its outputs to classes: one way for everybody."""
+"""From images to a session's feeds, and from its outputs to classes: one way for everybody."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from t2t_deploy.errors import ArtifactError, UsageError
+from t2t_deploy.errors import ArtifactError, ImageError, UsageError
 from t2t_deploy.images import normalise
+from t2t_deploy.pictures import shown_name
 from t2t_deploy.runtime import Session, SessionRequest, fill_batch, open_session
 from t2t_deploy.types import BARE, GraphIO, ShapeProfile, Tail, TensorSpec, softmax
 
 DEFAULT_BATCH = 8
 DEFAULT_TOP = 5
+NOT_FINITE = "the artifact gives NaN or infinity for this picture"
+_BATCHES_AHEAD = 2
+
+Read = Callable[[str], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a classifier of images takes and gives.
+
+    image: (N, 3, S, S) float32, normalised, or (N, S, S, 3) uint8. scores: (N, classes) or, behind
+    a top-k, (N, k), float. indices: (N, k) of the classes behind a top-k, else None.
+    classes: how many there are; None behind a top-k where nothing else says it.
+    """
+
+    image: TensorSpec
+    scores: TensorSpec
+    indices: TensorSpec | None
+    graph_io: GraphIO
+    classes: int | None
+
+    @property
+    def batch(self) -> int | None:
+        """Images at a time; None where that is free."""
+        return self.image.shape[0]
+
+    @property
+    def size(self) -> int:
+        """Side of the image, pixels."""
+        size = self.image.shape[2]
+        assert size is not None  # read_signature refuses others
+        return size
+
+    @property
+    def columns(self) -> int:
+        """Values for each image: its classes, or the best of them."""
+        columns = self.scores.shape[1]
+        assert columns is not None  # read_signature refuses others
+        return columns
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """All it gives."""
+        return (self.scores,) if self.indices is None else (self.scores, self.indices)
+
+
+def read_signature(
+    name: object,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    graph_io: GraphIO,
+    classes: int | None,
+) -> Signature:
+    """The tensors of a classifier in their roles, by dtype and shape, whatever their order.
+
+    name: of the artifact, for messages. classes: of the model, where its manifest has them.
+    Raises ArtifactError where these are not the tensors of ``graph_io`` and ``classes``.
+    """
+    if len(inputs) != 1 or not graph_io.takes(inputs[0]):
+        expected = "uint8 (N, S, S, 3)" if graph_io.embed_preprocess else "float32 (N, 3, S, S)"
+        raise ArtifactError(
+            f"{name} takes {_listed(inputs)}; expected pictures, {expected}: use a classifier that "
+            "t2t-deploy exported"
+        )
+    rows = [spec for spec in outputs if len(spec.shape) == 2 and spec.shape[1] is not None]
+    scores = [spec for spec in rows if spec.dtype in ("float32", "float16")]
+    indices = [spec for spec in rows if spec.dtype in ("int64", "int32")]
+    ranked = graph_io.tail is Tail.TOPK
+    if (len(outputs), len(scores), len(indices)) != (1 + ranked, 1, ranked) or (
+        ranked and indices[0].shape[1] != scores[0].shape[1]
+    ):
+        expected = "probabilities (N, k) and indices (N, k)" if ranked else "scores (N, classes)"
+        raise ArtifactError(
+            f"{name} gives {_listed(outputs)}; expected {expected} of the tail "
+            f"{graph_io.tail.value}: use a classifier that t2t-deploy exported"
+        )
+    found = classes if ranked else scores[0].shape[1]
+    if classes not in (None, found):
+        raise ArtifactError(f"{name} gives {scores[0]}, its manifest says {classes} classes")
+    return Signature(inputs[0], scores[0], indices[0] if ranked else None, graph_io, found)
+
+
+def _listed(specs: Sequence[TensorSpec]) -> str:
+    return "; ".join(map(str, specs)) or "nothing"
 
 
 @dataclass(frozen=True, slots=True)
 class ClassifierRequest:
     """Everything needed to open a classifier, in this process or another.
 
-    batch: pictures at a time where the session's batch is free. profile: the batches that an engine
-    takes; None where there is no such limit.
+    batch: images at a time where the session's batch is free. profile: the batches that an engine
+    takes; None where there is no such limit. classes: of the model, where its manifest has them.
     """
 
     session: SessionRequest
     graph_io: GraphIO = BARE
     batch: int = DEFAULT_BATCH
     profile: ShapeProfile | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TopClasses:
-    """The best classes of n pictures, best first.
-
-    indices: (n, k) int64; probabilities: (n, k) float32; finite: (n,) bool, False where the session
-    gave NaN or infinity, so that the picture has no class.
-    """
-
-    indices: np.ndarray
-    probabilities: np.ndarray
-    finite: np.ndarray
+    classes: int | None = None
 
 
 class Classifier:
     """An open session that takes pixels and gives classes.
 
-    Raises ArtifactError where the session's inputs or outputs are not those of ``ends``.
+    Raises ArtifactError where the session's inputs or outputs are not those of the request.
     """
 
     def __init__(self, session: Session, request: ClassifierRequest) -> None:
         self._session = session
-        self._graph_io = request.graph_io
-        self._input = _input_of(session, request.graph_io)
-        self._outputs = _outputs_of(session, request.graph_io)
-        taken = self._input.shape
-        size = taken[1] if request.graph_io.embed_preprocess else taken[2]
-        assert size is not None  # _input_of refuses others
-        self.size: int = size
-        """Side of the pictures, pixels."""
-        fixed, profile = taken[0], request.profile
+        self.signature = read_signature(
+            "the artifact", session.inputs, session.outputs, request.graph_io, request.classes
+        )
+        self.size: int = self.signature.size
+        """Side of the images, pixels."""
+        fixed, profile = self.signature.batch, request.profile
         if fixed is not None:
             self._least, self.batch = fixed, fixed
         elif profile is not None:
@@ -72,45 +146,29 @@ class Classifier:
         """The runtime, as on the command line."""
         return self._session.backend
 
-    @property
-    def columns(self) -> int:
-        """Values that the session gives for a picture: its classes, or the best of them."""
-        columns = self._outputs[0].shape[1]
-        assert columns is not None  # _outputs_of refuses others
-        return columns
+    def classify(self, pixels: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ``top`` best classes of (n, S, S, 3) uint8 images, n from 1 to ``batch``.
 
-    def feeds(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """(n, S, S, 3) uint8, n up to ``batch`` -> what the session takes.
-
-        A batch smaller than the session takes is filled by repeating the last picture.
+        Returns (n, top) int64 classes, best first, the lower class first among equal values, and
+        their probabilities, (n, top) float32, computed from logits in float64. The probabilities
+        are NaN for an image for which the session gave NaN or infinity: it has no class.
         """
+        signature, count = self.signature, len(pixels)
         pixels = fill_batch(pixels, self._least)
-        if self._graph_io.embed_preprocess:
-            return {self._input.name: np.ascontiguousarray(pixels)}
-        return {self._input.name: normalise(pixels)}
-
-    def top(self, outputs: Mapping[str, np.ndarray], count: int, top: int) -> TopClasses:
-        """The ``top`` best classes of the first ``count`` pictures.
-
-        Among equal values the lower class comes first. Probabilities of logits are computed in
-        float64.
-        """
-        first, *others = (outputs[spec.name][:count] for spec in self._outputs)
-        finite = np.isfinite(first).all(axis=1)
-        if self._graph_io.tail is Tail.TOPK:
-            return TopClasses(
-                others[0][:, :top].astype(np.int64), first[:, :top].astype(np.float32), finite
-            )
-        values = np.where(finite[:, None], first, 0).astype(np.float64)
-        indices = np.argsort(-values, axis=1, kind="stable")[:, :top]
-        shares = softmax(values) if self._graph_io.tail is Tail.LOGITS else values
-        return TopClasses(
-            indices, np.take_along_axis(shares, indices, axis=1).astype(np.float32), finite
-        )
-
-    def classify(self, pixels: np.ndarray, top: int) -> TopClasses:
-        """The best classes of (n, S, S, 3) uint8 pictures, n from 1 to ``batch``."""
-        return self.top(self._session.run(self.feeds(pixels)), len(pixels), top)
+        embedded = signature.graph_io.embed_preprocess
+        taken = np.ascontiguousarray(pixels) if embedded else normalise(pixels)
+        outputs = self._session.run({signature.image.name: taken})
+        scores = outputs[signature.scores.name][:count]
+        finite = np.isfinite(scores).all(axis=1)
+        if signature.indices is not None:
+            indices = outputs[signature.indices.name][:count, :top].astype(np.int64)
+            probabilities = scores[:, :top]
+        else:
+            values = np.where(finite[:, None], scores, 0).astype(np.float64)
+            indices = np.argsort(-values, axis=1, kind="stable")[:, :top]
+            shares = softmax(values) if signature.graph_io.tail is Tail.LOGITS else values
+            probabilities = np.take_along_axis(shares, indices, axis=1)
+        return indices, np.where(finite[:, None], probabilities, np.nan).astype(np.float32)
 
     def close(self) -> None:
         """Free the session."""
@@ -133,46 +191,113 @@ def open_classifier(request: ClassifierRequest) -> Classifier:
         raise
 
 
-def wanted_top(asked: int | None, classifier: Classifier) -> int:
-    """How many classes to tell; None is the default. Raises UsageError beyond what there is."""
+def top_count(asked: int | None, classifier: Classifier) -> int:
+    """How many classes to give; None is the default. Raises UsageError beyond what there is."""
+    columns = classifier.signature.columns
     if asked is None:
-        return min(DEFAULT_TOP, classifier.columns)
-    if asked > classifier.columns:
+        return min(DEFAULT_TOP, columns)
+    if asked > columns:
         raise UsageError(
-            f"--top is {asked}; the artifact gives {classifier.columns} classes: ask for up to "
-            "that many"
+            f"--top is {asked}; the artifact gives {columns} classes: ask for up to that many"
         )
     return asked
 
 
-def _input_of(session: Session, graph_io: GraphIO) -> TensorSpec:
-    specs = session.inputs
-    if len(specs) == 1 and graph_io.takes(specs[0]):
-        return specs[0]
-    expected = "(N, S, S, 3) uint8" if graph_io.embed_preprocess else "(N, 3, S, S) float32"
-    raise ArtifactError(
-        f"{_listed(specs)} is what the artifact takes; expected pictures {expected}: predict with "
-        "a classifier that t2t-deploy exported"
-    )
+@dataclass(frozen=True, slots=True)
+class RankedClass:
+    """A class of an image. label: None where nothing names the classes."""
+
+    index: int
+    label: str | None
+    probability: float
 
 
-def _outputs_of(session: Session, graph_io: GraphIO) -> tuple[TensorSpec, ...]:
-    """The outputs in the order of their use: values, then classes where the graph gives these."""
-    by_name = {spec.name: spec for spec in session.outputs}
-    if graph_io.tail is Tail.TOPK:
-        chosen = [by_name.get(name) for name in ("probabilities", "indices")]
-        expected = "probabilities (N, k) and indices (N, k)"
-    else:
-        chosen = list(session.outputs) if len(session.outputs) == 1 else [None]
-        expected = "logits (N, classes)"
-    found = tuple(spec for spec in chosen if spec is not None and len(spec.shape) == 2)
-    if len(found) == len(chosen) and found[0].shape[1] is not None:
-        return found
-    raise ArtifactError(
-        f"{_listed(session.outputs)} is what the artifact gives; expected {expected}: predict with "
-        "a classifier that t2t-deploy exported"
-    )
+@dataclass(frozen=True, slots=True)
+class PredictedImage:
+    """An image and its classes, best first, or why it has none.
+
+    image: its path; bytes that are no UTF-8 are surrogates in it. unreadable: whether it could not
+    be read; else what the artifact gave are no numbers.
+    """
+
+    image: str
+    top: tuple[RankedClass, ...] = ()
+    error: str | None = None
+    unreadable: bool = False
+
+    @property
+    def shown(self) -> str:
+        """Its path as it is printed and written."""
+        return shown_name(self.image)
 
 
-def _listed(specs: tuple[TensorSpec, ...]) -> str:
-    return ", ".join(str(spec) for spec in specs) or "nothing"
+def classify_images(
+    classifier: Classifier,
+    images: Iterable[str],
+    read: Read,
+    *,
+    top: int,
+    readers: int,
+    labels: Sequence[str] = (),
+) -> Generator[PredictedImage, None, None]:
+    """The classes of each image, in order; a few batches are held at any time.
+
+    read: makes (S, S, 3) uint8 of an image, or raises ImageError. readers: threads that do so
+    while the session computes; 0 reads in this one. labels: of all classes, if there are any.
+    """
+    with contextlib.ExitStack() as stack:
+        batches = chunks(images, classifier.batch)
+        if readers == 0:
+            for names in batches:
+                found = [_read(read, name) for name in names]
+                yield from _classified(classifier, names, found, top, labels)
+            return
+        pool = ThreadPoolExecutor(readers, thread_name_prefix="t2t-read")
+        stack.callback(pool.shutdown, cancel_futures=True)
+        ahead: deque[tuple[list[str], list[Future[np.ndarray | ImageError]]]] = deque()
+        # behind the last batch, empty ones push out those that are being read
+        for names in itertools.chain(batches, itertools.repeat([], _BATCHES_AHEAD)):
+            ahead.append((names, [pool.submit(_read, read, name) for name in names]))
+            if len(ahead) > _BATCHES_AHEAD:
+                names, reading = ahead.popleft()
+                found = [future.result() for future in reading]
+                yield from _classified(classifier, names, found, top, labels)
+
+
+def chunks(names: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Names in lists of ``size``, the last one shorter; one list is held at a time."""
+    rest = iter(names)
+    while chunk := list(itertools.islice(rest, size)):
+        yield chunk
+
+
+def _read(read: Read, name: str) -> np.ndarray | ImageError:
+    try:
+        return read(name)
+    except ImageError as err:
+        return err
+
+
+def _classified(
+    classifier: Classifier,
+    names: list[str],
+    found: list[np.ndarray | ImageError],
+    top: int,
+    labels: Sequence[str],
+) -> Iterator[PredictedImage]:
+    pixels = [one for one in found if not isinstance(one, ImageError)]
+    rows = zip(*classifier.classify(np.stack(pixels), top), strict=True) if pixels else iter(())
+    for name, one in zip(names, found, strict=True):
+        if isinstance(one, ImageError):
+            yield PredictedImage(name, error=str(one), unreadable=True)
+            continue
+        indices, probabilities = next(rows)
+        if np.isnan(probabilities).any():
+            yield PredictedImage(name, error=NOT_FINITE)
+            continue
+        ranked = (
+            # through text: the shortest decimals that mean this float32
+            RankedClass(index, labels[index] if labels else None, float(str(share)))
+            for index, share in zip(indices.tolist(), probabilities, strict=True)
+        )
+        yield PredictedImage(name, tuple(ranked))

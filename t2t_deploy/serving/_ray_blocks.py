@@ -1,36 +1,88 @@
-"""Blocks of pictures through workers of a Ray cluster, with Ray Data.
+"""Blocks of images through workers of a Ray cluster, with Ray Data.
 
-One task lists the pictures and yields block after block, as fast as these are taken; actors, each
+One task lists the images and yields block after block, as fast as these are taken; actors, each
 with a session of its own, take them; the driver receives what they make of them. So nothing here
-grows with the number of pictures.
+grows with the number of images.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import os
 import pickle
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import BackendError, DeployError
-from t2t_deploy.pictures import pictures_of, reader_of, scheme_of
-from t2t_deploy.serving._blocks import PictureBlock, SkippedBlocks, blocks_to_do
-from t2t_deploy.serving._classifier import Classifier, ClassifierRequest, open_classifier
-from t2t_deploy.serving._classify import PictureClasses, classify_pictures
+from t2t_deploy.pictures import find_images, reader_of, scheme_of
+from t2t_deploy.serving._classifier import (
+    ClassifierRequest,
+    PredictedImage,
+    chunks,
+    classify_images,
+    open_classifier,
+)
 from t2t_deploy.serving._ray_cluster import Cluster
 
+DEFAULT_BLOCK = 256
 RETRIES = 2
 """How often a worker is started again, and a block tried again. Ray's own number has no end."""
 _END = -1
 
 Work = Callable[[Sequence[str]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBlock:
+    """Some images in a row. ordinal: its number among all blocks, from 0."""
+
+    ordinal: int
+    images: tuple[str, ...]
+
+    def name(self, identity: str) -> str:
+        """A file name that says the block's number, and whether it is still the same.
+
+        identity: of what is done with the images.
+        """
+        digest = hashlib.sha256(identity.encode())
+        for image in self.images:
+            digest.update(b"\0" + os.fsencode(image))
+        return f"{self.ordinal:08d}-{digest.hexdigest()[:16]}"
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedBlocks:
+    """What a listing found: how many blocks there are, and which of them were done before."""
+
+    blocks: int
+    names: tuple[str, ...]
+
+
+def blocks_to_do(
+    images: Iterable[str], size: int, identity: str, done: Collection[str]
+) -> Iterator[ImageBlock | SkippedBlocks]:
+    """The blocks of ``size`` whose name is not among ``done``; at the end, what was skipped.
+
+    The same images are in the same blocks in every run, so that a run can be taken up again.
+    """
+    skipped = []
+    count = 0
+    for chunk in chunks(images, size):
+        block = ImageBlock(count, tuple(chunk))
+        count += 1
+        name = block.name(identity)
+        if name in done:
+            skipped.append(name)
+        else:
+            yield block
+    yield SkippedBlocks(count, tuple(skipped))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +97,17 @@ class Listing:
     def __call__(self, table: Any) -> Iterator[Any]:
         """In a task: a table of one row for each block to do, then one of what was skipped."""
         pa = require("pyarrow")
-        pictures = pictures_of(self.sources)
-        for block in blocks_to_do(pictures, self.block, self.identity, self.done):
+        images = find_images(self.sources)
+        for block in blocks_to_do(images, self.block, self.identity, self.done):
             ordinal, content = _END, pickle.dumps(block)
-            if isinstance(block, PictureBlock):
+            if isinstance(block, ImageBlock):
                 # bytes, since Arrow's strings hold no name that is not UTF-8
                 ordinal, content = block.ordinal, b"\0".join(map(os.fsencode, block.images))
             yield pa.table({"ordinal": pa.array([ordinal]), "content": pa.array([content])})
 
 
 class BlockWorker:
-    """An actor of Ray Data: what ``make`` returns is called with each block's pictures."""
+    """An actor of Ray Data: what ``make`` returns is called with each block's images."""
 
     def __init__(self, make: Callable[[], Work]) -> None:
         self._work = make()
@@ -80,7 +132,7 @@ def map_blocks(
     workers: int,
     cpus: int = 1,
     gpus: int = 0,
-) -> Iterator[tuple[PictureBlock, Any] | SkippedBlocks]:
+) -> Iterator[tuple[ImageBlock, Any] | SkippedBlocks]:
     """Each block with what a worker made of it, as they are done; what was skipped among them.
 
     make: called once in each worker. cpus, gpus: of each worker. A worker that is killed is started
@@ -122,7 +174,7 @@ def map_blocks(
             yield skipped
         elif row["ordinal"] not in seen:
             seen.add(row["ordinal"])
-            block = PictureBlock(row["ordinal"], tuple(_images(row["content"])))
+            block = ImageBlock(row["ordinal"], tuple(_images(row["content"])))
             yield block, pickle.loads(row["result"])
     if skipped is None or len(seen) + len(skipped.names) != skipped.blocks:
         raise BackendError(
@@ -171,23 +223,20 @@ class ClassifyBlocks:
 
     def __call__(self) -> Work:
         """Open the session. Raises BackendError, ArtifactError."""
-        classifier = self._opened()
-        read = reader_of(self.sources, classifier.size)
-        remote = any(scheme_of(source) is not None for source in self.sources)
-        # a worker with one core decodes and computes by turns; more would share that core
-        readers = _REMOTE_READERS if remote else (self.request.session.threads or 1) - 1
-
-        def classify(images: Sequence[str]) -> list[PictureClasses]:
-            return list(classify_pictures(classifier, images, read, top=self.top, readers=readers))
-
-        return classify
-
-    def _opened(self) -> Classifier:
         session = self.request.session
         with tempfile.TemporaryDirectory(prefix="t2t-deploy-") as folder:
             path = Path(folder, session.path.name)
             path.write_bytes(require("ray").get(self.content))
             # runtimes have read the file, or hold it open, once a session is there
-            return open_classifier(
+            classifier = open_classifier(
                 dataclasses.replace(self.request, session=dataclasses.replace(session, path=path))
             )
+        read = reader_of(self.sources, classifier.size)
+        remote = any(scheme_of(source) is not None for source in self.sources)
+        # a worker with one core decodes and computes by turns; more would share that core
+        readers = _REMOTE_READERS if remote else (session.threads or 1) - 1
+
+        def classify(images: Sequence[str]) -> list[PredictedImage]:
+            return list(classify_images(classifier, images, read, top=self.top, readers=readers))
+
+        return classify

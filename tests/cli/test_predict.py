@@ -204,8 +204,6 @@ def test_no_names_on_stdin(run: Run, onnx_file: Path, stdin: Callable[[bytes], N
     done = run("predict", onnx_file, "-")
     assert (done.status, done.out) == (2, "")
     assert "stdin names no picture" in done.err
-    done = run("predict", onnx_file, "x.jpg", "-0")
-    assert done.status == 2 and "-0 is about names on stdin" in done.err
 
 
 def cut(path: Path) -> None:
@@ -361,10 +359,7 @@ def test_labels_that_do_not_fit(run: Run, onnx_file: Path, pictures: Path) -> No
     assert "few.txt has 1 label and the artifact 10 classes" in done.err
 
 
-def test_more_classes_than_there_are(run: Run, onnx_file: Path, pictures: Path) -> None:
-    done = run("predict", onnx_file, pictures, "--top", 11)
-    assert (done.status, done.out) == (2, "")
-    assert "--top is 11; the artifact gives 10 classes" in done.err
+def test_as_many_classes_as_there_are(run: Run, onnx_file: Path, pictures: Path) -> None:
     assert len(run("predict", onnx_file, pictures, "--top", 10, "--json").json["results"]) == 7
 
 
@@ -403,7 +398,19 @@ def test_an_interrupted_run_leaves_the_old_table(
     assert Path("table.csv").read_text() == "old"
 
 
-def test_wrong_usage(run: Run, onnx_file: Path) -> None:
-    done = run("predict", onnx_file)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "Missing argument 'IMAGE...'"),
+        ("x.jpg -0", "-0 is about names on stdin"),
+        ("x.jpg --top 11", "--top is 11; the artifact gives 10 classes"),
+        ("x.jpg --block 3 --output d", "--output is about a cluster; add --ray"),
+        ("x.jpg --ray", "--ray needs a folder for its Parquet files: add --output DIR"),
+        ("x.jpg --ray auto --output d --csv x.csv", "--csv and --ray were given together"),
+        ("x.jpg --output d --ray x.png", "--ray is 'x.png'; expected local, auto or HOST:PORT"),
+    ],
+)
+def test_wrong_usage(run: Run, onnx_file: Path, words: str, message: str) -> None:
+    done = run("predict", onnx_file, *words.split())
     assert (done.status, done.out) == (2, "")
-    assert "Missing argument 'IMAGE...'" in done.err
+    assert message in done.err

@@ -1,9 +1,10 @@
-"""Which runtime an artifact is predicted with, and what is kept meanwhile."""
+"""Which runtime an artifact is predicted with, and what its classes are called."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,19 +13,13 @@ from t2t_deploy.errors import BackendError, UsageError
 from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Tail
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
+HERE = Workspace(Path())
+ROOM = "t2t_deploy.commands._classifier"
 
-class Notes:
-    """A report that keeps its notes."""
 
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def step(self, text: str) -> None: ...
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def progress(self, text: str, done: int, total: int) -> None: ...
+@pytest.fixture
+def everything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{ROOM}.why_not_runnable", lambda *_: None)
 
 
 def artifact(kind: str = "onnx", classes: int = 10, **details: Any) -> Artifact:
@@ -44,13 +39,8 @@ def artifact(kind: str = "onnx", classes: int = 10, **details: Any) -> Artifact:
     return Artifact(Path("model"), manifest)
 
 
-@pytest.fixture
-def everything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2t_deploy.commands._classifier.why_not_runnable", lambda *_: None)
-
-
 def test_an_onnx_file_runs_on_the_cpu() -> None:
-    made = classifier_request(Workspace(Path()), artifact(image_input="uint8_nhwc", tail="topk"))
+    made = classifier_request(HERE, artifact(image_input="uint8_nhwc", tail="topk"))
     assert (made.session.backend, made.session.path) == ("ort-cpu", Path("model"))
     assert made.graph_io == GraphIO(embed_preprocess=True, tail=Tail.TOPK)
     assert (made.batch, made.profile) == (8, None)
@@ -58,28 +48,26 @@ def test_an_onnx_file_runs_on_the_cpu() -> None:
 
 def test_an_engine_runs_where_it_was_built_for(everything_runs: None) -> None:
     engine = {"backend": "tensorrt-rtx", "profiles": ["1:1:4", "2:8:32"]}
-    made = classifier_request(Workspace(Path()), artifact("engine", engine=engine), device=1)
+    made = classifier_request(HERE, artifact("engine", engine=engine), device=1)
     assert (made.session.backend, made.session.device) == ("tensorrt-rtx", 1)
     assert made.profile == ShapeProfile(2, 8, 32)
     with pytest.raises(UsageError, match="expected tensorrt, tensorrt-rtx"):
-        classifier_request(Workspace(Path()), artifact("engine", engine=engine), backend="ort-cpu")
+        classifier_request(HERE, artifact("engine", engine=engine), backend="ort-cpu")
 
 
 def test_an_engine_without_manifest_needs_a_name(everything_runs: None, tmp_path: Path) -> None:
     foreign = Artifact(tmp_path / "model.engine", None)
     foreign.path.write_bytes(b"an engine")
     with pytest.raises(UsageError, match="its runtime is unknown; name it"):
-        classifier_request(Workspace(Path()), foreign)
-    made = classifier_request(Workspace(Path()), foreign, backend="tensorrt")
+        classifier_request(HERE, foreign)
+    made = classifier_request(HERE, foreign, backend="tensorrt")
     assert made.session.backend == "tensorrt"
 
 
 def test_what_cannot_run_is_no_other_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "t2t_deploy.commands._classifier.why_not_runnable", lambda *_: "there is no driver"
-    )
+    monkeypatch.setattr(f"{ROOM}.why_not_runnable", lambda *_: "there is no driver")
     with pytest.raises(BackendError, match="ort-cuda cannot run here: there is no driver"):
-        classifier_request(Workspace(Path()), artifact(), backend="ort-cuda")
+        classifier_request(HERE, artifact(), backend="ort-cuda")
 
 
 @pytest.mark.parametrize(
@@ -90,11 +78,14 @@ def test_what_cannot_run_is_no_other_runtime(monkeypatch: pytest.MonkeyPatch) ->
         (1000, True, "labels are ImageNet's; --labels FILE names other classes"),
     ],
 )
-def test_labels(monkeypatch: pytest.MonkeyPatch, classes: int, installed: bool, note: str) -> None:
+def test_labels_and_where_they_come_from(
+    monkeypatch: pytest.MonkeyPatch, classes: int, installed: bool, note: str
+) -> None:
     found = tuple(map(str, range(1000)))
-    monkeypatch.setattr("t2t_deploy.commands._classifier.is_installed", lambda _: installed)
-    monkeypatch.setattr("t2t_deploy.commands._classifier.imagenet_labels", lambda: found)
-    notes = Notes()
-    labels = labels_for(artifact(), None, classes, notes)
-    assert len(notes.notes) == 1 and notes.notes[0].startswith(note)
+    monkeypatch.setattr(f"{ROOM}.is_installed", lambda _: installed)
+    monkeypatch.setattr(f"{ROOM}.imagenet_labels", lambda: found)
+    progress = Mock()
+    labels = labels_for(artifact(), None, classes, progress)
+    ((said,), _) = progress.note.call_args
+    assert progress.note.call_count == 1 and said.startswith(note)
     assert labels.names == (found if classes == 1000 and installed else ())

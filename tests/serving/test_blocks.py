@@ -1,4 +1,4 @@
-"""Blocks of pictures, the same in every run."""
+"""Blocks of images, the same in every run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.commands._predict_parquet import OutputFolder
+from t2t_deploy.commands._predict_across import OutputFolder
 from t2t_deploy.errors import ArtifactError, MissingDependencyError, UsageError
-from t2t_deploy.serving import PictureBlock, SkippedBlocks, blocks_to_do, check_address
+from t2t_deploy.serving import ImageBlock, SkippedBlocks, blocks_to_do, check_address
 
 IMAGES = [f"{index}.jpg" for index in range(10)]
 
@@ -19,15 +19,15 @@ IMAGES = [f"{index}.jpg" for index in range(10)]
 def test_blocks_in_order() -> None:
     *blocks, end = blocks_to_do(iter(IMAGES), 4, "model", frozenset())
     assert blocks == [
-        PictureBlock(0, ("0.jpg", "1.jpg", "2.jpg", "3.jpg")),
-        PictureBlock(1, ("4.jpg", "5.jpg", "6.jpg", "7.jpg")),
-        PictureBlock(2, ("8.jpg", "9.jpg")),
+        ImageBlock(0, ("0.jpg", "1.jpg", "2.jpg", "3.jpg")),
+        ImageBlock(1, ("4.jpg", "5.jpg", "6.jpg", "7.jpg")),
+        ImageBlock(2, ("8.jpg", "9.jpg")),
     ]
     assert end == SkippedBlocks(3, ())
 
 
 def test_finished_blocks_are_skipped() -> None:
-    first, second, third = (PictureBlock(i, tuple(IMAGES[i * 4 : i * 4 + 4])) for i in range(3))
+    first, second, third = (ImageBlock(i, tuple(IMAGES[i * 4 : i * 4 + 4])) for i in range(3))
     done = {first.name("model"), third.name("model"), third.name("other model")}
     assert list(blocks_to_do(IMAGES, 4, "model", done)) == [
         second,
@@ -36,22 +36,22 @@ def test_finished_blocks_are_skipped() -> None:
     assert len(list(blocks_to_do(IMAGES, 4, "third model", done))) == 4
 
 
-def test_a_name_tells_place_content_and_identity() -> None:
-    block = PictureBlock(7, ("a", "b"))
-    same = PictureBlock(7, ("a", "b"))
+def test_a_name_is_of_ordinal_content_and_identity() -> None:
+    block = ImageBlock(7, ("a", "b"))
+    same = ImageBlock(7, ("a", "b"))
     assert block.name("x") == same.name("x")
     assert block.name("x").startswith("00000007-") and len(block.name("x")) == 25
     others = [
-        PictureBlock(7, ("a", "c")),
-        PictureBlock(7, ("ab",)),
-        PictureBlock(7, ("b", "a")),
-        PictureBlock(7, ("a", os.fsdecode(b"b\xff"))),
+        ImageBlock(7, ("a", "c")),
+        ImageBlock(7, ("ab",)),
+        ImageBlock(7, ("b", "a")),
+        ImageBlock(7, ("a", os.fsdecode(b"b\xff"))),
     ]
     names = {block.name("x"), block.name("y"), *(other.name("x") for other in others)}
     assert len(names) == 6
 
 
-def test_pictures_are_drawn_as_blocks_are_taken() -> None:
+def test_images_are_drawn_as_blocks_are_taken() -> None:
     drawn = 0
 
     def images() -> object:
@@ -69,12 +69,12 @@ def test_pictures_are_drawn_as_blocks_are_taken() -> None:
     "address",
     ["local", "auto", "10.0.0.1:6379", "head.example:6379", "[::1]:6379", "ray://a:10001"],
 )
-def test_an_address(address: str) -> None:
+def test_an_address_is_taken(address: str) -> None:
     check_address(address)
 
 
 @pytest.mark.parametrize("address", ["model.onnx", "pictures", "a:b", "http://a:1", "", "a:1/x"])
-def test_no_address(address: str) -> None:
+def test_another_word_is_no_address(address: str) -> None:
     with pytest.raises(UsageError, match="expected local, auto or HOST:PORT"):
         check_address(address)
 
@@ -101,13 +101,11 @@ def test_an_output_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(is_installed("ray"), reason="the extra `ray` is installed")
-def test_without_ray(tmp_path: Path) -> None:
-    from t2t_deploy.commands import PredictRequest, RayRequest, predict_across
-    from t2t_deploy.workspace import Workspace
+def test_predict_across_without_ray_says_what_to_install(tmp_path: Path) -> None:
+    from t2t_deploy import predict_across
 
     (tmp_path / "a.jpg").touch()
-    request = PredictRequest(tmp_path / "m.onnx", [str(tmp_path)])
     hint = r"ray is not installed; .* pip install 't2t-deploy\[ray\]'"
     with pytest.raises(MissingDependencyError, match=hint):
-        predict_across(Workspace(tmp_path), request, RayRequest(tmp_path / "out"))
+        predict_across(tmp_path / "m.onnx", str(tmp_path), output=tmp_path / "out")
     assert not (tmp_path / "out").exists()

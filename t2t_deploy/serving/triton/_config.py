@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from t2t_deploy.serving._classifier import Signature
 from t2t_deploy.serving.triton._formats import Accelerator, Batching, ServingFormat
 from t2t_deploy.serving.triton._pbtxt import Message, Value, Word, map_entries
-from t2t_deploy.serving.triton._signature import Signature
 from t2t_deploy.types import Precision, Tail, TensorSpec
 
 LABELS_FILE = "labels.txt"
@@ -23,7 +23,13 @@ _TYPES = {
     "int32": "TYPE_INT32",
     "int64": "TYPE_INT64",
 }
+_PLATFORMS = {
+    ServingFormat.TENSORRT: "tensorrt_plan",
+    ServingFormat.ONNXRUNTIME: "onnxruntime_onnx",
+}
+_PYTHON = ServingFormat.PYTHON.value
 _BYTES, _PIXELS = "image", "pixels"
+_FILE: Message = {"name": _BYTES, "data_type": Word("TYPE_STRING"), "dims": [1]}
 _TRT_PRECISION = {Precision.FP16: "FP16", Precision.INT8: "INT8"}
 
 
@@ -31,9 +37,9 @@ _TRT_PRECISION = {Precision.FP16: "FP16", Precision.INT8: "INT8"}
 class Service:
     """A model as it is to be served.
 
-    profiles: how many optimisation profiles an engine has. top: classes that the ensemble tells.
+    profiles: how many optimisation profiles an engine has. top: classes that the ensemble gives.
     queue_delay_us: how long a request may wait for others, microseconds. instances: of the model;
-    preprocess_instances: of the step that reads pictures, a process each. threads: of ONNX Runtime
+    preprocess_instances: of the step that reads images, a process each. threads: of ONNX Runtime
     in each instance; 0 is one per core.
     """
 
@@ -53,7 +59,7 @@ class Service:
 
     @property
     def preprocess_name(self) -> str:
-        """The step that makes pixels of a picture's bytes."""
+        """The step that makes pixels of an image's bytes."""
         return f"{self.name}_preprocess"
 
     @property
@@ -73,27 +79,33 @@ class Service:
 
     @property
     def top_count(self) -> int:
-        """Classes told: no more than the model gives."""
-        given = self.signature.scores.shape[1]
-        return self.top if given is None else min(self.top, given)
+        """Classes that the ensemble gives: no more than the model does."""
+        return min(self.top, self.signature.columns)
+
+    @property
+    def folder_names(self) -> tuple[str, ...]:
+        """Names of the folders, in the order in which they are to be published."""
+        return (self.name, self.preprocess_name, self.postprocess_name, self.ensemble_name)
 
 
 def model_config(service: Service) -> Message:
     """The model itself."""
     signature, batching = service.signature, service.batching
-    config: dict[str, Value] = {"name": service.name}
-    if service.format is ServingFormat.TENSORRT:
-        config["platform"] = "tensorrt_plan"
-    elif service.format is ServingFormat.ONNXRUNTIME:
-        config["platform"] = "onnxruntime_onnx"
-    config |= {
-        "backend": service.format.value,
-        "max_batch_size": batching.max_size,
-        "version_policy": {"latest": {"num_versions": 1}},
-        "input": [_tensor(signature.image)],
-        "output": [_labelled(service, spec) for spec in signature.outputs],
-        "instance_group": [_instances(service)],
+    config = _model(
+        service,
+        service.name,
+        [_tensor(signature.image)],
+        [_labelled(service, spec) for spec in signature.outputs],
+        platform=_PLATFORMS.get(service.format),
+        backend=service.format.value,
+    )
+    group: dict[str, Value] = {
+        "kind": Word("KIND_GPU" if service.on_gpu else "KIND_CPU"),
+        "count": service.instances,
     }
+    if service.profiles > 1:
+        group["profile"] = [str(index) for index in range(service.profiles)]
+    config["instance_group"] = [group]
     if batching.preferred:
         config["dynamic_batching"] = {
             "preferred_batch_size": list(batching.preferred),
@@ -110,39 +122,33 @@ def model_config(service: Service) -> Message:
 
 
 def preprocess_config(service: Service) -> Message:
-    """Bytes of a picture's file -> what the model takes."""
-    image = service.signature.image
+    """Bytes of an image's file -> what the model takes."""
+    signature = service.signature
+    pixels = TensorSpec(_PIXELS, signature.image.dtype, signature.image.shape)
+    size, image_input = str(signature.size), signature.graph_io.image_input
     return {
-        "name": service.preprocess_name,
-        "backend": ServingFormat.PYTHON.value,
-        "max_batch_size": service.batching.max_size,
-        "version_policy": {"latest": {"num_versions": 1}},
-        "input": [{"name": _BYTES, "data_type": Word("TYPE_STRING"), "dims": [1]}],
-        "output": [_tensor(TensorSpec(_PIXELS, image.dtype, image.shape))],
+        **_model(service, service.preprocess_name, [_FILE], [_tensor(pixels)], backend=_PYTHON),
         "instance_group": [{"kind": Word("KIND_CPU"), "count": service.preprocess_instances}],
-        "parameters": _parameters(
-            {"size": str(service.signature.size), "image_input": service.signature.image_input}
-        ),
+        "parameters": _parameters({"size": size, "image_input": image_input}),
     }
 
 
 def postprocess_config(service: Service) -> Message:
     """What the model gives -> the classes with the highest probabilities."""
     signature = service.signature
+    inputs = [_tensor(spec) for spec in signature.outputs]
+    outputs = _results(service)
+    if signature.graph_io.tail is not Tail.TOPK:
+        outputs[-1] = _labelled(service, signature.scores)
     return {
-        "name": service.postprocess_name,
-        "backend": ServingFormat.PYTHON.value,
-        "max_batch_size": service.batching.max_size,
-        "version_policy": {"latest": {"num_versions": 1}},
-        "input": [_tensor(spec) for spec in signature.outputs],
-        "output": _told_tensors(service),
+        **_model(service, service.postprocess_name, inputs, outputs, backend=_PYTHON),
         "instance_group": [{"kind": Word("KIND_CPU"), "count": 1}],
         "model_warmup": [_warmup(signature.outputs, 1)],
         "parameters": _parameters(
             {
                 "scores": signature.scores.name,
                 "indices": "" if signature.indices is None else signature.indices.name,
-                "tail": signature.tail.value,
+                "tail": signature.graph_io.tail.value,
                 "top": str(service.top_count),
             }
         ),
@@ -150,37 +156,49 @@ def postprocess_config(service: Service) -> Message:
 
 
 def ensemble_config(service: Service) -> Message:
-    """All three steps: bytes of a picture's file -> classes, and the scores they are taken from.
+    """All three steps: bytes of an image -> classes, and the scores they are taken from.
 
-    All that it tells comes out of the last step, the scores too, which that hands on: where a
-    tensor between steps is told as well, Triton 2.51 drops the step before it whenever a client
+    All that it gives comes out of the last step, the scores too, which that hands on: where a
+    tensor between steps is given as well, Triton 2.51 drops the step before it whenever a client
     asks for some of the outputs only, and answers with "unexpected deadlock".
     """
     signature = service.signature
+    # labels come with the step that has them
+    results = _results(service)
     given = {spec.name: f"model_{spec.name}" for spec in signature.outputs}
-    told = {str(tensor["name"]): str(tensor["name"]) for tensor in _told_tensors(service)}
+    names = {str(tensor["name"]): str(tensor["name"]) for tensor in results}
+    steps = [
+        _step(service.preprocess_name, {_BYTES: _BYTES}, {_PIXELS: _PIXELS}),
+        _step(service.name, {signature.image.name: _PIXELS}, given),
+        _step(service.postprocess_name, given, names),
+    ]
     return {
-        "name": service.ensemble_name,
-        "platform": "ensemble",
-        "max_batch_size": service.batching.max_size,
-        "version_policy": {"latest": {"num_versions": 1}},
-        "input": [{"name": _BYTES, "data_type": Word("TYPE_STRING"), "dims": [1]}],
-        # labels come with the step that has them
-        "output": [
-            {key: value for key, value in tensor.items() if key != "label_filename"}
-            for tensor in _told_tensors(service)
-        ],
-        "ensemble_scheduling": {
-            "step": [
-                _step(service.preprocess_name, {_BYTES: _BYTES}, {_PIXELS: _PIXELS}),
-                _step(service.name, {signature.image.name: _PIXELS}, given),
-                _step(service.postprocess_name, given, told),
-            ]
-        },
+        **_model(service, service.ensemble_name, [_FILE], results, platform="ensemble"),
+        "ensemble_scheduling": {"step": steps},
     }
 
 
-def _told_tensors(service: Service) -> list[Message]:
+def _model(
+    service: Service,
+    name: str,
+    inputs: Sequence[Message],
+    outputs: Sequence[Message],
+    *,
+    platform: str | None = None,
+    backend: str | None = None,
+) -> dict[str, Value]:
+    """What all configurations begin with."""
+    words = {"name": name, "platform": platform, "backend": backend}
+    return {
+        **{key: word for key, word in words.items() if word is not None},
+        "max_batch_size": service.batching.max_size,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "input": inputs,
+        "output": outputs,
+    }
+
+
+def _results(service: Service) -> list[Message]:
     """Outputs of the last step and of the ensemble."""
     dims = [service.top_count]
     tensors: list[Message] = [
@@ -189,8 +207,8 @@ def _told_tensors(service: Service) -> list[Message]:
     ]
     if service.labels is not None:
         tensors.append({"name": "label", "data_type": Word("TYPE_STRING"), "dims": dims})
-    if service.signature.tail is not Tail.TOPK:
-        tensors.append(_labelled(service, service.signature.scores))
+    if service.signature.graph_io.tail is not Tail.TOPK:
+        tensors.append(_tensor(service.signature.scores))
     return tensors
 
 
@@ -201,18 +219,8 @@ def _tensor(spec: TensorSpec) -> dict[str, Value]:
 
 def _labelled(service: Service, spec: TensorSpec) -> Message:
     """An output; Triton's classification extension names classes where scores are one per class."""
-    named = service.labels is not None and service.signature.tail is not Tail.TOPK
+    named = service.labels is not None and service.signature.graph_io.tail is not Tail.TOPK
     return _tensor(spec) | ({"label_filename": LABELS_FILE} if named else {})
-
-
-def _instances(service: Service) -> Message:
-    group: dict[str, Value] = {
-        "kind": Word("KIND_GPU" if service.on_gpu else "KIND_CPU"),
-        "count": service.instances,
-    }
-    if service.profiles > 1:
-        group["profile"] = [str(index) for index in range(service.profiles)]
-    return group
 
 
 def _warmup(inputs: Sequence[TensorSpec], size: int) -> Message:
@@ -220,8 +228,8 @@ def _warmup(inputs: Sequence[TensorSpec], size: int) -> Message:
     values: dict[str, Value] = {}
     for spec in inputs:
         tensor = _tensor(spec)
-        fields = {"data_type": tensor["data_type"], "dims": tensor["dims"], "zero_data": True}
-        values[spec.name] = fields
+        del tensor["name"]
+        values[spec.name] = {**tensor, "zero_data": True}
     return {"name": f"batch of {size}", "batch_size": size, "inputs": map_entries(values)}
 
 
@@ -229,13 +237,11 @@ def _onnxruntime_fields(service: Service) -> dict[str, Value]:
     fields: dict[str, Value] = {}
     accelerator = service.accelerator
     if accelerator is not Accelerator.NONE:
-        place = "gpu" if accelerator.needs_gpu else "cpu"
-        entry: dict[str, Value] = {"name": accelerator.value}
         settings = _accelerator_settings(service)
-        if settings:
-            entry["parameters"] = map_entries(settings)
+        entry = {"name": accelerator.value, "parameters": map_entries(settings)}
+        device = "gpu" if accelerator.needs_gpu else "cpu"
         fields["optimization"] = {
-            "execution_accelerators": {f"{place}_execution_accelerator": [entry]}
+            "execution_accelerators": {f"{device}_execution_accelerator": [entry]}
         }
     fields["parameters"] = _parameters({"intra_op_thread_count": str(service.threads)})
     return fields
@@ -247,13 +253,12 @@ def _accelerator_settings(service: Service) -> dict[str, Value]:
         return {"use_tf32": "0"}
     if service.accelerator is not Accelerator.TENSORRT:
         return {}
-    settings: dict[str, Value] = {
-        "precision_mode": _TRT_PRECISION.get(service.precision or Precision.FP32, "FP32")
-    }
-    image, batching = service.signature.image, service.batching
-    if service.signature.batch is None:
+    precision = service.precision or Precision.FP32
+    settings: dict[str, Value] = {"precision_mode": _TRT_PRECISION.get(precision, "FP32")}
+    image, most = service.signature.image, service.batching.max_size
+    if image.shape[0] is None:
         # one engine for all batches, instead of one whenever a new size comes
-        for bound, size in (("min", 1), ("opt", batching.max_size), ("max", batching.max_size)):
+        for bound, size in (("min", 1), ("opt", most), ("max", most)):
             dims = "x".join(map(str, (size, *image.shape[1:])))
             settings[f"trt_profile_{bound}_shapes"] = f"{image.name}:{dims}"
     return settings

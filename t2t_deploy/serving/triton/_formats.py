@@ -1,14 +1,17 @@
-"""Which backend of Triton serves an artifact, and what it cannot serve."""
+"""What an artifact takes and gives, which backend of Triton serves it, and what it cannot serve."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
+from typing import Any
 
 from t2t_deploy.errors import ArtifactError, UsageError
-from t2t_deploy.serving.triton._signature import Signature
-from t2t_deploy.types import Precision, ShapeProfile, Target
+from t2t_deploy.graph import read_onnx, summarise_graph
+from t2t_deploy.serving._classifier import Signature, read_signature
+from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Tail, Target, TensorSpec
 
 DEFAULT_MAX_BATCH = 32
 
@@ -55,13 +58,65 @@ _PRECISIONS = {
 class Batching:
     """How Triton forms batches.
 
-    max_size: pictures at most. preferred: sizes to wait for; empty: no dynamic batching. fixed:
-    the model takes exactly ``max_size``, and what is missing is filled up.
+    max_size: images at most. preferred: sizes to wait for; empty: no dynamic batching.
     """
 
     max_size: int
     preferred: tuple[int, ...] = ()
-    fixed: bool = False
+
+
+def signature_from_onnx(path: Path, details: Mapping[str, Any], classes: int | None) -> Signature:
+    """What an ONNX file takes and gives.
+
+    details: of its manifest. classes: of the model, where its manifest has them. Raises
+    ArtifactError.
+    """
+    import onnx
+
+    model = read_onnx(path)
+    if any(entry.data_location == onnx.TensorProto.EXTERNAL for entry in model.graph.initializer):
+        raise ArtifactError(
+            f"{path} keeps its weights in other files; a server gets one file: export it again"
+        )
+    graph = summarise_graph(model)
+    return _signature(path, graph.inputs, graph.outputs, details, classes)
+
+
+def signature_from_tensors(
+    path: Path,
+    inputs: Sequence[Mapping[str, Any]],
+    outputs: Sequence[Mapping[str, Any]],
+    details: Mapping[str, Any],
+    classes: int | None,
+) -> Signature:
+    """What an engine takes and gives, by the tensors that its manifest lists; as from ONNX."""
+    taken, given = (
+        [TensorSpec(str(one["name"]), str(one["dtype"]), tuple(one["shape"])) for one in tensors]
+        for tensors in (inputs, outputs)
+    )
+    return _signature(path, taken, given, details, classes)
+
+
+def _signature(
+    path: Path,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    details: Mapping[str, Any],
+    classes: int | None,
+) -> Signature:
+    """What the manifest does not say of the tensors is read from them."""
+    ranked = any(spec.dtype.startswith("int") for spec in outputs)
+    graph_io = GraphIO.of_details(
+        {
+            "image_input": GraphIO(any(spec.dtype == "uint8" for spec in inputs)).image_input,
+            "tail": (Tail.TOPK if ranked else Tail.LOGITS).value,
+            **details,
+        }
+    )
+    signature = read_signature(path, inputs, outputs, graph_io, classes)
+    if signature.scores.dtype != "float32":
+        raise ArtifactError(f"{path} gives {signature.scores}; expected float32: export it again")
+    return signature
 
 
 def choose_format(kind: str, asked: ServingFormat | None) -> ServingFormat:
@@ -142,7 +197,7 @@ def choose_batching(
 
     profiles: of an engine. max_batch: the largest asked for; None is what the engine takes, or
     `DEFAULT_MAX_BATCH` where the batch is free. Raises ArtifactError where Triton's batcher, which
-    sends any number of pictures, does not suit; UsageError where the model takes fewer.
+    sends any number of images, does not suit; UsageError where the model takes fewer.
     """
     fixed = signature.batch
     if fixed is not None and not profiles:
@@ -157,7 +212,7 @@ def choose_batching(
                 f"{path} takes exactly {fixed} pictures, Triton sends 1 to {fixed}: make it with "
                 "--batch dynamic, or take --format python, which fills batches up"
             )
-        return Batching(fixed, (fixed,), fixed=True)
+        return Batching(fixed, (fixed,))
     if not profiles:
         return _up_to(DEFAULT_MAX_BATCH if max_batch is None else max_batch)
     ordered = sorted(profiles, key=lambda profile: profile.min)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 _STEP = "  "
 _ESCAPED = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -38,23 +38,15 @@ def map_entries(values: Mapping[str, Value]) -> list[Message]:
 
 def _lines(message: Message) -> Iterator[str]:
     for name, value in message.items():
-        if isinstance(value, Mapping):
-            yield from _block(name, value)
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            yield from _repeated(name, value)
-        else:
-            yield f"{name}: {_scalar(value)}"
-
-
-def _repeated(name: str, values: Sequence[Scalar] | Sequence[Message]) -> Iterator[str]:
-    scalars = []
-    for value in values:
-        if isinstance(value, Mapping):
-            yield from _block(name, value)
-        else:
-            scalars.append(_scalar(value))
-    if scalars:
-        yield f"{name}: [{', '.join(scalars)}]"
+        repeated = isinstance(value, Sequence) and not isinstance(value, str)
+        scalars = []
+        for one in cast("Sequence[Scalar | Message]", value if repeated else [value]):
+            if isinstance(one, Mapping):
+                yield from _block(name, one)
+            else:
+                scalars.append(_scalar(one))
+        if scalars:
+            yield f"{name}: [{', '.join(scalars)}]" if repeated else f"{name}: {scalars[0]}"
 
 
 def _block(name: str, message: Message) -> Iterator[str]:

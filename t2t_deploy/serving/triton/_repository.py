@@ -7,17 +7,23 @@ changed since, is left alone.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from t2t_deploy import __version__
-from t2t_deploy._files import abandoned, locked_folder, remove, sync_folder, temporary_folder
+from t2t_deploy._files import (
+    abandoned,
+    file_sha256,
+    locked_folder,
+    remove,
+    settle,
+    sync_folder,
+    temporary_folder,
+)
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, json_from_file
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.serving.triton._config import (
@@ -31,11 +37,17 @@ from t2t_deploy.serving.triton._config import (
 )
 from t2t_deploy.serving.triton._formats import ServingFormat
 from t2t_deploy.serving.triton._pbtxt import pbtxt
-from t2t_deploy.serving.triton._sources import own_sources, server_file
 
 NOTE = "t2t-deploy.json"
 _WHOSE = "repository.txt"
-_COPIED = 1 << 20
+CONFIG_FILE = "config.pbtxt"
+_VERSION = "1"
+# of an empty folder nothing is kept where a repository lies in an object store
+_KEEP = f"{_VERSION}/.keep"
+_SERVER = Path(__file__).parent / "_server"
+_PACKAGE = Path(__file__).parents[2]
+# What prepares images, and what that imports: a copy in the repository cannot differ from ours.
+_TRANSFORM = ("__init__.py", "errors.py", "images.py", "types.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +67,8 @@ def check_folders(repository: Path, names: Sequence[str]) -> list[str]:
     if repository.exists() and not repository.is_dir():
         raise ArtifactError(f"{repository} is no folder; give one for the model repository")
     if repository.is_dir():
-        place = repository.resolve()
-        put_back(place.parent, place.name)
+        resolved = repository.resolve()
+        put_back(resolved.parent, resolved.name)
     replaced = []
     for name in names:
         folder = repository / name
@@ -87,7 +99,9 @@ def write_folders(repository: Path, folders: Sequence[ModelFolder]) -> list[Path
     """
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        with _staging(repository.resolve()) as staging:
+        resolved = repository.resolve()
+        with temporary_folder(resolved.parent, there=True) as staging:
+            (staging / _WHOSE).write_text(resolved.name, encoding="utf-8")
             for folder in folders:
                 _write(folder, staging / "new" / folder.name)
             (staging / "old").mkdir()
@@ -115,30 +129,19 @@ def _publish(staging: Path, repository: Path, name: str) -> Path:
     return target
 
 
-def _write(folder: ModelFolder, place: Path) -> None:
+def _write(folder: ModelFolder, target: Path) -> None:
     hashes = {}
     for name, content in folder.files.items():
-        path = place / name
+        path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
-        with path.open("wb") as file:
-            for chunk in _chunks(content):
-                digest.update(chunk)
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        hashes[name] = digest.hexdigest()
+        if isinstance(content, Path):
+            shutil.copyfile(content, path)
+        else:
+            path.write_bytes(content.encode())
+        settle(path)
+        hashes[name] = file_sha256(path)
     note = {"t2t_deploy": __version__, **folder.about, "files": hashes}
-    (place / NOTE).write_text(json.dumps(note, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _chunks(content: str | Path) -> Iterator[bytes]:
-    if isinstance(content, str):
-        yield content.encode()
-        return
-    with content.open("rb") as file:
-        while chunk := file.read(_COPIED):
-            yield chunk
+    (target / NOTE).write_text(json.dumps(note, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _note(folder: Path) -> dict[str, str] | None:
@@ -161,16 +164,9 @@ def _changes(folder: Path, stated: Mapping[str, str]) -> list[str]:
     changed = [
         name
         for name in sorted(stated.keys() | there.keys())
-        if name not in stated or name not in there or _sha256(there[name]) != stated[name]
+        if name not in stated or name not in there or file_sha256(there[name]) != stated[name]
     ]
     return changed
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    for chunk in _chunks(path):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def put_back(parent: Path, repository: str | None = None) -> None:
@@ -191,29 +187,6 @@ def put_back(parent: Path, repository: str | None = None) -> None:
         remove(staging)
 
 
-@contextlib.contextmanager
-def _staging(repository: Path) -> Iterator[Path]:
-    with temporary_folder(repository.parent, there=True) as folder:
-        (folder / _WHOSE).write_text(repository.name, encoding="utf-8")
-        yield folder
-
-
-CONFIG_FILE = "config.pbtxt"
-_VERSION = "1"
-# of an empty folder nothing is kept where a repository lies in an object store
-_KEEP = f"{_VERSION}/.keep"
-
-
-def service_names(service: Service) -> tuple[str, ...]:
-    """Names of the folders, in the order in which they are to be published."""
-    return (
-        service.name,
-        service.preprocess_name,
-        service.postprocess_name,
-        service.ensemble_name,
-    )
-
-
 def service_folders(
     service: Service, model: Path, manifest: Path | None, about: Mapping[str, Any]
 ) -> tuple[ModelFolder, ...]:
@@ -227,26 +200,22 @@ def service_folders(
     if manifest is not None:
         files[f"{file}.manifest.json"] = manifest
     if service.format is ServingFormat.PYTHON:
-        files[f"{_VERSION}/model.py"] = server_file("classifier")
+        files[f"{_VERSION}/model.py"] = _SERVER / "classifier.py"
     labels = "".join(f"{label}\n" for label in service.labels or ())
     steps: dict[str, dict[str, str | Path]] = {
         service.name: files,
         service.preprocess_name: {
             CONFIG_FILE: pbtxt(preprocess_config(service)),
-            f"{_VERSION}/model.py": server_file("preprocess"),
-            **{f"{_VERSION}/{place}": text for place, text in _transform().items()},
+            f"{_VERSION}/model.py": _SERVER / "preprocess.py",
+            **{f"{_VERSION}/t2t_deploy/{name}": _PACKAGE / name for name in _TRANSFORM},
         },
         service.postprocess_name: {
             CONFIG_FILE: pbtxt(postprocess_config(service)),
-            f"{_VERSION}/model.py": server_file("postprocess"),
+            f"{_VERSION}/model.py": _SERVER / "postprocess.py",
         },
         service.ensemble_name: {CONFIG_FILE: pbtxt(ensemble_config(service)), _KEEP: ""},
     }
     if labels:
         files[LABELS_FILE] = labels
         steps[service.postprocess_name][LABELS_FILE] = labels
-    return tuple(ModelFolder(name, steps[name], about) for name in service_names(service))
-
-
-def _transform() -> dict[str, str]:
-    return own_sources("t2t_deploy.images")
+    return tuple(ModelFolder(name, steps[name], about) for name in service.folder_names)

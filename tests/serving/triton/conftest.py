@@ -27,14 +27,14 @@ def workspace(exported_once: Path, tmp_path: Path) -> Workspace:
     return Workspace(Path(shutil.copytree(exported_once, tmp_path / "artifacts")))
 
 
+def by_batch(workspace: Workspace) -> dict[int | None, Artifact]:
+    """The tiny model by its batch; None is a free one."""
+    return {a.require_manifest().batch: a for a in workspace.artifacts("onnx")}
+
+
 @pytest.fixture
 def artifact(workspace: Workspace) -> Callable[[int | None], Artifact]:
-    """The tiny model of a batch; None is a free one."""
-
-    def find(batch: int | None) -> Artifact:
-        return next(a for a in workspace.artifacts("onnx") if a.require_manifest().batch == batch)
-
-    return find
+    return by_batch(workspace).__getitem__
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def package(
     return make
 
 
-@pytest.fixture
-def labels(tmp_path: Path) -> Path:
-    path = tmp_path / "labels.txt"
+@pytest.fixture(scope="session")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("labels") / "labels.txt"
     path.write_text("".join(f"class {index}\n" for index in range(10)))
     return path

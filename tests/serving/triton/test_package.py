@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
-from onnx import helper
 
 from t2t_deploy._files import file_sha256
 from t2t_deploy.commands import Package
@@ -27,8 +25,7 @@ from t2t_deploy.serving.triton import (
     write_folders,
 )
 from t2t_deploy.serving.triton._repository import ModelFolder
-from t2t_deploy.serving.triton._sources import own_sources
-from t2t_deploy.types import Precision, ShapeProfile, Target
+from t2t_deploy.types import BARE, GraphIO, Precision, ShapeProfile, Tail, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
 Make = Callable[..., Package]
@@ -41,27 +38,24 @@ def written(folder: Path) -> set[str]:
 
 def test_every_file_of_a_python_package(package: Make, tmp_path: Path, labels: Path) -> None:
     made = package(format=ServingFormat.PYTHON, labels=labels, name="tiny")
+    step = ("config.pbtxt", "t2t-deploy.json")
+    sources = (f"1/t2t_deploy/{name}.py" for name in ("__init__", "errors", "images", "types"))
+    expected = {
+        "tiny": (*step, "labels.txt", "1/model.onnx", "1/model.onnx.manifest.json", "1/model.py"),
+        "tiny_preprocess": (*step, "1/model.py", *sources),
+        "tiny_postprocess": (*step, "1/model.py", "labels.txt"),
+        "tiny_images": (*step, "1/.keep"),
+    }
     assert written(tmp_path / "models") == {
-        *("tiny/config.pbtxt", "tiny/labels.txt", "tiny/t2t-deploy.json"),
-        *("tiny/1/model.onnx", "tiny/1/model.onnx.manifest.json", "tiny/1/model.py"),
-        *("tiny_preprocess/config.pbtxt", "tiny_preprocess/t2t-deploy.json"),
-        *("tiny_preprocess/1/model.py", "tiny_preprocess/1/t2t_deploy/__init__.py"),
-        *("tiny_preprocess/1/t2t_deploy/errors.py", "tiny_preprocess/1/t2t_deploy/images.py"),
-        "tiny_preprocess/1/t2t_deploy/types.py",
-        *("tiny_postprocess/config.pbtxt", "tiny_postprocess/t2t-deploy.json"),
-        *("tiny_postprocess/1/model.py", "tiny_postprocess/labels.txt"),
-        *("tiny_images/config.pbtxt", "tiny_images/t2t-deploy.json", "tiny_images/1/.keep"),
+        f"{folder}/{name}" for folder, names in expected.items() for name in names
     }
     assert [folder.name for folder in made.folders][-1] == "tiny_images"
-    model = tmp_path / "models/tiny/1/model.onnx"
-    assert file_sha256(model) == made.artifact.require_manifest().sha256
+    model, manifest = tmp_path / "models/tiny/1/model.onnx", made.artifact.require_manifest()
+    assert file_sha256(model) == manifest.sha256
     # its manifest fits it where it lies
-    assert (
-        Workspace(tmp_path / "none").open(model).require_manifest()
-        == made.artifact.require_manifest()
-    )
+    assert Workspace(tmp_path / "none").open(model).require_manifest() == manifest
     note = json.loads((tmp_path / "models/tiny_images/t2t-deploy.json").read_text())
-    assert note["artifact"]["sha256"] == made.artifact.require_manifest().sha256
+    assert note["artifact"]["sha256"] == manifest.sha256
     assert list(tmp_path.glob(".t2t-tmp-*")) == []
 
 
@@ -137,23 +131,24 @@ def test_a_failed_artifact_is_refused(
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (9, "has 9 lines and the model 10 classes"),
-        (11, "has 11 lines and the model 10 classes"),
-        (None, "line 3 of .* is empty"),
+        (9, "has 9 labels and the artifact 10 classes"),
+        (11, "has 11 labels and the artifact 10 classes"),
+        ("ab defghij", "line 3 of .* is empty"),
+        ([*"abcdefghi", "zw\u2028ei"], "the label 'zw.u2028ei' of .* has a line break"),
     ],
 )
 def test_labels_that_do_not_fit(
-    package: Make, labels: Path, lines: int | None, message: str
+    package: Make, tmp_path: Path, lines: int | Sequence[str], message: str
 ) -> None:
-    text = ["a", "b", "", *"defghij"] if lines is None else [str(n) for n in range(lines)]
-    labels.write_text("\n".join(text) + "\n")
+    labels = tmp_path / "other.txt"
+    labels.write_text("\n".join("x" * lines if isinstance(lines, int) else lines) + "\n")
     with pytest.raises(UsageError, match=message):
         package(labels=labels)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", ".hidden", "ä"])
 def test_names_that_are_no_folder(package: Make, name: str) -> None:
-    with pytest.raises(UsageError, match="--name is"):
+    with pytest.raises(UsageError, match="name is"):
         package(name=name)
 
 
@@ -161,7 +156,7 @@ def test_a_fixed_batch(package: Make, artifact: Callable[[int | None], Artifact]
     with pytest.raises(ArtifactError, match=r"takes exactly 4 pictures, Triton sends 1 to 4"):
         package(artifact=artifact(4).path)
     filled = package(artifact=artifact(4).path, format=ServingFormat.PYTHON).service.batching
-    assert (filled.max_size, filled.preferred, filled.fixed) == (4, (4,), True)
+    assert (filled.max_size, filled.preferred) == (4, (4,))
     single = package(artifact=artifact(1).path).service.batching
     assert (single.max_size, single.preferred) == (1, ())
     with pytest.raises(UsageError, match=r"--max-batch is 8 and the batch of .* fixed at 4"):
@@ -169,7 +164,7 @@ def test_a_fixed_batch(package: Make, artifact: Callable[[int | None], Artifact]
 
 
 @pytest.mark.parametrize(
-    ("profiles", "max_batch", "wanted"),
+    ("profiles", "max_batch", "expected"),
     [
         (["1:8:32"], None, (32, (8, 32))),
         (["1:1:32"], None, (32, (32,))),
@@ -188,17 +183,17 @@ def test_batches_of_profiles(
     artifact: Callable[[int | None], Artifact],
     profiles: list[str],
     max_batch: int | None,
-    wanted: Any,
+    expected: Any,
 ) -> None:
     signature = signature_from_onnx(artifact(None).path, {}, 10)
     parsed = [ShapeProfile.parse(text) for text in profiles]
     ask = ("file", signature, ServingFormat.TENSORRT, parsed, max_batch)
-    if isinstance(wanted, str):
-        with pytest.raises(DeployError, match=wanted):
+    if isinstance(expected, str):
+        with pytest.raises(DeployError, match=expected):
             choose_batching(*ask)
     else:
         found = choose_batching(*ask)
-        assert (found.max_size, found.preferred) == wanted
+        assert (found.max_size, found.preferred) == expected
 
 
 def test_formats_by_kind() -> None:
@@ -230,9 +225,9 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize(("form", "asked", "target", "precision", "wanted"), CHOICES)
-def test_accelerators(
-    form: str, asked: str | None, target: str, precision: str, wanted: Any
+@pytest.mark.parametrize(("form", "asked", "target", "precision", "expected"), CHOICES)
+def test_accelerators_by_format_target_and_precision(
+    form: str, asked: str | None, target: str, precision: str, expected: str | None
 ) -> None:
     ask = (
         ServingFormat(form),
@@ -240,11 +235,11 @@ def test_accelerators(
         Target(target),
         Precision(precision),
     )
-    if wanted is None:
+    if expected is None:
         with pytest.raises(UsageError):
             choose_accelerator(*ask)
     else:
-        assert choose_accelerator(*ask).value == wanted
+        assert choose_accelerator(*ask).value == expected
 
 
 def test_dynamic_ranges_stay_on_the_cpu() -> None:
@@ -257,52 +252,57 @@ def test_dynamic_ranges_stay_on_the_cpu() -> None:
         )
 
 
-def foreign(path: Path, inputs: list[Any], outputs: list[Any]) -> Path:
-    graph = helper.make_graph([], "g", inputs, outputs)
-    onnx.save(helper.make_model(graph), path)
+FLOATS, PIXELS = "float[N,3,8,8] image", "uint8[N,8,8,3] image"
+SCORES, TOP = "float[N,10] scores", "float[N,5] probabilities, int64[N,5] indices"
+
+
+def foreign(path: Path, inputs: str, outputs: str) -> Path:
+    """A file whose graph has these inputs and outputs, and no nodes."""
+    header = '<ir_version: 9, opset_import: ["": 18]>'
+    onnx.save(onnx.parser.parse_model(f"{header} g ({inputs}) => ({outputs}) {{}}"), path)
     return path
 
 
-def value(name: str, dtype: str, dims: list[Any]) -> Any:
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    return helper.make_tensor_value_info(name, kind, dims)
-
-
-FLOATS = value("image", "float32", ["N", 3, 8, 8])
-PIXELS = value("image", "uint8", ["N", 8, 8, 3])
-SCORES = value("scores", "float32", ["N", 10])
-TOP = [value("probabilities", "float32", ["N", 5]), value("indices", "int64", ["N", 5])]
-
-
-def test_signatures(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    plain = signature_from_onnx(foreign(path, [FLOATS], [SCORES]), {}, None)
-    assert (plain.image_input, plain.tail.value, plain.classes, plain.size, plain.batch) == (
-        *("float32_nchw", "logits", 10, 8, None),
-    )
-    details = {"image_input": "uint8_nhwc", "tail": "softmax"}
-    soft = signature_from_onnx(foreign(path, [PIXELS], [SCORES]), details, 10)
-    assert (soft.image_input, soft.tail.value) == ("uint8_nhwc", "softmax")
-    top = signature_from_onnx(foreign(path, [PIXELS], TOP), {"tail": "topk"}, 10)
-    assert top.indices is not None and (top.indices.name, top.classes) == ("indices", 10)
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "details", "graph_io"),
+    [
+        (FLOATS, SCORES, {}, BARE),
+        (FLOATS, TOP, {}, GraphIO(tail=Tail.TOPK)),
+        (
+            *(PIXELS, SCORES, {"image_input": "uint8_nhwc", "tail": "softmax"}),
+            GraphIO(embed_preprocess=True, tail=Tail.SOFTMAX),
+        ),
+        (PIXELS, TOP, {"tail": "topk"}, GraphIO(embed_preprocess=True, tail=Tail.TOPK)),
+    ],
+)
+def test_signature_is_of_the_tensors_and_the_manifest(
+    tmp_path: Path, inputs: str, outputs: str, details: dict[str, str], graph_io: GraphIO
+) -> None:
+    path = foreign(tmp_path / "m.onnx", inputs, outputs)
+    found = signature_from_onnx(path, details, 10)
+    assert (found.graph_io, found.classes, found.size, found.batch) == (graph_io, 10, 8, None)
+    assert ", ".join(spec.name for spec in found.outputs) in ("scores", "probabilities, indices")
+    unknown = signature_from_onnx(path, details, None).classes
+    assert unknown == (None if graph_io.tail is Tail.TOPK else 10)
 
 
 @pytest.mark.parametrize(
     ("inputs", "outputs", "details", "message"),
     [
-        ([FLOATS, PIXELS], [SCORES], {}, "expected one picture"),
-        ([value("x", "float32", ["N", 8, 8, 3])], [SCORES], {}, "expected one picture"),
-        ([value("x", "uint8", ["N", 3, 8, 8])], [SCORES], {}, "expected one picture"),
-        ([FLOATS], [SCORES, SCORES], {}, "expected float32"),
-        ([FLOATS], [value("y", "float32", ["N", 4, 10])], {}, "expected float32"),
-        ([FLOATS], [SCORES], {"image_input": "uint8_nhwc"}, "its manifest says uint8_nhwc"),
-        ([FLOATS], [SCORES], {"tail": "topk"}, "its tail is topk"),
-        ([FLOATS], TOP, {"tail": "softmax"}, "its tail is softmax"),
-        ([FLOATS], [value("y", "float32", ["N", 9])], {}, "its manifest says 10 classes"),
+        (f"{FLOATS}, {PIXELS}2", SCORES, {}, "expected pictures, uint8"),
+        ("float[N,8,8,3] x", SCORES, {}, "expected pictures, "),
+        ("uint8[N,3,8,8] x", SCORES, {}, "expected pictures, "),
+        (FLOATS, f"{SCORES}, {SCORES}2", {}, r"expected scores \(N, classes\)"),
+        (FLOATS, "float[N,4,10] y", {}, r"expected scores \(N, classes\)"),
+        (FLOATS, SCORES, {"image_input": "uint8_nhwc"}, "expected pictures, uint8"),
+        (FLOATS, SCORES, {"tail": "topk"}, "of the tail topk"),
+        (FLOATS, TOP, {"tail": "softmax"}, "of the tail softmax"),
+        (FLOATS, "float[N,9] y", {}, "its manifest says 10 classes"),
+        (FLOATS, "float16[N,10] y", {}, "expected float32"),
     ],
 )
-def test_models_that_are_no_classifier(
-    tmp_path: Path, inputs: list[Any], outputs: list[Any], details: dict[str, str], message: str
+def test_a_model_that_is_no_classifier_is_refused(
+    tmp_path: Path, inputs: str, outputs: str, details: dict[str, str], message: str
 ) -> None:
     path = foreign(tmp_path / "m.onnx", inputs, outputs)
     with pytest.raises(ArtifactError, match=message):
@@ -316,24 +316,21 @@ def test_a_file_that_is_no_onnx(package: Make, tmp_path: Path) -> None:
             package(artifact=tmp_path / "m.onnx")
 
 
-def test_the_copied_transform_is_whole_and_ours(tmp_path: Path) -> None:
-    """It runs where this package is not installed, and comes before one that is."""
-    for name, text in own_sources("t2t_deploy.images").items():
-        path = tmp_path / "copy" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+def test_the_copied_transform_runs_without_this_package(package: Make, tmp_path: Path) -> None:
+    """It comes before one that is installed."""
+    copy = package(name="tiny").folders[1] / "1"
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import t2t_deploy.images as images; print(images.__file__)\n"
         "print(sorted(name for name in sys.modules if name.startswith('t2t_deploy')))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "copy")],
+        [sys.executable, "-c", program, str(copy)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    place, modules = done.stdout.splitlines()
-    assert place == str(tmp_path / "copy/t2t_deploy/images.py")
+    path, modules = done.stdout.splitlines()
+    assert path == str(copy / "t2t_deploy/images.py")
     assert modules == str([f"t2t_deploy{name}" for name in ("", ".errors", ".images", ".types")])

@@ -15,7 +15,7 @@ import pytest
 from triton_server import ServerError, ServerProcess, why_no_server
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.commands import package_artifact as package_into
+from t2t_deploy.commands import package_artifact
 from t2t_deploy.images import normalise, read_image, resize_and_crop
 from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.serving.triton import Accelerator, ServingFormat
@@ -23,6 +23,7 @@ from t2t_deploy.workspace import Artifact, Workspace
 
 from ...natural import TEST, natural_crops, shipped
 from ...small import tiny_exports
+from .conftest import by_batch
 
 SKIPPED = why_no_server()
 pytestmark = pytest.mark.skipif(SKIPPED is not None, reason=str(SKIPPED))
@@ -101,33 +102,32 @@ def as_bytes(files: list[bytes]) -> np.ndarray:
 @pytest.fixture(scope="module")
 def of_pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with the normalisation inside."""
-    form: dict[str, Any] = {"embed_preprocess": True}
-    (made,) = tiny_exports(tmp_path_factory.mktemp("pixels"), form).artifacts("onnx")
+    folder = tmp_path_factory.mktemp("pixels")
+    (made,) = tiny_exports(folder, {"embed_preprocess": True}).artifacts("onnx")
     return made.path
 
 
 @pytest.fixture(scope="module")
-def models(exported_once: Path, of_pixels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(
+    exported_once: Path, of_pixels: Path, labels: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """One repository: float input, uint8 input, a batch of exactly 4; python throughout."""
     folder = tmp_path_factory.mktemp("repository")
-    labels = folder / "labels.txt"
-    labels.write_text("".join(f"class {index}\n" for index in range(10)))
-    floats = Workspace(exported_once)
-    by_batch = {a.require_manifest().batch: a.path for a in floats.artifacts()}
-    for name, workspace, path, given in (
-        ("floats", floats, by_batch[None], labels),
-        ("pixels", Workspace(of_pixels.parents[1]), of_pixels, None),
-        ("four", floats, by_batch[4], None),
+    floats = by_batch(Workspace(exported_once))
+    for name, path, given in (
+        ("floats", floats[None].path, labels),
+        ("pixels", of_pixels, None),
+        ("four", floats[4].path, None),
     ):
-        package_into(
+        package_artifact(
+            path,
             triton=folder / "models",
-            artifact=path,
             format=ServingFormat.PYTHON,
             name=name,
             labels=given,
             threads=1,
             queue_delay=20_000,
-            workspace=workspace,
+            workspace=path.parents[1],
         )
     return folder
 
@@ -152,10 +152,7 @@ def files() -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def graph(exported_once: Path) -> Path:
-    (found,) = (
-        a.path for a in Workspace(exported_once).artifacts() if a.require_manifest().batch is None
-    )
-    return found
+    return by_batch(Workspace(exported_once))[None].path
 
 
 def close_to(found: np.ndarray, wanted: np.ndarray) -> None:
@@ -171,15 +168,12 @@ def test_pictures_in_classes_out(
     order = np.argsort(-wanted, axis=1, kind="stable")[:, :5]
     powers = np.exp(wanted.astype(np.float64))
     shares = np.take_along_axis(powers / powers.sum(axis=1, keepdims=True), order, axis=1)
-    many = client.ask("floats_images", "image", as_bytes(files))
-    single = [client.ask("floats_images", "image", as_bytes([content])) for content in files]
-    for found in (
-        {name: many.as_numpy(name) for name in ("logits", "index", "probability", "label")},
-        {
-            name: np.concatenate([one.as_numpy(name) for one in single])
+    for requests in ([files], [[content] for content in files]):
+        answers = [client.ask("floats_images", "image", as_bytes(some)) for some in requests]
+        found = {
+            name: np.concatenate([answer.as_numpy(name) for answer in answers])
             for name in ("logits", "index", "probability", "label")
-        },
-    ):
+        }
         close_to(found["logits"], wanted)
         np.testing.assert_array_equal(found["index"], order)
         np.testing.assert_allclose(found["probability"], shares, rtol=1e-5)
@@ -332,8 +326,7 @@ def test_backends_that_this_server_lacks(
     if is_installed("tensorrt_rtx"):
         from t2t_deploy.commands import build_engine
 
-        request: dict[str, Any] = {"artifact": artifact(None).path, "sm": "portable"}
-        engine = build_engine(**request, workspace=workspace)
+        engine = build_engine(artifact(None).path, sm="portable", workspace=workspace)
         made = package(name="plan", artifact=engine.path)
         assert "Triton's tensorrt backend loads engines of TensorRT alone" in made.notes[0]
         names.append("plan")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -39,32 +38,27 @@ def test_all_forms(tmp_path: Path, precision: Precision) -> None:
         source = export_onnx(variant="7", precision=precision, workspace=workspace)
     elif precision is Precision.INT8:
         crops = write_calibration_crops(tmp_path / "crops", 16)
-        form: dict[str, Any] = {
-            "artifact": source.path,
-            "images": crops,
-            "target": Target.CPU,
-            "speed": False,
-        }
-        source = quantize_onnx(**form, workspace=workspace)
-    build: dict[str, Any] = {"precision": precision, "images": crops, "sm": "portable"}
-    if precision is Precision.INT8:
-        build["sm"] = "86,89"
-    engine = build_engine(**build, workspace=workspace)
+        source = quantize_onnx(
+            source.path, images=crops, target=Target.CPU, speed=False, workspace=workspace
+        )
+    sm = "86,89" if precision is Precision.INT8 else "portable"
+    engine = build_engine(precision=precision, images=crops, sm=sm, workspace=workspace)
     models = tmp_path / "models"
     for serving_format, artifact in (
         (ServingFormat.PYTHON, source),
         (ServingFormat.ONNXRUNTIME, source),
         (ServingFormat.TENSORRT, engine),
     ):
-        request: dict[str, Any] = {
-            "triton": models,
-            "artifact": artifact.path,
-            "format": serving_format,
-            "name": serving_format.value,
-            "max_batch": 8,
-            "threads": 1,
-        }
-        assert len(package_artifact(**request, workspace=workspace).folders) == 4
+        made = package_artifact(
+            artifact.path,
+            triton=models,
+            format=serving_format,
+            name=serving_format.value,
+            max_batch=8,
+            threads=1,
+            workspace=workspace,
+        )
+        assert len(made.folders) == 4
     files = pictures()[:5]
     wanted = offline(source.path, pixels_of(files, tmp_path, 224))
     with ServerProcess(models, tmp_path / "log", ready=False) as server:

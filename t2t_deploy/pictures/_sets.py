@@ -1,0 +1,237 @@
+"""Folders of images as sets: their identity, their classes, what was calibrated on."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from t2t_deploy.errors import CalibrationError, ImageError, counted
+from t2t_deploy.images import preprocess, read_image
+from t2t_deploy.pictures._find import find_images
+
+if TYPE_CHECKING:
+    from t2t_deploy.workspace import Artifact
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBatch:
+    """Some images of a set.
+
+    pictures: (n, 3, S, S) float32; labels: (n,) int64, None where the set has none;
+    unreadable: the reason for each image that is not among them.
+    """
+
+    pictures: np.ndarray
+    labels: np.ndarray | None
+    unreadable: tuple[tuple[Path, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """Images of a folder in a fixed order.
+
+    paths: sorted by name; left_out: how many further images the folder holds.
+    """
+
+    folder: Path
+    paths: tuple[Path, ...]
+    left_out: int = 0
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the set: see `identity_of`."""
+        return identity_of(self.digests())
+
+    def digests(self) -> tuple[str, ...]:
+        """SHA-256 of each file's content, in the order of ``paths``."""
+        return file_digests(self.paths)
+
+    def readable_batches(
+        self, size: int, batch: int, labels: Sequence[int] = ()
+    ) -> Iterator[ImageBatch]:
+        """Preprocessed images, ``batch`` files at a time; nothing is kept of those before.
+
+        A file that cannot be read is listed with its batch, which may be left without images.
+        labels: of each path; none where the set has none.
+        """
+        for start in range(0, len(self.paths), batch):
+            found, kept, unreadable = [], [], []
+            for index in range(start, min(start + batch, len(self.paths))):
+                try:
+                    found.append(preprocess(read_image(self.paths[index]), size))
+                    kept.append(index)
+                except ImageError as err:
+                    unreadable.append((self.paths[index], str(err)))
+            yield ImageBatch(
+                np.stack(found) if found else np.empty((0, 3, size, size), np.float32),
+                np.array([labels[index] for index in kept], np.int64) if labels else None,
+                tuple(unreadable),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSet(ImageSet):
+    """Images with the folder of its class for each.
+
+    folders: names of the class folders, by name; none for a set without labels. classes: for each
+    image the index of its folder in ``folders``.
+    """
+
+    folders: tuple[str, ...] = ()
+    classes: tuple[int, ...] = ()
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the images lie in class folders."""
+        return bool(self.folders)
+
+    def class_indices(self, num_classes: int) -> tuple[int, ...]:
+        """The model's class for each of ``folders``.
+
+        Folders that are all named by numbers mean these classes. Other folders must be as many as
+        the model has classes, and mean them in the order of their names. Raises ImageError.
+        """
+        names = self.folders
+        if all(name.isdecimal() for name in names):
+            indices = tuple(int(name) for name in names)
+            beyond = [name for name in names if int(name) >= num_classes]
+            if beyond:
+                raise ImageError(
+                    f"class folder {self.folder / beyond[0]} is named by a number; expected 0 to "
+                    f"{num_classes - 1}, the model's classes: rename the folders"
+                )
+            if len(set(indices)) < len(indices):
+                raise ImageError(
+                    f"{self.folder} has two folders for one class ({', '.join(names)}); expected "
+                    "one: merge them"
+                )
+            return indices
+        if len(names) != num_classes:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise ImageError(
+                f"{self.folder} has {counted(len(names), 'class folder')} ({shown}) and "
+                f"the model {num_classes} classes; expected a folder for each class, in the order "
+                f"of their names, or folders named by class numbers from 0 to {num_classes - 1}"
+            )
+        return tuple(range(num_classes))
+
+    def batches(self, size: int, batch: int, num_classes: int) -> Iterator[ImageBatch]:
+        """As `readable_batches`, with the model's classes as labels.
+
+        Raises ImageError where class folders do not fit the model.
+        """
+        indices = self.class_indices(num_classes)
+        return self.readable_batches(size, batch, [indices[folder] for folder in self.classes])
+
+
+def file_digests(paths: Iterable[Path]) -> tuple[str, ...]:
+    """SHA-256 of each file's content, in hexadecimal."""
+    return tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+
+
+def identity_of(digests: Iterable[str]) -> str:
+    """Identity of a set of images: a hash over their contents, whatever their names and order."""
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+
+
+def image_set_from_folder(
+    folder: Path, *, count: int | None = None, spread: bool = False
+) -> ImageSet:
+    """All images below a folder, ``count`` of them; None takes all.
+
+    spread: take them from the whole of the folder at even steps, as of class folders, instead of
+    the first by name.
+
+    Raises ImageError where there is no folder or no image in it.
+    """
+    found = _images_in(folder)
+    kept = found if count is None else found[:count]
+    if spread and len(kept) < len(found):
+        kept = [found[index * len(found) // len(kept)] for index in range(len(kept))]
+    return ImageSet(folder, tuple(kept), left_out=len(found) - len(kept))
+
+
+def labelled_set_from_folder(folder: Path, *, limit: int | None = None) -> LabelledSet:
+    """All images of a folder; those in subfolders have the subfolder as their class.
+
+    limit: take this many, from all classes in turn. Hidden folders are not classes.
+    Raises ImageError where there is no image, or some lie in class folders and some beside them.
+    """
+    found = _images_in(folder)
+    depth = len(folder.parts)
+    loose = [path for path in found if len(path.parts) == depth + 1]
+    if len(loose) == len(found):
+        return LabelledSet(folder, tuple(found[:limit]), len(found) - len(found[:limit]))
+    if loose:
+        raise ImageError(
+            f"{loose[0]} and {len(loose) - 1} more pictures lie beside class folders, so their "
+            "class is unknown; move them into the folder of their class, or away"
+        )
+    folders = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+    of_class: dict[str, list[Path]] = {name: [] for name in folders}
+    for path in found:
+        name = path.parts[depth]
+        if name not in of_class:
+            raise ImageError(f"{path} lies in a hidden folder; remove it, or rename the folder")
+        of_class[name].append(path)
+    if limit is not None:
+        rounds = zip_longest(*of_class.values())
+        found = [path for one_each in rounds for path in one_each if path is not None]
+    kept = tuple(found[:limit])
+    index_of = {name: index for index, name in enumerate(folders)}
+    classes = tuple(index_of[path.parts[depth]] for path in kept)
+    return LabelledSet(folder, kept, len(found) - len(kept), tuple(folders), classes)
+
+
+def overlap(artifact: Artifact, paths: Sequence[Path]) -> str | None:
+    """None unless some of the files were among an artifact's calibration images; else which."""
+    calibration = (
+        None if artifact.manifest is None else artifact.manifest.details.get("calibration")
+    )
+    if not calibration:
+        return None
+    return _shared(calibration["pictures"], paths, artifact.path.name)
+
+
+def evaluation_images(folder: Path, calibrated_on: Sequence[str], name: str) -> LabelledSet:
+    """The images a budget is measured on. Raises CalibrationError for one calibrated on."""
+    images = labelled_set_from_folder(folder)
+    reason = _shared(calibrated_on, images.paths, name)
+    if reason is not None:
+        raise CalibrationError(reason)
+    return images
+
+
+def _images_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise ImageError(f"{folder} is not a folder; give one with pictures")
+    return [Path(name) for name in find_images([str(folder)])]
+
+
+def _shared(calibrated_on: Collection[str], paths: Sequence[Path], name: str) -> str | None:
+    """None unless files have one of these SHA-256; else a line that says which."""
+    known = set(calibrated_on)
+    shared = [path for path, sha in zip(paths, _digests(tuple(paths)), strict=True) if sha in known]
+    if not shared:
+        return None
+    return (
+        f"{len(shared)} of {len(paths)} pictures, {shared[0]} the first, are among those that "
+        f"{name} was calibrated on; expected none: evaluate on others, or calibrate on others"
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _digests(paths: tuple[Path, ...]) -> tuple[str, ...]:
+    """Every artifact of a command is held against the same images: they are hashed once."""
+    return file_digests(paths)
