@@ -5,13 +5,12 @@ from __future__ import annotations
 import doctest
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import t2t_deploy
 from t2t_deploy._optional import is_installed
 
+from ..noise import write_noise
 from ..small import TINY_FOR_8_BITS
 
 GUIDE = Path(__file__).parents[2] / "docs" / "python-api.md"
@@ -41,12 +40,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the examples find in the folder they run in."""
     monkeypatch.delenv("T2T_DEPLOY_WORKSPACE", raising=False)
     monkeypatch.chdir(tmp_path)
-    stream = np.random.RandomState(0)
     for name, count in {"train": 12, "val": 4}.items():
-        (tmp_path / name).mkdir()
-        for index in range(count):
-            noise = stream.randint(0, 256, (40, 40, 3), np.uint8)
-            Image.fromarray(noise).save(tmp_path / name / f"{index}.png")
+        write_noise(*(tmp_path / name / f"{index}.png" for index in range(count)))
     (tmp_path / "tiny.toml").write_text(TINY_FOR_8_BITS)
     (tmp_path / "recipe.toml").write_text(RECIPE)
     return tmp_path
@@ -86,9 +81,7 @@ def test_the_examples_do_what_they_say(folder: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
-def test_all_examples_do_so_one_after_another(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_examples_in_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not is_installed("tensorrt_rtx"):
         pytest.skip("tensorrt_rtx is not installed")
     run(examples(), capsys)

@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import os
 import shutil
-import signal
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
-import t2t_deploy
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import is_installed
-from t2t_deploy.cli import main
 from t2t_deploy.workspace import manifest_path_for, manifest_text
 
+from ..program import called
 from ..small import TINY
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left: its exit status and what it printed."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The one JSON object on stdout; whatever else stands there fails."""
-        return json.loads(self.out)
-
-
-def exit_status(*words: object) -> int:
-    caught = [getattr(signal, n) for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)]
-    before = [signal.getsignal(number) for number in caught]
-    try:
-        with pytest.raises(SystemExit) as leaving:
-            main([str(word) for word in words])
-    finally:
-        for number, handler in zip(caught, before, strict=True):
-            signal.signal(number, handler)
-    assert isinstance(leaving.value.code, int)
-    return leaving.value.code
+from .command import Change, Run, Temporaries, manifest_of
+from .graphs import Alter
 
 
 @pytest.fixture(autouse=True)
@@ -61,16 +29,8 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Run a command line; what compiled code prints is seen as well."""
-
-    def call(*words: object) -> Done:
-        capfd.readouterr()
-        status = exit_status(*words)
-        out, err = capfd.readouterr()
-        return Done(status, out, err)
-
-    return call
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    return Run(capfd)
 
 
 @pytest.fixture(scope="session")
@@ -80,25 +40,10 @@ def tiny_toml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def environment() -> dict[str, str]:
-    """For processes of our own: the package is importable, installed or not."""
-    root = Path(t2t_deploy.__file__).parents[1]
-    kept = {name: value for name, value in os.environ.items() if name != "T2T_DEPLOY_WORKSPACE"}
-    return kept | {"PYTHONPATH": str(root)}
-
-
-@pytest.fixture(scope="session")
-def program() -> list[str]:
-    return [sys.executable, "-m", "t2t_deploy"]
-
-
 def _made(workspace: Path, *commands: tuple[object, ...]) -> Path:
     for words in commands:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            status = exit_status(*words, "--workspace", workspace)
-        assert status == 0, printed.getvalue()
+        done = called(*words, "--workspace", workspace)
+        assert done.status == 0, done.err
     return workspace
 
 
@@ -154,22 +99,39 @@ def engine_file(built: Path) -> Path:
 
 
 @pytest.fixture
-def change_manifest() -> Callable[..., None]:
+def change_manifest() -> Change:
     """Change fields of an artifact's manifest; `sha256=None` makes it fit the file again."""
 
     def change(artifact: Path, **fields: Any) -> None:
-        path = manifest_path_for(artifact)
-        values = json.loads(path.read_text())
-        values.update(fields)
+        values = manifest_of(artifact) | fields
         if "sha256" in fields and fields["sha256"] is None:
             values["sha256"] = file_sha256(artifact)
-        path.write_text(manifest_text(values))
+        manifest_path_for(artifact).write_text(manifest_text(values))
 
     return change
 
 
 @pytest.fixture
-def temporaries(empty_folder: Path) -> Iterator[Callable[[], list[Path]]]:
+def alter(change_manifest: Change) -> Callable[[Path, Alter], None]:
+    """Alter a graph and make its manifest fit the file again."""
+
+    def change(path: Path, work: Alter) -> None:
+        model = onnx.load(path)
+        work(model)
+        onnx.save(model, path)
+        change_manifest(path, sha256=None)
+
+    return change
+
+
+@pytest.fixture
+def bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No optional package is installed, as far as the commands can tell."""
+    monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
+
+
+@pytest.fixture
+def temporaries(empty_folder: Path) -> Iterator[Temporaries]:
     """Unfinished files below the test's folder; a test that uses this leaves none."""
 
     def find() -> list[Path]:

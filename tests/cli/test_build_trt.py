@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from t2t_deploy.engine import device_capability
 
-Run = Callable[..., Any]
+from .command import Run, manifest_of
 
 pytestmark = pytest.mark.usefixtures("tensorrt_rtx")
 
 
-def test_a_fitting_graph_is_used_again_and_the_engine_is_the_same(
-    run: Run, built: Path, engine_file: Path
-) -> None:
+def test_a_fitting_graph_is_used_again(run: Run, built: Path, engine_file: Path) -> None:
     before = engine_file.read_bytes()
     graphs = sorted((built / "onnx").iterdir())
-    done = run("build-trt", "--fp16", "--sm", "86", "-o", "again.engine", "--json")
-    assert done.status == 0
+    done = run("build-trt", "--fp16", "--sm", "86", "-o", "again.engine", "--json", status=0)
     assert Path("again.engine").read_bytes() == before
     assert sorted((built / "onnx").iterdir()) == graphs
     assert "exporting" not in done.err
@@ -32,12 +26,9 @@ def test_a_fitting_graph_is_used_again_and_the_engine_is_the_same(
     assert run("verify", "again.engine").status == 0
 
 
-def test_a_graph_typed_before_is_found(
-    run: Run, built: Path, engine_file: Path, tiny_toml: Path
-) -> None:
+def test_a_typed_graph_is_found(run: Run, built: Path, engine_file: Path, tiny_toml: Path) -> None:
     assert run("export", "--config", tiny_toml, "--batch", 1).status == 0
-    done = run("build-trt", "--fp16", "--sm", "86", "--json")
-    assert done.status == 0
+    done = run("build-trt", "--fp16", "--sm", "86", "--json", status=0)
     assert "note: building from the newest export, tiny-32-fp32-portable-b1-" in done.err
     assert "exporting" not in done.err
     assert Path(done.json["engine"]["path"]).name == engine_file.name
@@ -45,8 +36,7 @@ def test_a_graph_typed_before_is_found(
 
 def test_another_precision_is_exported_from_the_stored_weights(run: Run, built: Path) -> None:
     (graph,) = (built / "onnx").glob("*.onnx")
-    done = run("build-trt", "--fp32", "--sm", "86,89", "--json")
-    assert done.status == 0
+    done = run("build-trt", "--fp32", "--sm", "86,89", "--json", status=0)
     note = f"{graph.name} is fp16 for tensorrt: exporting its weights again in fp32 for tensorrt"
     assert f"note: {note}" in done.err
     assert done.json["artifact"]["precision"] == done.json["attestation"]["asked"] == "fp32"
@@ -57,13 +47,13 @@ def test_another_precision_is_exported_from_the_stored_weights(run: Run, built: 
 
 
 def test_the_builders_log_is_kept(built: Path, engine_file: Path) -> None:
-    manifest = json.loads(Path(f"{engine_file}.manifest.json").read_text())
+    manifest = manifest_of(engine_file)
     log = built / manifest["details"]["engine"]["log"]
     assert "Layers:" in log.read_text()
 
 
 def test_whether_it_runs_here_and_why_not(run: Run, engine_file: Path) -> None:
-    manifest = json.loads(Path(f"{engine_file}.manifest.json").read_text())
+    manifest = manifest_of(engine_file)
     details = manifest["details"]
     assert details["runnable_here"] is (details["why_not"] is None)
     if device_capability() is None:
@@ -72,8 +62,7 @@ def test_whether_it_runs_here_and_why_not(run: Run, engine_file: Path) -> None:
 
 
 def test_what_people_read(run: Run, built: Path) -> None:
-    done = run("build-trt", "--sm", "86")
-    assert done.status == 0
+    done = run("build-trt", "--sm", "86", status=0)
     for words in ("compute capability", "kernels by dtype", "attestation passed: asked fp16"):
         assert words in done.out
     assert done.out.splitlines()[-1].startswith("artifacts/engines/tiny-32-fp16-tensorrt-b1-sm86-")
@@ -90,17 +79,15 @@ def test_what_people_read(run: Run, built: Path) -> None:
     ],
 )
 def test_targets_that_cannot_be_built_for(run: Run, built: Path, sm: str, message: str) -> None:
-    done = run("build-trt", "--fp32", "--sm", sm, "--json")
-    assert done.status == 1
-    assert done.json["error"]["kind"] == "EngineError"
-    assert message in done.json["error"]["message"]
+    done = run.json("build-trt", "--fp32", "--sm", sm, status=1)
+    assert done["error"]["kind"] == "EngineError"
+    assert message in done["error"]["message"]
     assert len(list((built / "engines").glob("*.engine"))) == 1
 
 
 def test_targets_that_are_none(run: Run, built: Path) -> None:
-    done = run("build-trt", "--sm", "ampere", "--json")
-    assert done.status == 2
-    assert done.json["error"] == {
+    done = run.json("build-trt", "--sm", "ampere", status=2)
+    assert done["error"] == {
         "kind": "UsageError",
         "message": "GPU targets are 'ampere'; expected compute capabilities such as 86,89, or the "
         "one word 'portable' or 'native'",
@@ -109,9 +96,8 @@ def test_targets_that_are_none(run: Run, built: Path) -> None:
 
 def test_native_without_a_device(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2t_deploy.engine._choice.device_capability", lambda: None)
-    done = run("build-trt", "--fp16", "--sm", "native", "--json")
-    assert done.status == 1
-    assert done.json["error"] == {
+    done = run.json("build-trt", "--fp16", "--sm", "native", status=1)
+    assert done["error"] == {
         "kind": "BackendError",
         "message": "'native' builds for this machine's GPU and no CUDA device was found: name the "
         "targets (--sm 86,89) or build a portable engine (--sm portable)",
@@ -119,14 +105,12 @@ def test_native_without_a_device(run: Run, built: Path, monkeypatch: pytest.Monk
 
 
 def test_a_profile_that_a_fixed_batch_cannot_have(run: Run, built: Path) -> None:
-    done = run("build-trt", "--sm", "86", "--max-batch", 8)
-    assert done.status == 1
+    done = run("build-trt", "--sm", "86", "--max-batch", 8, status=1)
     assert "the graph takes batches of exactly 1, and profile 1:1:8 asks for others" in done.err
 
 
 def test_an_engine_is_no_source(run: Run, engine_file: Path) -> None:
-    done = run("build-trt", engine_file)
-    assert done.status == 1
+    done = run("build-trt", engine_file, status=1)
     assert done.err == (
         f"error: {engine_file} is an engine; an engine is built from an ONNX file: name one, or "
         "none to take the newest export\n"
@@ -142,8 +126,7 @@ def foreign(built_once: Path) -> Path:
 
 
 def test_a_foreign_file_is_built_as_it_is(run: Run, foreign: Path) -> None:
-    done = run("build-trt", foreign, "--sm", "86", "--json")
-    assert done.status == 0
+    done = run("build-trt", foreign, "--sm", "86", "--json", status=0)
     assert "note: theirs.onnx has no manifest: it is built as it is, never retyped" in done.err
     assert done.json["artifact"]["variant"] == "theirs"
     # nobody asked for a precision: it is the one that is found
@@ -151,23 +134,18 @@ def test_a_foreign_file_is_built_as_it_is(run: Run, foreign: Path) -> None:
     assert done.json["attestation"]["status"] == "passed"
 
     # its engine has no weights to compare or measure against, and that stops nothing
-    verified = run("verify", "--json")
-    assert verified.status == 0
-    (result,) = verified.json["results"]
+    (result,) = run.json("verify", status=0)["results"]
     assert (result["status"], result["reason"]) == (
         *("not_run", "made from a file without manifest, so its reference is unknown"),
     )
     assert run("workspace", "check").status == 0
     assert run("inspect", done.json["engine"]["path"]).status == 0
     if device_capability() is None:
-        benched = run("bench")
-        assert benched.status == 1
-        assert "error: nothing here can be measured: no NVIDIA driver" in benched.err
+        assert "error: nothing here can be measured: no NVIDIA driver" in run("bench", status=1).err
 
 
 def test_an_engine_of_the_wrong_precision_exits_3_and_is_refused(run: Run, foreign: Path) -> None:
-    done = run("build-trt", foreign, "--fp32", "--sm", "86", "--json")
-    assert done.status == 3
+    done = run("build-trt", foreign, "--fp32", "--sm", "86", "--json", status=3)
     attestation = done.json["attestation"]
     assert (attestation["status"], attestation["asked"]) == ("failed", "fp32")
     assert attestation["found"]["Half"] > 0.75
@@ -175,20 +153,15 @@ def test_an_engine_of_the_wrong_precision_exits_3_and_is_refused(run: Run, forei
     assert f"error: failed: {attestation['reason']}" in done.err
     path = done.json["engine"]["path"]
     assert Path(path).is_file()
-    done = run("bench", path)
-    assert done.status == 1
-    assert f"{path} failed its check (fp32 was asked and " in done.err
+    assert f"{path} failed its check (fp32 was asked and " in run("bench", path, status=1).err
 
 
 def test_a_file_that_is_no_graph(run: Run) -> None:
     Path("junk.onnx").write_bytes(bytes(range(256)) * 10)
-    done = run("build-trt", "junk.onnx")
-    assert done.status == 1
+    done = run("build-trt", "junk.onnx", status=1)
     assert "error: junk.onnx is no readable ONNX file (" in done.err
 
 
-def test_without_the_builder(run: Run, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
-    done = run("build-trt", "--sm", "86", "--json")
-    assert done.status == 1
-    assert done.json["error"]["kind"] == "MissingDependencyError"
+def test_without_the_builder(run: Run, workspace: Path, bare_machine: None) -> None:
+    done = run.json("build-trt", "--sm", "86", status=1)
+    assert done["error"]["kind"] == "MissingDependencyError"

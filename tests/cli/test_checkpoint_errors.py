@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 from t2t_deploy.model import ModelConfig, T2TViT, config_for_variant, config_from_toml
 from t2t_deploy.model import random_state_dict as random_weights
 
-Run = Callable[..., Any]
+from .command import Run
+
 StateDict = dict[str, torch.Tensor]
+Refused = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -31,15 +33,15 @@ def weights(tiny: ModelConfig) -> StateDict:
 
 
 @pytest.fixture
-def refused(run: Run, tiny_toml: Path) -> Callable[..., str]:
+def refused(run: Run, tiny_toml: Path) -> Refused:
     """Export a file as the tiny model, or with other options; returns the error's message."""
 
     def export(content: Path | object, *options: object) -> str:
         path = content if isinstance(content, Path) else Path("model.pth")
         if path is not content:
             torch.save(content, path)
-        done = run("export", "--checkpoint", path, *(options or ("--config", tiny_toml)))
-        assert (done.status, done.out) == (1, "")
+        done = run("export", "--checkpoint", path, *(options or ("--config", tiny_toml)), status=1)
+        assert done.out == ""
         last = str(done.err.splitlines()[-1])
         assert last.startswith("error: ")
         assert not Path("artifacts").exists(), "nothing is stored of a refused file"
@@ -55,13 +57,13 @@ def without_data(config: ModelConfig) -> StateDict:
     return {key: torch.zeros(1).expand(shape) for key, shape in shapes.items()}
 
 
-def test_no_such_file(refused: Callable[..., str]) -> None:
+def test_no_such_file(refused: Refused) -> None:
     assert refused(Path("no.pth.tar")) == (
         "there is no file no.pth.tar; give a .pth.tar, .pth or .safetensors"
     )
 
 
-def test_a_directory(refused: Callable[..., str]) -> None:
+def test_a_directory(refused: Refused) -> None:
     Path("folder.pth").mkdir()
     assert refused(Path("folder.pth")).startswith("folder.pth is not a file; give a .pth.tar")
 
@@ -85,7 +87,7 @@ def _saved(weights: StateDict, *, zipped: bool) -> bytes:
     ids=["end cut", "half a zip", "half a legacy file", "random bytes", "a web page", "empty"],
 )
 def test_truncated_or_no_checkpoint(
-    refused: Callable[..., str], weights: StateDict, damage: Callable[[StateDict], bytes]
+    refused: Refused, weights: StateDict, damage: Callable[[StateDict], bytes]
 ) -> None:
     Path("model.pth.tar").write_bytes(damage(weights))
     message = refused(Path("model.pth.tar"))
@@ -93,7 +95,7 @@ def test_truncated_or_no_checkpoint(
     assert message.endswith("; copy or download it again")
 
 
-def test_truncated_safetensors(refused: Callable[..., str], weights: StateDict) -> None:
+def test_truncated_safetensors(refused: Refused, weights: StateDict) -> None:
     path = Path("model.safetensors")
     save_file(weights, path)
     path.write_bytes(path.read_bytes()[:-100])
@@ -108,9 +110,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("zipped", [True, False, None], ids=["zip", "legacy", "bare pickle"])
-def test_a_pickle_that_runs_a_command(
-    refused: Callable[..., str], weights: StateDict, zipped: bool | None
-) -> None:
+def test_a_malicious_pickle(refused: Refused, weights: StateDict, zipped: bool | None) -> None:
     content = {"state_dict": weights, "args": Malicious()}
     path = Path("model.pth.tar")
     if zipped is None:
@@ -127,7 +127,7 @@ def test_a_pickle_that_runs_a_command(
     assert Path("executed").exists()
 
 
-def test_a_whole_module(refused: Callable[..., str], tiny: ModelConfig) -> None:
+def test_a_whole_module(refused: Refused, tiny: ModelConfig) -> None:
     assert "holds a Python object (t2t_deploy.model._t2t.T2TViT)" in refused(T2TViT(tiny))
 
 
@@ -146,15 +146,11 @@ def test_a_whole_module(refused: Callable[..., str], tiny: ModelConfig) -> None:
     ],
     ids=["list", "no tensors", "empty", "empty state dict", "another model", "integers"],
 )
-def test_no_state_dict_of_this_model(
-    refused: Callable[..., str], content: object, message: str
-) -> None:
+def test_no_state_dict_of_this_model(refused: Refused, content: object, message: str) -> None:
     assert message in refused(content)
 
 
-def test_missing_unexpected_and_mis_shaped_keys(
-    refused: Callable[..., str], weights: StateDict
-) -> None:
+def test_missing_unexpected_and_mis_shaped_keys(refused: Refused, weights: StateDict) -> None:
     keys = [key for key in weights if key.startswith("blocks.0.")]
     assert len(keys) > 3
     for key in keys:
@@ -169,19 +165,19 @@ def test_missing_unexpected_and_mis_shaped_keys(
     )
 
 
-def test_the_wrong_variant(refused: Callable[..., str]) -> None:
+def test_the_wrong_variant(refused: Refused) -> None:
     message = refused(without_data(config_for_variant("7")), "--variant", "10")
     assert message.startswith("model.pth is no 10: it lacks ")
     assert "(blocks.7." in message
 
 
-def test_no_released_variant(refused: Callable[..., str], weights: StateDict) -> None:
+def test_no_released_variant(refused: Refused, weights: StateDict) -> None:
     message = refused(weights, "-q")
     assert message.startswith("model.pth fits no released variant; the nearest is ")
     assert message.endswith("give --variant, or --config for a model of your own dimensions")
 
 
-def test_two_variants_of_the_same_shapes(refused: Callable[..., str]) -> None:
+def test_two_variants_of_the_same_shapes(refused: Refused) -> None:
     assert refused(without_data(config_for_variant("14")), "-q") == (
         "model.pth fits the variants 14 and 14_resnext, whose weights have the same shapes; say "
         "which: --variant 14"
@@ -197,18 +193,15 @@ def test_two_variants_of_the_same_shapes(refused: Callable[..., str]) -> None:
     ],
 )
 def test_unknown_variant(
-    refused: Callable[..., str], run: Run, weights: StateDict, name: str, message: str
+    refused: Refused, run: Run, weights: StateDict, name: str, message: str
 ) -> None:
     assert refused(weights, "--variant", name).startswith(message)
-    done = run("export", "--variant", name, "--json")
-    assert done.status == 1
-    assert done.json["error"]["kind"] == "ConfigError"
-    assert done.json["error"]["message"].startswith(message)
+    done = run.json("export", "--variant", name, status=1)
+    assert done["error"]["kind"] == "ConfigError"
+    assert done["error"]["message"].startswith(message)
 
 
-def test_another_number_of_classes(
-    refused: Callable[..., str], weights: StateDict, tiny_toml: Path
-) -> None:
+def test_another_number_of_classes(refused: Refused, weights: StateDict, tiny_toml: Path) -> None:
     options = ("--config", tiny_toml, "--num-classes", 1000)
     assert refused(weights, *options) == (
         "model.pth has 10 classes and 1000 were asked for; a classifier cannot be resized: leave "
@@ -216,15 +209,13 @@ def test_another_number_of_classes(
     )
 
 
-def test_an_image_size_off_the_grid(
-    refused: Callable[..., str], weights: StateDict, tiny_toml: Path
-) -> None:
+def test_an_image_size_off_the_grid(refused: Refused, weights: StateDict, tiny_toml: Path) -> None:
     options = ("--config", tiny_toml, "--image-size", 40)
     message = "image size is 40; expected a multiple of 16, such as 32 or 48"
     assert refused(weights, *options) == message
 
 
-def test_a_position_table_of_no_square(refused: Callable[..., str], weights: StateDict) -> None:
+def test_a_position_table_of_no_square(refused: Refused, weights: StateDict) -> None:
     weights["pos_embed"] = torch.zeros(1, 7, 16)
     assert refused(weights) == (
         "model.pth has a pos_embed for 6 tokens, which is no square grid of tiny; expected "
@@ -233,9 +224,7 @@ def test_a_position_table_of_no_square(refused: Callable[..., str], weights: Sta
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite(
-    refused: Callable[..., str], weights: StateDict, value: float
-) -> None:
+def test_weights_that_are_not_finite(refused: Refused, weights: StateDict, value: float) -> None:
     weights["head.bias"][3] = value
     weights["norm.weight"][0] = value
     assert refused(weights) == (
@@ -258,26 +247,18 @@ def test_weights_that_are_not_finite(
         (("= 32", "= 33"), "image size is 33; expected a multiple of 16, such as 32 or 48"),
     ],
 )
-def test_descriptions_that_make_no_sense(
-    run: Run, tiny_toml: Path, change: tuple[str, str], message: str
-) -> None:
+def test_bad_descriptions(run: Run, tiny_toml: Path, change: tuple[str, str], message: str) -> None:
     text = tiny_toml.read_text()
     assert change[0] in text
     Path("model.toml").write_text(text.replace(*change))
-    done = run("export", "--config", "model.toml", "--json")
-    assert done.status == 1
-    assert done.json["error"]["kind"] == "ConfigError"
-    assert message in done.json["error"]["message"]
+    done = run.json("export", "--config", "model.toml", status=1)
+    assert done["error"]["kind"] == "ConfigError"
+    assert message in done["error"]["message"]
     assert not Path("artifacts").exists()
 
 
 def test_no_description(run: Run) -> None:
-    done = run("export", "--config", "no.toml")
-    assert (done.status, done.err) == (
-        1,
-        "error: cannot read no.toml: No such file or directory; give a TOML file\n",
-    )
+    done = run("export", "--config", "no.toml", status=1)
+    assert done.err == "error: cannot read no.toml: No such file or directory; give a TOML file\n"
     Path("binary.toml").write_bytes(b"\xff\xfe\x00")
-    done = run("export", "--config", "binary.toml")
-    assert done.status == 1
-    assert "binary.toml is not valid TOML" in done.err
+    assert "binary.toml is not valid TOML" in run("export", "--config", "binary.toml", status=1).err

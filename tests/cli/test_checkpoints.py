@@ -16,9 +16,11 @@ from t2t_deploy._files import file_sha256
 from t2t_deploy.model import ModelConfig, config_for_variant, config_from_toml, random_state_dict
 from t2t_deploy.workspace import read_manifest
 
-Run = Callable[..., Any]
+from .command import Run
+
 StateDict = dict[str, torch.Tensor]
 Exported = tuple[Any, StateDict]
+Export = Callable[..., Exported]
 
 
 @pytest.fixture(scope="session")
@@ -32,15 +34,14 @@ def weights(tiny: ModelConfig) -> StateDict:
 
 
 @pytest.fixture
-def export(run: Run, tiny_toml: Path) -> Callable[..., Exported]:
+def export(run: Run, tiny_toml: Path) -> Export:
     """Export a file; returns the manifest and the stored weights."""
 
     def call(path: Path, *options: object) -> Exported:
         form = ("--batch", 1, *(options or ("--config", tiny_toml)))
-        done = run("export", "--checkpoint", path, *form, "--json")
-        assert done.status == 0, done.err
-        assert done.json["verification"]["status"] == "passed"
-        manifest = read_manifest(Path(f"{done.json['artifact']['path']}.manifest.json"))
+        done = run.json("export", "--checkpoint", path, *form, status=0)
+        assert done["verification"]["status"] == "passed"
+        manifest = read_manifest(Path(f"{done['artifact']['path']}.manifest.json"))
         assert manifest.weights["source"]["file"] == path.name
         assert manifest.weights["source"]["sha256"] == file_sha256(path)
         return manifest, load_file(f"artifacts/weights/{manifest.weights['sha256']}.safetensors")
@@ -60,9 +61,7 @@ def saved(content: object) -> Path:
     return Path("model.pth.tar")
 
 
-def test_a_released_file(
-    export: Callable[..., Exported], tiny: ModelConfig, weights: StateDict
-) -> None:
+def test_a_released_file(export: Export, tiny: ModelConfig, weights: StateDict) -> None:
     path = saved(
         {
             "epoch": 310,
@@ -79,7 +78,7 @@ def test_a_released_file(
 
 
 @pytest.mark.parametrize("form", ["state_dict", "net", "bare", "module.", "legacy", "float16"])
-def test_other_forms(export: Callable[..., Exported], weights: StateDict, form: str) -> None:
+def test_other_forms(export: Export, weights: StateDict, form: str) -> None:
     container, wanted = "file", weights
     if form == "state_dict":
         path, container = saved({"state_dict": weights, "state_dict_ema": None}), "state_dict"
@@ -101,24 +100,20 @@ def test_other_forms(export: Callable[..., Exported], weights: StateDict, form: 
     assert manifest.weights["source"]["container"] == container
 
 
-def test_safetensors(export: Callable[..., Exported], weights: StateDict) -> None:
+def test_safetensors(export: Export, weights: StateDict) -> None:
     save_file(weights, "model.safetensors")
     manifest, stored = export(Path("model.safetensors"))
     assert same(stored, weights)
     assert manifest.weights["source"]["kind"] == "checkpoint"
 
 
-def test_other_classes_come_from_the_file(
-    export: Callable[..., Exported], tiny: ModelConfig
-) -> None:
+def test_other_classes_come_from_the_file(export: Export, tiny: ModelConfig) -> None:
     manifest, stored = export(saved(random_state_dict(tiny.with_(num_classes=37))))
     assert manifest.config["num_classes"] == 37
     assert stored["head.weight"].shape == (37, 16)
 
 
-def test_another_resolution(
-    export: Callable[..., Exported], weights: StateDict, tiny_toml: Path
-) -> None:
+def test_another_resolution(export: Export, weights: StateDict, tiny_toml: Path) -> None:
     manifest, stored = export(saved(weights), "--config", tiny_toml, "--image-size", 64)
     assert manifest.config["image_size"] == 64
     assert manifest.details["notes"] == ["pos_embed resized bicubically from 32 to 64 px"]
@@ -133,9 +128,7 @@ def test_another_resolution(
     )
 
 
-def test_the_resolution_comes_from_the_file(
-    export: Callable[..., Exported], tiny: ModelConfig
-) -> None:
+def test_the_resolution_comes_from_the_file(export: Export, tiny: ModelConfig) -> None:
     wanted = random_state_dict(tiny.with_(image_size=48))
     manifest, stored = export(saved(wanted))
     assert manifest.config["image_size"] == 48
@@ -143,7 +136,7 @@ def test_the_resolution_comes_from_the_file(
     assert same(stored, wanted)
 
 
-def test_the_variant_is_recognised(export: Callable[..., Exported]) -> None:
+def test_the_variant_is_recognised(export: Export) -> None:
     config = config_for_variant("7").with_(num_classes=10, image_size=64)
     manifest, _ = export(saved(random_state_dict(config)), "-q")
     assert manifest.variant == "7"

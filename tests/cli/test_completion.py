@@ -7,41 +7,40 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-Run = Callable[..., Any]
+from ..program import environment, finish
+from .command import Run
 
 
-def completed(program: list[str], environment: dict[str, str], *words: str) -> list[str]:
+def completed(*words: str) -> list[str]:
     """Answers of the program for the last word, as click's bash script asks for them."""
     asked = {
         "_T2T_DEPLOY_COMPLETE": "bash_complete",
         "COMP_WORDS": " ".join(("t2t-deploy", *words)),
         "COMP_CWORD": str(len(words)),
     }
-    done = subprocess.run(program, env=environment | asked, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+    done = finish(env=environment() | asked)
+    assert (done.status, done.err) == (0, "")
+    return [line.partition(",")[2] for line in done.out.splitlines()]
 
 
-def test_commands_options_and_values(program: list[str], environment: dict[str, str]) -> None:
-    assert completed(program, environment, "be") == ["bench"]
-    assert completed(program, environment, "export", "--prec") == ["--precision"]
-    assert completed(program, environment, "export", "--precision", "") == ["fp32", "fp16", "bf16"]
-    assert completed(program, environment, "export", "--variant", "t_") == ["t_14", "t_19", "t_24"]
-    assert completed(program, environment, "workspace", "pr") == ["prune"]
+def test_commands_options_and_values() -> None:
+    assert completed("be") == ["bench"]
+    assert completed("export", "--prec") == ["--precision"]
+    assert completed("export", "--precision", "") == ["fp32", "fp16", "bf16"]
+    assert completed("export", "--variant", "t_") == ["t_14", "t_19", "t_24"]
+    assert completed("workspace", "pr") == ["prune"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_calls_the_program_back(run: Run, shell: str, tmp_path: Path) -> None:
     if shell == "bash" and shutil.which("bash") is None:
         pytest.skip("bash is not installed: click asks for its version")
-    done = run("completion", shell)
-    assert done.status == 0
+    done = run("completion", shell, status=0)
     assert f"_T2T_DEPLOY_COMPLETE={shell}_complete" in done.out
     assert json.loads(run("completion", shell, "--json").out) == {
         "shell": shell,
@@ -54,14 +53,13 @@ def test_the_script_calls_the_program_back(run: Run, shell: str, tmp_path: Path)
         assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_bash_completes(
-    run: Run, program: list[str], environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_bash_completes(run: Run, tmp_path: Path) -> None:
     """The script in a real shell: it puts the answers where bash looks for them."""
     if shutil.which("bash") is None:
         pytest.skip("bash is not installed")
     named = tmp_path / "t2t-deploy"
-    named.write_text(f'#!/bin/sh\nexec {shlex.join(program)} "$@"\n', encoding="utf-8")
+    program = shlex.join((sys.executable, "-m", "t2t_deploy"))
+    named.write_text(f'#!/bin/sh\nexec {program} "$@"\n', encoding="utf-8")
     named.chmod(0o755)
     lines = (
         run("completion", "bash").out,
@@ -72,7 +70,7 @@ def test_bash_completes(
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", "\n".join(lines)],
-        env={**os.environ, **environment, "PATH": path},
+        env=environment() | {"PATH": path},
         capture_output=True,
         text=True,
     )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from t2t_deploy.workspace import manifest_path_for
 
-Run = Callable[..., Any]
+from .command import Run
 
 
 def test_a_whole_workspace(run: Run, workspace: Path) -> None:
@@ -21,8 +20,7 @@ def test_a_whole_workspace(run: Run, workspace: Path) -> None:
 
 
 def test_no_workspace_is_none_to_complain_of(run: Run) -> None:
-    done = run("doctor", "--workspace", "missing", "--json")
-    assert (done.status, done.json["workspace"]["artifacts"]) == (0, 0)
+    assert run.json("doctor", "--workspace", "missing", status=0)["workspace"]["artifacts"] == 0
     assert not Path("missing").exists()
 
 
@@ -63,9 +61,7 @@ def damaged_ranges(workspace: Path) -> str:
 )
 def test_damage_is_a_problem(run: Run, workspace: Path, damage: Callable[[Path], str]) -> None:
     named = damage(workspace)
-    done = run("doctor", "--json")
-    assert done.status == 3
-    (problem,) = done.json["workspace"]["problems"]
+    (problem,) = run.json("doctor", status=3)["workspace"]["problems"]
     assert named in problem
     assert named in run("doctor").out
 
@@ -82,15 +78,15 @@ def test_leftovers_harm_nothing_and_are_pruned(run: Run, workspace: Path, onnx_f
     for path in paths:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half")
-    done = run("doctor", "--json")
-    assert (done.status, done.json["workspace"]["problems"]) == (0, [])
-    shown = {Path(path).name for path in done.json["workspace"]["leftovers"]}
+    done = run.json("doctor", status=0)
+    assert done["workspace"]["problems"] == []
+    shown = {Path(path).name for path in done["workspace"]["leftovers"]}
     assert shown == {orphan.name, ".t2t-tmp-1.safetensors", ".t2t-tmp-2", ".t2t-tmp-3.ranges",
                      "a.partial"}  # fmt: skip
     assert "5 files and folders of killed commands; t2t-deploy workspace prune" in run("doctor").out
-    assert len(run("workspace", "prune", "--json").json["removed"]) == 5
+    assert len(run.json("workspace", "prune")["removed"]) == 5
     assert foreign.exists() and onnx_file.exists() and manifest_path_for(onnx_file).exists()
-    assert run("doctor", "--json").json["workspace"]["leftovers"] == []
+    assert run.json("doctor")["workspace"]["leftovers"] == []
 
 
 def test_what_was_compiled_is_removed_when_asked(run: Run, workspace: Path) -> None:
@@ -98,9 +94,9 @@ def test_what_was_compiled_is_removed_when_asked(run: Run, workspace: Path) -> N
     for path in (workspace / "cache/compile/kernel", workspace / "timing/a.timing", kept):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert run("workspace", "prune", "--json").json["removed"] == []
-    done = run("workspace", "prune", "--cache", "--json")
-    assert done.json["removed"] == ["artifacts/cache", "artifacts/timing"]
+    assert run.json("workspace", "prune")["removed"] == []
+    done = run.json("workspace", "prune", "--cache")
+    assert done["removed"] == ["artifacts/cache", "artifacts/timing"]
     assert kept.exists() and not (workspace / "cache").exists()
 
 
@@ -108,7 +104,7 @@ def test_other_folders_are_pruned_where_they_are_named(run: Run, workspace: Path
     for name in ("out/.t2t-tmp-1.onnx", "out/below/.t2t-tmp-2"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
-    assert run("workspace", "prune", "out", "--json").json["removed"] == ["out/.t2t-tmp-1.onnx"]
+    assert run.json("workspace", "prune", "out")["removed"] == ["out/.t2t-tmp-1.onnx"]
     assert Path("out/below/.t2t-tmp-2").exists()
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from t2t_deploy.errors import EngineError
 from t2t_deploy.runtime import Backend, SessionRequest, open_session
 from t2t_deploy.workspace import Workspace, manifest_path_for
 
-Run = Callable[..., Any]
+from .command import Change, Run, manifest_of
 
 pytestmark = pytest.mark.usefixtures("tensorrt_rtx")
 
@@ -51,19 +49,16 @@ def test_a_flipped_byte_is_refused(run: Run, built: Path, engine_file: Path, wha
     assert run("verify", artifact).status == 0
 
 
-def test_an_engine_of_another_version_is_refused(
-    run: Run, engine_file: Path, change_manifest: Callable[..., None]
-) -> None:
-    details = json.loads(manifest_path_for(engine_file).read_text())["details"]
+def test_an_engine_of_another_version(run: Run, engine_file: Path, change_manifest: Change) -> None:
+    details = manifest_of(engine_file)["details"]
     details["engine"]["backend_version"] = "1.0.0.1"
     change_manifest(engine_file, details=details)
     for command in ("bench", "verify"):
-        done = run(command, engine_file)
-        assert done.status == 1
+        done = run(command, engine_file, status=1)
         here = re.escape(str(engine_version("tensorrt-rtx")))
         assert re.search(rf"built with tensorrt-rtx 1\.0\.0\.1, and {here} is installed", done.err)
     # among others it is a row that says so, and the others go on
-    (row,) = run("verify", "--json").json["results"][1:]
+    (row,) = run.json("verify")["results"][1:]
     assert row["status"] == "not_run" and "built with tensorrt-rtx 1.0.0.1" in row["reason"]
 
 
@@ -80,13 +75,13 @@ def test_an_engine_of_another_version_is_refused(
 def test_an_engine_for_another_gpu_is_refused(
     run: Run,
     engine_file: Path,
-    change_manifest: Callable[..., None],
+    change_manifest: Change,
     monkeypatch: pytest.MonkeyPatch,
     targets: list[str],
     device: str | None,
     message: str | None,
 ) -> None:
-    details = json.loads(manifest_path_for(engine_file).read_text())["details"]
+    details = manifest_of(engine_file)["details"]
     details["engine"]["sm"] = targets
     change_manifest(engine_file, details=details)
     monkeypatch.setattr(_engine, "device_capability", lambda: device)
@@ -99,13 +94,11 @@ def test_an_engine_for_another_gpu_is_refused(
 @pytest.mark.parametrize("name", ["foreign.engine", "foreign.plan"])
 def test_a_foreign_engine_is_refused_unless_trusted(run: Run, engine_file: Path, name: str) -> None:
     shutil.copy(engine_file, name)
-    done = run("bench", name)
-    assert done.status == 1
+    done = run("bench", name, status=1)
     assert "has no manifest, and an engine is code" in done.err
     assert "--trust" in done.err
-    trusted = run("bench", name, "--trust")
-    assert "has no manifest" not in trusted.err
-    inspected = run("inspect", name, "--json").json["artifacts"][0]
+    assert "has no manifest" not in run("bench", name, "--trust").err
+    inspected = run.json("inspect", name)["artifacts"][0]
     assert (inspected["kind"], inspected["manifest"]) == ("engine", None)
 
 
@@ -126,11 +119,7 @@ COMMANDS = (
 @pytest.mark.parametrize("what", ["foreign", "altered"])
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words))
 def test_no_command_loads_an_engine_that_nobody_answers_for(
-    run: Run,
-    engine_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    what: str,
-    words: tuple[str, ...],
+    run: Run, engine_file: Path, monkeypatch: pytest.MonkeyPatch, what: str, words: tuple[str, ...]
 ) -> None:
     """On a machine that could, as far as the commands can tell; loading one fails the test."""
     loaded: list[str] = []
@@ -182,9 +171,7 @@ def test_a_session_of_an_engine_that_nobody_answers_for(
         open_session(request)
 
 
-def test_bench_and_predict_hand_the_hash_on(
-    built: Path, engine_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hash_is_handed_on(built: Path, engine_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backend, "run_unavailable", lambda backend, device=None: None)
     workspace = Workspace(built)
     artifact = workspace.open(engine_file)

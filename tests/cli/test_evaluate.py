@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 from PIL import Image
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.model import config_from_toml, random_state_dict
 
-Run = Callable[..., Any]
+from .command import Change, Run, Temporaries, manifest_of
+from .graphs import edited, scaled
+
 CLASSES = 10
 ROW = {"artifact", "images", "top1", "top5", "agreement", "status"}
 
@@ -53,34 +51,25 @@ def flat(val: Path) -> Path:
 
 
 @pytest.fixture
-def always_one_class(onnx_file: Path, change_manifest: Callable[..., None]) -> Callable[..., None]:
+def always_one_class(onnx_file: Path, alter: Change) -> Change:
     """Make the artifact's classifier give the same bias to every picture."""
 
     def change(bias: np.ndarray) -> None:
-        model = onnx.load(onnx_file)
-        for tensor in model.graph.initializer:
-            values = numpy_helper.to_array(tensor)
-            if sorted(values.shape) == [CLASSES, 16]:
-                tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(values), tensor.name))
-            elif tensor.name.endswith("head.bias"):
-                bias = bias.astype(values.dtype).reshape(values.shape)
-                tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
-        onnx.save(model, onnx_file)
-        change_manifest(onnx_file, sha256=None)
+        alter(onnx_file, scaled("head.weight", 0))
+        alter(onnx_file, edited("head.bias", lambda values: bias.astype(values.dtype)))
 
     return change
 
 
 def test_labels_and_reference(run: Run, workspace: Path, val: Path) -> None:
-    done = run("evaluate", "--images", val, "--json")
-    assert done.status == 0, done.err
-    (row,) = done.json["results"]
+    done = run.json("evaluate", "--images", val, status=0)
+    (row,) = done["results"]
     assert set(row) >= ROW
     assert (row["images"], row["status"], row["reason"], row["batch"]) == (30, "passed", None, 8)
     assert row["agreement"] == 1.0
     assert 0 <= row["rel_l2_mean"] <= row["rel_l2_max"] < 1e-5
     assert row["reference"] == {"top1": row["top1"], "top5": row["top5"]}
-    assert done.json["images"] == {
+    assert done["images"] == {
         "folder": "val",
         "count": 30,
         "left_out": 0,
@@ -89,39 +78,35 @@ def test_labels_and_reference(run: Run, workspace: Path, val: Path) -> None:
     }
 
 
-def test_a_classifier_that_always_says_three(
-    run: Run, onnx_file: Path, val: Path, always_one_class: Callable[..., None]
-) -> None:
+def test_one_class_for_all(run: Run, onnx_file: Path, val: Path, always_one_class: Change) -> None:
     """Right on the pictures of one class, and five classes in front."""
     bias = np.zeros(CLASSES)
     bias[[3, 0, 1, 2, 4]] = (9, 8, 7, 6, 5)
     always_one_class(bias)
     for name in ("1.png", "2.png"):
         (val / "class 3" / name).unlink()
-    (row,) = run("evaluate", "--images", val, "--json").json["results"]
+    (row,) = run.json("evaluate", "--images", val)["results"]
     assert (row["images"], row["top1"], row["top5"]) == (28, 1 / 28, 13 / 28)
     assert row["agreement"] < 1 and row["rel_l2_mean"] > 0.1
     # named by numbers: class 3 is now another folder, which has three pictures
     for label in range(CLASSES):
         (val / f"class {label}").rename(val / str((label + 3) % CLASSES))
-    (row,) = run("evaluate", "--images", val, "--json").json["results"]
+    (row,) = run.json("evaluate", "--images", val)["results"]
     assert (row["images"], row["top1"], row["top5"]) == (28, 3 / 28, 15 / 28)
 
 
 def test_the_table(run: Run, workspace: Path, val: Path) -> None:
-    done = run("evaluate", "--images", val)
-    assert done.status == 0
+    done = run("evaluate", "--images", val, status=0)
     for word in ("top-1", "top-5", "agreement", "tiny 32px reference", "100.00%", "passed"):
         assert word in done.out
     assert "evaluating tiny-32-fp32-portable-" in done.err
 
 
 def test_without_labels_there_is_agreement_only(run: Run, workspace: Path, flat: Path) -> None:
-    done = run("evaluate", "--images", flat, "--json")
-    assert done.status == 0
-    (row,) = done.json["results"]
+    done = run.json("evaluate", "--images", flat, status=0)
+    (row,) = done["results"]
     assert (row["images"], row["agreement"], row["top1"], row["top5"]) == (30, 1.0, None, None)
-    assert not done.json["images"]["labelled"]
+    assert not done["images"]["labelled"]
 
 
 def test_every_artifact_side_by_side(run: Run, tiny_toml: Path, workspace: Path, val: Path) -> None:
@@ -131,9 +116,7 @@ def test_every_artifact_side_by_side(run: Run, tiny_toml: Path, workspace: Path,
     run("export", "--config", tiny_toml, "--precision", "fp16", "--batch", 7)
     run("export", "--config", tiny_toml, "--precision", "bf16")
     run("export", "--config", other)
-    done = run("evaluate", "--images", val, "--json")
-    assert done.status == 0, done.err
-    rows = done.json["results"]
+    rows = run.json("evaluate", "--images", val, status=0)["results"]
     assert [row["precision"] for row in rows] == ["fp32", "fp16", "bf16", "fp32"]
     assert [row["status"] for row in rows] == ["passed", "passed", "not_run", "passed"]
     assert [row["images"] for row in rows] == [30, 30, 0, 30]
@@ -142,15 +125,14 @@ def test_every_artifact_side_by_side(run: Run, tiny_toml: Path, workspace: Path,
     assert rows[0]["rel_l2_max"] < 1e-5 < rows[1]["rel_l2_max"] < 5e-3
     assert rows[0]["reference"] == rows[1]["reference"] is not None
 
-    done = run("evaluate", rows[2]["artifact"], "--images", val, "--limit", 3, "--json")
-    (row,) = done.json["results"]
+    (row,) = run.json("evaluate", rows[2]["artifact"], "--images", val, "--limit", 3)["results"]
     assert (row["status"], row["images"]) == ("passed", 3)
     assert row["reason"] == "evaluated node by node"
     assert 1e-4 < row["rel_l2_max"] < 4e-2
 
 
 def test_the_batch_asked_for(run: Run, workspace: Path, val: Path) -> None:
-    one = run("evaluate", "--images", val, "--batch", 13, "--json").json["results"][0]
+    one = run.json("evaluate", "--images", val, "--batch", 13)["results"][0]
     assert (one["batch"], one["images"]) == (13, 30)
 
 
@@ -163,8 +145,7 @@ def test_a_limit_is_told(run: Run, workspace: Path, val: Path) -> None:
 def test_pictures_that_cannot_be_read_exit_3(run: Run, workspace: Path, val: Path) -> None:
     for name in ("class 2/1.png", "class 7/0.png"):
         (val / name).write_bytes(b"cut")
-    done = run("evaluate", "--images", val, "--json")
-    assert done.status == 3
+    done = run("evaluate", "--images", val, "--json", status=3)
     (row,) = done.json["results"]
     assert (row["images"], row["status"]) == (28, "failed")
     assert row["reason"] == "2 of 30 pictures cannot be read"
@@ -174,8 +155,7 @@ def test_pictures_that_cannot_be_read_exit_3(run: Run, workspace: Path, val: Pat
         "cannot read the picture val/class 7/0.png",
     ]
     assert done.err.splitlines()[-1].startswith("error: 2 pictures cannot be read; failed: tiny-32")
-    done = run("evaluate", "--images", val)
-    assert done.status == 3
+    done = run("evaluate", "--images", val, status=3)
     for line in named:
         assert line in done.out
 
@@ -183,19 +163,14 @@ def test_pictures_that_cannot_be_read_exit_3(run: Run, workspace: Path, val: Pat
 def test_all_pictures_unreadable(run: Run, workspace: Path, val: Path) -> None:
     for path in val.rglob("*.png"):
         path.write_bytes(b"cut")
-    done = run("evaluate", "--images", val)
-    assert done.status == 3
+    done = run("evaluate", "--images", val, status=3)
     assert "30 of 30 pictures cannot be read" in done.out
     assert "and 20 more; --json names them all" in done.out
 
 
-def test_logits_that_are_no_numbers_exit_3(
-    run: Run, workspace: Path, val: Path, always_one_class: Callable[..., None]
-) -> None:
+def test_nan_logits_exit_3(run: Run, workspace: Path, val: Path, always_one_class: Change) -> None:
     always_one_class(np.full(CLASSES, np.nan))
-    done = run("evaluate", "--images", val, "--json")
-    assert done.status == 3
-    (row,) = done.json["results"]
+    (row,) = run.json("evaluate", "--images", val, status=3)["results"]
     assert (row["status"], row["top1"], row["top5"], row["agreement"]) == ("failed", 0, 0, 0)
     assert (row["non_finite"], row["rel_l2_mean"]) == (30, None)
     assert row["reason"] == "logits of 30 of 30 pictures are NaN or infinite"
@@ -208,24 +183,18 @@ def test_a_reference_without_numbers_exits_3(run: Run, tiny_toml: Path, val: Pat
     torch.save(weights, "large.pth")
     words = ("--config", tiny_toml, "--checkpoint", "large.pth")
     assert run("export", *words).status == 3
-    done = run("evaluate", "--images", val, "--force", "--json")
-    assert done.status == 3
-    assert (
-        "; the reference's logits of 30 of 30 pictures are NaN" in done.json["results"][0]["reason"]
-    )
+    done = run.json("evaluate", "--images", val, "--force", status=3)
+    assert "; the reference's logits of 30 of 30 pictures are NaN" in done["results"][0]["reason"]
 
 
 def test_a_file_without_manifest(run: Run, onnx_file: Path, val: Path, flat: Path) -> None:
     """Labels tell its accuracy; without them nothing does."""
     foreign = onnx_file.rename("foreign.onnx")
-    known = run("evaluate", foreign, "--images", val, "--json")
-    assert known.status == 0
-    (row,) = known.json["results"]
+    (row,) = run.json("evaluate", foreign, "--images", val, status=0)["results"]
     assert row["top1"] is not None
     assert (row["agreement"], row["reference"], row["precision"]) == (None, None, None)
     assert row["reason"] == "no reference: made from a file without manifest"
-    done = run("evaluate", foreign, "--images", flat)
-    assert done.status == 1
+    done = run("evaluate", foreign, "--images", flat, status=1)
     assert "nothing here can be evaluated: no labels, and no reference: made from a" in done.err
 
 
@@ -241,28 +210,22 @@ def test_a_file_that_is_no_classifier(run: Run, val: Path) -> None:
         ),
         "relu.onnx",
     )
-    done = run("evaluate", "relu.onnx", "--images", val)
-    assert done.status == 1
+    done = run("evaluate", "relu.onnx", "--images", val, status=1)
     assert "relu.onnx takes a float32 (N, 4) and gives b float32 (N, 4); expected pic" in done.err
 
 
 def test_class_folders_that_do_not_fit(run: Run, workspace: Path, val: Path) -> None:
     shutil.rmtree(val / "class 4")
-    done = run("evaluate", "--images", val)
-    assert done.status == 1
+    done = run("evaluate", "--images", val, status=1)
     assert "val has 9 class folders (class 0, class 1, class 2, ...) and the model 10" in done.err
     (path,) = Path("artifacts/onnx").glob("*.onnx")
-    named = run("evaluate", path, "--images", val, "--json")
-    assert (named.status, named.json["error"]["kind"]) == (1, "ImageError")
+    assert run.json("evaluate", path, "--images", val, status=1)["error"]["kind"] == "ImageError"
 
 
-def test_an_artifact_that_failed_is_refused_unless_forced(
-    run: Run, onnx_file: Path, val: Path, change_manifest: Callable[..., None]
-) -> None:
-    verification = json.loads(Path(f"{onnx_file}.manifest.json").read_text())["verification"]
+def test_a_failed_artifact(run: Run, onnx_file: Path, val: Path, change_manifest: Change) -> None:
+    verification = manifest_of(onnx_file)["verification"]
     change_manifest(onnx_file, verification=verification | {"status": "failed", "reason": "why"})
-    done = run("evaluate", "--images", val)
-    assert done.status == 1
+    done = run("evaluate", "--images", val, status=1)
     assert f"note: left out {onnx_file.name}: why" in done.err
     assert "workspace artifacts has nothing to evaluate; make an artifact first" in done.err
     assert run("evaluate", onnx_file, "--images", val).status == 1
@@ -272,38 +235,33 @@ def test_an_artifact_that_failed_is_refused_unless_forced(
 def test_an_engine_says_why_it_is_not_run(run: Run, engine_file: Path, val: Path) -> None:
     (row,) = (
         row
-        for row in run("evaluate", "--images", val, "--json").json["results"]
+        for row in run.json("evaluate", "--images", val)["results"]
         if row["artifact"].endswith(".engine")
     )
     assert (row["status"], row["images"], row["top1"]) == ("not_run", 0, None)
     assert row["reason"]
-    done = run("evaluate", engine_file, "--images", val)
-    assert done.status == 1
+    done = run("evaluate", engine_file, "--images", val, status=1)
     assert done.err == f"error: nothing here can be evaluated: {row['reason']}\n"
 
 
 def test_the_confusion_of_classes(
-    run: Run, workspace: Path, val: Path, flat: Path, temporaries: Callable[[], list[Path]]
+    run: Run, workspace: Path, val: Path, flat: Path, temporaries: Temporaries
 ) -> None:
     pytest.importorskip("matplotlib")
     for folder in (val, flat):
         target = Path("new") / f"{folder.name}.png"
-        done = run("evaluate", "--images", folder, "--confusion", target)
-        assert done.status == 0
+        done = run("evaluate", "--images", folder, "--confusion", target, status=0)
         assert f"confusion of classes: {target}" in done.out
         with Image.open(target) as picture:
             assert picture.format == "PNG"
 
 
-def test_pictures_that_cannot_be_written(
-    run: Run, workspace: Path, val: Path, monkeypatch: pytest.MonkeyPatch
+def test_pictures_without_matplotlib(
+    run: Run, workspace: Path, val: Path, bare_machine: None
 ) -> None:
-    done = run("evaluate", "--images", val, "--confusion", "a.svg")
-    assert done.status == 2
+    done = run("evaluate", "--images", val, "--confusion", "a.svg", status=2)
     assert "confusion is 'a.svg'; expected a path that ends in .png" in done.err
-    monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
-    done = run("evaluate", "--images", val, "--confusion", "a.png")
-    assert done.status == 1
+    done = run("evaluate", "--images", val, "--confusion", "a.png", status=1)
     assert "pip install 't2t-deploy[plot]'" in done.err
     assert done.err.count("\n") == 1  # before anything was computed
 
@@ -311,19 +269,14 @@ def test_pictures_that_cannot_be_written(
 def test_wrong_usage(run: Run, workspace: Path) -> None:
     assert run("evaluate").status == 2
     assert run("evaluate", "--images", "x", "--batch", 0).status == 2
-    done = run("evaluate", "--images", "missing")
-    assert (done.status, done.err) == (
-        1,
-        "error: missing is not a folder; give one with pictures\n",
-    )
+    done = run("evaluate", "--images", "missing", status=1)
+    assert done.err == "error: missing is not a folder; give one with pictures\n"
 
 
 @pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
 def test_in_openvino(run: Run, tiny_toml: Path, workspace: Path, val: Path) -> None:
     run("export", "--config", tiny_toml, "--precision", "fp16")
-    done = run("evaluate", "--images", val, "--backend", "openvino", "--json")
-    assert done.status == 0
-    fp32, fp16 = done.json["results"]
+    fp32, fp16 = run.json("evaluate", "--images", val, "--backend", "openvino", status=0)["results"]
     assert (fp32["status"], fp32["agreement"]) == ("passed", 1.0)
     assert fp16["status"] == "not_run" and "would compute fp16 in float32" in fp16["reason"]
     assert run("evaluate", "--images", val, "--backend", "gpu").status == 2

@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 from PIL import Image
 
 from t2t_deploy import draw_features
@@ -26,11 +25,12 @@ from t2t_deploy.model import (
 from t2t_deploy.runtime import SessionRequest, open_session
 
 from ..small import OTHER_BACKBONES, tiny_model
+from .command import Change, Run
+from .graphs import turned, with_value
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("matplotlib")
 
-Run = Callable[..., Any]
 LAYERS = [
     "picture",
     "tokens_to_token.attention1 (sum after mlp)",
@@ -98,9 +98,7 @@ def stages_of(done: Any) -> list[dict[str, Any]]:
 def test_stages_and_errors_are_those_of_hooks_and_the_graph(
     run: Run, onnx_file: Path, workspace: Path, tiny_toml: Path, image: Path, tmp_path: Path
 ) -> None:
-    done = run("inspect", onnx_file, "--features", image, "--json")
-    assert done.status == 0, done.err
-    found = done.json["features"]
+    found = run.json("inspect", onnx_file, "--features", image, status=0)["features"]
     assert found["image"] == str(image)
     assert found["plot"] == f"artifacts/logs/{onnx_file.stem}.features.png"
     assert [stage["stage"] for stage in found["stages"]] == LAYERS
@@ -158,8 +156,8 @@ FORMS: dict[str, tuple[str, Sequence[object]]] = {
 )
 def test_other_forms(run: Run, tiny_toml: Path, image: Path, form: str) -> None:
     precision, options = FORMS[form]
-    made = run("export", "--config", tiny_toml, "--precision", precision, *options, "--json")
-    path = made.json["artifact"]["path"]
+    made = run.json("export", "--config", tiny_toml, "--precision", precision, *options)
+    path = made["artifact"]["path"]
     stages = stages_of(run("inspect", path, "--features", image, "--json"))
     assert [stage["stage"] for stage in stages] == LAYERS
     assert [stage["grid"] for stage in stages] == GRIDS
@@ -195,8 +193,7 @@ BACKBONES: dict[str, list[tuple[str, list[int] | None, int]]] = {
 def test_other_models(run: Run, image: Path, kind: str) -> None:
     model = {**OTHER_BACKBONES, "transformer": tiny_model("transformer")}[kind]
     Path("model.toml").write_text(model)
-    made = run("export", "--config", "model.toml", "-o", "model.onnx")
-    assert made.status == 0, made.err
+    run("export", "--config", "model.toml", "-o", "model.onnx", status=0)
     stages = stages_of(run("inspect", "model.onnx", "--features", image, "--json"))
     told = [(stage["stage"], stage["grid"], stage["channels"]) for stage in stages]
     assert [stage for stage, _, _ in told[:4]] == LAYERS[:4]
@@ -224,8 +221,9 @@ def test_float_and_int8_side_by_side(run: Run, onnx_file: Path, image: Path, mod
     given = ("--images", "train") if mode == "static" else ("--mode", "dynamic")
     made = run("quantize", onnx_file, *given, "--no-speed", "--force", "--json", "-o", "8.onnx")
     assert made.status in (0, 3), made.err
-    done = run("inspect", onnx_file, "8.onnx", "--features", image, "--plot", "a.png", "--json")
-    assert done.status == 0, done.err
+    done = run(
+        "inspect", onnx_file, "8.onnx", "--features", image, "--plot", "a.png", "--json", status=0
+    )
     stages = stages_of(done)
     floats, ints = stages[: len(LAYERS)], stages[len(LAYERS) :]
     assert {stage["artifact"] for stage in floats} == {onnx_file.name}
@@ -247,35 +245,17 @@ def test_float_and_int8_side_by_side(run: Run, onnx_file: Path, image: Path, mod
         )
 
 
-def test_a_wrong_graph_errs_from_its_stage_on(
-    run: Run, onnx_file: Path, image: Path, change_manifest: Callable[..., None]
-) -> None:
-    model = onnx.load(onnx_file)
-    (tensor,) = (
-        t for t in model.graph.initializer if t.name == "tokens.blocks.1.tail.mlp.fc2.weight"
-    )
-    values = numpy_helper.to_array(tensor).T.copy()
-    tensor.CopyFrom(numpy_helper.from_array(values.reshape(tuple(tensor.dims)), tensor.name))
-    onnx.save(model, onnx_file)
-    change_manifest(onnx_file, sha256=None)
+def test_a_wrong_graph(run: Run, onnx_file: Path, image: Path, alter: Change) -> None:
+    alter(onnx_file, turned("tokens.blocks.1.tail.mlp.fc2.weight"))
     stages = stages_of(run("inspect", onnx_file, "--features", image, "--json"))
     errors = [stage["rel_l2"] for stage in stages]
     assert max(errors[:2]) < ALLOWED["fp32"]
     assert min(errors[2:]) > 1e-3
 
 
-def test_numbers_that_are_none_are_told(
-    run: Run, onnx_file: Path, image: Path, change_manifest: Callable[..., None]
-) -> None:
-    model = onnx.load(onnx_file)
-    (tensor,) = (t for t in model.graph.initializer if t.name == "position")
-    values = numpy_helper.to_array(tensor).copy()
-    values[0, 2, 5] = np.inf
-    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    onnx.save(model, onnx_file)
-    change_manifest(onnx_file, sha256=None)
-    done = run("inspect", onnx_file, "--features", image, "--json")
-    assert done.status == 0, done.err
+def test_infinity_is_told(run: Run, onnx_file: Path, image: Path, alter: Change) -> None:
+    alter(onnx_file, with_value("position", (0, 2, 5), np.inf))
+    done = run("inspect", onnx_file, "--features", image, "--json", status=0)
     stages = stages_of(done)
     assert all(stage["rel_l2"] is not None for stage in stages[:3])
     assert (stages[3]["rel_l2"], stages[3]["note"]) == (None, "1 of 80 numbers are not finite")
@@ -298,8 +278,7 @@ def test_what_has_no_tensor_is_told_and_not_drawn(
 
 
 def test_the_table_and_the_place(run: Run, onnx_file: Path, image: Path) -> None:
-    done = run("inspect", onnx_file, "--features", image)
-    assert done.status == 0, done.err
+    done = run("inspect", onnx_file, "--features", image, status=0)
     assert "token block 1" in done.out and "backbone layer 2 of 2" in done.out
     assert f"token maps: artifacts/logs/{onnx_file.stem}.features.png" in done.out
 
@@ -317,17 +296,13 @@ def test_no_artifact(image: Path) -> None:
 
 def test_a_foreign_file(run: Run, onnx_file: Path, image: Path) -> None:
     shutil.copy(onnx_file, "theirs.onnx")
-    done = run("inspect", "theirs.onnx", "--features", image)
-    assert done.status == 1
+    done = run("inspect", "theirs.onnx", "--features", image, status=1)
     assert done.err.startswith("error: theirs.onnx has no manifest, so its weights and variant are")
 
 
-def test_a_file_made_from_a_foreign_one(
-    run: Run, onnx_file: Path, image: Path, change_manifest: Callable[..., None]
-) -> None:
+def test_a_foreign_parent(run: Run, onnx_file: Path, image: Path, change_manifest: Change) -> None:
     change_manifest(onnx_file, weights={})
-    done = run("inspect", onnx_file, "--features", image)
-    assert done.status == 1
+    done = run("inspect", onnx_file, "--features", image, status=1)
     assert done.err == (
         f"error: {onnx_file.name} was made from a file without manifest, so its reference is "
         "unknown; name a file that t2t-deploy exported\n"
@@ -336,15 +311,13 @@ def test_a_file_made_from_a_foreign_one(
 
 def test_weights_that_are_gone(run: Run, onnx_file: Path, workspace: Path, image: Path) -> None:
     shutil.rmtree(workspace / "weights")
-    done = run("inspect", onnx_file, "--features", image)
-    assert done.status == 1
+    done = run("inspect", onnx_file, "--features", image, status=1)
     assert done.err.splitlines()[-1].startswith("error: ") and "weights" in done.err
     assert not (workspace / "logs").exists() or not list((workspace / "logs").glob("*.png"))
 
 
 def test_an_engine(run: Run, engine_file: Path, image: Path) -> None:
-    done = run("inspect", engine_file, "--features", image)
-    assert done.status == 1
+    done = run("inspect", engine_file, "--features", image, status=1)
     assert done.err == (
         f"error: {engine_file.name} is an engine, which shows no tensors; name the ONNX file it is "
         "of\n"
@@ -355,8 +328,7 @@ def test_artifacts_of_two_models(run: Run, onnx_file: Path, tiny_toml: Path, ima
     save_weights(random_state_dict(config_from_toml(tiny_toml), seed=1), Path("other.safetensors"))
     form = ("--config", tiny_toml, "--checkpoint", "other.safetensors", "-o", "other.onnx")
     assert run("export", *form).status == 0
-    done = run("inspect", onnx_file, "other.onnx", "--features", image)
-    assert done.status == 2
+    done = run("inspect", onnx_file, "other.onnx", "--features", image, status=2)
     assert f"other.onnx is of another model than {onnx_file.name}; expected artifacts" in done.err
 
 
@@ -371,16 +343,9 @@ def test_artifacts_of_two_models(run: Run, onnx_file: Path, tiny_toml: Path, ima
 def test_wrong_words(
     run: Run, onnx_file: Path, image: Path, words: tuple[str, ...], status: int, message: str
 ) -> None:
-    done = run("inspect", onnx_file, *words)
-    assert (done.status, message in done.err) == (status, True), done.err
+    assert message in run("inspect", onnx_file, *words, status=status).err
 
 
-def test_without_the_package(
-    run: Run, onnx_file: Path, image: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
-    done = run("inspect", onnx_file, "--features", image)
-    assert (done.status, done.err) == (
-        1,
-        "error: matplotlib is not installed; this step needs it: pip install 't2t-deploy[plot]'\n",
-    )
+def test_without_the_package(run: Run, onnx_file: Path, image: Path, bare_machine: None) -> None:
+    missing = "matplotlib is not installed; this step needs it: pip install 't2t-deploy[plot]'"
+    assert run("inspect", onnx_file, "--features", image, status=1).err == f"error: {missing}\n"

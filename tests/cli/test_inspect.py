@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,13 +15,12 @@ from t2t_deploy._optional import is_installed
 from t2t_deploy.engine import why_no_device
 from t2t_deploy.export import DEFAULT_OPSET
 
-Run = Callable[..., Any]
+from ..program import finish
+from .command import Run
 
 
 def test_an_export(run: Run, onnx_file: Path) -> None:
-    done = run("inspect", onnx_file, "--json")
-    assert done.status == 0
-    (found,) = done.json["artifacts"]
+    (found,) = run.json("inspect", onnx_file, status=0)["artifacts"]
     model = onnx.load(onnx_file)
     assert found["graph"]["nodes"] == len(model.graph.node) == sum(found["graph"]["ops"].values())
     assert found["graph"]["opset"] == DEFAULT_OPSET
@@ -43,15 +37,13 @@ def test_an_export(run: Run, onnx_file: Path) -> None:
 
 
 def test_by_name_alone(run: Run, onnx_file: Path) -> None:
-    done = run("inspect", onnx_file.name, "--json")
-    assert done.json["artifacts"][0]["path"] == f"artifacts/onnx/{onnx_file.name}"
+    done = run.json("inspect", onnx_file.name)
+    assert done["artifacts"][0]["path"] == f"artifacts/onnx/{onnx_file.name}"
 
 
 def test_an_engine_beside_its_graph(run: Run, built: Path, engine_file: Path) -> None:
     (graph,) = (built / "onnx").glob("*.onnx")
-    done = run("inspect", engine_file, graph, "--json")
-    assert done.status == 0
-    engine, source = done.json["artifacts"]
+    engine, source = run.json("inspect", engine_file, graph, status=0)["artifacts"]
     assert engine["manifest"]["parents"][0]["sha256"] == source["manifest"]["sha256"]
     assert engine["engine"]["kernels"] == sum(engine["engine"]["kernels_by_dtype"].values())
     assert engine["attestation"]["status"] == "passed"
@@ -59,8 +51,7 @@ def test_an_engine_beside_its_graph(run: Run, built: Path, engine_file: Path) ->
     assert line.startswith(f"tensorrt_rtx --onnx={graph.name} ") and "/" not in line
     assert "float16" in source["graph"]["weight_bytes"]
 
-    done = run("inspect", engine_file, graph)
-    assert done.status == 0
+    done = run("inspect", engine_file, graph, status=0)
     assert engine_file.name in done.out and graph.name in done.out
     (kernels,) = (line for line in done.out.splitlines() if "engine.kernels " in line)
     assert str(engine["engine"]["kernels"]) in kernels
@@ -68,7 +59,7 @@ def test_an_engine_beside_its_graph(run: Run, built: Path, engine_file: Path) ->
 
 def test_a_foreign_file(run: Run, onnx_file: Path) -> None:
     shutil.copy(onnx_file, "theirs.onnx")
-    (found,) = run("inspect", "theirs.onnx", "--json").json["artifacts"]
+    (found,) = run.json("inspect", "theirs.onnx")["artifacts"]
     assert found["manifest"] is None
     assert found["graph"]["inputs"] == ["image float32 (N, 3, 32, 32)"]
 
@@ -85,9 +76,8 @@ def test_a_foreign_file_whose_weights_lie_elsewhere(run: Run) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     onnx.save(model, "split.onnx", save_as_external_data=True, location="split.weights")
     Path("split.weights").unlink()
-    done = run("inspect", "split.onnx", "--json")
-    assert done.status == 0
-    assert done.json["artifacts"][0]["graph"]["weight_bytes"] == {"float32": 4 * 4096}
+    done = run.json("inspect", "split.onnx", status=0)
+    assert done["artifacts"][0]["graph"]["weight_bytes"] == {"float32": 4 * 4096}
 
 
 @pytest.mark.parametrize(
@@ -100,22 +90,18 @@ def test_a_foreign_file_whose_weights_lie_elsewhere(run: Run) -> None:
 )
 def test_a_file_that_is_no_model(run: Run, content: bytes, message: str) -> None:
     Path("junk.onnx").write_bytes(content)
-    done = run("inspect", "junk.onnx", "--json")
-    assert done.status == 1
-    assert done.json["error"]["kind"] == "ArtifactError"
-    assert message in done.json["error"]["message"]
+    done = run.json("inspect", "junk.onnx", status=1)
+    assert done["error"]["kind"] == "ArtifactError"
+    assert message in done["error"]["message"]
 
 
 def test_no_such_file(run: Run) -> None:
-    done = run("inspect", "no.onnx")
-    assert done.status == 1
+    done = run("inspect", "no.onnx", status=1)
     assert "there is no artifact no.onnx; 't2t-deploy workspace list' shows" in done.err
 
 
 def test_variants(run: Run) -> None:
-    done = run("variants", "--json")
-    assert done.status == 0
-    rows = {row["variant"]: row for row in done.json["variants"]}
+    rows = {row["variant"]: row for row in run.json("variants", status=0)["variants"]}
     assert list(rows) == [
         *("7", "10", "12", "14", "19", "24", "t_14", "t_19", "t_24"),
         *("14_resnext", "14_wide", "dense", "14_se", "16_ghost"),
@@ -128,23 +114,15 @@ def test_variants(run: Run) -> None:
     assert "21.55" in table
 
 
-def test_variants_need_no_torch(environment: dict[str, str]) -> None:
-    program = "import sys; sys.modules['torch'] = None; from t2t_deploy.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "variants", "--json"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["variants"]) == 14
+def test_variants_need_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; from t2t_deploy.cli import main; main()"
+    done = finish("variants", "--json", code=code)
+    assert done.status == 0, done.err
+    assert len(done.json["variants"]) == 14
 
 
 def test_doctor(run: Run) -> None:
-    done = run("doctor", "--json")
-    assert done.status == 0
-    found = done.json
+    found = run.json("doctor", status=0)
     assert [backend["name"] for backend in found["backends"]] == [
         *("eager", "compile", "ort-cpu", "ort-cuda", "ort-tensorrt", "openvino"),
         *("tensorrt", "tensorrt-rtx"),
@@ -175,39 +153,33 @@ def test_doctor(run: Run) -> None:
 
 
 def test_doctor_for_a_bug_report(run: Run) -> None:
-    done = run("doctor", "--report")
-    assert (done.status, done.err) == (0, "")
+    done = run("doctor", "--report", status=0)
+    assert done.err == ""
     assert done.out.startswith("t2t-deploy ") and "| eager |" in done.out
-    assert run("doctor", "--report", "--json").json == {"report": done.out.removesuffix("\n")}
+    assert run.json("doctor", "--report") == {"report": done.out.removesuffix("\n")}
 
 
-def test_doctor_tells_every_missing_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_tells_every_missing_step(run: Run, bare_machine: None) -> None:
     """Of TensorRT both the device, which comes first, and the package."""
-    monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
-    states = {state["name"]: state for state in run("doctor", "--json").json["backends"]}
+    states = {state["name"]: state for state in run.json("doctor")["backends"]}
     steps = states["tensorrt"]["steps"]
     assert steps[-1] == "tensorrt is not installed: pip install 't2t-deploy[tensorrt]'"
     assert len(steps) == (1 if why_no_device() is None else 2)
     assert (states["tensorrt"]["version"], states["tensorrt"]["importable"]) == (None, False)
 
 
-def test_doctor_on_a_bare_machine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
-    done = run("doctor", "--json")
-    assert done.status == 0
-    assert done.json["can"]["export"] == {
+def test_doctor_on_a_bare_machine(run: Run, bare_machine: None) -> None:
+    done = run.json("doctor", status=0)
+    assert done["can"]["export"] == {
         "ok": False,
         "why_not": "torch is not installed; this step needs it: pip install 't2t-deploy[export]'",
     }
-    reasons = {backend["name"]: backend["reason"] for backend in done.json["backends"]}
+    reasons = {backend["name"]: backend["reason"] for backend in done["backends"]}
     assert reasons["ort-cpu"] == "onnxruntime is not installed"
     assert reasons["eager"] == "torch is not installed"
 
 
-def test_export_without_torch(run: Run, tiny_toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
-    done = run("export", "--config", tiny_toml)
-    assert (done.status, done.err) == (
-        1,
-        "error: torch is not installed; this step needs it: pip install 't2t-deploy[export]'\n",
-    )
+def test_export_without_torch(run: Run, tiny_toml: Path, bare_machine: None) -> None:
+    done = run("export", "--config", tiny_toml, status=1)
+    missing = "error: torch is not installed; this step needs it: pip install 't2t-deploy[export]'"
+    assert done.err == f"{missing}\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,9 @@ import pytest
 
 from t2t_deploy import _files
 from t2t_deploy._files import temporary_file, temporary_folder
+
+from ..program import PIPES, finish, start
+from .command import Run, Temporaries
 
 # The real command line; the verification, which runs while the file is still temporary, waits.
 STOPPED_WHILE_WRITING = """
@@ -46,27 +48,18 @@ _variants.command.callback = work
 main(["variants"])
 """
 
+NOT_ON_WINDOWS = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 Stop = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def stop(environment: dict[str, str], tiny_toml: Path, tmp_path: Path) -> Stop:
+def stop(tiny_toml: Path, tmp_path: Path) -> Stop:
     """Start an export and send it a signal while it writes: (exit status, stdout, stderr)."""
 
     def send(number: int, *options: str) -> tuple[int, str, str]:
-        words = ["export", "--config", str(tiny_toml), "--batch", "1", *options]
-        with subprocess.Popen(
-            [sys.executable, "-c", STOPPED_WHILE_WRITING, *words],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stderr is not None
-            for line in process.stderr:
-                if line == "writing\n":
-                    break
+        words = ("export", "--config", tiny_toml, "--batch", 1, *options)
+        with start(*words, code=STOPPED_WHILE_WRITING, **PIPES) as process:
+            assert process.stderr is not None and "writing\n" in process.stderr
             assert list(tmp_path.rglob(".t2t-tmp-*.onnx")), "nothing is being written"
             process.send_signal(number)
             out, err = process.communicate(timeout=60)
@@ -75,14 +68,23 @@ def stop(environment: dict[str, str], tiny_toml: Path, tmp_path: Path) -> Stop:
     return send
 
 
-def test_ctrl_c(stop: Stop, temporaries: Callable[[], list[Path]]) -> None:
-    status, out, err = stop(signal.SIGINT)
-    assert (status, out) == (130, "")
-    assert err.strip() == "error: interrupted; nothing half-written was left"
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=NOT_ON_WINDOWS),
+    ],
+)
+def test_a_stopped_command(
+    stop: Stop, temporaries: Temporaries, number: int, status: int, word: str
+) -> None:
+    left, out, err = stop(number)
+    assert (left, out) == (status, "")
+    assert err.strip() == f"error: {word}; nothing half-written was left"
     assert list(Path("artifacts/onnx").iterdir()) == []
 
 
-def test_ctrl_c_keeps_what_was_there(stop: Stop, temporaries: Callable[[], list[Path]]) -> None:
+def test_ctrl_c_keeps_what_was_there(stop: Stop, temporaries: Temporaries) -> None:
     output = Path("model.onnx")
     output.write_bytes(b"the old file")
     status, out, _ = stop(signal.SIGINT, "-o", "model.onnx", "--json")
@@ -92,18 +94,8 @@ def test_ctrl_c_keeps_what_was_there(stop: Stop, temporaries: Callable[[], list[
     assert not Path("model.onnx.manifest.json").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
-def test_terminated(stop: Stop, temporaries: Callable[[], list[Path]]) -> None:
-    status, out, err = stop(signal.SIGTERM)
-    assert (status, out) == (143, "")
-    assert err.strip() == "error: terminated; nothing half-written was left"
-    assert list(Path("artifacts/onnx").iterdir()) == []
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-def test_what_a_killed_command_leaves_is_pruned(
-    stop: Stop, run: Callable[..., object], temporaries: Callable[[], list[Path]]
-) -> None:
+@NOT_ON_WINDOWS
+def test_a_killed_command_is_pruned(stop: Stop, run: Run, temporaries: Temporaries) -> None:
     status, _, _ = stop(signal.SIGKILL)
     assert status == -signal.SIGKILL
     assert len(temporaries()) == 1
@@ -111,26 +103,16 @@ def test_what_a_killed_command_leaves_is_pruned(
     assert temporaries() == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+@NOT_ON_WINDOWS
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
-def test_the_second_signal_does_not_stop_the_clean_up(
-    environment: dict[str, str], name: str, status: int
-) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", STOPPED_TWICE.format(name=name)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (done.returncode, done.stdout) == (status, "cleaned up\n")
-    assert done.stderr == "error: terminated; nothing half-written was left\n"
+def test_the_second_signal_does_not_stop_the_clean_up(name: str, status: int) -> None:
+    done = finish(code=STOPPED_TWICE.format(name=name))
+    assert (done.status, done.out) == (status, "cleaned up\n")
+    assert done.err == "error: terminated; nothing half-written was left\n"
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_ctrl_c_stops_in_the_clean_up_is_cleaned_up_all_the_same(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_in_the_clean_up(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Path] = []
     remove = _files.remove
 

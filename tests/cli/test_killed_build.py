@@ -8,27 +8,23 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from t2t_deploy.workspace import Workspace
+
+from ..program import start
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorrt_rtx")]
 FLAGS = ("--fp32", "--sm", "86")  # another precision: its graph is exported on the way
 MOMENTS = 10
 
 
-def stopped(
-    program: list[str], environment: dict[str, str], folder: Path, kind: int, after_s: float
-) -> int:
+def stopped(folder: Path, kind: int, after_s: float) -> int:
     """Status of a build stopped after some time, its workspace in ``folder``."""
-    process = subprocess.Popen(
-        [*program, "build-trt", *FLAGS, "--workspace", "artifacts"],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    silent: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = start("build-trt", *FLAGS, "--workspace", "artifacts", cwd=folder, **silent)
     try:
         process.wait(after_s)
     except subprocess.TimeoutExpired:
@@ -54,40 +50,29 @@ def check(folder: Path, before: set[Path], done: bool) -> None:
     assert before <= set(workspace.root.rglob("*"))
 
 
-def build_seconds(program: list[str], environment: dict[str, str], folder: Path) -> float:
+def build_seconds(folder: Path) -> float:
     started = time.monotonic()
-    assert stopped(program, environment, folder, signal.SIGINT, 600) == 0
+    assert stopped(folder, signal.SIGINT, 600) == 0
     return time.monotonic() - started
 
 
-@pytest.mark.parametrize(
-    ("kind", "moments"),
-    [
-        pytest.param(signal.SIGINT, MOMENTS, id="SIGINT"),
-        pytest.param(signal.SIGKILL, MOMENTS, id="SIGKILL"),
-    ],
-)
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL], ids=lambda kind: kind.name)
 def test_a_stopped_build_leaves_nothing_partial(
-    program: list[str],
-    environment: dict[str, str],
-    built_once: Path,
-    tmp_path: Path,
-    kind: int,
-    moments: int,
+    built_once: Path, tmp_path: Path, kind: signal.Signals
 ) -> None:
     def fresh(name: str) -> Path:
         shutil.copytree(built_once, tmp_path / name / "artifacts")
         return tmp_path / name
 
     # twice: the first run of a program reads it from disk
-    whole_s = min(build_seconds(program, environment, fresh(name)) for name in ("cold", "warm"))
+    whole_s = min(build_seconds(fresh(name)) for name in ("cold", "warm"))
     stream = random.Random(0)
     cut_short, latest, number = 0, 0.9, 0
-    while cut_short < moments:
+    while cut_short < MOMENTS:
         number += 1
         folder = fresh(str(number))
         before = set((folder / "artifacts").rglob("*"))
-        status = stopped(program, environment, folder, kind, stream.uniform(0.1, latest) * whole_s)
+        status = stopped(folder, kind, stream.uniform(0.1, latest) * whole_s)
         expected = 130 if kind == signal.SIGINT else -kind
         # before the program has started, Python itself answers Ctrl-C
         assert status in {0, expected, -signal.SIGINT if kind == signal.SIGINT else expected, 1}
@@ -98,4 +83,4 @@ def test_a_stopped_build_leaves_nothing_partial(
         else:
             cut_short += 1
     # the workspace a build was cut short in is usable
-    assert stopped(program, environment, folder, kind, 600) == 0
+    assert stopped(folder, kind, 600) == 0

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +18,25 @@ from t2t_deploy.model import config_from_toml, random_state_dict, save_weights
 from t2t_deploy.workspace import Workspace
 
 from ..small import tiny_model
+from .command import Change, Run, manifest_of
+from .graphs import Alter, edited, scaled, store, stored, turned, with_value
 
 pytest.importorskip("onnxruntime")
 
-Run = Callable[..., Any]
-Alter = Callable[[onnx.ModelProto], None]
 MODEL = tiny_model(depth=3)
 
 
 # -- how a graph becomes wrong -----------------------------------------------------------------
 
 
-def stored(model: onnx.ModelProto, name: str) -> np.ndarray:
-    (tensor,) = (t for t in model.graph.initializer if t.name == name)
-    return numpy_helper.to_array(tensor).copy()
-
-
-def store(model: onnx.ModelProto, name: str, values: np.ndarray) -> None:
-    (tensor,) = (t for t in model.graph.initializer if t.name == name)
-    assert values.shape == tuple(tensor.dims)
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
-
-
 def flipped(name: str, bit: int = 23, row: int = 3, column: int = 5) -> Alter:
     """One bit of one float32 weight; bit 23 is the lowest of the exponent: it doubles or halves."""
 
-    def alter(model: onnx.ModelProto) -> None:
-        values = stored(model, name)
+    def flip(values: np.ndarray) -> np.ndarray:
         values[row, column : column + 1].view(np.uint32)[0] ^= np.uint32(1 << bit)
-        store(model, name, values)
+        return values
 
-    return alter
+    return edited(name, flip)
 
 
 def swapped(first: str, second: str) -> Alter:
@@ -60,14 +46,6 @@ def swapped(first: str, second: str) -> Alter:
         store(model, second, a)
 
     return alter
-
-
-def turned(name: str) -> Alter:
-    return lambda model: store(model, name, stored(model, name).T)
-
-
-def scaled(name: str, factor: float) -> Alter:
-    return lambda model: store(model, name, stored(model, name) * np.float32(factor))
 
 
 def rows_moved(model: onnx.ModelProto) -> None:
@@ -176,26 +154,12 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workspace.root
 
 
-@dataclass(frozen=True)
-class Wronged:
-    """Alters the one export of `./artifacts` and makes its manifest fit the file again."""
-
-    seal: Callable[..., None]
-    path: Path
-
-    def __call__(self, alter: Alter) -> Path:
-        model = onnx.load(self.path)
-        alter(model)
-        onnx.save(model, self.path)
-        self.seal(self.path, sha256=None)
-        return self.path
-
-
 @pytest.fixture
-def wronged(right: Path, empty_folder: Path, change_manifest: Callable[..., None]) -> Wronged:
+def exported(right: Path, empty_folder: Path) -> Path:
+    """The one export of `./artifacts`, a copy."""
     shutil.copytree(right, empty_folder / "artifacts")
     (path,) = (empty_folder / "artifacts/onnx").glob("*.onnx")
-    return Wronged(change_manifest, path)
+    return path
 
 
 # one of each way to be wrong; the others are much like them
@@ -217,12 +181,10 @@ HIDDEN = "no epsilon in a middle block's norm"
     "name",
     [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in WRONG],
 )
-def test_the_wrong_layer_is_named(run: Run, wronged: Wronged, name: str) -> None:
-    alter, layer = WRONG[name]
-    path = wronged(alter)
-    done = run("verify", path, "--locate", "--json")
-    assert done.status == 3
-    (result,) = done.json["results"]
+def test_the_wrong_layer_is_named(run: Run, exported: Path, alter: Change, name: str) -> None:
+    wrong, layer = WRONG[name]
+    alter(exported, wrong)
+    (result,) = run.json("verify", exported, "--locate", status=3)["results"]
     if name == HIDDEN:
         assert result["status"] == "passed"
     else:
@@ -246,15 +208,13 @@ def test_the_wrong_layer_is_named(run: Run, wronged: Wronged, name: str) -> None
     before = found["last_agreeing"]
     assert (None if before is None else before["layer"]) == (layers[place - 1] if place else None)
     assert found["reason"].startswith(f"{layer} differs first, on ")
-    kept = json.loads(Path(f"{path}.manifest.json").read_text())["details"]["located"]
+    kept = manifest_of(exported)["details"]["located"]
     assert kept["first"]["layer"] == layer
-    assert run("bench", path).status == 1
+    assert run("bench", exported).status == 1
 
 
-def test_a_right_graph_has_no_wrong_layer(run: Run, wronged: Wronged) -> None:
-    done = run("verify", wronged.path, "--locate", "--json")
-    assert done.status == 0, done.err
-    (result,) = done.json["results"]
+def test_a_right_graph_has_no_wrong_layer(run: Run, exported: Path) -> None:
+    (result,) = run.json("verify", exported, "--locate", status=0)["results"]
     found = result["located"]
     assert (found["status"], found["first"], found["last_agreeing"]) == ("passed", None, None)
     assert found["pictures"][0] == "noise 0" and found["pictures"][-1] == "cream"
@@ -267,9 +227,7 @@ def test_a_right_graph_has_no_wrong_layer(run: Run, wronged: Wronged) -> None:
     ]
 
 
-def test_a_wrong_exporter_is_found_by_export_itself(
-    run: Run, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_export_finds_a_wrong_exporter(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the command that finds the layer, and the command finds it."""
     right_one = t2t_deploy.export.onnx_from_deploy
 
@@ -280,28 +238,18 @@ def test_a_wrong_exporter_is_found_by_export_itself(
 
     monkeypatch.setattr(t2t_deploy.export, "onnx_from_deploy", wrong)
     Path("small.toml").write_text(MODEL)
-    done = run("export", "--config", "small.toml", "--json")
-    assert done.status == 3
+    done = run("export", "--config", "small.toml", "--json", status=3)
     assert done.json["verification"]["status"] == "failed"
     path = done.json["artifact"]["path"]
     assert done.err.splitlines()[-1].endswith(f"; which layer: t2t-deploy verify --locate {path}")
-    located = run("verify", "--locate", path, "--json")
-    assert located.status == 3
-    (result,) = located.json["results"]
+    (result,) = run.json("verify", "--locate", path, status=3)["results"]
     assert result["located"]["first"]["layer"] == "blocks.1.attn.proj"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_stored_number_that_is_none_is_named(run: Run, wronged: Wronged, value: float) -> None:
-    def alter(model: onnx.ModelProto) -> None:
-        values = stored(model, "blocks.1.mlp.fc1.weight")
-        values[2, 3] = value
-        store(model, "blocks.1.mlp.fc1.weight", values)
-
-    path = wronged(alter)
-    done = run("verify", path, "--locate", "--json")
-    assert done.status == 3
-    (result,) = done.json["results"]
+def test_a_stored_nan_is_named(run: Run, exported: Path, alter: Change, value: float) -> None:
+    alter(exported, with_value("blocks.1.mlp.fc1.weight", (2, 3), value))
+    (result,) = run.json("verify", exported, "--locate", status=3)["results"]
     stored_in = "NaN or infinity is stored in blocks.1.mlp.fc1.weight"
     assert result["reason"].endswith(f"; {stored_in}")
     found = result["located"]
@@ -310,12 +258,10 @@ def test_a_stored_number_that_is_none_is_named(run: Run, wronged: Wronged, value
     assert found["first"]["rel_l2"] is None and found["first"]["non_finite"] > 0
 
 
-def test_a_computed_number_that_is_none_is_named(run: Run, wronged: Wronged) -> None:
+def test_a_computed_infinity_is_named(run: Run, exported: Path, alter: Change) -> None:
     """A LayerNorm whose scale is finite, and so large that float32 ends."""
-    path = wronged(scaled("blocks.1.norm1.weight", 1e38))
-    done = run("verify", path, "--json")
-    assert done.status == 3
-    (result,) = done.json["results"]
+    alter(exported, scaled("blocks.1.norm1.weight", 1e38))
+    (result,) = run.json("verify", exported, status=3)["results"]
     assert " are NaN or infinite, first on noise 0; " in result["reason"]
     assert " numbers are so first in tensor /blocks.1/" in result["reason"]
 
@@ -335,32 +281,23 @@ FORMS = {
     "form",
     [pytest.param(form, marks=() if "bf16" in form else pytest.mark.slow) for form in FORMS],
 )
-def test_right_graphs_of_other_forms(run: Run, empty_folder: Path, form: str) -> None:
+def test_right_graphs_of_other_forms(run: Run, form: str) -> None:
     options, layers = FORMS[form]
     Path("small.toml").write_text(MODEL)
     assert run("export", "--config", "small.toml", *options).status == 0
-    done = run("verify", "--locate", "--nodewise", "--json")
-    assert done.status == 0, done.err
-    (result,) = done.json["results"]
+    (result,) = run.json("verify", "--locate", "--nodewise", status=0)["results"]
     assert result["located"]["status"] == "passed"
     assert len(result["located"]["layers"]) == layers
     # node by node is about the graph inside its ends
     assert result["nodewise"]["status"] == "passed"
 
 
-def test_wrong_preprocessing_is_the_first_layer(
-    run: Run, empty_folder: Path, change_manifest: Callable[..., None]
-) -> None:
+def test_wrong_preprocessing(run: Run, alter: Change) -> None:
     Path("small.toml").write_text(MODEL)
-    done = run("export", "--config", "small.toml", "--embed-preprocess", "--json")
-    path = Path(done.json["artifact"]["path"])
-    model = onnx.load(path)
-    store(model, "ends/factor", stored(model, "ends/factor")[::-1])
-    onnx.save(model, path)
-    change_manifest(path, sha256=None)
-    done = run("verify", path, "--locate", "--json")
-    assert done.status == 3
-    found = done.json["results"][0]["located"]
+    done = run.json("export", "--config", "small.toml", "--embed-preprocess")
+    path = Path(done["artifact"]["path"])
+    alter(path, edited("ends/factor", lambda values: values[::-1]))
+    found = run.json("verify", path, "--locate", status=3)["results"][0]["located"]
     assert found["first"]["layer"] == "preprocessing"
     assert found["last_agreeing"] is None
     # each layer is given what the file's own gave: those behind it are right

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-Run = Callable[..., Any]
+from .command import Change, Run
 
 
 def test_the_json(run: Run, onnx_file: Path) -> None:
-    done = run("package", "--triton", "models", "--format", "python", "--top", 3, "--json")
-    assert done.status == 0, done.err
+    done = run(
+        "package", "--triton", "models", "--format", "python", "--top", 3, "--json", status=0
+    )
     found = done.json
     assert found["repository"] == "models"
     assert found["artifact"]["path"] == str(Path("artifacts/onnx") / onnx_file.name)
@@ -33,22 +32,20 @@ def test_the_json(run: Run, onnx_file: Path) -> None:
 
 
 def test_in_words(run: Run, workspace: Path) -> None:
-    done = run("package", "--triton", "models")
-    assert done.status == 0
+    done = run("package", "--triton", "models", status=0)
     assert "t2t_vit_tiny_fp32: onnxruntime, on CPU, batches up to 32" in done.out
     assert "tritonserver --model-repository=models" in done.out
 
 
-def test_errors_are_one_line(run: Run, onnx_file: Path, change_manifest: Any) -> None:
+def test_errors_are_one_line(run: Run, onnx_file: Path, change_manifest: Change) -> None:
     assert run("package").status == 2
     assert run("package", "--triton", "models", "--format", "tensorrt", onnx_file).status == 2
     Path("models/t2t_vit_tiny_fp32").mkdir(parents=True)
-    done = run("package", "--triton", "models")
-    assert done.status == 1
+    done = run("package", "--triton", "models", status=1)
     assert done.err.splitlines()[-1].startswith("error: models/t2t_vit_tiny_fp32 is there and not")
     failed = {"status": "failed", "reason": "off by 1"}
     change_manifest(onnx_file, verification=failed)
-    done = run("package", "--triton", "other", onnx_file)
-    assert done.status == 1 and "failed its check (off by 1)" in done.err
+    done = run("package", "--triton", "other", onnx_file, status=1)
+    assert "failed its check (off by 1)" in done.err
     assert not Path("other").exists()
     assert run("package", "--triton", "other", onnx_file, "--force").status == 0

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import numpy_helper
 from PIL import Image
 
 from t2t_deploy.images import preprocess, read_image
 
-Run = Callable[..., Any]
+from ..program import environment, finish
+from .command import Change, Run, Temporaries
+from .graphs import scaled
+
 CLASSES = 10
+Stdin = Callable[[bytes], None]
 NO_LABELS = "note: there are no labels for these classes: --labels FILE, one a line, gives them"
 
 
@@ -44,7 +43,7 @@ def labels(empty_folder: Path) -> Path:
 
 
 @pytest.fixture
-def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Stdin:
     def give(content: bytes) -> None:
         monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
 
@@ -61,14 +60,12 @@ def wanted(onnx_file: Path, path: Path) -> tuple[list[int], np.ndarray]:
 
 
 def test_one_picture_is_one_picture(run: Run, onnx_file: Path, pictures: Path) -> None:
-    one = run("predict", onnx_file, pictures / "0.jpg")
-    assert "predicting 1 picture with " in one.err
+    assert "predicting 1 picture with " in run("predict", onnx_file, pictures / "0.jpg").err
     assert "predicting 7 pictures with " in run("predict", onnx_file, pictures).err
 
 
 def test_json(run: Run, onnx_file: Path, pictures: Path) -> None:
-    done = run("predict", onnx_file, pictures, "--json")
-    assert done.status == 0, done.err
+    done = run("predict", onnx_file, pictures, "--json", status=0)
     found = done.json
     assert [row["image"] for row in found["results"]] == [
         *(f"pictures/{index}.jpg" for index in range(5)),
@@ -90,8 +87,7 @@ def test_json(run: Run, onnx_file: Path, pictures: Path) -> None:
 
 
 def test_table_with_labels(run: Run, onnx_file: Path, pictures: Path, labels: Path) -> None:
-    done = run("predict", onnx_file, pictures / "3.jpg", "--labels", labels, "--top", 2)
-    assert done.status == 0
+    done = run("predict", onnx_file, pictures / "3.jpg", "--labels", labels, "--top", 2, status=0)
     order, shares = wanted(onnx_file, pictures / "3.jpg")
     lines = [line.split("│")[1:-1] for line in done.out.splitlines() if line.startswith("│")]
     assert [[cell.strip() for cell in line] for line in lines] == [
@@ -104,8 +100,7 @@ def test_table_with_labels(run: Run, onnx_file: Path, pictures: Path, labels: Pa
 def test_csv(run: Run, onnx_file: Path, pictures: Path, labels: Path) -> None:
     (pictures / "2.jpg").write_bytes(b"no picture")
     words = ("--labels", labels, "--top", 2, "--csv", "out/table.csv", "--json")
-    done = run("predict", onnx_file, pictures, *words)
-    assert done.status == 3
+    done = run("predict", onnx_file, pictures, *words, status=3)
     assert done.json["csv"] == "out/table.csv"
     with open("out/table.csv", encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
@@ -127,16 +122,14 @@ def test_csv(run: Run, onnx_file: Path, pictures: Path, labels: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [3, 7, 16])
-def test_a_fixed_batch(
-    run: Run, tiny_toml: Path, onnx_file: Path, pictures: Path, batch: int
-) -> None:
+def test_batches(run: Run, tiny_toml: Path, onnx_file: Path, pictures: Path, batch: int) -> None:
     """The same classes, whatever the batch and however the pictures divide by it."""
-    free = run("predict", onnx_file, pictures, "--batch", 4, "--json")
-    assert free.json["batch"] == 4
+    free = run.json("predict", onnx_file, pictures, "--batch", 4)
+    assert free["batch"] == 4
     assert run("export", "--config", tiny_toml, "--batch", batch, "-o", "fixed.onnx").status == 0
-    fixed = run("predict", "fixed.onnx", pictures, "--json")
-    assert fixed.json["batch"] == batch
-    for one, other in zip(free.json["results"], fixed.json["results"], strict=True):
+    fixed = run.json("predict", "fixed.onnx", pictures)
+    assert fixed["batch"] == batch
+    for one, other in zip(free["results"], fixed["results"], strict=True):
         assert one["image"] == other["image"]
         assert [r["index"] for r in one["top"]] == [r["index"] for r in other["top"]]
         np.testing.assert_allclose(
@@ -148,11 +141,10 @@ def test_a_fixed_batch(
 
 @pytest.mark.parametrize("backend", ["openvino", "eager"])
 def test_another_runtime(run: Run, onnx_file: Path, pictures: Path, backend: str) -> None:
-    first = run("predict", onnx_file, pictures, "--json").json["results"]
-    done = run("predict", onnx_file, pictures, "--backend", backend, "--threads", 1, "--json")
-    assert done.status == 0, done.err
-    assert done.json["backend"] == backend
-    found = done.json["results"]
+    first = run.json("predict", onnx_file, pictures)["results"]
+    done = run.json("predict", onnx_file, pictures, "--backend", backend, "--threads", 1, status=0)
+    assert done["backend"] == backend
+    found = done["results"]
     assert [[r["index"] for r in row["top"]] for row in found] == [
         [r["index"] for r in row["top"]] for row in first
     ]
@@ -179,30 +171,26 @@ def test_a_runtime_that_cannot_run(
 def test_bf16_is_not_computed_otherwise(run: Run, tiny_toml: Path, pictures: Path) -> None:
     words = ("--config", tiny_toml, "--precision", "bf16", "-o", "bf16.onnx")
     assert run("export", *words).status == 0
-    done = run("predict", "bf16.onnx", pictures)
-    assert done.status == 1
+    done = run("predict", "bf16.onnx", pictures, status=1)
     assert "cannot run here: ONNX Runtime's CPU kernels have no bf16 matrix product" in done.err
 
 
-def test_names_on_stdin(
-    run: Run, onnx_file: Path, pictures: Path, stdin: Callable[[bytes], None]
-) -> None:
+def test_names_on_stdin(run: Run, onnx_file: Path, pictures: Path, stdin: Stdin) -> None:
     stdin(b"pictures/4.jpg\npictures/more\r\n\npictures/4.jpg\n")
-    done = run("predict", onnx_file, "-", "pictures/[01].jpg", "--json")
-    assert done.status == 0
+    done = run("predict", onnx_file, "-", "pictures/[01].jpg", "--json", status=0)
     assert [row["image"] for row in done.json["results"]] == [
         f"pictures/{name}.jpg" for name in ("4", "more/5", "more/6", "0", "1")
     ]
     assert "note: 1 of 6 pictures were named before: each is taken once" in done.err
     stdin(b"pictures/4.jpg\0pictures/1.jpg")
-    done = run("predict", onnx_file, "-0", "-", "--json")
-    assert [row["image"] for row in done.json["results"]] == ["pictures/4.jpg", "pictures/1.jpg"]
+    done = run.json("predict", onnx_file, "-0", "-")
+    assert [row["image"] for row in done["results"]] == ["pictures/4.jpg", "pictures/1.jpg"]
 
 
-def test_no_names_on_stdin(run: Run, onnx_file: Path, stdin: Callable[[bytes], None]) -> None:
+def test_no_names_on_stdin(run: Run, onnx_file: Path, stdin: Stdin) -> None:
     stdin(b"\n\n")
-    done = run("predict", onnx_file, "-")
-    assert (done.status, done.out) == (2, "")
+    done = run("predict", onnx_file, "-", status=2)
+    assert done.out == ""
     assert "stdin names no picture" in done.err
 
 
@@ -231,26 +219,24 @@ def test_a_picture_that_cannot_be_read(
     run: Run, onnx_file: Path, pictures: Path, make: Callable[[Path], object], reason: str
 ) -> None:
     make(Path("bad.jpg"))
-    done = run("predict", onnx_file, "pictures/0.jpg", "bad.jpg", "pictures/1.jpg", "--json")
-    assert done.status == 3
+    done = run(
+        "predict", onnx_file, "pictures/0.jpg", "bad.jpg", "pictures/1.jpg", "--json", status=3
+    )
     found = done.json
     assert [r["image"] for r in found["results"]] == ["pictures/0.jpg", "pictures/1.jpg"]
     (bad,) = found["unreadable"]
     assert bad["image"] == "bad.jpg" and reason in bad["reason"]
     assert done.err.splitlines()[-1] == "error: 1 of 3 pictures cannot be read"
-    table = run("predict", onnx_file, "pictures/0.jpg", "bad.jpg")
-    assert table.status == 3
-    assert bad["reason"] in table.out
+    assert bad["reason"] in run("predict", onnx_file, "pictures/0.jpg", "bad.jpg", status=3).out
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 20), (20, 20_000)])
 def test_a_picture_of_odd_size(run: Run, onnx_file: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, (200, 30, 90)).save("odd.png")
-    done = run("predict", onnx_file, "odd.png", "--json")
-    assert done.status == 0, done.err
+    done = run.json("predict", onnx_file, "odd.png", status=0)
     plain = preprocess(Image.new("RGB", (40, 40), (200, 30, 90)), 32)
     (logits,) = onnxruntime.InferenceSession(onnx_file).run(None, {"image": plain[None]})
-    assert done.json["results"][0]["top"][0]["index"] == logits.argmax()
+    assert done["results"][0]["top"][0]["index"] == logits.argmax()
 
 
 @pytest.mark.parametrize("source", ["empty", "empty/*.jpg", "a.jpg"])
@@ -258,8 +244,7 @@ def test_a_source_that_means_no_picture(run: Run, onnx_file: Path, source: str) 
     """A folder may be named like a picture."""
     Path("empty").mkdir()
     Path("a.jpg").mkdir()
-    done = run("predict", onnx_file, source, "--csv", "table.csv", "--json")
-    assert done.status == 1
+    done = run("predict", onnx_file, source, "--csv", "table.csv", "--json", status=1)
     assert done.json["error"]["kind"] == "ImageError"
     assert f"{source} {'matches' if '*' in source else 'holds'} no picture" in done.err
     assert not Path("table.csv").exists()
@@ -273,8 +258,7 @@ def test_names_that_are_no_utf8(run: Run, onnx_file: Path, pictures: Path) -> No
         Path(os.fsdecode(b"odd/" + name)).write_bytes(content)
     Path(os.fsdecode(b"odd/cut\xff.jpg")).write_bytes(content[:500])
     shown = ['odd/a,"b".jpg', "odd/caf\\xe9.jpg", "odd/new\\nline.jpg", "odd/日本.jpg"]
-    done = run("predict", onnx_file, "odd", "--csv", "t.csv", "--json")
-    assert done.status == 3
+    done = run("predict", onnx_file, "odd", "--csv", "t.csv", "--json", status=3)
     done.out.encode()  # no surrogates
     assert sorted(row["image"] for row in done.json["results"]) == shown
     (bad,) = done.json["unreadable"]
@@ -283,30 +267,22 @@ def test_names_that_are_no_utf8(run: Run, onnx_file: Path, pictures: Path) -> No
         assert sorted(row[0] for row in csv.reader(file)) == sorted(
             [*shown, "image", "odd/cut\\xff.jpg"]
         )
-    table = run("predict", onnx_file, "odd")
-    assert table.status == 3
+    table = run("predict", onnx_file, "odd", status=3)
     for text in [*shown, "odd/cut\\xff.jpg"]:
         assert text in table.out
 
 
-def test_names_from_a_pipe_that_are_no_utf8(
-    onnx_file: Path, pictures: Path, program: list[str], environment: dict[str, str]
-) -> None:
+def test_names_from_a_pipe_that_are_no_utf8(onnx_file: Path, pictures: Path) -> None:
     """In a process of its own, where stdout is the locale's."""
     name = b"pictures/caf\xe9.jpg"
     Path(os.fsdecode(name)).write_bytes((pictures / "0.jpg").read_bytes())
+    in_utf8 = environment() | {"LC_ALL": "C.UTF-8"}
     for words in (["--json"], []):
-        done = subprocess.run(
-            [*program, "predict", str(onnx_file), "-", *words],
-            input=name,
-            env=environment | {"LC_ALL": "C.UTF-8"},
-            capture_output=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "pictures/caf\\xe9.jpg" in (
-            json.loads(done.stdout)["results"][0]["image"] if words else done.stdout.decode()
-        )
+        arguments = ("predict", onnx_file, "-", *words)
+        done = finish(*arguments, told=os.fsdecode(name), env=in_utf8, errors="surrogateescape")
+        assert done.status == 0, done.err
+        shown = done.json["results"][0]["image"] if words else done.out
+        assert "pictures/caf\\xe9.jpg" in shown
 
 
 def test_many_pictures(run: Run, onnx_file: Path, pictures: Path) -> None:
@@ -316,20 +292,17 @@ def test_many_pictures(run: Run, onnx_file: Path, pictures: Path) -> None:
         name = f"{index:02}.jpg"
         os.link(pictures / "0.jpg", many / name) if index < 50 else (many / name).touch()
     (many / "zz.jpg").write_bytes((pictures / "0.jpg").read_bytes())
-    done = run("predict", onnx_file, many, "--top", 1)
-    assert done.status == 3
+    done = run("predict", onnx_file, many, "--top", 1, status=3)
     assert done.out.count("many/") == 50 + 10
     assert "and 1 more pictures; --csv FILE and --json tell them all" in done.out
     assert "and 2 more without a class; --json names them all" in done.out
     assert done.err.splitlines()[-1] == "error: 12 of 63 pictures cannot be read"
 
 
-def test_a_failed_artifact(
-    run: Run, onnx_file: Path, pictures: Path, change_manifest: Callable[..., None]
-) -> None:
+def test_failed_check(run: Run, onnx_file: Path, pictures: Path, change_manifest: Change) -> None:
     change_manifest(onnx_file, verification={"status": "failed", "reason": "too far off"})
-    done = run("predict", onnx_file, pictures)
-    assert (done.status, done.out) == (1, "")
+    done = run("predict", onnx_file, pictures, status=1)
+    assert done.out == ""
     assert "failed its check (too far off)" in done.err
     assert run("predict", onnx_file, pictures, "--force").status == 0
 
@@ -337,44 +310,32 @@ def test_a_failed_artifact(
 def test_an_altered_artifact(run: Run, onnx_file: Path, pictures: Path) -> None:
     with onnx_file.open("ab") as file:
         file.write(b"x")
-    done = run("predict", onnx_file, pictures)
-    assert done.status == 1 and "was altered" in done.err
+    assert "was altered" in run("predict", onnx_file, pictures, status=1).err
 
 
 def test_a_file_without_manifest(run: Run, onnx_file: Path, pictures: Path, labels: Path) -> None:
-    known = run("predict", onnx_file, pictures, "--json").json["results"]
+    known = run.json("predict", onnx_file, pictures)["results"]
     foreign = onnx_file.rename("foreign.onnx")
-    done = run("predict", foreign, pictures, "--labels", labels, "--json")
-    assert done.status == 0
-    for row, other in zip(done.json["results"], known, strict=True):
+    done = run.json("predict", foreign, pictures, "--labels", labels, status=0)
+    for row, other in zip(done["results"], known, strict=True):
         assert [r["index"] for r in row["top"]] == [r["index"] for r in other["top"]]
         assert row["top"][0]["label"] == f"number [{row['top'][0]['index']}], é"
 
 
 def test_labels_that_do_not_fit(run: Run, onnx_file: Path, pictures: Path) -> None:
     Path("few.txt").write_text("one\n")
-    done = run("predict", onnx_file, pictures, "--labels", "few.txt", "--json")
-    assert done.status == 1
+    done = run("predict", onnx_file, pictures, "--labels", "few.txt", "--json", status=1)
     assert done.json["error"]["kind"] == "ArtifactError"
     assert "few.txt has 1 label and the artifact 10 classes" in done.err
 
 
 def test_as_many_classes_as_there_are(run: Run, onnx_file: Path, pictures: Path) -> None:
-    assert len(run("predict", onnx_file, pictures, "--top", 10, "--json").json["results"]) == 7
+    assert len(run.json("predict", onnx_file, pictures, "--top", 10)["results"]) == 7
 
 
-def test_logits_that_are_no_numbers(
-    run: Run, onnx_file: Path, pictures: Path, change_manifest: Callable[..., None]
-) -> None:
-    model = onnx.load(onnx_file)
-    for tensor in model.graph.initializer:
-        if tensor.name.endswith("head.bias"):
-            values = np.full_like(numpy_helper.to_array(tensor), np.nan)
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    onnx.save(model, onnx_file)
-    change_manifest(onnx_file, sha256=None)
-    done = run("predict", onnx_file, pictures, "--json")
-    assert done.status == 3
+def test_nan_logits(run: Run, onnx_file: Path, pictures: Path, alter: Change) -> None:
+    alter(onnx_file, scaled("head.bias", np.nan))
+    done = run("predict", onnx_file, pictures, "--json", status=3)
     assert done.json["results"] == [] and len(done.json["not_finite"]) == 7
     assert done.err.splitlines()[-1] == "error: 7 of 7 gave NaN or infinity"
     assert "pictures/0.jpg: the artifact gives NaN" in run("predict", onnx_file, pictures).out
@@ -385,7 +346,7 @@ def test_an_interrupted_run_leaves_the_old_table(
     onnx_file: Path,
     pictures: Path,
     monkeypatch: pytest.MonkeyPatch,
-    temporaries: Callable[[], list[Path]],
+    temporaries: Temporaries,
 ) -> None:
     Path("table.csv").write_text("old")
 
@@ -393,8 +354,7 @@ def test_an_interrupted_run_leaves_the_old_table(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("t2t_deploy.cli._output.Output.progress", stop)
-    done = run("predict", onnx_file, pictures, "--csv", "table.csv")
-    assert done.status == 130
+    run("predict", onnx_file, pictures, "--csv", "table.csv", status=130)
     assert Path("table.csv").read_text() == "old"
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from t2t_deploy.cli import main
+from ..noise import write_noise
+from ..program import called
+from .command import manifest_of
 
 _MODEL = """tokens_type = "performer"
 embed_dim = 32
@@ -28,30 +25,20 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def run(self, *words: str, status: int = 0) -> dict[str, Any]:
+    def run(self, *words: str) -> Any:
         files = {"train", "val"}
-        named = [str(self.root / word) if word in files or "." in word else word for word in words]
-        with (
-            contextlib.redirect_stdout(io.StringIO()) as told,
-            contextlib.redirect_stderr(io.StringIO()) as notes,
-            pytest.raises(SystemExit) as left,
-        ):
-            main([*named, "--json", "--workspace", str(self.root / "work")])
-        assert left.value.code == status, notes.getvalue()
-        found: dict[str, Any] = json.loads(told.getvalue())
-        return found
+        named = [self.root / word if word in files or "." in word else word for word in words]
+        done = called(*named, "--json", "--workspace", self.root / "work")
+        assert done.status == 0, done.err
+        return done.json
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     root = tmp_path_factory.mktemp("graph_io")
     (root / "model.toml").write_text(_MODEL)
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        (root / split).mkdir()
-        for index in range(6):
-            pixels = rng.integers(0, 256, (40, 50, 3), np.uint8)
-            Image.fromarray(pixels).save(root / split / f"{index}.png")
+    files = (root / split / f"{index}.png" for split in ("train", "val") for index in range(6))
+    write_noise(*files, size=(40, 50))
     made = Folder(root)
     export = ("export", "--config", "model.toml")
     made.run(*export, "-o", "bare.onnx")
@@ -60,14 +47,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     return made
 
 
-def details(path: Path) -> dict[str, Any]:
-    manifest = json.loads(Path(f"{path}.manifest.json").read_text())
-    found: dict[str, Any] = manifest["details"]
-    return found
-
-
 def test_the_manifest_tells_them(folder: Folder) -> None:
-    told = [details(folder.root / f"{n}.onnx") for n in ("bare", "graph_io", "soft")]
+    told = [manifest_of(folder.root / f"{n}.onnx")["details"] for n in ("bare", "ends", "soft")]
     assert [(d["image_input"], d["tail"]) for d in told] == [
         ("float32_nchw", "logits"),
         ("uint8_nhwc", "topk"),
@@ -93,7 +74,7 @@ def test_evaluate_agrees_with_the_bare_graph(folder: Folder) -> None:
 def test_quantize_keeps_them(folder: Folder) -> None:
     words = ("quantize", "ends.onnx", "--images", "train", "--mode", "dynamic", "-o", "int8.onnx")
     assert folder.run(*words)["verification"]["status"] == "passed"
-    told = details(folder.root / "int8.onnx")
+    told = manifest_of(folder.root / "int8.onnx")["details"]
     assert (told["image_input"], told["tail"]) == ("uint8_nhwc", "topk")
     assert told["asked"]["tail"] == "topk"
 
@@ -108,5 +89,5 @@ def test_bench_gives_pixels(folder: Folder) -> None:
 def test_an_engine_of_another_precision_keeps_them(folder: Folder) -> None:
     words = ("build-trt", "ends.onnx", "--fp16", "--sm", "86", "-o", "half.engine")
     assert folder.run(*words)["attestation"]["status"] == "passed"
-    told = details(folder.root / "half.engine")
+    told = manifest_of(folder.root / "half.engine")["details"]
     assert (told["image_input"], told["tail"]) == ("uint8_nhwc", "topk")

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -31,20 +31,18 @@ from t2t_deploy.calibration._observe import MagnitudeHistogram, TensorSum
 from t2t_deploy.commands import _calibrate
 from t2t_deploy.errors import BusyError
 from t2t_deploy.types import Target
-from t2t_deploy.workspace import LockPolicy, Workspace, _locks, manifest_path_for
+from t2t_deploy.workspace import LockPolicy, Workspace, _locks
 
-Run = Callable[..., Any]
+from ..noise import write_noise
+from ..program import start
+from .command import Run, Temporaries, manifest_of
 
 
 @pytest.fixture
 def pictures(empty_folder: Path) -> Path:
     """Twelve pictures of seeded noise in two folders."""
     folder = empty_folder / "pictures"
-    stream = np.random.RandomState(0)
-    for index in range(12):
-        path = folder / "ab"[index % 2] / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(stream.randint(0, 256, (40, 40, 3), np.uint8)).save(path)
+    write_noise(*(folder / "ab"[index % 2] / f"{index}.png" for index in range(12)))
     return folder
 
 
@@ -53,8 +51,7 @@ def ops(path: str) -> set[str]:
 
 
 def test_ranges_are_taken_once(run: Run, workspace: Path, pictures: Path) -> None:
-    first = run("calibrate", "--images", pictures, "--json")
-    assert first.status == 0
+    first = run("calibrate", "--images", pictures, "--json", status=0)
     assert "note: from the newest export, tiny-32-fp32-portable-" in first.err
     assert f"note: {pictures} holds 12 pictures, fewer than the 512 asked" in first.err
     ranges, calibration = first.json["ranges"], first.json["calibration"]
@@ -72,35 +69,31 @@ def test_ranges_are_taken_once(run: Run, workspace: Path, pictures: Path) -> Non
     [("--method", "mse"), ("--count", 8), ("--target", "cpu"), ("--no-equalise",)],
     ids=lambda change: change[0],
 )
-def test_other_ranges_are_taken_anew(
+def test_other_ranges(
     run: Run, workspace: Path, pictures: Path, change: tuple[object, ...]
 ) -> None:
     assert run("calibrate", "--images", pictures).status == 0
-    other = run("calibrate", "--images", pictures, *change, "--json")
-    assert other.status == 0 and not other.json["ranges"]["reused"]
+    assert not run.json("calibrate", "--images", pictures, *change, status=0)["ranges"]["reused"]
     assert len(list((workspace / "calibration").iterdir())) == 2
 
 
 def test_a_picture_that_changed_is_another_set(run: Run, workspace: Path, pictures: Path) -> None:
     assert run("calibrate", "--images", pictures).status == 0
     Image.new("RGB", (40, 40), (9, 9, 9)).save(pictures / "a" / "0.png")
-    assert not run("calibrate", "--images", pictures, "--json").json["ranges"]["reused"]
+    assert not run.json("calibrate", "--images", pictures)["ranges"]["reused"]
 
 
-def test_unreadable_pictures_are_counted_and_named(
-    run: Run, workspace: Path, pictures: Path
-) -> None:
+def test_unreadable_pictures_are_named(run: Run, workspace: Path, pictures: Path) -> None:
     (pictures / "a" / "broken.png").write_bytes(b"no picture")
-    done = run("calibrate", "--images", pictures, "--json")
-    assert done.status == 0
+    done = run("calibrate", "--images", pictures, "--json", status=0)
     assert done.json["calibration"]["images"] == 12
     (line,) = done.json["calibration"]["unreadable"]
     assert "broken.png" in line and "broken.png" in done.err
     shutil.rmtree(pictures / "b")
     for path in (pictures / "a").iterdir():
         path.write_bytes(b"no picture")
-    done = run("calibrate", "--images", pictures)
-    assert done.status == 1 and "holds 7 pictures and none can be read" in done.err
+    done = run("calibrate", "--images", pictures, status=1)
+    assert "holds 7 pictures and none can be read" in done.err
 
 
 def test_the_count_is_taken_evenly(run: Run, workspace: Path, pictures: Path) -> None:
@@ -116,7 +109,7 @@ def test_static_ranges_for_any_runtime(run: Run, workspace: Path, pictures: Path
     assert {"QuantizeLinear", "DequantizeLinear"} <= ops(artifact["path"])
     calibration = done.json["calibration"]
     assert calibration["images"] == 12 and calibration["disjoint_from_eval"] is None
-    manifest = json.loads(Path(f"{artifact['path']}.manifest.json").read_text())
+    manifest = manifest_of(Path(artifact["path"]))
     assert [parent["kind"] for parent in manifest["parents"]] == ["weights", "ranges"]
     assert len(manifest["details"]["calibration"]["pictures"]) == 12
     assert done.json["quantized_nodes"] == manifest["details"]["quantization"]["quantized_nodes"]
@@ -124,8 +117,7 @@ def test_static_ranges_for_any_runtime(run: Run, workspace: Path, pictures: Path
 
 
 def test_dynamic_ranges_need_no_pictures(run: Run, workspace: Path) -> None:
-    done = run("quantize", "--mode", "dynamic", "--json")
-    assert done.status == 0
+    done = run("quantize", "--mode", "dynamic", "--json", status=0)
     path = done.json["artifact"]["path"]
     assert Path(path).name.startswith("tiny-32-int8-cpu-dynamic-")
     assert {"DynamicQuantizeLinear", "MatMulInteger"} <= ops(path)
@@ -136,22 +128,17 @@ def test_dynamic_ranges_need_no_pictures(run: Run, workspace: Path) -> None:
     assert speed["verdict"].endswith("fp32 here")
 
 
-def test_a_ranges_file_serves_the_graph_it_was_taken_on_alone(
-    run: Run, workspace: Path, pictures: Path
-) -> None:
+def test_ranges_serve_their_graph_alone(run: Run, workspace: Path, pictures: Path) -> None:
     assert run("calibrate", "--images", pictures, "-o", "tiny.ranges").status == 0
     options = ("--ranges", "tiny.ranges", "--no-speed", "--json")
     assert run("quantize", *options).status in (0, 3)
-    other = run("quantize", *options, "--target", "cpu")
-    assert other.status == 1
+    other = run("quantize", *options, "--target", "cpu", status=1)
     assert "taken on another graph" in other.err and "calibrate --target cpu" in other.err
-    plain = run("quantize", *options, "--no-equalise")
-    assert plain.status == 1 and "was taken with equalisation" in plain.err
+    assert "was taken with equalisation" in run("quantize", *options, "--no-equalise", status=1).err
     content = bytearray(Path("tiny.ranges").read_bytes())
     content[-3] ^= 1
     Path("tiny.ranges").write_bytes(content)
-    altered = run("quantize", *options)
-    assert altered.status == 1 and "does not match its checksum" in altered.err
+    assert "does not match its checksum" in run("quantize", *options, status=1).err
 
 
 @pytest.mark.parametrize(
@@ -167,43 +154,34 @@ def test_a_ranges_file_serves_the_graph_it_was_taken_on_alone(
         (("--images", "a", "--max-drop", "1"), "give them with eval"),
     ],
 )
-def test_options_that_contradict_each_other(
-    run: Run, workspace: Path, options: tuple[str, ...], said: str
-) -> None:
-    done = run("quantize", *options, "--json")
-    assert done.status == 2
-    assert done.json["error"]["kind"] == "UsageError"
-    assert said in done.json["error"]["message"]
+def test_contradictions(run: Run, workspace: Path, options: tuple[str, ...], said: str) -> None:
+    done = run.json("quantize", *options, status=2)
+    assert done["error"]["kind"] == "UsageError"
+    assert said in done["error"]["message"]
 
 
 def test_a_missing_folder_is_one_line(run: Run, workspace: Path) -> None:
-    done = run("quantize", "--images", "nowhere")
-    assert done.status == 1
+    done = run("quantize", "--images", "nowhere", status=1)
     assert "error: nowhere is not a folder; give one with pictures" in done.err
 
 
-def test_an_impossible_budget_exits_3_and_the_artifact_is_refused(
-    run: Run, workspace: Path, pictures: Path
-) -> None:
+def test_an_impossible_budget_exits_3(run: Run, workspace: Path, pictures: Path) -> None:
     done = run(
         *("quantize", "--mode", "dynamic", "--max-drop", "-1", "--eval", pictures / "a"),
         *("--no-speed", "--json"),
+        status=3,
     )
     # one folder of pictures has no labels: agreement counts
-    assert done.status == 3
     assert done.json["budget"]["status"] == "failed"
     assert done.json["budget"]["measure"] == "agreement"
     assert "error: failed: 0.00 points of agreement" in done.err
-    refused = run("verify", done.json["artifact"]["path"])
-    assert refused.status == 0  # what is verified may have failed
-    bench = run("bench", done.json["artifact"]["path"])
-    assert bench.status == 1 and "failed its check" in bench.err
+    run("verify", done.json["artifact"]["path"], status=0)
+    assert "failed its check" in run("bench", done.json["artifact"]["path"], status=1).err
 
 
 @pytest.mark.usefixtures("tensorrt_rtx")
 def test_int8_engine_in_one_command(run: Run, workspace: Path, pictures: Path) -> None:
-    without = run("build-trt", "--int8", "--sm", "86")
-    assert without.status == 1 and "give a folder of images" in without.err
+    assert "give a folder of images" in run("build-trt", "--int8", "--sm", "86", status=1).err
     done = run("build-trt", "--int8", "--images", pictures, "--sm", "86,89", "--json", "--force")
     assert done.status in (0, 3)
     assert done.json["attestation"]["asked"] == "int8"
@@ -212,37 +190,31 @@ def test_int8_engine_in_one_command(run: Run, workspace: Path, pictures: Path) -
     assert "Half" in done.json["attestation"]["found"]
     # the graph that was made is found again, without pictures
     graphs = sorted((workspace / "onnx").glob("*.onnx"))
-    again = run("build-trt", "--int8", "--sm", "86,89", "--json", "--force")
+    again = run.json("build-trt", "--int8", "--sm", "86,89", "--force")
     # of int8 graphs this small the builder does not always write the same bytes
     for figure in ("kernels", "kernels_by_dtype", "fused_attention", "size_bytes"):
-        assert again.json["engine"][figure] == done.json["engine"][figure]
+        assert again["engine"][figure] == done.json["engine"][figure]
     assert sorted((workspace / "onnx").glob("*.onnx")) == graphs
 
 
 @pytest.mark.usefixtures("tensorrt_rtx")
-def test_fp8_below_89_is_refused_before_anything_is_made(
-    run: Run, workspace: Path, pictures: Path
-) -> None:
+def test_fp8_below_89_is_refused_first(run: Run, workspace: Path, pictures: Path) -> None:
     for sm in ("86", "portable", "86,89"):
-        done = run("build-trt", "--fp8", "--images", pictures, "--sm", sm)
-        assert done.status == 1
+        done = run("build-trt", "--fp8", "--images", pictures, "--sm", sm, status=1)
         assert "cannot multiply in it, SM 89 is the first that can" in done.err
     assert not (workspace / "calibration").exists()
-    done = run("build-trt", "--fp8", "--images", pictures, "--sm", "89,120", "--json", "--force")
+    done = run.json("build-trt", "--fp8", "--images", pictures, "--sm", "89,120", "--force")
     # windows of the token blocks stay half, and of 16 channels little else is left
-    assert done.json["attestation"]["asked"] == "fp8"
-    assert done.json["attestation"]["found"]["FP8"] == pytest.approx(61_696 / 860_160, abs=5e-5)
-    assert done.json["attestation"]["bare_sums"] == []
+    assert done["attestation"]["asked"] == "fp8"
+    assert done["attestation"]["found"]["FP8"] == pytest.approx(61_696 / 860_160, abs=5e-5)
+    assert done["attestation"]["bare_sums"] == []
 
 
 @pytest.mark.usefixtures("tensorrt_rtx")
 def test_weights_of_8_bits_compute_in_half(run: Run, workspace: Path) -> None:
     """No picture is needed: no activation is quantised."""
-    made = run("quantize", "--type", "int8-weights", "--no-speed", "--json")
-    assert made.status == 0, made.err
-    done = run("build-trt", "--int8-weights", "--sm", "86", "--json")
-    assert done.status == 0, done.err
-    found = done.json["attestation"]
+    made = run("quantize", "--type", "int8-weights", "--no-speed", "--json", status=0)
+    found = run.json("build-trt", "--int8-weights", "--sm", "86", status=0)["attestation"]
     assert (found["asked"], found["status"]) == ("int8-weights", "passed")
     assert found["found"]["Half"] > 0.75 and found["bare_sums"] == []
     (graph,) = (workspace / "onnx").glob("*int8-weights*.onnx")
@@ -250,22 +222,18 @@ def test_weights_of_8_bits_compute_in_half(run: Run, workspace: Path) -> None:
     assert (ops.count("DequantizeLinear"), ops.count("QuantizeLinear")) == (10, 0)
     assert "placed as --placement balanced does, the default" in made.err
     # another placement is another graph, never the one that is there
-    other = run("build-trt", "--int8-weights", "--placement", "compact", "--sm", "86", "--json")
-    assert other.status == 0, other.err
+    run("build-trt", "--int8-weights", "--placement", "compact", "--sm", "86", "--json", status=0)
     graphs = set((workspace / "onnx").glob("*int8-weights*.onnx")) - {graph}
     ops = [node.op_type for path in graphs for node in onnx.load(path).graph.node]
     assert ops.count("DequantizeLinear") > 10
 
 
 @pytest.mark.usefixtures("tensorrt_rtx")
-def test_a_placement_of_build_trt_is_that_of_its_graph(
-    run: Run, workspace: Path, pictures: Path
-) -> None:
+def test_a_placement_is_that_of_the_graph(run: Run, workspace: Path, pictures: Path) -> None:
     words = ("--int8", "--images", pictures, "--sm", "86", "--placement", "accurate")
-    done = run("build-trt", *words, "--force", "--json")
-    assert done.json["attestation"]["bare_sums"] == []
+    assert run.json("build-trt", *words, "--force")["attestation"]["bare_sums"] == []
     (graph,) = (workspace / "onnx").glob("*int8*.onnx")
-    quantization = json.loads(manifest_path_for(graph).read_text())["details"]["quantization"]
+    quantization = manifest_of(graph)["details"]["quantization"]
     assert quantization["placement"] == "accurate"
     forms = {one["form"] for one in quantization["layers"] if one["quantized"]}
     assert forms == {"channel"}
@@ -275,39 +243,28 @@ def test_a_placement_of_build_trt_is_that_of_its_graph(
 
 @pytest.mark.usefixtures("tensorrt_rtx")
 def test_an_effort_that_makes_no_difference_is_left_out(run: Run, workspace: Path) -> None:
-    done = run("build-trt", "--fp16", "--sm", "86", "--opt-level", "5", "--json")
-    assert done.status == 0
+    done = run("build-trt", "--fp16", "--sm", "86", "--opt-level", "5", "--json", status=0)
     assert "the effort 5 is left out: TensorRT-RTX makes the same engine at every" in done.err
     (engine,) = (workspace / "engines").glob("*.engine")
-    details = json.loads(manifest_path_for(engine).read_text())["details"]
+    details = manifest_of(engine)["details"]
     assert details["engine"]["optimization_level"] is None
 
 
 @pytest.mark.usefixtures("tensorrt_rtx")
 def test_pictures_are_for_8_bits_alone(run: Run, workspace: Path, pictures: Path) -> None:
-    done = run("build-trt", "--fp16", "--images", pictures)
-    assert done.status == 2 and "give int8 or fp8" in done.err
+    assert "give int8 or fp8" in run("build-trt", "--fp16", "--images", pictures, status=2).err
 
 
 def test_an_interrupted_calibration_goes_on(
-    run: Run,
-    workspace: Path,
-    pictures: Path,
-    program: list[str],
-    environment: dict[str, str],
-    temporaries: Callable[[], list[Path]],
+    run: Run, workspace: Path, pictures: Path, temporaries: Temporaries
 ) -> None:
     """Killed once its sums were saved; the ranges are those of an uninterrupted one."""
     many = pictures / "many"
-    many.mkdir()
-    stream = np.random.RandomState(1)
-    for index in range(400):
-        Image.fromarray(stream.randint(0, 256, (40, 40, 3), np.uint8)).save(many / f"{index}.png")
-    words = ["calibrate", "--images", str(many), "--count", "400"]
-    whole = run(*words, "-o", "whole.ranges")
-    assert whole.status == 0
+    write_noise(*(many / f"{index}.png" for index in range(400)), seed=1)
+    words = ("calibrate", "--images", many, "--count", 400)
+    run(*words, "-o", "whole.ranges", status=0)
     shutil.rmtree(workspace / "calibration")
-    killed = subprocess.Popen([*program, *words], env=environment, stderr=subprocess.DEVNULL)
+    killed = start(*words, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     folder = workspace / "calibration"
     while not list(folder.glob("tiny*.partial")) and time.monotonic() < deadline:
@@ -317,8 +274,8 @@ def test_an_interrupted_calibration_goes_on(
     killed.wait()
     assert list(folder.glob("tiny*.partial"))
     if not list(folder.glob("*.ranges")):  # else it was faster than the signal
-        done = run(*words, "-o", "rest.ranges")
-        assert done.status == 0 and "where a calibration was interrupted" in done.err
+        done = run(*words, "-o", "rest.ranges", status=0)
+        assert "where a calibration was interrupted" in done.err
         whole_told, rest = (Path(n).read_bytes() for n in ("whole.ranges", "rest.ranges"))
         assert rest == whole_told
     assert not list(folder.glob("tiny*.partial"))
@@ -348,9 +305,7 @@ TOLD = {"key": KEY.digest(), "done": "4", "unreadable": "[]"}
         *("no file", "nothing", "another key", "no number", "no list", "no JSON", "nested", "less"),
     ],
 )
-def test_sums_that_cannot_be_read_are_taken_again(
-    tmp_path: Path, told: dict[str, str] | None
-) -> None:
+def test_unreadable_sums_are_taken_again(tmp_path: Path, told: dict[str, str] | None) -> None:
     partial = tmp_path / "a.partial"
     notes: list[str] = []
     report: Any = SimpleNamespace(note=notes.append)
@@ -387,9 +342,7 @@ OTHER = Observation({"other": TensorSum(MagnitudeHistogram(), np.zeros((2, 2), n
     ],
     ids=["absent", "another file", "a type numpy lacks", "a vast header", "another layer's"],
 )
-def test_files_that_are_no_sums_of_these_layers_are_left(
-    tmp_path: Path, content: bytes | None
-) -> None:
+def test_files_without_sums_of_these_layers_are_left(tmp_path: Path, content: bytes | None) -> None:
     partial, nothing = tmp_path / "a.partial", cast("Any", None)
     work = _calibrate._Work(nothing, NO_LAYERS, nothing, KEY, partial, nothing)
     if content is not None:
@@ -397,9 +350,7 @@ def test_files_that_are_no_sums_of_these_layers_are_left(
     assert work.resume() == (Observation.of([]), 0)
 
 
-def test_of_two_calibrations_at_once_the_second_takes_the_ranges_of_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_calibrations_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
 
     def run_once(work: _calibrate._Work, digests: Sequence[str]) -> Calibration:
@@ -435,6 +386,5 @@ def test_of_two_calibrations_at_once_the_second_takes_the_ranges_of_the_first(
 @pytest.mark.usefixtures("tensorrt_rtx", "workspace")
 @pytest.mark.parametrize("precision", ["--int8", "--fp8", "--fp16"])
 def test_a_placement_needs_pictures_to_quantise_on(run: Run, precision: str) -> None:
-    done = run("build-trt", precision, "--placement", "compact", "--sm", "89")
-    assert done.status == 2
+    done = run("build-trt", precision, "--placement", "compact", "--sm", "89", status=2)
     assert "placement compact is how a graph is quantised, and no pictures are given" in done.err

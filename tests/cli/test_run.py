@@ -7,19 +7,17 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from t2t_deploy.recipe import example_recipe
 
+from ..noise import write_noise
+from ..program import start
 from ..small import TINY_FOR_8_BITS
-
-Run = Callable[..., Any]
+from .command import Run
 
 EXPORT = '[model]\nconfig = "tiny.toml"\n\n[export]\nname = "float"\n'
 PACKAGE = '\n[package]\ntriton = "models"\n'
@@ -40,17 +38,9 @@ def statuses(values: dict[str, Any]) -> dict[str, str]:
     return {step["step"]: step["status"] for step in values["steps"]}
 
 
-def pictures(folder: Path, count: int) -> None:
-    folder.mkdir(parents=True)
-    stream = np.random.RandomState(0)
-    for index in range(count):
-        noise = stream.randint(0, 256, (40, 40, 3), np.uint8)
-        Image.fromarray(noise).save(folder / f"{index}.png")
-
-
 def test_it_prints_each_step_and_each_commands_own_json(run: Run, recipe: Path) -> None:
-    first = run("run", recipe, "--json")
-    assert first.status == 0 and statuses(first.json) == {
+    first = run("run", recipe, "--json", status=0)
+    assert statuses(first.json) == {
         "export float": "done",
         "package float": "done",
     }
@@ -60,11 +50,10 @@ def test_it_prints_each_step_and_each_commands_own_json(run: Run, recipe: Path) 
     assert export["verification"]["status"] == "passed"
     assert package["model"]["name"] == "t2t_vit_tiny_fp32"
     assert Path(package["repository"]) == recipe.parent / "models"
-    own = run("package", export["artifact"]["path"], "--triton", recipe.parent / "models", "--json")
-    assert {**package, "notes": []} == {**own.json, "notes": []}
+    own = run.json("package", export["artifact"]["path"], "--triton", recipe.parent / "models")
+    assert {**package, "notes": []} == {**own, "notes": []}
 
-    again = run("run", recipe)
-    assert again.status == 0
+    again = run("run", recipe, status=0)
     assert again.err.count("skipped: nothing it depends on changed") == 2
     assert again.out.count("skipped") == 2 and again.out.count("nothing it depends on changed") == 2
 
@@ -73,8 +62,7 @@ def test_a_step_that_fails_stops_what_needs_it_alone(run: Run, recipe: Path) -> 
     more = '[[export]]\nname = "bad"\nsoft-split = "sideways"\n\n[[export]]\nname = "float"\n'
     packages = [f'[[package]]\nfrom = "{name}"\ntriton = "m"\n' for name in ("bad", "float")]
     recipe.write_text('[model]\nconfig = "tiny.toml"\n\n' + more + "".join(packages))
-    done = run("run", recipe, "--json")
-    assert done.status == 1
+    done = run("run", recipe, "--json", status=1)
     assert statuses(done.json) == {
         "export bad": "failed",
         "export float": "done",
@@ -97,22 +85,19 @@ def test_a_step_that_fails_stops_what_needs_it_alone(run: Run, recipe: Path) -> 
 )
 def test_a_wrong_model_stops_everything(run: Run, recipe: Path, change: str, reason: str) -> None:
     recipe.write_text(recipe.read_text().replace('"tiny.toml"\n', f'"tiny.toml"\n{change}'))
-    done = run("run", recipe, "--json")
-    assert done.status == 1 and reason in done.json["steps"][0]["reason"]
-    assert set(statuses(done.json).values()) <= {"failed", "not_run"}
+    done = run.json("run", recipe, status=1)
+    assert reason in done["steps"][0]["reason"]
+    assert set(statuses(done).values()) <= {"failed", "not_run"}
     assert not Path("artifacts").exists() and not (recipe.parent / "models").exists()
 
 
-def test_engines_without_a_builder_are_not_run_and_say_so(
-    run: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engines_without_a_builder(run: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "t2t_deploy._optional._SPELLINGS", {"tensorrt_rtx": ("tensorrt_rtx_that_is_absent",)}
     )
     build = '\n[build-trt]\nname = "engine"\nprecision = "fp16"\n'
     recipe.write_text(EXPORT + build + '\n[[package]]\nfrom = "engine"\ntriton = "models"\n')
-    done = run("run", recipe, "--json")
-    assert done.status == 0
+    done = run("run", recipe, "--json", status=0)
     assert statuses(done.json) == {
         "export float": "done",
         "build-trt engine": "not_run",
@@ -124,20 +109,16 @@ def test_engines_without_a_builder_are_not_run_and_say_so(
     assert "note: [2/3] build-trt engine: not run: tensorrt_rtx is not installed" in done.err
 
 
-def test_the_workspace_is_the_recipes_unless_one_is_named(
-    run: Run, recipe: Path, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workspace_of_a_recipe(run: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe.write_text('workspace = "own"\n' + EXPORT)
     assert run("run", recipe).status == 0
     assert [path.name for path in recipe.parent.iterdir() if path.is_dir()] == ["own"]
     shutil.copytree(recipe.parent / "own", "named")
-    named = run("run", recipe, "--workspace", "named", "--json")
-    assert named.json["workspace"] == "named" and statuses(named.json) == {
-        "export float": "skipped"
-    }
+    named = run.json("run", recipe, "--workspace", "named")
+    assert named["workspace"] == "named" and statuses(named) == {"export float": "skipped"}
     monkeypatch.setenv("T2T_DEPLOY_WORKSPACE", "named")
-    told = run("run", recipe, "--json")
-    assert told.json["workspace"] == "named" and statuses(told.json) == {"export float": "skipped"}
+    told = run.json("run", recipe)
+    assert told["workspace"] == "named" and statuses(told) == {"export float": "skipped"}
 
 
 @pytest.mark.parametrize(
@@ -150,14 +131,14 @@ def test_the_workspace_is_the_recipes_unless_one_is_named(
     ],
 )
 def test_wrong_use(run: Run, words: tuple[str, ...], status: int, message: str) -> None:
-    done = run("run", *words)
-    assert done.status == status and f"error: {message}" in done.err and done.out == ""
+    done = run("run", *words, status=status)
+    assert f"error: {message}" in done.err and done.out == ""
 
 
 def test_an_unknown_key_names_the_nearest(run: Run, empty_folder: Path) -> None:
     Path("r.toml").write_text('[model]\nvarient = "7"\n')
-    done = run("run", "r.toml", "--json")
-    assert done.status == 1 and done.json["error"] == {
+    done = run.json("run", "r.toml", status=1)
+    assert done["error"] == {
         "kind": "RecipeError",
         "message": "r.toml: [model] has the unknown key 'varient'; did you mean 'variant'?",
     }
@@ -165,21 +146,15 @@ def test_an_unknown_key_names_the_nearest(run: Run, empty_folder: Path) -> None:
 
 def test_the_example_is_printed_or_written(run: Run, empty_folder: Path) -> None:
     assert run("run", "--example").out == example_recipe()
-    written = run("run", "--example", "-o", "new/r.toml")
-    assert written.status == 0 and written.out == "written: new/r.toml\n"
+    assert run("run", "--example", "-o", "new/r.toml", status=0).out == "written: new/r.toml\n"
     assert Path("new/r.toml").read_text() == example_recipe()
-    again = run("run", "--example", "-o", "new/r.toml")
-    assert again.status == 1 and "is there already" in again.err
-    assert run("run", "--example", "--json").json["text"] == example_recipe()
+    assert "is there already" in run("run", "--example", "-o", "new/r.toml", status=1).err
+    assert run.json("run", "--example")["text"] == example_recipe()
 
 
-def kill_at(
-    program: list[str], environment: dict[str, str], recipe: Path, line: str, number: int
-) -> int:
+def kill_at(recipe: Path, line: str, number: int) -> int:
     """Follow the recipe in a process that gets a signal when it says this."""
-    with subprocess.Popen(
-        [*program, "run", str(recipe)], env=environment, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with start("run", recipe, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         for told in process.stderr:
             if line in told:
@@ -190,13 +165,10 @@ def kill_at(
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on(
-    run: Run, recipe: Path, program: list[str], environment: dict[str, str]
-) -> None:
-    left = kill_at(program, environment, recipe, "[2/2] package", signal.SIGKILL)
+def test_a_killed_run_goes_on(run: Run, recipe: Path) -> None:
+    left = kill_at(recipe, "[2/2] package", signal.SIGKILL)
     assert left in (-signal.SIGKILL, 0)
-    again = run("run", recipe, "--json")
-    assert again.status == 0 and statuses(again.json)["export float"] == "skipped"
+    assert statuses(run.json("run", recipe, status=0))["export float"] == "skipped"
     assert run("workspace", "check").status == 0
 
 
@@ -240,76 +212,67 @@ STEPS = [
 def whole(recipe: Path) -> Path:
     recipe.write_text(WHOLE)
     (recipe.parent / "tiny.toml").write_text(TINY_FOR_8_BITS)
-    pictures(recipe.parent / "train", 12)
-    pictures(recipe.parent / "val", 4)
+    for name, count in (("train", 12), ("val", 4)):
+        write_noise(*(recipe.parent / name / f"{index}.png" for index in range(count)))
     return recipe
 
 
 @pytest.mark.slow
 def test_the_whole_way_and_only_the_page_again(run: Run, whole: Path) -> None:
-    first = run("run", whole, "--json")
-    assert first.status == 0 and statuses(first.json) == dict.fromkeys(STEPS, "done"), first.err
+    first = run("run", whole, "--json", status=0)
+    assert statuses(first.json) == dict.fromkeys(STEPS, "done"), first.err
     page, table = whole.parent / "report.html", whole.parent / "bench.csv"
     before = page.read_bytes()
     assert b"<html" in before and table.read_text().startswith("backend,")
-    again = run("run", whole, "--json")
-    assert statuses(again.json) == dict.fromkeys(STEPS, "skipped")
+    assert statuses(run.json("run", whole)) == dict.fromkeys(STEPS, "skipped")
     page.unlink()
-    third = run("run", whole, "--json")
-    assert statuses(third.json) == dict.fromkeys(STEPS, "skipped") | {"report": "done"}
+    third = run.json("run", whole)
+    assert statuses(third) == dict.fromkeys(STEPS, "skipped") | {"report": "done"}
     assert page.read_bytes() == before
-    measured = [step["result"] for step in third.json["steps"] if step["step"] == "bench"]
+    measured = [step["result"] for step in third["steps"] if step["step"] == "bench"]
     assert measured == [step["result"] for step in first.json["steps"] if step["step"] == "bench"]
 
 
 @pytest.mark.slow
-def test_a_check_that_falls_short_exits_3_and_the_rest_goes_on(
-    run: Run, whole: Path, tiny_toml: Path
-) -> None:
+def test_a_check_that_falls_short_exits_3(run: Run, whole: Path, tiny_toml: Path) -> None:
     """Static INT8 of the narrowest model is further off than is allowed."""
     text = whole.read_text()
     text = text[: text.index("[verify]")] + text[text.index("[evaluate]") : text.index("[bench]")]
     whole.write_text(text + '[package]\nfrom = "int8"\ntriton = "models"\n')
     (whole.parent / "tiny.toml").write_text(tiny_toml.read_text())
-    done = run("run", whole, "--json")
-    assert done.status == 3 and statuses(done.json) == {
+    done = run.json("run", whole, status=3)
+    assert statuses(done) == {
         "export float": "done",
         "calibrate int8": "done",
         "quantize int8": "failed",
         "evaluate": "done",
         "package int8": "not_run",
     }
-    _, _, quantized, evaluated, _ = done.json["steps"]
+    _, _, quantized, evaluated, _ = done["steps"]
     assert quantized["exit_status"] == 3
     assert quantized["result"]["verification"]["status"] == "failed"
     assert evaluated["reason"] == "not done before; left out int8 (quantize int8 failed)"
     assert len(evaluated["result"]["results"]) == 1
-    again = run("run", whole, "--json")
-    assert again.status == 3 and statuses(again.json)["quantize int8"] == "failed"
-    assert statuses(again.json)["evaluate"] == "skipped"
+    again = run.json("run", whole, status=3)
+    assert statuses(again)["quantize int8"] == "failed"
+    assert statuses(again)["evaluate"] == "skipped"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_run_killed_in_every_step_in_turn_ends_like_one_that_was_not(
-    run: Run,
-    whole: Path,
-    program: list[str],
-    environment: dict[str, str],
-    number: signal.Signals,
+    run: Run, whole: Path, number: signal.Signals
 ) -> None:
     wanted = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     for place, step in enumerate(STEPS, start=1):
         line = f"[{place}/{len(STEPS)}] {step}: "
-        left = kill_at(program, environment, whole, line, number)
+        left = kill_at(whole, line, number)
         assert left in (wanted, 0), step  # the last steps may have been done by then
         assert run("workspace", "check").status == 0
-    last = run("run", whole, "--json")
-    assert last.status == 0
+    last = run.json("run", whole, status=0)
     # each kill came after the step before it was kept
-    assert list(statuses(last.json).values())[:6] == ["skipped"] * 6
-    once_more = run("run", whole, "--json")
-    assert statuses(once_more.json) == dict.fromkeys(STEPS, "skipped")
+    assert list(statuses(last).values())[:6] == ["skipped"] * 6
+    assert statuses(run.json("run", whole)) == dict.fromkeys(STEPS, "skipped")
     assert list(Path("artifacts").rglob(".t2t-tmp-*")) == [] or number is signal.SIGKILL
 
 
@@ -317,9 +280,8 @@ def test_a_run_killed_in_every_step_in_turn_ends_like_one_that_was_not(
 @pytest.mark.usefixtures("tensorrt_rtx")
 def test_the_example_runs_whole(run: Run, empty_folder: Path) -> None:
     assert run("run", "--example", "-o", "recipe.toml").status == 0
-    done = run("run", "recipe.toml", "--json")
-    assert done.status == 0, done.err
-    assert statuses(done.json) == dict.fromkeys(
+    done = run.json("run", "recipe.toml", status=0)
+    assert statuses(done) == dict.fromkeys(
         [
             *("export float", "export gpu", "quantize int8", "build-trt engine", "verify"),
             *("bench", "report", "package int8"),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ import pytest
 from t2t_deploy._optional import is_installed
 from t2t_deploy.export import DEFAULT_OPSET
 
-Run = Callable[..., Any]
+from ..program import finish
+from .command import Run
 
 ARTIFACT = {
     *("path", "sha256", "variant", "precision", "batch", "image_size", "num_classes", "opset"),
@@ -31,24 +30,11 @@ ROW = {
 }
 
 
-def test_in_order_in_an_empty_folder(
-    program: list[str],
-    environment: dict[str, str],
-    tiny_toml: Path,
-    tmp_path: Path,
-    tensorrt_rtx: None,
-) -> None:
+def test_in_order_in_an_empty_folder(tiny_toml: Path, tmp_path: Path, tensorrt_rtx: None) -> None:
     def t2t_deploy(*words: str) -> Any:
-        done = subprocess.run(
-            [*program, *words, "--json"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)  # one object and nothing else
+        done = finish(*words, "--json")
+        assert done.status == 0, done.err
+        return done.json
 
     exported = t2t_deploy("export", "--config", str(tiny_toml))
     assert set(exported) >= {"artifact", "verification"}
@@ -112,8 +98,7 @@ def sha256(path: Path) -> str:
 
 
 def test_what_people_read(run: Run, tiny_toml: Path) -> None:
-    done = run("export", "--config", tiny_toml, "--batch", 1)
-    assert done.status == 0
+    done = run("export", "--config", tiny_toml, "--batch", 1, status=0)
     assert "verification passed: relative error" in done.out
     (path,) = Path("artifacts/onnx").glob("*.onnx")
     assert done.out.splitlines()[-1] == str(path)
@@ -121,18 +106,16 @@ def test_what_people_read(run: Run, tiny_toml: Path) -> None:
 
 
 def test_quiet_says_nothing_but_the_result(run: Run, tiny_toml: Path) -> None:
-    done = run("export", "--config", tiny_toml, "--batch", 1, "-q")
-    assert (done.status, done.err) == (0, "")
+    done = run("export", "--config", tiny_toml, "--batch", 1, "-q", status=0)
+    assert done.err == ""
     assert "verification passed" in done.out
 
 
-def test_the_workspace_of_the_environment(
-    run: Run, exported_once: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workspace_variable(run: Run, exported_once: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("T2T_DEPLOY_WORKSPACE", str(exported_once))
-    (listed,) = run("workspace", "list", "--json").json["artifacts"]
+    (listed,) = run.json("workspace", "list")["artifacts"]
     assert Path(listed["path"]).parent == exported_once / "onnx"
-    assert run("workspace", "list", "--workspace", "other", "--json").json == {"artifacts": []}
+    assert run.json("workspace", "list", "--workspace", "other") == {"artifacts": []}
     assert not Path("artifacts").exists() and not Path("other").exists()
 
 
@@ -140,7 +123,7 @@ def test_an_output_file_serves_as_artifact(run: Run, tiny_toml: Path) -> None:
     output = Path("my models") / "größe 1.onnx"
     output.parent.mkdir()
     output.write_text("what stood here before")
-    exported = run("export", "--config", tiny_toml, "--batch", 1, "-o", output, "--json").json
+    exported = run.json("export", "--config", tiny_toml, "--batch", 1, "-o", output)
     assert exported["artifact"]["path"] == str(output)
     assert {path.name for path in output.parent.iterdir()} == {
         output.name,
@@ -148,18 +131,15 @@ def test_an_output_file_serves_as_artifact(run: Run, tiny_toml: Path) -> None:
     }
     assert not Path("artifacts/onnx").exists()
 
-    verified = run("verify", output, "--json")
-    assert verified.status == 0
-    (result,) = verified.json["results"]
+    (result,) = run.json("verify", output, status=0)["results"]
     assert (result["artifact"], result["status"]) == (str(output), "passed")
 
-    again = run("export", "--config", tiny_toml, "--batch", 2, "-o", output, "--json").json
+    again = run.json("export", "--config", tiny_toml, "--batch", 2, "-o", output)
     assert again["artifact"]["sha256"] == sha256(output) != exported["artifact"]["sha256"]
-    assert run("inspect", output, "--json").json["artifacts"][0]["manifest"]["batch"] == 2
+    assert run.json("inspect", output)["artifacts"][0]["manifest"]["batch"] == 2
 
 
 def test_a_workspace_can_be_moved(run: Run, workspace: Path) -> None:
     moved = workspace.rename("verschoben nach 東京")
-    done = run("verify", "--workspace", moved, "--json")
-    assert done.status == 0
-    assert [row["status"] for row in done.json["results"]] == ["passed"]
+    done = run.json("verify", "--workspace", moved, status=0)
+    assert [row["status"] for row in done["results"]] == ["passed"]

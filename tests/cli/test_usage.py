@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +14,10 @@ from t2t_deploy import __version__
 from t2t_deploy.cli import _variants
 from t2t_deploy.errors import ArtifactError
 
-Run = Callable[..., Any]
+from ..program import finish
+from .command import Run
+
+Fail = Callable[[Exception], None]
 
 COMMANDS = [
     *("variants", "export", "calibrate", "quantize", "build-trt", "verify", "evaluate", "bench"),
@@ -26,8 +27,8 @@ COMMANDS = [
 
 
 def test_help_lists_the_commands_in_the_order_of_the_work(run: Run) -> None:
-    done = run("--help")
-    assert (done.status, done.err) == (0, "")
+    done = run("--help", status=0)
+    assert done.err == ""
     listed = done.out.partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in listed] == COMMANDS
 
@@ -36,8 +37,8 @@ def test_help_lists_the_commands_in_the_order_of_the_work(run: Run) -> None:
     "words", [[name] for name in COMMANDS] + [["workspace", name] for name in ("list", "check")]
 )
 def test_every_command_has_help(run: Run, words: list[str]) -> None:
-    done = run(*words, "--help")
-    assert (done.status, done.err) == (0, "")
+    done = run(*words, "--help", status=0)
+    assert done.err == ""
     assert done.out.startswith(f"Usage: t2t-deploy {' '.join(words)}")
     if words != ["workspace"]:
         for option in ("--workspace", "T2T_DEPLOY_WORKSPACE", "--verbose", "--quiet", "--json"):
@@ -45,8 +46,7 @@ def test_every_command_has_help(run: Run, words: list[str]) -> None:
 
 
 def test_version(run: Run) -> None:
-    done = run("--version")
-    assert (done.status, done.out) == (0, f"t2t-deploy, version {__version__}\n")
+    assert run("--version", status=0).out == (f"t2t-deploy, version {__version__}\n")
 
 
 @pytest.mark.parametrize(
@@ -75,17 +75,16 @@ def test_version(run: Run) -> None:
     ],
 )
 def test_wrong_usage(run: Run, words: list[str], message: str) -> None:
-    done = run(*words)
-    assert (done.status, done.out) == (2, "")
+    done = run(*words, status=2)
+    assert done.out == ""
     assert done.err.startswith("error: ") and done.err.count("\n") == 1
     assert message in done.err
     if message.startswith("Missing command"):
         return  # groups take no --json
-    done = run(*words, "--json")
-    assert done.status == 2
-    assert set(done.json) == {"error"} and set(done.json["error"]) == {"kind", "message"}
-    assert done.json["error"]["kind"] == "UsageError"
-    assert message in done.json["error"]["message"]
+    done = run.json(*words, status=2)
+    assert set(done) == {"error"} and set(done["error"]) == {"kind", "message"}
+    assert done["error"]["kind"] == "UsageError"
+    assert message in done["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -97,28 +96,22 @@ def test_wrong_usage(run: Run, words: list[str], message: str) -> None:
         ("--opset", "9", "opset is 9; expected 17 to 20"),
     ],
 )
-def test_forms_that_do_not_exist(
-    run: Run, tiny_toml: Path, option: str, value: str, message: str
-) -> None:
-    done = run("export", "--config", tiny_toml, option, value)
-    assert done.status == 2
-    assert message in done.err
+def test_unknown_forms(run: Run, tiny_toml: Path, option: str, value: str, message: str) -> None:
+    assert message in run("export", "--config", tiny_toml, option, value, status=2).err
     assert not Path("artifacts/onnx").exists()
 
 
 def test_a_workspace_that_is_a_file(run: Run) -> None:
     Path("artifacts").write_text("no folder")
-    done = run("workspace", "list")
-    assert done.status == 2
-    assert "Directory 'artifacts' is a file" in done.err
+    assert "Directory 'artifacts' is a file" in run("workspace", "list", status=2).err
 
 
 def test_an_error_for_people_and_for_scripts(run: Run) -> None:
     message = "workspace artifacts has no suitable onnx artifact; make one first: t2t-deploy export"
-    done = run("build-trt", "--fp16")
-    assert (done.status, done.out, done.err) == (1, "", f"error: {message}\n")
-    done = run("build-trt", "--fp16", "--json")
-    assert (done.status, done.err) == (1, f"error: {message}\n")
+    done = run("build-trt", "--fp16", status=1)
+    assert (done.out, done.err) == ("", f"error: {message}\n")
+    done = run("build-trt", "--fp16", "--json", status=1)
+    assert done.err == f"error: {message}\n"
     assert done.json == {"error": {"kind": "ArtifactError", "message": message}}
 
 
@@ -131,20 +124,11 @@ def test_a_bug_shows_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) ->
         run("doctor")
 
 
-def test_status_and_streams_of_a_process(
-    program: list[str], environment: dict[str, str], tmp_path: Path
-) -> None:
-    done = subprocess.run(
-        [*program, "bench", "--json"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 1
-    assert json.loads(done.stdout)["error"]["kind"] == "ArtifactError"
-    assert done.stderr == (
+def test_status_and_streams_of_a_process(tmp_path: Path) -> None:
+    done = finish("bench", "--json")
+    assert done.status == 1
+    assert done.json["error"]["kind"] == "ArtifactError"
+    assert done.err == (
         "error: workspace artifacts has nothing to bench; make an artifact first: "
         "t2t-deploy export --variant 14\n"
     )
@@ -155,7 +139,7 @@ def test_status_and_streams_of_a_process(
 
 
 @pytest.fixture
-def fail(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
+def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
     """Have a command raise an error in the middle of its work."""
 
     def set_error(err: Exception) -> None:
@@ -180,32 +164,26 @@ def fail(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
         ),
     ],
 )
-def test_an_error_of_the_machine_is_one_line(
-    run: Run, fail: Callable[[Exception], None], err: Exception, message: str
-) -> None:
+def test_a_machine_error_is_one_line(run: Run, fail: Fail, err: Exception, message: str) -> None:
     fail(err)
-    done = run("variants", "--json")
-    assert (done.status, done.err) == (1, f"error: {message}\n")
+    done = run("variants", "--json", status=1)
+    assert done.err == f"error: {message}\n"
     assert done.json == {"error": {"kind": "MachineError", "message": message}}
 
 
-def test_an_error_that_the_system_did_not_give_is_a_bug(
-    run: Run, fail: Callable[[Exception], None]
-) -> None:
+def test_an_error_that_the_system_did_not_give_is_a_bug(run: Run, fail: Fail) -> None:
     fail(OSError("odd"))
     with pytest.raises(OSError, match=r"^odd$"):
         run("variants")
 
 
-def test_too_little_memory_is_one_line_whatever_raised_it(
-    run: Run, fail: Callable[[Exception], None]
-) -> None:
+def test_too_little_memory_is_one_line_whatever_raised_it(run: Run, fail: Fail) -> None:
     refused = ArtifactError("ONNX Runtime refuses it; export the model again")
     refused.__cause__ = MemoryError()
     for err in (refused, MemoryError()):
         fail(err)
-        done = run("variants", "--json")
-        assert (done.status, done.json["error"]["kind"]) == (1, "MemoryShortError")
+        done = run("variants", "--json", status=1)
+        assert done.json["error"]["kind"] == "MemoryShortError"
         assert done.err == f"error: {done.json['error']['message']}\n"
         assert done.err.startswith("error: out of memory in 'variants'")
 

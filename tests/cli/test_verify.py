@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 from PIL import Image
 
 import t2t_deploy.export
 from t2t_deploy._optional import is_installed
 
-Run = Callable[..., Any]
+from ..noise import write_noise
+from .command import Change, Run, manifest_of
+from .graphs import scaled
+
+Wrong = Callable[[float], None]
 RESULT = {
     *("artifact", "status", "rel_l2", "max_abs", "cosine", "top1_agreement", "tolerance"),
     "reason",
 }
 
 
-def spoil(model: onnx.ModelProto, scale: float) -> None:
-    """Multiply the classifier's weights, 10 classes from 16 channels; everything stays valid."""
-    (tensor,) = (t for t in model.graph.initializer if sorted(t.dims) == [10, 16])
-    values = numpy_helper.to_array(tensor) * np.float32(scale)
-    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-
-
 @pytest.fixture
-def wrong_exporter(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+def wrong_exporter(monkeypatch: pytest.MonkeyPatch) -> Wrong:
     """Make every export from now on wrong by a factor."""
     right = t2t_deploy.export.onnx_from_deploy
 
     def patch(scale: float) -> None:
         def wrong(*arguments: Any, **options: Any) -> onnx.ModelProto:
             model = right(*arguments, **options)
-            spoil(model, scale)
+            scaled("head.weight", scale)(model)
             return model
 
         monkeypatch.setattr(t2t_deploy.export, "onnx_from_deploy", wrong)
@@ -47,21 +41,15 @@ def wrong_exporter(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 @pytest.fixture
-def wrong_file(onnx_file: Path, change_manifest: Callable[..., None]) -> Path:
+def wrong_file(onnx_file: Path, alter: Change) -> Path:
     """An export whose file does not compute what its manifest says it verified."""
-    model = onnx.load(onnx_file)
-    spoil(model, 1.01)
-    onnx.save(model, onnx_file)
-    change_manifest(onnx_file, sha256=None)
+    alter(onnx_file, scaled("head.weight", 1.01))
     return onnx_file
 
 
-def test_a_wrong_export_exits_3_and_is_kept(
-    run: Run, tiny_toml: Path, wrong_exporter: Callable[[float], None]
-) -> None:
+def test_a_wrong_export_exits_3(run: Run, tiny_toml: Path, wrong_exporter: Wrong) -> None:
     wrong_exporter(1.01)
-    done = run("export", "--config", tiny_toml, "--batch", 1, "--json")
-    assert done.status == 3
+    done = run("export", "--config", tiny_toml, "--batch", 1, "--json", status=3)
     verification = done.json["verification"]
     assert verification["status"] == "failed"
     assert verification["tolerance"] == 1e-5 < 5e-3 < verification["rel_l2"] < 2e-2
@@ -73,23 +61,18 @@ def test_a_wrong_export_exits_3_and_is_kept(
     assert Path(path).is_file()
 
 
-def test_a_failed_artifact_is_refused_unless_forced(
-    run: Run, tiny_toml: Path, wrong_exporter: Callable[[float], None]
-) -> None:
+def test_a_failed_artifact_is_refused(run: Run, tiny_toml: Path, wrong_exporter: Wrong) -> None:
     wrong_exporter(1.01)
-    path = run("export", "--config", tiny_toml, "--batch", 1, "--json").json["artifact"]["path"]
+    path = run.json("export", "--config", tiny_toml, "--batch", 1)["artifact"]["path"]
     for command in ("build-trt", "bench"):
-        done = run(command, path)
-        assert done.status == 1
+        done = run(command, path, status=1)
         assert f"{path} failed its check (relative error " in done.err
         assert "; fix the cause and re-export, or use --force" in done.err
 
-    done = run("build-trt")
-    assert done.status == 1
+    done = run("build-trt", status=1)
     assert "every suitable onnx artifact of workspace artifacts failed its check" in done.err
-    assert "pass --force" in done.err
-    done = run("bench")
-    assert done.status == 1
+    assert "or use --force" in done.err
+    done = run("bench", status=1)
     assert f"note: left out {Path(path).name}: relative error " in done.err
     assert "nothing to bench" in done.err
 
@@ -97,19 +80,15 @@ def test_a_failed_artifact_is_refused_unless_forced(
     assert "failed: relative error" in listed
 
 
-def test_a_failed_artifact_is_built_with_force(
-    run: Run, tiny_toml: Path, wrong_exporter: Callable[[float], None], tensorrt_rtx: None
+def test_build_trt_with_force(
+    run: Run, tiny_toml: Path, wrong_exporter: Wrong, tensorrt_rtx: None
 ) -> None:
     wrong_exporter(1.01)
     run("export", "--config", tiny_toml, "--batch", 1)
-    done = run("build-trt", "--force", "--json")
-    assert done.status == 0, done.err
-    assert done.json["artifact"]["precision"] == "fp32"
+    assert run.json("build-trt", "--force", status=0)["artifact"]["precision"] == "fp32"
 
 
-def test_logits_that_are_no_numbers(
-    run: Run, tiny_toml: Path, wrong_exporter: Callable[[float], None]
-) -> None:
+def test_nan_logits(run: Run, tiny_toml: Path, wrong_exporter: Wrong) -> None:
     wrong_exporter(float("nan"))
     done = run("export", "--config", tiny_toml, "--batch", 1)
     reason = (
@@ -122,8 +101,7 @@ def test_logits_that_are_no_numbers(
 
 
 def test_verify_finds_a_wrong_file(run: Run, wrong_file: Path) -> None:
-    done = run("verify", "--json")
-    assert done.status == 3
+    done = run("verify", "--json", status=3)
     (result,) = done.json["results"]
     assert set(result) >= RESULT
     assert result["artifact"] == str(Path("artifacts/onnx", wrong_file.name))
@@ -135,30 +113,21 @@ def test_verify_finds_a_wrong_file(run: Run, wrong_file: Path) -> None:
     assert run("verify", wrong_file).status == 3
 
 
-def test_verify_clears_what_is_mended(
-    run: Run, onnx_file: Path, change_manifest: Callable[..., None]
-) -> None:
-    verification = json.loads(Path(f"{onnx_file}.manifest.json").read_text())["verification"]
+def test_verify_clears_what_is_mended(run: Run, onnx_file: Path, change_manifest: Change) -> None:
+    verification = manifest_of(onnx_file)["verification"]
     change_manifest(onnx_file, verification=verification | {"status": "failed"})
     assert run("build-trt", onnx_file).status == 1
     assert run("verify").status == 0
-    assert json.loads(Path(f"{onnx_file}.manifest.json").read_text())["verification"] == (
-        verification
-    )
+    assert manifest_of(onnx_file)["verification"] == (verification)
 
 
 def test_own_pictures(run: Run, onnx_file: Path, wrong_file: Path) -> None:
     pictures = Path("my pictures")
-    pictures.mkdir()
-    noise = np.random.default_rng(0).integers(0, 255, (3, 50, 70, 3), np.uint8)
-    for name, pixels in zip(("a.jpg", "b.png", "ü.JPEG"), noise, strict=True):
-        Image.fromarray(pixels).save(pictures / name)
+    write_noise(*(pictures / name for name in ("a.jpg", "b.png", "ü.JPEG")), size=(50, 70))
     Path(pictures, "notes.txt").write_text("no picture")
     manifest = Path(f"{onnx_file}.manifest.json").read_text()
 
-    done = run("verify", "--images", pictures, "--json")
-    assert done.status == 3
-    (result,) = done.json["results"]
+    (result,) = run.json("verify", "--images", pictures, status=3)["results"]
     assert set(result["pictures"]) == {"a.jpg", "b.png", "ü.JPEG"}
     # the manifest keeps the verdict on the standard pictures
     assert Path(f"{onnx_file}.manifest.json").read_text() == manifest
@@ -169,8 +138,7 @@ def test_more_pictures_than_are_taken(run: Run, workspace: Path) -> None:
     pictures.mkdir()
     for index in range(66):
         Image.new("RGB", (40, 40), (index, 99, 200)).save(pictures / f"{index:02}.png")
-    done = run("verify", "--images", pictures, "--json")
-    assert done.status == 0
+    done = run("verify", "--images", pictures, "--json", status=0)
     assert len(done.json["results"][0]["pictures"]) == 64
     assert "note: took the first 64 pictures, left out 2" in done.err
 
@@ -187,66 +155,51 @@ def test_folders_without_pictures(run: Run, workspace: Path, folder: str, messag
     Path("empty").mkdir()
     Path("broken").mkdir()
     Path("broken/cut.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    done = run("verify", "--images", folder)
-    assert done.status == 1
-    assert f"error: {message}" in done.err
+    assert f"error: {message}" in run("verify", "--images", folder, status=1).err
 
 
 def test_an_engine_is_not_run_and_says_why(run: Run, engine_file: Path) -> None:
-    done = run("verify", engine_file, "--json")
-    assert done.status == 0
-    (result,) = done.json["results"]
+    (result,) = run.json("verify", engine_file, status=0)["results"]
     assert (result["status"], result["rel_l2"], result["tolerance"]) == ("not_run", None, 5e-3)
     assert result["reason"]
 
 
 def test_bf16_is_evaluated_node_by_node(run: Run, tiny_toml: Path) -> None:
     """No runtime on a CPU multiplies in bf16: the result says how it was got instead."""
-    done = run("export", "--config", tiny_toml, "--batch", 1, "--precision", "bf16", "--json")
-    assert done.status == 0
-    for verification in (done.json["verification"], run("verify", "--json").json["results"][0]):
+    done = run.json("export", "--config", tiny_toml, "--batch", 1, "--precision", "bf16", status=0)
+    for verification in (done["verification"], run.json("verify")["results"][0]):
         assert verification["status"] == "passed"
         assert 1e-3 < verification["rel_l2"] < verification["tolerance"] == 4e-2
         assert "evaluated node by node on 3 pictures" in verification["reason"]
 
 
 def test_files_that_cannot_be_verified(run: Run, onnx_file: Path) -> None:
-    done = run("verify", "no.onnx")
-    assert (done.status, done.err) == (
-        1,
-        "error: there is no artifact no.onnx; 't2t-deploy workspace list' shows what there is\n",
+    done = run("verify", "no.onnx", status=1)
+    assert (
+        done.err
+        == "error: there is no artifact no.onnx; 't2t-deploy workspace list' shows what there is\n"
     )
     foreign = onnx_file.rename("foreign.onnx")
-    done = run("verify", foreign)
-    assert done.status == 1
+    done = run("verify", foreign, status=1)
     assert "foreign.onnx has no manifest, so its weights and variant are unknown" in done.err
     assert "use a file that t2t-deploy exported" in done.err
-    done = run("verify", "--workspace", "empty")
-    assert (done.status, done.err) == (
-        1,
-        "error: workspace empty has no artifact; make one first: t2t-deploy export\n",
-    )
+    done = run("verify", "--workspace", "empty", status=1)
+    assert done.err == "error: workspace empty has no artifact; make one first: t2t-deploy export\n"
 
 
 def test_without_onnxruntime(run: Run, tiny_toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2t_deploy.runtime._backend.is_installed", lambda module: False)
-    done = run("export", "--config", tiny_toml, "--batch", 1, "--json")
-    assert done.status == 0
-    verification = done.json["verification"]
+    verification = run.json("export", "--config", tiny_toml, "--batch", 1, status=0)["verification"]
     assert (verification["status"], verification["reason"]) == (
         *("not_run", "onnxruntime is not installed: pip install 't2t-deploy[cpu]'"),
     )
 
 
 @pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
-def test_another_runtimes_verdict_is_told_and_not_kept(
-    run: Run, wrong_file: Path, change_manifest: Callable[..., None]
-) -> None:
+def test_verdict_of_another_runtime(run: Run, wrong_file: Path, change_manifest: Change) -> None:
     manifest = Path(f"{wrong_file}.manifest.json")
     before = manifest.read_bytes()
-    done = run("verify", wrong_file, "--backend", "openvino", "--json")
-    assert done.status == 3
-    (result,) = done.json["results"]
+    (result,) = run.json("verify", wrong_file, "--backend", "openvino", status=3)["results"]
     assert result["status"] == "failed" and 5e-3 < result["rel_l2"] < 2e-2
     assert manifest.read_bytes() == before
     assert run("verify", wrong_file, "--json").status == 3
@@ -257,9 +210,7 @@ def test_another_runtimes_verdict_is_told_and_not_kept(
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_in_openvino(run: Run, tiny_toml: Path, precision: str) -> None:
     run("export", "--config", tiny_toml, "--precision", precision)
-    done = run("verify", "--backend", "openvino", "--json")
-    assert done.status == 0
-    (result,) = done.json["results"]
+    (result,) = run.json("verify", "--backend", "openvino", status=0)["results"]
     if precision == "fp32":
         assert result["status"] == "passed" and 1e-8 < result["rel_l2"] < 1e-5
     else:
@@ -268,8 +219,7 @@ def test_in_openvino(run: Run, tiny_toml: Path, precision: str) -> None:
 
 
 def test_a_backend_to_verify_on_is_one_of_two(run: Run, workspace: Path) -> None:
-    done = run("verify", "--backend", "eager")
-    assert done.status == 2
+    done = run("verify", "--backend", "eager", status=2)
     assert done.err.startswith(
         "error: --backend is 'eager'; ONNX files are compared on ort-cpu or openvino: name one"
     )

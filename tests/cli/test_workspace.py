@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 
 from t2t_deploy.workspace import manifest_path_for, manifest_text
 
-Run = Callable[..., Any]
+from .command import Change, Run, Temporaries, manifest_of
 
 
 def flip_last_byte(path: Path) -> None:
@@ -29,23 +27,19 @@ def flip_last_byte(path: Path) -> None:
         *(("build-trt", False), ("bench", False), ("verify", False)),
     ],
 )
-def test_an_altered_artifact_is_refused(
-    run: Run, onnx_file: Path, command: str, named: bool
-) -> None:
+def test_an_altered_artifact(run: Run, onnx_file: Path, command: str, named: bool) -> None:
     flip_last_byte(onnx_file)
     shown = Path("artifacts/onnx", onnx_file.name)
-    done = run(command, *([shown] if named else []), "--json")
-    assert done.status == 1
-    message = done.json["error"]["message"]
+    done = run.json(command, *([shown] if named else []), status=1)
+    message = done["error"]["message"]
     assert message.startswith(f"{shown} was altered: its SHA-256 is ")
     assert message.endswith("; make it again")
-    assert done.json["error"]["kind"] == "ArtifactError"
+    assert done["error"]["kind"] == "ArtifactError"
 
 
 def test_an_altered_engine_is_refused(run: Run, engine_file: Path) -> None:
     flip_last_byte(engine_file)
-    done = run("inspect", engine_file)
-    assert done.status == 1
+    done = run("inspect", engine_file, status=1)
     assert f"{engine_file} was altered: its SHA-256 is " in done.err
 
 
@@ -53,16 +47,14 @@ def test_an_altered_engine_is_refused(run: Run, engine_file: Path) -> None:
 def test_altered_weights_are_refused(run: Run, workspace: Path, command: list[str]) -> None:
     (weights,) = (workspace / "weights").iterdir()
     flip_last_byte(weights)
-    done = run(*command)
-    assert done.status == 1
+    done = run(*command, status=1)
     assert f"error: artifacts/weights/{weights.name} was altered; remove it and export" in done.err
 
 
 def test_weights_that_are_gone(run: Run, workspace: Path, onnx_file: Path) -> None:
     (weights,) = (workspace / "weights").iterdir()
     weights.unlink()
-    done = run("verify")
-    assert done.status == 1
+    done = run("verify", status=1)
     assert (
         f"error: workspace artifacts lacks the weights {weights.stem[:12]} of {onnx_file.name}; "
         "use the workspace it was exported in, or export it again here"
@@ -71,17 +63,13 @@ def test_weights_that_are_gone(run: Run, workspace: Path, onnx_file: Path) -> No
 
 def test_an_artifact_that_is_gone(run: Run, onnx_file: Path) -> None:
     onnx_file.unlink()
-    done = run("bench")
-    assert done.status == 1
+    done = run("bench", status=1)
     assert f"{onnx_file.name} is gone, its manifest is not; make it again" in done.err
 
 
-def test_a_manifest_of_a_newer_version(
-    run: Run, onnx_file: Path, change_manifest: Callable[..., None]
-) -> None:
+def test_a_manifest_of_a_newer_version(run: Run, onnx_file: Path, change_manifest: Change) -> None:
     change_manifest(onnx_file, manifest_version=99)
-    done = run("build-trt")
-    assert done.status == 1
+    done = run("build-trt", status=1)
     assert done.err.endswith(
         f"{onnx_file.name}.manifest.json has manifest format 99, this t2t-deploy reads up to 1; "
         "update t2t-deploy\n"
@@ -94,45 +82,33 @@ def test_a_manifest_of_a_newer_version(
 def test_a_damaged_manifest(run: Run, onnx_file: Path, content: bytes) -> None:
     manifest_path_for(onnx_file).write_bytes(content)
     for words in (["build-trt"], ["bench", onnx_file], ["workspace", "list"]):
-        done = run(*words)
-        assert done.status == 1
+        done = run(*words, status=1)
         assert f"{onnx_file.name}.manifest.json is no valid manifest (" in done.err
         assert done.err.endswith("); remove it and make the artifact again\n")
 
 
 @pytest.mark.parametrize("name", ["../elsewhere.onnx", ""])
-def test_a_manifest_of_a_file_elsewhere(
-    run: Run, onnx_file: Path, change_manifest: Callable[..., None], name: str
-) -> None:
+def test_a_file_elsewhere(run: Run, onnx_file: Path, change_manifest: Change, name: str) -> None:
     change_manifest(onnx_file, file=name)
-    done = run("bench")
-    assert done.status == 1
-    assert f"names {name!r}; expected a file beside it" in done.err
+    assert f"names {name!r}; expected a file beside it" in run("bench", status=1).err
 
 
 def test_check(run: Run, workspace: Path, onnx_file: Path) -> None:
-    done = run("workspace", "check", "--json")
-    assert (done.status, done.json) == (0, {"artifacts": 1, "problems": [], "leftovers": []})
+    done = run.json("workspace", "check", status=0)
+    assert done == {"artifacts": 1, "problems": [], "leftovers": []}
     flip_last_byte(onnx_file)
-    done = run("workspace", "check", "--json")
-    assert done.status == 3
-    (problem,) = done.json["problems"]
+    (problem,) = run.json("workspace", "check", status=3)["problems"]
     assert f"{onnx_file.name} was altered" in problem
-    done = run("workspace", "check")
-    assert done.status == 3
-    assert done.out.splitlines()[0] == "1 artifact, 1 problem"
+    assert run("workspace", "check", status=3).out.splitlines()[0] == "1 artifact, 1 problem"
 
 
-def test_check_reports_a_damaged_manifest_and_goes_on(
-    run: Run, workspace: Path, onnx_file: Path
-) -> None:
+def test_check_goes_on_after_a_damaged_manifest(run: Run, workspace: Path, onnx_file: Path) -> None:
     damaged = workspace / "onnx" / "other.onnx.manifest.json"
     damaged.write_text("{")
     flip_last_byte(onnx_file)
-    done = run("workspace", "check", "--json")
-    assert done.status == 3
-    assert done.json["artifacts"] == 1
-    first, second = sorted(done.json["problems"], key=len)
+    done = run.json("workspace", "check", status=3)
+    assert done["artifacts"] == 1
+    first, second = sorted(done["problems"], key=len)
     assert "other.onnx.manifest.json is no valid manifest" in first + second
     assert f"{onnx_file.name} was altered" in first + second
 
@@ -140,17 +116,14 @@ def test_check_reports_a_damaged_manifest_and_goes_on(
 def test_check_looks_at_the_weights(run: Run, workspace: Path) -> None:
     (weights,) = (workspace / "weights").iterdir()
     flip_last_byte(weights)
-    done = run("workspace", "check", "--json")
-    assert done.status == 3
-    assert [f"{weights.name} was altered" in text for text in done.json["problems"]] == [True]
+    done = run.json("workspace", "check", status=3)
+    assert [f"{weights.name} was altered" in text for text in done["problems"]] == [True]
 
 
-def test_the_newest_is_the_last_made_whatever_the_clock(
-    run: Run, workspace: Path, tiny_toml: Path, tensorrt_rtx: None
-) -> None:
-    done = run("export", "--config", tiny_toml, "--batch", 2, "--target", "tensorrt", "--json")
-    path = Path(done.json["artifact"]["path"])
-    manifest = json.loads(manifest_path_for(path).read_text())
+def test_newest_artifact(run: Run, workspace: Path, tiny_toml: Path, tensorrt_rtx: None) -> None:
+    done = run.json("export", "--config", tiny_toml, "--batch", 2, "--target", "tensorrt")
+    path = Path(done["artifact"]["path"])
+    manifest = manifest_of(path)
     assert manifest["sequence"] == 2
     manifest["created"] = "1999-01-01T00:00:00+00:00"
     manifest_path_for(path).write_text(manifest_text(manifest))
@@ -158,7 +131,7 @@ def test_the_newest_is_the_last_made_whatever_the_clock(
     os.utime(manifest_path_for(path), (0, 0))
     done = run("build-trt", "--sm", "nonsense")
     assert f"note: building from the newest export, {path.name}" in done.err
-    assert run("workspace", "list", "--json").json["artifacts"][-1]["path"] == str(path)
+    assert run.json("workspace", "list")["artifacts"][-1]["path"] == str(path)
 
 
 def test_weights_are_stored_once(run: Run, workspace: Path, tiny_toml: Path) -> None:
@@ -169,9 +142,7 @@ def test_weights_are_stored_once(run: Run, workspace: Path, tiny_toml: Path) -> 
 
 
 def test_list(run: Run, onnx_file: Path) -> None:
-    done = run("workspace", "list", "--json")
-    assert done.status == 0
-    (listed,) = done.json["artifacts"]
+    (listed,) = run.json("workspace", "list", status=0)["artifacts"]
     assert (listed["path"], listed["kind"]) == (f"artifacts/onnx/{onnx_file.name}", "onnx")
     assert "usable" in run("workspace", "list").out
 
@@ -187,7 +158,7 @@ def test_prune_removes_what_killed_commands_left(run: Run, workspace: Path) -> N
     assert run("workspace", "prune").out == "removed 0 files and folders\n"
 
 
-def test_a_folder_that_takes_no_file(
+def test_a_folder_without_access(
     run: Run, tiny_toml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(path: Any, *arguments: Any, **options: Any) -> Any:
@@ -197,8 +168,7 @@ def test_a_folder_that_takes_no_file(
 
     opened = os.open
     monkeypatch.setattr(os, "open", denied)
-    done = run("export", "--config", tiny_toml)
-    assert done.status == 1
+    done = run("export", "--config", tiny_toml, status=1)
     assert done.err.splitlines()[-1] == (
         "error: cannot write in artifacts/weights: Permission denied; free some space or choose "
         "another place with --workspace or -o"
@@ -206,10 +176,7 @@ def test_a_folder_that_takes_no_file(
 
 
 def test_a_full_disk_leaves_the_old_file(
-    run: Run,
-    tiny_toml: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    temporaries: Callable[[], list[Path]],
+    run: Run, tiny_toml: Path, monkeypatch: pytest.MonkeyPatch, temporaries: Temporaries
 ) -> None:
     import onnx
 
@@ -220,8 +187,7 @@ def test_a_full_disk_leaves_the_old_file(
     monkeypatch.setattr(onnx, "save", full)
     output = Path("model.onnx")
     output.write_bytes(b"the old file")
-    done = run("export", "--config", tiny_toml, "--batch", 1, "-o", output)
-    assert done.status == 1
+    done = run("export", "--config", tiny_toml, "--batch", 1, "-o", output, status=1)
     assert "error: cannot write in .: No space left on device; free some space" in done.err
     assert output.read_bytes() == b"the old file"
     assert temporaries() == []
@@ -229,9 +195,7 @@ def test_a_full_disk_leaves_the_old_file(
 
 def test_a_folder_that_cannot_be_made(run: Run, tiny_toml: Path) -> None:
     Path("file").write_text("no folder")
-    done = run("export", "--config", tiny_toml, "--workspace", "file/below")
-    assert done.status == 1
+    done = run("export", "--config", tiny_toml, "--workspace", "file/below", status=1)
     assert "error: cannot create file/below/weights: Not a directory; choose another" in done.err
-    done = run("export", "--config", tiny_toml, "--batch", 1, "-o", "file/model.onnx")
-    assert done.status == 1
+    done = run("export", "--config", tiny_toml, "--batch", 1, "-o", "file/model.onnx", status=1)
     assert "error: cannot create file: File exists; choose another place" in done.err

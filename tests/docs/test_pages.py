@@ -1,4 +1,4 @@
-"""What the how-to pages, the troubleshooting and the reference show is what is printed."""
+"""What the tutorial, the how-to pages, the troubleshooting and the reference show is printed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from .console import Command, FileShown, pages, steps_of
 from .reader import ROOT, Reader
 
 DOCS = ROOT / "docs"
+TUTORIAL = DOCS / "tutorial.md"
+# what the hour is about: a tutorial that lost a part would pass for want of it
+PARTS = ("export", "quantize", "evaluate", "predict", "package")
 # the tutorial has a test of its own
 SHOWN = [
     page
@@ -57,3 +60,21 @@ def test_fences_are_well_formed(page: Path) -> None:
     commands = [line.strip() for line in text.splitlines() if line.strip().startswith("$ ")]
     shown = [step for step in steps_of(text) if isinstance(step, Command)]
     assert len(shown) == len(commands), commands
+
+
+@pytest.mark.parametrize(
+    "in_process",
+    [
+        pytest.param(True, id="in this process"),
+        pytest.param(False, id="installed program", marks=pytest.mark.slow),
+    ],
+)
+def test_the_tutorial_does_what_it_says(reader: Callable[..., Reader], in_process: bool) -> None:
+    for package in ("torch", "onnxruntime", "sklearn"):
+        pytest.importorskip(package)
+    somebody = reader(in_process=in_process)
+    somebody.follow(TUTORIAL)
+    programs = [words.split()[:2] for words in somebody.typed]
+    assert [part for part in PARTS if ["t2t-deploy", part] in programs] == list(PARTS)
+    served = somebody.folder / "models" / "t2t_vit_digits_performer_int8_images" / "config.pbtxt"
+    assert served.is_file()

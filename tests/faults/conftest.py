@@ -9,21 +9,19 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-import t2t_deploy
-
+from ..noise import write_noise
+from ..program import environment
 from ..small import TINY
 
 OWN_MOUNTS = ("unshare", "--map-root-user", "--mount")
-FORK_SERVER = Path(__file__).with_name("zygote.py")
+FORK_SERVER = Path(__file__).with_name("fork_server.py")
 
 
 def _has_own_mounts() -> bool:
@@ -51,7 +49,7 @@ class Ran:
 
 
 class ForkServer:
-    """The warm process; see `zygote.py`."""
+    """The warm process; see `fork_server.py`."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.mounts = _has_own_mounts()
@@ -110,69 +108,65 @@ class ForkServer:
         self._process.stdout.close()
 
 
+@dataclass
+class Commands:
+    """Runs command lines in copies of a site."""
+
+    server: ForkServer
+    site: Path
+    """`artifacts` with an export, and what was written elsewhere: to be copied, not changed."""
+    _folder: Path
+    _copies: int = 0
+
+    def __call__(self, folder: Path, *words: object, status: int | None = None, **how: Any) -> Ran:
+        """Run one in a folder, to its end, which must have this status, or to a signal."""
+        ran = self.server(folder, *words, **how)
+        assert status is None or ran.status == status, (words, ran.status, ran.err)
+        return ran
+
+    def copy(self) -> Path:
+        """A fresh copy of the site."""
+        self._copies += 1
+        return Path(shutil.copytree(self.site, self._folder / str(self._copies)))
+
+
 @pytest.fixture(scope="session")
-def process_environment() -> dict[str, str]:
-    """For processes of our own: the package is importable, installed or not.
-
-    Their streams are buffered, as they are for most users.
-    """
-    root = Path(t2t_deploy.__file__).parents[1]
-    left = ("T2T_DEPLOY_WORKSPACE", "PYTHONUNBUFFERED")
-    kept = {name: value for name, value in os.environ.items() if name not in left}
-    return kept | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture(scope="session")
-def command(process_environment: dict[str, str]) -> Iterator[ForkServer]:
-    """Run a command line in a folder, to its end or to a signal."""
+def fork_server() -> Iterator[ForkServer]:
     if not hasattr(os, "fork") or sys.platform == "darwin":
         pytest.skip("commands run in forks, which are safe on Linux")
-    fork_server = ForkServer(process_environment)
-    yield fork_server
-    fork_server.end()
+    server = ForkServer(environment())
+    yield server
+    server.end()
 
 
 @pytest.fixture(scope="session")
-def site(command: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`artifacts` with an export, and what was written elsewhere: to be copied, not changed."""
+def site(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     (folder / "tiny.toml").write_text(TINY)
-    stream = np.random.default_rng(0)
-    for number in range(6):
-        path = folder / "pictures" / str(number % 3) / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(stream.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(path)
+    write_noise(*(folder / "pictures" / str(n % 3) / f"{n}.png" for n in range(6)))
     for words in (
         ("export", "--config", "tiny.toml", "--batch", 1),
         ("export", "--config", "tiny.toml", "-o", "model.onnx"),
         ("package", "model.onnx", "--triton", "repository", "--name", "m"),
         ("predict", "model.onnx", "pictures", "--csv", "classes.csv", "--top", 1),
     ):
-        done = command(folder, *words)
+        done = fork_server(folder, *words)
         assert done.status == 0, done.err
     return folder
 
 
 @pytest.fixture
-def copied(site: Path, tmp_path: Path) -> Callable[[], Path]:
-    """A fresh copy of the site each time."""
-    count = 0
-
-    def copy() -> Path:
-        nonlocal count
-        count += 1
-        return Path(shutil.copytree(site, tmp_path / str(count)))
-
-    return copy
+def command(fork_server: ForkServer, site: Path, tmp_path: Path) -> Commands:
+    return Commands(fork_server, site, tmp_path)
 
 
 @pytest.fixture
-def disk(command: ForkServer, site: Path, tmp_path: Path) -> Iterator[Path]:
+def disk(fork_server: ForkServer, site: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of the site on a disk of its own, 8 MB large, which commands alone see."""
-    if not command.mounts:
+    if not fork_server.mounts:
         pytest.skip("this machine lets no process mount what it alone sees (unshare)")
     folder = tmp_path / "disk"
     folder.mkdir()
-    command.shell('mount -t tmpfs -o size=8m none "$1" && cp -r "$2"/. "$1"', folder, site)
+    fork_server.shell('mount -t tmpfs -o size=8m none "$1" && cp -r "$2"/. "$1"', folder, site)
     yield folder
-    command.shell('umount "$1"', folder)
+    fork_server.shell('umount "$1"', folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 
-import t2t_deploy
 from t2t_deploy._child import ChildError
 from t2t_deploy._optional import is_installed
 from t2t_deploy.engine import BuilderDiedError, BuildOptions, build_engine
@@ -24,6 +22,7 @@ from t2t_deploy.errors import EngineError
 from t2t_deploy.workspace import Workspace
 
 from ..children import children
+from ..program import PIPES, start
 
 pytestmark = pytest.mark.skipif(
     not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
@@ -64,9 +63,7 @@ worker.main()
 
 
 @pytest.mark.parametrize("name", ["SIGFPE", "SIGSEGV", "SIGABRT", "SIGKILL"])
-def test_a_builder_that_dies_is_an_error_with_its_log(
-    graph: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_builder_that_dies(graph: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     struck = (sys.executable, "-c", STRUCK.format(number=int(signal.Signals[name])))
     running = children()
     with monkeypatch.context() as patch:
@@ -99,14 +96,8 @@ WAIT_S = 60
 @pytest.fixture
 def hanging(graph: Path, tmp_path: Path) -> subprocess.Popen[str]:
     """A build-trt whose builder hangs, in ``tmp_path``."""
-    return subprocess.Popen(
-        [sys.executable, "-c", HANGING, "build-trt", str(graph), "--sm", "86", "--json"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(t2t_deploy.__file__).parents[1])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = ("build-trt", graph, "--sm", "86", "--json")
+    return start(*words, code=HANGING, cwd=tmp_path, **PIPES)
 
 
 def its_builder(process: subprocess.Popen[str]) -> psutil.Process:
@@ -162,9 +153,7 @@ def test_a_builder_that_stands_still_is_ended(graph: Path, monkeypatch: pytest.M
     assert build_engine(graph, BuildOptions(sm=["86"])).engine
 
 
-def test_a_builder_that_dies_leaves_its_log_and_a_valid_workspace(
-    hanging: subprocess.Popen[str], tmp_path: Path
-) -> None:
+def test_a_dead_builder_leaves_its_log(hanging: subprocess.Popen[str], tmp_path: Path) -> None:
     its_builder(hanging).send_signal(signal.SIGSEGV)
     out, err = hanging.communicate(timeout=WAIT_S)
     assert hanging.returncode == 1

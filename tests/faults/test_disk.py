@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .conftest import ForkServer, Ran
+from ..program import finish
+from .conftest import Commands, Ran
 from .test_kill import ALL, CASES, check, temporaries
 
 # of an artifact, weights, a manifest and a picture of a plot
@@ -33,46 +31,41 @@ def is_told(done: Ran, reason: str) -> bool:
     )
 
 
-def files_limited(command: ForkServer, copied: Callable[[], Path], site: Path, name: str,
+def files_limited(command: Commands, name: str,
                   sizes: tuple[int, ...]) -> int:  # fmt: skip
     """How often the command could not do its work."""
     case, failed = CASES[name], 0
     for size in sizes:
-        folder = copied()
+        folder = command.copy()
         done = command(folder, *case.words, file_bytes=size)
         if done.status != case.status:
             assert is_told(done, "File too large"), (size, done.err)
             failed += 1
         assert temporaries(folder) == []
-        check(command, folder, site)
-    again = command(folder, *case.words)
-    assert again.status == case.status, again.err
+        check(command, folder)
+    command(folder, *case.words, status=case.status)
     return failed
 
 
 @pytest.mark.parametrize("name", ["predict"])
-def test_a_file_that_may_not_grow(
-    command: ForkServer, copied: Callable[[], Path], site: Path, name: str
-) -> None:
-    assert files_limited(command, copied, site, name, (0, 100)) == 2
+def test_a_file_may_not_grow(command: Commands, name: str) -> None:
+    assert files_limited(command, name, (0, 100)) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITING)
-def test_files_that_may_not_grow(
-    command: ForkServer, copied: Callable[[], Path], site: Path, name: str
-) -> None:
-    failed = files_limited(command, copied, site, name, SIZES)
+def test_files_may_not_grow(command: Commands, name: str) -> None:
+    failed = files_limited(command, name, SIZES)
     print(f"{name}: {failed} of {len(SIZES)} sizes were too small")
     assert failed > 0
 
 
-def disk_filled(command: ForkServer, disk: Path, name: str, rooms_kb: tuple[int, ...]) -> int:
+def disk_filled(command: Commands, disk: Path, name: str, rooms_kb: tuple[int, ...]) -> int:
     """How often the command could not do its work on a disk with that much room."""
     case, failed = CASES[name], 0
-    command.shell('cp -r "$1" "$1.kept" && mv "$1.kept" "$1/kept"', disk / "artifacts")
+    command.server.shell('cp -r "$1" "$1.kept" && mv "$1.kept" "$1/kept"', disk / "artifacts")
     for room in rooms_kb:
-        command.shell(
+        command.server.shell(
             'cat /dev/zero > "$1/filler" 2> /dev/null; '
             'truncate -s "-$2K" "$1/filler"', disk, room,
         )  # fmt: skip
@@ -80,44 +73,32 @@ def disk_filled(command: ForkServer, disk: Path, name: str, rooms_kb: tuple[int,
         if done.status != case.status:
             assert is_told(done, "No space left on device"), (room, done.err)
             failed += 1
-        command.shell('rm "$1/filler" && ! find "$1" -name ".t2t-tmp-*" | grep .', disk)
-        found = command(disk, "workspace", "check", "--json")
-        assert (found.status, found.json["problems"]) == (0, [])
+        command.server.shell('rm "$1/filler" && ! find "$1" -name ".t2t-tmp-*" | grep .', disk)
+        assert command(disk, "workspace", "check", "--json", status=0).json["problems"] == []
         assert command(disk, "inspect", "model.onnx").status == 0
-    again = command(disk, *case.words)
-    assert again.status == case.status, again.err
+    command(disk, *case.words, status=case.status)
     return failed
 
 
 @pytest.mark.parametrize("name", ["predict"])
-def test_a_full_disk(command: ForkServer, disk: Path, name: str) -> None:
+def test_a_full_disk(command: Commands, disk: Path, name: str) -> None:
     assert disk_filled(command, disk, name, (0,)) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITING)
-def test_a_disk_with_less_room_than_needed(command: ForkServer, disk: Path, name: str) -> None:
+def test_a_disk_with_less_room_than_needed(command: Commands, disk: Path, name: str) -> None:
     failed = disk_filled(command, disk, name, ROOM_KB)
     print(f"{name}: {failed} of {len(ROOM_KB)} disks had too little room")
     assert failed > 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
-def test_a_result_that_cannot_be_printed(
-    process_environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_an_unprintable_result(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "t2t_deploy", "workspace", "list"],
-            cwd=tmp_path,
-            env=process_environment,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=120,
-        )
-    assert done.returncode == 1
-    assert done.stderr == (
+        done = finish("workspace", "list", cwd=tmp_path, stdout=full)
+    assert done.status == 1
+    assert done.err == (
         "error: the work is done and its result cannot be printed: No space left on device; what "
         "stdout goes to must take it\n"
     )
@@ -136,8 +117,8 @@ READING = (
 CHANGING = ("predict", "package")
 
 
-def test_a_read_only_workspace(command: ForkServer, disk: Path) -> None:
-    command.shell('mount -o remount,ro "$1"', disk)
+def test_a_read_only_workspace(command: Commands, disk: Path) -> None:
+    command.server.shell('mount -o remount,ro "$1"', disk)
     try:
         for words in READING:
             done = command(disk, *words)
@@ -147,17 +128,17 @@ def test_a_read_only_workspace(command: ForkServer, disk: Path) -> None:
         for name in CHANGING:
             assert is_told(command(disk, *CASES[name].words), "Read-only file system"), name
     finally:
-        command.shell('mount -o remount,rw "$1"', disk)
+        command.server.shell('mount -o remount,rw "$1"', disk)
     assert command(disk, "verify", "model.onnx").status == 0
 
 
 @pytest.mark.slow
-def test_a_bench_in_a_read_only_workspace(command: ForkServer, disk: Path) -> None:
-    command.shell('mount -o remount,ro "$1"', disk)
+def test_a_bench_in_a_read_only_workspace(command: Commands, disk: Path) -> None:
+    command.server.shell('mount -o remount,ro "$1"', disk)
     try:
         done = command(disk, "bench", "model.onnx", "--rounds", 5, "--json")
     finally:
-        command.shell('mount -o remount,rw "$1"', disk)
+        command.server.shell('mount -o remount,rw "$1"', disk)
     assert done.status == 0, done.err
     ran = {row["backend"] for row in done.json["results"] if row["status"] == "ok"}
     assert {"eager", "ort-cpu"} <= ran

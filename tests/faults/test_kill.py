@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from t2t_deploy._optional import is_installed
 from t2t_deploy.types import Precision
 from t2t_deploy.workspace import Workspace
 
-from .conftest import ForkServer
+from .conftest import Commands
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 EXPORT = ("export", "--config", "tiny.toml")
@@ -89,18 +88,14 @@ def held_files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): file_sha256(path) for path in paths}
 
 
-def check(command: ForkServer, folder: Path, site: Path) -> None:
+def check(command: Commands, folder: Path) -> None:
     """Nothing is lost, and the workspace is whole."""
-    before, now = held_files(site), held_files(folder)
+    before, now = held_files(command.site), held_files(folder)
     now = {name: digest for name, digest in now.items() if ".t2t-tmp-" not in name}
     assert {name: now.get(name) for name in before} == before
-    done = command(folder, "workspace", "check", "--json")
-    assert (done.status, done.json["problems"]) == (0, [])
-    model = Workspace(folder / "artifacts").open(folder / "model.onnx")
-    assert (
-        model.require_manifest().batch in (None, 3)
-        and model.require_manifest().precision is Precision.FP32
-    )
+    assert command(folder, "workspace", "check", "--json", status=0).json["problems"] == []
+    model = Workspace(folder / "artifacts").open(folder / "model.onnx").require_manifest()
+    assert model.batch in (None, 3) and model.precision is Precision.FP32
     lines = (folder / "classes.csv").read_text().splitlines()
     assert len(lines) == 7 and {line.count(",") for line in lines} <= {4, 7}
     assert not any(worker_of(folder))
@@ -109,33 +104,29 @@ def check(command: ForkServer, folder: Path, site: Path) -> None:
 def worker_of(folder: Path) -> list[psutil.Process]:
     """Worker processes of a bench that ran there, once they had time to see that it is gone."""
 
-    def running() -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter(["cmdline", "cwd"]):
-            words = process.info["cmdline"] or []
-            if process.info["cwd"] == str(folder) and "t2t_deploy.bench._worker" in words:
-                found.append(process)
-        return found
-
-    _, alive = psutil.wait_procs(running(), timeout=20)
-    return alive
-
-
-def check_rest(command: ForkServer, folder: Path, site: Path, case: Case) -> None:
-    """The same command works now, what was left behind can be removed, and doctor is content."""
-    done = command(folder, *case.words)
-    assert done.status == case.status, done.err
-    models = [sorted(path.name for path in (f / "repository").iterdir()) for f in (site, folder)]
-    assert models[0] == models[1] and len(models[0]) > 1
-    places = [
-        place for place in (folder, folder / "repository", folder / "other") if place.is_dir()
+    running = [
+        process
+        for process in psutil.process_iter(["cmdline", "cwd"])
+        if process.info["cwd"] == str(folder)
+        and "t2t_deploy.bench._worker" in (process.info["cmdline"] or [])
     ]
-    done = command(folder, "workspace", "prune", *places)
-    assert done.status == 0, done.err
+    return psutil.wait_procs(running, timeout=20)[1]
+
+
+def check_rest(command: Commands, folder: Path, case: Case) -> None:
+    """The same command works now, what was left behind can be removed, and doctor is content."""
+    command(folder, *case.words, status=case.status)
+    models = [
+        sorted(path.name for path in (each / "repository").iterdir())
+        for each in (command.site, folder)
+    ]
+    assert models[0] == models[1] and len(models[0]) > 1
+    places = (folder, folder / "repository", folder / "other")
+    command(folder, "workspace", "prune", *filter(Path.is_dir, places), status=0)
     assert temporaries(folder) == []
     assert not list((folder / "artifacts").rglob("*.partial"))
-    done = command(folder, "doctor", "--workspace", "artifacts", "--json")
-    assert (done.status, done.json["workspace"]["problems"]) == (0, [])
+    done = command(folder, "doctor", "--workspace", "artifacts", "--json", status=0)
+    assert done.json["workspace"]["problems"] == []
     assert done.json["workspace"]["leftovers"] == []
 
 
@@ -145,39 +136,30 @@ def prepared(folder: Path, case: Case) -> Path:
     return folder
 
 
-def killed_at_each_change(
-    command: ForkServer,
-    copied: Callable[[], Path],
-    site: Path,
-    case: Case,
-    points: list[int] | None,
-) -> int:
+def killed_at_each_change(command: Commands, case: Case, points: list[int] | None) -> int:
     """Kill before each change, or before some; returns how many kills there were."""
-    whole = command(prepared(copied(), case), *case.words)
-    assert whole.status == case.status, whole.err
+    whole = command(prepared(command.copy(), case), *case.words, status=case.status)
     kills = 0
     moments = points or range(1, whole.changes + 1)
     for at in moments:
-        folder = prepared(copied(), case)
+        folder = prepared(command.copy(), case)
         done = command(folder, *case.words, at=at)
         # some changes are up to the machine: a bench may need fewer
         if done.status == -signal.SIGKILL:
             kills += 1
         else:
             assert (done.status, at > done.changes) == (case.status, True)
-        check(command, folder, site)
+        check(command, folder)
         if at == moments[-1] or at % case.every == 0:
-            check_rest(command, folder, site, case)
+            check_rest(command, folder, case)
         shutil.rmtree(folder)
     return kills
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
-def test_killed_before_each_change(
-    command: ForkServer, copied: Callable[[], Path], site: Path, name: str
-) -> None:
-    kills = killed_at_each_change(command, copied, site, CASES[name], None)
+def test_killed_at_each_change(command: Commands, name: str) -> None:
+    kills = killed_at_each_change(command, CASES[name], None)
     print(f"{name}: killed before each of {kills} changes")
 
 
@@ -189,27 +171,23 @@ def test_killed_before_each_change(
         ("workspace-prune", [2, 4, 6]),
     ],
 )
-def test_killed_before_some_changes(
-    command: ForkServer, copied: Callable[[], Path], site: Path, name: str, points: list[int]
-) -> None:
-    assert killed_at_each_change(command, copied, site, CASES[name], points) == len(points)
+def test_killed_before_some_changes(command: Commands, name: str, points: list[int]) -> None:
+    assert killed_at_each_change(command, CASES[name], points) == len(points)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
-def test_killed_at_20_random_moments(
-    command: ForkServer, copied: Callable[[], Path], site: Path, name: str
-) -> None:
+def test_killed_at_20_moments(command: Commands, name: str) -> None:
     case, stream, kills = CASES[name], random.Random(0), 0
-    whole_s = min(command(prepared(copied(), case), *case.words).seconds for _ in range(2))
+    whole_s = min(command(prepared(command.copy(), case), *case.words).seconds for _ in range(2))
     latest = 1.0
     while kills < 20:
-        folder = prepared(copied(), case)
+        folder = prepared(command.copy(), case)
         done = command(folder, *case.words, after_s=stream.uniform(0, latest * whole_s))
         kills += done.status == -signal.SIGKILL
         latest *= 1 if done.status == -signal.SIGKILL else 0.95
-        check(command, folder, site)
+        check(command, folder)
         if kills % 10 == 0:
-            check_rest(command, folder, site, case)
+            check_rest(command, folder, case)
         shutil.rmtree(folder)
     print(f"{name}: killed at {kills} random moments of {whole_s:.2f} s")

@@ -8,9 +8,9 @@ import os
 import re
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -18,13 +18,14 @@ from filelock import FileLock
 from t2t_deploy.errors import ArtifactError, BusyError
 from t2t_deploy.workspace import LockPolicy, Workspace, _locks, read_manifest
 
-from .conftest import ForkServer
+from ..program import PIPES, start
+from .conftest import Commands
 
 HOLDER = """
 import sys
 from pathlib import Path
-from t2t_deploy.workspace import Patience, Workspace
-workspace = Workspace(Path(sys.argv[1]), Patience(command="t2t-deploy build-trt"))
+from t2t_deploy.workspace import LockPolicy, Workspace
+workspace = Workspace(Path(sys.argv[1]), LockPolicy(command="t2t-deploy build-trt"))
 with workspace.lock(*sys.argv[2:]):
     print("held", flush=True)
     sys.stdin.read()
@@ -56,17 +57,10 @@ for number in range(15):
 
 
 @contextlib.contextmanager
-def running(
-    environment: dict[str, str], program: str, *arguments: object
-) -> Iterator[subprocess.Popen[str]]:
+def running(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """A program that said its first word; it ends when its stdin does."""
-    with subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with start(*arguments, code=code, **pipes) as process:
         assert process.stdout is not None
         assert process.stdout.readline() != ""
         try:
@@ -127,31 +121,18 @@ def test_a_lock_that_cannot_be_made(impatient: Workspace) -> None:
     )
 
 
-def test_writers_at_once_get_numbers_of_their_own(
-    process_environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_numbers_of_writers_at_once(tmp_path: Path) -> None:
     root = tmp_path / "artifacts"
-    storers = [
-        subprocess.Popen([sys.executable, "-c", STORER, root, str(n)], env=process_environment)
-        for n in range(3)
-    ]
+    storers = [start(root, n, code=STORER) for n in range(3)]
     assert [storer.wait(120) for storer in storers] == [0, 0, 0]
     numbers = [read_manifest(path).sequence for path in root.glob("onnx/*.manifest.json")]
     assert sorted(numbers) == list(range(1, 46))
     assert Workspace(root).check().problems == ()
 
 
-def test_one_file_written_from_two_workspaces_at_once_fits_its_manifest(
-    process_environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_file_of_two_workspaces(tmp_path: Path) -> None:
     output = tmp_path / "model.onnx"
-    storers = [
-        subprocess.Popen(
-            [sys.executable, "-c", STORER, tmp_path / str(n), str(n), output],
-            env=process_environment,
-        )
-        for n in range(2)
-    ]
+    storers = [start(tmp_path / str(n), n, output, code=STORER) for n in range(2)]
     reader = Workspace(tmp_path / "0")
     while any(storer.poll() is None for storer in storers):
         if output.exists():
@@ -162,12 +143,9 @@ def test_one_file_written_from_two_workspaces_at_once_fits_its_manifest(
     assert not list(tmp_path.rglob(".t2t-tmp-*"))
 
 
-def test_the_wait_is_told_and_ends(
-    command: ForkServer, copied: Callable[[], Path], process_environment: dict[str, str]
-) -> None:
-    folder = copied()
-    prune = [sys.executable, "-m", "t2t_deploy", "workspace", "prune"]
-    with running(process_environment, HOLDER, folder / "artifacts") as holder:
+def test_the_wait_is_told_and_ends(command: Commands) -> None:
+    folder = command.copy()
+    with running(HOLDER, folder / "artifacts") as holder:
         done = command(folder, "workspace", "prune", "--no-wait", "--json")
         who = f"another t2t-deploy (pid {holder.pid}, t2t-deploy build-trt) on workspace artifacts"
         message = (
@@ -176,9 +154,8 @@ def test_the_wait_is_told_and_ends(
         )
         assert (done.status, done.err) == (1, f"error: {message}\n")
         assert done.json == {"error": {"kind": "BusyError", "message": message}}
-        with subprocess.Popen(
-            prune, cwd=folder, env=process_environment, stderr=subprocess.PIPE, text=True
-        ) as waiting:
+        prune = ("workspace", "prune")
+        with start(*prune, cwd=folder, stderr=subprocess.PIPE) as waiting:
             assert waiting.stderr is not None
             told = waiting.stderr.readline()
             assert told == f"note: waiting for {who}; --no-wait to fail instead\n"
@@ -197,10 +174,10 @@ def test_the_wait_is_told_and_ends(
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
-def test_a_killed_holder_blocks_nobody(process_environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_killed_holder_blocks_nobody(tmp_path: Path) -> None:
     root = tmp_path / "artifacts"
     impatient = Workspace(root, LockPolicy(wait=False))
-    with running(process_environment, HOLDER, root) as holder:
+    with running(HOLDER, root) as holder:
         with pytest.raises(BusyError, match=f"pid {holder.pid}, t2t-deploy build-trt"):
             impatient.prune()
         os.kill(holder.pid, signal.SIGKILL)
@@ -209,11 +186,9 @@ def test_a_killed_holder_blocks_nobody(process_environment: dict[str, str], tmp_
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
-def test_what_a_running_command_writes_is_not_pruned(
-    process_environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_running_work_is_not_pruned(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "artifacts")
-    with running(process_environment, WRITER, workspace.root) as writer:
+    with running(WRITER, workspace.root) as writer:
         assert workspace.prune() == []
         assert workspace.check().leftovers == ()
         os.kill(writer.pid, signal.SIGKILL)
@@ -226,16 +201,15 @@ def test_what_a_running_command_writes_is_not_pruned(
 
 @pytest.mark.slow
 def test_the_second_calibration_of_the_same_takes_the_ranges_of_the_first(
-    command: ForkServer, copied: Callable[[], Path], process_environment: dict[str, str]
+    command: Commands,
 ) -> None:
-    folder, words = copied(), ("calibrate", "--images", "pictures")
+    folder, words = command.copy(), ("calibrate", "--images", "pictures")
     assert command(folder, *words).status == 0
     (ranges,) = folder.glob("artifacts/calibration/*.ranges")
     content = ranges.read_bytes()
     ranges.unlink()
-    with running(process_environment, HOLDER, folder / "artifacts", ranges.stem) as holder:
-        done = command(folder, *words, "--no-wait")
-        assert done.status == 1
+    with running(HOLDER, folder / "artifacts", ranges.stem) as holder:
+        done = command(folder, *words, "--no-wait", status=1)
         assert re.search(rf"error: another t2t-deploy \(pid {holder.pid}, .* is busy", done.err)
         # other work goes on
         assert command(folder, *words, "--count", 2, "--no-wait").status == 0
@@ -243,14 +217,7 @@ def test_the_second_calibration_of_the_same_takes_the_ranges_of_the_first(
         partial.write_bytes(b"sums of the one that works")
         assert command(folder, "workspace", "prune").status == 0
         assert partial.exists()
-        with subprocess.Popen(
-            [sys.executable, "-m", "t2t_deploy", *words, "--json"],
-            cwd=folder,
-            env=process_environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as second:
+        with start(*words, "--json", cwd=folder, **PIPES) as second:
             assert second.stderr is not None
             assert any("waiting for another" in line for line in second.stderr)
             ranges.write_bytes(content)
@@ -262,10 +229,8 @@ def test_the_second_calibration_of_the_same_takes_the_ranges_of_the_first(
 
 
 @pytest.mark.slow
-def test_two_commands_at_once_both_end_well(
-    copied: Callable[[], Path], process_environment: dict[str, str]
-) -> None:
-    folder = copied()
+def test_two_commands_both_end_well(command: Commands) -> None:
+    folder = command.copy()
     both = (
         ("export", "--config", "tiny.toml", "--batch", "5"),
         ("export", "--config", "tiny.toml", "--batch", "6"),
@@ -273,12 +238,7 @@ def test_two_commands_at_once_both_end_well(
         ("export", "--config", "tiny.toml", "--batch", "7", "-o", "same.onnx"),
         ("export", "--config", "tiny.toml", "--batch", "8", "-o", "same.onnx"),
     )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "t2t_deploy", *words], cwd=folder, env=process_environment
-        )
-        for words in both
-    ]
+    processes = [start(*words, cwd=folder) for words in both]
     assert [process.wait(300) for process in processes] == [0] * len(both)
     workspace = Workspace(folder / "artifacts")
     numbers = [artifact.require_manifest().sequence for artifact in workspace.artifacts()]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -14,20 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import t2t_deploy
 from t2t_deploy._optional import is_installed
 from t2t_deploy.cli import _memory
 from t2t_deploy.cli._memory import memory_short
 from t2t_deploy.errors import ArtifactError, MemoryShortError
 from t2t_deploy.workspace import Workspace
 
+from ..noise import write_noise
+from ..program import Done, finish
 from ..small import TINY
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux keeps them")
-ENVIRONMENT = os.environ | {
-    "PYTHONPATH": str(Path(t2t_deploy.__file__).parents[1]),
-    "OMP_NUM_THREADS": "1",
-}
 # The command line under a limit that it sets itself before anything is loaded.
 LIMITED = """
 import resource, sys
@@ -39,16 +33,8 @@ main()
 EXPORT = ("export", "--config", "tiny.toml")
 
 
-def run(folder: Path, code: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *words, "--json"],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=500,
-    )
+def run(folder: Path, code: str, *words: object) -> Done:
+    return finish(*words, "--json", code=code, cwd=folder, timeout_s=500)
 
 
 @pytest.fixture
@@ -57,23 +43,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def check(
-    folder: Path, done: subprocess.CompletedProcess[str], engines: Collection[Path] = ()
-) -> str:
+def check(folder: Path, done: Done, engines: Collection[Path] = ()) -> str:
     """The outcome is a clean success, or one line with exit 1; either way nothing is half there.
 
     engines: those there were before.
     """
     workspace = Workspace(folder / "artifacts")
     assert workspace.check().problems == ()
-    assert "Traceback" not in done.stderr
-    if done.returncode in (0, 3):  # 3: int8 of so small a model is beyond the tolerance
+    assert "Traceback" not in done.err
+    if done.status in (0, 3):  # 3: int8 of so small a model is beyond the tolerance
         return ""
-    assert done.returncode == 1, done.stderr
-    error = json.loads(done.stdout)["error"]
+    assert done.status == 1, done.err
+    error = done.json["error"]
     assert error["kind"] in ("MemoryShortError", "CrashError", "EngineError")
     assert "memory" in error["message"] and "\n" not in error["message"]
-    assert done.stderr.splitlines()[-1] == f"error: {error['message']}"
+    assert done.err.splitlines()[-1] == f"error: {error['message']}"
     assert set(folder.rglob("*.engine")) == set(engines)
     return str(error["message"])
 
@@ -83,7 +67,7 @@ def check(
 def test_too_little_memory_to_begin_with(folder: Path, limit_mib: int) -> None:
     done = run(folder, LIMITED, "RLIMIT_AS", str(limit_mib), *EXPORT)
     said = check(folder, done)
-    assert json.loads(done.stdout)["error"]["kind"] == MemoryShortError.__name__
+    assert done.json["error"]["kind"] == MemoryShortError.__name__
     assert said.startswith("out of memory in 'export': ")
     assert f"ulimit -v allows {limit_mib} MiB" in said
 
@@ -99,13 +83,9 @@ def test_too_little_memory_anywhere(folder: Path, stage: str, kind: str) -> None
     unlimited = ("RLIMIT_CORE", "0")
     words: tuple[str, ...] = EXPORT
     if stage != "export":
-        assert run(folder, LIMITED, *unlimited, *EXPORT).returncode == 0
-        from PIL import Image
-
-        (folder / "pictures").mkdir()
-        for seed in range(4):
-            values = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8)
-            Image.fromarray(values).save(folder / "pictures" / f"{seed}.png")
+        assert run(folder, LIMITED, *unlimited, *EXPORT).status == 0
+        files = (folder / "pictures" / f"{index}.png" for index in range(4))
+        write_noise(*files, size=(64, 64))
         images = ("--images", "pictures")
         words = (stage, *(("--fp32", "--sm", "86") if stage == "build-trt" else images))
     said = {}
@@ -116,7 +96,7 @@ def test_too_little_memory_anywhere(folder: Path, stage: str, kind: str) -> None
     assert said[2400] == ""
     assert said[60] != ""
     # the next command works
-    assert run(folder, LIMITED, *unlimited, *words).returncode in (0, 3)
+    assert run(folder, LIMITED, *unlimited, *words).status in (0, 3)
 
 
 # Compiled code that gives up in the middle of an export.
@@ -135,7 +115,7 @@ main()
 def test_a_crash_of_compiled_code_is_one_line(folder: Path, name: str, number: int) -> None:
     done = run(folder, ABORTS.format(number=number), *EXPORT)
     said = check(folder, done)
-    assert json.loads(done.stdout)["error"]["kind"] == "CrashError"
+    assert done.json["error"]["kind"] == "CrashError"
     assert name in said and "'export'" in said
     # what was being written is seen by nobody, and goes with the next prune
     workspace = Workspace(folder / "artifacts")
@@ -160,7 +140,7 @@ main()
 def test_what_compiled_code_ends_is_one_line(folder: Path, status: int) -> None:
     done = run(folder, LEAVES.format(status=status), *EXPORT)
     said = check(folder, done)
-    assert json.loads(done.stdout)["error"]["kind"] == "CrashError"
+    assert done.json["error"]["kind"] == "CrashError"
     assert said.startswith(
         f"compiled code ended 'export' with status {status}, often for want of memory"
     )

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from .conftest import ForkServer
+from .conftest import Commands
 from .test_kill import ALL, CASES, check, temporaries
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGTERM")
 
 
-def terminated_at_each_change(
-    command: ForkServer, copied: Callable[[], Path], site: Path, name: str, points: list[int] | None
-) -> int:
+def terminated_at_each_change(command: Commands, name: str, points: list[int] | None) -> int:
     """Send SIGTERM before each change, or before some; returns how often."""
     case = CASES[name]
-    changes = command(copied(), *case.words).changes
+    changes = command(command.copy(), *case.words).changes
     for at in points or range(1, changes + 1):
-        folder = copied()
+        folder = command.copy()
         done = command(folder, *case.words, at=at, number=signal.SIGTERM)
         if at > done.changes:  # some changes are up to the machine
             assert done.status == case.status
@@ -32,32 +28,26 @@ def terminated_at_each_change(
                 "error: terminated; nothing half-written was left"
             ), (at, done.err)
         assert temporaries(folder) == [], at
-        check(command, folder, site)
+        check(command, folder)
         shutil.rmtree(folder)
     return changes
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [one for one in ALL if one.values != ("workspace-prune",)])
-def test_terminated_before_each_change(
-    command: ForkServer, copied: Callable[[], Path], site: Path, name: str
-) -> None:
-    changes = terminated_at_each_change(command, copied, site, name, None)
+def test_terminated_before_each_change(command: Commands, name: str) -> None:
+    changes = terminated_at_each_change(command, name, None)
     print(f"{name}: SIGTERM before each of {changes} changes")
 
 
 @pytest.mark.parametrize(("name", "points"), [("predict", [2, 3, 4])])
-def test_terminated_before_some_changes(
-    command: ForkServer, copied: Callable[[], Path], site: Path, name: str, points: list[int]
-) -> None:
-    assert terminated_at_each_change(command, copied, site, name, points) >= max(points)
+def test_terminated_before_some_changes(command: Commands, name: str, points: list[int]) -> None:
+    assert terminated_at_each_change(command, name, points) >= max(points)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
-def test_a_terminal_that_is_closed(command: ForkServer, copied: Callable[[], Path]) -> None:
+def test_a_terminal_that_is_closed(command: Commands) -> None:
     done = command(
-        copied(), "predict", "model.onnx", "pictures", "--csv", "x.csv", "--json", at=2,
-        number=signal.SIGHUP,
-    )  # fmt: skip
-    assert done.status == 129
+        command.copy(), "predict", "model.onnx", "pictures", "--csv", "x.csv", "--json", at=2,
+        number=signal.SIGHUP, status=129)  # fmt: skip
     assert done.json["error"]["kind"] == "Terminated"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from t2t_deploy.cli import main
 from t2t_deploy.engine import parse_sm
 from t2t_deploy.errors import ConfigError, DeployError, UsageError
 from t2t_deploy.model import ModelConfig, config_from_dict
 from t2t_deploy.model._config import Backbone, SoftSplit, TokensType
 from t2t_deploy.types import GraphIO, ShapeProfile
+
+from ..program import called
 
 FEW = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -64,29 +63,15 @@ def command_lines(draw: Any) -> list[str]:
     return line
 
 
-def run(line: list[str]) -> tuple[object, str, str]:
-    """Exit status and what was printed; nothing is there to work on, and nothing is made."""
-    out, err = io.StringIO(), io.StringIO()
-    kept = signal.getsignal(signal.SIGTERM)
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main([*line, "--workspace", "none"])
-    except SystemExit as leaving:
-        return leaving.code, out.getvalue(), err.getvalue()
-    finally:
-        signal.signal(signal.SIGTERM, kept)
-    raise AssertionError("main returns only by leaving")
-
-
 def check_command_line(line: list[str]) -> None:
     if line[0] == "export":
         line = [*line, "--checkpoint", "none.pth"]  # so that none of them exports a model
-    status, _, err = run(line)
-    assert status in (0, 1, 2), (line, status, err)
-    if status:
-        errors = [one for one in err.splitlines() if one.startswith("error: ")]
-        assert len(errors) == 1, (line, err)
-        assert "Traceback" not in err
+    done = called(*line, "--workspace", "none")  # nothing to work on, and nothing is made
+    assert done.status in (0, 1, 2), (line, done)
+    if done.status:
+        errors = [one for one in done.err.splitlines() if one.startswith("error: ")]
+        assert len(errors) == 1, (line, done.err)
+        assert "Traceback" not in done.err
 
 
 @pytest.fixture(autouse=True)

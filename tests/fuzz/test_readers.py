@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,11 +46,8 @@ def test_every_seed_is_read(tmp_path: Path) -> None:
         refused = 0
         for content in target.seeds(tmp_path):
             path.write_bytes(content)
-            outcome = fuzz(
-                Target(target.name, lambda _, c=content: [c], target.read, target.suffix),  # type: ignore[misc]
-                1,
-                tmp_path,
-            )
+            one = replace(target, seeds=lambda _, c=content: [c])  # type: ignore[misc]
+            outcome = fuzz(one, 1, tmp_path)
             assert not outcome.broken, outcome.broken
             refused += outcome.refused
         assert refused < len(target.seeds(tmp_path)), target.name
@@ -70,9 +70,6 @@ def test_the_harness_notices(read: object, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_stream_is_the_same_in_every_run() -> None:
-    import itertools
-    import random
-
     def first(seed: int) -> list[bytes]:
         return list(itertools.islice(mutations([b"abc", b"12345"], random.Random(seed)), 50))
 

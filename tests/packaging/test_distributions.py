@@ -85,9 +85,7 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(built: Built) -> Non
     assert f"{metadata}licenses/LICENSE" in names
 
 
-def test_a_wheel_built_later_elsewhere_is_the_same_bytes(
-    built: Built, source: Path, tmp_path: Path
-) -> None:
+def test_a_later_wheel_is_the_same_bytes(built: Built, source: Path, tmp_path: Path) -> None:
     left_behind = shutil.ignore_patterns("dist", "build", "*.egg-info")
     again = tmp_path / "elsewhere"
     shutil.copytree(source, again, symlinks=True, ignore=left_behind)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-import t2t_deploy
+from ..program import finish
 
 HEAVY = (
     "torch",
@@ -37,15 +34,9 @@ REPORT = "print('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.mo
 
 def packages_after(program: str) -> set[str]:
     """Top-level packages in sys.modules after the program ran in a fresh interpreter."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"import json, sys\n{program}\n{REPORT}"],
-        cwd=Path(t2t_deploy.__file__).parents[1],  # so that it is importable, installed or not
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    done = finish(code=f"import json, sys\n{program}\n{REPORT}")
+    assert done.status == 0, done.err
+    return set(json.loads(done.out.splitlines()[-1]))
 
 
 @pytest.mark.parametrize("program", [IMPORT, HELP], ids=["import", "help"])

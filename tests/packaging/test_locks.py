@@ -1,4 +1,4 @@
-"""What the Makefile installs is what `constraints.txt` says, each file by its hash."""
+"""What the Makefile installs is what `constraints.txt` says; users get each file by its hash."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ else:
 
 ROOT = Path(__file__).parents[2]
 LOCKS = sorted(path.name for path in (ROOT / "requirements").glob("*.txt"))
+TOOLS = ("dist.in", "docs.in", "mutants.in")
 # by which the lanes of the Makefile install the package itself
 WITH_TORCH = ("default.txt", "gpu.txt", "ray.txt")
 MARKERS = {"python_version": "3.11", "python_full_version": "3.11.7", "extra": ""}
@@ -38,7 +39,7 @@ def locked(name: str) -> list[Locked]:
     text = (ROOT / "requirements" / name).read_text(encoding="utf-8").replace("\\\n", " ")
     found = []
     for line in text.splitlines():
-        if line and not line.startswith("#"):
+        if line and not line.startswith(("#", "-c ")):
             requirement, *hashes = line.split("--hash=")
             found.append(Locked(Requirement(requirement), tuple(h.strip() for h in hashes)))
     return found
@@ -57,11 +58,10 @@ def constraints() -> dict[str, Version]:
     return found
 
 
-def test_every_lane_has_its_lock() -> None:
+def test_every_lane_has_its_lock_or_its_pins() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    used = set(re.findall(r"\$\(call install,\.venv[\w-]*,(\w+)", makefile))
-    used |= set(re.findall(r"-r requirements/(\w+)\.txt", makefile))
-    assert {f"{name}.txt" for name in used} == set(LOCKS)
+    lanes = set(re.findall(r"\.venv-(\w+)/\.ready", makefile)) | {"default", "server"}
+    assert {Path(name).stem for name in (*LOCKS, *TOOLS)} == lanes
 
 
 @pytest.mark.parametrize("name", LOCKS)
@@ -69,22 +69,27 @@ def test_each_file_is_known_by_its_hash(name: str) -> None:
     entries = locked(name)
     assert entries
     for entry in entries:
-        assert [s.operator for s in entry.requirement.specifier] == ["=="], entry.requirement
         assert entry.hashes, entry.requirement
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", text) for text in entry.hashes)
         assert entry.name != "torch"
 
 
-@pytest.mark.parametrize("name", LOCKS)
-def test_the_releases_are_those_of_the_constraints(name: str) -> None:
+@pytest.mark.parametrize("name", [*LOCKS, *TOOLS])
+def test_releases_are_those_of_the_constraints(name: str) -> None:
     pins = constraints()
     if name == "server.txt":  # Triton's Python backend breaks with numpy 2
         pins["numpy"] = Version("1.26.4")
     for entry in locked(name):
+        assert [s.operator for s in entry.requirement.specifier] == ["=="], entry.requirement
         marker = entry.requirement.marker
         if entry.name in pins and (marker is None or marker.evaluate(MARKERS)):
             (specifier,) = entry.requirement.specifier
             assert Version(specifier.version) == pins[entry.name], entry.name
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_what_tools_need_is_constrained(name: str) -> None:
+    assert "-c ../constraints.txt" in (ROOT / "requirements" / name).read_text().splitlines()
 
 
 @pytest.mark.parametrize("name", WITH_TORCH)

@@ -12,12 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from t2t_deploy import Artifact, export_onnx
 
+from ..noise import write_noise
+from ..program import finish
 from ..small import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -67,13 +67,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """An artifact from here, where torch is, with pictures beside its workspace."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "tiny.toml").write_text(TINY)
-    (folder / "pictures").mkdir()
-    for index in range(4):
-        noise = np.random.RandomState(index).randint(0, 256, (40, 40, 3), np.uint8)
-        Image.fromarray(noise).save(folder / "pictures" / f"{index}.png")
-    for index in range(2):
-        (folder / "val" / str(index)).mkdir(parents=True)
-        Image.open(folder / "pictures" / f"{index}.png").save(folder / "val" / f"{index}/a.png")
+    write_noise(*(folder / "pictures" / f"{index}.png" for index in range(4)))
+    write_noise(*(folder / "val" / f"{index}/a.png" for index in range(2)))
     return export_onnx(config=folder / "tiny.toml", workspace=folder / "artifacts")
 
 
@@ -99,17 +94,10 @@ def test_its_size_is_that_of_what_it_needs(bare: Path, capsys: pytest.CaptureFix
 def test_it_predicts_what_is_predicted_here(bare: Path, made: Artifact) -> None:
     words = ("predict", made.path, "pictures", "--top", 10, "--json")
     there = run(bare / "t2t-deploy", *words, folder=home(made))
-    here = subprocess.run(
-        [sys.executable, "-m", "t2t_deploy", *map(str, words)],
-        cwd=home(made),
-        env=clean() | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    here = finish(*words, cwd=home(made))
     assert there.returncode == 0, there.stderr
     found = json.loads(there.stdout)["results"]
-    assert len(found) == 4 and found == json.loads(here.stdout)["results"]
+    assert len(found) == 4 and found == here.json["results"]
 
 
 def test_a_session_runs(bare: Path, made: Artifact) -> None:

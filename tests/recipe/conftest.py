@@ -6,13 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from t2t_deploy.recipe import RecipeRun, follow_recipe, load_recipe
 from t2t_deploy.workspace import Workspace
 
+from ..noise import write_noise
 from ..small import TINY_FOR_8_BITS
 
 RECIPE = """\
@@ -46,9 +45,7 @@ Follow = Callable[..., RecipeRun]
 
 
 def write_picture(path: Path, seed: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.RandomState(seed).randint(0, 256, (40, 40, 3), np.uint8)
-    Image.fromarray(noise).save(path)
+    write_noise(path, seed=seed)
     return path
 
 
