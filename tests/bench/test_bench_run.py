@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
 import pytest
 
-from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, run_bench
+from t2t_deploy.bench import BenchStatus, run_bench
 from t2t_deploy.bench._case_run import MAX_ITERATIONS, MIN_ITERATIONS, iterations_for
 from t2t_deploy.bench._run import turn_orders
 from t2t_deploy.errors import UsageError
 from t2t_deploy.runtime import CallTiming
 
-MakeCase = Callable[..., BenchCase]
-
-
-def bench(*cases: BenchCase) -> BenchReport:
-    return run_bench(cases, rounds=5, round_seconds=0.005)
+from .conftest import MakeCase, bench
 
 
 def test_rounds_interleave(fake_case: MakeCase, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from t2t_deploy.bench import BenchStatus, GpuRecord
 from t2t_deploy.report import BenchDocument, bench_page
 from t2t_deploy.report._page import _resource
 
-from .conftest import HERE, document_of, manifest_of, measured_row
+from ..reports import HERE
+from .conftest import document_of, manifest_of, measured_row
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>"
 
