@@ -18,7 +18,6 @@ from t2t_deploy.bench import (
 )
 from t2t_deploy.bench._environment import watch_gpus
 from t2t_deploy.errors import ComparisonError
-from t2t_deploy.report._sections import _gpu
 
 from ..reports import HERE, SETTINGS
 
@@ -90,7 +89,6 @@ def test_power_that_is_not_told(nvml: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(nvml, "nvmlDeviceGetPowerUsage", refused)
     (found,) = visible_gpus()
     assert found.power_w is None
-    assert " W" not in _gpu(found)
 
 
 def test_a_machine_without_a_driver_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,10 +108,3 @@ def test_a_record_survives_json_and_another_gpu_is_another_machine() -> None:
     check_comparable(old, with_gpu, devices=(None,), name="old.json")
     with pytest.raises(ComparisonError, match="GPUs Test GPU there, none here"):
         check_comparable(old, HERE, devices=(None,), name="old.json")
-
-
-def test_the_line_of_a_report() -> None:
-    assert _gpu(RECORD) == (
-        "Test GPU, driver 580.1, 900 to 1800 of 2100 MHz, memory 5000 to 5000 MHz, up to 83 °C, "
-        "up to 290 W; held down by power cap, software thermal slowdown"
-    )

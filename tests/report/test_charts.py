@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
+from t2t_deploy.report._charts import (
+    latency_chart,
+    memory_chart,
+    rounds_sparkline,
+    throughput_chart,
+    tradeoff_chart,
+)
 from t2t_deploy.report._document import Case, measured_cases
-from t2t_deploy.report._drawing import shortened
-from t2t_deploy.report._latency_chart import latency_chart
-from t2t_deploy.report._markup import Markup
-from t2t_deploy.report._small_charts import memory_chart, rounds_sparkline
-from t2t_deploy.report._throughput_chart import throughput_chart
-from t2t_deploy.report._tradeoff_chart import tradeoff_chart
+from t2t_deploy.report._drawing import Chart, shortened
 from t2t_deploy.types import Precision
 
 from .conftest import document_of, manifest_of, measured_row
@@ -41,11 +43,10 @@ def cases_of(*errors: float | None, batches: Sequence[int] = (1,)) -> list[Case]
     )
 
 
-def wide(chart: Markup | None) -> str:
+def wide(drawn: Chart | None) -> str:
     """The drawing for a large window."""
-    assert chart is not None
-    (drawing,) = re.findall(r'<div class="wide">(.*?)</div>', chart)
-    return str(drawing)
+    assert drawn is not None
+    return drawn.wide
 
 
 def groups(drawing: str) -> dict[int, str]:
@@ -169,7 +170,7 @@ def test_what_was_not_verified_is_named_and_not_drawn() -> None:
     chart = tradeoff_chart(cases_of(1e-6, None), 1, first=True)
     assert chart is not None
     assert set(groups(wide(chart))) == {1, 2}
-    assert "Not verified, and not shown: ort-cpu fp32 cpu." in chart
+    assert "Not verified, and not shown: ort-cpu fp32 cpu." in (chart.caption or "")
     assert tradeoff_chart(cases_of(None), 1, first=True) is None
     assert tradeoff_chart(measured_cases(document_of(measured_row())), 1, first=True) is None
 
@@ -206,11 +207,10 @@ def test_rounds_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("chart", [latency_chart, tradeoff_chart, memory_chart])
-def test_only_the_first_of_a_kind_is_explained(chart: object) -> None:
-    assert callable(chart)
+def test_only_the_first_of_a_kind_is_explained(chart: Callable[..., Chart]) -> None:
     cases = cases_of(1e-6)
-    assert "<figcaption>" in chart(cases, 1, first=True)
-    assert "<figcaption>" not in chart(cases, 1, first=False)
+    assert chart(cases, 1, first=True).caption
+    assert chart(cases, 1, first=False).caption is None
 
 
 def test_long_names_lose_their_middle() -> None:

@@ -173,6 +173,23 @@ def test_every_part_is_there(document: BenchDocument) -> None:
     assert "14 at 224 px · Some CPU · threads 2 · 2026-01-02 03:04 UTC" in page.text
 
 
+@pytest.mark.parametrize(
+    ("power_w", "throttled", "end"),
+    [
+        (290.5, ("power cap", "sync boost"), ", up to 290 W; held down by power cap, sync boost"),
+        (None, (), "; not held down"),
+    ],
+)
+def test_a_gpu_has_its_line(power_w: float | None, throttled: tuple[str, ...], end: str) -> None:
+    gpu = GpuRecord(0, "H100", "580.1", (900, 1800), 2100, (5000, 5000), 83, power_w, throttled)
+    page = bench_page(
+        document_of(measured_row(), environment=dataclasses.replace(HERE, gpus=(gpu,)))
+    )
+    assert re.findall(r"<dt>GPU 0</dt><dd>(.*?)</dd>", page) == [
+        "H100, driver 580.1, 900 to 1800 of 2100 MHz, memory 5000 to 5000 MHz, up to 83 °C" + end
+    ]
+
+
 def test_rows_of_the_table(document: BenchDocument) -> None:
     page = bench_page(document)
     body, failed = re.findall(r"<tbody[^>]*>(.*?)</tbody>", page)[:2]
