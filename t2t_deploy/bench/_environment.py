@@ -9,14 +9,13 @@ import platform
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from t2t_deploy._codec import to_plain
 from t2t_deploy._optional import is_installed, require
 from t2t_deploy.runtime import BACKENDS, available_threads
 
@@ -150,7 +149,7 @@ class Processor:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
-        return {**to_plain(self), "vnni": self.has_vnni, "bf16": self.has_bf16}
+        return asdict(self) | {"vnni": self.has_vnni, "bf16": self.has_bf16}
 
 
 def read_processor() -> Processor:
