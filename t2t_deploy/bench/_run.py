@@ -23,8 +23,6 @@ from t2t_deploy.errors import UsageError
 from t2t_deploy.runtime import REFERENCE_BACKEND
 from t2t_deploy.types import Precision
 
-Progress = Callable[[str, int, int], None]
-
 DEFAULT_ROUNDS = 7
 MIN_ROUNDS = 5
 """The range of n rounds holds the true median with probability 1 - 2^(1-n): 0.94 at 5, 0.75 at 3.
@@ -38,7 +36,7 @@ def run_bench(
     rounds: int = DEFAULT_ROUNDS,
     round_seconds: float = DEFAULT_ROUND_SECONDS,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> BenchReport:
     """Measure all cases; one that fails becomes a failed result and the others go on.
 

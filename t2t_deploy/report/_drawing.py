@@ -56,17 +56,13 @@ def element(name: str, *children: str, **attributes: str | float | None) -> Mark
     ``class_`` is class, other underscores are hyphens; None leaves an attribute out. Numbers have
     at most two decimals.
     """
-    words = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_attribute(value))}"'
-        for key, value in attributes.items()
-        if value is not None
-    )
+    words = ""
+    for key, value in attributes.items():
+        if value is not None:
+            shown = value if isinstance(value, str) else number(value)
+            words += f' {key.rstrip("_").replace("_", "-")}="{escape(shown)}"'
     inside = "".join(escape(child) for child in children)
     return Markup(f"<{name}{words}>{inside}</{name}>" if children else f"<{name}{words}/>")
-
-
-def _attribute(value: str | float) -> str:
-    return value if isinstance(value, str) else number(value)
 
 
 def number(value: float) -> str:
@@ -318,16 +314,12 @@ def rows_drawing(
         top = index * ROW_HEIGHT
         row = row_of(case, scale, top)
         value = f"{row.value} · unstable" if row.unstable else row.value
-        name = shortened(
-            f"#{case.number} {case.name}",
-            layout.width - 2 * EDGE - width_of(value) - 3 * _CHARACTER_WIDTH,
-        )
+        room = layout.width - 2 * EDGE - width_of(value) - 3 * _CHARACTER_WIDTH
+        name = shortened(f"#{case.number} {case.name}", room)
+        kind = "value warn" if row.unstable else "value"
         parts += [
             group(case, *row.marks, title=row.title),
             text(EDGE, top + 15, name, "name"),
-            text(
-                *(layout.width - EDGE, top + 15, value),
-                *("value warn" if row.unstable else "value", "end"),
-            ),
+            text(layout.width - EDGE, top + 15, value, kind, "end"),
         ]
     return svg(layout.width, bottom + AXIS_HEIGHT, label, parts)
