@@ -181,7 +181,8 @@ def test_a_real_file_is_measured_and_a_missing_one_fails(tmp_path: Path) -> None
     assert missing.reason is not None and "missing.onnx" in missing.reason
 
     assert (measured.status, measured.reason) == (BenchStatus.OK, None)
-    assert measured.warm_up is not None and measured.warm_up.iterations >= 7
+    # the first call and the smallest chunk, after which a loaded machine may be out of time
+    assert measured.warm_up is not None and measured.warm_up.iterations >= 4
     assert [round_.number for round_ in measured.rounds] == [1, 2, 3, 4, 5]
     assert measured.load_ms is not None and measured.load_ms > 0
     assert measured.first_call_ms is not None and measured.first_call_ms > 0
