@@ -302,7 +302,7 @@ def test_benches_of_other_values(tmp_path: Path) -> None:
         ('"batch": 1', '"batch": 1e999', "batch is inf"),
         ('"p50": 50.0', '"p50": NaN', "p50 is nan"),
         ('"rounds": 5', '"rounds": "5"', "rounds is '5'"),
-        ('"load_before": [0.25, ', f'"load_before": [{"9" * 400}, ', "OverflowError"),
+        ('"load_before": [0.25, ', f'"load_before": [{"9" * 400}, ', "load_before[0] is 999"),
     ]
     for old, new, message in changes:
         text = seed.decode()

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._files import file_sha256
 from t2t_deploy.bench import (
     BenchCase,
@@ -63,16 +64,6 @@ class Check:
     status: Status
     rel_l2: float | None
     reason: str | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {
-            "variant": self.variant,
-            "backend": self.backend,
-            "status": self.status.value,
-            "rel_l2": self.rel_l2,
-            "reason": self.reason,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +188,9 @@ class Measured:
         """Both files: ``stem`` with ``.json`` and with ``.md``."""
         values = {
             "device": {"name": device, "capability": device_capability(ordinal)},
-            "checks": [check.to_dict() for check in self.checks],
+            "checks": to_plain(self.checks),
             "reports": [report.to_dict() for report in self.reports],
-            "not_run": [row.to_dict() for row in self.rows],
+            "not_run": to_plain(self.rows),
         }
         stem.parent.mkdir(parents=True, exist_ok=True)
         stem.with_suffix(".json").write_text(json.dumps(values, separators=(",", ":")) + "\n")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from t2t_deploy.bench._comparison import (
-    CaseComparison,
     Comparison,
     Verdict,
     check_comparable,
     compare_reports,
-    comparison_table,
 )
-from t2t_deploy.bench._environment import Environment, Processor, read_environment, read_processor
-from t2t_deploy.bench._gpus import GpuRecord, GpuWatch, visible_gpus
+from t2t_deploy.bench._environment import (
+    Environment,
+    GpuRecord,
+    read_environment,
+    read_processor,
+    visible_gpus,
+)
 from t2t_deploy.bench._inputs import make_inputs
 from t2t_deploy.bench._results import (
     BenchCase,
@@ -32,7 +35,7 @@ from t2t_deploy.bench._run import (
     speedup_between,
 )
 from t2t_deploy.bench._statistics import Latency, Speedup
-from t2t_deploy.bench._tables import bench_csv, bench_table, not_run_lines
+from t2t_deploy.bench._tables import bench_csv, bench_table, comparison_table, not_run_lines
 
 __all__ = [
     "DEFAULT_ROUNDS",
@@ -42,14 +45,11 @@ __all__ = [
     "BenchReport",
     "BenchSettings",
     "BenchStatus",
-    "CaseComparison",
     "CaseResult",
     "Comparison",
     "Environment",
     "GpuRecord",
-    "GpuWatch",
     "Latency",
-    "Processor",
     "Round",
     "Speedup",
     "Verdict",

@@ -1,15 +1,18 @@
-"""One case on its way through a bench: load, warm up, take turns, end as a result."""
+"""One case on its way through a bench, in a worker: load, warm up, take turns, end as a result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 from statistics import median
 from time import monotonic
+from types import TracebackType
 from typing import Any
 
-from t2t_deploy.bench._client import Worker, WorkerError
+from t2t_deploy._child import CLOSE_TIMEOUT_S, Child, ChildError, child_environment, module_command
+from t2t_deploy.bench._inputs import FixedBatchError
 from t2t_deploy.bench._results import BenchCase, BenchStatus, CaseResult, Round, WarmUp
-from t2t_deploy.bench._statistics import Speedup, is_unstable, latency_of, rounds_spread
+from t2t_deploy.bench._statistics import is_unstable, latency_of, rounds_spread
 from t2t_deploy.runtime import CallTiming
 
 MIN_ITERATIONS = 3
@@ -21,6 +24,85 @@ WARM_UP_AGREEMENT = 0.05
 SETTLE_ITERATIONS = 1
 """Unrecorded calls at the start of a turn: the other cases' turns have pushed this one's weights
 out of the caches, where a model that is being served has them."""
+WORKER_COMMAND = module_command("t2t_deploy.bench._worker")
+LOAD_TIMEOUT_S = 600.0
+"""Opening a session and its first call; torch.compile and just-in-time kernels take minutes."""
+RUN_GRACE_S = 60.0
+"""On top of what a run is expected to take, before the worker is taken to hang."""
+_REASON_CHARS = 500
+
+
+class WorkerError(Exception):
+    """A worker that answered with an error, died or hangs; the text is one line.
+
+    not_run: nothing is wrong, the case just cannot be measured.
+    """
+
+    def __init__(self, reason: str, *, not_run: bool = False) -> None:
+        super().__init__(" ".join(reason.split())[:_REASON_CHARS])
+        self.not_run = not_run
+
+
+class Worker:
+    """A worker process. Use as a context manager: on exit nothing of it is left running."""
+
+    def __init__(self, threads: int | None) -> None:
+        self._child = Child(WORKER_COMMAND, child_environment(threads), "worker")
+
+    def __enter__(self) -> Worker:
+        self._child.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None and self._child.is_running:
+                # a runtime that crashes while it is torn down has been measured all the same
+                with contextlib.suppress(WorkerError):
+                    self._ask({"command": "close"}, CLOSE_TIMEOUT_S)
+        finally:
+            self.kill()
+
+    def load(self, case: BenchCase, seed: int) -> dict[str, Any]:
+        """Open the session and call it once. Raises WorkerError."""
+        message = {
+            "command": "load",
+            "request": case.request,
+            "batch": case.batch,
+            "seed": seed,
+            "wanted": case.wanted,
+        }
+        return self._ask(message, LOAD_TIMEOUT_S)
+
+    def run(self, iterations: int, *, settle: int = 0, expected_ns: float) -> dict[str, Any]:
+        """Time ``iterations`` calls after ``settle`` unrecorded ones.
+
+        expected_ns: what one call took so far; far beyond it the worker is taken to hang.
+        Raises WorkerError.
+        """
+        timeout_s = RUN_GRACE_S + 20 * (iterations + settle) * expected_ns / 1e9
+        message = {"command": "run", "iterations": iterations, "settle": settle}
+        return self._ask(message, timeout_s)
+
+    def kill(self) -> None:
+        """End the process and all it started; harmless when it has ended."""
+        self._child.kill()
+
+    def _ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        try:
+            self._child.tell(message)
+            answer = self._child.next_message(timeout_s).values
+        except ChildError as err:
+            raise WorkerError(str(err)) from err
+        if not answer["ok"]:
+            kind, text = answer["kind"], answer["message"]
+            not_run = kind == FixedBatchError.__name__
+            raise WorkerError(text if not_run else f"{kind}: {text}", not_run=not_run)
+        return answer
 
 
 class CaseRun:
@@ -40,37 +122,32 @@ class CaseRun:
 
     def prepare(self, seed: int) -> None:
         """Load the model, call it once, and warm it up."""
-        self._attempt(lambda: self._prepare(seed))
+        with self._attempt():
+            self._loaded = self._worker.load(self.case, seed)
+            self._call_ns = self._loaded["first_call_ns"]
+            self._warm_up = self._warmed_up()
 
     def take_turn(self, number: int, turn: int, round_seconds: float) -> None:
         """Measure one round's worth of calls; nothing once the case has failed."""
-        self._attempt(lambda: self._take_turn(number, turn, round_seconds))
+        if self._error is None:
+            with self._attempt():
+                iterations = iterations_for(round_seconds, self._call_ns)
+                samples_ns = self._run(iterations, settle=SETTLE_ITERATIONS)
+                self.rounds.append(Round(number, turn, tuple(ns / 1e6 for ns in samples_ns)))
 
-    @property
-    def failed(self) -> bool:
-        """Whether the case has come to an end without being measured."""
-        return self._error is not None
-
-    def result(self, speedup: Speedup | None) -> CaseResult:
-        """What there is to report."""
-        case = self.case
+    def result(self) -> CaseResult:
+        """What there is to report of the case alone."""
         if self._error is not None:
             status = BenchStatus.NOT_RUN if self._error.not_run else BenchStatus.FAILED
-            return CaseResult(
-                case.backend, case.artifact, case.precision, case.batch, status, str(self._error)
-            )
+            return CaseResult(*self.case.key, status, str(self._error))
         rounds_ms = [round_.samples_ms for round_ in self.rounds]
         latency = latency_of([value for samples in rounds_ms for value in samples])
         return CaseResult(
-            case.backend,
-            case.artifact,
-            case.precision,
-            case.batch,
+            *self.case.key,
             BenchStatus.OK,
             reason=self._graph_refusal and f"without CUDA graph: {self._graph_refusal}",
             latency_ms=latency,
-            images_per_s=case.batch / (latency.p50 / 1e3),
-            speedup_vs_eager=speedup,
+            images_per_s=self.case.batch / (latency.p50 / 1e3),
             baseline_rss_bytes=self._loaded["baseline_rss_bytes"],
             peak_rss_bytes=self._peak_rss_bytes,
             unstable=is_unstable(rounds_ms),
@@ -83,17 +160,15 @@ class CaseRun:
             rel_l2=self._loaded.get("rel_l2"),
         )
 
-    def _attempt(self, step: Callable[[], None]) -> None:
-        if self._error is None:
-            try:
-                step()
-            except WorkerError as err:
-                self._error = err
-                self._worker.kill()  # its memory is free for the others
+    @contextlib.contextmanager
+    def _attempt(self) -> Iterator[None]:
+        try:
+            yield
+        except WorkerError as err:
+            self._error = err
+            self._worker.kill()  # its memory is free for the others
 
-    def _prepare(self, seed: int) -> None:
-        self._loaded = self._worker.load(self.case, seed)
-        self._call_ns = self._loaded["first_call_ns"]
+    def _warmed_up(self) -> WarmUp:
         deadline = monotonic() + WARM_UP_LIMIT_S
         count, stable = 1, False
         # the first call says little of the next: it is followed by the smallest chunk
@@ -108,12 +183,7 @@ class CaseRun:
             )
             before_ns = self._call_ns
             iterations = iterations_for(WARM_UP_CHUNK_S, self._call_ns)
-        self._warm_up = WarmUp(iterations=count, stable=stable)
-
-    def _take_turn(self, number: int, turn: int, round_seconds: float) -> None:
-        iterations = iterations_for(round_seconds, self._call_ns)
-        samples_ns = self._run(iterations, settle=SETTLE_ITERATIONS)
-        self.rounds.append(Round(number, turn, tuple(value / 1e6 for value in samples_ns)))
+        return WarmUp(iterations=count, stable=stable)
 
     def _run(self, iterations: int, settle: int = 0) -> list[int]:
         answer = self._worker.run(iterations, settle=settle, expected_ns=self._call_ns)

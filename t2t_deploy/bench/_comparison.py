@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from t2t_deploy.bench._environment import Environment
 from t2t_deploy.bench._results import BenchReport, BenchStatus, CaseResult
-from t2t_deploy.bench._statistics import Speedup, ratio_of_medians, round_medians
+from t2t_deploy.bench._statistics import Speedup, ratio_of_medians
 from t2t_deploy.errors import ComparisonError
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 MIN_DIFFERENCE = 0.03
 """Relative difference below which nothing is said. A bootstrap over rounds does not see what
@@ -25,7 +19,6 @@ differed by up to 2.3 %, and one of three intervals, 0.938 to 0.998, left out 1.
 _GIB = 1 << 30
 # what an export appends to a file's name, before the suffix
 _CONTENT_HASH = re.compile(r"-[0-9a-f]{8}(?=\.\w+$)")
-_NONE = "-"
 
 
 class Verdict(str, Enum):
@@ -65,13 +58,6 @@ class Comparison:
     date_utc: str
     cases: tuple[CaseComparison, ...]
     notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        values = asdict(self)
-        for case in values["cases"]:
-            case["verdict"] = case["verdict"].value
-        return values
 
 
 _Fact = Callable[[Environment], object]
@@ -116,23 +102,23 @@ def compare_reports(old: BenchReport, new: BenchReport, *, name: str, seed: int 
     may have another content hash in its name, as long as only one of either report fits. Cases
     that were measured neither then nor now are left out.
     """
-    before = {_identity(row): row for row in old.results}
+    before = {row.key: row for row in old.results}
     again = _only_ones(old.results)
     unique = _only_ones(new.results)
     cases: list[CaseComparison] = []
     found: set[tuple[object, ...]] = set()
     for row in new.results:
-        then, reason = before.get(_identity(row)), None
+        then, reason = before.get(row.key), None
         if then is None and _kind(row) in unique:
             then = again.get(_kind(row))
             if then is not None:
                 reason = f"then {then.artifact}"
         if then is not None:
-            found.add(_identity(then))
+            found.add(then.key)
         if BenchStatus.OK in (row.status, None if then is None else then.status):
             cases.append(_compared(then, row, seed=seed, reason=reason))
     for row in old.results:
-        if row.status is BenchStatus.OK and _identity(row) not in found:
+        if row.status is BenchStatus.OK and row.key not in found:
             cases.append(_not_compared(row, "not among the new results"))
     return Comparison(
         old=name,
@@ -140,30 +126,6 @@ def compare_reports(old: BenchReport, new: BenchReport, *, name: str, seed: int 
         cases=tuple(cases),
         notes=_version_notes(old.environment, new.environment),
     )
-
-
-def comparison_table(comparison: Comparison) -> Table:
-    """One row per case that was compared, or was measured without there being an old one."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=f"against {comparison.old} of {comparison.date_utc}")
-    for name in ("backend", "artifact", "precision", "batch", "now", "times as fast", "note"):
-        right = name in ("batch", "times as fast")
-        table.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
-    for case in comparison.cases:
-        ratio = case.ratio
-        cells = (
-            case.backend,
-            case.artifact or _NONE,
-            case.precision,
-            str(case.batch),
-            case.verdict.value,
-            _NONE if ratio is None else f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
-            case.reason or "",
-        )
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
 
 
 def _compared(
@@ -175,18 +137,16 @@ def _compared(
         if row.status is not BenchStatus.OK:
             words = "not run" if row.status is BenchStatus.NOT_RUN else "failed"
             return _not_compared(now, f"{words} {when}")
-    ratio = ratio_of_medians(_medians(then), _medians(now), seed=seed)
+    ratio = ratio_of_medians(then.round_medians_ms(), now.round_medians_ms(), seed=seed)
     reasons = [] if reason is None else [reason]
     unsteady = [word for word, row in (("then", then), ("now", now)) if row.unstable]
     if unsteady:
         reasons.append(f"unstable {' and '.join(unsteady)}")
-    case = (now.backend, now.artifact, now.precision, now.batch)
-    return CaseComparison(*case, verdict_of(ratio), ratio, "; ".join(reasons) or None)
+    return CaseComparison(*now.key, verdict_of(ratio), ratio, "; ".join(reasons) or None)
 
 
 def _not_compared(row: CaseResult, reason: str) -> CaseComparison:
-    case = (row.backend, row.artifact, row.precision, row.batch)
-    return CaseComparison(*case, Verdict.NOT_COMPARED, reason=reason)
+    return CaseComparison(*row.key, Verdict.NOT_COMPARED, reason=reason)
 
 
 def verdict_of(ratio: Speedup) -> Verdict:
@@ -196,14 +156,6 @@ def verdict_of(ratio: Speedup) -> Verdict:
     if ratio.high < 1 / (1 + MIN_DIFFERENCE):
         return Verdict.SLOWER
     return Verdict.NOT_DISTINGUISHABLE
-
-
-def _medians(row: CaseResult) -> np.ndarray:
-    return round_medians([one.samples_ms for one in row.rounds])
-
-
-def _identity(row: CaseResult) -> tuple[object, ...]:
-    return (row.backend, row.artifact, row.precision, row.batch)
 
 
 def _kind(row: CaseResult) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ other are compared across minutes, cases of one round across seconds.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,17 +15,13 @@ from contextlib import ExitStack
 import numpy as np
 
 from t2t_deploy.bench import _case_run
-from t2t_deploy.bench._case_run import CaseRun
-from t2t_deploy.bench._client import Worker
-from t2t_deploy.bench._environment import load_average, read_environment
-from t2t_deploy.bench._gpus import GpuWatch
-from t2t_deploy.bench._results import BenchCase, BenchReport, BenchSettings, CaseResult
-from t2t_deploy.bench._statistics import Speedup, round_medians, speedup_of
+from t2t_deploy.bench._case_run import CaseRun, Worker
+from t2t_deploy.bench._environment import load_average, read_environment, watch_gpus
+from t2t_deploy.bench._results import BenchCase, BenchReport, BenchSettings, BenchStatus, CaseResult
+from t2t_deploy.bench._statistics import Speedup, speedup_of
 from t2t_deploy.errors import UsageError
 from t2t_deploy.runtime import REFERENCE_BACKEND
 from t2t_deploy.types import Precision
-
-Progress = Callable[[str, int, int], None]
 
 DEFAULT_ROUNDS = 7
 MIN_ROUNDS = 5
@@ -39,7 +36,7 @@ def run_bench(
     rounds: int = DEFAULT_ROUNDS,
     round_seconds: float = DEFAULT_ROUND_SECONDS,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> BenchReport:
     """Measure all cases; one that fails becomes a failed result and the others go on.
 
@@ -52,7 +49,7 @@ def run_bench(
     load_before = load_average()
     steps = len(cases) * (1 + rounds)
     with ExitStack() as stack:
-        gpus = stack.enter_context(GpuWatch())
+        gpus = stack.enter_context(watch_gpus())
 
         def tell(what: str, done: int) -> None:
             if progress is not None:
@@ -84,9 +81,13 @@ def run_bench(
         seed=seed,
         devices=tuple(dict.fromkeys(case.request.device for case in cases)),
     )
-    return BenchReport(
-        environment, tuple(_result(case_run, case_runs, seed) for case_run in case_runs), settings
+    results = [case_run.result() for case_run in case_runs]
+    bases = {_group(case): row for case, row in zip(cases, results, strict=True) if _is_base(case)}
+    compared = (
+        _with_speedup(row, bases.get(_group(case)), seed)
+        for case, row in zip(cases, results, strict=True)
     )
+    return BenchReport(environment, tuple(compared), settings)
 
 
 def turn_orders(cases: int, rounds: int, seed: int) -> list[list[int]]:
@@ -97,10 +98,7 @@ def turn_orders(cases: int, rounds: int, seed: int) -> list[list[int]]:
 
 def speedup_between(base: CaseResult, other: CaseResult, *, seed: int = 0) -> Speedup:
     """How many times faster ``other`` is than ``base``; both measured in one bench."""
-    base_ms, other_ms = (
-        round_medians([round_.samples_ms for round_ in result.rounds]) for result in (base, other)
-    )
-    return speedup_of(base_ms, other_ms, seed=seed)
+    return speedup_of(base.round_medians_ms(), other.round_medians_ms(), seed=seed)
 
 
 def _check_request(cases: Sequence[BenchCase], rounds: int, round_seconds: float) -> None:
@@ -116,7 +114,7 @@ def _check_request(cases: Sequence[BenchCase], rounds: int, round_seconds: float
             f"a round is to take {round_seconds} s; expected a positive number: pass "
             f"{DEFAULT_ROUND_SECONDS}"
         )
-    eager = Counter((case.model, case.batch) for case in cases if _may_be_base(case))
+    eager = Counter(_group(case) for case in cases if _is_base(case))
     for (model, batch), count in eager.items():
         if count > 1:
             raise UsageError(
@@ -125,24 +123,20 @@ def _check_request(cases: Sequence[BenchCase], rounds: int, round_seconds: float
             )
 
 
-def _result(case_run: CaseRun, case_runs: Sequence[CaseRun], seed: int) -> CaseResult:
-    base = next((other for other in case_runs if _is_base(other.case, case_run.case)), None)
-    if base is None or base is case_run or base.failed or case_run.failed:
-        return case_run.result(None)
-    return case_run.result(speedup_of(_medians(base), _medians(case_run), seed=seed))
+def _with_speedup(row: CaseResult, base: CaseResult | None, seed: int) -> CaseResult:
+    if base is None or base is row or {base.status, row.status} != {BenchStatus.OK}:
+        return row
+    return dataclasses.replace(row, speedup_vs_eager=speedup_between(base, row, seed=seed))
 
 
-def _is_base(other: BenchCase, case: BenchCase) -> bool:
-    return _may_be_base(other) and (other.model, other.batch) == (case.model, case.batch)
+def _group(case: BenchCase) -> tuple[str | None, int]:
+    """The cases of one group are compared."""
+    return (case.model, case.batch)
 
 
-def _may_be_base(case: BenchCase) -> bool:
+def _is_base(case: BenchCase) -> bool:
     # under autocast eager is one more thing to compare
     return (case.backend, case.precision) == (REFERENCE_BACKEND, Precision.FP32.value)
-
-
-def _medians(case_run: CaseRun) -> np.ndarray:
-    return round_medians([round_.samples_ms for round_ in case_run.rounds])
 
 
 def _label(case: BenchCase) -> str:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+
+from t2t_deploy._codec import Rule
 
 BOOTSTRAP_RESAMPLES = 10_000
 UNSTABLE_SPREAD = 0.10
 """Spread of the rounds (see `rounds_spread`) above which a figure is called unstable."""
+
+Durations = Annotated[
+    tuple[float, ...], Rule(lambda them: min(them, default=0.0) > 0, "durations above 0")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +28,7 @@ class Latency:
     p99: float
     mean: float
     stdev: float
-    samples: tuple[float, ...]
+    samples: Durations
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,34 +1,21 @@
-"""A bench report as people read it in a terminal."""
+"""A bench report, and a comparison of two, as people read them in a terminal or a spreadsheet."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
+from t2t_deploy._codec import to_plain
+from t2t_deploy.bench._comparison import Comparison
 from t2t_deploy.bench._results import BenchReport, BenchStatus, CaseResult
-from t2t_deploy.bench._statistics import UNSTABLE_SPREAD, Speedup
+from t2t_deploy.bench._statistics import UNSTABLE_SPREAD
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _NONE = "-"
-_COLUMNS = (
-    "backend",
-    "artifact",
-    "precision",
-    "batch",
-    "p50 ms",
-    "p99 ms",
-    "images/s",
-    "vs eager",
-    "vs plain",
-    "error",
-    "peak MB",
-    "note",
-)
-_RIGHT = frozenset(_COLUMNS[3:-1])  # numbers
 
 
 def bench_table(report: BenchReport) -> Table:
@@ -38,24 +25,15 @@ def bench_table(report: BenchReport) -> Table:
     high] of its 95 % interval. error: relative L2 of one picture's logits against float64. MB: 10^6
     bytes. Columns of which no case has a figure are left out.
     """
-    from rich.table import Table  # rich is slow to import and only wanted here
-    from rich.text import Text
-
-    table = Table()
-    columns = _columns(report)
-    for name in columns:
-        table.add_column(
-            name,
-            justify="right" if name in _RIGHT else "left",
-            no_wrap=name in _RIGHT,
-            overflow="fold",
-        )
-    for result in report.results:
-        if result.status is BenchStatus.NOT_RUN:
-            continue
-        # as Text: square brackets in a cell would be read as markup
-        table.add_row(*(Text(cell) for cell in _cells(result, columns)))
-    return table
+    missing = {
+        name
+        for name in ("vs plain", "error")
+        if all(_COLUMNS[name](row) == _NONE for row in report.results)
+    }
+    columns = {name: cell for name, cell in _COLUMNS.items() if name not in missing}
+    tried = [row for row in report.results if row.status is not BenchStatus.NOT_RUN]
+    cells = ([cell(row) for cell in columns.values()] for row in tried)
+    return _table(None, columns, cells, words=("backend", "artifact", "precision", "note"))
 
 
 def not_run_lines(report: BenchReport) -> list[str]:
@@ -73,35 +51,40 @@ def not_run_lines(report: BenchReport) -> list[str]:
     return lines
 
 
-def _columns(report: BenchReport) -> tuple[str, ...]:
-    optional = {
-        "vs plain": any(result.speedup_vs_plain is not None for result in report.results),
-        "error": any(result.rel_l2 is not None for result in report.results),
-    }
-    return tuple(name for name in _COLUMNS if optional.get(name, True))
+def comparison_table(comparison: Comparison) -> Table:
+    """One row per case that was compared, or was measured without there being an old one."""
+    columns = ("backend", "artifact", "precision", "batch", "now", "times as fast", "note")
+    cells = []
+    for case in comparison.cases:
+        ratio = case.ratio
+        shown = _NONE if ratio is None else f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+        name = (case.backend, case.artifact or _NONE, case.precision, str(case.batch))
+        cells.append((*name, case.verdict.value, shown, case.reason or ""))
+    title = f"against {comparison.old} of {comparison.date_utc}"
+    words = ("backend", "artifact", "precision", "now", "note")
+    return _table(title, columns, cells, words=words)
 
 
-def _cells(result: CaseResult, columns: Sequence[str]) -> tuple[str, ...]:
-    latency, peak = result.latency_ms, result.peak_rss_bytes
-    cells = {
-        "backend": result.backend,
-        "artifact": result.artifact or _NONE,
-        "precision": result.precision,
-        "batch": str(result.batch),
-        "p50 ms": _NONE if latency is None else f"{latency.p50:.2f}",
-        "p99 ms": _NONE if latency is None else f"{latency.p99:.2f}",
-        "images/s": _NONE if result.images_per_s is None else f"{result.images_per_s:.1f}",
-        "vs eager": _ratio(result.speedup_vs_eager),
-        "vs plain": _ratio(result.speedup_vs_plain),
-        "error": _NONE if result.rel_l2 is None else f"{result.rel_l2:.1e}",
-        "peak MB": _NONE if peak is None else f"{peak / 1e6:.0f}",
-        "note": _note(result),
-    }
-    return tuple(cells[name] for name in columns)
+def _table(
+    title: str | None,
+    columns: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    *,
+    words: Iterable[str],
+) -> Table:
+    """words: the columns that are no numbers."""
+    from rich.table import Table  # rich is slow to import and only wanted here
+    from rich.text import Text
 
-
-def _ratio(speedup: Speedup | None) -> str:
-    return _NONE if speedup is None else str(speedup)
+    table = Table(title=title)
+    for name in columns:
+        number = name not in words
+        justify: Any = "right" if number else "left"
+        table.add_column(name, justify=justify, no_wrap=number, overflow="fold")
+    for cells in rows:
+        # as Text: square brackets in a cell would be read as markup
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
 
 
 def _note(result: CaseResult) -> str:
@@ -116,35 +99,51 @@ def _note(result: CaseResult) -> str:
     return "; ".join(notes)
 
 
-_CSV_COLUMNS = (
-    "backend",
-    "artifact",
-    "precision",
-    "batch",
-    "status",
-    "reason",
-    "p50_ms",
-    "p90_ms",
-    "p99_ms",
-    "mean_ms",
-    "stdev_ms",
-    "samples",
-    "rounds",
-    "images_per_s",
-    "speedup_vs_eager",
-    "speedup_low",
-    "speedup_high",
-    "unstable",
-    "spread",
-    "warm",
-    "load_ms",
-    "first_call_ms",
-    "baseline_rss_bytes",
-    "peak_rss_bytes",
-    "threads",
-    "cpu_model",
-    "date_utc",
-)
+def _figure(path: str, form: str = "", unit: float | None = None) -> Callable[[CaseResult], str]:
+    def cell(result: CaseResult) -> str:
+        value = _value_at(result, path)
+        return _NONE if value is None else format(value if unit is None else value / unit, form)
+
+    return cell
+
+
+def _value_at(result: CaseResult, path: str) -> Any:
+    """A field, or a field's field; None where there is none."""
+    value: Any = result
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return value
+
+
+_COLUMNS: dict[str, Callable[[CaseResult], str]] = {
+    "backend": _figure("backend"),
+    "artifact": _figure("artifact"),
+    "precision": _figure("precision"),
+    "batch": _figure("batch"),
+    "p50 ms": _figure("latency_ms.p50", ".2f"),
+    "p99 ms": _figure("latency_ms.p99", ".2f"),
+    "images/s": _figure("images_per_s", ".1f"),
+    "vs eager": _figure("speedup_vs_eager"),
+    "vs plain": _figure("speedup_vs_plain"),
+    "error": _figure("rel_l2", ".1e"),
+    "peak MB": _figure("peak_rss_bytes", ".0f", 1e6),
+    "note": _note,
+}
+# the name of a column, and where in a result it stands
+_CSV_COLUMNS = {
+    **{name: name for name in ("backend", "artifact", "precision", "batch", "status", "reason")},
+    **{f"{name}_ms": f"latency_ms.{name}" for name in ("p50", "p90", "p99", "mean", "stdev")},
+    "samples": "latency_ms.samples",
+    "rounds": "rounds",
+    "images_per_s": "images_per_s",
+    "speedup_vs_eager": "speedup_vs_eager.ratio",
+    "speedup_low": "speedup_vs_eager.low",
+    "speedup_high": "speedup_vs_eager.high",
+    "unstable": "unstable",
+    "spread": "spread",
+    "warm": "warm_up.stable",
+    **{name: name for name in ("load_ms", "first_call_ms", "baseline_rss_bytes", "peak_rss_bytes")},
+}
 
 
 def bench_csv(report: BenchReport) -> str:
@@ -153,46 +152,24 @@ def bench_csv(report: BenchReport) -> str:
     The machine and the date are repeated, so that lines of several files stay apart when they are
     put together. Numbers have all their digits.
     """
+    found = report.environment
+    threads = " ".join("default" if n is None else str(n) for n in found.threads)
+    where = {"threads": threads, "cpu_model": found.cpu_model, "date_utc": found.date_utc}
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
-    environment = report.environment
-    threads = " ".join("default" if n is None else str(n) for n in environment.threads)
+    writer.writerow((*_CSV_COLUMNS, *where))
     for result in report.results:
-        writer.writerow((*_figures(result), threads, environment.cpu_model, environment.date_utc))
+        cells = (_csv_cell(result, path) for path in _CSV_COLUMNS.values())
+        writer.writerow((*cells, *where.values()))
     return file.getvalue()
 
 
-def _figures(result: CaseResult) -> tuple[object, ...]:
-    latency, speedup, measured = result.latency_ms, result.speedup_vs_eager, bool(result.rounds)
-    # None is written as nothing
-    return (
-        result.backend,
-        result.artifact,
-        result.precision,
-        result.batch,
-        result.status.value,
-        result.reason,
-        *(
-            (None,) * 6
-            if latency is None
-            else (
-                latency.p50,
-                latency.p90,
-                latency.p99,
-                latency.mean,
-                latency.stdev,
-                len(latency.samples),
-            )
-        ),
-        len(result.rounds) if measured else None,
-        result.images_per_s,
-        *((None,) * 3 if speedup is None else (speedup.ratio, speedup.low, speedup.high)),
-        str(result.unstable).lower() if measured else None,
-        result.spread,
-        None if result.warm_up is None else str(result.warm_up.stable).lower(),
-        result.load_ms,
-        result.first_call_ms,
-        result.baseline_rss_bytes,
-        result.peak_rss_bytes,
-    )
+def _csv_cell(result: CaseResult, path: str) -> object:
+    """A value as it is written; None is written as nothing."""
+    value = _value_at(result, path)
+    if isinstance(value, tuple):
+        return len(value) or None
+    if isinstance(value, bool):
+        # False is the default, too, of what was not measured
+        return str(value).lower() if result.rounds or path != "unstable" else None
+    return to_plain(value)

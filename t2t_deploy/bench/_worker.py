@@ -28,7 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from t2t_deploy._child import Parent, from_json
+from t2t_deploy._child import Parent
+from t2t_deploy._codec import from_plain
 from t2t_deploy.bench._environment import peak_resident_bytes, resident_bytes
 from t2t_deploy.bench._inputs import make_inputs
 from t2t_deploy.runtime import ReplayingSession, Session, SessionRequest, TimedSession
@@ -47,7 +48,7 @@ class _Bench:
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         match message["command"]:
             case "load":
-                request = from_json(SessionRequest, message["request"])
+                request = from_plain(SessionRequest, message["request"])
                 return self._load(request, message["batch"], message["seed"], message.get("wanted"))
             case "run":
                 return self._run(message["iterations"], message["settle"])

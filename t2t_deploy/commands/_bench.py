@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._files import make_folder, write_text
 from t2t_deploy._options import (
     BATCHES,
@@ -329,9 +330,8 @@ class DocumentedBench:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with the field names of the command-line contract."""
-        comparison = None if self.comparison is None else self.comparison.to_dict()
-        more = {"command": self.command, "comparison": comparison}
-        return self.report.to_dict() | more | {"written": [str(path) for path in self.written]}
+        names = ("command", "comparison", "written")
+        return self.report.to_dict() | {name: to_plain(getattr(self, name)) for name in names}
 
 
 @command

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from t2t_deploy.bench import BenchReport, CaseResult, Comparison
+    from t2t_deploy.bench import BenchReport, CaseResult, Comparison, Latency
     from t2t_deploy.workspace import Manifest
 
 EAGER = "eager"
@@ -50,10 +50,10 @@ class Case:
         return self.result.backend == EAGER
 
     @property
-    def p50_ms(self) -> float:
-        """The median latency."""
+    def latency(self) -> Latency:
+        """Of a call, in ms."""
         assert self.result.latency_ms is not None  # of a row without, no case is made
-        return self.result.latency_ms.p50
+        return self.result.latency_ms
 
     @property
     def images_per_s(self) -> float:
@@ -62,30 +62,30 @@ class Case:
         return self.result.images_per_s
 
     @property
-    def file(self) -> str:
-        """The full name."""
-        return self.result.artifact or ""
+    def peak_mb(self) -> float:
+        """The highest resident memory, 0 where it is not known."""
+        return (self.result.peak_rss_bytes or 0) / 1e6
 
 
 def measured_cases(document: BenchDocument) -> list[Case]:
     """The rows with figures, in their order."""
     rows = [row for row in document.report.results if row.latency_ms is not None]
-    keys = list(dict.fromkeys(_series(row) for row in rows))
-    names = _names(document, [next(r for r in rows if _series(r) == key) for key in keys])
-    colours: dict[tuple[str, str | None, str], str] = {}
-    for key in keys:
-        shown = len([colour for colour in colours.values() if colour != "c0"])
-        colours[key] = "c0" if key[0] == EAGER else f"c{shown % COLOURS + 1}"
+    # the last row of each series, in the order of the first ones
+    series = {(row.backend, row.artifact, row.precision): row for row in rows}
+    names = _names(document, list(series.values()))
+    numbers = {key: number for number, key in enumerate(series, start=1)}
+    others = [key for key in series if key[0] != EAGER]
     cases = []
     for row in rows:
-        key = _series(row)
-        verified = _verification(document, row)
+        key = (row.backend, row.artifact, row.precision)
+        manifest = document.artifacts.get(row.artifact or "")
+        verified = (manifest and manifest.verification) or {}
         cases.append(
             Case(
                 result=row,
-                number=keys.index(key) + 1,
-                name=names[keys.index(key)],
-                colour=colours[key],
+                number=numbers[key],
+                name=names[numbers[key] - 1],
+                colour="c0" if key[0] == EAGER else f"c{others.index(key) % COLOURS + 1}",
                 error=_float(verified.get("rel_l2")),
                 limit=_float(verified.get("tolerance")),
             )
@@ -103,10 +103,6 @@ def cases_of_batch(cases: Sequence[Case], batch: int) -> list[Case]:
     return [case for case in cases if case.result.batch == batch]
 
 
-def _series(row: CaseResult) -> tuple[str, str | None, str]:
-    return (row.backend, row.artifact, row.precision)
-
-
 def _names(document: BenchDocument, rows: Sequence[CaseResult]) -> list[str]:
     """Backend and precision, and variant and target where they tell cases apart.
 
@@ -115,23 +111,14 @@ def _names(document: BenchDocument, rows: Sequence[CaseResult]) -> list[str]:
     manifests = [document.artifacts.get(row.artifact or "") for row in rows]
     several = len({manifest.variant for manifest in manifests if manifest is not None}) > 1
     names = [
-        " ".join(
-            ([manifest.variant] if several and manifest is not None else [])
-            + [row.backend, row.precision]
-        )
+        (f"{manifest.variant} " if several and manifest is not None else "")
+        + f"{row.backend} {row.precision}"
         for row, manifest in zip(rows, manifests, strict=True)
     ]
     return [
         name if names.count(name) == 1 or manifest is None else f"{name} {manifest.target}"
         for name, manifest in zip(names, manifests, strict=True)
     ]
-
-
-def _verification(document: BenchDocument, row: CaseResult) -> Mapping[str, object]:
-    manifest = document.artifacts.get(row.artifact or "")
-    if manifest is None or manifest.verification is None:
-        return {}
-    return manifest.verification
 
 
 def _float(value: object) -> float | None:

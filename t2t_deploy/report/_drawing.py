@@ -10,8 +10,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup, escape
+
 from t2t_deploy.report._document import Case
-from t2t_deploy.report._markup import Markup, element, number
 
 TEXT_HEIGHT = 16.0
 ROW_HEIGHT = 50.0
@@ -31,44 +32,79 @@ class Layout:
     named: bool
 
 
-WIDE = Layout(560.0, named=True)
-NARROW = Layout(340.0, named=False)
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart, drawn twice. caption: what its marks mean; None where another one said it."""
 
-Draw = Callable[[Layout], Markup]
-
-
-def figure(title: str, caption: str | None, draw: Draw) -> Markup:
-    """A chart with its title and what its marks mean; None where another one said it."""
-    return element(
-        "figure",
-        element("h3", title),
-        element("div", draw(WIDE), class_="wide"),
-        element("div", draw(NARROW), class_="narrow"),
-        None if caption is None else element("figcaption", caption),
-    )
+    title: str
+    caption: str | None
+    wide: Markup
+    narrow: Markup
 
 
-def svg(layout: Layout, height: float, label: str, parts: Iterable[Markup]) -> Markup:
+def chart(title: str, caption: str | None, draw: Callable[[Layout], Markup]) -> Chart:
+    """What ``draw`` makes of a large window and of a phone."""
+    return Chart(title, caption, draw(Layout(560.0, named=True)), draw(Layout(340.0, named=False)))
+
+
+# -- elements --------------------------------------------------------------------------------------
+
+
+def element(name: str, *children: str, **attributes: str | float | None) -> Markup:
+    """An element of SVG; text in it is escaped, `Markup` is not.
+
+    ``class_`` is class, other underscores are hyphens; None leaves an attribute out. Numbers have
+    at most two decimals.
+    """
+    words = ""
+    for key, value in attributes.items():
+        if value is not None:
+            shown = value if isinstance(value, str) else number(value)
+            words += f' {key.rstrip("_").replace("_", "-")}="{escape(shown)}"'
+    inside = "".join(escape(child) for child in children)
+    return Markup(f"<{name}{words}>{inside}</{name}>" if children else f"<{name}{words}/>")
+
+
+def number(value: float) -> str:
+    """A coordinate, with no more digits than a screen shows."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def svg(
+    width: float, height: float, label: str, parts: Iterable[Markup], class_: str | None = None
+) -> Markup:
     """A drawing; ``label`` is what a screen reader says of it."""
     return element(
         "svg",
         *parts,
-        viewBox=f"0 0 {number(layout.width)} {number(height)}",
-        width=layout.width,
+        viewBox=f"0 0 {number(width)} {number(height)}",
+        width=width,
         height=height,
         role="img",
         aria_label=label,
+        class_=class_,
     )
 
 
-def text(x: float, y: float, words: str, class_: str = "", anchor: str | None = None) -> Markup:
+def text(x: float, y: float, words: str, class_: str, anchor: str | None = None) -> Markup:
     """Words with their baseline at y. anchor: start, middle or end."""
-    return element("text", words, x=x, y=y, class_=class_ or None, text_anchor=anchor)
+    return element("text", words, x=x, y=y, class_=class_, text_anchor=anchor)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
     """A straight line."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+
+
+def bar(start: float, end: float, top: float, class_: str = "bar") -> Markup:
+    """A part of a row."""
+    return element("rect", x=start, y=top + 24, width=end - start, height=14, class_=class_)
+
+
+def path(points: Iterable[tuple[float, float]], class_: str, *, closed: bool = False) -> Markup:
+    """A line from point to point."""
+    corners = "L".join(f"{number(x)} {number(y)}" for x, y in points)
+    return element("path", d=f"M{corners}{'Z' * closed}", class_=class_)
 
 
 def group(case: Case, *parts: Markup, title: str) -> Markup:
@@ -78,16 +114,25 @@ def group(case: Case, *parts: Markup, title: str) -> Markup:
     )
 
 
-def row_label(
-    layout: Layout, top: float, case: Case, value: str, *, unstable: bool = False
-) -> tuple[Markup, Markup]:
-    """Above a row's marks: whose they are, and the figure."""
-    words = f"{value} · unstable" if unstable else value
-    room = layout.width - 2 * EDGE - _CHARACTER_WIDTH * (len(words) + 3)
-    return (
-        text(EDGE, top + 15, shortened(f"#{case.number} {case.name}", room), "name"),
-        text(layout.width - EDGE, top + 15, words, "value warn" if unstable else "value", "end"),
-    )
+_CORNERS = {
+    "fp16": ((0, -6.5), (6, 4), (-6, 4)),
+    "bf16": ((0, 6.5), (6, -4), (-6, -4)),
+    "int8": ((0, -6.5), (6.5, 0), (0, 6.5), (-6.5, 0)),
+    "int8-weights": ((-6, -6), (6, 6), (6, -6), (-6, 6)),
+    "fp8-weights": ((-6, -6), (6, 6), (-6, 6), (6, -6)),
+}
+
+
+def marker(x: float, y: float, precision: str) -> Markup:
+    """The place of a case; the shape tells the precision, for those to whom colours do not."""
+    if precision == "fp32":
+        return element("circle", cx=x, cy=y, r=5, class_="mark")
+    if precision in _CORNERS:
+        return path(((x + dx, y + dy) for dx, dy in _CORNERS[precision]), "mark", closed=True)
+    return element("rect", x=x - 5, y=y - 5, width=10, height=10, class_="mark")
+
+
+# -- words -----------------------------------------------------------------------------------------
 
 
 def case_key(layout: Layout, case: Case) -> str:
@@ -109,37 +154,6 @@ def width_of(words: str) -> float:
     return len(words) * _CHARACTER_WIDTH
 
 
-def horizontal_axis(
-    layout: Layout, scale: Scale, top: float, bottom: float, unit: str
-) -> list[Markup]:
-    """Grid lines from top to bottom, and their values below, the last with the unit."""
-    parts = []
-    for value in _without_crowding(scale):
-        x = scale(value)
-        parts.append(line(x, top, x, bottom, "grid"))
-        words = figure_of(value)
-        # a drawing may end where its scale does: there they stand inside
-        anchor, half = "middle", width_of(words) / 2
-        if x - half < 0:
-            anchor = "start"
-        elif x + half > layout.width:
-            anchor = "end"
-        parts.append(text(x, bottom + TEXT_HEIGHT, words, "tick", anchor))
-    parts.append(text(scale.end, bottom + 2 * TEXT_HEIGHT, unit, "unit", "end"))
-    return parts
-
-
-def vertical_axis(scale: Scale, left: float, right: float) -> list[Markup]:
-    """Grid lines from left to right, and their values at the left."""
-    parts = []
-    for value in scale.ticks:
-        y = scale(value)
-        parts.append(line(left, y, right, y, "grid"))
-        words = power_of_ten(value) if scale.log else figure_of(value)
-        parts.append(text(left - 6, y + 4, words, "tick", "end"))
-    return parts
-
-
 def figure_of(value: float) -> str:
     """A number on an axis."""
     return f"{value:,.6g}"
@@ -151,35 +165,25 @@ def power_of_ten(value: float) -> str:
     return f"{digits}e{int(exponent)}"
 
 
-def marker(x: float, y: float, precision: str) -> Markup:
-    """The place of a case; the shape tells the precision, for those to whom colours do not."""
-    size = 5.0
-    shapes = {
-        "fp32": element("circle", cx=x, cy=y, r=size, class_="mark"),
-        "fp16": _polygon(x, y, ((0, -6.5), (6, 4), (-6, 4))),
-        "bf16": _polygon(x, y, ((0, 6.5), (6, -4), (-6, -4))),
-        "int8": _polygon(x, y, ((0, -6.5), (6.5, 0), (0, 6.5), (-6.5, 0))),
-        "int8-weights": _polygon(x, y, ((-6, -6), (6, 6), (6, -6), (-6, 6))),
-        "fp8-weights": _polygon(x, y, ((-6, -6), (6, 6), (-6, 6), (6, -6))),
-    }
-    square = element("rect", x=x - size, y=y - size, width=2 * size, height=2 * size, class_="mark")
-    return shapes.get(precision, square)
+def spread_apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places moved as little as a single sweep can, so that none is closer to another than a gap.
+
+    Labels keep their order; they stay within low..high where there is room for all.
+    """
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    moved = list(places)
+    at = low - gap
+    for index in order:
+        at = max(places[index], at + gap)
+        moved[index] = at
+    at = high + gap
+    for index in reversed(order):
+        at = min(moved[index], at - gap)
+        moved[index] = at
+    return moved
 
 
-def _polygon(x: float, y: float, corners: Iterable[tuple[float, float]]) -> Markup:
-    places = "L".join(f"{number(x + dx)} {number(y + dy)}" for dx, dy in corners)
-    return element("path", d=f"M{places}Z", class_="mark")
-
-
-def _without_crowding(scale: Scale) -> list[float]:
-    """The ticks, less those whose words would touch the one before."""
-    kept: list[float] = []
-    for value in scale.ticks:
-        room = (len(figure_of(value)) + 2) * _CHARACTER_WIDTH
-        if not kept or abs(scale(value) - scale(kept[-1])) >= room:
-            kept.append(value)
-    return kept
-
+# -- scales and axes -------------------------------------------------------------------------------
 
 LOG_FROM = 8.0
 """Ratio of the largest to the smallest value from which a scale is logarithmic."""
@@ -214,7 +218,9 @@ def linear_scale(
     low, high = (0.0 if from_zero else min(values)), max(values)
     if high <= low:
         low, high = (0.0, high) if high > 0 else (0.0, 1.0)
-    step = _round_step((high - low) / ticks)
+    step = (high - low) / ticks
+    power = 10.0 ** math.floor(math.log10(step))
+    step = next(power * factor for factor in _STEPS if power * factor >= step * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     marks = tuple(step * index for index in range(first, last + 1))
     return Scale(marks[0], marks[-1], start, end, marks)
@@ -223,13 +229,17 @@ def linear_scale(
 def log_scale(values: Sequence[float], start: float, end: float) -> Scale:
     """A logarithmic scale a little wider than positive values; as few marks as will do."""
     low, high = min(values) / _LOG_MARGIN, max(values) * _LOG_MARGIN
+    exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     for digits in _LOG_DIGITS:
-        marks = _log_marks(low, high, digits)
+        marks = [digit * 10.0**exponent for exponent in exponents for digit in digits]
         inside = tuple(mark for mark in marks if low <= mark <= high)
         if len(inside) >= 3:
             return Scale(low, high, start, end, inside, log=True)
     # too close together for round numbers between them: those around them
-    return Scale(marks[0], marks[-1], start, end, marks, log=True)
+    first = max(index for index, mark in enumerate(marks) if mark <= low * (1 + 1e-9))
+    last = min(index for index, mark in enumerate(marks) if mark >= high * (1 - 1e-9))
+    around = tuple(marks[first : max(last, first + 1) + 1])
+    return Scale(around[0], around[-1], start, end, around, log=True)
 
 
 def fitting_scale(values: Sequence[float], start: float, end: float, *, ticks: int = 5) -> Scale:
@@ -239,33 +249,77 @@ def fitting_scale(values: Sequence[float], start: float, end: float, *, ticks: i
     return linear_scale(values, start, end, from_zero=False, ticks=ticks)
 
 
-def spread_apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places moved as little as a single sweep can, so that none is closer to another than a gap.
+def horizontal_axis(
+    layout: Layout, scale: Scale, top: float, bottom: float, unit: str
+) -> list[Markup]:
+    """Grid lines from top to bottom, and their values below, the last with the unit.
 
-    Labels keep their order; they stay within low..high where there is room for all.
+    A value whose words would touch those of the one before is left out.
     """
-    order = sorted(range(len(places)), key=lambda index: places[index])
-    moved = list(places)
-    at = low - gap
-    for index in order:
-        at = max(places[index], at + gap)
-        moved[index] = at
-    at = high + gap
-    for index in reversed(order):
-        at = min(moved[index], at - gap)
-        moved[index] = at
-    return moved
+    parts = []
+    before: float | None = None
+    for value in scale.ticks:
+        x, words = scale(value), figure_of(value)
+        if before is not None and abs(x - before) < width_of(words) + 2 * _CHARACTER_WIDTH:
+            continue
+        before = x
+        # a drawing may end where its scale does: there they stand inside
+        anchor, half = "middle", width_of(words) / 2
+        if x - half < 0:
+            anchor = "start"
+        elif x + half > layout.width:
+            anchor = "end"
+        parts.append(line(x, top, x, bottom, "grid"))
+        parts.append(text(x, bottom + TEXT_HEIGHT, words, "tick", anchor))
+    parts.append(text(scale.end, bottom + 2 * TEXT_HEIGHT, unit, "unit", "end"))
+    return parts
 
 
-def _round_step(step: float) -> float:
-    power = 10.0 ** math.floor(math.log10(step))
-    return next(power * factor for factor in _STEPS if power * factor >= step * (1 - 1e-9))
+def vertical_axis(scale: Scale, left: float, right: float) -> list[Markup]:
+    """Grid lines from left to right, and their values at the left."""
+    parts = []
+    for value in scale.ticks:
+        y = scale(value)
+        parts.append(line(left, y, right, y, "grid"))
+        words = power_of_ten(value) if scale.log else figure_of(value)
+        parts.append(text(left - 6, y + 4, words, "tick", "end"))
+    return parts
 
 
-def _log_marks(low: float, high: float, digits: tuple[float, ...]) -> tuple[float, ...]:
-    """Marks from the last that is not above low to the first that is not below high."""
-    exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
-    marks = [digit * 10.0**exponent for exponent in exponents for digit in digits]
-    first = max(index for index, mark in enumerate(marks) if mark <= low * (1 + 1e-9))
-    last = min(index for index, mark in enumerate(marks) if mark >= high * (1 - 1e-9))
-    return tuple(marks[first : max(last, first + 1) + 1])
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What stands in the row of a case: marks, what is said of them, and the figure."""
+
+    marks: Sequence[Markup]
+    title: str
+    value: str
+    unstable: bool = False
+
+
+def rows_drawing(
+    layout: Layout,
+    label: str,
+    scale: Scale,
+    unit: str,
+    cases: Sequence[Case],
+    row_of: Callable[[Case, Scale, float], Row],
+) -> Markup:
+    """A row for each case over one axis, whose it is and the figure above its marks.
+
+    row_of: of a case, with the scale and the top of the row.
+    """
+    bottom = len(cases) * ROW_HEIGHT
+    parts = horizontal_axis(layout, scale, 0.0, bottom, unit)
+    for index, case in enumerate(cases):
+        top = index * ROW_HEIGHT
+        row = row_of(case, scale, top)
+        value = f"{row.value} · unstable" if row.unstable else row.value
+        room = layout.width - 2 * EDGE - width_of(value) - 3 * _CHARACTER_WIDTH
+        name = shortened(f"#{case.number} {case.name}", room)
+        kind = "value warn" if row.unstable else "value"
+        parts += [
+            group(case, *row.marks, title=row.title),
+            text(EDGE, top + 15, name, "name"),
+            text(layout.width - EDGE, top + 15, value, kind, "end"),
+        ]
+    return svg(layout.width, bottom + AXIS_HEIGHT, label, parts)

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from collections.abc import Sequence
 from importlib import resources
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
 
 from t2t_deploy import __version__
-from t2t_deploy.report._document import BenchDocument, batches_of, measured_cases
-from t2t_deploy.report._latency_chart import latency_chart
-from t2t_deploy.report._markup import Child, Markup, element, join
-from t2t_deploy.report._sections import (
-    command_section,
-    comparison_section,
-    environment_section,
-    lineage_section,
-    not_run_list,
-    summary,
-    warnings,
+from t2t_deploy.errors import counted
+from t2t_deploy.report._charts import (
+    latency_chart,
+    memory_chart,
+    rounds_sparkline,
+    throughput_chart,
+    tradeoff_chart,
 )
-from t2t_deploy.report._small_charts import memory_chart
-from t2t_deploy.report._table import results_table
-from t2t_deploy.report._throughput_chart import throughput_chart
-from t2t_deploy.report._tradeoff_chart import tradeoff_chart
+from t2t_deploy.report._document import (
+    BenchDocument,
+    Case,
+    batches_of,
+    cases_of_batch,
+    measured_cases,
+)
+from t2t_deploy.report._drawing import Chart
 
-_TITLE = "T2T-ViT benchmark"
+if TYPE_CHECKING:
+    from t2t_deploy.bench import CaseResult
+
+_BUSY = 0.5  # load average per usable core, before the bench, above which it is mentioned
+_Tile = tuple[str, str, str, Case]
 
 
 def bench_page(document: BenchDocument) -> str:
@@ -33,76 +42,112 @@ def bench_page(document: BenchDocument) -> str:
     Whatever comes from files or the command line is text in it, never markup. A policy lets the
     page run and style itself by the hash of what is here, and forbids everything else.
     """
-    style, script = (_resource(name) for name in ("page.css", "page.js"))
+    import jinja2  # only wanted here
+
+    style, script = _resource("page.css"), _resource("page.js")
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}"/>'),
-        element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name_="color-scheme", content="light dark"),
-        element("meta", name_="generator", content=f"t2t-deploy {__version__}"),
-        element("title", _TITLE),
-        element("link", rel="icon", href="data:,"),
-        Markup(f"<style>{style}</style>"),
-    )
-    body = element("body", element("main", *_parts(document)), Markup(f"<script>{script}</script>"))
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
-
-
-def _parts(document: BenchDocument) -> list[Markup | None]:
-    report = document.report
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     cases = measured_cases(document)
-    failed = [row for row in report.results if row.status.value == "failed"]
-    not_run = not_run_list([row for row in report.results if row.status.value == "not_run"])
-    parts: list[Markup | None] = [
-        element(
-            "header",
-            element("h1", _TITLE),
-            element("p", _lead(document), class_="lead"),
+    results = document.report.results
+    artifacts = document.artifacts.items()
+    page = environment.from_string(_joined(_resource("page.html.j2"))).render(
+        version=__version__,
+        policy=Markup(policy),
+        style=Markup(style),
+        script=Markup(script),
+        document=document,
+        models=dict.fromkeys(
+            f"{m.variant} at {m.config.get('image_size')} px" for _, m in artifacts
         ),
-        warnings(document, cases),
-        summary(cases) if cases else None,
-        _section("Results", results_table(cases, failed)),
-    ]
-    if cases:
-        batches = batches_of(cases)
-        kinds: list[list[Child]] = [[throughput_chart(cases)]]
-        for chart in (latency_chart, tradeoff_chart, memory_chart):
-            kinds.append([chart(cases, batch, first=batch == batches[0]) for batch in batches])
-        # side by side: the kinds, or of each kind the batches
-        rows = kinds if len(batches) > 1 else [[one for kind in kinds for one in kind]]
-        parts.append(_section("Charts", *(element("div", row, class_="charts") for row in rows)))
-    if document.comparison is not None:
-        parts.append(_section("Then and now", comparison_section(document.comparison)))
-    if not_run is not None:
-        parts.append(_section("Not run", not_run))
-    return [
-        *parts,
-        _section("Lineage", lineage_section(document)),
-        _section("Environment", environment_section(document)),
-        _section("Measure it again", command_section(document.command)),
-        element("footer", element("p", f"Written by t2t-deploy {__version__}.")),
-    ]
-
-
-def _lead(document: BenchDocument) -> str:
-    """What was measured, on what, and when."""
-    found = document.report.environment
-    models = dict.fromkeys(
-        f"{manifest.variant} at {manifest.config.get('image_size')} px"
-        for manifest in document.artifacts.values()
+        artifacts=sorted(artifacts, key=lambda item: (item[1].sequence, item[0])),
+        warnings=_warnings(document, cases),
+        cases=cases,
+        tiles=_tiles(cases) if cases else [],
+        charts=_charts(cases) if cases else [],
+        failed=[row for row in results if row.status.value == "failed"],
+        not_run=_not_run(results),
+        sparkline=rounds_sparkline,
+        counted=counted,
     )
-    threads = ", ".join("default" if n is None else str(n) for n in found.threads)
-    words = [*models, found.cpu_model, f"threads {threads}", found.date_utc[:16].replace("T", " ")]
-    return " · ".join(words) + " UTC"
+    return f"<!DOCTYPE html>\n{page}\n"
 
 
-def _section(title: str, *children: Child) -> Markup:
-    return element("section", element("h2", title), join(children))
+def _tiles(cases: Sequence[Case]) -> list[_Tile]:
+    """The figures that people look for first: value, unit, words, and whose it is."""
+    batch = batches_of(cases)[0]
+    here = cases_of_batch(cases, batch)
+    fastest = min(here, key=lambda case: case.latency.p50)
+    tiles = [(f"{fastest.latency.p50:.2f}", "ms", f"lowest median latency, batch {batch}", fastest)]
+    compared = [(one.result.speedup_vs_eager, one) for one in here if one.result.speedup_vs_eager]
+    if compared:
+        speedup, best = max(compared, key=lambda pair: pair[0].ratio)
+        words = f"as fast as eager PyTorch ({speedup.low:.2f} to {speedup.high:.2f})"
+        tiles.append((f"{speedup.ratio:.2f}", "×", words, best))
+    most = max(cases, key=lambda case: case.images_per_s)
+    words = f"highest throughput, batch {most.result.batch}"
+    tiles.append((f"{most.images_per_s:,.1f}", "images/s", words, most))
+    sized = [case for case in here if case.peak_mb]
+    if sized:
+        least = min(sized, key=lambda case: case.peak_mb)
+        tiles.append((f"{least.peak_mb:.0f}", "MB", f"lowest peak memory, batch {batch}", least))
+    return tiles
+
+
+def _warnings(document: BenchDocument, cases: Sequence[Case]) -> list[str]:
+    """What should be known before a figure is believed."""
+    said = []
+    unstable = [case for case in cases if case.result.unstable]
+    if unstable:
+        said.append(
+            f"{len(unstable)} of {len(cases)} cases are unstable: their rounds differ by more than "
+            "10 %, so these figures would not come back. Measure again on an idle machine."
+        )
+    cold = [case for case in cases if case.result.warm_up and not case.result.warm_up.stable]
+    if cold:
+        said.append(f"{len(cold)} of {len(cases)} cases were not warm when they were measured.")
+    found = document.report.environment
+    if found.load_before is not None and found.load_before[0] > _BUSY * found.usable_cores:
+        said.append(
+            f"The machine was busy before it began: load average {found.load_before[0]:.2f} on "
+            f"{found.usable_cores} cores."
+        )
+    drawn = {
+        manifest.variant for manifest in document.artifacts.values() if manifest.random_weights
+    }
+    if drawn:
+        said.append(
+            f"The weights of {', '.join(sorted(drawn))} are seeded random numbers: speed and "
+            "memory are those of trained ones, errors need not be."
+        )
+    return said
+
+
+def _charts(cases: Sequence[Case]) -> list[list[Chart]]:
+    """Rows of charts; side by side stand the kinds, or of each kind the batches."""
+    batches = batches_of(cases)
+    kinds = [[throughput_chart(cases)]]
+    for draw in (latency_chart, tradeoff_chart, memory_chart):
+        drawn = (draw(cases, batch, first=batch == batches[0]) for batch in batches)
+        kinds.append([one for one in drawn if one is not None])
+    return kinds if len(batches) > 1 else [[one for kind in kinds for one in kind]]
+
+
+def _not_run(results: Sequence[CaseResult]) -> dict[str, list[CaseResult]]:
+    """What was not measured, by the reason."""
+    reasons: dict[str, list[CaseResult]] = {}
+    for row in results:
+        if row.status.value == "not_run":
+            reasons.setdefault(str(row.reason), []).append(row)
+    return reasons
+
+
+def _joined(template: str) -> str:
+    """A template on one line: a break beside a tag or a statement is nothing, others a space."""
+    tags = re.sub(r"\s*\n\s*(?=<|{[%#])|((?<=>)|(?<=[%#]}))\s*\n\s*", "", template)
+    return re.sub(r"\s*\n\s*", " ", tags)
 
 
 def _resource(name: str) -> str:

@@ -117,7 +117,7 @@ class ReplayingSession(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SessionRequest:
-    """Everything needed to open a session, in this process or another.
+    """Everything needed to open a session, in this process or, as plain values, another.
 
     path: the ONNX file, the engine, or the safetensors weights (eager, which needs ``config``).
     threads: intra-op threads; None leaves the runtime's choice.

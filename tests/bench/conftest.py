@@ -9,12 +9,18 @@ from typing import Any
 import psutil
 import pytest
 
-from t2t_deploy.bench import BenchCase, _client
+from t2t_deploy.bench import BenchCase, BenchReport, _case_run, run_bench
 from t2t_deploy.runtime import SessionRequest
 
 FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 
 MakeCase = Callable[..., BenchCase]
+WaitUntilEnded = Callable[[list[int]], None]
+
+
+def bench(*cases: BenchCase) -> BenchReport:
+    """As few and as short rounds as there may be."""
+    return run_bench(cases, rounds=5, round_seconds=0.005)
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +31,7 @@ def short(short_bench: None) -> None:
 @pytest.fixture
 def fake_case(monkeypatch: pytest.MonkeyPatch) -> MakeCase:
     """Makes cases that a fake session serves, in a worker that is otherwise the real one."""
-    monkeypatch.setattr(_client, "WORKER_COMMAND", FAKE_WORKER)
+    monkeypatch.setattr(_case_run, "WORKER_COMMAND", FAKE_WORKER)
 
     def make(
         name: str = "fake",
@@ -42,7 +48,7 @@ def fake_case(monkeypatch: pytest.MonkeyPatch) -> MakeCase:
 
 
 @pytest.fixture
-def wait_until_ended() -> Callable[[list[int]], None]:
+def wait_until_ended() -> WaitUntilEnded:
     """Fails unless all processes end soon; a zombie that nobody collects has ended."""
 
     def alive(pid: int) -> bool:

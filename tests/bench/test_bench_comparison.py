@@ -11,7 +11,6 @@ from rich.console import Console
 
 from t2t_deploy.bench import (
     BenchReport,
-    BenchSettings,
     BenchStatus,
     CaseResult,
     Environment,
@@ -26,22 +25,8 @@ from t2t_deploy.bench import (
 from t2t_deploy.bench._comparison import MIN_DIFFERENCE, verdict_of
 from t2t_deploy.errors import ComparisonError
 
-HERE = Environment(
-    date_utc="2026-01-02T03:04:05+00:00",
-    platform="Linux-6.1",
-    cpu_model="Some CPU",
-    cpu_flags=("avx2", "avx512_vnni"),
-    logical_cores=2,
-    usable_cores=2,
-    memory_bytes=8 << 30,
-    governor=None,
-    python="3.11.2",
-    versions={"numpy": "2.4.6", "onnxruntime": "1.31.0"},
-    threads=(2,),
-    load_before=(0.1, 0.1, 0.1),
-    load_after=(1.9, 0.5, 0.2),
-)
-SETTINGS = BenchSettings(rounds=5, round_seconds=0.5, warm_up_limit_s=5.0, seed=0)
+from ..reports import HERE, SETTINGS
+
 ROUNDS = (10.0, 10.1, 10.2, 9.9, 10.0)
 
 
@@ -149,13 +134,13 @@ def test_what_was_not_measured_is_not_compared() -> None:
 
 
 def test_versions_are_told_and_stop_nothing() -> None:
-    versions = {"numpy": "2.4.6", "onnxruntime": "1.32.0", "openvino": "2026.1"}
+    versions = {"numpy": "2.4.6", "openvino": "2026.1", "torch": "2.14.0"}
     now = dataclasses.replace(HERE, versions=versions, python="3.12.1")
     found = compare_reports(report(row("a")), report(row("a"), environment=now), name="old.json")
     assert found.notes == (
-        "onnxruntime: 1.31.0 then, 1.32.0 now",
         "openvino: absent then, 2026.1 now",
         "python: 3.11.2 then, 3.12.1 now",
+        "torch: 2.13.0 then, 2.14.0 now",
     )
     check_comparable(report(), now, devices=(None,), name="old.json")
 
@@ -166,10 +151,10 @@ def test_versions_are_told_and_stop_nothing() -> None:
         ({"cpu_model": "Other CPU"}, "processor Some CPU there, Other CPU here"),
         ({"cpu_flags": ("avx2",)}, "processor flags avx2, avx512_vnni there, avx2 here"),
         ({"cpu_flags": None}, "processor flags avx2, avx512_vnni there, unknown here"),
-        ({"logical_cores": 4}, "logical cores 2 there, 4 here"),
+        ({"logical_cores": 8}, "logical cores 4 there, 8 here"),
         ({"usable_cores": 1}, "usable cores 2 there, 1 here"),
-        ({"memory_bytes": 16 << 30}, "memory 8 GiB there, 16 GiB here"),
-        ({"governor": "powersave"}, "governor unknown there, powersave here"),
+        ({"memory_bytes": 16 << 30}, "memory 15 GiB there, 16 GiB here"),
+        ({"governor": None}, "governor performance there, unknown here"),
         ({"threads": (1,)}, "threads 2 there, 1 here"),
         ({"threads": (None,)}, "threads 2 there, default here"),
     ],

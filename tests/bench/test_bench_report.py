@@ -19,15 +19,13 @@ from t2t_deploy.bench import (
     not_run_lines,
     not_run_result,
 )
-from t2t_deploy.bench._environment import Environment, load_average, read_environment
+from t2t_deploy.bench._environment import load_average, read_environment
 
-
-def here() -> Environment:
-    return read_environment(threads=[2, None, 2], load_before=load_average())
+from ..reports import HERE
 
 
 def test_environment() -> None:
-    found = here()
+    found = read_environment(threads=[2, None, 2], load_before=load_average())
     assert found.threads == (2, None)
     assert 1 <= found.usable_cores <= found.logical_cores
     assert found.memory_bytes > 1 << 28
@@ -40,10 +38,10 @@ def test_environment() -> None:
 def test_not_run_has_its_reason_and_no_figures() -> None:
     found = not_run_result(
         backend="ort-cuda", artifact="a.onnx", precision="fp16", batch=8, reason="no CUDA device"
-    ).to_dict()
-    assert (found["status"], found["reason"]) == ("not_run", "no CUDA device")
-    assert found["latency_ms"] is found["images_per_s"] is found["peak_rss_bytes"] is None
-    assert found["unstable"] is False
+    )
+    assert (found.status, found.reason) == (BenchStatus.NOT_RUN, "no CUDA device")
+    assert found.latency_ms is found.images_per_s is found.peak_rss_bytes is None
+    assert found.unstable is False
 
 
 def test_table_shows_every_row_for_what_it_is() -> None:
@@ -53,6 +51,7 @@ def test_table_shows_every_row_for_what_it_is() -> None:
         images_per_s=200.0,
         speedup_vs_eager=Speedup(1.5, 1.4, 1.625),
         peak_rss_bytes=123_000_000,
+        reason="without CUDA graph: it waits",
         unstable=True,
         spread=0.234,
         warm_up=WarmUp(9, stable=False),
@@ -61,8 +60,8 @@ def test_table_shows_every_row_for_what_it_is() -> None:
     not_run = not_run_result(
         backend="tensorrt", artifact=None, precision="fp16", batch=1, reason="no device"
     )
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(bench_table(BenchReport(here(), (measured, failed, not_run))))
+    console = Console(width=240, record=True, file=io.StringIO())
+    console.print(bench_table(BenchReport(HERE, (measured, failed, not_run))))
     rows = [
         [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
         for line in console.export_text().splitlines()
@@ -71,13 +70,16 @@ def test_table_shows_every_row_for_what_it_is() -> None:
     header = "backend|artifact|precision|batch|p50 ms|p99 ms|images/s|vs eager|peak MB|note"
     none = ["-"] * 5
     figures = ["40.00", "42.50", "200.0", "1.50 [1.40, 1.62]", "123"]
-    note = "unstable: rounds spread by 23%, more than 10%; not warm when measured"
+    note = (
+        "without CUDA graph: it waits; unstable: rounds spread by 23%, more than 10%; not warm "
+        "when measured"
+    )
     assert rows == [
         header.split("|"),
         ["ort-cpu", "a.onnx", "fp32", "8", *figures, note],
         ["openvino", "b.onnx", "bf16", "1", *none, "failed: KeyError: [x]"],
     ]
-    report = BenchReport(here(), (measured, failed, not_run, not_run))
+    report = BenchReport(HERE, (measured, failed, not_run, not_run))
     assert not_run_lines(report) == ["not run: tensorrt (-): no device"]
 
 

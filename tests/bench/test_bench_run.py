@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
 import pytest
 
-from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, run_bench
+from t2t_deploy.bench import BenchCase, BenchStatus, run_bench
 from t2t_deploy.bench._case_run import MAX_ITERATIONS, MIN_ITERATIONS, iterations_for
 from t2t_deploy.bench._run import turn_orders
 from t2t_deploy.errors import UsageError
-from t2t_deploy.runtime import CallTiming
+from t2t_deploy.runtime import CallTiming, SessionRequest
 
-MakeCase = Callable[..., BenchCase]
-
-
-def bench(*cases: BenchCase) -> BenchReport:
-    return run_bench(cases, rounds=5, round_seconds=0.005)
+from .conftest import MakeCase, bench
 
 
 def test_rounds_interleave(fake_case: MakeCase, tmp_path: Path) -> None:
@@ -168,3 +163,26 @@ def test_progress_counts_every_step(fake_case: MakeCase) -> None:
     assert {total for _, _, total in steps} == {12}
     assert steps[0][0] == "loading and warming up ort-cpu a, batch 1"
     assert steps[-1][0] == "done"
+
+
+def test_a_real_file_is_measured_and_a_missing_one_fails(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "relu.onnx"
+    graph = "relu (float[N, 64] image) => (float[N, 64] logits) { logits = Relu(image) }"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {graph}'), path)
+    cases = [
+        BenchCase(SessionRequest("ort-cpu", file, threads=1), file.name, "fp32", batch=2)
+        for file in (tmp_path / "missing.onnx", path)
+    ]
+    missing, measured = bench(*cases).results
+
+    assert missing.status is BenchStatus.FAILED
+    assert missing.reason is not None and "missing.onnx" in missing.reason
+
+    assert (measured.status, measured.reason) == (BenchStatus.OK, None)
+    # the first call and the smallest chunk, after which a loaded machine may be out of time
+    assert measured.warm_up is not None and measured.warm_up.iterations >= 4
+    assert [round_.number for round_ in measured.rounds] == [1, 2, 3, 4, 5]
+    assert measured.load_ms is not None and measured.load_ms > 0
+    assert measured.first_call_ms is not None and measured.first_call_ms > 0

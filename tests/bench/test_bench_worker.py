@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from t2t_deploy._child import child_environment, to_json
-from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, _client, run_bench
-from t2t_deploy.bench._client import Worker, WorkerError
+from t2t_deploy._child import child_environment
+from t2t_deploy._codec import to_plain
+from t2t_deploy.bench import BenchStatus, _case_run, run_bench
+from t2t_deploy.bench._case_run import Worker, WorkerError
 
-MakeCase = Callable[..., BenchCase]
-WaitUntilEnded = Callable[[list[int]], None]
-
-
-def bench(*cases: BenchCase) -> BenchReport:
-    return run_bench(cases, rounds=5, round_seconds=0.005)
+from .conftest import MakeCase, WaitUntilEnded, bench
 
 
 def test_an_error_fails_one_case_and_the_thread_count_reaches_the_worker(
@@ -47,7 +43,7 @@ def test_a_worker_killed_mid_run_fails_one_case(fake_case: MakeCase, hold_pipe: 
 
 
 def test_a_worker_that_hangs_is_ended(fake_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_client, "LOAD_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(_case_run, "LOAD_TIMEOUT_S", 1.0)
     (hung,) = bench(fake_case(sleep_s=60)).results
     assert (hung.status, hung.reason) == (
         BenchStatus.FAILED,
@@ -115,13 +111,13 @@ def test_a_worker_ends_with_its_parent_even_in_a_call(
 ) -> None:
     log, pids = tmp_path / "log", tmp_path / "pids"
     case = fake_case("a", sleep_s=60, log=str(log), pids=str(pids))
-    message = {"command": "load", "request": case.request, "batch": 1, "seed": 0}
+    message = {"command": "load", "request": to_plain(case.request), "batch": 1, "seed": 0}
     worker = subprocess.Popen(
-        _client.WORKER_COMMAND, stdin=subprocess.PIPE, env=child_environment(None)
+        _case_run.WORKER_COMMAND, stdin=subprocess.PIPE, env=child_environment(None)
     )
     assert worker.stdin
     try:
-        worker.stdin.write(to_json(message).encode() + b"\n")
+        worker.stdin.write(json.dumps(message).encode() + b"\n")
         worker.stdin.flush()
         deadline = time.monotonic() + 20
         while not log.exists():  # the call that takes a minute has begun

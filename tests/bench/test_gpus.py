@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,15 +12,14 @@ from t2t_deploy._optional import is_installed
 from t2t_deploy.bench import (
     BenchReport,
     GpuRecord,
-    GpuWatch,
     check_comparable,
-    read_environment,
     report_from_dict,
     visible_gpus,
 )
-from t2t_deploy.bench._results import BenchSettings
+from t2t_deploy.bench._environment import watch_gpus
 from t2t_deploy.errors import ComparisonError
-from t2t_deploy.report._sections import _gpu
+
+from ..reports import HERE, SETTINGS
 
 pytestmark = pytest.mark.skipif(not is_installed("pynvml"), reason="nvidia-ml-py is not installed")
 
@@ -76,7 +76,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_looks_are_merged_and_idling_is_no_throttling(nvml: Any) -> None:
-    with GpuWatch() as watch:
+    with watch_gpus() as watch:
         for _ in range(3):
             watch.look()
         assert watch.records() == (RECORD,)
@@ -89,7 +89,6 @@ def test_power_that_is_not_told(nvml: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(nvml, "nvmlDeviceGetPowerUsage", refused)
     (found,) = visible_gpus()
     assert found.power_w is None
-    assert " W" not in _gpu(found)
 
 
 def test_a_machine_without_a_driver_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,18 +102,9 @@ def test_a_machine_without_a_driver_has_none(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_record_survives_json_and_another_gpu_is_another_machine() -> None:
-    here = read_environment(threads=[2], load_before=None)
-    with_gpu = read_environment(threads=[2], load_before=None, gpus=(RECORD,))
-    settings = BenchSettings(rounds=5, round_seconds=0.5, warm_up_limit_s=5.0, seed=0)
-    old = report_from_dict(BenchReport(with_gpu, (), settings).to_dict())
+    with_gpu = dataclasses.replace(HERE, gpus=(RECORD,))
+    old = report_from_dict(BenchReport(with_gpu, (), SETTINGS).to_dict())
     assert old.environment.gpus == (RECORD,)
     check_comparable(old, with_gpu, devices=(None,), name="old.json")
     with pytest.raises(ComparisonError, match="GPUs Test GPU there, none here"):
-        check_comparable(old, here, devices=(None,), name="old.json")
-
-
-def test_the_line_of_a_report() -> None:
-    assert _gpu(RECORD) == (
-        "Test GPU, driver 580.1, 900 to 1800 of 2100 MHz, memory 5000 to 5000 MHz, up to 83 °C, "
-        "up to 290 W; held down by power cap, software thermal slowdown"
-    )
+        check_comparable(old, HERE, devices=(None,), name="old.json")

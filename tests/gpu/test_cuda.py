@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from t2t_deploy.bench._gpus import visible_gpus
+from t2t_deploy.bench import visible_gpus
 from t2t_deploy.engine import device_capability, device_name, why_no_device
 from t2t_deploy.errors import BackendError
 from t2t_deploy.runtime._cuda import Cuda

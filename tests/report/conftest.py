@@ -11,10 +11,9 @@ import pytest
 
 from t2t_deploy.bench import (
     BenchReport,
-    BenchSettings,
     BenchStatus,
     CaseResult,
-    Environment,
+    GpuRecord,
     Latency,
     Round,
     Speedup,
@@ -26,23 +25,16 @@ from t2t_deploy.report import BenchDocument
 from t2t_deploy.types import Precision
 from t2t_deploy.workspace import Manifest
 
+from ..reports import HERE, SETTINGS
+
 Row = Callable[..., CaseResult]
-HERE = Environment(
-    date_utc="2026-01-02T03:04:05+00:00",
-    platform="Linux-6.1-x86_64",
-    cpu_model="Some CPU",
-    cpu_flags=("avx2", "avx512_vnni"),
-    logical_cores=4,
-    usable_cores=2,
-    memory_bytes=16_000_000_000,
-    governor="performance",
-    python="3.11.2",
-    versions={"numpy": "2.4.6", "torch": "2.13.0"},
-    threads=(2,),
-    load_before=(0.25, 0.5, 0.75),
-    load_after=(1.75, 1.0, 0.5),
+
+
+# closes what text may stand in: an attribute, a tag, a script, a style, a comment
+HOSTILE = (
+    "\"'></title></style></script>--><script>document.title = 'run'</script>"
+    "<img src=x onerror=\"document.title = 'run'\"><svg/onload=\"document.title='run'\">"
 )
-SETTINGS = BenchSettings(rounds=5, round_seconds=0.5, warm_up_limit_s=5.0, seed=0)
 
 
 def measured_row(
@@ -157,3 +149,38 @@ def document() -> BenchDocument:
     )
     comparison = compare_reports(old, made.report, name="old.json")
     return dataclasses.replace(made, comparison=comparison)
+
+
+@pytest.fixture
+def unlike(document: BenchDocument) -> BenchDocument:
+    """The same with what only some benches have: GPUs, random weights, parents, notes."""
+    gpu = GpuRecord(0, "H100", "580", (1200, 1980), 1980, (2619, 2619), 61, 300.0, ("power cap",))
+    environment = dataclasses.replace(HERE, gpus=(gpu,), governor=None)
+    drawn = {"sha256": "0" * 64, "source": {"kind": "random", "seed": "5"}}
+    parents = ({"kind": "onnx", "file": "parent.onnx", "sha256": "abc123" * 10},)
+    manifests = {
+        "fast.onnx": manifest_of("fast.onnx", None, weights=drawn, parents=parents),
+        "half.onnx": manifest_of("half.onnx", weights={}, parents=parents),
+    }
+    assert document.comparison is not None
+    comparison = dataclasses.replace(document.comparison, notes=("torch was 2.12",))
+    report = dataclasses.replace(document.report, environment=environment)
+    return dataclasses.replace(document, report=report, artifacts=manifests, comparison=comparison)
+
+
+def hostile(value: Any) -> Any:
+    """The value with every text in it, at any depth, replaced; what must be a known word stays."""
+    if isinstance(value, BenchStatus) or value in (None, "random"):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changes = {f.name: hostile(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **changes)
+    if type(value) is str:
+        return HOSTILE + value
+    if isinstance(value, dict):
+        # names that are looked for, and names that are shown
+        changed = {key: hostile(one) for key, one in value.items()}
+        return changed | {hostile(key): one for key, one in changed.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(hostile(one) for one in value)
+    return value

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
+from t2t_deploy.bench import CaseResult
+from t2t_deploy.report._charts import (
+    latency_chart,
+    memory_chart,
+    rounds_sparkline,
+    throughput_chart,
+    tradeoff_chart,
+)
 from t2t_deploy.report._document import Case, measured_cases
-from t2t_deploy.report._drawing import shortened
-from t2t_deploy.report._latency_chart import latency_chart
-from t2t_deploy.report._markup import Markup
-from t2t_deploy.report._small_charts import memory_chart, rounds_sparkline
-from t2t_deploy.report._throughput_chart import throughput_chart
-from t2t_deploy.report._tradeoff_chart import tradeoff_chart
+from t2t_deploy.report._drawing import Chart, shortened
 from t2t_deploy.types import Precision
+from t2t_deploy.workspace import Manifest
 
 from .conftest import document_of, manifest_of, measured_row
 
@@ -36,16 +40,17 @@ def cases_of(*errors: float | None, batches: Sequence[int] = (1,)) -> list[Case]
         )
     ]
     pairs = zip(names, errors, strict=True)
-    return measured_cases(
-        document_of(*rows, artifacts={name: manifest_of(name, error) for name, error in pairs})
-    )
+    return cases_from(*rows, **{name: manifest_of(name, error) for name, error in pairs})
 
 
-def wide(chart: Markup | None) -> str:
+def cases_from(*rows: CaseResult, **artifacts: Manifest) -> list[Case]:
+    return measured_cases(document_of(*rows, artifacts=artifacts))
+
+
+def wide(drawn: Chart | None) -> str:
     """The drawing for a large window."""
-    assert chart is not None
-    (drawing,) = re.findall(r'<div class="wide">(.*?)</div>', chart)
-    return str(drawing)
+    assert drawn is not None
+    return drawn.wide
 
 
 def groups(drawing: str) -> dict[int, str]:
@@ -74,7 +79,7 @@ def test_latencies_stand_in_their_order_and_place() -> None:
 
 def test_latencies_far_apart_are_on_a_logarithmic_axis() -> None:
     rows = (measured_row(p50=1.0), measured_row("eager", "reference", p50=100.0))
-    drawing = wide(latency_chart(measured_cases(document_of(*rows)), 1, first=True))
+    drawing = wide(latency_chart(cases_from(*rows), 1, first=True))
     assert "ms, logarithmic</text>" in drawing
     one, hundred = (attribute(groups(drawing)[number], "median", "x1") for number in (1, 2))
     ninety = re.findall(r'class="percentile"', drawing)
@@ -87,7 +92,7 @@ def test_a_density_has_the_shape_of_its_samples() -> None:
     row = measured_row(p50=10.0)
     assert row.latency_ms is not None
     row = dataclasses.replace(row, latency_ms=dataclasses.replace(row.latency_ms, samples=samples))
-    drawing = wide(latency_chart(measured_cases(document_of(row)), 1, first=True))
+    drawing = wide(latency_chart(cases_from(row), 1, first=True))
     (path,) = re.findall(r'<path d="M([^"]*)Z" class="density"', drawing)
     points = np.array([[float(word) for word in pair.split()] for pair in path.split("L")])
     upper = points[: len(points) // 2]
@@ -100,7 +105,7 @@ def test_a_density_has_the_shape_of_its_samples() -> None:
 
 def test_unstable_is_said_beside_the_latency() -> None:
     rows = (measured_row(unstable=True), measured_row(artifact="b.onnx"))
-    drawing = wide(latency_chart(measured_cases(document_of(*rows)), 1, first=True))
+    drawing = wide(latency_chart(cases_from(*rows), 1, first=True))
     assert re.findall(r"ms( · unstable)?</text>", drawing).count(" · unstable") == 1
 
 
@@ -143,9 +148,7 @@ def test_a_name_does_not_lie_on_another_mark() -> None:
     """Two files of one error and nearly one speed: the slower one is named at its left."""
     rows = (measured_row(artifact="a", p50=50.0), measured_row(artifact="b", p50=48.0))
     known = {name: manifest_of(name, 1e-6) for name in ("a", "b")}
-    drawing = wide(
-        tradeoff_chart(measured_cases(document_of(*rows, artifacts=known)), 1, first=True)
-    )
+    drawing = wide(tradeoff_chart(cases_from(*rows, **known), 1, first=True))
     anchors = {
         number: re.findall(r'class="name"( text-anchor="end")?', marks)
         for number, marks in groups(drawing).items()
@@ -169,17 +172,15 @@ def test_what_was_not_verified_is_named_and_not_drawn() -> None:
     chart = tradeoff_chart(cases_of(1e-6, None), 1, first=True)
     assert chart is not None
     assert set(groups(wide(chart))) == {1, 2}
-    assert "Not verified, and not shown: ort-cpu fp32 cpu." in chart
+    assert "Not verified, and not shown: ort-cpu fp32 cpu." in (chart.caption or "")
     assert tradeoff_chart(cases_of(None), 1, first=True) is None
-    assert tradeoff_chart(measured_cases(document_of(measured_row())), 1, first=True) is None
+    assert tradeoff_chart(cases_from(measured_row()), 1, first=True) is None
 
 
 def test_shapes_tell_precisions_apart() -> None:
     rows = [measured_row(artifact=p.value, precision=p.value) for p in Precision]
     known = {p.value: manifest_of(p.value, precision=p) for p in Precision}
-    drawing = wide(
-        tradeoff_chart(measured_cases(document_of(*rows, artifacts=known)), 1, first=True)
-    )
+    drawing = wide(tradeoff_chart(cases_from(*rows, **known), 1, first=True))
     shapes = set()
     for marks in groups(drawing).values():
         (name, words) = re.findall(r'<(circle|rect|path)([^>]*)class="mark"', marks)[0]
@@ -197,7 +198,7 @@ def test_memory_is_split_where_the_model_begins() -> None:
 
 
 def test_rounds_in_their_order() -> None:
-    (case,) = measured_cases(document_of(measured_row()))
+    (case,) = cases_from(measured_row())
     drawing = rounds_sparkline(case)
     heights = [float(y) for y in re.findall(r'cy="([\d.]+)"', drawing)]
     assert len(heights) == 5
@@ -206,11 +207,10 @@ def test_rounds_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("chart", [latency_chart, tradeoff_chart, memory_chart])
-def test_only_the_first_of_a_kind_is_explained(chart: object) -> None:
-    assert callable(chart)
+def test_only_the_first_of_a_kind_is_explained(chart: Callable[..., Chart]) -> None:
     cases = cases_of(1e-6)
-    assert "<figcaption>" in chart(cases, 1, first=True)
-    assert "<figcaption>" not in chart(cases, 1, first=False)
+    assert chart(cases, 1, first=True).caption
+    assert chart(cases, 1, first=False).caption is None
 
 
 def test_long_names_lose_their_middle() -> None:

@@ -7,17 +7,15 @@ import dataclasses
 import hashlib
 import re
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
 
-from t2t_deploy.bench import BenchStatus, GpuRecord
+from t2t_deploy.bench import GpuRecord
 from t2t_deploy.report import BenchDocument, bench_page
 from t2t_deploy.report._page import _resource
 
-from .conftest import HERE, document_of, manifest_of, measured_row
-
-HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>"
+from ..reports import HERE
+from .conftest import HOSTILE, document_of, hostile, manifest_of, measured_row
 
 
 class Read(HTMLParser):
@@ -48,41 +46,6 @@ class Read(HTMLParser):
 
 def read(document: BenchDocument) -> Read:
     return Read(bench_page(document))
-
-
-def hostile(value: Any) -> Any:
-    """The value with every text in it, at any depth, replaced; what must be a known word stays."""
-    if isinstance(value, BenchStatus) or value in (None, "random"):
-        return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changes = {f.name: hostile(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return dataclasses.replace(value, **changes)
-    if type(value) is str:
-        return HOSTILE + value
-    if isinstance(value, dict):
-        # names that are looked for, and names that are shown
-        changed = {key: hostile(one) for key, one in value.items()}
-        return changed | {hostile(key): one for key, one in changed.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(hostile(one) for one in value)
-    return value
-
-
-@pytest.fixture
-def unlike(document: BenchDocument) -> BenchDocument:
-    """The same with what only some benches have: GPUs, random weights, parents, notes."""
-    gpu = GpuRecord(0, "H100", "580", (1200, 1980), 1980, (2619, 2619), 61, 300.0, ("power cap",))
-    environment = dataclasses.replace(HERE, gpus=(gpu,), governor=None)
-    drawn = {"sha256": "0" * 64, "source": {"kind": "random", "seed": "5"}}
-    parents = ({"kind": "onnx", "file": "parent.onnx", "sha256": "abc123" * 10},)
-    manifests = {
-        "fast.onnx": manifest_of("fast.onnx", None, weights=drawn, parents=parents),
-        "half.onnx": manifest_of("half.onnx", weights={}, parents=parents),
-    }
-    assert document.comparison is not None
-    comparison = dataclasses.replace(document.comparison, notes=("torch was 2.12",))
-    report = dataclasses.replace(document.report, environment=environment)
-    return dataclasses.replace(document, report=report, artifacts=manifests, comparison=comparison)
 
 
 def test_what_only_some_benches_have_is_text_too(unlike: BenchDocument) -> None:
@@ -170,6 +133,23 @@ def test_every_part_is_there(document: BenchDocument) -> None:
     ]
     assert page.count("svg") == 2 * len(titles) + 6
     assert "14 at 224 px · Some CPU · threads 2 · 2026-01-02 03:04 UTC" in page.text
+
+
+@pytest.mark.parametrize(
+    ("power_w", "throttled", "end"),
+    [
+        (290.5, ("power cap", "sync boost"), ", up to 290 W; held down by power cap, sync boost"),
+        (None, (), "; not held down"),
+    ],
+)
+def test_a_gpu_has_its_line(power_w: float | None, throttled: tuple[str, ...], end: str) -> None:
+    gpu = GpuRecord(0, "H100", "580.1", (900, 1800), 2100, (5000, 5000), 83, power_w, throttled)
+    page = bench_page(
+        document_of(measured_row(), environment=dataclasses.replace(HERE, gpus=(gpu,)))
+    )
+    assert re.findall(r"<dt>GPU 0</dt><dd>(.*?)</dd>", page) == [
+        "H100, driver 580.1, 900 to 1800 of 2100 MHz, memory 5000 to 5000 MHz, up to 83 °C" + end
+    ]
 
 
 def test_rows_of_the_table(document: BenchDocument) -> None:

@@ -9,17 +9,16 @@ import dataclasses
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_deploy.bench import BenchReport, compare_reports, report_from_dict
 from t2t_deploy.report import BenchDocument, bench_page
 from t2t_deploy.workspace import Manifest
 
 from .chromium import Browser, find_chromium
+from .conftest import hostile
 
 PHONE, DESKTOP, PAPER = 390, 1280, 688
 NAME = "<script>document.title = 'run'</script>"
@@ -209,61 +208,12 @@ def test_print_is_light_whole_and_has_no_buttons(browser: Browser, page: Path) -
     browser.prefer()
 
 
-def hostile(values: Any) -> Any:
-    """Every text in values, keys included, with markup before and after it."""
-    if isinstance(values, str):
-        return f"{ATTACK}{values}{ATTACK}"
-    if isinstance(values, dict):
-        return {hostile(key) if key not in KEPT else key: hostile(v) for key, v in values.items()}
-    return [hostile(value) for value in values] if isinstance(values, (list, tuple)) else values
-
-
-# closes what text may stand in: a tag, an attribute, a script, a style, a comment
-ATTACK = (
-    "'\"></title></style></script>--><script>document.title = 'run'</script>"
-    "<img src=x onerror=\"document.title = 'run'\"><svg/onload=\"document.title='run'\">"
-)
-KEPT = {"status", "rel_l2", "tolerance", "soft_split", "kind", "source", "sha256", "pictures"}
-
-
 def test_nothing_of_a_file_is_more_than_text(
-    browser: Browser, document: BenchDocument, tmp_path: Path
+    browser: Browser, unlike: BenchDocument, tmp_path: Path
 ) -> None:
-    """A manifest and two benches in which every text is an attack, as their files would have it."""
-
-    def attacked(report: BenchReport) -> BenchReport:
-        values = report.to_dict()
-        for row in values["results"]:
-            for name in ("artifact", "backend", "precision", "reason"):
-                row[name] = hostile(row[name])
-        for name in ("platform", "cpu_model", "governor", "python", "versions", "date_utc"):
-            values["environment"][name] = hostile(values["environment"][name])
-        return report_from_dict(values)
-
-    made = attacked(document.report)
-    old = attacked(BenchReport(made.environment, document.report.results, made.settings))
-    artifacts = {
-        hostile(name): dataclasses.replace(
-            manifest,
-            **{
-                field: hostile(getattr(manifest, field))
-                for field in ("file", "variant", "target", "tools", "created", "parents")
-            },
-            weights={**manifest.weights, "source": hostile(manifest.weights["source"])},
-            strategies=hostile(manifest.strategies),
-            verification={**(manifest.verification or {}), "reason": ATTACK},
-        )
-        for name, manifest in document.artifacts.items()
-    }
-    attack = dataclasses.replace(
-        document,
-        report=made,
-        command=f"t2t-deploy bench {ATTACK}",
-        artifacts=artifacts,
-        comparison=compare_reports(old, made, name=ATTACK),
-    )
+    """Manifests and benches in which every text is an attack."""
     path = tmp_path / "attack.html"
-    path.write_text(bench_page(attack), "utf-8")
+    path.write_text(bench_page(hostile(unlike)), "utf-8")
     browser.open(path)
     assert browser.run("document.title") == "T2T-ViT benchmark"
     assert browser.run("document.querySelectorAll('img, iframe, object, [onload]').length") == 0
@@ -272,7 +222,7 @@ def test_nothing_of_a_file_is_more_than_text(
     shown_text = browser.run("document.body.innerText")
     assert shown_text.count("<script>document.title = 'run'</script>") > 20
     plain = tmp_path / "plain.html"
-    plain.write_text(bench_page(document), "utf-8")
+    plain.write_text(bench_page(unlike), "utf-8")
     scripts = "document.scripts.length"
     attacked_scripts = browser.run(scripts)
     browser.open(plain)

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 from safetensors.torch import load_file
 
-from t2t_deploy._child import from_json
+from t2t_deploy._codec import from_plain
 from t2t_deploy.errors import DeployError
 from t2t_deploy.runtime import SessionRequest, open_session
 
@@ -39,7 +39,7 @@ def cycle(request: SessionRequest, refused: bool, file_alone: bool) -> None:
 
 
 def main() -> None:
-    request = from_json(SessionRequest, json.loads(sys.argv[1]))
+    request = from_plain(SessionRequest, json.loads(sys.argv[1]))
     process = psutil.Process()
     counts: dict[str, list[int]] = {"rss": [], "files": [], "threads": []}
     for _ in range(int(sys.argv[2])):

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from t2t_deploy._child import from_json, to_json
+from t2t_deploy._codec import from_plain, to_plain
 from t2t_deploy._optional import is_installed
 from t2t_deploy.engine._device import Unavailable, device_capability, why_no_device
 from t2t_deploy.errors import BackendError
@@ -203,4 +203,4 @@ def test_an_error_of_cuda_is_one_line() -> None:
     ],
 )
 def test_a_request_survives_its_way_to_a_worker(request_: SessionRequest) -> None:
-    assert from_json(SessionRequest, json.loads(to_json(request_))) == request_
+    assert from_plain(SessionRequest, json.loads(json.dumps(to_plain(request_)))) == request_

@@ -17,7 +17,7 @@ import pytest
 from onnx import helper
 
 import t2t_deploy
-from t2t_deploy._child import to_json
+from t2t_deploy._codec import to_plain
 from t2t_deploy._optional import is_installed
 from t2t_deploy.errors import BackendError
 from t2t_deploy.graph._mapped import mappable_model
@@ -195,7 +195,7 @@ def counted(request: SessionRequest, cycles: int, *words: str) -> dict[str, np.n
     done = subprocess.run(
         [
             *(sys.executable, str(Path(__file__).with_name("cycles.py"))),
-            *(to_json(request), str(cycles), *words),
+            *(json.dumps(to_plain(request)), str(cycles), *words),
         ],
         env=os.environ | {"PYTHONPATH": str(Path(t2t_deploy.__file__).parents[1])},
         capture_output=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -10,9 +9,7 @@ from typing import Any, cast
 import pytest
 
 from t2t_deploy.bench import BenchCase, BenchStatus, WarmUp, _case_run
-from t2t_deploy.bench._case_run import CaseRun
-from t2t_deploy.bench._client import Worker
-from t2t_deploy.bench._tables import _note
+from t2t_deploy.bench._case_run import CaseRun, Worker
 from t2t_deploy.runtime import SessionRequest
 
 
@@ -52,7 +49,7 @@ def test_warm_up_ends_when_two_chunks_agree(monkeypatch: pytest.MonkeyPatch) -> 
     # 3, then 0.25 s of 50, 25 and 20 ms calls; 20.5 is within 5 % of 20
     assert worker.asked == [(3, 0), (5, 0), (10, 0), (12, 0)]
     case_run.take_turn(1, 1, round_seconds=0.41)
-    result = case_run.result(None)
+    result = case_run.result()
     assert result.warm_up == WarmUp(iterations=31, stable=True)
     assert worker.asked[-1] == (20, 1)  # sized by the last chunk, after one unrecorded call
     assert result.status is BenchStatus.OK
@@ -65,7 +62,7 @@ def test_warm_up_that_never_settles_ends_at_the_limit(monkeypatch: pytest.Monkey
     case_run, worker = prepared(monkeypatch, [1000.0, 2000.0, 1000.0, 2000.0])
     assert worker.asked == [(3, 0), (3, 0)]  # 9 s; the limit is looked at between chunks
     case_run.take_turn(1, 1, round_seconds=0.5)
-    assert case_run.result(None).warm_up == WarmUp(iterations=7, stable=False)
+    assert case_run.result().warm_up == WarmUp(iterations=7, stable=False)
 
 
 def test_graphs_that_were_refused_are_told_beside_the_figures(
@@ -77,6 +74,5 @@ def test_graphs_that_were_refused_are_told_beside_the_figures(
         worker, "run", lambda *args, **kw: plain(*args, **kw) | {"graph_refusal": "it waits"}
     )
     case_run.take_turn(1, 1, round_seconds=0.1)
-    result = case_run.result(None)
+    result = case_run.result()
     assert (result.status, result.reason) == (BenchStatus.OK, "without CUDA graph: it waits")
-    assert _note(dataclasses.replace(result, unstable=False)) == "without CUDA graph: it waits"

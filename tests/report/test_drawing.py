@@ -1,3 +1,5 @@
+"""Elements of SVG, and the scales and labels that they are placed by."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -5,8 +7,57 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 
-from t2t_deploy.report._drawing import fitting_scale, linear_scale, log_scale, spread_apart
+from t2t_deploy.report._drawing import (
+    element,
+    fitting_scale,
+    linear_scale,
+    log_scale,
+    number,
+    spread_apart,
+)
+
+HOSTILE = "<script>alert('1')</script> & \"more\""
+
+
+def test_text_is_escaped_and_markup_is_not() -> None:
+    assert element("text", HOSTILE, element("title", "<i>")) == (
+        "<text>&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt; &amp; &#34;more&#34;"
+        "<title>&lt;i&gt;</title></text>"
+    )
+    assert isinstance(element("path"), Markup)
+
+
+def test_an_attribute_cannot_be_left() -> None:
+    assert element("g", "", title='"><script>') == '<g title="&#34;&gt;&lt;script&gt;"></g>'
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (
+            element("g", *(element("text", str(n)) for n in (1, 2))),
+            "<g><text>1</text><text>2</text></g>",
+        ),
+        (element("line", x1=1.0, y1=2 / 3, class_="grid"), '<line x1="1" y1="0.67" class="grid"/>'),
+        (element("g", "Go", title=None, id="x"), '<g id="x">Go</g>'),
+        (element("g", "", data_series=3, aria_label="x"), '<g data-series="3" aria-label="x"></g>'),
+    ],
+)
+def test_elements(made: Markup, expected: str) -> None:
+    assert made == expected
+
+
+def test_what_is_added_to_markup_is_text_again() -> None:
+    assert element("g", element("g", "x") + "<i>") == "<g><g>x</g>&lt;i&gt;</g>"
+
+
+def test_coordinates_have_two_decimals() -> None:
+    assert [number(value) for value in (1.0, 0.125, -3.14159, 100.0, 0.0)] == [
+        *("1", "0.12", "-3.14", "100", "0"),
+    ]
+
 
 positive = st.floats(min_value=1e-9, max_value=1e9)
 
