@@ -448,8 +448,9 @@ def _quantized_graph(
     if asked.images is None and not precision.weights_only:
         raise CalibrationError(
             f"{source.path.name} is {source.require_manifest().precision.value}, and "
-            f"{precision.value} ranges are taken on pictures: give a folder of images, or make the "
-            f"graph first: t2t-deploy quantize --type {precision.value} --target tensorrt --images DIR"
+            f"{precision.value} ranges are taken on pictures: give a folder of images, or make "
+            f"the graph first: t2t-deploy quantize --type {precision.value} --target tensorrt "
+            "--images DIR"
         )
     progress.note(f"quantising the weights of {source.path.name} to {precision.value} for tensorrt")
     plan = plan_quantization(
