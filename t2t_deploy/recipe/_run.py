@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._options import AnyPath
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands import workspace_of
@@ -23,7 +24,6 @@ from t2t_deploy.recipe._steps import (
     Context,
     Evaluate,
     MakeArtifact,
-    Outcome,
     PackageStep,
     ReportPages,
     Step,
@@ -54,18 +54,8 @@ class StepResult:
     step: str
     status: StepStatus
     reason: str
-    result: Mapping[str, Any] | None = None
     exit_status: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {
-            "step": self.step,
-            "status": self.status.value,
-            "reason": self.reason,
-            "exit_status": self.exit_status,
-            "result": None if self.result is None else dict(self.result),
-        }
+    result: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +80,7 @@ class RecipeRun:
             "recipe": str(self.recipe),
             "workspace": str(self.workspace),
             "exit_status": self.exit_status,
-            "steps": [step.to_dict() for step in self.steps],
+            "steps": to_plain(self.steps),
         }
 
 
@@ -170,15 +160,15 @@ def plan_steps(recipe: Recipe) -> tuple[Step, ...]:
         makers[job.name] = steps[-1].label
     names = tuple(job.name for job in recipe.artifacts)
     if recipe.verify is not None:
-        steps.append(Verify(names, recipe.verify))
+        steps.append(Verify(recipe.verify, names))
     if recipe.evaluate is not None:
         expected = recipe.expected
         top1 = expected if expected is not None and expected.top1 is not None else None
-        steps.append(Evaluate(names, recipe.evaluate, top1))
+        steps.append(Evaluate(recipe.evaluate, names, top1))
     if recipe.bench is not None:
-        steps.append(Bench(names, recipe.bench))
+        steps.append(Bench(recipe.bench, names))
         if recipe.bench.given.keys() & {"report", "csv"}:
-            steps.append(ReportPages(names, recipe.bench))
+            steps.append(ReportPages(recipe.bench, names))
     for job in recipe.packages:
         steps.append(PackageStep(job, makers[str(job.source)]))
     return tuple(steps)
@@ -209,7 +199,7 @@ def _follow(
             else:
                 if outcome.failed_check is None:
                     why = f"{_UNCHANGED}; {outcome.note}" if outcome.note else _UNCHANGED
-                    return StepResult(step.label, StepStatus.SKIPPED, why, outcome.result)
+                    return StepResult(step.label, StepStatus.SKIPPED, why, result=outcome.result)
                 reason = outcome.failed_check
         reason = reason or _why_now(step, context, records, fingerprint)
         progress.step(reason)
@@ -223,11 +213,12 @@ def _follow(
         return _failed(step, err)
     if outcome.failed_check is not None:
         return StepResult(
-            step.label, StepStatus.FAILED, outcome.failed_check, outcome.result, outcome.exit_status
+            step.label, StepStatus.FAILED, outcome.failed_check, outcome.exit_status, outcome.result
         )
-    records.keep(_record(step, context, fingerprint, outcome))
+    name = context.recipe.file.name
+    records.keep(Record(step.label, name, dict(fingerprint), outcome.outputs, outcome.result))
     told = reason if outcome.note is None else f"{reason}; {outcome.note}"
-    return StepResult(step.label, StepStatus.DONE, told, outcome.result)
+    return StepResult(step.label, StepStatus.DONE, told, result=outcome.result)
 
 
 def _failed(step: Step, err: DeployError) -> StepResult:
@@ -240,16 +231,6 @@ def _why_now(step: Step, context: Context, records: Records, fingerprint: Finger
     if last is None:
         return "not done before, or its record is damaged" if records.damaged else "not done before"
     return changes(last.parts, fingerprint) or "what it made is not there as it was"
-
-
-def _record(step: Step, context: Context, fingerprint: Fingerprint, outcome: Outcome) -> Record:
-    return Record(
-        step=step.label,
-        recipe=context.recipe.file.name,
-        parts=dict(fingerprint),
-        outputs=outcome.outputs,
-        result=outcome.result,
-    )
 
 
 @dataclass(frozen=True, slots=True)

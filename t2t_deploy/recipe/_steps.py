@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from t2t_deploy._options import Among
 from t2t_deploy._progress import Progress
 from t2t_deploy.bench import BenchStatus
 from t2t_deploy.commands import (
+    CalibratedRanges,
     Evaluation,
     GraphForm,
+    Package,
     benchmark,
     build_values,
-    calibrate_onnx,
     calibrate_values,
     evaluate_artifacts,
     evaluate_values,
     export_values,
     load_model,
-    package_artifact,
     package_values,
     quantize_values,
     verify_artifacts,
@@ -131,45 +132,53 @@ class Outcome:
     note: str | None = None
 
 
-class Step(Protocol):
-    """A step of a recipe. needs: the labels of the steps it cannot do without.
+@dataclass(frozen=True, slots=True)
+class Step(ABC):
+    """A step of a recipe, about one of its jobs.
 
     lacks_tools: whether a runtime or builder that cannot run here leaves it not run.
     """
 
+    job: Job
+
+    lacks_tools: ClassVar[bool] = False
+
     @property
     def label(self) -> str:
         """The command and the name, as people read it."""
+        return f"{self.job.command} {self.job.name}".rstrip()
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Labels of the steps without which there is nothing to do."""
+        return ()
 
-    @property
-    def lacks_tools(self) -> bool:
-        """Whether what cannot run here is not run instead of failed."""
-
+    @abstractmethod
     def fingerprint(self, context: Context) -> Fingerprint:
         """All that the outcome depends on. Raises DeployError for what cannot be read."""
 
+    @abstractmethod
     def run(self, context: Context, progress: Progress) -> Outcome:
         """Do it. Raises DeployError."""
 
     def reuse(self, context: Context, record: Record) -> Outcome:
         """Take what was made before. Raises ArtifactError where it is not there as it was."""
+        context.check_unchanged(record.outputs)
+        return Outcome(record.result, record.outputs, note=self.note(context))
+
+    def note(self, context: Context) -> str | None:
+        """What else should be known of the outcome."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
-class CheckModel:
+class CheckModel(Step):
     """Compares the model with what the recipe expects, before anything is made."""
 
-    job: Job
     expected: Expected
     evaluated: bool
 
     label: ClassVar[str] = "model"
-    needs: ClassVar[tuple[str, ...]] = ()
-    lacks_tools: ClassVar[bool] = False
 
     def fingerprint(self, context: Context) -> Fingerprint:
         """The weights and what is expected of them."""
@@ -180,10 +189,9 @@ class CheckModel:
     def run(self, context: Context, progress: Progress) -> Outcome:
         """Read the weights. Raises CheckpointError where they are not as expected."""
         asked, given = self.expected, self.job.given
-        found: dict[str, Any] = {}
-        checkpoint = given.get("checkpoint")
-        if checkpoint is not None:
-            found["sha256"] = content("checkpoint", checkpoint)["checkpoint"]
+        found: dict[str, Any] = content("checkpoint", given.get("checkpoint"))
+        if found:
+            found = {"sha256": found["checkpoint"]}
             self._compare("sha256", asked.sha256, found["sha256"])
         elif asked.sha256 is not None:
             raise CheckpointError(
@@ -197,16 +205,12 @@ class CheckModel:
             "image_size": model.config.image_size,
             "params": sum(tensor.numel() for tensor in model.state_dict.values()),
         }
-        self._compare("classes", asked.classes, found["classes"])
-        self._compare("image-size", asked.image_size, found["image_size"])
-        self._compare("params", asked.params, found["params"])
-        return Outcome(found, note=self._note())
+        for name in ("classes", "image_size", "params"):
+            self._compare(name.replace("_", "-"), getattr(asked, name), found[name])
+        return Outcome(found, note=self.note(context))
 
-    def reuse(self, context: Context, record: Record) -> Outcome:
-        """What was found before."""
-        return Outcome(record.result, note=self._note())
-
-    def _note(self) -> str | None:
+    def note(self, context: Context) -> str | None:
+        """Whether the accuracy is not looked at."""
         if self.expected.top1 is None or self.evaluated:
             return None
         return f"top1 {self.expected.top1:g} is not checked: the recipe has no [evaluate]"
@@ -223,23 +227,15 @@ class CheckModel:
 
 
 @dataclass(frozen=True, slots=True)
-class SourceStep:
+class SourceStep(Step):
     """What steps about one artifact, or one file of ranges, share.
 
     source_step: the label of the step that makes what this one starts from. ranges: of the one that
     takes the ranges it uses.
     """
 
-    job: Job
     source_step: str | None = None
     ranges: str | None = None
-
-    lacks_tools: ClassVar[bool] = False
-
-    @property
-    def label(self) -> str:
-        """The command and the name."""
-        return f"{self.job.command} {self.job.name}"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -262,12 +258,12 @@ class SourceStep:
 
     def fingerprint(self, context: Context) -> Fingerprint:
         """What it starts from, the arguments, the tools."""
-        function, folder = COMMANDS[self.job.command], context.recipe.folder
-        source = {}
+        found = command_fingerprint(
+            COMMANDS[self.job.command], self.arguments(context), context.recipe.folder
+        )
         if self.job.source is not None:
-            source = artifact_fingerprint(self.job.source, self.source(context))
-        arguments = command_fingerprint(function, self.arguments(context), folder)
-        return {**source, **arguments, **self.tools(context)}
+            found |= artifact_fingerprint(self.job.source, self.source(context))
+        return found | self.tools(context)
 
     def tools(self, context: Context) -> dict[str, str]:
         """What traces and verifies."""
@@ -275,8 +271,8 @@ class SourceStep:
 
     def call(self, context: Context, progress: Progress) -> Any:
         """The command's result."""
-        function = COMMANDS[self.job.command]
-        return function(**self.arguments(context), workspace=context.workspace, progress=progress)
+        given = self.arguments(context) | {"workspace": context.workspace, "progress": progress}
+        return COMMANDS[self.job.command](**given)
 
 
 class MakeArtifact(SourceStep):
@@ -344,9 +340,7 @@ class Calibrate(SourceStep):
         if last is not None and versions(last.parts) != versions(self.fingerprint(context)):
             # the command would take the file that other versions made
             context.path(last.outputs[0]).unlink(missing_ok=True)
-        found = calibrate_onnx(
-            **self.arguments(context), workspace=context.workspace, progress=progress
-        )
+        found: CalibratedRanges = self.call(context, progress)
         context.ranges[self.label] = found.path
         return Outcome(calibrate_values(found), (context.output(found.path),))
 
@@ -376,33 +370,23 @@ class PackageStep(SourceStep):
     def run(self, context: Context, progress: Progress) -> Outcome:
         """Write the folders."""
         context.workspace.open(self.source(context).path)
-        package = package_artifact(
-            **self.arguments(context), workspace=context.workspace, progress=progress
-        )
+        package: Package = self.call(context, progress)
         return Outcome(package_values(package), tuple(map(context.output, package.folders)))
-
-    def reuse(self, context: Context, record: Record) -> Outcome:
-        """The folders as they were written."""
-        context.check_unchanged(record.outputs)
-        return Outcome(record.result, record.outputs)
 
 
 @dataclass(frozen=True, slots=True)
-class CheckStep:
+class CheckStep(Step):
     """What steps that look at all artifacts share; names: the artifacts of the recipe."""
 
     names: tuple[str, ...]
-    job: Job
     expected: Expected | None = None
 
-    needs: ClassVar[tuple[str, ...]] = ()
     lacks_tools: ClassVar[bool] = True
     files: ClassVar[bool] = True
 
-    @property
-    def label(self) -> str:
-        """The command."""
-        return self.job.command
+    def note(self, context: Context) -> str | None:
+        """Which artifacts are left out."""
+        return context.left_out(self.names)
 
     def artifacts(self, context: Context) -> dict[str, Artifact]:
         """The artifacts there are. Raises BackendError where there is none."""
@@ -430,11 +414,6 @@ class CheckStep:
         runtime = BACKENDS[self.job.given.get("backend") or DEFAULT_BACKEND]
         return tools(*CHECK_TOOLS, *runtime.tools) | machine(processor=False)
 
-    def reuse(self, context: Context, record: Record) -> Outcome:
-        """The result as it was, where what it wrote is still there."""
-        context.check_unchanged(record.outputs)
-        return Outcome(record.result, record.outputs, note=context.left_out(self.names))
-
 
 class Verify(CheckStep):
     """All artifacts against the reference once more: other pictures, or node by node."""
@@ -448,7 +427,7 @@ class Verify(CheckStep):
         return Outcome(
             verify_values(results),
             failed_check=f"failed verification: {', '.join(failed)}" if failed else None,
-            note=context.left_out(self.names),
+            note=self.note(context),
         )
 
 
@@ -475,7 +454,7 @@ class Evaluate(CheckStep):
             evaluate_values(found),
             outputs,
             "; ".join(short) or None,
-            note=context.left_out(self.names),
+            note=self.note(context),
         )
 
     def _top1(self, found: Evaluation) -> str | None:
@@ -521,7 +500,7 @@ class Bench(CheckStep):
             done.to_dict(),
             failed_check=f"failed: {reasons}" if rows else None,
             exit_status=1,
-            note=context.left_out(self.names),
+            note=self.note(context),
         )
         context.bench = dict(outcome.result)
         return outcome
@@ -529,7 +508,7 @@ class Bench(CheckStep):
     def reuse(self, context: Context, record: Record) -> Outcome:
         """The figures as they were measured."""
         context.bench = dict(record.result)
-        return CheckStep.reuse(self, context, record)
+        return Step.reuse(self, context, record)
 
 
 class ReportPages(CheckStep):
@@ -537,7 +516,11 @@ class ReportPages(CheckStep):
 
     __slots__ = ()
     label: ClassVar[str] = "report"
-    needs: ClassVar[tuple[str, ...]] = ("bench",)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The figures."""
+        return ("bench",)
 
     def fingerprint(self, context: Context) -> Fingerprint:
         """The figures, the manifests described beside them, the older bench, the files."""
