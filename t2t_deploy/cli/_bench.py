@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @command_line("bench", benchmark)
-def command(done: DocumentedBench, output: Output) -> int:
+def bench(done: DocumentedBench, output: Output) -> int:
     """Measure artifacts (all of the workspace if none is named) against eager PyTorch.
 
     Each runs in its own process; rounds are interleaved, so that a slow minute hits all alike.

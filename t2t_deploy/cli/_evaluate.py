@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @command_line("evaluate", evaluate_artifacts)
-def command(found: Evaluation, output: Output) -> int:
+def evaluate(found: Evaluation, output: Output) -> int:
     """Compare artifacts (all of the workspace if none is named) on pictures.
 
     Class folders that are all named by numbers mean these classes. Others must be as many as the

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     help="PNG of --features, instead of the one in the workspace's logs.",
 )
 @common_options
-def command(
+def inspect(
     artifact: Path,
     other: Path | None,
     features: Path | None,

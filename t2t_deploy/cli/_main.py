@@ -18,23 +18,23 @@ from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._supervisor import end_speechless, leave, supervise
 from t2t_deploy.errors import DeployError, MachineError
 
-# In the order of the work. A command's module is loaded when it runs: the list needs none of them.
+# In the order of the work. The module of a command is loaded when it runs: the list needs none.
 _COMMANDS = {
-    "variants": "The family: dimensions, parameters, published accuracy.",
-    "export": "Checkpoint -> verified ONNX.",
-    "calibrate": "Pictures -> ranges file, for quantize.",
-    "quantize": "Export -> INT8 or FP8 graph, verified.",
-    "build-trt": "ONNX -> TensorRT engine, with what is in it.",
-    "verify": "Artifacts against the reference.",
-    "evaluate": "Accuracy on a folder, against the reference.",
-    "bench": "Latency, throughput and memory against eager PyTorch.",
-    "predict": "Pictures -> classes.",
-    "inspect": "What is in an ONNX file or an engine.",
-    "package": "A model repository for Triton Inference Server.",
-    "run": "A whole recipe, going on where it stopped.",
-    "workspace": "List, check and tidy the artifacts.",
-    "doctor": "What this machine can build and run, and why not the rest.",
-    "completion": "A script that lets a shell complete commands and options.",
+    "variants": ("_machine", "The family: dimensions, parameters, published accuracy."),
+    "export": ("_make", "Checkpoint -> verified ONNX."),
+    "calibrate": ("_make", "Pictures -> ranges file, for quantize."),
+    "quantize": ("_make", "Export -> INT8 or FP8 graph, verified."),
+    "build-trt": ("_make", "ONNX -> TensorRT engine, with what is in it."),
+    "verify": ("_verify", "Artifacts against the reference."),
+    "evaluate": ("_evaluate", "Accuracy on a folder, against the reference."),
+    "bench": ("_bench", "Latency, throughput and memory against eager PyTorch."),
+    "predict": ("_predict", "Pictures -> classes."),
+    "inspect": ("_inspect", "What is in an ONNX file or an engine."),
+    "package": ("_make", "A model repository for Triton Inference Server."),
+    "run": ("_run", "A whole recipe, going on where it stopped."),
+    "workspace": ("_machine", "List, check and tidy the artifacts."),
+    "doctor": ("_machine", "What this machine can build and run, and why not the rest."),
+    "completion": ("_machine", "A script that lets a shell complete commands and options."),
 }
 _INTERRUPTED = 130
 _BY_SIGNAL = 128
@@ -55,19 +55,20 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"t2t_deploy.cli._{cmd_name.replace('-', '_')}")
-        command: click.Command = module.command
-        command.short_help = _COMMANDS[cmd_name]
+        home, short_help = _COMMANDS[cmd_name]
+        module = importlib.import_module(f"t2t_deploy.cli.{home}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        command.short_help = short_help
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         found = [
             CompletionItem(name, help=text)
-            for name, text in _COMMANDS.items()
+            for name, (_, text) in _COMMANDS.items()
             if name.startswith(incomplete)
         ]
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]

@@ -69,7 +69,7 @@ def _run(
 
 
 @command_line("predict", predict_images, extra={"backend": [_NULL], "force": _CLUSTER}, run=_run)
-def command(
+def predict(
     result: tuple[Prediction, list[PredictedImage]] | ClusterPrediction, output: Output
 ) -> int:
     """Tell the classes of pictures.

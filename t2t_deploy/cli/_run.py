@@ -34,7 +34,7 @@ _PARAMS = (
 
 
 @plain_command("run", _PARAMS)
-def command(
+def run(
     workspace: Any, output: Output, recipe: Path | None, example: bool, output_file: Path | None
 ) -> int:
     """Follow a recipe: export, quantize, build, verify, evaluate, bench, report, package.

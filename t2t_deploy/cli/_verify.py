@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @command_line("verify", verify_artifacts)
-def command(results: list[VerifiedArtifact], output: Output) -> int:
+def verify(results: list[VerifiedArtifact], output: Output) -> int:
     """Verify artifacts (all of the workspace if none is named) against the reference."""
 
     def show(console: Console) -> None:

@@ -33,7 +33,7 @@ main()
 # A command that is told to end, and while it cleans up is told so again.
 STOPPED_TWICE = """
 import os, signal
-from t2t_deploy.cli import _variants, main
+from t2t_deploy.cli import _machine, main
 
 signal.signal(signal.{name}, signal.SIG_DFL)  # a shell's background job ignores SIGHUP
 
@@ -44,7 +44,7 @@ def work(**options):
         os.kill(os.getpid(), signal.{name})
         print("cleaned up", flush=True)
 
-_variants.command.callback = work
+_machine.variants.callback = work
 main(["variants"])
 """
 

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="commands are su
 # the real command line; the work waits, and holds no pipe that anybody could close
 WAITS = """
 import sys, time
-from t2t_deploy.cli import _variants, main
-_variants.command.callback = lambda **options: (print("at work", flush=True), time.sleep(120))
+from t2t_deploy.cli import _machine, main
+_machine.variants.callback = lambda **options: (print("at work", flush=True), time.sleep(120))
 main()
 """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from t2t_deploy import __version__
-from t2t_deploy.cli import _variants
+from t2t_deploy.cli import _machine
 from t2t_deploy.errors import ArtifactError
 
 from ..program import finish
@@ -146,7 +146,7 @@ def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
         def work(**options: object) -> None:
             raise err
 
-        monkeypatch.setattr(_variants.command, "callback", work)
+        monkeypatch.setattr(_machine.variants, "callback", work)
 
     return set_error
 

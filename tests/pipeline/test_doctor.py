@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from t2t_deploy.bench import _environment
-from t2t_deploy.cli._doctor import _about
+from t2t_deploy.cli._machine import _about
 from t2t_deploy.commands import _doctor, examine_machine
 
 

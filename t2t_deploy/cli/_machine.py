@@ -1,0 +1,226 @@
+"""What commands about this installation print: variants, workspace, doctor, completion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import get_completion_class
+
+from t2t_deploy.cli._adapter import plain_command
+from t2t_deploy.cli._output import Output
+from t2t_deploy.cli._results import check_values, show_check
+from t2t_deploy.errors import CheckFailed
+from t2t_deploy.model import VARIANTS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@plain_command("variants")
+def variants(workspace: Any, output: Output) -> None:
+    """List the family: dimensions, parameters, published accuracy."""
+    rows: list[dict[str, Any]] = []
+    for variant in VARIANTS.values():
+        config, published = variant.config, variant.published
+        rows.append(
+            {
+                "variant": variant.name,
+                "tokens_type": config.tokens_type.value,
+                "backbone": config.backbone.value,
+                "embed_dim": config.embed_dim,
+                "depth": config.depth,
+                "num_heads": config.num_heads,
+                "mlp_ratio": config.mlp_ratio,
+                "params": variant.params,
+                "macs_g": published.macs_g,
+                "top1": published.top1,
+                "note": published.note,
+            }
+        )
+
+    def show(console: Console) -> None:
+        from rich.table import Table
+
+        table = Table(title="T2T-ViT, 224 px, 1000 classes; accuracy as its authors published it")
+        for name in ("variant", "tokens", "backbone", "width x depth, heads"):
+            table.add_column(name)
+        for name in ("params M", "MACs G", "top-1 %"):
+            table.add_column(name, justify="right")
+        for row in rows:
+            table.add_row(
+                *(str(row[key]) for key in ("variant", "tokens_type", "backbone")),
+                f"{row['embed_dim']} x {row['depth']}, {row['num_heads']}",
+                f"{row['params'] / 1e6:.2f}",
+                *("" if row[key] is None else str(row[key]) for key in ("macs_g", "top1")),
+            )
+        console.print(table)
+
+    output.result({"variants": rows}, show)
+
+
+@plain_command("list")
+def list_artifacts(workspace: Any, output: Output) -> None:
+    """List the artifacts, oldest first."""
+    from t2t_deploy.commands import artifact_values
+
+    artifacts = workspace.artifacts()
+
+    def show(console: Console) -> None:
+        from rich.table import Table
+
+        table = Table("artifact", "kind", "precision", "target", "MB", "state", "made")
+        for artifact in artifacts:
+            manifest = artifact.require_manifest()
+            table.add_row(
+                str(artifact.path),
+                manifest.kind,
+                manifest.precision.value,
+                manifest.target,
+                f"{manifest.size_bytes / 1e6:.1f}",
+                f"failed: {manifest.failure}" if manifest.failed else "usable",
+                manifest.created,
+            )
+        console.print(table)
+
+    output.result({"artifacts": [artifact_values(artifact) for artifact in artifacts]}, show)
+
+
+@plain_command("check")
+def check(workspace: Any, output: Output) -> int:
+    """Compare every file with what is written of it."""
+    from t2t_deploy.commands import examine_workspace
+
+    found = examine_workspace(workspace)
+    output.result(check_values(found), lambda console: show_check(console, found))
+    return CheckFailed.exit_status if found.problems else 0
+
+
+_FOLDERS = click.Argument(
+    ["folders"], nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False)
+)
+_CACHE = click.Option(
+    ["--cache"],
+    is_flag=True,
+    help="Also what runtimes compiled and builders timed here; they do it again.",
+)
+
+
+@plain_command("prune", [_FOLDERS, _CACHE])
+def prune(workspace: Any, output: Output, folders: tuple[Path, ...], cache: bool) -> None:
+    """Remove what killed commands left behind; what a running one is writing stays.
+
+    FOLDERS: others that commands wrote to, by -o, --csv or package. What is below them is not
+    looked at.
+    """
+    from t2t_deploy.commands import prune_workspace
+
+    removed = prune_workspace(workspace, folders, compiled=cache)
+
+    def show(console: Console) -> None:
+        console.print(f"removed {len(removed)} files and folders")
+        for path in removed:
+            console.print(str(path), markup=False)
+
+    output.result({"removed": [str(path) for path in removed]}, show)
+
+
+workspace = click.Group(
+    "workspace",
+    commands=[list_artifacts, check, prune],
+    help="List, check and tidy the artifacts.",
+    no_args_is_help=False,
+)
+
+
+_REPORT = click.Option(
+    ["as_report", "--report"],
+    is_flag=True,
+    help="As Markdown for an issue, without paths and names of this machine.",
+)
+
+
+@plain_command("doctor", [_REPORT])
+def doctor(workspace: Any, output: Output, as_report: bool) -> int:
+    """Tell what this machine can build and run, why not the rest, and check the workspace."""
+    from t2t_deploy.commands import bug_report, examine_machine, examine_workspace
+
+    found = examine_machine()
+    if as_report:
+        report = bug_report(found)
+        output.result({"report": report}, lambda console: click.echo(report))
+        return 0
+    checked = examine_workspace(workspace)
+    found["workspace"] = {"path": str(workspace.root), **check_values(checked)}
+
+    def show(console: Console) -> None:
+        from rich.table import Table
+
+        device = found["cuda_device"]
+        console.print(
+            f"t2t-deploy {found['t2t_deploy']}, Python {found['python']}, {found['platform']}, "
+            + (f"CUDA device of compute capability {device}" if device else "no CUDA device")
+        )
+        for line in _about(found["processor"]):
+            console.print(line, markup=False)
+        for name, state in found["can"].items():
+            console.print(f"{name}: {state['why_not'] or 'yes'}", markup=False)
+        table = Table("backend", "version", "imports", "device", "builds", "runs")
+        steps: dict[str, list[str]] = {}
+        for backend in found["backends"]:
+            flags = [backend[name] for name in ("importable", "device", "builds", "runs")]
+            table.add_row(
+                backend["name"],
+                backend["version"] or "-",
+                *("-" if flag is None else "yes" if flag else "no" for flag in flags),
+            )
+            for step in backend["steps"]:
+                steps.setdefault(step, []).append(backend["name"])
+        console.print(table)
+        for step, names in steps.items():
+            console.print(f"{', '.join(names)}: {step}", markup=False)
+        if found["onnxruntime"]["problem"]:
+            console.print(f"onnxruntime: {found['onnxruntime']['problem']}", markup=False)
+        versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+        console.print(versions, markup=False)
+        console.print(f"workspace {workspace.root}:", end=" ", markup=False)
+        show_check(console, checked)
+
+    output.result(found, show)
+    return CheckFailed.exit_status if checked.problems else 0
+
+
+def _about(processor: dict[str, Any]) -> list[str]:
+    """The processor, and what it means for 8-bit and bf16 artifacts on it."""
+    if processor["flags"] is None:
+        return [f"processor: {processor['model']}; its instructions cannot be read here"]
+    flags = ", ".join(processor["flags"]) or "none of AVX2 and later"
+    integer = "without widening" if processor["vnni"] else "widened to 16 bits (no VNNI), so slower"
+    return [
+        f"processor: {processor['model']}; {flags}",
+        f"8-bit products on it: {integer}",
+        f"bf16 products on it: {'yes' if processor['bf16'] else 'no'}",
+    ]
+
+
+_SHELLS = ("bash", "zsh", "fish")
+
+
+@plain_command("completion", [click.Argument(["shell"], type=click.Choice(_SHELLS))])
+def completion(workspace: Any, output: Output, shell: str) -> None:
+    """Print a script that lets a shell complete commands, options and their values.
+
+    \b
+    t2t-deploy completion bash > ~/.local/share/bash-completion/completions/t2t-deploy
+    t2t-deploy completion zsh > ~/.zfunc/_t2t-deploy          a folder of $fpath
+    t2t-deploy completion fish > ~/.config/fish/completions/t2t-deploy.fish
+    """
+    made = get_completion_class(shell)
+    assert made is not None, shell  # click has all three
+    root = click.get_current_context().find_root()
+    # the name that click looks for when the script calls the program back
+    name = root.info_name or "t2t-deploy"
+    variable = f"_{name.replace('-', '_')}_COMPLETE".upper()
+    script = made(root.command, {}, name, variable).source()
+    output.result({"shell": shell, "script": script}, lambda console: click.echo(script))

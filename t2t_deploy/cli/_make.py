@@ -1,0 +1,372 @@
+"""What commands that make files print: export, calibrate, quantize, build-trt, package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from t2t_deploy.cli._adapter import command_line
+from t2t_deploy.cli._output import Output
+from t2t_deploy.cli._results import fail_if, locating, show_verification
+from t2t_deploy.commands import (
+    CalibratedRanges,
+    ComparedStrategies,
+    Package,
+    StrategyComparison,
+    build_engine,
+    build_values,
+    calibrate_onnx,
+    calibrate_values,
+    compare_exports,
+    export_onnx,
+    export_values,
+    package_artifact,
+    package_values,
+    quantize_onnx,
+    quantize_values,
+    split_name,
+)
+from t2t_deploy.errors import UsageError, counted
+from t2t_deploy.types import Status
+from t2t_deploy.workspace import Artifact
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from t2t_deploy.bench import Latency, Speedup
+
+Cell = Callable[[ComparedStrategies], str]
+
+_NONE = "-"
+_DEFAULT = "*"
+_HAZARD = "!"
+_COMPARE = click.Option(
+    ["--compare"],
+    is_flag=True,
+    help="Write nothing; show what every combination of strategies costs and loses.",
+)
+
+
+def _run(given: dict[str, Any], extra: dict[str, Any]) -> Artifact | StrategyComparison:
+    if not extra["compare"]:
+        return export_onnx(**given)
+    if given.pop("output", None) is not None:
+        raise UsageError("--compare writes no artifact and -o names a file; leave one of them out")
+    if given.pop("embed_preprocess", False) or given.pop("tail", "logits") != "logits":
+        raise UsageError(
+            "--compare times the forms of the model itself; leave --embed-preprocess and --tail out"
+        )
+    return compare_exports(**given)
+
+
+@command_line("export", export_onnx, extra={"output": [_COMPARE]}, run=_run)
+def export(made: Artifact | StrategyComparison, output: Output) -> int:
+    """Export a checkpoint to ONNX and verify the file against the reference.
+
+    \b
+    t2t-deploy export --variant 14
+    t2t-deploy export --checkpoint 81.5_T2T_ViT_14.pth.tar --variant 14
+    t2t-deploy export --checkpoint tuned.pth --image-size 384 --batch 1
+    t2t-deploy export --variant 14 --embed-preprocess --tail topk
+    t2t-deploy export --variant 14 --precision fp16 --target tensorrt --compare
+    """
+    if isinstance(made, StrategyComparison):
+        output.result(made.to_dict(), lambda console: _show_comparison(console, made))
+        return 0 if any(row.exported for row in made.rows) else 1
+    verification = made.require_manifest().verification
+
+    def show(console: Console) -> None:
+        show_verification(console, verification)
+        console.print(str(made.path), markup=False)
+
+    output.result(export_values(made), show)
+    return fail_if(verification, hint=locating(made))
+
+
+def _show_comparison(console: Console, comparison: StrategyComparison) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = comparison.rows
+    table = Table(
+        title=f"{comparison.variant} {comparison.precision.value}, batch {comparison.batch}"
+    )
+    columns = _columns(comparison)
+    for name in columns:
+        words = name in ("soft split", "performer")
+        table.add_column(name, justify="left" if words else "right", no_wrap=not words)
+    for row in rows:
+        cells = (Text(cell(row)) for cell in columns.values())
+        table.add_row(*cells, style="bold" if row.default else None)
+    console.print(table)
+    console.print(_legend(comparison, tuple(columns)), markup=False)
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        for hazard in row.hazards:
+            told.setdefault(f"hazard: {hazard}", []).append(row.name)
+        if row.reason is not None:
+            told.setdefault(row.reason, []).append(row.name)
+    for line, names in told.items():
+        whose = "all" if len(names) == len(rows) else " | ".join(names)
+        console.print(f"{whose}: {line}", markup=False, style="dim")
+
+
+def _columns(comparison: StrategyComparison) -> dict[str, Cell]:
+    """Name and content of each column; runtimes that measured nothing have none."""
+    rows = comparison.rows
+    columns: dict[str, Cell] = {
+        "": lambda row: (_DEFAULT if row.default else "") + (_HAZARD if row.hazards else ""),
+        "soft split": lambda row: split_name(row.strategies),
+    }
+    if comparison.token_attention == "performer":
+        columns["performer"] = lambda row: row.strategies.performer.value
+    else:
+        columns["query groups"] = lambda row: str(row.strategies.query_groups)
+    columns |= {
+        "nodes": lambda row: _shown(row.nodes, "d"),
+        "MB": lambda row: _shown(row.size_bytes, ".1f", 1e6),
+        "error": lambda row: _shown(row.rel_l2, ".1e"),
+        "flat error": lambda row: _shown(row.rel_l2_flat, ".1e"),
+    }
+    if any(row.latency_ms is not None for row in rows):
+        columns["p50 ms"] = lambda row: _latency(row.latency_ms)
+    if any(row.speedup_vs_eager is not None for row in rows):
+        columns["vs eager"] = lambda row: _speedup(row.speedup_vs_eager)
+    if any(row.openvino_latency_ms is not None for row in rows):
+        columns["OV p50 ms"] = lambda row: _latency(row.openvino_latency_ms)
+    if any(row.openvino_speedup_vs_eager is not None for row in rows):
+        columns["OV vs eager"] = lambda row: _speedup(row.openvino_speedup_vs_eager)
+    if any(row.engine is not None for row in rows):
+        columns |= {
+            "kernels": _figure("kernels", "d"),
+            "moved MB": _figure("moved_bytes", ".1f", 1e6),
+            "act. MB": _figure("activation_bytes", ".1f", 1e6),
+            "fused att.": _figure("fused_attention", "d"),
+        }
+    return columns
+
+
+def _legend(comparison: StrategyComparison, columns: tuple[str, ...]) -> str:
+    """What the table's words mean, of the columns that it has."""
+    parts = [
+        f"{_DEFAULT} default of target {comparison.target.value}",
+        f"{_HAZARD} hazard",
+        "errors: worst relative L2 against float64, on standard and on flat pictures",
+        "MB: 10^6 bytes",
+    ]
+    if "p50 ms" in columns:
+        parts.append("p50: ONNX Runtime, CPU")
+    if "OV p50 ms" in columns:
+        parts.append("OV: OpenVINO, CPU")
+    if "kernels" in columns:
+        parts.append(f"from kernels on: TensorRT-RTX engine for SM{comparison.engine_sm}")
+    return "; ".join(parts)
+
+
+def _figure(name: str, form: str, unit: float | None = None) -> Cell:
+    """The cell of an engine's figure."""
+
+    def cell(row: ComparedStrategies) -> str:
+        return _shown(None if row.engine is None else getattr(row.engine, name), form, unit)
+
+    return cell
+
+
+def _shown(value: float | None, form: str, unit: float | None = None) -> str:
+    if value is None:
+        return _NONE
+    return format(value if unit is None else value / unit, form)
+
+
+def _latency(latency: Latency | None) -> str:
+    return _NONE if latency is None else f"{latency.p50:.1f}"
+
+
+def _speedup(speedup: Speedup | None) -> str:
+    return _NONE if speedup is None else str(speedup)
+
+
+_SHOWN_PAIRS = 10
+
+
+@command_line("calibrate", calibrate_onnx)
+def calibrate(found: CalibratedRanges, output: Output) -> None:
+    """Take the ranges of what linear layers read (of the newest export if none is named).
+
+    The ranges file belongs to this graph, these pictures, this method; the same ones again are read
+    from the workspace, and an interrupted calibration goes on where it was.
+
+    \b
+    t2t-deploy calibrate --images train/ --count 512
+    t2t-deploy quantize --ranges artifacts/calibration/14-224-portable-....ranges
+    """
+    calibration = found.calibration
+    key, pairs = calibration.key, calibration.equalisation.applied
+    values = calibrate_values(found)
+    read = values["calibration"]["images"]
+
+    def show(console: Console) -> None:
+        from rich.table import Table
+
+        table = Table("equalised, widest first", "read by", "largest / median channel", "after")
+        widest = sorted(pairs, key=lambda pair: -pair.spread_before)
+        for pair in widest[:_SHOWN_PAIRS]:
+            names = ", ".join(name.rpartition(".")[2] for name in pair.layers)
+            table.add_row(
+                pair.producer, names, f"{pair.spread_before:.1f}", f"{pair.spread_after:.1f}"
+            )
+        if pairs:
+            console.print(table)
+            left = len(pairs) - _SHOWN_PAIRS
+            if left > 0:
+                console.print(f"and {left} more; --json names them all", markup=False)
+        console.print(
+            f"{len(calibration.ranges)} ranges ({key.method.value}) from {counted(read, 'picture')}"
+            + (f", {len(calibration.unreadable)} unreadable" if calibration.unreadable else ""),
+            markup=False,
+        )
+        console.print(str(found.path), markup=False)
+
+    output.result(values, show)
+
+
+@command_line("quantize", quantize_onnx)
+def quantize(made: Artifact, output: Output) -> int:
+    """Quantise the linear layers of an export (the newest if none is named).
+
+    \b
+    t2t-deploy quantize --images train/                          static, for any runtime
+    t2t-deploy quantize --images train/ --target tensorrt        int8 products in an fp16 graph
+    t2t-deploy quantize --images train/ --mode dynamic           for ONNX Runtime on the CPU
+    t2t-deploy quantize --images train/ --max-drop 0.5 --eval val/
+    """
+    manifest = made.require_manifest()
+    values = quantize_values(made)
+    quantization, speed, budget = (values[name] for name in ("quantization", "speed", "budget"))
+
+    def show(console: Console) -> None:
+        console.print(
+            f"{quantization['quantized_nodes']} products in {quantization['type']}, "
+            f"{quantization['float_nodes']} in {quantization['base']}; {quantization['share']:.1%} "
+            "of the linear layers' multiply-adds are quantised",
+            markup=False,
+        )
+        if budget is not None:
+            _show_budget(console, budget)
+        show_verification(console, manifest.verification)
+        if speed is not None:
+            _show_speed(console, speed)
+        console.print(str(made.path), markup=False)
+
+    output.result(values, show)
+    found = fail_if(manifest.verification, hint=locating(made))
+    return found or fail_if(budget)
+
+
+def _show_budget(console: Console, budget: dict[str, Any]) -> None:
+    console.print(
+        f"budget {budget['status']}: {budget['drop']:.2f} points of {budget['measure']} lost of "
+        f"{budget['max_drop']:g} allowed, on {counted(budget['images'], 'picture')}; back in "
+        f"float: {', '.join(budget['returned']) or 'none'}",
+        markup=False,
+    )
+
+
+def _show_speed(console: Console, speed: dict[str, Any]) -> None:
+    if speed["status"] != Status.PASSED.value:
+        status = speed["status"].replace("_", " ")
+        console.print(f"speed {status}: {speed['reason']}", markup=False)
+        return
+    unstable = ", unstable" if speed["unstable"] else ""
+    console.print(
+        f"{speed['verdict']}: {speed['ratio']:.2f} [{speed['low']:.2f}, {speed['high']:.2f}] "
+        f"times as fast in {speed['backend']}, batch {speed['batch']}, "
+        f"{counted(speed['threads'], 'thread')}{unstable}",
+        markup=False,
+    )
+
+
+@command_line("build-trt", build_engine)
+def build_trt(built: Artifact, output: Output) -> int:
+    """Build a TensorRT engine from an export (the newest if none is named).
+
+    \b
+    t2t-deploy build-trt --fp16
+    t2t-deploy build-trt --fp16 --sm 86,89 --profile 1:8:32
+    t2t-deploy build-trt --int8 --images train/ --count 128
+    """
+    details = built.require_manifest().details
+    attestation = details["attestation"]
+
+    def show(console: Console) -> None:
+        show_engine(console, dict(details["engine"]))
+        console.print(f"attestation {attestation['status']}: asked {attestation['asked']}")
+        if not details["runnable_here"]:
+            console.print(f"not runnable here: {details['why_not']}", markup=False)
+        console.print(str(built.path), markup=False)
+
+    output.result(build_values(built), show)
+    return fail_if(attestation)
+
+
+def _moved(engine: dict[str, Any], moved: int) -> str:
+    """Whose figure it is: a log of a free batch tells no sizes."""
+    batch = engine["moved_by_batch"]
+    twin = (
+        f", by the same graph built for batch {batch} alone ({engine['moved_by_kernels']} kernels)"
+    )
+    return f"{moved / 1e6:.1f} MB{'' if batch is None else twin}"
+
+
+def show_engine(console: Console, engine: dict[str, Any]) -> None:
+    """A table of an engine's figures."""
+    from rich.table import Table
+
+    table = Table("figure", "value", title=f"{engine['backend']} {engine['backend_version']}")
+    moved = engine["moved_bytes"]
+    rows = {
+        "compute capability": ", ".join(engine["sm"]),
+        "batch profiles": ", ".join(engine["profiles"]),
+        "kernels": str(engine["kernels"]),
+        "kernels by dtype": ", ".join(f"{k} {n}" for k, n in engine["kernels_by_dtype"].items()),
+        "fused attention": str(engine["fused_attention"]),
+        "moved at the tuned batch": "unknown" if moved is None else _moved(engine, moved),
+        "with the weights": "unknown" if moved is None else f"{engine['total_bytes'] / 1e6:.1f} MB",
+        "activation memory": f"{engine['activation_bytes'] / 1e6:.1f} MB",
+        "weights": f"{engine['weights_bytes'] / 1e6:.1f} MB",
+        "file": f"{engine['size_bytes'] / 1e6:.1f} MB",
+        "built in": f"{engine['build_s']:.1f} s",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+
+
+@command_line("package", package_artifact)
+def package(package: Package, output: Output) -> None:
+    """Write a model repository: the model, and an ensemble that takes picture files.
+
+    Without ARTIFACT the newest one is taken. Folders made by this command are replaced, others
+    never.
+
+    \b
+    t2t-deploy package --triton models/
+    t2t-deploy package artifacts/onnx/14-....onnx --triton models/
+    """
+    values = package_values(package)
+
+    def show(console: Console) -> None:
+        model = values["model"]
+        console.print(
+            f"{model['name']}: {model['backend']}, {model['instances']}, "
+            f"batches up to {model['max_batch_size']}",
+            markup=False,
+        )
+        console.print(f"{values['ensemble']['name']}: picture files -> classes", markup=False)
+        for folder in package.folders:
+            console.print(str(folder), markup=False)
+        console.print(f"tritonserver --model-repository={values['repository']}", markup=False)
+
+    output.result(values, show)
