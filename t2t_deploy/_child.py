@@ -66,9 +66,7 @@ def to_json(values: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    return str(value)
+    return str(value) if isinstance(value, Path) else dataclasses.asdict(value)
 
 
 def from_json(kind: type[_T], values: Any) -> _T:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from t2t_deploy.engine._build import (
     BuilderDiedError,
     BuildOptions,
-    EngineBuild,
     build_engine,
     trtexec_line,
 )
@@ -39,7 +38,6 @@ __all__ = [
     "BuildOptions",
     "BuilderDiedError",
     "BuilderModule",
-    "EngineBuild",
     "EngineFigures",
     "LoadedEngine",
     "Unavailable",
