@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,46 +32,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return tiny_exports(folder, {"target": Target.CPU}, model=tiny_model(depth=1))
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Say which backends run here, and in what OpenVINO computes."""
-
-    def say(*names: str, bf16: str | None = None) -> None:
-        for module in (_bench, _baselines):
-            monkeypatch.setattr(
-                module,
-                "why_not_runnable",
-                lambda name, device=None: None if name in names else f"no {name} here",
-            )
-            monkeypatch.setattr(
-                module,
-                "why_not_in",
-                lambda name, precision: bf16 if precision is Precision.BF16 else None,
-            )
-
-    return say
-
-
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[BenchCase]:
-    """The cases that `run_bench` was given, instead of its running."""
-    asked: list[BenchCase] = []
-
-    def fake(cases: list[BenchCase], **options: Any) -> BenchReport:
-        asked[:] = cases
-        assert options["seed"] == 0
-        for case in cases:
-            assert case.request.path.is_file()
-            if case.artifact in EXPORTERS:
-                graph = onnx.load(case.request.path).graph
-                assert graph.input[0].type.tensor_type.shape.dim[0].dim_value == case.batch
-        results = [result_of(case, 1.0) for case in cases]
-        return BenchReport(environment=None, results=tuple(results))  # type: ignore[arg-type]
-
-    monkeypatch.setattr(_bench, "run_bench", fake)
-    return asked
-
-
 def result_of(case: BenchCase, ms: float, status: BenchStatus = BenchStatus.OK) -> CaseResult:
     ok = status is BenchStatus.OK
     return CaseResult(
@@ -86,90 +45,119 @@ def result_of(case: BenchCase, ms: float, status: BenchStatus = BenchStatus.OK) 
     )
 
 
-def rows(cases: list[BenchCase]) -> list[tuple[str, str | None, str, int]]:
-    return [(case.backend, case.artifact, case.precision, case.batch) for case in cases]
+class Bench:
+    """Benches of the workspace in which nothing is measured: the cases of `run_bench` are kept."""
+
+    def __init__(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.workspace = workspace
+        self.cases: list[BenchCase] = []
+        self._patch = monkeypatch
+        monkeypatch.setattr(_bench, "run_bench", self.run_bench)
+
+    def __call__(self, **asked: Any) -> BenchReport:
+        return bench_artifacts(self.workspace, BenchRequest(**asked))
+
+    def run_bench(self, cases: list[BenchCase], **options: Any) -> BenchReport:
+        self.cases = cases
+        assert options["seed"] == 0
+        for case in cases:
+            assert case.request.path.is_file()
+            if case.artifact in EXPORTERS:
+                graph = onnx.load(case.request.path).graph
+                assert graph.input[0].type.tensor_type.shape.dim[0].dim_value == case.batch
+        results = [result_of(case, 1.0) for case in cases]
+        return BenchReport(environment=None, results=tuple(results))  # type: ignore[arg-type]
+
+    def backends(self, *names: str, bf16: str | None = None) -> None:
+        """Say which backends run here, and in what OpenVINO computes."""
+
+        def why_not_runnable(name: str, device: int | None = None) -> str | None:
+            return None if name in names else f"no {name} here"
+
+        def why_not_in(name: str, precision: Precision) -> str | None:
+            return bf16 if precision is Precision.BF16 else None
+
+        for module in (_bench, _baselines):
+            self._patch.setattr(module, "why_not_runnable", why_not_runnable)
+            self._patch.setattr(module, "why_not_in", why_not_in)
+
+    def rows(self) -> list[tuple[str, str | None, str, int]]:
+        return [(case.backend, case.artifact, case.precision, case.batch) for case in self.cases]
 
 
-def test_what_is_added(
-    workspace: Workspace, here: Callable[..., None], measured: list[BenchCase]
-) -> None:
-    here("eager", "compile", "ort-cpu", "openvino")
-    report = bench_artifacts(workspace, BenchRequest(batches=(1, 2), baselines=True))
-    (name,) = (artifact.path.name for artifact in workspace.artifacts())
+@pytest.fixture
+def bench(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(workspace, monkeypatch)
+
+
+def test_what_is_added(bench: Bench) -> None:
+    bench.backends("eager", "compile", "ort-cpu", "openvino")
+    report = bench(batches=(1, 2), baselines=True)
+    (name,) = (artifact.path.name for artifact in bench.workspace.artifacts())
     reference = "tiny 32px reference"
 
     def plain(batch: int) -> list[tuple[str, str | None, str, int]]:
         runs = (("ort-cpu", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
         return [(b, exporter, p, batch) for exporter in EXPORTERS for b, p in runs]
 
-    assert rows(measured) == [
+    assert bench.rows() == [
         *((b, a, "fp32", n) for n in (1, 2) for b, a in (
             ("eager", reference), ("compile", reference), ("ort-cpu", name), ("openvino", name)
         )),
         *plain(1),
         *plain(2),
     ]  # fmt: skip
-    assert len({case.model for case in measured}) == 1
+    assert len({case.model for case in bench.cases}) == 1
     # the precision is told, or OpenVINO would choose it
-    asked = {case.request.precision for case in measured if case.artifact in EXPORTERS}
+    asked = {case.request.precision for case in bench.cases if case.artifact in EXPORTERS}
     assert asked == {Precision.FP32, Precision.BF16}
-    wanted = {case.batch: case.wanted for case in measured}
-    for case in measured:
+    wanted = {case.batch: case.wanted for case in bench.cases}
+    for case in bench.cases:
         assert case.wanted is not None and len(case.wanted) == 10
         assert case.wanted == wanted[case.batch]
     assert wanted[1] != wanted[2]  # another shape, other pictures
-    assert not any(case.request.path.is_file() for case in measured if case.artifact in EXPORTERS)
+    plain_files = [c.request.path for c in bench.cases if c.artifact in EXPORTERS]
+    assert not any(path.is_file() for path in plain_files)
     assert {row.backend for row in report.results if row.status is BenchStatus.NOT_RUN} == {
         *("ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"),
     }
 
 
-def test_without_it_nothing_is_added(
-    workspace: Workspace, here: Callable[..., None], measured: list[BenchCase]
-) -> None:
-    here("eager", "compile", "ort-cpu", "openvino")
-    report = bench_artifacts(workspace, BenchRequest())
-    assert [case.backend for case in measured] == ["eager", "ort-cpu", "openvino"]
-    assert {case.wanted for case in measured} == {None}
+def test_without_it_nothing_is_added(bench: Bench) -> None:
+    bench.backends("eager", "compile", "ort-cpu", "openvino")
+    report = bench()
+    assert [case.backend for case in bench.cases] == ["eager", "ort-cpu", "openvino"]
+    assert {case.wanted for case in bench.cases} == {None}
     (row,) = (row for row in report.results if row.backend == "compile")
     assert row.reason == (
         "compiles for a minute or more on a CPU; ask for it: --baselines or --backend compile"
     )
-    bench_artifacts(workspace, BenchRequest(backends=("compile",)))
-    assert [case.backend for case in measured] == ["compile"]
-    assert measured[0].request.cache == workspace.root / "cache" / "compile"
+    bench(backends=("compile",))
+    assert [case.backend for case in bench.cases] == ["compile"]
+    assert bench.cases[0].request.cache == bench.workspace.root / "cache" / "compile"
 
 
-def test_named_backends_only(
-    workspace: Workspace, here: Callable[..., None], measured: list[BenchCase]
-) -> None:
-    here("eager", "compile", "ort-cpu", "openvino")
-    bench_artifacts(workspace, BenchRequest(backends=("ort-cpu",), baselines=True))
-    assert [(c.backend, c.artifact) for c in measured[1:]] == [("ort-cpu", e) for e in EXPORTERS]
-    assert measured[0].artifact not in EXPORTERS
+def test_named_backends_only(bench: Bench) -> None:
+    bench.backends("eager", "compile", "ort-cpu", "openvino")
+    bench(backends=("ort-cpu",), baselines=True)
+    assert [(c.backend, c.artifact) for c in bench.cases[1:]] == [("ort-cpu", e) for e in EXPORTERS]
+    assert bench.cases[0].artifact not in EXPORTERS
 
 
-def test_what_cannot_run_here_is_a_row(
-    workspace: Workspace, here: Callable[..., None], measured: list[BenchCase]
-) -> None:
-    here("eager", "ort-cpu", "openvino", bf16="no bf16 here")
-    report = bench_artifacts(workspace, BenchRequest(baselines=True))
+def test_what_cannot_run_here_is_a_row(bench: Bench) -> None:
+    bench.backends("eager", "ort-cpu", "openvino", bf16="no bf16 here")
+    report = bench(baselines=True)
     skipped = [row for row in report.results if row.artifact in EXPORTERS and row.reason]
     assert [(row.backend, row.precision, row.status, row.reason) for row in skipped] == [
         ("openvino", "bf16", BenchStatus.NOT_RUN, "no bf16 here")
     ] * 2
-    here("eager", "ort-cpu")
-    report = bench_artifacts(workspace, BenchRequest(baselines=True))
+    bench.backends("eager", "ort-cpu")
+    report = bench(baselines=True)
     skipped = [row for row in report.results if row.artifact in EXPORTERS and row.reason]
     assert {row.reason for row in skipped} == {"no openvino here"} and len(skipped) == 4
 
 
-def test_an_exporter_that_fails_is_a_row_and_the_others_go_on(
-    workspace: Workspace,
-    here: Callable[..., None],
-    measured: list[BenchCase],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_exporter_that_fails_is_a_row(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     right = torch.onnx.export
@@ -180,8 +168,8 @@ def test_an_exporter_that_fails_is_a_row_and_the_others_go_on(
         return right(*arguments, dynamo=dynamo, **options)
 
     monkeypatch.setattr(torch.onnx, "export", export)
-    here("eager", "ort-cpu", "openvino")
-    report = bench_artifacts(workspace, BenchRequest(baselines=True))
+    bench.backends("eager", "ort-cpu", "openvino")
+    report = bench(baselines=True)
     failed = [row for row in report.results if row.status is BenchStatus.FAILED]
     assert [(row.backend, row.artifact, row.precision) for row in failed] == [
         *(("ort-cpu", DEFAULT, "fp32"), ("openvino", DEFAULT, "fp32")),
@@ -190,7 +178,7 @@ def test_an_exporter_that_fails_is_a_row_and_the_others_go_on(
     assert {row.reason for row in failed} == {
         "not exported: ValueError: no decomposition for it",
     }
-    assert [case.artifact for case in measured].count(TORCHSCRIPT) == 3
+    assert [case.artifact for case in bench.cases].count(TORCHSCRIPT) == 3
 
 
 def test_speed_against_the_fastest_plain_export() -> None:

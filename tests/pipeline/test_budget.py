@@ -57,9 +57,7 @@ def test_the_layers_behind_outliers_go_back_to_float(tmp_path: Path, digit_pictu
     assert not made.require_manifest().failed
 
 
-def test_a_budget_that_cannot_be_met_fails_the_artifact(
-    tmp_path: Path, digit_pictures: Path
-) -> None:
+def test_an_impossible_budget_fails_the_artifact(tmp_path: Path, digit_pictures: Path) -> None:
     workspace = Workspace(tmp_path / "artifacts")
     export_weights(workspace, "performer", trained_weights("performer"))
     made = quantize_onnx(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,22 +14,18 @@ import pytest
 from t2t_deploy import export
 from t2t_deploy._optional import is_installed
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult
-from t2t_deploy.cli import main
-from t2t_deploy.commands import (
-    StrategyComparison,
-    _compare,
-    compare_exports,
-)
-from t2t_deploy.commands import (
-    _compare as _compare_speed,
-)
+from t2t_deploy.commands import StrategyComparison, _compare, compare_exports
+from t2t_deploy.commands import _compare as _compare_speed
 from t2t_deploy.engine import BuildOptions
 from t2t_deploy.errors import CheckpointError, EngineError, ExportError, UsageError
 from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
 from t2t_deploy.types import Precision, Target
 
+from ..program import exit_status
 from ..small import tiny_model
 
+Options = dict[str, Any]
+Measured = list[dict[str, Any]]
 # kernel, overlap, padding; at 20 px, maps of 5 x 5 tokens
 ODD_GRIDS = """\
 splits = [
@@ -55,21 +50,21 @@ def empty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> dict[str, Any]:
+def tiny(tmp_path: Path) -> Options:
     return request_of(tmp_path, "performer")
 
 
-def request_of(folder: Path, tokens: str) -> dict[str, Any]:
+def request_of(folder: Path, tokens: str) -> Options:
     path = folder / f"tiny_{tokens}.toml"
     path.write_text(tiny_model(tokens, depth=1))
     return {"config": path}
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
     """What `run_bench` was asked, instead of its running; no case can be measured, no engine
     built."""
-    asked: list[dict[str, Any]] = []
+    asked: Measured = []
 
     def fake(cases: Sequence[BenchCase], **options: Any) -> BenchReport:
         asked.append({"cases": list(cases), **options})
@@ -125,9 +120,7 @@ def by_name(comparison: StrategyComparison) -> dict[str, Any]:
     return {row.name: row for row in comparison.rows}
 
 
-def test_all_are_exported_and_compared(
-    tiny: dict[str, Any], measured: list[dict[str, Any]], empty_folders: Path
-) -> None:
+def test_all_are_compared(tiny: Options, measured: Measured, empty_folders: Path) -> None:
     comparison = compare_exports(**tiny)
     rows = comparison.rows
     assert (len(rows), [row.default for row in rows].count(True)) == (10, 1)
@@ -154,7 +147,7 @@ def test_all_are_exported_and_compared(
 
 
 def test_openvino_is_timed_where_it_is(
-    tiny: dict[str, Any], measured: list[dict[str, Any]], two: None, monkeypatch: pytest.MonkeyPatch
+    tiny: Options, measured: Measured, two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_compare_speed, "is_installed", lambda module: module == "openvino")
     monkeypatch.setattr(_compare_speed, "why_not_runnable", lambda name: None)
@@ -179,14 +172,14 @@ def test_openvino_is_timed_where_it_is(
 
 
 def test_little_time_left_is_shared(
-    tiny: dict[str, Any], measured: list[dict[str, Any]], two: None, monkeypatch: pytest.MonkeyPatch
+    tiny: Options, measured: Measured, two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_compare, "_TOTAL_SECONDS", 0.0)
     compare_exports(**tiny)
     assert measured[0]["round_seconds"] == _compare_speed._MIN_ROUND_SECONDS
 
 
-def test_the_json(tiny: dict[str, Any], measured: list[dict[str, Any]], two: None) -> None:
+def test_the_json(tiny: Options, measured: Measured, two: None) -> None:
     request = dict(tiny, batch=2, target=Target.TENSORRT)
     values = json.loads(json.dumps(compare_exports(**request).to_dict(), allow_nan=False))
     rows = values.pop("rows")
@@ -233,8 +226,8 @@ def test_the_json(tiny: dict[str, Any], measured: list[dict[str, Any]], two: Non
     ],
 )
 def test_one_that_fails_is_a_row(
-    tiny: dict[str, Any],
-    measured: list[dict[str, Any]],
+    tiny: Options,
+    measured: Measured,
     three: None,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
@@ -250,8 +243,8 @@ def test_one_that_fails_is_a_row(
 
 
 def test_a_bug_is_not_a_row(
-    tiny: dict[str, Any],
-    measured: list[dict[str, Any]],
+    tiny: Options,
+    measured: Measured,
     three: None,
     monkeypatch: pytest.MonkeyPatch,
     empty_folders: Path,
@@ -262,9 +255,7 @@ def test_a_bug_is_not_a_row(
     assert not list(empty_folders.iterdir())
 
 
-def test_what_is_wrong_with_the_request_is_said_once(
-    tiny: dict[str, Any], measured: list[dict[str, Any]], two: None
-) -> None:
+def test_a_wrong_request_is_said_once(tiny: Options, measured: Measured, two: None) -> None:
     with pytest.raises(UsageError, match="opset is 3"):
         compare_exports(**dict(tiny, opset=3))
     with pytest.raises(UsageError, match="nothing says which model to export"):
@@ -276,18 +267,14 @@ def test_what_is_wrong_with_the_request_is_said_once(
     assert not measured
 
 
-def test_what_is_asked_is_one_more_row(
-    tiny: dict[str, Any], measured: list[dict[str, Any]], two: None
-) -> None:
+def test_what_is_asked_is_one_more_row(tiny: Options, measured: Measured, two: None) -> None:
     request = dict(tiny, soft_split="unfold,conv,auto", performer="plain")
     *_, asked = compare_exports(**request).rows
     assert asked.name == "unfold,conv,unfold, plain"
     assert not asked.default and asked.exported and len(asked.hazards) == 1
 
 
-def test_query_groups_of_token_transformers(
-    tmp_path: Path, measured: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_query_groups(tmp_path: Path, measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     default = choose_strategies(Target.TENSORRT)
 
     def groups(default: Strategies, *, performer: bool) -> tuple[Strategies, ...]:
@@ -309,9 +296,7 @@ def test_query_groups_of_token_transformers(
     assert two.reason == one.reason == "no latency: not today"
 
 
-def test_query_groups_that_do_not_divide(
-    tmp_path: Path, measured: list[dict[str, Any]], two: None
-) -> None:
+def test_query_groups_that_do_not_divide(tmp_path: Path, measured: Measured, two: None) -> None:
     request = request_of(tmp_path, "transformer")
     assert request["config"] is not None
     with request["config"].open("a") as file:
@@ -321,9 +306,7 @@ def test_query_groups_that_do_not_divide(
     assert "25 tokens do not divide into 2 groups of queries" in default.reason
 
 
-def test_bf16_is_evaluated_node_by_node(
-    tiny: dict[str, Any], measured: list[dict[str, Any]], two: None
-) -> None:
+def test_bf16_is_evaluated_node_by_node(tiny: Options, measured: Measured, two: None) -> None:
     request = dict(tiny, precision=Precision.BF16)
     default, folded = compare_exports(**request).rows
     assert default.rel_l2 is not None and 1e-4 < default.rel_l2 < 4e-2
@@ -336,10 +319,7 @@ def test_bf16_is_evaluated_node_by_node(
 
 
 def test_an_engine_that_is_refused(
-    tiny: dict[str, Any],
-    measured: list[dict[str, Any]],
-    two: None,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny: Options, measured: Measured, two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, options: BuildOptions, **_: Any) -> Any:
         assert (options.sm, [str(p) for p in options.profiles]) == (("86",), ["1:1:1"])
@@ -352,20 +332,9 @@ def test_an_engine_that_is_refused(
         assert row.reason == "no engine: too large; no latency: not today"
 
 
-def exit_status(*words: object) -> int:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as leaving:
-            main([str(word) for word in words])
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert isinstance(leaving.value.code, int)
-    return leaving.value.code
-
-
 @pytest.mark.slow
 def test_latencies_and_engines_for_real(
-    tiny: dict[str, Any],
+    tiny: Options,
     two: None,
     short_bench: None,
     empty_folders: Path,
@@ -392,10 +361,7 @@ def test_latencies_and_engines_for_real(
 
 
 def test_the_table(
-    tiny: dict[str, Any],
-    measured: list[dict[str, Any]],
-    two: None,
-    capfd: pytest.CaptureFixture[str],
+    tiny: Options, measured: Measured, two: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_status("export", "--config", tiny["config"], "--compare") == 0
     done = capfd.readouterr()
@@ -412,8 +378,8 @@ def test_the_table(
 
 
 def test_where_none_can_be_exported(
-    tiny: dict[str, Any],
-    measured: list[dict[str, Any]],
+    tiny: Options,
+    measured: Measured,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -427,9 +393,7 @@ def test_where_none_can_be_exported(
     assert not measured
 
 
-def test_an_output_is_refused(
-    tiny: dict[str, Any], measured: list[dict[str, Any]], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_no_output(tiny: Options, measured: Measured, capfd: pytest.CaptureFixture[str]) -> None:
     words = ("--config", tiny["config"], "--compare", "-o", "x.onnx")
     assert exit_status("export", *words) == 2
     assert "error: --compare writes no artifact and -o names a file" in capfd.readouterr().err

@@ -13,10 +13,7 @@ import torch
 from digits import Digits, digits_split
 from PIL import Image
 
-from t2t_deploy.commands import (
-    evaluate_artifacts,
-    export_onnx,
-)
+from t2t_deploy.commands import evaluate_artifacts, export_onnx
 from t2t_deploy.commands._evaluate import EvaluatedArtifact
 from t2t_deploy.model import config_from_toml, load_checkpoint, reference_from_state_dict
 from t2t_deploy.pictures import labelled_set_from_folder
@@ -42,14 +39,11 @@ def evaluate(tmp_path: Path, digit_pictures: Path) -> Evaluate:
         workspace = Workspace(tmp_path / "artifacts")
         paths = []
         for precision in precisions:
-            request: dict[str, Any] = {
-                "config": FOLDER / f"{kind}.toml",
-                "checkpoint": FOLDER / f"{kind}.pth.tar",
-                "precision": precision,
-            }
-            paths.append(export_onnx(**request, workspace=workspace).path)
-        named: dict[str, Any] = {"images": digit_pictures / "test", "artifacts": paths, "batch": 50}
-        return evaluate_artifacts(**named, workspace=workspace).results
+            config, weights = FOLDER / f"{kind}.toml", FOLDER / f"{kind}.pth.tar"
+            form: dict[str, Any] = {"config": config, "checkpoint": weights}
+            paths.append(export_onnx(precision=precision, workspace=workspace, **form).path)
+        images = digit_pictures / "test"
+        return evaluate_artifacts(paths, images=images, batch=50, workspace=workspace).results
 
     return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -57,6 +58,7 @@ LAYERS = (
     "blocks.0.mlp.fc2",
 )
 Costs = Mapping[tuple[str, Form], int]
+Plan = Callable[..., QuantizationPlan]
 Cost = Callable[[dict[str, Form]], int]
 
 
@@ -321,6 +323,12 @@ def plan_of(workspace: Workspace, pictures: Path, **changes: Any) -> Quantizatio
     return plan_quantization(workspace, precision=request.pop("type", Precision.INT8), **request)
 
 
+@pytest.fixture
+def plan(exported: Workspace, digit_pictures: Path) -> Plan:
+    """Plan the quantisation of the export of any batch."""
+    return functools.partial(plan_of, exported, digit_pictures)
+
+
 class Builder:
     """Stands in for the engine builder: what an engine moves is told by the graph."""
 
@@ -470,14 +478,9 @@ def test_a_search_with_the_builder(
     ],
 )
 def test_placements_by_name(
-    exported: Workspace,
-    digit_pictures: Path,
-    asked: str | None,
-    precision: Precision,
-    wanted: Placement,
+    plan: Plan, asked: str | None, precision: Precision, wanted: Placement
 ) -> None:
-    plan = plan_of(exported, digit_pictures, placement=asked, type=precision)
-    assert plan.placement is wanted
+    assert plan(placement=asked, type=precision).placement is wanted
 
 
 @pytest.mark.parametrize(
@@ -489,19 +492,16 @@ def test_placements_by_name(
         {"mode": QuantizationMode.DYNAMIC, "target": Target.CPU, "images": None},
     ],
 )
-def test_scales_stand_in_the_operators_for_other_runtimes(
-    exported: Workspace, digit_pictures: Path, changes: dict[str, Any]
-) -> None:
-    plan = plan_of(exported, digit_pictures, **changes)
-    assert plan.placement is IN_OPERATOR
+def test_scales_of_other_runtimes_stand_in_operators(plan: Plan, changes: dict[str, Any]) -> None:
+    assert plan(**changes).placement is IN_OPERATOR
     told = "placement compact is for engines; expected target tensorrt and base fp16"
     with pytest.raises(UsageError, match=told):
-        plan_of(exported, digit_pictures, placement="compact", **changes)
+        plan(placement="compact", **changes)
 
 
 @pytest.mark.parametrize("mode", QuantizationMode)
 @pytest.mark.parametrize("target", [Target.CPU, Target.TENSORRT])
-def test_queries_and_keys_are_made_alike_for_engines_alone(
+def test_queries_and_keys_are_alike_for_engines_alone(
     exported: Workspace,
     digit_pictures: Path,
     target: Target,
@@ -522,17 +522,13 @@ def test_queries_and_keys_are_made_alike_for_engines_alone(
 
 @pytest.mark.parametrize("precision", [Precision.INT8_WEIGHTS, Precision.FP8_WEIGHTS])
 @pytest.mark.parametrize("asked", [AUTO, "accurate"])
-def test_weights_alone_are_not_searched(
-    exported: Workspace, digit_pictures: Path, precision: Precision, asked: str
-) -> None:
+def test_weights_alone_are_not_searched(plan: Plan, precision: Precision, asked: str) -> None:
     told = rf"^{precision.value} has no placement '{asked}'; expected one of balanced, compact$"
     with pytest.raises(UsageError, match=told):
-        plan_of(exported, digit_pictures, placement=asked, type=precision)
+        plan(placement=asked, type=precision)
 
 
-def test_a_placement_that_a_type_lacks_is_refused(
-    exported: Workspace, digit_pictures: Path
-) -> None:
+def test_a_placement_that_a_type_lacks_is_refused(plan: Plan) -> None:
     told = r"^fp8 has no placement 'accurate'; expected one of auto, balanced, compact$"
     with pytest.raises(UsageError, match=told):
-        plan_of(exported, digit_pictures, placement="accurate", type=Precision.FP8)
+        plan(placement="accurate", type=Precision.FP8)

@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 
-from t2t_deploy.commands import (
-    evaluate_artifacts,
-    quantize_onnx,
-)
+from t2t_deploy.commands import evaluate_artifacts, quantize_onnx
 from t2t_deploy.commands._evaluate import EvaluatedArtifact
 from t2t_deploy.errors import CalibrationError
 from t2t_deploy.types import Status, Target
@@ -47,15 +44,9 @@ def quantized(tmp_path: Path, digit_pictures: Path) -> Quantized:
         for form in forms:
             request = dict(FORMS[form], images=digit_pictures / "calibration", speed=False)
             paths.append(quantize_onnx(**request, workspace=workspace).path)
-        named: dict[str, Any] = {
-            "images": digit_pictures / "test",
-            "artifacts": paths,
-            "batch": 50,
-            "force": True,
-        }
-        found: dict[str, Any] = dict(
-            zip(forms, evaluate_artifacts(**named, workspace=workspace).results, strict=True)
-        )
+        asked: dict[str, Any] = {"images": digit_pictures / "test", "batch": 50, "force": True}
+        evaluated = evaluate_artifacts(paths, workspace=workspace, **asked)
+        found = dict(zip(forms, evaluated.results, strict=True))
         for form, result in found.items():
             accuracy = result.accuracy
             assert accuracy is not None and accuracy.agreement is not None
@@ -102,9 +93,7 @@ def test_so_do_the_forms_for_other_runtimes(kind: str, quantized: Quantized) -> 
 
 
 @pytest.mark.slow
-def test_outliers_ruin_naive_int8_and_equalisation_brings_all_of_it_back(
-    quantized: Quantized,
-) -> None:
+def test_equalisation_undoes_what_outliers_ruin(quantized: Quantized) -> None:
     found = quantized("performer", 100, "naive static", "static cpu")
     assert lost(found["naive static"]) > RUINED
     check(found["static cpu"], 0.01)

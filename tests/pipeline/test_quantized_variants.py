@@ -9,11 +9,7 @@ import numpy as np
 import pytest
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.commands import (
-    QuantizationMode,
-    export_onnx,
-    quantize_onnx,
-)
+from t2t_deploy.commands import QuantizationMode, export_onnx, quantize_onnx
 from t2t_deploy.commands import build_engine as build_artifact
 from t2t_deploy.engine import BuildOptions, build_engine, parse_sm
 from t2t_deploy.model import config_for_variant, random_state_dict, save_weights
@@ -53,6 +49,18 @@ def exported(workspace: Workspace, variant: str, factor: float) -> Artifact:
         checkpoint = workspace.root.parent / "outliers.safetensors"
         save_weights(with_outliers(weights, factor).state_dict, checkpoint)
     return export_onnx(variant=variant, checkpoint=checkpoint, workspace=workspace)
+
+
+def placed(
+    workspace: Workspace,
+    precision: Precision,
+    placement: str,
+    images: Path,
+    artifact: Path | None = None,
+) -> Artifact:
+    """The graph in 8 bits, for engines."""
+    form: dict[str, Any] = {"type": precision, "target": Target.TENSORRT, "placement": placement}
+    return quantize_onnx(artifact, images=images, speed=False, workspace=workspace, **form)
 
 
 def errors(workspace: Workspace, artifact: Artifact) -> dict[str, np.ndarray]:
@@ -151,14 +159,7 @@ def test_no_sum_of_codes_leaves_in_half(
         exported(workspace, model, 1)
         images = crops
     for placement in ("balanced", "compact"):
-        asked: dict[str, Any] = {
-            "type": precision,
-            "target": Target.TENSORRT,
-            "images": images,
-            "placement": placement,
-            "speed": False,
-        }
-        made = quantize_onnx(**asked, workspace=workspace)
+        made = placed(workspace, precision, placement, images)
         layers = made.require_manifest().details["quantization"]["layers"]
         bounds = [layer["half_bound"] for layer in layers if layer["half_bound"] is not None]
         assert bounds and max(bounds) < HALF_MAX
@@ -193,15 +194,7 @@ def test_traffic(workspace: Workspace, crops: Path, variant: str) -> None:
         (Precision.FP8_WEIGHTS, "89", ("balanced", "compact")),
     ):
         for placement in placements:
-            asked: dict[str, Any] = {
-                "artifact": source.path,
-                "type": precision,
-                "target": Target.TENSORRT,
-                "images": crops,
-                "placement": placement,
-                "speed": False,
-            }
-            made = quantize_onnx(**asked, workspace=workspace)
+            made = placed(workspace, precision, placement, crops, source.path)
             graphs[f"{precision.value} {placement}"] = (made, sm)
     totals: dict[str, list[int]] = {}
     for name, (made, sm) in graphs.items():
@@ -229,13 +222,9 @@ def built(
     workspace: Workspace, variant: str, precision: Precision, sm: str, crops: Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Figures and attestation of an engine, made from the newest export with pictures."""
-    request: dict[str, Any] = {
-        "precision": precision,
-        "images": crops,
-        "sm": sm,
-        "profile": (ShapeProfile(1, 1, 8),),
-    }
-    details = build_artifact(**request, workspace=workspace).require_manifest().details
+    form: dict[str, Any] = {"precision": precision, "images": crops, "sm": sm}
+    made = build_artifact(**form, profile=(ShapeProfile(1, 1, 8),), workspace=workspace)
+    details = made.require_manifest().details
     engine, attestation = details["engine"], details["attestation"]
     print(
         f"{variant} {precision.value} SM {sm}: {engine['kernels']} kernels, "
