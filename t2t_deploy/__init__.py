@@ -12,17 +12,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from t2t_deploy.api import (
-        draw_features,
         examine_machine,
-        inspect_artifact,
     )
     from t2t_deploy.commands import (
         benchmark,
         build_engine,
         calibrate_onnx,
         compare_exports,
+        draw_features,
         evaluate_artifacts,
         export_onnx,
+        inspect_artifact,
         load_session,
         package_artifact,
         predict_across,

@@ -165,7 +165,8 @@ def test_they_are_listed_and_refused_and_taken_by_force(
 def test_inspect_tells_of_it(workspace: Workspace) -> None:
     for draft in (with_details(ENGINE, OLD_ENGINE), ENGINE):
         artifact = store(workspace, draft, repr(draft.outdated).encode())
-        assert inspect_artifact(workspace, artifact.path)["manifest"]["outdated"] == draft.outdated
+        found = inspect_artifact(artifact.path, workspace=workspace)
+        assert found["manifest"]["outdated"] == draft.outdated
 
 
 def test_a_workspace_of_new_ones_has_no_problems(workspace: Workspace) -> None:

@@ -7,38 +7,40 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from t2t_deploy.cli._options import common_options
+from t2t_deploy.cli._adapter import plain_command
 from t2t_deploy.cli._output import Output
+from t2t_deploy.commands import DrawnFeatures, draw_features, inspect_artifact
 from t2t_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from t2t_deploy.commands import DrawnFeatures
+
+_PARAMETERS = [
+    click.Argument(["artifact"], type=click.Path(path_type=Path)),
+    click.Argument(["other"], required=False, type=click.Path(path_type=Path)),
+    click.Option(
+        ["--features"],
+        metavar="IMAGE",
+        type=click.Path(path_type=Path),
+        help="Draw the token maps of a picture at each stage, beside the reference's.",
+    ),
+    click.Option(
+        ["--plot"],
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="PNG of --features, instead of the one in the workspace's logs.",
+    ),
+]
 
 
-@click.command("inspect", short_help="What is in an ONNX file or an engine.")
-@click.argument("artifact", type=click.Path(path_type=Path))
-@click.argument("other", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--features",
-    metavar="IMAGE",
-    type=click.Path(path_type=Path),
-    help="Draw the token maps of a picture at each stage, beside the reference's.",
-)
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="PNG of --features, instead of the one in the workspace's logs.",
-)
-@common_options
+@plain_command("inspect", _PARAMETERS)
 def inspect(
+    workspace: Any,
+    output: Output,
     artifact: Path,
     other: Path | None,
     features: Path | None,
     plot: Path | None,
-    workspace: Any,
-    output: Output,
 ) -> None:
     """Show what is in an ONNX file or an engine; two artifacts side by side.
 
@@ -47,15 +49,15 @@ def inspect(
     t2t-deploy inspect a.onnx b.onnx
     t2t-deploy inspect a.onnx a-int8.onnx --features cat.jpg
     """
-    from t2t_deploy.commands import draw_features, inspect_artifact
-
     if plot is not None and features is None:
         raise UsageError("--plot draws the token maps of --features; give --features IMAGE too")
     chosen = [artifact] if other is None else [artifact, other]
     drawn = None
     if features is not None:
-        drawn = draw_features(workspace, chosen, features, plot, output)
-    summaries = [inspect_artifact(workspace, path) for path in chosen]
+        drawn = draw_features(
+            chosen, features=features, plot=plot, workspace=workspace, progress=output
+        )
+    summaries = [inspect_artifact(path, workspace=workspace) for path in chosen]
 
     def show(console: Console) -> None:
         from rich.table import Table

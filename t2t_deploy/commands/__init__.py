@@ -11,7 +11,6 @@ from t2t_deploy.commands._compare import compare_exports
 from t2t_deploy.commands._doctor import bug_report, examine_machine
 from t2t_deploy.commands._evaluate import Evaluation, evaluate_artifacts, evaluate_values
 from t2t_deploy.commands._export import GraphForm, export_onnx, export_values, load_model
-from t2t_deploy.commands._features import DrawnFeatures, draw_features
 from t2t_deploy.commands._inputs import (
     Machine,
     calibration_pictures,
@@ -19,7 +18,7 @@ from t2t_deploy.commands._inputs import (
     read_machine,
     verification_pictures,
 )
-from t2t_deploy.commands._inspect import inspect_artifact
+from t2t_deploy.commands._inspect import DrawnFeatures, draw_features, inspect_artifact
 from t2t_deploy.commands._package import Package, package_artifact, package_values
 from t2t_deploy.commands._predict import Prediction, predict_images
 from t2t_deploy.commands._predict_across import ClusterPrediction, predict_across

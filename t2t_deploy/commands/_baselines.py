@@ -22,9 +22,9 @@ from t2t_deploy.bench import (
     not_run_result,
     speedup_between,
 )
-from t2t_deploy.commands._nodewise import float64_logits
 from t2t_deploy.runtime import BACKENDS, SessionRequest, why_not_in, why_not_runnable
 from t2t_deploy.types import INPUT_NAME, Precision, TensorSpec
+from t2t_deploy.verify import float64_logits
 
 if TYPE_CHECKING:
     from t2t_deploy.model import T2TViT

@@ -27,13 +27,19 @@ from t2t_deploy.calibration import (
     plot_budget,
     search_budget,
 )
-from t2t_deploy.commands._accuracy_run import AccuracyRunner, run_pictures
 from t2t_deploy.commands._quantize_inputs import QuantizationInputs
 from t2t_deploy.errors import counted
 from t2t_deploy.pictures import LabelledSet, labelled_set_from_folder
 from t2t_deploy.runtime import DEFAULT_BACKEND, REFERENCE_BACKEND, SessionRequest, open_session
 from t2t_deploy.types import TOLERANCES, Status
-from t2t_deploy.verify import AccuracySum, PictureSet, standard_pictures, verify_session
+from t2t_deploy.verify import (
+    AccuracyRunner,
+    AccuracySum,
+    PictureSet,
+    run_pictures,
+    standard_pictures,
+    verify_session,
+)
 from t2t_deploy.workspace import Workspace
 
 _BATCH = 8

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from t2t_deploy._files import atomic_write
 from t2t_deploy._optional import require
 from t2t_deploy._options import AnyPath, Opt, Role, command, ending
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy.commands._accuracy_run import run_pictures
 from t2t_deploy.commands._artifacts import (
     ArtifactFiles,
     CpuBackend,
@@ -22,23 +20,22 @@ from t2t_deploy.commands._artifacts import (
     usable_artifacts,
     workspace_of,
 )
-from t2t_deploy.commands._evaluate_across import run_pictures_across
 from t2t_deploy.commands._evaluate_sessions import (
-    DEFAULT_BATCH,
     EvaluateAcross,
-    EvaluateRequest,
+    ModelSessions,
     RayAddress,
     RayWorkers,
     is_nodewise,
-    open_reference,
-    open_runner,
+    run_pictures_across,
 )
 from t2t_deploy.errors import BackendError, CalibrationError, ImageError, UsageError, counted
 from t2t_deploy.pictures import LabelledSet, labelled_set_from_folder, overlap
 from t2t_deploy.runtime import REFERENCE_BACKEND, why_not_in, why_not_runnable
 from t2t_deploy.types import Precision, Status
-from t2t_deploy.verify import Accuracy, ConfusionPanel, plot_confusion
+from t2t_deploy.verify import Accuracy, ConfusionPanel, plot_confusion, run_pictures
 from t2t_deploy.workspace import Artifact, Workspace
+
+DEFAULT_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,41 +126,27 @@ def evaluate_artifacts(
     if ray is None and workers is not None:
         raise UsageError("workers are about a cluster; give ray too, or leave them out")
     workspace = workspace_of(workspace)
-    request = EvaluateRequest(
-        images=Path(images),
-        artifacts=cast("tuple[Path, ...]", artifacts),
-        batch=batch,
-        limit=limit,
-        confusion=None if confusion is None else Path(confusion),
-        backend=backend,
-        force=force,
-        ray=None if ray is None else EvaluateAcross(ray, workers),
-    )
+    paths = cast("tuple[Path, ...]", artifacts)
     if confusion is not None:
         require("matplotlib")
-    cpu_backend(request.backend)
-    if request.ray is not None:
-        request.ray.check()
-    labelled = labelled_set_from_folder(request.images, limit=request.limit)
+    runtime = cpu_backend(backend)
+    cluster = None if ray is None else EvaluateAcross(ray, workers)
+    if cluster is not None:
+        cluster.check()
+    labelled = labelled_set_from_folder(Path(images), limit=limit)
     if labelled.left_out:
         progress.note(
             f"took {counted(len(labelled.paths), 'picture')}, left out {labelled.left_out}"
         )
-    chosen = usable_artifacts(
-        workspace,
-        request.artifacts,
-        force=request.force,
-        purpose="evaluate",
-        progress=progress,
-    )
+    chosen = usable_artifacts(workspace, paths, force=force, purpose="evaluate", progress=progress)
     models: dict[str, list[Artifact]] = {}
     for artifact in chosen:
         models.setdefault(_model_key(artifact), []).append(artifact)
+    evaluator = _Evaluator(workspace, labelled, runtime, batch, are_named(paths), cluster, progress)
     results: list[EvaluatedArtifact] = []
     references: dict[str, Accuracy] = {}
-    unreadable: dict[Path, str] = {}
     for members in models.values():
-        found = _evaluate_model(workspace, members, labelled, request, unreadable, progress)
+        found = evaluator.evaluate(members)
         results += found
         reference = next((r.reference for r in found if r.reference is not None), None)
         if reference is not None:
@@ -172,11 +155,11 @@ def evaluate_artifacts(
     if all(result.status is Status.NOT_RUN for result in results):
         reasons = "; ".join(dict.fromkeys(str(result.reason) for result in results))
         raise BackendError(f"nothing here can be evaluated: {reasons}")
-    evaluation = Evaluation(
-        labelled, tuple(results), references, tuple(unreadable.values()), request.confusion
-    )
-    if request.confusion is not None:
-        _draw(evaluation, request.confusion)
+    unreadable = tuple(evaluator.unreadable.values())
+    plot = None if confusion is None else Path(confusion)
+    evaluation = Evaluation(labelled, tuple(results), references, unreadable, plot)
+    if plot is not None:
+        _draw(evaluation, plot)
     return evaluation
 
 
@@ -197,6 +180,7 @@ def evaluate_values(found: Evaluation) -> dict[str, Any]:
 
 def _evaluated(result: EvaluatedArtifact) -> dict[str, Any]:
     manifest, figures, reference = result.artifact.manifest, result.accuracy, result.reference
+    names = ("top1", "top5", "agreement", "rel_l2_mean", "rel_l2_max", "non_finite")
     return {
         "artifact": str(result.artifact.path),
         "precision": None if manifest is None else manifest.precision.value,
@@ -204,119 +188,113 @@ def _evaluated(result: EvaluatedArtifact) -> dict[str, Any]:
         "reason": result.reason,
         "batch": result.batch,
         "images": 0 if figures is None else figures.images,
-        "top1": None if figures is None else figures.top1,
-        "top5": None if figures is None else figures.top5,
-        "agreement": None if figures is None else figures.agreement,
-        "rel_l2_mean": None if figures is None else figures.rel_l2_mean,
-        "rel_l2_max": None if figures is None else figures.rel_l2_max,
-        "non_finite": None if figures is None else figures.non_finite,
+        **{name: getattr(figures, name, None) for name in names},
         "reference": None
         if reference is None
         else {"top1": reference.top1, "top5": reference.top5},
     }
 
 
-def _evaluate_model(
-    workspace: Workspace,
-    artifacts: Sequence[Artifact],
-    images: LabelledSet,
-    request: EvaluateRequest,
-    unreadable: dict[Path, str],
-    progress: Progress,
-) -> list[EvaluatedArtifact]:
-    """Evaluate artifacts of one model side by side; files not read are added to ``unreadable``."""
-    reasons = [
-        _why_not_evaluated(artifact, images, request) or _calibrated_on(artifact, images, request)
-        for artifact in artifacts
-    ]
-    no_reference = _why_no_reference(artifacts[0])
-    if no_reference is not None and not images.has_labels:
-        reasons = [reason or f"no labels, and no reference: {no_reference}" for reason in reasons]
-    with contextlib.ExitStack() as stack:
-        runners = {
-            place: open_runner(artifact, request, stack)
-            for place, artifact in enumerate(artifacts)
-            if reasons[place] is None
-        }
-        reference = weights = None
-        if runners and no_reference is None:
-            weights = workspace.weights(artifacts[0].require_manifest())
-            reference = open_reference(weights, artifacts[0], request, stack)
-        if runners:
-            names = ", ".join(artifacts[place].path.name for place in runners)
-            progress.step(f"evaluating {names} on {counted(len(images.paths), 'picture')}")
-            running = list(runners.values())
-            size = running[0].session.inputs[0].shape[-1]
-            assert size is not None  # open_runner refuses others
-            if request.ray is None:
-                run_pictures(running, reference, images, size, unreadable, progress)
-            else:
-                chosen = [artifacts[place] for place in runners]
-                run_pictures_across(
-                    request, chosen, weights, running, reference, images, size, unreadable, progress
-                )
-    base = None if reference is None else reference.total.result()
-    results = []
-    for place, (artifact, reason) in enumerate(zip(artifacts, reasons, strict=True)):
-        if reason is not None:
-            results.append(EvaluatedArtifact(artifact, Status.NOT_RUN, reason=reason))
-            continue
-        runner = runners[place]
-        accuracy = runner.total.result()
-        short = _what_fell_short(accuracy, base, len(images.paths))
-        remarks = [runner.remark, no_reference and f"no reference: {no_reference}", short]
-        results.append(
-            EvaluatedArtifact(
-                artifact,
-                Status.PASSED if short is None else Status.FAILED,
-                accuracy,
-                base,
-                runner.batch,
-                "; ".join(remark for remark in remarks if remark) or None,
-            )
-        )
-    return results
+@dataclass(frozen=True, slots=True)
+class _Evaluator:
+    """Takes artifacts of one model after another over the same pictures.
 
-
-def _why_not_evaluated(
-    artifact: Artifact, images: LabelledSet, request: EvaluateRequest
-) -> str | None:
-    """None where a runtime here can run the artifact and, unless it was named, classes fit it."""
-    manifest = artifact.manifest
-    if manifest is not None and manifest.kind == "engine":
-        reason = why_not_runnable(manifest.engine_backend)
-        if reason is None and request.ray is not None:
-            reason = "engines are evaluated on this machine's device, not across a cluster"
-    else:
-        backend = cpu_backend(request.backend)
-        reason = why_not_runnable(backend)
-        if reason is None and manifest is not None and not is_nodewise(artifact, request):
-            reason = why_not_in(backend, manifest.precision)
-    if reason is not None or are_named(request.artifacts) or manifest is None:
-        return reason
-    if images.has_labels:
-        try:
-            images.class_indices(int(manifest.config["num_classes"]))
-        except ImageError as err:
-            return str(err)
-    if is_nodewise(artifact, request):
-        lacks = why_not_in(cpu_backend(request.backend), Precision.BF16)
-        return (
-            f"{lacks}; name it to evaluate it node by node, which is slow, or --backend openvino "
-            "where the CPU has bf16"
-        )
-    return None
-
-
-def _calibrated_on(artifact: Artifact, images: LabelledSet, request: EvaluateRequest) -> str | None:
-    """Why an artifact cannot be judged on pictures it was calibrated on.
-
-    Raises CalibrationError for one that was named.
+    backend: the runtime of ONNX files. batch: pictures at a time where the artifact's is free.
+    named: whether the artifacts were named one by one. unreadable: a line for each file.
     """
-    reason = overlap(artifact, images.paths)
-    if reason is not None and are_named(request.artifacts):
-        raise CalibrationError(reason)
-    return reason
+
+    workspace: Workspace
+    images: LabelledSet
+    backend: str
+    batch: int
+    named: bool
+    cluster: EvaluateAcross | None
+    progress: Progress
+    unreadable: dict[Path, str] = field(default_factory=dict)
+
+    def evaluate(self, artifacts: Sequence[Artifact]) -> list[EvaluatedArtifact]:
+        """Artifacts of one model side by side. Raises CalibrationError."""
+        results, running = [], []
+        no_reference = _why_no_reference(artifacts[0])
+        for artifact in artifacts:
+            reason = self._why_not(artifact) or self._calibrated_on(artifact)
+            if reason is None and no_reference is not None and not self.images.has_labels:
+                reason = f"no labels, and no reference: {no_reference}"
+            if reason is None:
+                running.append(artifact)
+            else:
+                results.append(EvaluatedArtifact(artifact, Status.NOT_RUN, reason=reason))
+        if not running:
+            return results
+        weights = None
+        if no_reference is None:
+            weights = self.workspace.weights(artifacts[0].require_manifest())
+        sessions = ModelSessions(tuple(running), weights, self.backend, self.batch)
+        count = len(self.images.paths)
+        with contextlib.ExitStack() as stack:
+            runners, reference = sessions.open(stack)
+            names = ", ".join(artifact.path.name for artifact in running)
+            self.progress.step(f"evaluating {names} on {counted(count, 'picture')}")
+            size = runners[0].session.inputs[0].shape[-1]
+            assert size is not None  # others are refused when they are opened
+            rest = runners, reference, self.images, size, self.unreadable, self.progress
+            if self.cluster is None:
+                run_pictures(*rest)
+            else:
+                run_pictures_across(self.cluster, sessions, *rest)
+        base = None if reference is None else reference.total.result()
+        for artifact, runner in zip(running, runners, strict=True):
+            accuracy = runner.total.result()
+            short = _what_fell_short(accuracy, base, count)
+            remarks = [runner.remark, no_reference and f"no reference: {no_reference}", short]
+            results.append(
+                EvaluatedArtifact(
+                    artifact,
+                    Status.PASSED if short is None else Status.FAILED,
+                    accuracy,
+                    base,
+                    runner.batch,
+                    "; ".join(remark for remark in remarks if remark) or None,
+                )
+            )
+        return results
+
+    def _why_not(self, artifact: Artifact) -> str | None:
+        """None where a runtime here can run it and, unless it was named, classes fit it."""
+        manifest = artifact.manifest
+        nodewise = is_nodewise(artifact, self.backend)
+        if manifest is not None and manifest.kind == "engine":
+            reason = why_not_runnable(manifest.engine_backend)
+            if reason is None and self.cluster is not None:
+                reason = "engines are evaluated on this machine's device, not across a cluster"
+        else:
+            reason = why_not_runnable(self.backend)
+            if reason is None and manifest is not None and not nodewise:
+                reason = why_not_in(self.backend, manifest.precision)
+        if reason is not None or self.named or manifest is None:
+            return reason
+        if self.images.has_labels:
+            try:
+                self.images.class_indices(int(manifest.config["num_classes"]))
+            except ImageError as err:
+                return str(err)
+        if nodewise:
+            lacks = why_not_in(self.backend, Precision.BF16)
+            return (
+                f"{lacks}; name it to evaluate it node by node, which is slow, or --backend "
+                "openvino where the CPU has bf16"
+            )
+        return None
+
+    def _calibrated_on(self, artifact: Artifact) -> str | None:
+        """Why an artifact cannot be judged on pictures it was calibrated on.
+
+        Raises CalibrationError for one that was named.
+        """
+        reason = overlap(artifact, self.images.paths)
+        if reason is not None and self.named:
+            raise CalibrationError(reason)
+        return reason
 
 
 def _why_no_reference(artifact: Artifact) -> str | None:
@@ -364,5 +342,4 @@ def _draw(evaluation: Evaluation, path: Path) -> None:
         title = f"{name}\n{'top-1' if labelled else 'agreement'} {share or 0:.2%}"
         panels.append(ConfusionPanel(title, found.confusion))
     truth = "class of the picture" if labelled else "class the reference finds"
-    with atomic_write(path) as temporary:
-        plot_confusion(panels, temporary, truth=truth)
+    plot_confusion(panels, path, truth=truth)

@@ -1,49 +1,110 @@
-"""Sessions that `evaluate` runs pictures through: an artifact's, and its reference's."""
+"""Sessions that `evaluate` runs pictures through, here or across a Ray cluster.
+
+Of a cluster each worker takes blocks through every session, and sums are added. The artifacts and
+the reference's weights travel through the cluster's object store; the pictures must be readable
+under the same paths everywhere.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from t2t_deploy._optional import is_installed, require
 from t2t_deploy._options import Opt, Role
-from t2t_deploy.commands._accuracy_run import AccuracyRunner
-from t2t_deploy.commands._artifacts import cpu_backend, open_engine
-from t2t_deploy.commands._nodewise import bare_graph
+from t2t_deploy._progress import Progress, silent
+from t2t_deploy.commands._artifacts import open_engine
 from t2t_deploy.errors import ArtifactError
+from t2t_deploy.pictures import LabelledSet
 from t2t_deploy.runtime import (
     DEFAULT_BACKEND,
     REFERENCE_BACKEND,
     Session,
     SessionRequest,
+    available_threads,
     open_session,
 )
-from t2t_deploy.serving import DEFAULT_BLOCK, check_address
-from t2t_deploy.types import INDICES_NAME, PROBABILITIES_NAME, GraphIO, Precision, Tail
-from t2t_deploy.verify import AccuracySum, NodewiseSession, PixelSession, takes_pixels
+from t2t_deploy.serving import (
+    DEFAULT_BLOCK,
+    Listing,
+    SkippedBlocks,
+    Work,
+    check_address,
+    map_blocks,
+    ray_cluster,
+)
+from t2t_deploy.types import INDICES_NAME, PROBABILITIES_NAME, Precision, Tail
+from t2t_deploy.verify import (
+    AccuracyRunner,
+    AccuracySum,
+    NodewiseSession,
+    PixelSession,
+    bare_graph,
+    run_pictures,
+    takes_pixels,
+)
 from t2t_deploy.workspace import Artifact
 
 
-def open_runner(
+@dataclass(frozen=True, slots=True)
+class ModelSessions:
+    """Artifacts of one model, and the weights of their reference; None without one.
+
+    backend: the runtime of ONNX files. batch: pictures at a time where the artifact's is free.
+    """
+
+    artifacts: tuple[Artifact, ...]
+    weights: Path | None
+    backend: str
+    batch: int
+
+    def open(
+        self, stack: contextlib.ExitStack, threads: int | None = None
+    ) -> tuple[list[AccuracyRunner], AccuracyRunner | None]:
+        """Sessions of all, and of the float32 model in eager PyTorch.
+
+        Raises ArtifactError where one takes no pictures.
+        """
+        runners = [
+            _open_runner(artifact, self.backend, self.batch, stack, threads)
+            for artifact in self.artifacts
+        ]
+        if self.weights is None:
+            return runners, None
+        config = self.artifacts[0].require_manifest().config
+        eager = SessionRequest(REFERENCE_BACKEND, self.weights, threads, config=config)
+        session = stack.enter_context(open_session(eager))
+        total = AccuracySum(int(config["num_classes"]))
+        return runners, AccuracyRunner(session, self.batch, total)
+
+
+def is_nodewise(artifact: Artifact, backend: str) -> bool:
+    """Whether a bf16 graph is met by ONNX Runtime, which does not compute it."""
+    known = artifact.manifest
+    bf16 = known is not None and known.kind == "onnx" and known.precision is Precision.BF16
+    return bf16 and backend == DEFAULT_BACKEND
+
+
+def _open_runner(
     artifact: Artifact,
-    request: EvaluateRequest,
+    backend: str,
+    batch: int,
     stack: contextlib.ExitStack,
-    threads: int | None = None,
+    threads: int | None,
 ) -> AccuracyRunner:
-    """A session of the artifact. Raises ArtifactError where it takes no pictures."""
     remarks = []
     session: Session
     if artifact.kind == "engine":
         session = open_engine(artifact)
-    elif is_nodewise(artifact, request):
+    elif is_nodewise(artifact, backend):
         remarks.append("evaluated node by node")
-        graph_io = GraphIO.of_details(artifact.require_manifest().details)
+        graph_io = artifact.require_manifest().graph_io
         session = NodewiseSession(bare_graph(artifact.path, graph_io))
     else:
-        backend = cpu_backend(request.backend)
         precision = None if artifact.manifest is None else artifact.manifest.precision
         session = open_session(SessionRequest(backend, artifact.path, threads, precision=precision))
     if takes_pixels(session):
@@ -73,35 +134,15 @@ def open_runner(
         remarks.append(f"errors are of {largest}probabilities")
     return AccuracyRunner(
         session,
-        taken[0] or request.batch,
+        taken[0] or batch,
         AccuracySum(classes),
         "; ".join(remarks) or None,
         tail,
     )
 
 
-def open_reference(
-    weights: Path,
-    artifact: Artifact,
-    request: EvaluateRequest,
-    stack: contextlib.ExitStack,
-    threads: int | None = None,
-) -> AccuracyRunner:
-    """The float32 model of an artifact, in eager PyTorch."""
-    manifest = artifact.require_manifest()
-    eager = SessionRequest(REFERENCE_BACKEND, weights, threads, config=manifest.config)
-    session = stack.enter_context(open_session(eager))
-    return AccuracyRunner(session, request.batch, AccuracySum(int(manifest.config["num_classes"])))
+# -- across a cluster ----------------------------------------------------------------------------
 
-
-def is_nodewise(artifact: Artifact, request: EvaluateRequest) -> bool:
-    """Whether a bf16 graph is met by ONNX Runtime, which does not compute it."""
-    known = artifact.manifest
-    bf16 = known is not None and known.kind == "onnx" and known.precision is Precision.BF16
-    return bf16 and cpu_backend(request.backend) == DEFAULT_BACKEND
-
-
-DEFAULT_BATCH = 8
 RayAddress = Annotated[
     str | None,
     Opt(
@@ -124,7 +165,6 @@ class EvaluateAcross:
 
     address: str = "local"
     workers: int | None = None
-    block: int = DEFAULT_BLOCK
 
     def check(self) -> None:
         """Raise UsageError for no address, MissingDependencyError without Ray."""
@@ -133,20 +173,99 @@ class EvaluateAcross:
             require("ray")
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluateRequest:
-    """What to evaluate, and on what; no artifacts means every one of the workspace.
+def run_pictures_across(
+    across: EvaluateAcross,
+    sessions: ModelSessions,
+    runners: Sequence[AccuracyRunner],
+    reference: AccuracyRunner | None,
+    images: LabelledSet,
+    size: int,
+    unreadable: dict[Path, str],
+    progress: Progress,
+) -> None:
+    """As `run_pictures`, by the workers of a cluster; the sums are added to those of ``runners``.
 
-    batch: pictures at a time where the artifact's batch is free. limit: how many pictures, None
-    takes all. confusion: PNG to write, None writes none. backend: the runtime of ONNX files; None
-    is ONNX Runtime on the CPU. ray: the cluster to do it on; None is this process.
+    sessions: what the workers open. Raises BackendError where the cluster, or a worker thrice, is
+    lost.
+    """
+    contents = [artifact.path.read_bytes() for artifact in sessions.artifacts]
+    contents += [sessions.weights.read_bytes()] if sessions.weights is not None else []
+    cores = across.workers or available_threads()
+    total = sum(map(len, contents))
+    with ray_cluster(across.address, cpus=cores, shared_bytes=total) as cluster:
+        put = cluster.ray.put
+        classes = dict(zip(map(str, images.paths), images.classes, strict=False))
+        make = _EvaluateBlocks(
+            sessions,
+            tuple(put(content) for content in contents),
+            put(classes),
+            images.folder,
+            images.folders,
+            size,
+        )
+        listing = Listing(tuple(map(str, images.paths)), DEFAULT_BLOCK, "")
+        found: dict[int, tuple[list[AccuracySum], dict[Path, str]]] = {}
+        done = 0
+        for result in map_blocks(cluster, listing, make, workers=across.workers or cluster.cpus):
+            if isinstance(result, SkippedBlocks):
+                continue
+            block, found[block.ordinal] = result
+            done += len(block.images)
+            progress.progress("evaluating", done, len(images.paths))
+    # in the order of the pictures, so that a run's sums do not depend on who was faster
+    for ordinal in sorted(found):
+        sums, bad = found[ordinal]
+        unreadable.update(bad)
+        for runner, added in zip(_everyone(runners, reference), sums, strict=True):
+            runner.total.merge(added)
+
+
+@dataclass(frozen=True, slots=True)
+class _EvaluateBlocks:
+    """Opens the sessions in a worker; what it returns evaluates blocks.
+
+    contents: references to the artifacts' bytes, then to the weights' where there is a reference.
     """
 
-    images: Path
-    artifacts: Sequence[Path] = ()
-    batch: int = DEFAULT_BATCH
-    limit: int | None = None
-    confusion: Path | None = None
-    backend: str | None = None
-    force: bool = False
-    ray: EvaluateAcross | None = None
+    sessions: ModelSessions
+    contents: tuple[Any, ...]
+    classes: Any
+    folder: Path
+    folders: tuple[str, ...]
+    size: int
+
+    def __call__(self) -> Work:
+        get = require("ray").get
+        classes: Mapping[str, int] = get(self.classes)
+        stack = contextlib.ExitStack()  # as long as the worker
+        with tempfile.TemporaryDirectory(prefix="t2t-deploy-") as folder:
+            files = [Path(folder, f"{index}") for index in range(len(self.contents))]
+            for file, content in zip(files, self.contents, strict=True):
+                file.write_bytes(get(content))
+            artifacts = [
+                replace(artifact, path=file)
+                for artifact, file in zip(self.sessions.artifacts, files, strict=False)
+            ]
+            weights = None if self.sessions.weights is None else files[-1]
+            local = replace(self.sessions, artifacts=tuple(artifacts), weights=weights)
+            runners, reference = local.open(stack, threads=1)
+
+        everyone = _everyone(runners, reference)
+
+        def evaluate(names: Sequence[str]) -> tuple[list[AccuracySum], dict[Path, str]]:
+            for runner in everyone:
+                runner.total = AccuracySum(runner.total.num_classes)
+            paths = tuple(map(Path, names))
+            known = tuple(classes[name] for name in names) if self.folders else ()
+            images = LabelledSet(self.folder, paths, folders=self.folders, classes=known)
+            unreadable: dict[Path, str] = {}
+            run_pictures(runners, reference, images, self.size, unreadable, silent)
+            return [runner.total for runner in everyone], unreadable
+
+        return evaluate
+
+
+def _everyone(
+    runners: Sequence[AccuracyRunner], reference: AccuracyRunner | None
+) -> list[AccuracyRunner]:
+    return [*runners, *([] if reference is None else [reference])]

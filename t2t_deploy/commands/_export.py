@@ -12,10 +12,10 @@ from t2t_deploy._optional import require
 from t2t_deploy._options import BATCH, COUNT, FILE, AnyPath, Opt, Role, choice, command
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import artifact_values, workspace_of
-from t2t_deploy.commands._verify import verify_file
 from t2t_deploy.errors import UsageError
 from t2t_deploy.model import VARIANTS
 from t2t_deploy.types import BARE, GraphIO, Precision, Tail, Target
+from t2t_deploy.verify import verify_file
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from t2t_deploy._lazy import lazy
-from t2t_deploy.export._layer_tensors import LayerTensor, expose_tensors, layer_tensors
 from t2t_deploy.export._strategies import (
     PerformerForm,
     RewriteReport,
@@ -24,15 +23,12 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_OPSET",
     "DeployT2TViT",
-    "LayerTensor",
     "PerformerForm",
     "RewriteReport",
     "SoftSplitForm",
     "Strategies",
     "check_opset",
     "choose_strategies",
-    "expose_tensors",
-    "layer_tensors",
     "onnx_from_deploy",
 ]
 

@@ -12,19 +12,29 @@ from t2t_deploy.graph._file import check_onnx_file, read_onnx
 from t2t_deploy.graph._mapped import mappable_model
 
 if TYPE_CHECKING:
-    from t2t_deploy.graph._check import CONTRIB_DOMAIN, GraphSummary, check_graph, summarise_graph
-    from t2t_deploy.graph._io import NORMALISED_NAME, expose_logits, with_graph_io, without_graph_io
+    from t2t_deploy.graph._check import (
+        CONTRIB_DOMAIN,
+        check_graph,
+        summarise_graph,
+        tensor_spec,
+    )
+    from t2t_deploy.graph._io import (
+        NORMALISED_NAME,
+        expose_tensors,
+        with_graph_io,
+        without_graph_io,
+    )
 
 __all__ = [
     "CONTRIB_DOMAIN",
     "NORMALISED_NAME",
-    "GraphSummary",
     "check_graph",
     "check_onnx_file",
-    "expose_logits",
+    "expose_tensors",
     "mappable_model",
     "read_onnx",
     "summarise_graph",
+    "tensor_spec",
     "with_graph_io",
     "without_graph_io",
 ]

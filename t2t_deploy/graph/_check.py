@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,10 +89,7 @@ def summarise_graph(model: onnx.ModelProto) -> GraphSummary:
     weight_bytes: Counter[str] = Counter()
     for tensor in graph.initializer:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        count = 1
-        for dim in tensor.dims:
-            count *= dim
-        weight_bytes[str(dtype)] += count * dtype.itemsize
+        weight_bytes[str(dtype)] += math.prod(tensor.dims) * dtype.itemsize
     stored = {tensor.name for tensor in graph.initializer}
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     return GraphSummary(
@@ -99,12 +97,13 @@ def summarise_graph(model: onnx.ModelProto) -> GraphSummary:
         ops=dict(Counter(node.op_type for node in graph.node).most_common()),
         weight_bytes=dict(weight_bytes),
         opset=opsets.get("", opsets.get("ai.onnx", 0)),
-        inputs=tuple(_spec(info) for info in graph.input if info.name not in stored),
-        outputs=tuple(_spec(info) for info in graph.output),
+        inputs=tuple(tensor_spec(info) for info in graph.input if info.name not in stored),
+        outputs=tuple(tensor_spec(info) for info in graph.output),
     )
 
 
-def _spec(info: onnx.ValueInfoProto) -> TensorSpec:
+def tensor_spec(info: onnx.ValueInfoProto) -> TensorSpec:
+    """Name, dtype and shape of a tensor as its graph says them."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
     return TensorSpec(info.name, str(dtype), tuple(_dims(info)))
 

@@ -55,9 +55,9 @@ def check_onnx_file(
         if size == 0:
             raise LookupError
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            tree = model_tree(data, size)
-        check_tree(tree, _External(path, external_data).check)
-        unknown = [] if domains is None else [o for o in foreign_operators(tree) if not domains(*o)]
+            model = model_tree(data, size)
+        check_tree(model, _External(path, external_data).check)
+        unknown = [one for one in foreign_operators(model) if domains and not domains(*one)]
     except OSError as err:
         raise ArtifactError(f"cannot read {name}: {err.strerror}; name an .onnx file") from err
     except LookupError:

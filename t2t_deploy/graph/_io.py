@@ -6,6 +6,7 @@ keep their name inside, so that a check can bring them to light again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,10 @@ def without_graph_io(model: onnx.ModelProto) -> onnx.ModelProto:
         floats = _like(taken, batch, (3, size.dim_value, size.dim_value))
         floats.type.tensor_type.elem_type = TensorProto.FLOAT
         taken.CopyFrom(floats)
-    _show_logits(graph, alone=True)
+    if graph.output[0].name != OUTPUT_NAME:
+        logits = _inferred(graph, OUTPUT_NAME)
+        del graph.output[:]
+        graph.output.append(logits)
     kept = {name for node in graph.node for name in node.output} - {OUTPUT_NAME}
     infos = [info for info in graph.value_info if info.name in kept]
     del graph.value_info[:]
@@ -74,32 +78,27 @@ def without_graph_io(model: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
-def expose_logits(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose logits are an output too, the first one; all else stays."""
+def expose_tensors(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
+    """A copy with more outputs, all else as it was. Raises ExportError for one without a type."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    _show_logits(made.graph, alone=False)
+    added = dict.fromkeys(tensors).keys() - {info.name for info in model.graph.output}
+    made.graph.output.extend(_inferred(model.graph, name) for name in sorted(added))
+    kept = [info for info in model.graph.value_info if info.name not in added]
+    del made.graph.value_info[:]
+    made.graph.value_info.extend(kept)
     return made
 
 
-def _show_logits(graph: onnx.GraphProto, *, alone: bool) -> None:
-    if graph.output[0].name == OUTPUT_NAME:
-        return
-    outputs = list(graph.output)
-    logits = next((info for info in graph.value_info if info.name == OUTPUT_NAME), None)
-    if logits is None:
-        raise ExportError(
-            f"the graph gives {', '.join(info.name for info in outputs)} and no tensor in it is "
-            f"named {OUTPUT_NAME!r}: export the model again"
-        )
-    kept = [logits] if alone else [logits, *outputs]
-    infos = [info for info in graph.value_info if info.name != OUTPUT_NAME]
-    shown = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in kept]
-    del graph.output[:]
-    graph.output.extend(shown)
-    rest = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in infos]
-    del graph.value_info[:]
-    graph.value_info.extend(rest)
+def _inferred(graph: onnx.GraphProto, name: str) -> onnx.ValueInfoProto:
+    for info in graph.value_info:
+        if info.name == name:
+            found: onnx.ValueInfoProto = info
+            return found
+    raise ExportError(
+        f"tensor {name} of the graph has no type; expected one with inferred types: export the "
+        "model again"
+    )
 
 
 def _embed(graph: onnx.GraphProto) -> None:

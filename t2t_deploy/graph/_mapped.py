@@ -11,7 +11,7 @@ import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
-from t2t_deploy.graph._protobuf import BYTES, VARINT, Field, fields, message, varint
+from t2t_deploy.graph._tree import BYTES, VARINT, Field, fields, message, varint
 
 MIN_MAPPED_BYTES = 4096
 """Smaller tensors stay in the graph: one page costs more than it saves."""

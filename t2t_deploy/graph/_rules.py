@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from t2t_deploy._untrusted import shortened
-from t2t_deploy.graph._tree import LENGTH, Tree
+from t2t_deploy.graph._tree import LENGTH, ModelTree, Tree
 
 # of ONNX 1.23, and what this version of t2t-deploy knows
 MAX_IR_VERSION = 14
@@ -32,32 +32,36 @@ ExternalCheck = Callable[[dict[str, str], int, str], None]
 """Checks where a tensor's data lie: entries, bytes that its shape takes, what to call it."""
 
 
-def check_tree(model: Tree, external: ExternalCheck) -> None:
+def check_tree(tree: ModelTree, external: ExternalCheck) -> None:
     """Raise ValueError, saying what is wrong, for a graph that must not reach a parser."""
+    model = tree.root
     (graph,) = model.get(7, [None])
     if graph is None:
         raise LookupError
     version = last(model, 1, 0)
     if not 1 <= version <= MAX_IR_VERSION:
         raise ValueError(f"its IR version is {version}; known are 1 to {MAX_IR_VERSION}")
-    check_opsets(model.get(8, []))
+    _check_opsets(model.get(8, []))
     functions = _functions(model.get(25, []))
     _check_calls(graph, functions)
-    for tensor in _tensors(model):
+    for sparse in tree.sparse_tensors:
+        _check_dims(sparse.get(3, []), "of a sparse kind")
+    for tensor in tree.tensors:
         _check_tensor(tensor, external)
-    for info in _infos(model):
-        check_shape(info)
+    for info in tree.infos:
+        _check_shape(info)
     for info in (*graph.get(11, []), *graph.get(12, [])):
         _check_end(info)
     for inside in (graph, *_training(model)):
-        check_order(inside, [])
+        _check_order(inside, [])
     for function in model.get(25, []):
-        check_opsets(function.get(9, []))
+        _check_opsets(function.get(9, []))
         _check_nodes(function.get(7, []), [set(function.get(4, []))])
 
 
-def foreign_operators(model: Tree) -> Iterator[tuple[str, str]]:
+def foreign_operators(tree: ModelTree) -> Iterator[tuple[str, str]]:
     """Domain and name of each node that is of no function of the model and no operator of ONNX."""
+    model = tree.root
     functions = _functions(model.get(25, []))
     waiting = [*(graph.get(1, []) for graph in model.get(7, [])), *functions.values()]
     while waiting:
@@ -68,7 +72,7 @@ def foreign_operators(model: Tree) -> Iterator[tuple[str, str]]:
                 yield domain, op
 
 
-def check_opsets(opsets: list[Tree]) -> None:
+def _check_opsets(opsets: list[Tree]) -> None:
     """Raise ValueError where the standard operators are of no known version."""
     for entry in opsets:
         version = last(entry, 2, 0)
@@ -76,7 +80,7 @@ def check_opsets(opsets: list[Tree]) -> None:
             raise ValueError(f"its opset is {version}; known are 1 to {MAX_OPSET}")
 
 
-def check_order(graph: Tree, scopes: list[set[str]]) -> None:
+def _check_order(graph: Tree, scopes: list[set[str]]) -> None:
     """Raise ValueError where a node reads what is not made before it, as in every cycle.
 
     scopes: names that the graphs around it have made.
@@ -100,7 +104,7 @@ def _check_nodes(nodes: list[Tree], scopes: list[set[str]]) -> None:
                 )
         for attribute in node.get(5, []):
             for inner in (*attribute.get(6, []), *attribute.get(11, [])):
-                check_order(inner, scopes)
+                _check_order(inner, scopes)
         for name in node.get(2, []):
             if name and name in made:
                 raise ValueError(f"{shortened(name)} is made by two nodes")
@@ -108,7 +112,7 @@ def _check_nodes(nodes: list[Tree], scopes: list[set[str]]) -> None:
             known.add(name)
 
 
-def check_shape(info: Tree) -> None:
+def _check_shape(info: Tree) -> None:
     """Raise ValueError for a negative dimension, or more elements than any tensor here has."""
     for kind in info.get(2, []):
         for tensor in (*kind.get(1, []), *kind.get(8, [])):
@@ -174,61 +178,6 @@ def _check_tensor(tensor: Tree, external: ExternalCheck) -> None:
         raise ValueError(
             f"tensor {shortened(name)} has {count:,} elements in {tensor[LENGTH][0]} bytes"
         )
-
-
-def _tensors(tree: Tree) -> Iterator[Tree]:
-    """Every tensor of a model, wherever it stands."""
-    for graph in (*tree.get(7, []), *_training(tree)):
-        yield from _graph_tensors(graph)
-    for function in tree.get(25, []):
-        yield from _attribute_tensors(function.get(11, []))
-        yield from _node_tensors(function.get(7, []))
-
-
-def _graph_tensors(graph: Tree) -> Iterator[Tree]:
-    yield from graph.get(5, [])
-    for sparse in graph.get(15, []):
-        yield from _sparse_tensors(sparse)
-    yield from _node_tensors(graph.get(1, []))
-
-
-def _node_tensors(nodes: list[Tree]) -> Iterator[Tree]:
-    for node in nodes:
-        yield from _attribute_tensors(node.get(5, []))
-
-
-def _attribute_tensors(attributes: list[Tree]) -> Iterator[Tree]:
-    for attribute in attributes:
-        yield from attribute.get(5, [])
-        yield from attribute.get(10, [])
-        for sparse in (*attribute.get(22, []), *attribute.get(23, [])):
-            yield from _sparse_tensors(sparse)
-        for graph in (*attribute.get(6, []), *attribute.get(11, [])):
-            yield from _graph_tensors(graph)
-
-
-def _sparse_tensors(sparse: Tree) -> Iterator[Tree]:
-    _check_dims(sparse.get(3, []), "of a sparse kind")
-    yield from (*sparse.get(1, []), *sparse.get(2, []))
-
-
-def _infos(model: Tree) -> Iterator[Tree]:
-    for graph in (*model.get(7, []), *_training(model)):
-        yield from _graph_infos(graph)
-    for function in model.get(25, []):
-        yield from function.get(12, [])
-        yield from _inner_infos(function.get(7, []))
-
-
-def _graph_infos(graph: Tree) -> Iterator[Tree]:
-    for number in (11, 12, 13):
-        yield from graph.get(number, [])
-    yield from _inner_infos(graph.get(1, []))
-
-
-def _inner_infos(nodes: list[Tree]) -> Iterator[Tree]:
-    for graph in _inner_graphs(nodes):
-        yield from _graph_infos(graph)
 
 
 def _training(model: Tree) -> list[Tree]:

@@ -1,17 +1,20 @@
 """The structure of an ONNX file without its numbers: names, shapes, nodes, where weights lie.
 
-It is read from protobuf's encoding and needs no package, so that a file is known before a parser of
-ONNX's or of a runtime's gets it. What those merge, skip or take in two ways is refused here: they
-would not agree on what the file says.
+Nothing is copied that is not asked for: an ONNX file is mostly weights. It is read from protobuf's
+encoding and needs no package, so that a file is known before a parser of ONNX's or of a runtime's
+gets it. What those merge, skip or take in two ways is refused here: they would not agree on what
+the file says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import mmap
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from t2t_deploy.graph._protobuf import BYTES, FIXED32, FIXED64, VARINT, Data, read_varint, signed
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+Data = bytes | mmap.mmap
 
 MAX_FIELDS = 1_000_000
 """A T2T-ViT has some 30,000; a million take about a second."""
@@ -92,64 +95,65 @@ _MODEL = {
 }  # fmt: skip
 
 
-def model_tree(data: Data, size: int) -> Tree:
+@dataclass(frozen=True, slots=True)
+class ModelTree:
+    """A ModelProto, and the messages of three kinds in it, wherever they stand."""
+
+    root: Tree
+    tensors: list[Tree]
+    sparse_tensors: list[Tree]
+    infos: list[Tree]
+
+
+def model_tree(data: Data, size: int) -> ModelTree:
     """Read a ModelProto. Raises ValueError where it is none, or one that readers may differ on."""
-    return _Reader(data).message(_MODEL, 0, size, 0)
+    reader = _Reader(data)
+    root = reader.message(_MODEL, 0, size, 0)
+    kinds = (reader.found.get(id(schema), []) for schema in (_TENSOR, _SPARSE, _VALUE))
+    return ModelTree(root, *kinds)
 
 
 class _Reader:
+    """found: the messages of each schema, by its id."""
+
     def __init__(self, data: Data) -> None:
+        self.found: dict[int, list[Tree]] = {}
         self._data = data
         self._seen = 0
 
     def message(self, schema: dict[int, _Kind], position: int, end: int, depth: int) -> Tree:
         if depth > MAX_NESTING:
             raise ValueError(f"messages nest deeper than {MAX_NESTING} at byte {position}")
-        data = self._data
         tree: Tree = {LENGTH: [end - position]}
-        while position < end:
-            start = position
-            self._seen += 1
-            key, position = read_varint(data, position, end)
-            number, wire_type = key >> 3, key & 7
-            kind = schema.get(number)
-            value = 0
-            content = position
-            if wire_type == VARINT:
-                value, position = read_varint(data, position, end)
-            elif wire_type == BYTES:
-                length, content = read_varint(data, position, end)
-                position = content + length
-            elif wire_type == FIXED32:
-                position += 4
-            elif wire_type == FIXED64:
-                position += 8
-            else:
-                raise ValueError(f"wire type {wire_type} at byte {start} is none of protobuf's")
-            if position > end:
-                raise ValueError(f"the field at byte {start} ends after its message")
-            if number == 0:
-                raise ValueError(f"the field at byte {start} has the number 0")
-            if self._seen > MAX_FIELDS:
-                raise ValueError(f"it has more than {MAX_FIELDS:,} fields")
+        self.found.setdefault(id(schema), []).append(tree)
+        for one in fields(self._data, position, end):
+            if one.number == 0:
+                raise ValueError(f"the field at byte {one.start} has the number 0")
+            self._count()
+            kind = schema.get(one.number)
             if kind is None:
                 continue
-            found = tree.setdefault(number, [])
-            if kind.holds == "i" and wire_type == VARINT:
-                found.append(signed(value))
-            elif wire_type != BYTES or (kind.holds == "i" and not kind.many):
-                raise ValueError(f"the field at byte {start} has wire type {wire_type}")
+            values = tree.setdefault(one.number, [])
+            if kind.holds == "i" and one.wire_type == VARINT:
+                values.append(_signed(one.value))
+            elif one.wire_type != BYTES or (kind.holds == "i" and not kind.many):
+                raise ValueError(f"the field at byte {one.start} has wire type {one.wire_type}")
             elif kind.holds == "s":
-                found.append(self._text(content, position))
+                values.append(self._text(one.content, one.end))
             elif kind.holds == "m":
-                if found and not kind.many:
-                    raise ValueError(f"the message at byte {start} is there a second time")
-                found.append(self.message(kind.message, content, position, depth + 1))
+                if values and not kind.many:
+                    raise ValueError(f"the message at byte {one.start} is there a second time")
+                values.append(self.message(kind.message, one.content, one.end, depth + 1))
             elif kind.holds == "b":
-                found.append(position - content)
+                values.append(one.end - one.content)
             else:
-                self._packed(found, content, position)
+                self._packed(values, one.content, one.end)
         return tree
+
+    def _count(self) -> None:
+        self._seen += 1
+        if self._seen > MAX_FIELDS:
+            raise ValueError(f"it has more than {MAX_FIELDS:,} fields")
 
     def _text(self, start: int, end: int) -> str:
         try:
@@ -157,10 +161,79 @@ class _Reader:
         except UnicodeDecodeError:
             raise ValueError(f"the text at byte {start} is no UTF-8") from None
 
-    def _packed(self, found: list[Any], position: int, end: int) -> None:
+    def _packed(self, values: list[Any], position: int, end: int) -> None:
         while position < end:
-            self._seen += 1
-            if self._seen > MAX_FIELDS:
-                raise ValueError(f"it has more than {MAX_FIELDS:,} fields")
-            value, position = read_varint(self._data, position, end)
-            found.append(signed(value))
+            self._count()
+            value, position = _read_varint(self._data, position, end)
+            values.append(_signed(value))
+
+
+# -- protobuf's encoding -------------------------------------------------------------------------
+
+
+class Field(NamedTuple):
+    """A field of a message: where it begins, and where what it holds begins and ends.
+
+    value: of a number.
+    """
+
+    number: int
+    wire_type: int
+    start: int
+    content: int
+    end: int
+    value: int
+
+
+def fields(data: Data, position: int, end: int) -> Iterator[Field]:
+    """The fields between two places. Raises ValueError where that is no message."""
+    while position < end:
+        start = position
+        key, position = _read_varint(data, position, end)
+        wire_type = key & 7
+        content, value = position, 0
+        if wire_type == VARINT:
+            value, position = _read_varint(data, position, end)
+        elif wire_type == BYTES:
+            length, content = _read_varint(data, position, end)
+            position = content + length
+        elif wire_type in (FIXED64, FIXED32):
+            position += 8 if wire_type == FIXED64 else 4
+        else:
+            raise ValueError(f"wire type {wire_type} at byte {start} is none of protobuf's")
+        if position > end:
+            raise ValueError(f"the field at byte {start} ends after its message")
+        yield Field(key >> 3, wire_type, start, content, position, value)
+
+
+def _read_varint(data: Data, position: int, end: int) -> tuple[int, int]:
+    """An unsigned number and where it ends. Raises ValueError."""
+    value = shift = 0
+    while position < end and shift < 70:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, position
+        shift += 7
+    raise ValueError(f"the number at byte {position} does not end")
+
+
+def _signed(value: int) -> int:
+    """A 64-bit number as int64 has it."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def message(number: int, content: bytes) -> bytes:
+    """A field that holds a message or bytes."""
+    return varint(number << 3 | BYTES) + varint(len(content)) + content
+
+
+def varint(value: int) -> bytes:
+    """An unsigned number as it is written."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         GhostMlp,
         SqueezeExcite,
         Transition,
+        scale_channels,
     )
     from t2t_deploy.model._checkpoint import (
         Checkpoint,
@@ -36,20 +37,12 @@ if TYPE_CHECKING:
         save_weights,
     )
     from t2t_deploy.model._random import random_state_dict
-    from t2t_deploy.model._stepwise import (
-        Arithmetic,
-        LayerError,
-        layer_errors,
-        reference_layers,
-        reference_tensors,
-    )
     from t2t_deploy.model._t2t import T2TViT, soft_split
     from t2t_deploy.model._tokens import PERFORMER_EPSILON, PerformerBlock, TransformerBlock
 
 __all__ = [
     "PERFORMER_EPSILON",
     "VARIANTS",
-    "Arithmetic",
     "Attention",
     "Backbone",
     "Block",
@@ -57,7 +50,6 @@ __all__ = [
     "DenseBlock",
     "GhostAttention",
     "GhostMlp",
-    "LayerError",
     "ModelConfig",
     "PerformerBlock",
     "SoftSplit",
@@ -69,17 +61,13 @@ __all__ = [
     "config_for_variant",
     "config_from_dict",
     "config_from_toml",
-    "layer_errors",
     "load_checkpoint",
     "load_reference",
     "random_state_dict",
     "reference_from_state_dict",
-    "reference_layers",
-    "reference_tensors",
     "save_weights",
+    "scale_channels",
     "soft_split",
 ]
 
-__getattr__ = lazy(
-    __name__, __all__, "_checkpoint", "_random", "_stepwise", "_t2t", "_backbone", "_tokens"
-)
+__getattr__ = lazy(__name__, __all__, "_checkpoint", "_random", "_t2t", "_backbone", "_tokens")

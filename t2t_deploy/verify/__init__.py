@@ -1,97 +1,97 @@
-"""Comparison of artifacts with the reference, with a verdict."""
+"""Comparison of artifacts with the reference, with a verdict.
+
+The reference layer by layer needs torch; it is imported on first use.
+"""
 
 from __future__ import annotations
 
-from t2t_deploy.verify._accuracy import Accuracy, AccuracySum
+from typing import TYPE_CHECKING
+
+from t2t_deploy._lazy import lazy
+from t2t_deploy.verify._accuracy import Accuracy, AccuracyRunner, AccuracySum, run_pictures
 from t2t_deploy.verify._compare import (
+    NODEWISE_PICTURES,
+    PixelSession,
     Verification,
     compare_logits,
     logits_of,
     not_verified,
-    outputs_of,
+    takes_pixels,
+    verify_file,
     verify_session,
 )
-from t2t_deploy.verify._confusion_plot import ConfusionPanel, plot_confusion
 from t2t_deploy.verify._features import (
     PICTURE,
     FeatureColumn,
     Features,
-    SeenStage,
     Stage,
-    TokenColours,
+    plot_features,
     see_stage,
-    token_errors,
-    top_classes,
 )
-from t2t_deploy.verify._features_plot import features_size, plot_features
-from t2t_deploy.verify._graph_io import TAIL_TOLERANCE, PixelSession, tail_fault, takes_pixels
-from t2t_deploy.verify._instrumented import InstrumentedGraph, LayerValues, instrumented_graph
-from t2t_deploy.verify._locate import (
-    ComparedLayer,
-    Located,
-    compared_layer,
-    located,
-    not_located,
-    rounding_of,
-)
+from t2t_deploy.verify._layer_tensors import instrumented_graph
+from t2t_deploy.verify._locate import Located, locate_file, not_located
 from t2t_deploy.verify._nodewise import (
-    NodeFigures,
     NodewiseReport,
-    evaluate_nodewise,
+    float64_logits,
+    nodewise_file,
     nodewise_not_run,
-    nodewise_pictures,
 )
-from t2t_deploy.verify._nodewise_plot import plot_nodewise
 from t2t_deploy.verify._nodewise_session import NodewiseSession
-from t2t_deploy.verify._non_finite import stored_non_finite, why_non_finite
-from t2t_deploy.verify._pictures import PictureSet, flat_pictures, on_pixel_grid, standard_pictures
+from t2t_deploy.verify._pictures import (
+    PictureSet,
+    flat_pictures,
+    pictures_for,
+    standard_pictures,
+)
+from t2t_deploy.verify._plots import (
+    ConfusionPanel,
+    plot_confusion,
+    plot_nodewise,
+)
+from t2t_deploy.verify._typed_graph import bare_graph
+
+if TYPE_CHECKING:
+    from t2t_deploy.verify._stepwise import reference_layers, reference_tensors
 
 __all__ = [
+    "NODEWISE_PICTURES",
     "PICTURE",
-    "TAIL_TOLERANCE",
     "Accuracy",
+    "AccuracyRunner",
     "AccuracySum",
-    "ComparedLayer",
     "ConfusionPanel",
     "FeatureColumn",
     "Features",
-    "InstrumentedGraph",
-    "LayerValues",
     "Located",
-    "NodeFigures",
     "NodewiseReport",
     "NodewiseSession",
     "PictureSet",
     "PixelSession",
-    "SeenStage",
     "Stage",
-    "TokenColours",
     "Verification",
+    "bare_graph",
     "compare_logits",
-    "compared_layer",
-    "evaluate_nodewise",
-    "features_size",
     "flat_pictures",
+    "float64_logits",
     "instrumented_graph",
-    "located",
+    "locate_file",
     "logits_of",
+    "nodewise_file",
     "nodewise_not_run",
-    "nodewise_pictures",
     "not_located",
     "not_verified",
-    "on_pixel_grid",
-    "outputs_of",
+    "pictures_for",
     "plot_confusion",
     "plot_features",
     "plot_nodewise",
-    "rounding_of",
+    "reference_layers",
+    "reference_tensors",
+    "run_pictures",
     "see_stage",
     "standard_pictures",
-    "stored_non_finite",
-    "tail_fault",
     "takes_pixels",
-    "token_errors",
-    "top_classes",
+    "verify_file",
     "verify_session",
-    "why_non_finite",
 ]
+
+__getattr__ = lazy(__name__, __all__, "_stepwise")

@@ -1,11 +1,21 @@
-"""Accuracy, agreement and error of logits, summed over batches: nothing is kept of a picture."""
+"""Accuracy, agreement and error of sessions side by side: nothing is kept of a picture."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from t2t_deploy._progress import Progress
+from t2t_deploy.pictures import LabelledSet
+from t2t_deploy.runtime import Session
+from t2t_deploy.types import INDICES_NAME, Tail, softmax
+from t2t_deploy.verify._compare import outputs_of
 
 TOP = 5
 
@@ -32,26 +42,17 @@ class Accuracy:
     confusion: np.ndarray
 
 
-_COUNTED = (
-    *("_images", "_labelled", "_compared", "_top1", "_top5", "_agreeing"),
-    *("_error", "_non_finite"),
-)
-
-
 @dataclass(slots=True)
 class AccuracySum:
-    """Adds up batches; its size depends on the number of classes alone."""
+    """Adds up batches; its size depends on the number of classes alone.
+
+    _counts: of pictures, by what is counted. _error, _largest: sum and largest of their errors.
+    """
 
     num_classes: int
-    _images: int = 0
-    _labelled: int = 0
-    _compared: int = 0
-    _top1: int = 0
-    _top5: int = 0
-    _agreeing: int = 0
+    _counts: Counter[str] = field(default_factory=Counter)
     _error: float = 0.0
     _largest: float = 0.0
-    _non_finite: int = 0
     _confusion: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,59 +67,132 @@ class AccuracySum:
         """
         finite = np.isfinite(logits).all(axis=1)
         found = predicted(logits)
-        self._images += len(logits)
-        self._non_finite += int((~finite).sum())
+        counts = {"images": len(logits), "non_finite": int((~finite).sum())}
         truth = labels
         if labels is not None:
-            places = ranks(logits, labels)
-            self._labelled += len(labels)
-            self._top1 += int(((places < 1) & finite).sum())
-            self._top5 += int(((places < TOP) & finite).sum())
+            before = ranks(logits, labels)
+            counts["labelled"] = len(labels)
+            counts["top1"] = int(((before < 1) & finite).sum())
+            counts["top5"] = int(((before < TOP) & finite).sum())
         if reference is not None:
-            wanted = predicted(reference)
-            truth = wanted if labels is None else labels
-            self._compared += len(reference)
-            self._agreeing += int(((found == wanted) & finite).sum())
+            expected = predicted(reference)
+            truth = expected if labels is None else labels
+            counts["compared"] = len(reference)
+            counts["agreeing"] = int(((found == expected) & finite).sum())
             errors = relative_errors(logits, reference)
             self._error += float(errors.sum())
             self._largest = max(self._largest, float(errors.max(initial=0.0)))
+        self._counts.update(counts)
         if truth is not None:
             known = finite & (truth >= 0)
             np.add.at(self._confusion, (truth[known], found[known]), 1)
 
     def merge(self, other: AccuracySum) -> None:
         """Add what another sum, of other pictures, has added up."""
-        for name in _COUNTED:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self._counts.update(other._counts)
+        self._error += other._error
         self._largest = max(self._largest, other._largest)
         self._confusion += other._confusion
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> tuple[Any, ...]:
         """Small where few pictures were added: of a thousand classes most pairs were not met."""
         met = np.nonzero(self._confusion)
-        state = {name: getattr(self, name) for name in ("num_classes", "_largest", *_COUNTED)}
-        return state | {"met": met, "times": self._confusion[met]}
+        sums = self.num_classes, self._counts, self._error, self._largest
+        return (*sums, met, self._confusion[met])
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name in ("num_classes", "_largest", *_COUNTED):
-            setattr(self, name, state[name])
-        self._confusion = np.zeros((self.num_classes, self.num_classes), np.int64)
-        self._confusion[state["met"]] = state["times"]
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.num_classes, self._counts, self._error, self._largest, met, times = state
+        self.__post_init__()
+        self._confusion[met] = times
 
     def result(self) -> Accuracy:
         """The figures of all batches so far."""
-        error = _share(self._error, self._compared)
+        counts = self._counts
+        error = _share(self._error, counts["compared"])
         sound = error is not None and np.isfinite(error)
         return Accuracy(
-            images=self._images,
-            top1=_share(self._top1, self._labelled),
-            top5=_share(self._top5, self._labelled),
-            agreement=_share(self._agreeing, self._compared),
+            images=counts["images"],
+            top1=_share(counts["top1"], counts["labelled"]),
+            top5=_share(counts["top5"], counts["labelled"]),
+            agreement=_share(counts["agreeing"], counts["compared"]),
             rel_l2_mean=error if sound else None,
             rel_l2_max=self._largest if sound else None,
-            non_finite=self._non_finite,
+            non_finite=counts["non_finite"],
             confusion=self._confusion.copy(),
         )
+
+
+@dataclass(slots=True)
+class AccuracyRunner:
+    """An open session and what its logits add up to.
+
+    batch: pictures at a time. tail: what the session gives; figures are of probabilities where it
+    does not give logits.
+    """
+
+    session: Session
+    batch: int
+    total: AccuracySum
+    remark: str | None = None
+    tail: Tail = Tail.LOGITS
+
+    def logits(self, pictures: np.ndarray) -> np.ndarray:
+        """Logits, or probabilities, (n, classes) of pictures (n, 3, S, S).
+
+        Those of a top-k tail are zero but for the k largest. A fixed batch is filled by repeating.
+        """
+        outputs = outputs_of(self.session, pictures, self.batch)
+        first = outputs[self.session.outputs[0].name]
+        if self.tail is not Tail.TOPK:
+            return first
+        dense = np.zeros((len(first), self.total.num_classes), first.dtype)
+        np.put_along_axis(dense, outputs[INDICES_NAME], first, axis=1)
+        return dense
+
+    def add(
+        self, pictures: np.ndarray, labels: np.ndarray | None, reference: np.ndarray | None
+    ) -> None:
+        """Add up a batch; reference: its logits, turned into what the session gives."""
+        found = self.logits(pictures)
+        if reference is None or self.tail is Tail.LOGITS:
+            self.total.add(found, labels, reference)
+            return
+        expected = softmax(reference)
+        if self.tail is Tail.TOPK:
+            # what the session does not tell counts for nothing, but for the reference's class
+            kept = found > 0
+            kept[np.arange(len(expected)), expected.argmax(axis=1)] = True
+            expected = np.where(kept, expected, 0)
+        self.total.add(found, labels, expected)
+
+
+def run_pictures(
+    runners: Sequence[AccuracyRunner],
+    reference: AccuracyRunner | None,
+    images: LabelledSet,
+    size: int,
+    unreadable: dict[Path, str],
+    progress: Progress,
+) -> None:
+    """Take every picture through every session, reading it once.
+
+    size: pixels. unreadable: files that cannot be read are added to it.
+    """
+    # A common multiple, so that only the last batch of each session is short.
+    everyone = [*runners, reference] if reference is not None else list(runners)
+    step = math.lcm(*(runner.batch for runner in runners or everyone))
+    done = 0
+    for batch in images.batches(size, step, everyone[0].total.num_classes):
+        unreadable.update(batch.unreadable)
+        if len(batch.pictures):
+            expected = None
+            if reference is not None:
+                expected = reference.logits(batch.pictures)
+                reference.total.add(expected, batch.labels, expected)
+            for runner in runners:
+                runner.add(batch.pictures, batch.labels, expected)
+        done += len(batch.pictures) + len(batch.unreadable)
+        progress.progress("evaluating", done, len(images.paths))
 
 
 def predicted(logits: np.ndarray) -> np.ndarray:

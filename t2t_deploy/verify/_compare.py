@@ -1,17 +1,51 @@
-"""Comparison of a session with the reference, and its verdict."""
+"""Comparison of a file, or a session, with the reference, and its verdict."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from t2t_deploy.runtime import Session, fill_batch
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Status, Tolerance
-from t2t_deploy.verify._pictures import PictureSet
+from t2t_deploy._files import temporary_folder
+from t2t_deploy.graph import read_onnx
+from t2t_deploy.images import pixels_of
+from t2t_deploy.runtime import (
+    DEFAULT_BACKEND,
+    REFERENCE_BACKEND,
+    ClosingSession,
+    Session,
+    SessionRequest,
+    fill_batch,
+    open_session,
+    why_not_in,
+    why_not_runnable,
+)
+from t2t_deploy.types import (
+    INDICES_NAME,
+    OUTPUT_NAME,
+    PROBABILITIES_NAME,
+    TOLERANCES,
+    Precision,
+    Status,
+    Tail,
+    TensorSpec,
+    Tolerance,
+    softmax,
+)
+from t2t_deploy.verify._nodewise_session import NodewiseSession, why_non_finite
+from t2t_deploy.verify._pictures import PictureSet, pictures_for
+from t2t_deploy.verify._typed_graph import bare_graph
+from t2t_deploy.workspace import Manifest
 
+NODEWISE_PICTURES = 3
+"""Node by node takes seconds where a runtime takes tenths of one."""
+# float32 softmaxes of two libraries over 1000 classes; no probability is above 1
+TAIL_TOLERANCE = 1e-5
 _BATCH = 4
 
 
@@ -36,21 +70,119 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """The ``verification`` object of the JSON contract."""
-        return {
-            "status": self.status.value,
-            "rel_l2": self.rel_l2,
-            "max_abs": self.max_abs,
-            "cosine": self.cosine,
-            "top1_agreement": self.top1_agreement,
-            "tolerance": self.tolerance,
-            "reason": self.reason,
-            "pictures": dict(self.pictures),
-        }
+        names = ("rel_l2", "max_abs", "cosine", "top1_agreement", "tolerance", "reason")
+        values = {name: getattr(self, name) for name in names}
+        return {"status": self.status.value, **values, "pictures": dict(self.pictures)}
 
 
 def not_verified(tolerance: Tolerance, reason: str) -> Verification:
     """A verification that could not be run, which is not one that passed."""
     return Verification(Status.NOT_RUN, tolerance.rel_l2, reason=reason)
+
+
+def verify_file(
+    path: Path,
+    manifest: Manifest,
+    weights: Path,
+    pictures: PictureSet | None = None,
+    *,
+    backend: str = DEFAULT_BACKEND,
+) -> Verification:
+    """Compare an ONNX file with the reference on the standard pictures, or on others.
+
+    What no runtime here can run is reported as not run, with the reason. bf16 has no runtime that
+    every CPU has: for ONNX Runtime it is evaluated node by node, on three pictures, which the
+    result says.
+    """
+    precision = manifest.precision
+    nodewise = precision is Precision.BF16 and backend == DEFAULT_BACKEND
+    reason = why_not_runnable(backend)
+    if reason is None and not nodewise:
+        reason = why_not_in(backend, precision)
+    if reason is not None:
+        return not_verified(TOLERANCES[precision], reason)
+    chosen = pictures_for(manifest, pictures)
+    if nodewise:
+        chosen = chosen.first(NODEWISE_PICTURES)
+    graph_io = manifest.graph_io
+    with contextlib.ExitStack() as stack:
+        eager = SessionRequest(REFERENCE_BACKEND, weights, config=manifest.config)
+        reference = stack.enter_context(open_session(eager))
+        request = SessionRequest(backend, path, precision=precision)
+        if nodewise:
+            session: Session = NodewiseSession(bare_graph(path, graph_io))
+        else:
+            session = open_session(request)
+            if graph_io.embed_preprocess:
+                session = PixelSession(session)
+        stack.enter_context(session)
+        if nodewise or graph_io.tail is Tail.LOGITS:
+            result = verify_session(reference, session, chosen, TOLERANCES[precision])
+        else:
+            # a folder in the workspace, which the stored weights are of
+            folder = stack.enter_context(temporary_folder(weights.parent))
+            result = _verify_tail(reference, session, request, folder, chosen)
+    result = _with_cause(result, path, manifest, chosen)
+    if not nodewise:
+        return result
+    how = (
+        f"evaluated node by node on {len(chosen.names)} pictures: ONNX Runtime's CPU kernels have "
+        "no bf16 matrix product"
+    )
+    if not graph_io.bare:
+        how += ", and of the graph inside its ends"
+    return dataclasses.replace(
+        result, reason=how if result.reason is None else f"{result.reason}; {how}"
+    )
+
+
+def _verify_tail(
+    reference: Session,
+    session: Session,
+    request: SessionRequest,
+    folder: Path,
+    pictures: PictureSet,
+) -> Verification:
+    """The verdict on the logits inside a file, and on the tail behind them.
+
+    The file runs as it is, in ``session``, and once more as a copy that differs in one thing: its
+    logits are an output too. The copy's logits are held against the reference's, and the file's own
+    probabilities against the softmax of the copy's logits.
+    """
+    import onnx
+
+    from t2t_deploy.graph import expose_tensors
+
+    assert request.precision is not None
+    expected = logits_of(reference, pictures.pictures)
+    actual = outputs_of(session, pictures.pictures)
+    copy = folder / "logits.onnx"
+    model = read_onnx(request.path, external_data=True)
+    onnx.save(expose_tensors(model, [OUTPUT_NAME]), copy)
+    with open_session(dataclasses.replace(request, path=copy)) as opened:
+        exposed = PixelSession(opened) if isinstance(session, PixelSession) else opened
+        logits = logits_of(exposed, pictures.pictures)
+    result = compare_logits(expected, logits, pictures.names, TOLERANCES[request.precision])
+    fault = None if result.rel_l2 is None else tail_fault(actual, logits)
+    if fault is None:
+        return result
+    reason = fault if result.reason is None else f"{result.reason}; {fault}"
+    return dataclasses.replace(result, status=Status.FAILED, reason=reason)
+
+
+def _with_cause(
+    result: Verification, path: Path, manifest: Manifest, pictures: PictureSet
+) -> Verification:
+    """The same verdict; where logits are no numbers, the tensor that is the first without."""
+    if result.status is not Status.FAILED or result.rel_l2 is not None:
+        return result
+    of_pixels = manifest.graph_io.embed_preprocess
+    for picture in pictures.pictures:
+        fed = fill_batch(picture[None], manifest.batch)
+        cause = why_non_finite(path, pixels_of(fed) if of_pixels else fed)
+        if cause is not None:
+            return dataclasses.replace(result, reason=f"{result.reason}; {cause}")
+    return result
 
 
 def verify_session(
@@ -61,32 +193,27 @@ def verify_session(
     A dynamic batch is run at 1, then at 4; a fixed one in its own size, the last batch repeated
     full. The verdict is on the worst picture.
     """
-    wanted = logits_of(reference, pictures.pictures)
-    found = logits_of(candidate, pictures.pictures)
-    return compare_logits(wanted, found, pictures.names, tolerance)
+    expected, actual = (logits_of(one, pictures.pictures) for one in (reference, candidate))
+    return compare_logits(expected, actual, pictures.names, tolerance)
 
 
 def compare_logits(
-    wanted: np.ndarray, found: np.ndarray, names: tuple[str, ...], tolerance: Tolerance
+    expected: np.ndarray, actual: np.ndarray, names: tuple[str, ...], tolerance: Tolerance
 ) -> Verification:
     """Verdict on (n, classes) logits against the reference's; ``names`` are the n pictures."""
-    if wanted.shape != found.shape:
-        return Verification(
-            Status.FAILED,
-            tolerance.rel_l2,
-            reason=f"logits are {found.shape}, the reference's {wanted.shape}",
-        )
-    for what, logits in (("reference", wanted), ("artifact", found)):
+    if expected.shape != actual.shape:
+        reason = f"logits are {actual.shape}, the reference's {expected.shape}"
+        return Verification(Status.FAILED, tolerance.rel_l2, reason=reason)
+    for what, logits in (("reference", expected), ("artifact", actual)):
         bad = ~np.isfinite(logits)
         if bad.any():
             first = names[int(np.argmax(bad.any(axis=1)))]
-            return Verification(
-                Status.FAILED,
-                tolerance.rel_l2,
-                reason=f"{int(bad.sum())} of {bad.size} logits of the {what} are NaN or infinite, "
-                f"first on {first}",
+            reason = (
+                f"{int(bad.sum())} of {bad.size} logits of the {what} are NaN or infinite, first "
+                f"on {first}"
             )
-    a, b = found.astype(np.float64), wanted.astype(np.float64)
+            return Verification(Status.FAILED, tolerance.rel_l2, reason=reason)
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
     norms = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
     tiny = np.finfo(np.float64).tiny
     errors = np.linalg.norm(a - b, axis=1) / np.maximum(norms[1], tiny)
@@ -113,15 +240,82 @@ def logits_of(session: Session, pictures: np.ndarray) -> np.ndarray:
     return outputs_of(session, pictures)[OUTPUT_NAME]
 
 
-def outputs_of(session: Session, pictures: np.ndarray) -> dict[str, np.ndarray]:
-    """Every output for pictures (n, 3, S, S), in batches the session takes."""
-    fixed = session.inputs[0].shape[0]
-    starts = range(0, len(pictures), fixed) if fixed else (0, *range(1, len(pictures), _BATCH))
-    size = fixed or _BATCH
+def outputs_of(
+    session: Session, pictures: np.ndarray, batch: int | None = None
+) -> dict[str, np.ndarray]:
+    """Every output for pictures (n, 3, S, S), in batches the session takes.
+
+    batch: pictures at a time where the session takes any number; None is one, then 4.
+    """
+    taken = session.inputs[0]
+    fixed = taken.shape[0]
+    size = fixed or batch or _BATCH
+    starts = (0, *range(size if fixed or batch else 1, len(pictures), size))
     results = []
-    for start in starts:
-        chunk = pictures[start : start + (1 if fixed is None and start == 0 else size)]
-        count = len(chunk)
-        feeds = {INPUT_NAME: np.ascontiguousarray(fill_batch(chunk, fixed))}
-        results.append({name: out[:count] for name, out in session.run(feeds).items()})
+    for start, stop in zip(starts, (*starts[1:], len(pictures)), strict=True):
+        chunk = np.ascontiguousarray(fill_batch(pictures[start:stop], fixed))
+        outputs = session.run({taken.name: chunk})
+        results.append({name: out[: stop - start] for name, out in outputs.items()})
     return {name: np.concatenate([found[name] for found in results]) for name in results[0]}
+
+
+class PixelSession(ClosingSession):
+    """A session that takes pixels, given normalised pictures (n, 3, S, S) float32.
+
+    The pictures must have been made of pixels: these are what it is fed, bit for bit.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.backend = session.backend
+        self._session = session
+        self.outputs = session.outputs
+        (taken,) = session.inputs
+        batch, size, width, _ = taken.shape
+        self.inputs = (TensorSpec(taken.name, "float32", (batch, 3, size, width)),)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """As `Session.run`."""
+        return self._session.run({name: pixels_of(array) for name, array in feeds.items()})
+
+    def close(self) -> None:
+        """Free the session inside."""
+        self._session.close()
+
+
+def takes_pixels(session: Session) -> bool:
+    """Whether a session's one input is (batch, S, S, 3) uint8."""
+    (taken,) = session.inputs if len(session.inputs) == 1 else (None,)
+    return (
+        taken is not None
+        and taken.dtype == "uint8"
+        and len(taken.shape) == 4
+        and taken.shape[-1] == 3
+    )
+
+
+def tail_fault(outputs: Mapping[str, np.ndarray], logits: np.ndarray) -> str | None:
+    """What is wrong with probabilities, all or the largest, of (n, classes) logits, or None.
+
+    Equal probabilities may be told in any order.
+    """
+    expected = softmax(logits)
+    actual = outputs[PROBABILITIES_NAME].astype(np.float64)
+    indices = outputs.get(INDICES_NAME)
+    if indices is None:
+        if actual.shape != expected.shape:
+            return f"probabilities are {actual.shape}, expected {expected.shape}"
+    else:
+        k = actual.shape[1]
+        if indices.shape != actual.shape or indices.min() < 0 or indices.max() >= expected.shape[1]:
+            return f"indices are {indices.shape}, not all of them classes"
+        if any(len(set(row)) < k for row in indices.tolist()):
+            return "indices name a class twice"
+        best = -np.sort(-expected, axis=1)[:, :k]
+        off = np.abs(np.take_along_axis(expected, indices, axis=1) - best).max()
+        if not off <= TAIL_TOLERANCE:
+            return f"indices name classes {off:.1e} less probable than those of the logits"
+        expected = best
+    off = np.abs(actual - expected).max()
+    if not off <= TAIL_TOLERANCE:
+        return f"probabilities are {off:.1e} off the softmax of the logits"
+    return None

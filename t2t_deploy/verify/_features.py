@@ -1,15 +1,24 @@
-"""Token maps: what the reference and artifacts have at stages of the model, for one picture."""
+"""Token maps of the reference and of artifacts at stages of the model, and their picture."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from t2t_deploy.images import pixels_of
 from t2t_deploy.types import softmax
+from t2t_deploy.verify._plots import new_figure, write_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, LogNorm
+    from matplotlib.figure import Figure
 
 PICTURE = "picture"
 _TOP = 5
@@ -24,31 +33,31 @@ _LEAST_SINGULAR_VALUE = 1e-9
 class Stage:
     """A place in the model. layer: the reference's, as `reference_layers` names it, or `PICTURE`.
 
-    grid: rows and columns of its tokens, None where it has none. wanted: what the reference
+    grid: rows and columns of its tokens, None where it has none. expected: what the reference
     computes, (rows, channels) float64; a row more than the grid has is the class row, the first.
     """
 
     layer: str
     title: str
     grid: tuple[int, int] | None
-    wanted: np.ndarray
+    expected: np.ndarray
 
     def tokens(self, values: np.ndarray) -> np.ndarray | None:
         """Those of the grid, (tokens, channels); None where not all of them are there."""
-        if self.grid is None or len(values) != len(self.wanted):
+        if self.grid is None or len(values) != len(self.expected):
             return None
         return values[len(values) - math.prod(self.grid) :]
 
 
 @dataclass(frozen=True, slots=True)
 class SeenStage:
-    """What an artifact has there. found: (rows, channels) float64, None where nothing compares.
+    """What an artifact has there. actual: (rows, channels) float64, None where nothing compares.
 
     rel_l2: ||a - b|| / ||b|| over the rows that were found, infinite where a number is not finite.
     note: what is not drawn or not compared, and why.
     """
 
-    found: np.ndarray | None
+    actual: np.ndarray | None
     rel_l2: float | None
     note: str | None = None
 
@@ -77,7 +86,7 @@ class Features:
                 "artifact": column.name,
                 "stage": stage.layer,
                 "grid": _grid_of(stage, seen),
-                "channels": stage.wanted.shape[1],
+                "channels": stage.expected.shape[1],
                 "rel_l2": None if seen.rel_l2 is None or math.isinf(seen.rel_l2) else seen.rel_l2,
                 "note": seen.note,
             }
@@ -98,22 +107,22 @@ class Features:
         return {"stages": stages, "top": top}
 
 
-def see_stage(stage: Stage, found: np.ndarray | None) -> SeenStage:
+def see_stage(stage: Stage, actual: np.ndarray | None) -> SeenStage:
     """Compare an artifact's (rows, channels) with the reference's; None is a graph without them."""
-    wanted = stage.wanted
-    if found is None:
+    expected = stage.expected
+    if actual is None:
         return SeenStage(None, None, "not comparable: the graph holds no tensor of it in its units")
-    whole = found.shape == wanted.shape
-    if not whole and found.shape != (1, wanted.shape[1]):
-        reason = f"not comparable: the graph holds {found.shape}, the reference {wanted.shape}"
+    whole = actual.shape == expected.shape
+    if not whole and actual.shape != (1, expected.shape[1]):
+        reason = f"not comparable: the graph holds {actual.shape}, the reference {expected.shape}"
         return SeenStage(None, None, reason)
     note = None if whole else "the graph computes the class row only: no map"
-    bad = int(found.size - np.isfinite(found).sum())
+    bad = int(actual.size - np.isfinite(actual).sum())
     if bad:
-        return SeenStage(found, math.inf, f"{bad:,} of {found.size:,} numbers are not finite")
-    rows = wanted[: len(found)]
+        return SeenStage(actual, math.inf, f"{bad:,} of {actual.size:,} numbers are not finite")
+    rows = expected[: len(actual)]
     norm = max(float(np.linalg.norm(rows)), np.finfo(np.float64).tiny)
-    return SeenStage(found, float(np.linalg.norm(found - rows)) / norm, note)
+    return SeenStage(actual, float(np.linalg.norm(actual - rows)) / norm, note)
 
 
 def token_errors(stage: Stage, seen: SeenStage) -> np.ndarray | None:
@@ -121,12 +130,12 @@ def token_errors(stage: Stage, seen: SeenStage) -> np.ndarray | None:
 
     Relative to the root mean square of the reference's tokens. None where there is no map.
     """
-    found = None if seen.found is None else stage.tokens(seen.found)
-    wanted = stage.tokens(stage.wanted)
-    if found is None or wanted is None or stage.grid is None:
+    actual = None if seen.actual is None else stage.tokens(seen.actual)
+    expected = stage.tokens(stage.expected)
+    if actual is None or expected is None or stage.grid is None:
         return None
-    typical = math.sqrt(float(np.square(wanted).sum(axis=1).mean()))
-    off = np.linalg.norm(found - wanted, axis=1) / max(typical, np.finfo(np.float64).tiny)
+    typical = math.sqrt(float(np.square(expected).sum(axis=1).mean()))
+    off = np.linalg.norm(actual - expected, axis=1) / max(typical, np.finfo(np.float64).tiny)
     return np.where(np.isfinite(off), off, np.nan).reshape(stage.grid)
 
 
@@ -157,8 +166,8 @@ class TokenColours:
             if value > _LEAST_SINGULAR_VALUE * most
         ]
         components = np.zeros((tokens.shape[1], _COMPONENTS))
-        for place, vector in enumerate(kept):
-            components[:, place] = vector
+        for index, vector in enumerate(kept):
+            components[:, index] = vector
         total = float(np.square(values).sum())
         share = float(np.square(values[: len(kept)]).sum()) / total if total else 1.0
         low, high = np.percentile((tokens - mean) @ components, _PERCENTILES, axis=0)
@@ -183,6 +192,184 @@ def top_classes(logits: np.ndarray) -> Sequence[tuple[int, float]]:
 
 
 def _grid_of(stage: Stage, seen: SeenStage) -> list[int] | None:
-    if stage.grid is None or seen.found is None or stage.tokens(seen.found) is None:
+    if stage.grid is None or seen.actual is None or stage.tokens(seen.actual) is None:
         return None
     return list(stage.grid)
+
+
+# -- the picture ---------------------------------------------------------------------------------
+
+_DPI = 100
+# inches
+_CELL, _LABELS, _HEAD, _FOOT = 1.6, 2.1, 0.85, 1.2
+_BAD = "#d62728"
+_GREY = "#666666"
+_CAPTION = (
+    "Maps: the first three principal components of the reference's tokens at that stage as red, "
+    "green and blue, from their 1st to their 99th percentile; the same linear map and scale in "
+    "every column of a row. Errors: of each token over all its channels, relative to the root mean "
+    "square of the reference's tokens; one logarithmic scale for all; the figure is of the whole "
+    "tensor. The reference computes in float64. The class row is not drawn."
+)
+
+
+def features_size(features: Features) -> tuple[int, int]:
+    """Width and height of the picture in pixels."""
+    columns = 1 + 2 * len(features.columns)
+    width = _LABELS + columns * _CELL
+    height = _HEAD + len(features.stages) * _CELL + _FOOT
+    return round(width * _DPI), round(height * _DPI)
+
+
+def plot_features(features: Features, path: Path, *, title: str) -> None:
+    """Write a PNG: a row for each stage, a column for the reference, two for each artifact.
+
+    Raises MissingDependencyError without matplotlib.
+    """
+    width, height = (pixels / _DPI for pixels in features_size(features))
+    figure = new_figure(width, height, dpi=_DPI)
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+
+    rows, columns = len(features.stages), 1 + 2 * len(features.columns)
+    cells = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(
+        left=_LABELS / width,
+        right=1 - 0.1 / width,
+        top=1 - _HEAD / height,
+        bottom=_FOOT / height,
+        wspace=0.06,
+        hspace=0.2,
+    )
+    scale, colours = _error_scale(features), colormaps["viridis"].with_extremes(bad=_BAD)
+    for row, stage in enumerate(features.stages):
+        seen = [column.seen[row] for column in features.columns]
+        _draw_stage(list(cells[row]), stage, seen, features, scale, colours)
+    _name_columns(list(cells[0]), features.columns)
+    figure.text(0.1 / width, 1 - 0.12 / height, title, va="top", fontsize=11, fontweight="bold")
+    bar = figure.add_axes((_LABELS / width, 0.87 / height, 2 * _CELL / width, 0.1 / height))
+    figure.colorbar(ScalarMappable(scale, colours), cax=bar, orientation="horizontal")
+    bar.minorticks_off()
+    bar.tick_params(labelsize=7)
+    bar.set_title("error of a token", fontsize=7, loc="left", pad=2)
+    _write_caption(figure, width, height)
+    write_figure(figure, path, pil_kwargs={"optimize": True})
+
+
+def _draw_stage(
+    cells: list[Axes],
+    stage: Stage,
+    seen: list[SeenStage],
+    features: Features,
+    scale: LogNorm,
+    colours: Colormap,
+) -> None:
+    for axes in cells:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_color("#dddddd")
+    tokens = stage.tokens(stage.expected)
+    if stage.grid is None or tokens is None:
+        _label(cells[0], stage, f"{stage.expected.shape[1]} classes")
+        _write(cells[0], _ranking(features.logits))
+        for index, (column, one) in enumerate(zip(features.columns, seen, strict=True)):
+            _write(cells[1 + 2 * index], _ranking(column.logits))
+            _write(cells[2 + 2 * index], _figure_of(one))
+        return
+    size = f"{stage.grid[0]}×{stage.grid[1]}, {stage.expected.shape[1]} channels"
+    paint = None if stage.layer == PICTURE else TokenColours.of(tokens)
+    _label(cells[0], stage, size if paint is None else f"{size}\n{paint.share:.0%} of variance")
+    _draw_map(cells[0], stage, stage.expected, paint)
+    for index, one in enumerate(seen):
+        mapped, error = cells[1 + 2 * index], cells[2 + 2 * index]
+        errors = token_errors(stage, one)
+        if one.actual is None or errors is None:
+            _write(mapped, one.note or "")
+            _write(error, _figure_of(one))
+            continue
+        _draw_map(mapped, stage, one.actual, paint)
+        error.imshow(np.ma.masked_invalid(errors), cmap=colours, norm=scale)
+        error.set_title(_figure_of(one), fontsize=7, pad=2)
+
+
+def _draw_map(axes: Axes, stage: Stage, values: np.ndarray, paint: TokenColours | None) -> None:
+    tokens = stage.tokens(values)
+    assert tokens is not None and stage.grid is not None
+    if paint is not None:
+        axes.imshow(paint(tokens, stage.grid), interpolation="nearest")
+        return
+    planes = np.nan_to_num(tokens).T.reshape(3, *stage.grid).astype(np.float32)
+    axes.imshow(pixels_of(planes), interpolation="nearest")
+
+
+def _error_scale(features: Features) -> LogNorm:
+    """Whole decades, from the smallest relative error of a stage to the largest of a token."""
+    from matplotlib.colors import LogNorm
+
+    largest, smallest = 0.0, np.inf
+    for column in features.columns:
+        for stage, seen in zip(features.stages, column.seen, strict=True):
+            errors = token_errors(stage, seen)
+            if errors is None or np.isnan(errors).all():
+                continue
+            largest = max(largest, float(np.nanmax(errors)))
+            if seen.rel_l2:
+                smallest = min(smallest, seen.rel_l2)
+    if not largest > 0:
+        return LogNorm(1e-8, 1.0, clip=True)
+    lowest, highest = math.floor(math.log10(min(smallest, largest))), math.ceil(math.log10(largest))
+    return LogNorm(10.0**lowest, 10.0 ** max(highest, lowest + 1), clip=True)
+
+
+def _name_columns(cells: list[Axes], columns: tuple[FeatureColumn, ...]) -> None:
+    names = ["reference"]
+    for column in columns:
+        names += [column.name, "error"]
+    for axes, name in zip(cells, names, strict=True):
+        axes.text(
+            0.5,
+            1.12,
+            textwrap.fill(name, 22, break_on_hyphens=True),
+            transform=axes.transAxes,
+            ha="center",
+            va="bottom",
+            fontsize=7.5,
+            fontweight="bold",
+        )
+
+
+def _label(axes: Axes, stage: Stage, size: str) -> None:
+    layer = textwrap.fill(stage.layer, 30)
+    axes.text(
+        -0.06,
+        0.5,
+        f"{stage.title}\n{size}",
+        transform=axes.transAxes,
+        ha="right",
+        va="center",
+        fontsize=8,
+    )
+    axes.text(-0.06, 0.02, layer, transform=axes.transAxes, ha="right", fontsize=5.5, color=_GREY)
+
+
+def _write(axes: Axes, text: str) -> None:
+    shown = "\n".join(textwrap.fill(line, 22) for line in text.splitlines())
+    axes.text(0.5, 0.5, shown, transform=axes.transAxes, ha="center", va="center", fontsize=8)
+
+
+def _ranking(logits: np.ndarray) -> str:
+    ranked = top_classes(logits)
+    if not ranked:
+        return "logits are not finite"
+    return "\n".join(f"class {index}: {probability:.2%}" for index, probability in ranked)
+
+
+def _figure_of(seen: SeenStage) -> str:
+    if seen.rel_l2 is None:
+        return "not comparable"
+    return f"rel. error {seen.rel_l2:.1e}" if np.isfinite(seen.rel_l2) else (seen.note or "")
+
+
+def _write_caption(figure: Figure, width: float, height: float) -> None:
+    caption = textwrap.fill(_CAPTION, round(width * 19))
+    figure.text(0.1 / width, 0.08 / height, caption, va="bottom", fontsize=6.5, color=_GREY)

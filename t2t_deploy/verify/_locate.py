@@ -2,7 +2,7 @@
 
 Every layer that has a tensor in both is compared, in one run of the graph with those tensors as
 outputs, and the reference's layer is given what the graph's layer before it gave
-(`model/_stepwise.py`). Halving the list of layers would run the graph several times and trust that
+(`_stepwise.py`). Halving the list of layers would run the graph several times and trust that
 an error persists, which a softmax or a LayerNorm may undo; one pass over all layers costs two runs
 of the reference for each picture.
 """
@@ -13,45 +13,46 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2t_deploy.types import Precision, Status
+import numpy as np
+
+from t2t_deploy._optional import require
+from t2t_deploy._progress import Progress, silent
+from t2t_deploy.graph import read_onnx
+from t2t_deploy.runtime import DEFAULT_BACKEND, REFERENCE_BACKEND, why_not_runnable
+from t2t_deploy.types import OUTPUT_NAME, QUANTIZED, Precision, Status, Tail
+from t2t_deploy.verify._compare import TAIL_TOLERANCE, tail_fault
+from t2t_deploy.verify._layer_tensors import (
+    InstrumentedGraph,
+    LayerValues,
+    instrumented_graph,
+)
+from t2t_deploy.verify._nodewise_session import stored_non_finite
+from t2t_deploy.verify._pictures import PictureSet, nodewise_pictures, pictures_for
+from t2t_deploy.workspace import Manifest
 
 if TYPE_CHECKING:
-    from t2t_deploy.model import LayerError
+    from t2t_deploy.model import T2TViT
+    from t2t_deploy.verify._stepwise import LayerError
 
 
-@dataclass(frozen=True, slots=True)
-class Margin:
-    """How many times its own sensitivity, plus one rounding, a layer may be off, and why so much.
-
-    rel_l2: of all its numbers; channel: of its worst channel.
-    """
-
-    rel_l2: float
-    channel: float
-    because: str
-
-
-# The largest measured of right graphs, in rel_l2 and in a channel: fp32 8 (5.9 and 18 with weights
-# trained on digits, 5.7 and 12 in full size), fp16 1.4, bf16 1.7 and 2.6, static int8 9.7 and 7.3
-# on ranges of digits, 14 on those of eight pictures, dynamic 2.2 and 3.8, fp8 3.
+# How many times its own sensitivity, plus one rounding, a layer may be off: in all its numbers, and
+# in its worst channel. The largest measured of right graphs, of both: fp32 8 (5.9 and 18 with
+# weights trained on digits, 5.7 and 12 in full size), fp16 1.4, bf16 1.7 and 2.6, static int8 9.7
+# and 7.3 on ranges of digits, 14 on those of eight pictures, dynamic 2.2 and 3.8, fp8 3.
 MARGINS = {
-    Precision.FP32: Margin(16, 32, "float32 sums in another order"),
-    Precision.FP16: Margin(8, 16, "several roundings inside a layer"),
-    Precision.BF16: Margin(8, 16, "several roundings inside a layer"),
-    Precision.INT8: Margin(16, 32, "ranges clip what the pictures they are of did not have"),
-    Precision.FP8: Margin(8, 16, "ranges clip what the pictures they are of did not have"),
-    Precision.INT8_WEIGHTS: Margin(16, 32, "weights alone are rounded to 8 bits"),
-    Precision.FP8_WEIGHTS: Margin(8, 16, "weights alone are rounded to 8 bits"),
+    Precision.FP32: (16, 32),  # float32 sums in another order
+    Precision.FP16: (8, 16),  # several roundings inside a layer
+    Precision.BF16: (8, 16),
+    Precision.INT8: (16, 32),  # ranges clip what the pictures they are of did not have
+    Precision.FP8: (8, 16),
+    Precision.INT8_WEIGHTS: (16, 32),  # weights alone are rounded to 8 bits
+    Precision.FP8_WEIGHTS: (8, 16),
 }
-# float32, float16, bfloat16: 24, 11 and 8 bits of significand
+# The largest relative error of one rounding, of 24, 11 and 8 bits of significand.
 _ROUNDINGS = {Precision.FP32: 2.0**-24, Precision.FP16: 2.0**-11, Precision.BF16: 2.0**-8}
-
-
-def rounding_of(precision: Precision) -> float:
-    """The largest relative error of one rounding to a float type."""
-    return _ROUNDINGS[precision]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +132,8 @@ class Located:
         first = self.first
         if first is None:
             return None
-        place = self.layers.index(first)
-        return self.layers[place - 1] if place else None
+        index = self.layers.index(first)
+        return self.layers[index - 1] if index else None
 
     def summary(self) -> dict[str, Any]:
         """The verdict without the other layers, for a manifest."""
@@ -163,16 +164,16 @@ def compared_layer(
     base: what activations are rounded to. Sums over n tokens are float32 and drift by sqrt(n)
     roundings of it.
     """
-    margin = MARGINS[precision]
-    once = rounding_of(base) + math.sqrt(error.terms) * rounding_of(Precision.FP32)
+    margin, channel_margin = MARGINS[precision]
+    once = _ROUNDINGS[base] + math.sqrt(error.terms) * _ROUNDINGS[Precision.FP32]
     return ComparedLayer(
         layer=error.layer,
         tensor=tensor,
         rel_l2=error.rel_l2,
-        limit=margin.rel_l2 * (error.sensitivity + once),
+        limit=margin * (error.sensitivity + once),
         channel=error.channel,
         channel_error=error.channel_error,
-        channel_limit=margin.channel * (error.channel_sensitivity + once),
+        channel_limit=channel_margin * (error.channel_sensitivity + once),
         on=on,
         non_finite=error.non_finite,
     )
@@ -219,3 +220,111 @@ def located(
     if not parts:
         return result
     return dataclasses.replace(result, status=Status.FAILED, reason="; ".join(parts))
+
+
+# -- of a file -----------------------------------------------------------------------------------
+
+_PREPROCESSING = "preprocessing"
+
+
+def locate_file(
+    path: Path,
+    manifest: Manifest,
+    weights: Path,
+    pictures: PictureSet | None = None,
+    progress: Progress = silent,
+) -> Located:
+    """Compare every layer of an ONNX file with the reference's, each given the same input.
+
+    On noise, a photograph and cream, or on other pictures. An engine, or a file without the runtime
+    to compute its tensors, is reported as not run.
+    """
+    if manifest.kind == "engine":
+        return not_located("an engine shows no tensors; name the ONNX file it is of")
+    reason = why_not_runnable(DEFAULT_BACKEND) or why_not_runnable(REFERENCE_BACKEND)
+    if reason is not None:
+        return not_located(reason)
+
+    from t2t_deploy.model import config_from_dict, load_reference
+    from t2t_deploy.verify._stepwise import reference_layers
+
+    model = read_onnx(path, external_data=True)
+    config = config_from_dict(manifest.config)
+    chosen = pictures_for(manifest, pictures, nodewise_pictures)
+    every = reference_layers(config)
+    found = []
+    faults: list[str] = []
+    with instrumented_graph(model, manifest, every) as graph:
+        reference = load_reference(weights, config).double()
+        for done, (name, picture) in enumerate(zip(chosen.names, chosen.pictures, strict=True)):
+            values = graph.run(picture)
+            found.append((name, _compared(reference, graph, manifest, name, picture, values)))
+            if graph.graph_io.tail is not Tail.LOGITS and (
+                fault := tail_fault(values.outputs, values.outputs[OUTPUT_NAME])
+            ):
+                faults.append(f"the tail is wrong on {name}: {fault}")
+            progress.progress("comparing layers", done + 1, len(chosen.names))
+    return located(
+        found,
+        not_compared=[layer for layer in every if layer not in graph.tensors],
+        stored_non_finite=stored_non_finite(model),
+        faults=faults[:1],
+    )
+
+
+def _compared(
+    reference: T2TViT,
+    graph: InstrumentedGraph,
+    manifest: Manifest,
+    name: str,
+    picture: np.ndarray,
+    values: LayerValues,
+) -> list[ComparedLayer]:
+    """Every layer for a picture (3, S, S) float32, the ends around them too.
+
+    reference: float64. values: what the graph computed for it.
+    """
+    torch = require("torch")
+    from t2t_deploy.verify._stepwise import Arithmetic, layer_errors
+
+    precision = base = manifest.precision
+    if precision in QUANTIZED:  # what activations are rounded to
+        base = Precision(manifest.quantization.base)
+    seen = picture[None].astype(np.float64)
+    compared = []
+    if graph.graph_io.embed_preprocess:
+        compared.append(_preprocessing(values.picture, seen, name))
+        if np.isfinite(values.picture).all():
+            seen = values.picture
+    arithmetic = Arithmetic(
+        _ROUNDINGS[base],
+        _ROUNDINGS[Precision.FP32],
+        precision.value if precision in QUANTIZED else None,
+    )
+    layers = {layer: torch.from_numpy(own) for layer, own in values.layers.items()}
+    for error in layer_errors(reference, torch.from_numpy(seen), layers, arithmetic):
+        tensor = graph.tensors[error.layer].tensor
+        compared.append(compared_layer(error, tensor, name, precision, base))
+    return compared
+
+
+def _preprocessing(actual: np.ndarray, expected: np.ndarray, on: str) -> ComparedLayer:
+    """The picture as a graph normalises it, its channels last for the comparison."""
+    from t2t_deploy.graph import NORMALISED_NAME
+
+    off, channels = actual - expected, (0, 2, 3)
+    norm = max(float(np.sqrt(np.square(expected).sum())), np.finfo(np.float64).tiny)
+    errors = np.sqrt(np.square(off).sum(axis=channels)) * np.sqrt(off.shape[1]) / norm
+    worst = int(errors.argmax())
+    bad = int(actual.size - np.isfinite(actual).sum())
+    return ComparedLayer(
+        layer=_PREPROCESSING,
+        tensor=NORMALISED_NAME,
+        rel_l2=np.inf if bad else float(np.sqrt(np.square(off).sum())) / norm,
+        limit=TAIL_TOLERANCE,
+        channel=worst,
+        channel_error=np.inf if bad else float(errors[worst]),
+        channel_limit=TAIL_TOLERANCE,
+        on=on,
+        non_finite=bad,
+    )

@@ -11,22 +11,35 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from t2t_deploy._optional import require
+from t2t_deploy._progress import Progress, silent
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.runtime import fill_batch
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Status, Tolerance
+from t2t_deploy.runtime import (
+    DEFAULT_BACKEND,
+    REFERENCE_BACKEND,
+    fill_batch,
+    why_not_runnable,
+)
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, TOLERANCES, Status, Tolerance
 from t2t_deploy.verify._compare import Verification, compare_logits, not_verified
-from t2t_deploy.verify._float_format import FloatFormat
-from t2t_deploy.verify._nodewise_graph import Step, TypedGraph, typed_graph_from_onnx
 from t2t_deploy.verify._nodewise_session import Evaluation, NodeKernels, rounded
 from t2t_deploy.verify._nodewise_sums import CodeSum, CodeSums
-from t2t_deploy.verify._pictures import PictureSet, flat_pictures, standard_pictures
+from t2t_deploy.verify._pictures import PictureSet, nodewise_pictures, pictures_for
+from t2t_deploy.verify._typed_graph import (
+    FloatFormat,
+    Step,
+    TypedGraph,
+    bare_graph,
+    typed_graph_from_onnx,
+)
+from t2t_deploy.workspace import Manifest
 
 if TYPE_CHECKING:
     import onnx
@@ -37,8 +50,6 @@ _MOVES = frozenset(
     {"Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split"}
     | {"Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"}
 )
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +90,6 @@ class NodeFigures:
     def moves_only(self) -> bool:
         """Whether the node copies numbers without computing any."""
         return self.op in _MOVES
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,28 +132,27 @@ class NodewiseReport:
 
     def summary(self) -> dict[str, Any]:
         """The verdict without the nodes, for a manifest."""
+        logits = self.logits.to_dict()
         return {
             "status": self.status.value,
             "reason": self.reason,
-            "rel_l2": self.logits.rel_l2,
-            "max_abs": self.logits.max_abs,
-            "tolerance": self.logits.tolerance,
-            "pictures": dict(self.logits.pictures),
+            **{name: logits[name] for name in ("rel_l2", "max_abs", "tolerance", "pictures")},
             "weights_rel_l2": self.weights_rel_l2,
         }
 
     def to_dict(self) -> dict[str, Any]:
         """The ``nodewise`` object of the JSON output."""
         overflow, non_finite = self.first_overflow, self.first_non_finite
+        as_dict = dataclasses.asdict
         return {
             **self.summary(),
             "float32_ops": list(self.float32_ops),
-            "first_overflow": None if overflow is None else overflow.to_dict(),
-            "first_non_finite": None if non_finite is None else non_finite.to_dict(),
+            "first_overflow": None if overflow is None else as_dict(overflow),
+            "first_non_finite": None if non_finite is None else as_dict(non_finite),
             "largest_range": [node.tensor for node in self.largest_range],
             "largest_jumps": [node.tensor for node in self.largest_jumps],
-            "sums": [one.to_dict() for one in self.sums],
-            "nodes": [node.to_dict() for node in self.nodes],
+            "sums": [as_dict(one) for one in self.sums],
+            "nodes": [as_dict(node) for node in self.nodes],
         }
 
 
@@ -155,33 +161,51 @@ def nodewise_not_run(tolerance: Tolerance, reason: str) -> NodewiseReport:
     return NodewiseReport(Status.NOT_RUN, not_verified(tolerance, reason), reason)
 
 
-def nodewise_pictures(size: int) -> PictureSet:
-    """Fixed noise, a photograph if there is one, and cream, the worst case of the first LayerNorm.
+def nodewise_file(
+    path: Path,
+    manifest: Manifest,
+    weights: Path,
+    pictures: PictureSet | None = None,
+    progress: Progress = silent,
+) -> NodewiseReport:
+    """Evaluate a file node by node on noise, a photograph and cream, or on other pictures.
 
-    size: in pixels.
+    An engine, or a graph without the runtime to compute its nodes, is reported as not run.
+    Raises ArtifactError for a graph that cannot be evaluated so.
     """
-    standard, flat = standard_pictures(size), flat_pictures(size)
-    photographs = [i for i, name in enumerate(standard.names) if not name.startswith("noise")]
-    chosen = [0, *photographs[:1]]
-    cream = flat.names.index("cream")
-    return PictureSet(
-        names=(*(standard.names[i] for i in chosen), "cream"),
-        pictures=np.concatenate((standard.pictures[chosen], flat.pictures[cream : cream + 1])),
-        absent=standard.absent,
-    )
+    tolerance = TOLERANCES[manifest.precision]
+    if manifest.kind == "engine":
+        return nodewise_not_run(tolerance, "an engine has no nodes; name the ONNX file it is of")
+    reason = why_not_runnable(DEFAULT_BACKEND) or why_not_runnable(REFERENCE_BACKEND)
+    if reason is not None:
+        return nodewise_not_run(tolerance, reason)
+    chosen = pictures_for(manifest, pictures, nodewise_pictures)
+    expected = float64_logits(weights, manifest.config, chosen.pictures)
+    graph = bare_graph(path, manifest.graph_io)
+    return evaluate_nodewise(graph, chosen, expected, tolerance, progress)
+
+
+def float64_logits(weights: Path, config: Mapping[str, Any], pictures: np.ndarray) -> np.ndarray:
+    """Logits (n, classes) of the reference in float64 on the original weights, one at a time."""
+    torch = require("torch")
+    from t2t_deploy.model import config_from_dict, load_reference
+
+    model = load_reference(weights, config_from_dict(config)).double()
+    with torch.inference_mode():
+        logits = [model(torch.from_numpy(picture[None]).double()).numpy() for picture in pictures]
+    return np.concatenate(logits)
 
 
 def evaluate_nodewise(
     source: Path | onnx.ModelProto,
     pictures: PictureSet,
-    wanted: np.ndarray,
+    expected: np.ndarray,
     tolerance: Tolerance,
-    *,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> NodewiseReport:
     """Evaluate a typed graph with true rounding and overflow after every node.
 
-    wanted: float64 logits (n, classes) of the reference on the n pictures, the original weights.
+    expected: float64 logits (n, classes) of the reference on the n pictures, the original weights.
     A dynamic batch runs one picture at a time; a fixed one in its size, the last batch repeated
     full. Raises ArtifactError where the graph cannot be evaluated, InputError where the pictures
     do not fit it.
@@ -195,12 +219,8 @@ def evaluate_nodewise(
         )
     kernels = NodeKernels(graph)
     sums = CodeSums(graph)
-    runs = _Runs(
-        graph,
-        Evaluation(graph, kernels, np.float32),
-        Evaluation(graph, kernels, np.float64),
-        sums,
-    )
+    rounding = Evaluation(graph, kernels, np.float32)
+    exact = Evaluation(graph, kernels, np.float64)
     size = graph.inputs[0].shape[0] or 1
     starts = range(0, len(pictures.names), size)
     merged: list[NodeFigures] = []
@@ -209,20 +229,19 @@ def evaluate_nodewise(
         chunk = pictures.pictures[start : start + size]
         count = len(chunk)
         figures = []
-        for index, rows in enumerate(runs.rows(fill_batch(chunk, size))):
+        for index, rows in enumerate(_rows(graph, rounding, exact, sums, fill_batch(chunk, size))):
             figures += rows
-            if progress is not None:
-                steps = len(graph.steps)
-                progress("node by node", done * steps + index + 1, len(starts) * steps)
+            steps = len(graph.steps)
+            progress.progress("node by node", done * steps + index + 1, len(starts) * steps)
         on = ", ".join(pictures.names[start : start + size])
         figures = [dataclasses.replace(f, overflow_on=on) if f.overflow else f for f in figures]
         if merged:
             figures = [_merged(*pair) for pair in zip(merged, figures, strict=True)]
         merged = figures
-        found.append(runs.rounded.results()[OUTPUT_NAME][:count])
-        unrounded.append(runs.exact.results()[OUTPUT_NAME][:count])
-    logits = compare_logits(wanted, np.concatenate(found), pictures.names, tolerance)
-    weights = compare_logits(wanted, np.concatenate(unrounded), pictures.names, tolerance)
+        found.append(rounding.results()[OUTPUT_NAME][:count])
+        unrounded.append(exact.results()[OUTPUT_NAME][:count])
+    logits = compare_logits(expected, np.concatenate(found), pictures.names, tolerance)
+    weights = compare_logits(expected, np.concatenate(unrounded), pictures.names, tolerance)
     report = NodewiseReport(
         status=logits.status,
         logits=logits,
@@ -264,64 +283,53 @@ def _problem(report: NodewiseReport) -> str | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Runs:
-    """The two runs of one graph, side by side, so that few tensors are held at a time."""
+def _rows(
+    graph: TypedGraph, rounding: Evaluation, exact: Evaluation, sums: CodeSums, pictures: np.ndarray
+) -> Iterator[list[NodeFigures]]:
+    """Take pictures through two runs of one graph; the figures of each node's float outputs.
 
-    graph: TypedGraph
-    rounded: Evaluation
-    exact: Evaluation
-    sums: CodeSums
-
-    def rows(self, pictures: np.ndarray) -> Iterator[list[NodeFigures]]:
-        """Take pictures through both; the figures of each node's float outputs."""
-        errors: dict[str, float] = {}
-        broken: set[str] = set()
-        index = 0
-        for run in (self.rounded, self.exact):
-            run.start({INPUT_NAME: pictures})
-        for step in self.graph.steps:
-            computed = self.sums.as_written(step, self.rounded.compute(step))
-            truth = self.exact.compute(step)
-            kept = rounded(step, computed)
-            error_before = max((errors.get(tensor, 0.0) for tensor in step.inputs), default=0.0)
-            rows = []
-            for place, (tensor, form) in enumerate(zip(step.outputs, step.formats, strict=True)):
-                if form is None:
-                    continue
-                row = _figures(
-                    _Result(step, tensor, form, computed[place], kept[place], truth[place]),
-                    index=index,
-                    finite_inputs=broken.isdisjoint(step.inputs),
-                    error_before=error_before,
-                )
-                errors[tensor] = math.inf if row.rel_error is None else row.rel_error
-                if row.non_finite:
-                    broken.add(tensor)
-                rows.append(row)
-                index += 1
-            self.rounded.keep(step, kept)
-            self.exact.keep(step, truth)
-            yield rows
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """One output of a node: as computed, as its type holds it, as it should be."""
-
-    step: Step
-    tensor: str
-    form: FloatFormat
-    computed: np.ndarray
-    kept: np.ndarray
-    truth: np.ndarray
+    The runs go side by side, so that few tensors are held at a time.
+    """
+    errors: dict[str, float] = {}
+    broken: set[str] = set()
+    index = 0
+    for run in (rounding, exact):
+        run.start({INPUT_NAME: pictures})
+    for step in graph.steps:
+        computed = sums.as_written(step, rounding.compute(step))
+        truth = exact.compute(step)
+        kept = rounded(step, computed)
+        error_before = max((errors.get(tensor, 0.0) for tensor in step.inputs), default=0.0)
+        finite_inputs = broken.isdisjoint(step.inputs)
+        rows = []
+        for output, form in enumerate(step.formats):
+            if form is None:
+                continue
+            values = computed[output], kept[output], truth[output]
+            row = _figures(step, output, form, *values, finite_inputs)
+            error = math.inf if row.rel_error is None else row.rel_error
+            jump = None if row.rel_error is None else max(error - error_before, 0.0)
+            errors[row.tensor] = error
+            if row.non_finite:
+                broken.add(row.tensor)
+            rows.append(dataclasses.replace(row, index=index, error_jump=jump))
+            index += 1
+        rounding.keep(step, kept)
+        exact.keep(step, truth)
+        yield rows
 
 
 def _figures(
-    result: _Result, *, index: int, finite_inputs: bool, error_before: float
+    step: Step,
+    output: int,
+    form: FloatFormat,
+    computed: np.ndarray,
+    kept: np.ndarray,
+    truth: np.ndarray,
+    finite_inputs: bool,
 ) -> NodeFigures:
-    form, kept = result.form, result.kept
-    size = np.abs(result.computed)
+    """One output of a node: as computed, as its type holds it, as it should be."""
+    size = np.abs(computed)
     non_finite = overflow = underflow = subnormal = 0
     if not np.isfinite(kept).all():
         finite = np.isfinite(size)
@@ -338,12 +346,11 @@ def _figures(
         stored = form.round(size[size > 0])
         underflow = int((stored == 0).sum())
         subnormal = int((stored < form.smallest_normal).sum())
-    error = _relative_error(kept, result.truth)
     return NodeFigures(
-        index=index,
-        name=result.step.name,
-        op=result.step.op,
-        tensor=result.tensor,
+        index=0,
+        name=step.name,
+        op=step.op,
+        tensor=step.outputs[output],
         dtype=form.name,
         dtype_max=form.max,
         elements=kept.size,
@@ -353,15 +360,15 @@ def _figures(
         overflow=overflow,
         underflow=underflow,
         subnormal_share=subnormal / max(kept.size, 1),
-        rel_error=error,
-        error_jump=None if error is None else max(error - error_before, 0.0),
+        rel_error=_relative_error(kept, truth),
+        error_jump=None,
     )
 
 
-def _relative_error(found: np.ndarray, wanted: np.ndarray) -> float | None:
+def _relative_error(actual: np.ndarray, expected: np.ndarray) -> float | None:
     with np.errstate(invalid="ignore"):  # infinity less infinity
-        difference = np.subtract(found, wanted, dtype=np.float64)
-    error, norm = _norm(difference), _norm(wanted)
+        difference = np.subtract(actual, expected, dtype=np.float64)
+    error, norm = _norm(difference), _norm(expected)
     if error == 0.0:
         return 0.0
     relative = error / norm if norm > 0.0 else math.inf

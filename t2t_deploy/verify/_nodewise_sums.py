@@ -9,14 +9,12 @@ the next kernel scales it then (seen in TensorRT-RTX 1.7.1's kernel lists).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from t2t_deploy.verify._nodewise_graph import Step, TypedGraph
+from t2t_deploy.verify._typed_graph import Step, TypedGraph
 
 _PRODUCTS = {"MatMul": -1, "Gemm": -1, "Conv": 1}
 """Operators and the axis of their result that a weight's outputs lie on."""
@@ -37,10 +35,6 @@ class CodeSum:
     bare: bool
     written_possible: float
     written_seen: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return dataclasses.asdict(self)
 
 
 @dataclass(slots=True)

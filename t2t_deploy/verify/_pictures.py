@@ -1,4 +1,4 @@
-"""The pictures every export is checked on: fixed noise, photographs, and flat ones.
+"""The pictures that checks take: fixed noise, photographs, and flat ones.
 
 Photographs are those that scikit-learn and scikit-image ship, known by their hashes. Flat pictures
 stand for the worst case of the first LayerNorm: a window without contrast.
@@ -8,46 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from t2t_deploy.images import normalise, pixels_of, preprocess, read_image
+from t2t_deploy.workspace import Manifest
 
-# module, file inside it, SHA-256
-_PHOTOGRAPHS = (
-    (
-        "sklearn",
-        "datasets/images/china.jpg",
-        "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29",
-    ),
-    (
-        "sklearn",
-        "datasets/images/flower.jpg",
-        "a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638",
-    ),
-    (
-        "skimage",
-        "data/astronaut.png",
-        "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
-    ),
-    (
-        "skimage",
-        "data/chelsea.png",
-        "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb",
-    ),
-    (
-        "skimage",
-        "data/coffee.png",
-        "cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7",
-    ),
-    (
-        "skimage",
-        "data/rocket.jpg",
-        "c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c",
-    ),
-)
+# module and folder inside it -> file -> SHA-256
+_PHOTOGRAPHS = {
+    ("sklearn", "datasets/images"): {
+        "china.jpg": "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29",
+        "flower.jpg": "a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638",
+    },
+    ("skimage", "data"): {
+        "astronaut.png": "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
+        "chelsea.png": "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb",
+        "coffee.png": "cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7",
+        "rocket.jpg": "c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c",
+    },
+}
 NOISE_SEED = 2021
 
 
@@ -59,6 +41,10 @@ class PictureSet:
     pictures: np.ndarray
     absent: tuple[str, ...] = ()
 
+    def first(self, count: int) -> PictureSet:
+        """The first of them."""
+        return PictureSet(self.names[:count], self.pictures[:count], self.absent)
+
 
 def standard_pictures(size: int) -> PictureSet:
     """Two of fixed noise and the photographs at hand, at a size in pixels."""
@@ -66,18 +52,44 @@ def standard_pictures(size: int) -> PictureSet:
     names = ["noise 0", "noise 1"]
     pictures = list(noise.astype(np.float32))
     absent = []
-    for module, file, sha256 in _PHOTOGRAPHS:
-        name = Path(file).stem
-        path = _shipped_file(module, file)
-        if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            absent.append(name)
-            continue
-        names.append(name)
-        pictures.append(preprocess(read_image(path), size))
+    for (module, folder), hashes in _PHOTOGRAPHS.items():
+        for file, sha256 in hashes.items():
+            path = _shipped_file(module, f"{folder}/{file}")
+            if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+                absent.append(Path(file).stem)
+                continue
+            names.append(path.stem)
+            pictures.append(preprocess(read_image(path), size))
     return PictureSet(tuple(names), np.stack(pictures), tuple(absent))
 
 
-def on_pixel_grid(pictures: PictureSet) -> PictureSet:
+def nodewise_pictures(size: int) -> PictureSet:
+    """Fixed noise, a photograph if there is one, and cream, the worst case of the first LayerNorm.
+
+    size: in pixels.
+    """
+    standard, flat = standard_pictures(size), flat_pictures(size)
+    photographs = [i for i, name in enumerate(standard.names) if not name.startswith("noise")]
+    chosen = [0, *photographs[:1]]
+    cream = flat.names.index("cream")
+    return PictureSet(
+        names=(*(standard.names[i] for i in chosen), "cream"),
+        pictures=np.concatenate((standard.pictures[chosen], flat.pictures[cream : cream + 1])),
+        absent=standard.absent,
+    )
+
+
+def pictures_for(
+    manifest: Manifest,
+    given: PictureSet | None,
+    usual: Callable[[int], PictureSet] = standard_pictures,
+) -> PictureSet:
+    """The pictures given, else the usual ones, such as the artifact's graph can take exactly."""
+    chosen = usual(manifest.config["image_size"]) if given is None else given
+    return _on_pixel_grid(chosen) if manifest.graph_io.embed_preprocess else chosen
+
+
+def _on_pixel_grid(pictures: PictureSet) -> PictureSet:
     """The nearest pictures that pixels can hold; photographs are such already, noise is not."""
     nearest = normalise(pixels_of(pictures.pictures))
     return PictureSet(pictures.names, nearest, pictures.absent)

@@ -269,7 +269,7 @@ def test_what_has_no_tensor_is_told_and_not_drawn(
     run: Run, onnx_file: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "t2t_deploy.verify._instrumented._equalised_layers", lambda manifest: {LAYERS[4]}
+        "t2t_deploy.verify._layer_tensors._equalised_layers", lambda manifest: {LAYERS[4]}
     )
     stages = stages_of(run("inspect", onnx_file, "--features", image, "--json"))
     told = {stage["stage"]: stage for stage in stages}[LAYERS[4]]
@@ -336,7 +336,7 @@ def test_artifacts_of_two_models(run: Run, onnx_file: Path, tiny_toml: Path, ima
     ("words", "status", "message"),
     [
         (("--plot", "a.png"), 2, "--plot draws the token maps of --features; give --features"),
-        (("--features", "noise.png", "--plot", "a.jpg"), 2, "expected a file that ends in .png"),
+        (("--features", "noise.png", "--plot", "a.jpg"), 2, "expected a path that ends in .png"),
         (("--features", "none.png"), 1, "cannot read the picture none.png: No such file"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 
 from t2t_deploy.errors import ExportError
 from t2t_deploy.export import DeployT2TViT, Strategies, choose_strategies, onnx_from_deploy
-from t2t_deploy.graph import check_graph, expose_logits, with_graph_io, without_graph_io
+from t2t_deploy.graph import check_graph, expose_tensors, with_graph_io, without_graph_io
 from t2t_deploy.images import normalise, pixels_of
 from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.types import BARE, GraphIO, Precision, Tail, Target, softmax
@@ -64,7 +64,7 @@ def test_each_pair_of_ends(bare: onnx.ModelProto, graph_io: GraphIO, tmp_path: P
     if graph_io.tail is Tail.TOPK:
         assert found["indices"].dtype == np.int64
         np.testing.assert_array_equal(found["indices"], np.argsort(-logits, axis=1)[:, :5])
-    with session_of(expose_logits(made), tmp_path) as session:
+    with session_of(expose_tensors(made, ["logits"]), tmp_path) as session:
         shown = session.run({"image": taken})
     np.testing.assert_allclose(shown.pop("logits"), logits, rtol=1e-4, atol=1e-5)
     for name, array in found.items():

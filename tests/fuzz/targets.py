@@ -143,7 +143,7 @@ def onnx_seeds(folder: Path) -> list[bytes]:
 
 
 def read_graph(path: Path) -> None:
-    inspect_artifact(Workspace(path.parent / "none"), path)
+    inspect_artifact(path, workspace=path.parent / "none")
     signature_from_onnx(path, {}, None)
 
 
@@ -188,7 +188,7 @@ def read_manifest(path: Path) -> None:
         text = manifest_text(json.loads(text)).encode()
     manifest_path_for(model).write_bytes(text)
     artifact = Workspace(path.parent / "none").open(model, force=True)
-    summary = inspect_artifact(Workspace(path.parent / "none"), model)
+    summary = inspect_artifact(model, workspace=path.parent / "none")
     json.dumps(summary, allow_nan=False)
     GraphIO.of_details(artifact.require_manifest().details)
     assert artifact.require_manifest().failure == "" or artifact.require_manifest().failed

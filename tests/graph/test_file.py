@@ -16,7 +16,7 @@ from t2t_deploy.graph import _file as files
 from t2t_deploy.graph import _rules as rules
 from t2t_deploy.graph import _tree as trees
 from t2t_deploy.graph import check_onnx_file, read_onnx
-from t2t_deploy.graph._protobuf import message as encoded
+from t2t_deploy.graph._tree import message as encoded
 
 from .harmful_onnx import Change, readers, refusal
 

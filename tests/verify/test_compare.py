@@ -1,19 +1,30 @@
-"""The verdict on logits, and how they are got from a session."""
+"""The verdict on logits and on a tail, and how logits are got from a session."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from types import TracebackType
 
 import numpy as np
 import pytest
 
-from t2t_deploy.types import TOLERANCES, Precision, Status, TensorSpec, Tolerance
+from t2t_deploy.runtime import ClosingSession
+from t2t_deploy.types import (
+    INDICES_NAME,
+    PROBABILITIES_NAME,
+    TOLERANCES,
+    Precision,
+    Status,
+    TensorSpec,
+    Tolerance,
+    softmax,
+)
 from t2t_deploy.verify import PictureSet, compare_logits, logits_of, not_verified, verify_session
+from t2t_deploy.verify._compare import tail_fault
 
 TOLERANCE = Tolerance(1e-2, "a test")
 NAMES = ("one", "two", "three")
-WANTED = np.random.default_rng(0).standard_normal((3, 10)).astype(np.float32)
+EXPECTED = np.random.default_rng(0).standard_normal((3, 10)).astype(np.float32)
 
 
 def test_the_tolerances_of_the_contract() -> None:
@@ -24,7 +35,7 @@ def test_the_tolerances_of_the_contract() -> None:
 
 
 def test_equal_logits_pass() -> None:
-    found = compare_logits(WANTED, WANTED.copy(), NAMES, TOLERANCE)
+    found = compare_logits(EXPECTED, EXPECTED.copy(), NAMES, TOLERANCE)
     assert found.status is Status.PASSED
     assert (found.rel_l2, found.max_abs, found.top1_agreement) == (0, 0, 1)
     assert found.cosine == pytest.approx(1)
@@ -33,26 +44,26 @@ def test_equal_logits_pass() -> None:
 
 
 def test_the_worst_picture_decides() -> None:
-    wrong = WANTED.copy()
+    wrong = EXPECTED.copy()
     wrong[0] *= 1.001
     wrong[1] *= 1.02
-    found = compare_logits(WANTED, wrong, NAMES, TOLERANCE)
+    found = compare_logits(EXPECTED, wrong, NAMES, TOLERANCE)
     assert found.status is Status.FAILED
     assert found.rel_l2 == pytest.approx(0.02, rel=1e-4)
-    assert found.max_abs == pytest.approx(0.02 * np.abs(WANTED[1]).max(), rel=1e-4)
+    assert found.max_abs == pytest.approx(0.02 * np.abs(EXPECTED[1]).max(), rel=1e-4)
     assert found.pictures["one"] == pytest.approx(0.001, rel=1e-3)
     assert found.reason == "relative error 2.00e-02 on two, tolerance 1e-02"
 
 
 @pytest.mark.parametrize(("scale", "status"), [(1.009, "passed"), (1.011, "failed")])
 def test_the_tolerance_is_the_line(scale: float, status: str) -> None:
-    assert compare_logits(WANTED, WANTED * scale, NAMES, TOLERANCE).status.value == status
+    assert compare_logits(EXPECTED, EXPECTED * scale, NAMES, TOLERANCE).status.value == status
 
 
 def test_classes_and_direction_are_compared() -> None:
-    wrong = WANTED.copy()
-    wrong[2] = -WANTED[2]
-    found = compare_logits(WANTED, wrong, NAMES, TOLERANCE)
+    wrong = EXPECTED.copy()
+    wrong[2] = -EXPECTED[2]
+    found = compare_logits(EXPECTED, wrong, NAMES, TOLERANCE)
     assert found.top1_agreement == pytest.approx(2 / 3)
     assert found.cosine == pytest.approx(-1)
     assert found.rel_l2 == pytest.approx(2)
@@ -60,27 +71,27 @@ def test_classes_and_direction_are_compared() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_fails(value: float) -> None:
-    wrong = WANTED.copy()
+    wrong = EXPECTED.copy()
     wrong[1, 3] = wrong[2, 4] = value
-    found = compare_logits(WANTED, wrong, NAMES, TOLERANCE)
+    found = compare_logits(EXPECTED, wrong, NAMES, TOLERANCE)
     assert (found.status, found.rel_l2) == (Status.FAILED, None)
     assert found.reason == "2 of 30 logits of the artifact are NaN or infinite, first on two"
-    found = compare_logits(wrong, WANTED, NAMES, TOLERANCE)
+    found = compare_logits(wrong, EXPECTED, NAMES, TOLERANCE)
     assert found.status is Status.FAILED
     assert found.reason is not None and "logits of the reference are NaN" in found.reason
 
 
 def test_another_shape_fails() -> None:
-    found = compare_logits(WANTED, WANTED[:, :7], NAMES, TOLERANCE)
+    found = compare_logits(EXPECTED, EXPECTED[:, :7], NAMES, TOLERANCE)
     assert found.status is Status.FAILED
     assert found.reason == "logits are (3, 7), the reference's (3, 10)"
 
 
 def test_logits_of_zero() -> None:
     """A classifier that was never trained starts at zero."""
-    zero = np.zeros_like(WANTED)
+    zero = np.zeros_like(EXPECTED)
     assert compare_logits(zero, zero, NAMES, TOLERANCE).status is Status.PASSED
-    assert compare_logits(zero, WANTED, NAMES, TOLERANCE).status is Status.FAILED
+    assert compare_logits(zero, EXPECTED, NAMES, TOLERANCE).status is Status.FAILED
 
 
 def test_not_run_is_not_passed() -> None:
@@ -91,7 +102,7 @@ def test_not_run_is_not_passed() -> None:
     }
 
 
-class FakeSession:
+class FakeSession(ClosingSession):
     """Logits that name their picture; remembers the batches it was given."""
 
     backend = "fake"
@@ -111,18 +122,7 @@ class FakeSession:
         return {"logits": np.stack((values, values + 1), axis=1)}
 
     def close(self) -> None:
-        pass
-
-    def __enter__(self) -> FakeSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
+        """Nothing is held."""
 
 
 @pytest.mark.parametrize(
@@ -146,3 +146,38 @@ def test_verify_session() -> None:
     wrong = verify_session(FakeSession(), FakeSession(2, scale=1.5), pictures, TOLERANCE)
     assert wrong.status is Status.FAILED
     assert set(wrong.pictures) == {"a", "b"}
+
+
+# -- probabilities -------------------------------------------------------------------------------
+
+LOGITS = np.array([[0.0, 3.0, 1.0, 2.0], [2.0, 2.0, 0.0, -1.0]], np.float32)
+BEST = softmax(LOGITS)
+
+
+def largest(indices: list[list[int]], values: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    places = np.array(indices, np.int64)
+    found = np.take_along_axis(BEST, np.clip(places, 0, 3), axis=1) if values is None else values
+    return {PROBABILITIES_NAME: found.astype(np.float32), INDICES_NAME: places}
+
+
+def test_right_tail_has_no_fault_ties_in_any_order() -> None:
+    assert tail_fault({PROBABILITIES_NAME: BEST.astype(np.float32)}, LOGITS) is None
+    assert tail_fault(largest([[1, 3], [0, 1]]), LOGITS) is None
+    assert tail_fault(largest([[1, 3], [1, 0]]), LOGITS) is None
+
+
+@pytest.mark.parametrize(
+    ("outputs", "fault"),
+    [
+        (largest([[1, 2], [0, 1]], -np.sort(-BEST, axis=1)[:, :2]), "less probable than those"),
+        (largest([[3, 1], [0, 1]], -np.sort(-BEST, axis=1)[:, :2]), "less probable than those"),
+        (largest([[1, 1], [0, 1]]), "name a class twice"),
+        (largest([[1, 4], [0, 1]]), "not all of them classes"),
+        (largest([[1, -1], [0, 1]]), "not all of them classes"),
+        (largest([[1, 3], [0, 1]], np.full((2, 2), 0.5)), "off the softmax of the logits"),
+        ({PROBABILITIES_NAME: BEST[:, :3]}, r"probabilities are \(2, 3\), expected \(2, 4\)"),
+        ({PROBABILITIES_NAME: BEST * np.nan}, "off the softmax of the logits"),
+    ],
+)
+def test_wrong_tail_is_refused(outputs: dict[str, np.ndarray], fault: str) -> None:
+    assert re.search(fault, tail_fault(outputs, LOGITS) or "")

@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_deploy.verify import (
-    FeatureColumn,
-    Features,
-    SeenStage,
-    Stage,
-    TokenColours,
-    features_size,
-    plot_features,
-    see_stage,
-    token_errors,
-)
+from t2t_deploy.verify import FeatureColumn, Features, Stage, plot_features, see_stage
+from t2t_deploy.verify._features import SeenStage, TokenColours, features_size, token_errors
 
 NAN = float("nan")
 
@@ -75,13 +66,13 @@ def test_a_token_that_is_no_number_is_white() -> None:
 
 def test_errors_of_tokens() -> None:
     one = stage()
-    found = one.wanted.copy()
+    found = one.expected.copy()
     found[3] += 0.5  # the third token of the grid: the first row is the class's
     seen = see_stage(one, found)
     off = 0.5 * np.sqrt(6)
-    assert seen.rel_l2 == pytest.approx(off / np.linalg.norm(one.wanted))
+    assert seen.rel_l2 == pytest.approx(off / np.linalg.norm(one.expected))
     errors = token_errors(one, seen)
-    typical = np.sqrt(np.square(one.wanted[1:]).sum() / 4)
+    typical = np.sqrt(np.square(one.expected[1:]).sum() / 4)
     assert errors is not None
     np.testing.assert_allclose(errors, [[0, 0], [off / typical, 0]])
 
@@ -89,13 +80,13 @@ def test_errors_of_tokens() -> None:
 @pytest.mark.parametrize("shape", [(4, 6), (5, 7), (1, 7), (6, 6)])
 def test_another_shape_is_not_compared(shape: tuple[int, int]) -> None:
     seen = see_stage(stage(), np.zeros(shape))
-    assert (seen.found, seen.rel_l2) == (None, None)
+    assert (seen.actual, seen.rel_l2) == (None, None)
     assert seen.note == f"not comparable: the graph holds {shape}, the reference (5, 6)"
 
 
 def test_the_class_row_has_a_figure_and_no_map() -> None:
     one = stage()
-    seen = see_stage(one, one.wanted[:1] * 1.25)
+    seen = see_stage(one, one.expected[:1] * 1.25)
     assert seen.rel_l2 == pytest.approx(0.25)
     assert token_errors(one, seen) is None
 
@@ -114,9 +105,9 @@ def drawn(path: Path, *seen: SeenStage) -> np.ndarray:
 def test_the_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     one = stage()
-    broken = one.wanted.copy()
+    broken = one.expected.copy()
     broken[2, 0] = NAN
-    same = drawn(tmp_path / "a.png", see_stage(one, one.wanted))
+    same = drawn(tmp_path / "a.png", see_stage(one, one.expected))
     worse = drawn(tmp_path / "b.png", see_stage(one, broken))
     assert same.shape == worse.shape == (85 + 160 + 120, 210 + 3 * 160, 3)
 

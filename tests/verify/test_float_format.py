@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from t2t_deploy.verify._float_format import BFLOAT16, FLOAT16, FLOAT32, FloatFormat
+from t2t_deploy.verify._typed_graph import BFLOAT16, FLOAT16, FLOAT32, FloatFormat
 
 
 def f32(values: object) -> np.ndarray:

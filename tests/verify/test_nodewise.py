@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
+from unittest.mock import Mock, call
 
 import ml_dtypes
 import numpy as np
@@ -16,17 +17,12 @@ from onnx import helper
 
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.types import TOLERANCES, Precision, Status
-from t2t_deploy.verify import (
-    NodeFigures,
-    NodewiseReport,
-    PictureSet,
-    evaluate_nodewise,
-    nodewise_not_run,
-    nodewise_pictures,
-)
+from t2t_deploy.verify import NodewiseReport, PictureSet, nodewise_not_run
 from t2t_deploy.verify import _nodewise as module
+from t2t_deploy.verify._nodewise import NodeFigures, evaluate_nodewise
+from t2t_deploy.verify._pictures import nodewise_pictures
 
-from .test_nodewise_graph import BF16, F16, F32, Shape, cast, constant, f32, model_of
+from .small_graphs import BF16, F16, F32, Shape, cast, constant, f32, in_type, model_of, op
 
 FP16 = TOLERANCES[Precision.FP16]
 
@@ -51,15 +47,12 @@ def by_tensor(report: NodewiseReport) -> dict[str, NodeFigures]:
 
 def scaled_up_and_down() -> onnx.ModelProto:
     """Identity, by way of 4096 times 4096 in fp16."""
-    return model_of(
-        [
-            cast("image", "a", F16),
-            helper.make_node("Mul", ["a", "up"], ["b"]),
-            helper.make_node("Mul", ["b", "up"], ["c"], name="culprit"),
-            helper.make_node("Mul", ["c", "down"], ["d"]),
-            helper.make_node("Mul", ["d", "down"], ["e"]),
-            cast("e", "logits", F32),
-        ],
+    return in_type(
+        F16,
+        op("Mul", "a up", "b"),
+        op("Mul", "b up", "c", name="culprit"),
+        op("Mul", "c down", "d"),
+        op("Mul", "d down", "e"),
         constants=[constant("up", 4096, np.float16), constant("down", 1 / 4096, np.float16)],
     )
 
@@ -124,13 +117,7 @@ def test_bf16_has_the_range_of_float32() -> None:
 
 def test_what_overflows_in_the_node_itself_is_found() -> None:
     """exp(100) is beyond float32 already: rounding alone would not tell."""
-    model = model_of(
-        [
-            cast("image", "a", F16),
-            helper.make_node("Exp", ["a"], ["b"]),
-            cast("b", "logits", F32),
-        ],
-    )
+    model = in_type(F16, op("Exp", "a", "b"))
     first = evaluate(model, [0, 100, 1, 12]).first_overflow
     assert first is not None
     # exp(12) = 162755 is the largest that float32 has
@@ -139,7 +126,7 @@ def test_what_overflows_in_the_node_itself_is_found() -> None:
 
 
 def test_a_cast_can_overflow() -> None:
-    model = model_of([cast("image", "a", F16), cast("a", "logits", F32)])
+    model = in_type(F16)
     first = evaluate(model, [1, 1, 1, 65520]).first_overflow
     assert first is not None and (first.op, first.tensor) == ("Cast", "a")
 
@@ -147,9 +134,9 @@ def test_a_cast_can_overflow() -> None:
 def test_nan_without_overflow() -> None:
     model = model_of(
         [
-            helper.make_node("Sub", ["image", "image"], ["zero"]),
-            helper.make_node("Div", ["zero", "zero"], ["bad"]),
-            helper.make_node("Where", ["no", "bad", "image"], ["logits"]),
+            op("Sub", "image image", "zero"),
+            op("Div", "zero zero", "bad"),
+            op("Where", "no bad image", "logits"),
         ],
         constants=[constant("no", False, np.bool_)],
     )
@@ -163,13 +150,7 @@ def test_nan_without_overflow() -> None:
 
 
 def test_underflow_is_counted() -> None:
-    model = model_of(
-        [
-            cast("image", "a", F16),
-            helper.make_node("Mul", ["a", "a"], ["b"]),
-            cast("b", "logits", F32),
-        ],
-    )
+    model = in_type(F16, op("Mul", "a a", "b"))
     node = by_tensor(evaluate(model, [1e-5, 1e-3, 1, 0], [1e-4, 1, 1, 1]))["b"]
     # 1e-10 and 1e-8 become zero, 1e-6 subnormal; a true zero is none of them
     assert (node.underflow, node.subnormal_share, node.elements) == (2, 3 / 8, 8)
@@ -215,13 +196,8 @@ def test_error_growth_is_measured() -> None:
 
 def test_weights_error_is_told_from_that_of_the_activations() -> None:
     """0.3 in bf16 is 0.30078: an error of the stored weights, not of the run."""
-    model = model_of(
-        [
-            cast("image", "a", BF16),
-            helper.make_node("Mul", ["a", "w"], ["b"]),
-            cast("b", "logits", F32),
-        ],
-        constants=[constant("w", [0.3], ml_dtypes.bfloat16)],
+    model = in_type(
+        BF16, op("Mul", "a w", "b"), constants=[constant("w", [0.3], ml_dtypes.bfloat16)]
     )
     report = evaluate(model, [1, 2, 4, 8], wanted=np.array([[0.3, 0.6, 1.2, 2.4]]))
     assert report.weights_rel_l2 == pytest.approx(0.30078125 / 0.3 - 1, rel=1e-6)
@@ -229,12 +205,7 @@ def test_weights_error_is_told_from_that_of_the_activations() -> None:
 
 
 def test_a_float32_graph_is_compared_with_float64() -> None:
-    model = model_of(
-        [
-            helper.make_node("Mul", ["image", "image"], ["a"]),
-            helper.make_node("Erf", ["a"], ["logits"]),
-        ],
-    )
+    model = model_of([op("Mul", "image image", "a"), op("Erf", "a", "logits")])
     report = evaluate(model, [0.1, 0.2, 0.3, 0.7])
     error = by_tensor(report)["a"].rel_error
     assert error is not None and 1e-9 < error < 1e-7
@@ -242,7 +213,7 @@ def test_a_float32_graph_is_compared_with_float64() -> None:
 
 
 def test_beyond_the_tolerance() -> None:
-    model = model_of([cast("image", "a", F16), cast("a", "logits", F32)])
+    model = in_type(F16)
     report = evaluate(model, [1, 1, 1, 1], wanted=[[1, 1, 1, 1.1]])
     assert report.status is Status.FAILED
     assert report.reason is not None and report.reason.startswith("relative error 4.8")
@@ -252,10 +223,10 @@ def test_beyond_the_tolerance() -> None:
 def test_nodes_that_only_move_are_not_among_the_largest() -> None:
     model = model_of(
         [
-            helper.make_node("Transpose", ["image"], ["a"], perm=[1, 0]),
-            helper.make_node("Neg", ["a"], ["b"]),
-            helper.make_node("Transpose", ["b"], ["logits"], perm=[1, 0]),
-        ],
+            op("Transpose", "image", "a", perm=[1, 0]),
+            op("Neg", "a", "b"),
+            op("Transpose", "b", "logits", perm=[1, 0]),
+        ]
     )
     report = evaluate(model, [1, 2, 3, 4])
     assert [node.tensor for node in report.nodes] == ["a", "b", "logits"]
@@ -279,7 +250,7 @@ def test_the_worst_of_all_pictures_is_reported() -> None:
 
 
 def same(shape: Shape) -> onnx.ModelProto:
-    return model_of([cast("image", "a", F16), cast("a", "logits", F32)], shape, shape)
+    return in_type(F16, shape=shape, out=shape)
 
 
 @pytest.mark.parametrize(("shape", "elements"), [(("n", 4), 12), ((1, 4), 12), ((2, 4), 16)])
@@ -293,16 +264,10 @@ def test_any_batch(shape: Shape, elements: int) -> None:
 
 
 def test_progress_is_told() -> None:
-    told: list[tuple[str, int, int]] = []
+    progress = Mock()
     pictures = pictures_of([1, 1, 1, 1], [2, 2, 2, 2])
-    evaluate_nodewise(
-        same((1, 4)),
-        pictures,
-        pictures.pictures.astype(np.float64),
-        FP16,
-        progress=lambda *arguments: told.append(arguments),
-    )
-    assert told == [("node by node", done, 4) for done in (1, 2, 3, 4)]
+    evaluate_nodewise(same((1, 4)), pictures, f32(pictures.pictures), FP16, progress)
+    assert progress.mock_calls == [call.progress("node by node", n, 4) for n in (1, 2, 3, 4)]
 
 
 def test_a_graph_without_logits() -> None:
@@ -349,23 +314,20 @@ def performer_features(*, shifted: bool) -> onnx.ModelProto:
     """exp(k wᵀ - |k|²/2), as it stands or less its maximum over the tokens, and its sum, fp16."""
     # rows of length 5.2, so that k along one of them gives exp(5.2² / 2) = 7.4e5
     w = np.linalg.qr(np.random.default_rng(5).standard_normal((DIM, DIM)))[0][:FEATURES] * 5.2
-    shift = [
-        helper.make_node("ReduceMax", ["log"], ["top"], axes=[1], keepdims=1),
-        helper.make_node("Sub", ["log", "top"], ["low"]),
-    ]
+    shift = [op("ReduceMax", "log", "top", axes=[1], keepdims=1), op("Sub", "log top", "low")]
     model = model_of(
         [
             cast("image", "k", F16),
-            helper.make_node("MatMul", ["k", "w"], ["kw"]),
-            helper.make_node("Mul", ["k", "k"], ["squares"]),
-            helper.make_node("ReduceSum", ["squares", "last"], ["norm"], keepdims=1),
-            helper.make_node("Mul", ["norm", "half"], ["half_norm"]),
-            helper.make_node("Sub", ["kw", "half_norm"], ["log"]),
+            op("MatMul", "k w", "kw"),
+            op("Mul", "k k", "squares"),
+            op("ReduceSum", "squares last", "norm", keepdims=1),
+            op("Mul", "norm half", "half_norm"),
+            op("Sub", "kw half_norm", "log"),
             *(shift if shifted else ()),
             helper.make_node("Exp", ["low" if shifted else "log"], ["features"], name="features"),
-            helper.make_node("ReduceSum", ["features", "tokens"], ["sum"], keepdims=1),
-            helper.make_node("Div", ["features", "sum"], ["shares"]),
-            helper.make_node("Flatten", ["shares"], ["flat"]),
+            op("ReduceSum", "features tokens", "sum", keepdims=1),
+            op("Div", "features sum", "shares"),
+            op("Flatten", "shares", "flat"),
             cast("flat", "logits", F32),
         ],
         (1, TOKENS, DIM),

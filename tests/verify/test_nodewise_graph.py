@@ -3,54 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from t2t_deploy.errors import ArtifactError, BackendError, InputError
 from t2t_deploy.verify import NodewiseSession
-from t2t_deploy.verify._float_format import BFLOAT16, FLOAT16, FloatFormat
-from t2t_deploy.verify._nodewise_graph import typed_graph_from_onnx
 from t2t_deploy.verify._nodewise_session import Evaluation, NodeKernels
+from t2t_deploy.verify._typed_graph import BFLOAT16, FLOAT16, FloatFormat, typed_graph_from_onnx
 
-F32, F16, BF16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
-Shape = Sequence[int | str]
-
-
-def model_of(
-    nodes: Sequence[onnx.NodeProto],
-    shape: Shape = (1, 4),
-    out: Shape = (1, 4),
-    *,
-    constants: Sequence[onnx.TensorProto] = (),
-    out_type: int = F32,
-) -> onnx.ModelProto:
-    """A graph from float32 ``image`` to ``logits``; nothing checks it."""
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("image", F32, shape)],
-        [helper.make_tensor_value_info("logits", out_type, out)],
-        list(constants),
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-
-
-def cast(source: str, result: str, to: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [result], name=f"cast_{result}", to=to)
-
-
-def f32(values: object) -> np.ndarray:
-    return np.array(values, np.float32)
-
-
-def constant(name: str, values: object, dtype: Any = np.float32) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.asarray(values).astype(dtype), name)
+from .small_graphs import BF16, F16, F32, cast, constant, f32, in_type, model_of, op
 
 
 def run(model: onnx.ModelProto, picture: np.ndarray) -> np.ndarray:
@@ -63,15 +28,12 @@ def test_every_node_is_rounded(form: FloatFormat) -> None:
     """Two multiplications: one rounding at the end would give something else."""
     code = {"float16": F16, "bfloat16": BF16}[form.name]
     x, factors = np.random.default_rng(1).standard_normal((2, 1, 64)).astype(np.float32)
-    model = model_of(
-        [
-            cast("image", "a", code),
-            helper.make_node("Mul", ["a", "w"], ["b"]),
-            helper.make_node("Mul", ["b", "w"], ["c"]),
-            cast("c", "logits", F32),
-        ],
-        (1, 64),
-        (1, 64),
+    model = in_type(
+        code,
+        op("Mul", "a w", "b"),
+        op("Mul", "b w", "c"),
+        shape=(1, 64),
+        out=(1, 64),
         constants=[constant("w", factors, form.dtype)],
     )
     w = factors.astype(form.dtype)
@@ -85,20 +47,17 @@ def test_every_node_is_rounded(form: FloatFormat) -> None:
 
 def test_float32_nodes_are_not_rounded() -> None:
     x = f32([[0.1, 1e30, -1e-30, 3]])
-    model = model_of([helper.make_node("Identity", ["image"], ["logits"])])
+    model = model_of([op("Identity", "image", "logits")])
     np.testing.assert_array_equal(run(model, x), x)
 
 
 def test_products_accumulate_in_float32() -> None:
     """In fp16 a sum of ones stops at 2048."""
-    model = model_of(
-        [
-            cast("image", "a", F16),
-            helper.make_node("MatMul", ["a", "ones"], ["b"]),
-            cast("b", "logits", F32),
-        ],
-        (1, 4096),
-        (1, 1),
+    model = in_type(
+        F16,
+        op("MatMul", "a ones", "b"),
+        shape=(1, 4096),
+        out=(1, 1),
         constants=[constant("ones", np.ones((4096, 1)), np.float16)],
     )
     assert run(model, np.ones((1, 4096))) == 4096.0
@@ -106,12 +65,9 @@ def test_products_accumulate_in_float32() -> None:
 
 def test_layer_normalization_is_float32_inside() -> None:
     """Its squares are beyond fp16, its result is not."""
-    model = model_of(
-        [
-            cast("image", "a", F16),
-            helper.make_node("LayerNormalization", ["a", "g"], ["b"], axis=-1, stash_type=1),
-            cast("b", "logits", F32),
-        ],
+    model = in_type(
+        F16,
+        op("LayerNormalization", "a g", "b", axis=-1, stash_type=1),
         constants=[constant("g", np.ones(4), np.float16)],
     )
     found = run(model, f32([[3000, -3000, 3000, -3000]]))
@@ -123,7 +79,7 @@ def test_casts_between_numbers_of_all_kinds() -> None:
         [
             cast("image", "half", F16),
             cast("half", "whole", TensorProto.INT64),
-            helper.make_node("Mul", ["whole", "times"], ["more"]),
+            op("Mul", "whole times", "more"),
             cast("more", "brain", BF16),
             cast("brain", "logits", F32),
         ],
@@ -141,14 +97,14 @@ def test_constant_nodes_and_several_outputs() -> None:
         helper.make_node("Constant", [], ["axes"], value_ints=[1]),
         helper.make_node("Constant", [], ["two"], value_float=2.0),
         cast("image", "a", F16),
-        helper.make_node("Mul", ["a", "half"], ["b"]),
-        helper.make_node("Split", ["b"], ["left", "right"], axis=1, num_outputs=2),
-        helper.make_node("Concat", ["right", "left"], ["c"], axis=1),
+        op("Mul", "a half", "b"),
+        op("Split", "b", "left right", axis=1, num_outputs=2),
+        op("Concat", "right left", "c", axis=1),
         helper.make_node("Dropout", ["c"], ["d", ""]),
         helper.make_node("Clip", ["d", "", "half"], ["e"]),
-        helper.make_node("ReduceSum", ["e", "axes"], ["f"], keepdims=1),
+        op("ReduceSum", "e axes", "f", keepdims=1),
         cast("f", "g", F32),
-        helper.make_node("Mul", ["g", "two"], ["logits"]),
+        op("Mul", "g two", "logits"),
     ]
     model = model_of(nodes, out=(1, 1))
     assert run(model, f32([[1, 2, -4, 0.5]])) == 2 * (0.5 + 0.5 - 2 + 0.25)
@@ -196,12 +152,7 @@ def test_tensors_are_freed_after_their_last_use() -> None:
 
 
 def test_the_unrounded_run_is_float64_where_there_is_a_kernel() -> None:
-    model = model_of(
-        [
-            helper.make_node("Mul", ["image", "image"], ["a"]),
-            helper.make_node("Erf", ["a"], ["logits"]),
-        ],
-    )
+    model = model_of([op("Mul", "image image", "a"), op("Erf", "a", "logits")])
     graph = typed_graph_from_onnx(model)
     kernels = NodeKernels(graph)
     run = Evaluation(graph, kernels, np.float64)
@@ -246,7 +197,7 @@ def refused(model: onnx.ModelProto) -> str:
     ("code", "name"), [(TensorProto.FLOAT8E5M2, "FLOAT8E5M2"), (TensorProto.DOUBLE, "DOUBLE")]
 )
 def test_types_it_does_not_know(code: int, name: str) -> None:
-    model = model_of([cast("image", "a", code), cast("a", "logits", F32)])
+    model = in_type(code)
     model.opset_import[0].version = 19
     assert refused(model) == (
         f"tensor 'a', a result of Cast, has type {name}; node by node takes FLOAT, FLOAT16, "
@@ -256,22 +207,21 @@ def test_types_it_does_not_know(code: int, name: str) -> None:
 
 def test_stored_types_it_does_not_know() -> None:
     model = model_of(
-        [helper.make_node("Identity", ["image"], ["logits"])],
-        constants=[constant("w", [1.0], np.float64)],
+        [op("Identity", "image", "logits")], constants=[constant("w", [1.0], np.float64)]
     )
     assert refused(model).startswith("tensor 'w', a stored tensor, has type DOUBLE; ")
 
 
 def test_an_operator_nobody_knows() -> None:
-    node = helper.make_node("Bend", ["image"], ["a"], name="bend", domain="example.org")
-    model = model_of([node, helper.make_node("Relu", ["a"], ["logits"])])
+    node = op("Bend", "image", "a", name="bend", domain="example.org")
+    model = model_of([node, op("Relu", "a", "logits")])
     model.opset_import.append(helper.make_opsetid("example.org", 1))
     assert refused(model).startswith("tensor 'a', a result of Bend, has no type that could be ")
 
 
 def test_an_operator_without_kernel() -> None:
     """Its type is known, its result is the graph's; ONNX Runtime has never heard of it."""
-    node = helper.make_node("Bend", ["image"], ["logits"], name="bend", domain="example.org")
+    node = op("Bend", "image", "logits", name="bend", domain="example.org")
     model = model_of([node])
     model.opset_import.append(helper.make_opsetid("example.org", 1))
     message = refused(model)
@@ -281,28 +231,23 @@ def test_an_operator_without_kernel() -> None:
 
 def test_control_flow_is_refused() -> None:
     branch = helper.make_graph(
-        [helper.make_node("Relu", ["image"], ["r"])],
-        "branch",
-        [],
-        [helper.make_tensor_value_info("r", F32, (1, 4))],
+        [op("Relu", "image", "r")], "branch", [], [helper.make_tensor_value_info("r", F32, (1, 4))]
     )
-    node = helper.make_node(
-        "If", ["yes"], ["logits"], name="fork", then_branch=branch, else_branch=branch
-    )
+    node = op("If", "yes", "logits", name="fork", then_branch=branch, else_branch=branch)
     model = model_of([node], constants=[constant("yes", True, np.bool_)])
     assert refused(model).startswith("node 'fork' (If) holds a subgraph; ")
 
 
 def test_functions_are_refused() -> None:
-    model = model_of([helper.make_node("Relu", ["image"], ["logits"])])
-    body = [helper.make_node("Relu", ["x"], ["y"])]
+    model = model_of([op("Relu", "image", "logits")])
+    body = [op("Relu", "x", "y")]
     function = helper.make_function("own", "F", ["x"], ["y"], body, model.opset_import)
     model.functions.append(function)
     assert refused(model).startswith("the graph holds 1 function; ")
 
 
 def test_types_that_do_not_fit_together() -> None:
-    model = model_of([cast("image", "a", F16), helper.make_node("Add", ["a", "image"], ["logits"])])
+    model = model_of([cast("image", "a", F16), op("Add", "a image", "logits")])
     assert refused(model).startswith("the graph's types do not fit together (")
 
 

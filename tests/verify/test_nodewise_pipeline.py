@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from PIL import Image
 
 from t2t_deploy._files import file_sha256
 from t2t_deploy.cli import main
-from t2t_deploy.commands import verify_artifacts
+from t2t_deploy.commands import VerifiedArtifact, verify_artifacts
 from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import ArtifactError, MissingDependencyError, UsageError
 from t2t_deploy.types import Precision, Status
@@ -43,7 +42,7 @@ def root(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("T2T_DEPLOY_WORKSPACE", raising=False)
     # A picture takes a second: those who test it ask for `matplotlib`.
-    monkeypatch.setattr("t2t_deploy.commands._nodewise.is_installed", lambda module: False)
+    monkeypatch.setattr("t2t_deploy.commands._verify.is_installed", lambda module: False)
     return Path(shutil.copytree(exported, tmp_path / "artifacts"))
 
 
@@ -90,6 +89,11 @@ def overflowing(root: Path) -> Path:
     return path
 
 
+def verified(path: Path, **options: Any) -> VerifiedArtifact:
+    (result,) = verify_artifacts([path], workspace=path.parents[1], **options)
+    return result
+
+
 def run(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
     capfd.readouterr()
     before = signal.getsignal(signal.SIGTERM)
@@ -126,7 +130,7 @@ def test_a_wrong_bf16_file_fails(root: Path) -> None:
         numpy_helper.from_array((values.astype(np.float32) + 1).astype(values.dtype), scale.name)
     )
     change(path, model)
-    (result,) = verify_artifacts([path], workspace=Workspace(root))
+    result = verified(path)
     assert result.verification.status is Status.FAILED and result.failed
     reason = str(result.verification.reason)
     assert reason.startswith("relative error ") and "; evaluated node by node on 3" in reason
@@ -136,7 +140,7 @@ def test_a_wrong_bf16_file_fails(root: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_exports_pass_node_by_node(root: Path, precision: str) -> None:
     path = file_of(root, precision)
-    (result,) = verify_artifacts([path], workspace=Workspace(root), nodewise=True)
+    result = verified(path, nodewise=True)
     found = result.nodewise
     assert found is not None and found.status is Status.PASSED, found and found.reason
     names = list(found.logits.pictures)
@@ -157,9 +161,9 @@ def test_exports_pass_node_by_node(root: Path, precision: str) -> None:
 
 def test_what_a_runtime_hides_fails_and_is_refused_from_then_on(overflowing: Path) -> None:
     workspace = Workspace(overflowing.parents[1])
-    (plain,) = verify_artifacts([overflowing], workspace=workspace)
+    plain = verified(overflowing)
     assert plain.verification.status is Status.PASSED and not plain.failed
-    (result,) = verify_artifacts([overflowing], workspace=workspace, nodewise=True)
+    result = verified(overflowing, nodewise=True)
     assert result.verification.status is Status.PASSED
     found = result.nodewise
     assert found is not None and found.status is Status.FAILED and result.failed
@@ -168,7 +172,7 @@ def test_what_a_runtime_hides_fails_and_is_refused_from_then_on(overflowing: Pat
     with pytest.raises(ArtifactError, match=r"failed its check \(Mul overflows first in up_twice"):
         workspace.open(overflowing)
     # a runtime that hides it does not clear it
-    verify_artifacts([overflowing], workspace=workspace)
+    verified(overflowing)
     with pytest.raises(ArtifactError, match="failed its check"):
         workspace.open(overflowing)
 
@@ -179,7 +183,7 @@ def test_own_pictures_leave_the_manifest_alone(root: Path, tmp_path: Path) -> No
         Image.fromarray(pixels).save(tmp_path / f"{index}.png")
     path = file_of(root, "fp16")
     before = manifest_of(path)
-    (result,) = verify_artifacts([path], workspace=Workspace(root), images=tmp_path, nodewise=True)
+    result = verified(path, images=tmp_path, nodewise=True)
     assert result.nodewise is not None
     assert list(result.nodewise.logits.pictures) == ["0.png", "1.png", "2.png"]
     assert manifest_of(path) == before
@@ -194,10 +198,10 @@ def test_a_graph_it_cannot_take(root: Path) -> None:
         model.graph.node.append(helper.make_node("Cast", [a], [b], to=to))
     change(path, model)
     with pytest.raises(ArtifactError, match="tensor 'wide', a result of Cast, has type DOUBLE"):
-        verify_artifacts([path], workspace=Workspace(root), nodewise=True)
+        verified(path, nodewise=True)
     for other in (file_of(root, "bf16"), manifest_path_for(file_of(root, "bf16"))):
         other.unlink()
-    found = verify_artifacts([], workspace=Workspace(root), nodewise=True)
+    found = verify_artifacts([], workspace=root, nodewise=True)
     statuses = [result.nodewise.status for result in found if result.nodewise is not None]
     assert statuses == [Status.NOT_RUN, Status.PASSED]
 
@@ -208,13 +212,13 @@ def test_a_graph_it_cannot_take(root: Path) -> None:
 @pytest.fixture
 def matplotlib(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("t2t_deploy.commands._nodewise.is_installed", lambda module: True)
+    monkeypatch.setattr("t2t_deploy.commands._verify.is_installed", lambda module: True)
 
 
 @pytest.mark.usefixtures("matplotlib")
 def test_the_picture_goes_to_the_logs(overflowing: Path) -> None:
     root = overflowing.parents[1]
-    (result,) = verify_artifacts([overflowing], workspace=Workspace(root), nodewise=True)
+    result = verified(overflowing, nodewise=True)
     assert result.plot == root / "logs" / f"{overflowing.stem}.nodewise.png"
     with Image.open(result.plot) as picture:
         assert (picture.format, picture.size) == ("PNG", (1320, 825))
@@ -225,26 +229,22 @@ def test_the_picture_goes_to_the_logs(overflowing: Path) -> None:
 def test_the_picture_goes_where_it_is_asked_for(root: Path, tmp_path: Path) -> None:
     target = tmp_path / "new" / "growth.png"
     path = file_of(root, "bf16")
-    (result,) = verify_artifacts([path], workspace=Workspace(root), nodewise=True, plot=target)
+    result = verified(path, nodewise=True, plot=target)
     assert result.plot == target and target.read_bytes().startswith(b"\x89PNG")
     first = target.read_bytes()
-    verify_artifacts([path], workspace=Workspace(root), nodewise=True, plot=target)
+    verified(path, nodewise=True, plot=target)
     assert target.read_bytes() == first
 
 
 def test_pictures_that_cannot_be_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    workspace = Workspace(root)
-    with pytest.raises(UsageError, match=r"--plot is a\.svg; expected a file that ends in \.png"):
-        verify_artifacts(
-            [file_of(root, "fp16")], workspace=workspace, nodewise=True, plot=Path("a.svg")
-        )
+    path = file_of(root, "fp16")
+    with pytest.raises(UsageError, match=r"plot is 'a\.svg'; expected a path that ends in \.png"):
+        verified(path, nodewise=True, plot="a.svg")
     with pytest.raises(UsageError, match="names one picture and 3 artifacts are verified"):
-        verify_artifacts([], workspace=workspace, nodewise=True, plot=Path("a.png"))
+        verify_artifacts([], workspace=root, nodewise=True, plot="a.png")
     monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 't2t-deploy\[plot\]'"):
-        verify_artifacts(
-            [file_of(root, "fp16")], workspace=workspace, nodewise=True, plot=Path("a.png")
-        )
+        verified(path, nodewise=True, plot="a.png")
 
 
 def test_without_matplotlib_there_is_a_note(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -289,34 +289,22 @@ def test_a_plot_of_nothing(root: Path, capfd: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.fixture
-def engine(root: Path, request: pytest.FixtureRequest) -> Callable[[], Path]:
+def engine(root: Path) -> Path:
     """A manifest that says its file is an engine: nothing of it is read."""
-
-    def make() -> Path:
-        source = file_of(root, "fp16")
-        path = root / "engines" / "e.engine"
-        path.parent.mkdir()
-        path.write_bytes(b"engine")
-        values = manifest_of(source)
-        values |= {"kind": "engine", "file": path.name, "sha256": file_sha256(path)}
-        values["details"] = {
-            "engine": {
-                "backend": "tensorrt-rtx",
-                "backend_version": engine_version("tensorrt-rtx"),
-                "sm": ["portable"],
-            }
-        }
-        manifest_path_for(path).write_text(manifest_text(values))
-        return path
-
-    return make
+    path = root / "engines" / "e.engine"
+    path.parent.mkdir()
+    path.write_bytes(b"engine")
+    values = manifest_of(file_of(root, "fp16"))
+    values |= {"kind": "engine", "file": path.name, "sha256": file_sha256(path)}
+    version = engine_version("tensorrt-rtx")
+    built = {"backend": "tensorrt-rtx", "backend_version": version, "sm": ["portable"]}
+    manifest_path_for(path).write_text(manifest_text(values | {"details": {"engine": built}}))
+    return path
 
 
 @pytest.mark.usefixtures("matplotlib")
-def test_an_engine_is_not_run(
-    engine: Callable[[], Path], capfd: pytest.CaptureFixture[str]
-) -> None:
-    status, out, _ = run(capfd, "verify", engine(), "--nodewise", "--json")
+def test_an_engine_is_not_run(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capfd, "verify", engine, "--nodewise", "--json")
     assert status == 0
     found = json.loads(out)["results"][0]["nodewise"]
     assert (found["status"], found["nodes"], found["plot"]) == ("not_run", [], None)

@@ -45,8 +45,8 @@ from t2t_deploy.model import (
 )
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, TOLERANCES, Precision, Target
 from t2t_deploy.verify import PictureSet, flat_pictures, standard_pictures
-from t2t_deploy.verify._nodewise_graph import typed_graph_from_onnx
 from t2t_deploy.verify._nodewise_session import Evaluation, NodeKernels, rounded
+from t2t_deploy.verify._typed_graph import typed_graph_from_onnx
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.slow

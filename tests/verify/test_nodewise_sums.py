@@ -9,9 +9,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy.types import HALF_MAX, TOLERANCES, Precision, Status
-from t2t_deploy.verify import PictureSet, evaluate_nodewise
-from t2t_deploy.verify._nodewise_graph import typed_graph_from_onnx
+from t2t_deploy.verify import PictureSet
+from t2t_deploy.verify._nodewise import evaluate_nodewise
 from t2t_deploy.verify._nodewise_sums import CodeSum, CodeSums
+from t2t_deploy.verify._typed_graph import typed_graph_from_onnx
 
 pytest.importorskip("onnxruntime")
 

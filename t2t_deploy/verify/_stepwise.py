@@ -16,17 +16,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from t2t_deploy.model._backbone import (
+from t2t_deploy.model import (
     Attention,
     Block,
     DenseBlock,
     GhostAttention,
+    ModelConfig,
+    PerformerBlock,
+    T2TViT,
+    TransformerBlock,
     Transition,
     scale_channels,
 )
-from t2t_deploy.model._config import ModelConfig
-from t2t_deploy.model._t2t import T2TViT
-from t2t_deploy.model._tokens import PerformerBlock, TransformerBlock
 
 _SEED = 8
 _INT8_STEPS = 127

@@ -1,4 +1,4 @@
-"""The picture of what is taken for what."""
+"""The pictures of what is taken for what, and of a node by node evaluation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_deploy.verify import ConfusionPanel, plot_confusion
+from t2t_deploy.verify import ConfusionPanel, plot_confusion, plot_nodewise
+
+from .test_nodewise import evaluate, scaled_up_and_down
 
 pytest.importorskip("matplotlib")
 
@@ -17,12 +19,17 @@ def drawn(path: Path, *confusions: np.ndarray) -> np.ndarray:
     """The picture's pixels, (height, width, 3)."""
     panels = [ConfusionPanel(f"artifact {n}", each) for n, each in enumerate(confusions)]
     plot_confusion(panels, path, truth="class of the picture")
+    return pixels_of(path)
+
+
+def pixels_of(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         return np.asarray(picture.convert("RGB"), np.int32)
 
 
 def reds(pixels: np.ndarray) -> int:
+    """How many pixels are red, which says what is wrong."""
     red, green, blue = np.moveaxis(pixels, -1, 0)
     return int(((red > green + 60) & (red > blue + 60)).sum())
 
@@ -63,3 +70,28 @@ def test_the_same_bytes_each_time(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         drawn(tmp_path / name, one)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+# -- node by node --------------------------------------------------------------------------------
+
+
+def lower_reds(path: Path, *row: float) -> int:
+    """Those of the lower half, which is about ranges."""
+    plot_nodewise(evaluate(scaled_up_and_down(), row), path, title="up and down")
+    pixels = pixels_of(path)
+    return reds(pixels[len(pixels) // 2 :])
+
+
+def test_overflow_is_marked(tmp_path: Path) -> None:
+    fine, bad = (
+        lower_reds(tmp_path / "a.png", 1e-4, 0, 0, 0),
+        lower_reds(tmp_path / "b.png", 1e-4, 1, 0, 0),
+    )
+    # the end of the type's range is drawn in the same colour
+    assert fine > 100
+    assert bad > fine + 60
+
+
+def test_a_graph_of_zeros(tmp_path: Path) -> None:
+    """No error, no range: nothing that a logarithm takes."""
+    assert lower_reds(tmp_path / "a.png", 0, 0, 0, 0) > 100

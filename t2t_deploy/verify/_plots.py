@@ -1,19 +1,24 @@
-"""The picture of a `NodewiseReport`: error and range by depth."""
+"""PNG files of what was compared: nodes by depth, and what is taken for what."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from t2t_deploy._files import atomic_write
 from t2t_deploy._optional import require
 from t2t_deploy.errors import counted
 from t2t_deploy.verify._nodewise import NodeFigures, NodewiseReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _COLOURS = {"float16": "#1f77b4", "bfloat16": "#1f77b4", "float32": "#c9a227"}
 _BAD = "#d62728"
@@ -23,18 +28,33 @@ _GAP_DECADES = 8.0
 _STAGE = re.compile(r"^/?((?:[^/]+/)*?[^/]+\.\d+)(?:/|$)")
 
 
-def plot_nodewise(report: NodewiseReport, path: Path, *, title: str) -> None:
-    """Write a PNG: above, the error against the unrounded run; below, the largest numbers.
-
-    Nodes stand in the order of evaluation. Raises MissingDependencyError without matplotlib.
-    """
+def new_figure(width: float, height: float, **options: Any) -> Figure:
+    """A figure of so many inches. Raises MissingDependencyError without matplotlib."""
     require("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Not pyplot: it keeps figures, and chooses a display.
-    figure = Figure(figsize=(12, 7.5), dpi=110, layout="constrained")
+    figure = Figure(figsize=(width, height), **options)
     FigureCanvasAgg(figure)
+    return figure
+
+
+def write_figure(figure: Figure, path: Path, **options: Any) -> None:
+    """Write a PNG whole or not at all."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None}, **options)
+
+
+# -- node by node --------------------------------------------------------------------------------
+
+
+def plot_nodewise(report: NodewiseReport, path: Path, *, title: str) -> None:
+    """Write a PNG: above, the error against the unrounded run; below, the largest numbers.
+
+    Nodes stand in the order of evaluation. Raises MissingDependencyError without matplotlib.
+    """
+    figure = new_figure(12, 7.5, dpi=110, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     _draw_errors(above, report)
@@ -47,7 +67,7 @@ def plot_nodewise(report: NodewiseReport, path: Path, *, title: str) -> None:
         axes.margins(x=0.01)
     _mark_stages(above, below, report.nodes)
     below.set_xlabel("node, in the order of evaluation")
-    figure.savefig(path, format="png", metadata={"Software": None})
+    write_figure(figure, path)
 
 
 def _draw_errors(axes: Axes, report: NodewiseReport) -> None:
@@ -146,12 +166,12 @@ def _mark_stages(above: Axes, below: Axes, nodes: Sequence[NodeFigures]) -> None
             starts.append((match[1], node.index))
     if not starts:
         return
-    graph_io = [start for _, start in starts[1:]] + [nodes[-1].index + 1]
-    for place, ((_, start), end) in enumerate(zip(starts, graph_io, strict=True)):
+    ends = [start for _, start in starts[1:]] + [nodes[-1].index + 1]
+    for place, ((_, start), end) in enumerate(zip(starts, ends, strict=True)):
         for axes in (above, below) if place % 2 else ():
             axes.axvspan(start - 0.5, end - 0.5, color="#f3f3f3", linewidth=0, zorder=0)
     top = above.secondary_xaxis("top")
-    middles = [(start + end) / 2 for (_, start), end in zip(starts, graph_io, strict=True)]
+    middles = [(start + end) / 2 for (_, start), end in zip(starts, ends, strict=True)]
     top.set_xticks(middles, [name for name, _ in starts], rotation=35, ha="left", fontsize=7)
     top.tick_params(length=0, pad=1, colors=_GREY)
     top.spines["top"].set_visible(False)
@@ -178,3 +198,88 @@ def _label_line(axes: Axes, y: float, text: str, colour: str = _GREY) -> None:
 
 def _short(node: NodeFigures) -> str:
     return node.tensor.strip("/").removesuffix("_output_0")
+
+
+# -- what is taken for what ----------------------------------------------------------------------
+
+_COLUMNS = 3
+_PANEL_INCHES = 4.6
+# Up to this many classes, each has its name on the axes and each pair its number of pictures.
+_MOST_NAMED = 20
+_RIGHT = "#1f5fa8"
+_DARK = 0.5
+# Area of the dot of all pictures of a class, and of the smallest that is seen, in points squared.
+_DOT_POINTS = 20.0
+_SMALLEST_DOT_POINTS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ConfusionPanel:
+    """One artifact: its heading and its (classes, classes) numbers of pictures."""
+
+    title: str
+    confusion: np.ndarray
+
+
+def plot_confusion(
+    panels: Sequence[ConfusionPanel], path: Path, *, truth: str, names: Sequence[str] = ()
+) -> None:
+    """Write a PNG: rows are the true classes, columns the classes found.
+
+    truth: what the rows are, for their axis; names: the classes, else their numbers.
+    Raises MissingDependencyError without matplotlib.
+    """
+    columns = min(len(panels), _COLUMNS)
+    rows = math.ceil(len(panels) / columns)
+    width, height = _PANEL_INCHES * columns, _PANEL_INCHES * 1.1 * rows
+    figure = new_figure(width, height, dpi=110, layout="constrained")
+    cells = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, panel in zip(cells, panels, strict=False):
+        _draw_panel(axes, panel, names)
+        axes.set_xlabel("class found")
+        axes.set_ylabel(truth)
+    for axes in cells[len(panels) :]:
+        axes.set_axis_off()
+    write_figure(figure, path)
+
+
+def _draw_panel(axes: Axes, panel: ConfusionPanel, names: Sequence[str]) -> None:
+    counts = panel.confusion
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.set_title(panel.title, fontsize=9, loc="left")
+    axes.tick_params(length=0, labelsize=8)
+    if len(counts) > _MOST_NAMED:
+        _draw_dots(axes, shares)
+    else:
+        _draw_numbers(axes, counts, shares)
+        labels = names or [str(index) for index in range(len(counts))]
+        long = max(len(label) for label in labels) > 3
+        axes.set_xticks(range(len(counts)), labels, rotation=90 if long else 0)
+        axes.set_yticks(range(len(counts)), labels)
+
+
+def _draw_numbers(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
+    # The square root lifts the few that are wrong out of the white.
+    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    for row, column in np.argwhere(counts):
+        right = row == column
+        axes.text(
+            column,
+            row,
+            str(counts[row, column]),
+            ha="center",
+            va="center",
+            fontsize=7,
+            color=("white" if shares[row, column] > _DARK else "black") if right else _BAD,
+        )
+
+
+def _draw_dots(axes: Axes, shares: np.ndarray) -> None:
+    """A dot for each pair, its area the share: cells would be smaller than a pixel."""
+    rows, columns = np.nonzero(shares)
+    areas = np.maximum(_DOT_POINTS * shares[rows, columns], _SMALLEST_DOT_POINTS)
+    colours = np.where(rows == columns, _RIGHT, _BAD)
+    axes.scatter(columns, rows, s=areas, c=colours, linewidths=0)
+    axes.set_aspect("equal")
+    axes.set_xlim(-0.5, len(shares) - 0.5)
+    axes.set_ylim(len(shares) - 0.5, -0.5)

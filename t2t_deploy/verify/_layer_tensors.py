@@ -1,4 +1,4 @@
-"""Where in an exported graph the reference's layers are found again.
+"""Where in an exported graph the reference's layers are found again, and a session that gives them.
 
 Tensors keep the names of the modules that gave them, through onnxsim and through quantisation; what
 a rewrite folds away has no tensor, and the comparison goes on at the next layer that has one.
@@ -6,16 +6,32 @@ a rewrite folds away has no tensor, and the comparison goes on at the next layer
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 
-from t2t_deploy.errors import ExportError
-from t2t_deploy.export._strategies import PerformerForm
+from t2t_deploy.export import PerformerForm
+from t2t_deploy.images import pixels_of
+from t2t_deploy.runtime import (
+    DEFAULT_BACKEND,
+    Session,
+    SessionRequest,
+    fill_batch,
+    open_session,
+)
+from t2t_deploy.types import OUTPUT_NAME, GraphIO, Precision
+from t2t_deploy.verify._nodewise_session import NodewiseSession
+from t2t_deploy.workspace import Manifest
+
+if TYPE_CHECKING:
+    import onnx
 
 _TOKEN_BLOCK = re.compile(r"tokens_to_token\.attention([12])")
 _BLOCK = re.compile(r"blocks\.\d+")
@@ -56,25 +72,6 @@ def layer_tensors(
         for layer, tensor in found.items()
         if tensor is not None and tensor.tensor in graph.producers
     }
-
-
-def expose_tensors(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
-    """A copy with more outputs, all else as it was. Raises ExportError for one without a type."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    infos = {info.name: info for info in (*model.graph.value_info, *model.graph.output)}
-    added = dict.fromkeys(tensors).keys() - {info.name for info in model.graph.output}
-    untyped = sorted(added - infos.keys())
-    if untyped:
-        raise ExportError(
-            f"tensor {untyped[0]} of the graph has no type; expected one with inferred types: "
-            "export the model again"
-        )
-    made.graph.output.extend(infos[name] for name in sorted(added))
-    kept = [info for info in model.graph.value_info if info.name not in added]
-    del made.graph.value_info[:]
-    made.graph.value_info.extend(kept)
-    return made
 
 
 class _Graph:
@@ -197,3 +194,129 @@ def _kqv_tensors(performer: PerformerForm, e: int) -> dict[str, LayerTensor]:
         ".kqv (keys)": LayerTensor("Add_output_0", factor=math.sqrt(2)),
         ".kqv (queries)": LayerTensor("Add_1_output_0", factor=math.sqrt(2)),
     }
+
+
+# -- a session of them ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LayerValues:
+    """What a graph computed for one picture.
+
+    picture: (1, 3, S, S) float64, as the model in the graph saw it. layers: layer of the reference
+    -> (1, rows, channels) float64; rows 1 where only the class row was computed. outputs: all that
+    the session gave.
+    """
+
+    picture: np.ndarray
+    layers: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class InstrumentedGraph:
+    """A session whose outputs are a graph's logits, its layers and the picture it made of pixels.
+
+    tensors: layer of the reference -> where it is; what has no comparable tensor is left out.
+    """
+
+    session: Session
+    tensors: Mapping[str, LayerTensor]
+    graph_io: GraphIO
+
+    def run(self, picture: np.ndarray) -> LayerValues:
+        """The layers for a picture (3, S, S) float32, normalised."""
+        from t2t_deploy.graph import NORMALISED_NAME
+
+        taken = self.session.inputs[0]
+        fed = fill_batch(picture[None], taken.shape[0])
+        given = pixels_of(fed) if self.graph_io.embed_preprocess else fed
+        outputs = self.session.run({taken.name: np.ascontiguousarray(given)})
+        seen = outputs[NORMALISED_NAME] if self.graph_io.embed_preprocess else fed
+        layers = {
+            layer: tensor.of(outputs[tensor.tensor], len(fed))
+            for layer, tensor in self.tensors.items()
+        }
+        return LayerValues(seen[:1].astype(np.float64), layers, outputs)
+
+
+@contextlib.contextmanager
+def instrumented_graph(
+    model: onnx.ModelProto, manifest: Manifest, layers: Sequence[str]
+) -> Iterator[InstrumentedGraph]:
+    """Open a copy of a graph with those of the reference's layers as outputs that it has.
+
+    Raises ExportError for a tensor without a type, BackendError.
+    """
+    from t2t_deploy.graph import NORMALISED_NAME, expose_tensors
+    from t2t_deploy.model import config_from_dict
+
+    graph_io = manifest.graph_io
+    scaled = _equalised_layers(manifest)
+    tensors = layer_tensors(
+        model,
+        [layer for layer in layers if layer not in scaled],
+        PerformerForm((manifest.strategies or {})["performer"]),
+        config_from_dict(manifest.config).token_dim,
+    )
+    for layer, factor in _factors(manifest).items():
+        if layer in tensors:
+            tensors[layer] = replace(tensors[layer], factor=tensors[layer].factor * factor)
+    exposed = [OUTPUT_NAME, *(tensor.tensor for tensor in tensors.values())]
+    if graph_io.embed_preprocess:
+        exposed.append(NORMALISED_NAME)
+    with _opened(expose_tensors(model, exposed), manifest.precision) as session:
+        yield InstrumentedGraph(session, tensors, graph_io)
+
+
+def _equalised_layers(manifest: Manifest) -> set[str]:
+    """Layers whose channels an 8-bit graph holds in other units than the reference.
+
+    The layers that read them take it back, and are compared.
+    """
+    scaled: set[str] = set()
+    for layer in manifest.quantization.equalised:
+        if layer.factor is not None:
+            continue  # in units that are known
+        producer = layer.producer
+        in_tokens = re.fullmatch(r"tokens\.blocks\.(\d)\.tail\.norm", producer)
+        values = re.fullmatch(r"(blocks\.\d+)\.attn\.v", producer)
+        if in_tokens is not None:
+            scaled.add(f"tokens_to_token.attention{int(in_tokens[1]) + 1}.norm2")
+        elif values is not None:
+            path = values[1]
+            scaled |= {f"{path}.attn.qkv (values)", f"{path}.attn.v", f"{path} (attention)"}
+        else:
+            scaled.add(producer)
+    return scaled
+
+
+def _factors(manifest: Manifest) -> dict[str, float]:
+    """What brings queries and keys of an 8-bit graph back to the reference's units."""
+    found: dict[str, float] = {}
+    for layer in manifest.quantization.equalised:
+        if layer.factor is None:
+            continue
+        path, factor = layer.producer.removesuffix(".q"), layer.factor
+        for queries, keys in (
+            (f"{path}.qkv (queries)", f"{path}.qkv (keys)"),
+            (f"{path}.q", f"{path}.k"),
+        ):
+            found |= {queries: factor, keys: 1 / factor}
+    return found
+
+
+@contextlib.contextmanager
+def _opened(model: onnx.ModelProto, precision: Precision) -> Iterator[Session]:
+    """A session on a copy of a graph; bf16, of which no kernel is here, is rounded node by node."""
+    if precision is Precision.BF16:
+        with NodewiseSession(model) as session:
+            yield session
+        return
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="t2t-deploy-locate-") as folder:
+        path = Path(folder) / "exposed.onnx"
+        onnx.save(model, path)
+        with open_session(SessionRequest(DEFAULT_BACKEND, path, precision=precision)) as session:
+            yield session

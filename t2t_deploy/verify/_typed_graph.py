@@ -1,37 +1,98 @@
-"""A typed ONNX graph as steps, one node each, to be evaluated in their order."""
+"""A typed ONNX graph as steps, one node each, in their order, and its floating-point types."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from t2t_deploy._optional import require
 from t2t_deploy._untrusted import first_line
 from t2t_deploy.errors import ArtifactError, counted
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.types import TensorSpec
-from t2t_deploy.verify._float_format import FORMATS, FloatFormat, float_format
+from t2t_deploy.types import GraphIO, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
 
 _OTHERS = frozenset(
-    {
-        "BOOL",
-        "FLOAT8E4M3FN",
-        "INT8",
-        "INT16",
-        "INT32",
-        "INT64",
-        "UINT8",
-        "UINT16",
-        "UINT32",
-        "UINT64",
-    }
+    {"BOOL", "FLOAT8E4M3FN"}
+    | {f"{kind}{bits}" for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class FloatFormat:
+    """A floating-point type: its largest finite number and its smallest normal one."""
+
+    name: str
+    max: float
+    smallest_normal: float
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As numpy knows it, bfloat16 by the package that onnx brings."""
+        import onnx
+
+        code = onnx.TensorProto.DataType.Value(_ONNX_NAMES[self.name])
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
+
+    def round(self, values: np.ndarray) -> np.ndarray:
+        """float32 values as the nearest of this type, ties to even, infinite where it ends."""
+        if self.name == "float32":
+            return values
+        if self.name == "float16":
+            result: np.ndarray = _float16_and_back().run(None, {"x": values})[0]
+            return result
+        with np.errstate(over="ignore", invalid="ignore"):
+            return values.astype(self.dtype).astype(np.float32)
+
+
+# Largest finite and smallest normal number, IEEE 754 binary32 and binary16, and bfloat16.
+FLOAT32 = FloatFormat("float32", float(np.finfo(np.float32).max), 2.0**-126)
+FLOAT16 = FloatFormat("float16", 65504.0, 2.0**-14)
+BFLOAT16 = FloatFormat("bfloat16", (2 - 2.0**-7) * 2.0**127, 2.0**-126)
+_ONNX_NAMES = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
+FORMATS = {_ONNX_NAMES[form.name]: form for form in (FLOAT32, FLOAT16, BFLOAT16)}
+"""By the names that ONNX has for them."""
+
+
+def float_format(code: int) -> FloatFormat | None:
+    """What ONNX's code of an element type stands for; None where it is no float of these."""
+    import onnx
+
+    return FORMATS.get(onnx.TensorProto.DataType.Name(code))
+
+
+@functools.cache
+def _float16_and_back() -> Any:
+    """ONNX Runtime's two casts, which are the processor's: 0.5 ns a number.
+
+    numpy's own take 7, and 90 where the result is subnormal.
+    """
+    import onnx
+    from onnx import helper
+
+    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Cast", ["x"], ["half"], to=half),
+        helper.make_node("Cast", ["half"], ["y"], to=single),
+    ]
+    x, y = (helper.make_tensor_value_info(name, single, None) for name in ("x", "y"))
+    graph = helper.make_graph(nodes, "round", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    ort: Any = require("onnxruntime")
+    options = ort.SessionOptions()
+    # So that no release takes the pair for one that does nothing.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +131,14 @@ def typed_graph_from_onnx(source: Path | onnx.ModelProto) -> TypedGraph:
     """Read a graph. Raises ArtifactError where it cannot be evaluated node by node, saying why."""
     import onnx
 
-    model = _load(source) if isinstance(source, Path) else source
+    from t2t_deploy.graph import tensor_spec
+
+    if not isinstance(source, Path):
+        model = source
+    elif source.is_file():
+        model = read_onnx(source, external_data=True)
+    else:
+        raise ArtifactError(f"there is no file {source}; export the model first")
     try:
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except onnx.shape_inference.InferenceError as err:
@@ -102,8 +170,8 @@ def typed_graph_from_onnx(source: Path | onnx.ModelProto) -> TypedGraph:
     floats = {name for name, code in types.items() if float_format(code) is not None}
     return TypedGraph(
         steps=tuple(_steps(nodes, types, {info.name for info in graph.output})),
-        inputs=tuple(_spec(info) for info in graph.input if info.name not in stored),
-        outputs=tuple(_spec(info) for info in graph.output),
+        inputs=tuple(tensor_spec(info) for info in graph.input if info.name not in stored),
+        outputs=tuple(tensor_spec(info) for info in graph.output),
         constants=constants,
         floats=frozenset(floats),
         opsets={entry.domain: entry.version for entry in model.opset_import},
@@ -111,10 +179,13 @@ def typed_graph_from_onnx(source: Path | onnx.ModelProto) -> TypedGraph:
     )
 
 
-def _load(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise ArtifactError(f"there is no file {path}; export the model first")
-    return read_onnx(path, external_data=True)
+def bare_graph(path: Path, graph_io: GraphIO) -> Path | onnx.ModelProto:
+    """The graph inside its ends, which node by node is about; the file itself where it has none."""
+    if graph_io.bare:
+        return path
+    from t2t_deploy.graph import without_graph_io
+
+    return without_graph_io(read_onnx(path, external_data=True))
 
 
 def _steps(
@@ -123,10 +194,10 @@ def _steps(
     readers: dict[str, int] = {}
     for index, (_, node) in enumerate(nodes):
         readers |= {name: index for name in (*node.input, *node.output) if name}
-    graph_io: dict[int, list[str]] = {}
+    last_uses: dict[int, list[str]] = {}
     for tensor, index in readers.items():
         if tensor not in kept:
-            graph_io.setdefault(index, []).append(tensor)
+            last_uses.setdefault(index, []).append(tensor)
     for index, (name, node) in enumerate(nodes):
         nested = [a.name for a in node.attribute if a.HasField("g") or a.graphs]
         if nested:
@@ -142,7 +213,7 @@ def _steps(
             inputs=tuple(node.input),
             outputs=outputs,
             formats=tuple(float_format(types[output]) for output in outputs),
-            last_use=tuple(graph_io.get(index, ())),
+            last_use=tuple(last_uses.get(index, ())),
         )
 
 
@@ -175,12 +246,3 @@ def _check_type(code: int, name: str, node: onnx.NodeProto | None) -> None:
         f"tensor {name!r}, {where}, has {'type ' + found if code else 'no type'}{expected}; node "
         f"by node takes {', '.join(FORMATS)}, integers and BOOL: verify this file without it"
     )
-
-
-def _spec(info: onnx.ValueInfoProto) -> TensorSpec:
-    import onnx
-
-    kind = info.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-    shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
-    return TensorSpec(info.name, str(dtype), shape)
