@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from t2t_deploy.api import (
-        examine_machine,
-    )
     from t2t_deploy.commands import (
         benchmark,
         build_engine,
@@ -21,6 +18,7 @@ if TYPE_CHECKING:
         compare_exports,
         draw_features,
         evaluate_artifacts,
+        examine_machine,
         export_onnx,
         inspect_artifact,
         load_session,
@@ -59,7 +57,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    for home in ("model", "workspace", "api", "commands", "recipe") if name in __all__ else ():
+    for home in ("model", "workspace", "commands", "recipe") if name in __all__ else ():
         found = getattr(importlib.import_module(f"t2t_deploy.{home}"), name, None)
         if found is not None:
             return found

@@ -5,19 +5,22 @@ from __future__ import annotations
 from t2t_deploy.commands._artifacts import artifact_values, workspace_of
 from t2t_deploy.commands._bench import DocumentedBench, benchmark
 from t2t_deploy.commands._build_trt import build_engine, build_values
-from t2t_deploy.commands._calibrate import CalibratedRanges, calibrate_onnx, calibrate_values
+from t2t_deploy.commands._calibrate import (
+    CalibratedRanges,
+    calibrate_onnx,
+    calibrate_values,
+    calibration_images,
+)
 from t2t_deploy.commands._classifier import load_session
 from t2t_deploy.commands._compare import compare_exports
-from t2t_deploy.commands._doctor import bug_report, examine_machine
+from t2t_deploy.commands._doctor import (
+    bug_report,
+    examine_machine,
+    examine_workspace,
+    prune_workspace,
+)
 from t2t_deploy.commands._evaluate import Evaluation, evaluate_artifacts, evaluate_values
 from t2t_deploy.commands._export import GraphForm, export_onnx, export_values, load_model
-from t2t_deploy.commands._inputs import (
-    Machine,
-    calibration_pictures,
-    evaluation_pictures,
-    read_machine,
-    verification_pictures,
-)
 from t2t_deploy.commands._inspect import DrawnFeatures, draw_features, inspect_artifact
 from t2t_deploy.commands._package import Package, package_artifact, package_values
 from t2t_deploy.commands._predict import Prediction, predict_images
@@ -29,10 +32,15 @@ from t2t_deploy.commands._strategy_grid import (
     StrategyComparison,
     split_name,
 )
-from t2t_deploy.commands._verify import VerifiedArtifact, verify_artifacts, verify_values
-from t2t_deploy.commands._workspace import examine_workspace, prune_workspace
+from t2t_deploy.commands._verify import (
+    MAX_PICTURES,
+    VerifiedArtifact,
+    verify_artifacts,
+    verify_values,
+)
 
 __all__ = [
+    "MAX_PICTURES",
     "CalibratedRanges",
     "ClusterPrediction",
     "ComparedStrategies",
@@ -40,7 +48,6 @@ __all__ = [
     "DrawnFeatures",
     "Evaluation",
     "GraphForm",
-    "Machine",
     "Package",
     "Prediction",
     "QuantizationMode",
@@ -53,12 +60,11 @@ __all__ = [
     "build_values",
     "calibrate_onnx",
     "calibrate_values",
-    "calibration_pictures",
+    "calibration_images",
     "compare_exports",
     "draw_features",
     "evaluate_artifacts",
     "evaluate_values",
-    "evaluation_pictures",
     "examine_machine",
     "examine_workspace",
     "export_onnx",
@@ -74,9 +80,7 @@ __all__ = [
     "quantization_target",
     "quantize_onnx",
     "quantize_values",
-    "read_machine",
     "split_name",
-    "verification_pictures",
     "verify_artifacts",
     "verify_values",
     "workspace_of",

@@ -1,28 +1,40 @@
-"""What this machine can build and run, and why not the rest."""
+"""What this machine can build and run, and why not the rest; whether a workspace is whole."""
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import json
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from t2t_deploy import __version__
 from t2t_deploy._optional import EXTRAS, WHEELS, installed_versions, is_installed, require
 from t2t_deploy.bench import read_processor
+from t2t_deploy.calibration import load_calibration
 from t2t_deploy.engine import device_capability, why_no_device
-from t2t_deploy.errors import MissingDependencyError
+from t2t_deploy.errors import CalibrationError, MissingDependencyError
 from t2t_deploy.runtime import BACKENDS, Backend, backend_for
+from t2t_deploy.serving.triton import put_back
 from t2t_deploy.types import Target
-from t2t_deploy.workspace import tool_versions
+from t2t_deploy.workspace import CALIBRATION, Workspace, WorkspaceCheck, finished, tool_versions
 
 
 def examine_machine() -> dict[str, Any]:
-    """Versions, what can be built here, and each backend's state, JSON-ready."""
+    """What this machine can build and run, and why not the rest: ``t2t-deploy doctor``.
+
+    JSON-ready: versions, what can be built here, and each backend's state.
+
+    Examples
+    --------
+    >>> from t2t_deploy import examine_machine
+    >>> [one["runs"] for one in examine_machine()["backends"] if one["name"] == "ort-cpu"]
+    [True]
+    """
     absent = why_no_device()
     return {
         "t2t_deploy": __version__,
@@ -153,3 +165,28 @@ def _user() -> str:
 
 def _flag(value: bool | None) -> str:
     return "-" if value is None else "yes" if value else "no"
+
+
+def examine_workspace(workspace: Workspace) -> WorkspaceCheck:
+    """Read every file of a workspace; nothing is changed. Ranges count among the problems only."""
+    found = workspace.check()
+    problems = list(found.problems)
+    for path in finished(workspace.root / CALIBRATION, "*.ranges"):
+        try:
+            load_calibration(path)
+        except CalibrationError as err:
+            problems.append(str(err))
+    return dataclasses.replace(found, problems=tuple(problems))
+
+
+def prune_workspace(
+    workspace: Workspace, folders: Sequence[Path] = (), *, compiled: bool = False
+) -> list[Path]:
+    """Remove what killed commands left, in other folders that they wrote to as well; returns it.
+
+    A model that `package_artifact` was about to replace when it was killed is put back first.
+    compiled: also what runtimes compiled here.
+    """
+    for folder in folders:
+        put_back(folder)
+    return workspace.prune(also=folders, compiled=compiled)

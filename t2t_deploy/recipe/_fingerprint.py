@@ -15,15 +15,13 @@ from t2t_deploy import __version__
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import installed_versions
 from t2t_deploy._options import Role, parameters
-from t2t_deploy.commands import (
-    calibration_pictures,
-    evaluation_pictures,
-    read_machine,
-    verification_pictures,
-)
+from t2t_deploy.bench import read_processor, visible_gpus
+from t2t_deploy.commands import MAX_PICTURES, calibration_images
+from t2t_deploy.engine import device_capability
 from t2t_deploy.errors import RecipeError, shown_path
+from t2t_deploy.pictures import image_set_from_folder, labelled_set_from_folder
 from t2t_deploy.recipe._records import ARTIFACT
-from t2t_deploy.runtime import BACKENDS, DEFAULT_BACKEND
+from t2t_deploy.runtime import BACKENDS, DEFAULT_BACKEND, available_threads
 from t2t_deploy.types import GraphIO
 from t2t_deploy.workspace import Artifact
 
@@ -38,12 +36,7 @@ ENGINE_TOOLS = tuple(
 )
 
 _VERSION = "version of "
-# sets of images: by what they are called, how they are read, given the folder and the options
-_IMAGES: Mapping[str, Callable[[Path, Mapping[str, Any]], tuple[tuple[str, str], ...]]] = {
-    "calibration pictures": lambda folder, given: calibration_pictures(folder, given["count"]),
-    "evaluation pictures": lambda folder, given: evaluation_pictures(folder, given.get("limit")),
-    "verification pictures": lambda folder, given: verification_pictures(folder),
-}
+_IMAGES = " pictures"  # ends the names of sets of images
 
 
 def arguments_of(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,8 +70,8 @@ def command_fingerprint(
                 options[whole] = _plain(value)
         elif value is None or not files:
             continue
-        elif recorded in _IMAGES:
-            found[recorded] = _images(_IMAGES[recorded](value, values))
+        elif recorded.endswith(_IMAGES):
+            found[recorded] = _images(recorded, value, values)
             found |= tools(*IMAGE_TOOLS)
         elif role is Role.READS:
             found |= content(recorded, value)
@@ -139,15 +132,12 @@ def artifact_fingerprint(
 
 def machine(*, processor: bool) -> dict[str, str]:
     """The device, and with ``processor`` all that a measured time depends on."""
-    found = read_machine()
-    device = {"device": found.device}
-    if not processor:
-        return device
-    return device | {
-        "processor": found.processor,
-        "cores": str(found.cores),
-        "GPUs": found.gpus,
-    }
+    found = {"device": str(device_capability() or "none")}
+    if processor:
+        found["processor"] = read_processor().model
+        found["cores"] = str(available_threads())
+        found["GPUs"] = ", ".join(gpu.name for gpu in visible_gpus()) or "none"
+    return found
 
 
 def text_sha256(text: str) -> str:
@@ -155,9 +145,25 @@ def text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _images(found: tuple[tuple[str, str], ...]) -> str:
-    """So many pictures, and a hash of their contents and classes."""
-    return f"{len(found)} pictures {text_sha256(json.dumps(found))}"
+def _images(kind: str, folder: Path, given: Mapping[str, Any]) -> str:
+    """How many images a command reads, and a hash of their contents and classes, in its order."""
+    classes: tuple[str, ...] = ()
+    if kind.startswith("evaluation"):
+        found = labelled_set_from_folder(folder, limit=given.get("limit"))
+        # every class folder counts: how many there are tells which class a name means
+        classes = found.folders
+        names = [found.folders[index] for index in found.classes] or [""] * len(found.paths)
+        images = list(zip(names, map(file_sha256, found.paths), strict=True))
+    else:
+        verified = kind.startswith("verification")
+        some = (
+            image_set_from_folder(folder, count=MAX_PICTURES)
+            if verified
+            else calibration_images(folder, given["count"])
+        )
+        images = [("", digest) for digest in some.digests()]
+    every = [*((name, "") for name in classes), *images]
+    return f"{len(every)} pictures {text_sha256(json.dumps(every))}"
 
 
 def _plain(value: Any) -> Any:
