@@ -1,15 +1,14 @@
 """A process of our own that does what may crash, eat memory or hang: both ends of the pipe.
 
-Messages are JSON objects, one a line; one with ``payload_bytes`` is followed by that many bytes.
+Messages are JSON objects, one a line, with records as plain values; one with ``payload_bytes`` is
+followed by that many bytes.
 The child runs in a session of its own: it is ended as a whole, and Ctrl-C reaches the parent alone.
 When the parent is gone, however it went, the child ends too.
 """
 
 from __future__ import annotations
 
-import collections.abc
 import contextlib
-import dataclasses
 import json
 import os
 import queue
@@ -23,10 +22,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from types import TracebackType, UnionType
-from typing import IO, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import TracebackType
+from typing import IO, Any
 
-_T = TypeVar("_T")
+from t2t_deploy._codec import to_plain
+
 CLOSE_TIMEOUT_S = 5.0
 TAIL_BYTES = 4096
 _POLL_S = 0.2
@@ -58,40 +58,6 @@ class Message:
 
     values: dict[str, Any]
     payload: bytes = b""
-
-
-def to_json(values: Any) -> str:
-    """A message's text; it may hold dataclasses and paths."""
-    return json.dumps(values, default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    return str(value)
-
-
-def from_json(kind: type[_T], values: Any) -> _T:
-    """A dataclass that was sent in a message, as its fields are declared: the same class sent it.
-
-    Fields may be None, paths, enums, dataclasses, and tuples or sequences of those.
-    """
-    found: _T = _typed(kind, values)
-    return found
-
-
-def _typed(kind: Any, value: Any) -> Any:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if value is None or origin is collections.abc.Mapping:
-        return value
-    if origin in (Union, UnionType):
-        return _typed(next(one for one in arguments if one is not type(None)), value)
-    if origin in (tuple, collections.abc.Sequence):
-        return tuple(_typed(arguments[0], one) for one in value)
-    if isinstance(value, dict):
-        hints = get_type_hints(kind)
-        return kind(**{name: _typed(hints[name], one) for name, one in value.items()})
-    return kind(value)
 
 
 # -- the parent's end ------------------------------------------------------------------------------
@@ -150,7 +116,7 @@ class Child:
     def tell(self, values: Mapping[str, Any]) -> None:
         """Send a message. Raises ChildError where nobody is there to read it."""
         try:
-            self._stdin.write(to_json(values).encode() + b"\n")
+            self._stdin.write(json.dumps(to_plain(values)).encode() + b"\n")
             self._stdin.flush()
         except OSError as err:
             raise self._death() from err
@@ -341,7 +307,7 @@ class Parent:
     def tell(self, values: Mapping[str, Any], payload: bytes | memoryview = b"") -> None:
         """Send a message at once: whatever happens next, the parent gets it. From any thread."""
         stated = {**values, _PAYLOAD: len(payload)} if payload else values
-        line = to_json(stated).encode() + b"\n"
+        line = json.dumps(to_plain(stated)).encode() + b"\n"
         with self._writing:
             self._answers.write(line)
             self._answers.write(payload)

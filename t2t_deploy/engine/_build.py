@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy import errors
-from t2t_deploy._child import Child, ChildError, child_environment, from_json, module_command
+from t2t_deploy._child import Child, ChildError, child_environment, module_command
+from t2t_deploy._codec import from_plain
 from t2t_deploy.engine._choice import PORTABLE, BuilderModule, choose_builder, resolve_sms
 from t2t_deploy.engine._figures import EngineFigures, figures_from_log
 from t2t_deploy.engine._module import BACKEND_CLASSIC, BuilderLog, Progress
@@ -207,7 +208,7 @@ def _run(child: Child, job: BuildJob, progress: Progress | None) -> EngineBuild:
                 case {"error": kind, "message": text}:
                     raise _error(kind, text)
                 case {"built": values}:
-                    result = from_json(BuildResult, values)
+                    result = from_plain(BuildResult, values)
                     break
                 case other:
                     raise RuntimeError(f"the engine builder's process said {other!r}")

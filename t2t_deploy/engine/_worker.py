@@ -18,7 +18,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from t2t_deploy._child import Parent, from_json
+from t2t_deploy._child import Parent
+from t2t_deploy._codec import from_plain
 from t2t_deploy._files import atomic_write
 from t2t_deploy.engine._build import BuildJob, BuildResult, OutOfWorkspaceError
 from t2t_deploy.engine._choice import check_computable, set_targets
@@ -60,7 +61,7 @@ def main() -> None:
         log = BuilderLog(tell=lambda entry: parent.tell({"log": entry}))
         progress = (lambda *step: parent.tell({"progress": step})) if message["progress"] else None
         try:
-            result, engine = build(from_json(BuildJob, message["job"]), log, progress)
+            result, engine = build(from_plain(BuildJob, message["job"]), log, progress)
         except (DeployError, MemoryError) as err:
             parent.tell({"error": type(err).__name__, "message": str(err)})
             return
