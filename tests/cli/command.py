@@ -38,6 +38,13 @@ class Run:
         """Return what it prints with `--json`."""
         return self(*words, "--json", status=status).json
 
+    def fails(self, kind: str, *words: object, status: int = 1) -> str:
+        """Return the message of its error, which is of this kind, as `--json` prints it."""
+        found = self.json(*words, status=status)
+        assert set(found) == {"error"} and set(found["error"]) == {"kind", "message"}
+        assert found["error"]["kind"] == kind
+        return str(found["error"]["message"])
+
 
 def manifest_of(artifact: Path) -> Any:
     """The manifest beside an artifact, as JSON."""

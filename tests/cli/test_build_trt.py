@@ -79,29 +79,23 @@ def test_what_people_read(run: Run, built: Path) -> None:
     ],
 )
 def test_targets_that_cannot_be_built_for(run: Run, built: Path, sm: str, message: str) -> None:
-    done = run.json("build-trt", "--fp32", "--sm", sm, status=1)
-    assert done["error"]["kind"] == "EngineError"
-    assert message in done["error"]["message"]
+    assert message in run.fails("EngineError", "build-trt", "--fp32", "--sm", sm)
     assert len(list((built / "engines").glob("*.engine"))) == 1
 
 
 def test_targets_that_are_none(run: Run, built: Path) -> None:
-    done = run.json("build-trt", "--sm", "ampere", status=2)
-    assert done["error"] == {
-        "kind": "UsageError",
-        "message": "GPU targets are 'ampere'; expected compute capabilities such as 86,89, or the "
-        "one word 'portable' or 'native'",
-    }
+    assert run.fails("UsageError", "build-trt", "--sm", "ampere", status=2) == (
+        "GPU targets are 'ampere'; expected compute capabilities such as 86,89, or the "
+        "one word 'portable' or 'native'"
+    )
 
 
 def test_native_without_a_device(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2t_deploy.engine._choice.device_capability", lambda: None)
-    done = run.json("build-trt", "--fp16", "--sm", "native", status=1)
-    assert done["error"] == {
-        "kind": "BackendError",
-        "message": "'native' builds for this machine's GPU and no CUDA device was found: name the "
-        "targets (--sm 86,89) or build a portable engine (--sm portable)",
-    }
+    assert run.fails("BackendError", "build-trt", "--fp16", "--sm", "native") == (
+        "'native' builds for this machine's GPU and no CUDA device was found: name the "
+        "targets (--sm 86,89) or build a portable engine (--sm portable)"
+    )
 
 
 def test_a_profile_that_a_fixed_batch_cannot_have(run: Run, built: Path) -> None:
@@ -163,5 +157,4 @@ def test_a_file_that_is_no_graph(run: Run) -> None:
 
 
 def test_without_the_builder(run: Run, workspace: Path, bare_machine: None) -> None:
-    done = run.json("build-trt", "--sm", "86", status=1)
-    assert done["error"]["kind"] == "MissingDependencyError"
+    run.fails("MissingDependencyError", "build-trt", "--sm", "86")

@@ -244,9 +244,8 @@ def test_a_source_that_means_no_picture(run: Run, onnx_file: Path, source: str) 
     """A folder may be named like a picture."""
     Path("empty").mkdir()
     Path("a.jpg").mkdir()
-    done = run("predict", onnx_file, source, "--csv", "table.csv", "--json", status=1)
-    assert done.json["error"]["kind"] == "ImageError"
-    assert f"{source} {'matches' if '*' in source else 'holds'} no picture" in done.err
+    message = run.fails("ImageError", "predict", onnx_file, source, "--csv", "table.csv")
+    assert f"{source} {'matches' if '*' in source else 'holds'} no picture" in message
     assert not Path("table.csv").exists()
 
 
@@ -324,9 +323,8 @@ def test_a_file_without_manifest(run: Run, onnx_file: Path, pictures: Path, labe
 
 def test_labels_that_do_not_fit(run: Run, onnx_file: Path, pictures: Path) -> None:
     Path("few.txt").write_text("one\n")
-    done = run("predict", onnx_file, pictures, "--labels", "few.txt", "--json", status=1)
-    assert done.json["error"]["kind"] == "ArtifactError"
-    assert "few.txt has 1 label and the artifact 10 classes" in done.err
+    message = run.fails("ArtifactError", "predict", onnx_file, pictures, "--labels", "few.txt")
+    assert "few.txt has 1 label and the artifact 10 classes" in message
 
 
 def test_as_many_classes_as_there_are(run: Run, onnx_file: Path, pictures: Path) -> None:

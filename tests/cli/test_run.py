@@ -137,11 +137,9 @@ def test_wrong_use(run: Run, words: tuple[str, ...], status: int, message: str) 
 
 def test_an_unknown_key_names_the_nearest(run: Run, empty_folder: Path) -> None:
     Path("r.toml").write_text('[model]\nvarient = "7"\n')
-    done = run.json("run", "r.toml", status=1)
-    assert done["error"] == {
-        "kind": "RecipeError",
-        "message": "r.toml: [model] has the unknown key 'varient'; did you mean 'variant'?",
-    }
+    assert run.fails("RecipeError", "run", "r.toml") == (
+        "r.toml: [model] has the unknown key 'varient'; did you mean 'variant'?"
+    )
 
 
 def test_the_example_is_printed_or_written(run: Run, empty_folder: Path) -> None:

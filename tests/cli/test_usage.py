@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from t2t_deploy import __version__
 from t2t_deploy.cli import _machine
 from t2t_deploy.errors import ArtifactError
 
-from ..program import finish
+from ..program import PIPES, finish, start
 from .command import Run
 
 Fail = Callable[[Exception], None]
@@ -81,10 +80,7 @@ def test_wrong_usage(run: Run, words: list[str], message: str) -> None:
     assert message in done.err
     if message.startswith("Missing command"):
         return  # groups take no --json
-    done = run.json(*words, status=2)
-    assert set(done) == {"error"} and set(done["error"]) == {"kind", "message"}
-    assert done["error"]["kind"] == "UsageError"
-    assert message in done["error"]["message"]
+    assert message in run.fails("UsageError", *words, status=2)
 
 
 @pytest.mark.parametrize(
@@ -188,16 +184,9 @@ def test_too_little_memory_is_one_line_whatever_raised_it(run: Run, fail: Fail) 
         assert done.err.startswith("error: out of memory in 'variants'")
 
 
-def test_a_reader_that_went_away_is_not_told(environment: dict[str, str]) -> None:
+def test_a_reader_that_went_away_is_not_told() -> None:
     """As of `t2t-deploy variants | head`."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "t2t_deploy", "variants", "--json"],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with start("variants", "--json", stdin=subprocess.DEVNULL, **PIPES) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.wait(120) == 1

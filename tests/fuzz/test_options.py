@@ -13,8 +13,7 @@ from hypothesis import strategies as some
 
 from t2t_deploy.engine import parse_sm
 from t2t_deploy.errors import ConfigError, DeployError, UsageError
-from t2t_deploy.model import ModelConfig, config_from_dict
-from t2t_deploy.model._config import Backbone, SoftSplit, TokensType
+from t2t_deploy.model import Backbone, ModelConfig, SoftSplit, TokensType, config_from_dict
 from t2t_deploy.types import GraphIO, ShapeProfile
 
 from ..program import called

@@ -13,9 +13,8 @@ import pytest
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult, Latency, Round
-from t2t_deploy.commands import _baselines, _bench
+from t2t_deploy.commands import _baselines, _bench, benchmark
 from t2t_deploy.commands._baselines import EXPORTERS, with_speedup_vs_plain
-from t2t_deploy.commands._bench import BenchRequest, bench_artifacts
 from t2t_deploy.runtime import SessionRequest
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
@@ -55,7 +54,7 @@ class Bench:
         monkeypatch.setattr(_bench, "run_bench", self.run_bench)
 
     def __call__(self, **asked: Any) -> BenchReport:
-        return bench_artifacts(self.workspace, BenchRequest(**asked))
+        return benchmark(**asked, workspace=self.workspace).report
 
     def run_bench(self, cases: list[BenchCase], **options: Any) -> BenchReport:
         self.cases = cases
@@ -92,7 +91,7 @@ def bench(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def test_what_is_added(bench: Bench) -> None:
     bench.backends("eager", "compile", "ort-cpu", "openvino")
-    report = bench(batches=(1, 2), baselines=True)
+    report = bench(batch=(1, 2), baselines=True)
     (name,) = (artifact.path.name for artifact in bench.workspace.artifacts())
     reference = "tiny 32px reference"
 
@@ -132,14 +131,14 @@ def test_without_it_nothing_is_added(bench: Bench) -> None:
     assert row.reason == (
         "compiles for a minute or more on a CPU; ask for it: --baselines or --backend compile"
     )
-    bench(backends=("compile",))
+    bench(backend=("compile",))
     assert [case.backend for case in bench.cases] == ["compile"]
     assert bench.cases[0].request.cache == bench.workspace.root / "cache" / "compile"
 
 
 def test_named_backends_only(bench: Bench) -> None:
     bench.backends("eager", "compile", "ort-cpu", "openvino")
-    bench(backends=("ort-cpu",), baselines=True)
+    bench(backend=("ort-cpu",), baselines=True)
     assert [(c.backend, c.artifact) for c in bench.cases[1:]] == [("ort-cpu", e) for e in EXPORTERS]
     assert bench.cases[0].artifact not in EXPORTERS
 
@@ -215,8 +214,8 @@ def test_speed_against_the_fastest_plain_export() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
 def test_for_real(workspace: Workspace, short_bench: None) -> None:
-    asked = BenchRequest(backends=BACKENDS, threads=1, rounds=5, baselines=True)
-    report = bench_artifacts(workspace, asked)
+    asked: dict[str, Any] = {"threads": 1, "rounds": 5, "baselines": True}
+    report = benchmark(backend=BACKENDS, workspace=workspace, **asked).report
     json.dumps(report.to_dict()["results"], allow_nan=False)
     ok = [row for row in report.results if row.status is BenchStatus.OK]
     fp32 = [(row.backend, row.artifact in EXPORTERS) for row in ok if row.precision == "fp32"]
@@ -246,8 +245,9 @@ def test_the_first_pictures_logits_are_compared() -> None:
 
 @pytest.mark.slow
 def test_compiling_for_the_cpu(workspace: Workspace, short_bench: None) -> None:
-    asked = BenchRequest(backends=("eager", "compile"), threads=1, rounds=5, baselines=True)
-    eager, compiled = bench_artifacts(workspace, asked).results
+    asked: dict[str, Any] = {"threads": 1, "rounds": 5, "baselines": True}
+    done = benchmark(backend=("eager", "compile"), workspace=workspace, **asked)
+    eager, compiled = done.report.results
     assert (compiled.backend, compiled.status, compiled.reason) == ("compile", BenchStatus.OK, None)
     for row in (eager, compiled):
         assert row.rel_l2 is not None and 1e-8 < row.rel_l2 < 1e-5

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus
-from t2t_deploy.commands import _bench
-from t2t_deploy.commands._bench import BenchRequest, CudaGraphs, bench_artifacts
+from t2t_deploy.commands import _bench, benchmark
+from t2t_deploy.commands._bench import CudaGraphs
 from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import ArtifactError, BackendError, UsageError
 from t2t_deploy.types import Precision, Target
@@ -38,7 +38,7 @@ class Bench:
         self._count = 0
 
     def __call__(self, **asked: Any) -> BenchReport:
-        return bench_artifacts(self.workspace, BenchRequest(**asked))
+        return benchmark(**asked, workspace=self.workspace).report
 
     def run_bench(self, cases: Sequence[BenchCase], **options: Any) -> BenchReport:
         self.cases, self.options = list(cases), options
@@ -92,7 +92,7 @@ def all_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_artifact_and_one_reference_of_each_model(bench: Bench) -> None:
     one, two = bench.add().path.name, bench.add(precision=Precision.FP16).path.name
-    report = bench(batches=(1, 8), threads=3)
+    report = bench(batch=(1, 8), threads=3)
     cases = bench.cases
     assert bench.rows() == [
         *(("eager", "tiny 32px reference", 1), ("ort-cpu", one, 1), ("ort-cpu", two, 1)),
@@ -130,7 +130,7 @@ def test_dynamic_ranges_are_for_onnx_runtime(bench: Bench, monkeypatch: pytest.M
     details = {"quantization": {"mode": "dynamic"}}
     dynamic = bench.add(precision=Precision.INT8, details=details).path.name
     static = bench.add(precision=Precision.INT8).path.name
-    report = bench(backends=("ort-cpu", "openvino"))
+    report = bench(backend=("ort-cpu", "openvino"))
     assert bench.rows() == [
         *(("ort-cpu", dynamic, 1), ("ort-cpu", static, 1), ("openvino", static, 1))
     ]
@@ -153,25 +153,25 @@ def test_what_the_cpu_does_not_run(bench: Bench) -> None:
 
     bench(artifacts=(for_tensorrt.path,))
     assert [case.artifact for case in bench.cases][1:] == [for_tensorrt.path.name]
-    bench(artifacts=(fixed.path,), batches=(4,))
+    bench(artifacts=(fixed.path,), batch=(4,))
     assert [case.artifact for case in bench.cases][1:] == [fixed.path.name]
     with pytest.raises(BackendError, match=r"nothing here can be measured: .*no bf16"):
-        bench(artifacts=(bf16.path,), backends=("ort-cpu",))
+        bench(artifacts=(bf16.path,), backend=("ort-cpu",))
 
 
 def test_named_backends(bench: Bench) -> None:
     name = bench.add().path.name
-    report = bench(backends=("ort-cpu",))
+    report = bench(backend=("ort-cpu",))
     assert bench.rows() == [("ort-cpu", name, 1)]
     assert report.results == ()
     with pytest.raises(BackendError, match="backend openvino cannot run here: no openvino here"):
-        bench(backends=("ort-cpu", "openvino"))
+        bench(backend=("ort-cpu", "openvino"))
 
 
 def test_a_batch_that_an_engine_does_not_take(bench: Bench, all_run: None) -> None:
     built = {"engine": {**ENGINE, "profiles": ["1:1:4", "8:8:16"]}}
     name = bench.add(kind="engine", target="tensorrt", details=built).path.name
-    report = bench(backends=("tensorrt-rtx",), batches=(4, 5, 16, 32))
+    report = bench(backend=("tensorrt-rtx",), batch=(4, 5, 16, 32))
     assert bench.rows() == [("tensorrt-rtx", name, 4), ("tensorrt-rtx", name, 16)]
     assert [(row.batch, row.reason) for row in report.results] == [
         (batch, "its profiles take 1:1:4, 8:8:16") for batch in (5, 32)
@@ -182,7 +182,7 @@ def test_what_a_session_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     asked: set[int | None] = set()
     monkeypatch.setattr(_bench, "why_not_runnable", lambda name, device: asked.add(device))
     bench.add(precision=Precision.FP16)
-    bench(backends=("eager", "ort-tensorrt"), device=1)
+    bench(backend=("eager", "ort-tensorrt"), device=1)
     eager, tensorrt = (case.request for case in bench.cases)
     assert asked == {1} and eager.device == tensorrt.device == 1
     assert (eager.precision, tensorrt.precision) == (None, Precision.FP16)
@@ -190,8 +190,8 @@ def test_what_a_session_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_backend_that_does_not_exist(bench: Bench) -> None:
-    with pytest.raises(UsageError, match="there is no backend 'gpu'; known: eager, compile"):
-        bench(backends=("gpu",))
+    with pytest.raises(UsageError, match="backend is 'gpu'; expected one of 'eager', 'compile'"):
+        bench(backend="gpu")
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["of an export", "of a foreign file"])
@@ -210,7 +210,7 @@ def test_an_engine_runs_on_its_builder(bench: Bench, all_run: None, known: bool)
 
 def test_cuda_graphs_of_onnx_runtime(bench: Bench, all_run: None) -> None:
     bench.add(target="tensorrt")
-    bench(backends=["ort-cuda", "ort-tensorrt"], cuda_graphs=CudaGraphs.BOTH)
+    bench(backend=["ort-cuda", "ort-tensorrt"], cuda_graphs=CudaGraphs.BOTH)
     ways = [(case.backend, case.request.cuda_graph) for case in bench.cases]
     assert ways[-3:] == [("ort-cuda", True), ("ort-cuda", False), ("ort-tensorrt", True)]
 
