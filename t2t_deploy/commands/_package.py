@@ -230,15 +230,16 @@ def _signature(artifact: Artifact) -> Signature:
             f"{artifact.path} has no manifest, and an engine does not tell what it takes without "
             "being loaded: package one that t2t-deploy build-trt made"
         )
-    engine = manifest.details["engine"]
-    if "inputs" in engine:
-        tensors = engine["inputs"], engine["outputs"]
-    else:  # made before engines' tensors were noted: an image in, logits out
-        batch, size = manifest.batch, manifest.config["image_size"]
-        image = {"name": INPUT_NAME, "dtype": "float32", "shape": [batch, 3, size, size]}
-        logits = {"name": OUTPUT_NAME, "dtype": "float32", "shape": [batch, classes]}
-        tensors = [image], [logits]
-    return signature_from_tensors(artifact.path, *tensors, manifest.details, classes)
+    engine = manifest.engine
+    if engine.inputs is not None and engine.outputs is not None:
+        return signature_from_tensors(
+            artifact.path, engine.inputs, engine.outputs, manifest.details, classes
+        )
+    # made before engines' tensors were noted: an image in, logits out
+    batch, size = manifest.batch, manifest.config["image_size"]
+    image = {"name": INPUT_NAME, "dtype": "float32", "shape": [batch, 3, size, size]}
+    logits = {"name": OUTPUT_NAME, "dtype": "float32", "shape": [batch, classes]}
+    return signature_from_tensors(artifact.path, [image], [logits], manifest.details, classes)
 
 
 def _name(artifact: Artifact, asked: str | None) -> str:
@@ -271,16 +272,16 @@ def _notes(artifact: Artifact, service: Service) -> list[str]:
     manifest = artifact.manifest
     notes = []
     if service.format is ServingFormat.TENSORRT and manifest is not None:
-        engine = manifest.details["engine"]
-        version = f"{engine['backend']} {engine['backend_version']}"
-        if engine["backend"] == BACKEND_RTX:
+        engine = manifest.engine
+        version = f"{engine.backend} {engine.backend_version}"
+        if engine.backend == BACKEND_RTX:
             notes.append(
                 f"{artifact.path.name} was built by {version}: Triton's tensorrt backend loads "
                 "engines of TensorRT alone; on the server's GPU build it again with --backend "
                 "tensorrt, in the release that the server has"
             )
         else:
-            notes.append(f"the server must have TensorRT {engine['backend_version']}")
+            notes.append(f"the server must have TensorRT {engine.backend_version}")
     signed = (
         manifest is not None
         and manifest.precision is Precision.INT8

@@ -196,12 +196,8 @@ def labelled_set_from_folder(folder: Path, *, limit: int | None = None) -> Label
 
 def overlap(artifact: Artifact, paths: Sequence[Path]) -> str | None:
     """None unless some of the files were among an artifact's calibration images; else which."""
-    calibration = (
-        None if artifact.manifest is None else artifact.manifest.details.get("calibration")
-    )
-    if not calibration:
-        return None
-    return _shared(calibration["pictures"], paths, artifact.path.name)
+    known = () if artifact.manifest is None else artifact.manifest.calibrated_on
+    return _shared(known, paths, artifact.path.name) if known else None
 
 
 def evaluation_images(folder: Path, calibrated_on: Sequence[str], name: str) -> LabelledSet:

@@ -47,12 +47,13 @@ def test_an_onnx_file_runs_on_the_cpu() -> None:
 
 
 def test_an_engine_runs_where_it_was_built_for(everything_runs: None) -> None:
-    engine = {"backend": "tensorrt-rtx", "profiles": ["1:1:4", "2:8:32"]}
-    made = classifier_request(HERE, artifact("engine", engine=engine), device=1)
+    info = {"backend": "tensorrt-rtx", "backend_version": "1", "sm": ["86"]}
+    engine = artifact("engine", engine={**info, "profiles": ["1:1:4", "2:8:32"]})
+    made = classifier_request(HERE, engine, device=1)
     assert (made.session.backend, made.session.device) == ("tensorrt-rtx", 1)
     assert made.profile == ShapeProfile(2, 8, 32)
     with pytest.raises(UsageError, match="expected tensorrt, tensorrt-rtx"):
-        classifier_request(HERE, artifact("engine", engine=engine), backend="ort-cpu")
+        classifier_request(HERE, engine, backend="ort-cpu")
 
 
 def test_an_engine_without_manifest_needs_a_name(everything_runs: None, tmp_path: Path) -> None:
