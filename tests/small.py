@@ -9,42 +9,25 @@ from t2t_deploy.commands import export_onnx
 from t2t_deploy.workspace import Workspace
 
 
-def tiny_model(tokens_type: str = "performer", depth: int = 2) -> str:
-    """A description of the smallest model."""
-    return f"""\
-tokens_type = "{tokens_type}"
-embed_dim = 16
-depth = {depth}
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
+def tiny_model(tokens_type: str = "performer", **changes: float) -> str:
+    """A description of the smallest model, but for some dimensions."""
+    dimensions: dict[str, float] = {
+        "embed_dim": 16,
+        "depth": 2,
+        "num_heads": 2,
+        "mlp_ratio": 2.0,
+        "token_dim": 16,
+        "image_size": 32,
+        "num_classes": 10,
+    }
+    lines = (f"{name} = {value}\n" for name, value in (dimensions | changes).items())
+    return f'tokens_type = "{tokens_type}"\n{"".join(lines)}'
 
 
 TINY = tiny_model()
 # dimensions whose 8-bit graph is within its tolerance
-TINY_FOR_8_BITS = """\
-tokens_type = "performer"
-embed_dim = 64
-depth = 2
-num_heads = 2
-mlp_ratio = 2.0
-token_dim = 32
-image_size = 32
-num_classes = 2
-"""
-_WIDER = """\
-tokens_type = "performer"
-embed_dim = 32
-depth = 2
-num_heads = 4
-mlp_ratio = 3.0
-token_dim = 16
-image_size = 32
-num_classes = 10
-"""
+TINY_FOR_8_BITS = tiny_model(embed_dim=64, token_dim=32, num_classes=2)
+_WIDER = tiny_model(embed_dim=32, num_heads=4, mlp_ratio=3.0)
 OTHER_BACKBONES = {
     "se": _WIDER + 'backbone = "se"\n',
     "ghost": _WIDER + 'backbone = "ghost"\n',

@@ -14,6 +14,7 @@ from PIL import Image
 from t2t_deploy._optional import is_installed
 from t2t_deploy.model import config_from_toml, random_state_dict
 
+from ..noise import write_noise
 from .command import Change, Run, Temporaries, manifest_of
 from .graphs import edited, scaled
 
@@ -25,12 +26,8 @@ ROW = {"artifact", "images", "top1", "top5", "agreement", "status"}
 def labelled_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three pictures of noise in each of ten class folders."""
     root = tmp_path_factory.mktemp("pictures") / "val"
-    noise = np.random.default_rng(0).integers(0, 256, (CLASSES, 3, 36, 40, 3), np.uint8)
-    for label, pictures in enumerate(noise):
-        folder = root / f"class {label}"
-        folder.mkdir(parents=True)
-        for index, pixels in enumerate(pictures):
-            Image.fromarray(pixels).save(folder / f"{index}.png")
+    names = (f"class {label}/{index}.png" for label in range(CLASSES) for index in range(3))
+    write_noise(*(root / name for name in names), size=(36, 40))
     return root
 
 

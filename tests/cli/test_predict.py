@@ -16,6 +16,7 @@ from PIL import Image
 
 from t2t_deploy.images import preprocess, read_image
 
+from ..noise import write_noise
 from ..program import environment, finish
 from .command import Change, Run, Temporaries
 from .graphs import scaled
@@ -28,11 +29,8 @@ NO_LABELS = "note: there are no labels for these classes: --labels FILE, one a l
 @pytest.fixture
 def pictures(empty_folder: Path) -> Path:
     """Seven pictures of noise, two of them in a folder below."""
-    noise = np.random.default_rng(0).integers(0, 256, (7, 36, 40, 3), np.uint8)
-    (empty_folder / "pictures/more").mkdir(parents=True)
-    for index, pixels in enumerate(noise):
-        name = f"pictures/{'more/' if index > 4 else ''}{index}.jpg"
-        Image.fromarray(pixels).save(name)
+    names = (f"{'more/' if index > 4 else ''}{index}.jpg" for index in range(7))
+    write_noise(*(Path("pictures", name) for name in names), size=(36, 40))
     return Path("pictures")
 
 

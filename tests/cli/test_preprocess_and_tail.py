@@ -9,16 +9,8 @@ import pytest
 
 from ..noise import write_noise
 from ..program import called
+from ..small import tiny_model
 from .command import manifest_of
-
-_MODEL = """tokens_type = "performer"
-embed_dim = 32
-depth = 2
-num_heads = 2
-mlp_ratio = 2.0
-image_size = 32
-num_classes = 10
-"""
 
 
 class Folder:
@@ -36,7 +28,7 @@ class Folder:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     root = tmp_path_factory.mktemp("graph_io")
-    (root / "model.toml").write_text(_MODEL)
+    (root / "model.toml").write_text(tiny_model(embed_dim=32))
     files = (root / split / f"{index}.png" for split in ("train", "val") for index in range(6))
     write_noise(*files, size=(40, 50))
     made = Folder(root)

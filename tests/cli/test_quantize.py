@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
-import numpy as np
 import onnx
 import pytest
-from filelock import FileLock
 from PIL import Image
-from safetensors.numpy import save
-
-from t2t_deploy.calibration import (
-    Calibration,
-    CalibrationKey,
-    Equalisation,
-    Observation,
-    RangeMethod,
-)
-from t2t_deploy.calibration._observe import MagnitudeHistogram, TensorSum
-from t2t_deploy.commands import _calibrate
-from t2t_deploy.errors import BusyError
-from t2t_deploy.types import Target
-from t2t_deploy.workspace import LockPolicy, Workspace, _locks
 
 from ..noise import write_noise
 from ..program import start
@@ -279,106 +259,6 @@ def test_an_interrupted_calibration_goes_on(
     assert not list(folder.glob("tiny*.partial"))
     # the next saving may have been under way
     assert run("workspace", "prune").status == 0
-
-
-KEY = CalibrationKey("a" * 64, "b" * 64, 12, 224, RangeMethod.MSE, True)
-SUMS = Observation.of([]).to_arrays()
-NO_LAYERS: Any = SimpleNamespace(observed=(), written=())
-TOLD = {"key": KEY.digest(), "done": "4", "unreadable": "[]"}
-
-
-@pytest.mark.parametrize(
-    "told",
-    [
-        None,
-        {},
-        {**TOLD, "key": "of another one"},
-        {**TOLD, "done": "four"},
-        {**TOLD, "unreadable": "5"},
-        {**TOLD, "unreadable": "{"},
-        {**TOLD, "unreadable": "[" * 100_000},
-        {"key": KEY.digest()},
-    ],
-    ids=[
-        *("no file", "nothing", "another key", "no number", "no list", "no JSON", "nested", "less"),
-    ],
-)
-def test_unreadable_sums_are_taken_again(tmp_path: Path, told: dict[str, str] | None) -> None:
-    partial = tmp_path / "a.partial"
-    notes: list[str] = []
-    report: Any = SimpleNamespace(note=notes.append)
-    nothing: Any = None
-    work = _calibrate._Work(nothing, NO_LAYERS, nothing, KEY, partial, report)
-    partial.write_bytes(save(SUMS, metadata=TOLD))
-    assert work.resume() == (Observation.of([]), 4)
-    assert notes == ["going on after 4 pictures, where a calibration was interrupted"]
-    partial.write_bytes(b"half") if told is None else partial.write_bytes(save(SUMS, metadata=told))
-    assert work.resume() == (Observation.of([]), 0)
-    assert (len(notes), work.unreadable) == (1, [])
-
-
-def sums_file(header: bytes | None = None, **tensors: Any) -> bytes:
-    """A file of sums, some tensors of its header exchanged or all of it."""
-    whole = save(SUMS, metadata=TOLD)
-    length = int.from_bytes(whole[:8], "little")
-    if header is None:
-        header = json.dumps(json.loads(whole[8 : 8 + length]) | tensors).encode()
-    return len(header).to_bytes(8, "little") + header + whole[8 + length :]
-
-
-OTHER = Observation({"other": TensorSum(MagnitudeHistogram(), np.zeros((2, 2), np.float32))}, 4)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        None,
-        sums_file(b"no JSON"),
-        sums_file(pictures={"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}),
-        sums_file(save(SUMS, metadata=TOLD)[8:-8] + b" " * (9 << 20)),
-        save(OTHER.to_arrays(), metadata=TOLD),
-    ],
-    ids=["absent", "another file", "a type numpy lacks", "a vast header", "another layer's"],
-)
-def test_files_without_sums_of_these_layers_are_left(tmp_path: Path, content: bytes | None) -> None:
-    partial, nothing = tmp_path / "a.partial", cast("Any", None)
-    work = _calibrate._Work(nothing, NO_LAYERS, nothing, KEY, partial, nothing)
-    if content is not None:
-        partial.write_bytes(content)
-    assert work.resume() == (Observation.of([]), 0)
-
-
-def test_two_calibrations_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = []
-
-    def run_once(work: _calibrate._Work, digests: Sequence[str]) -> Calibration:
-        taken.append(work.key)
-        return Calibration(work.key, {}, {}, {}, Equalisation(), tuple(digests), ())
-
-    monkeypatch.setattr(_calibrate._Work, "run", run_once)
-    monkeypatch.setattr(_locks, "_GRACE_S", 0)
-    source: Any = SimpleNamespace(config={"image_size": 224}, variant="tiny")
-    graph: Any = SimpleNamespace(sha256="a" * 64, observed=(), written=(), target=Target.CPU)
-    images: Any = SimpleNamespace(digests=lambda: ["c" * 64])
-
-    def calibrated(lock_policy: LockPolicy) -> _calibrate.CalibratedRanges:
-        workspace = Workspace(tmp_path / "artifacts", lock_policy)
-        return _calibrate.calibrated(workspace, source, graph, images)
-
-    path = calibrated(LockPolicy()).path
-    content = path.read_bytes()
-    path.unlink()
-    lock = FileLock(tmp_path / "artifacts" / _locks.FOLDER / f"{path.stem}.lock")
-    lock.acquire()
-    with pytest.raises(BusyError):
-        calibrated(LockPolicy(wait=False))
-
-    def finish(text: str) -> None:
-        path.write_bytes(content)
-        lock.release()
-
-    assert calibrated(LockPolicy(say=finish)).reused
-    assert len(taken) == 1
 
 
 @pytest.mark.usefixtures("tensorrt_rtx", "workspace")

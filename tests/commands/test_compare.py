@@ -82,26 +82,24 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
     return asked
 
 
-@pytest.fixture
-def three(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default, three convolutions, and one more."""
+def comparing(monkeypatch: pytest.MonkeyPatch, *forms: SoftSplitForm) -> None:
+    """Compare the default and few forms of all three soft splits."""
 
     def few(default: Strategies, *, performer: bool) -> tuple[Strategies, ...]:
-        conv, centred = ((form,) * 3 for form in (SoftSplitForm.CONV, SoftSplitForm.CENTRED))
-        return default, *(dataclasses.replace(default, soft_split=s) for s in (conv, centred))
+        return default, *(dataclasses.replace(default, soft_split=(form,) * 3) for form in forms)
 
     monkeypatch.setattr(_compare, "strategies_to_compare", few)
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> None:
+    comparing(monkeypatch, SoftSplitForm.CONV, SoftSplitForm.CENTRED)
 
 
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two combinations are enough: the default and the hazardous one."""
-
-    def few(default: Strategies, *, performer: bool) -> tuple[Strategies, ...]:
-        folded = (SoftSplitForm.FOLDED,) * 3
-        return default, dataclasses.replace(default, soft_split=folded)
-
-    monkeypatch.setattr(_compare, "strategies_to_compare", few)
+    """The default and the hazardous one."""
+    comparing(monkeypatch, SoftSplitForm.FOLDED)
 
 
 def breaking(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:

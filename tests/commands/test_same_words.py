@@ -52,7 +52,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
 ELSEWHERE = {"variants": "VARIANTS", "workspace": "Workspace"}
 # of a shell alone
 SHELL = {"completion"}
-# how a command talks, and how it waits: `Workspace(folder, Patience(wait=False))`
+# how a command talks, and how it waits: `Workspace(folder, LockPolicy(wait=False))`
 TALK = {"--json", "-v", "--verbose", "-q", "--quiet", "--help", "-h", "--no-wait"}
 # options whose function has another word, with the reason
 OTHERWISE = {
