@@ -25,7 +25,7 @@ from t2t_deploy.graph import check_graph
 from t2t_deploy.model import ModelConfig, random_state_dict, reference_from_state_dict
 from t2t_deploy.types import INPUT_NAME, Precision, Target
 
-from ..export.conftest import KINDS
+from ..export.conftest import KINDS, run_graph
 from ..outliers import with_outliers
 
 OPSET = 18
@@ -65,16 +65,7 @@ def tiny(
 
 
 def run(model: onnx.ModelProto, **feeds: np.ndarray) -> dict[str, np.ndarray]:
-    """The outputs of a model in ONNX Runtime, nothing rewritten by the runtime."""
-    ort = pytest.importorskip("onnxruntime")
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
+    return run_graph(model, feeds)
 
 
 def logits(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:

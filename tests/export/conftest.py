@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from t2t_deploy.export import DeployT2TViT, choose_strategies
 from t2t_deploy.model import (
     Backbone,
     ModelConfig,
@@ -17,6 +18,7 @@ from t2t_deploy.model import (
     random_state_dict,
     reference_from_state_dict,
 )
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, Target
 
 _BASE = ModelConfig(
     name="tiny",
@@ -40,11 +42,60 @@ KINDS = {
     "ghost": dataclasses.replace(_BASE, backbone=Backbone.GHOST),
 }
 
-Infer = Callable[[onnx.ModelProto, torch.Tensor], np.ndarray]
-
 
 def reference_of(config: ModelConfig) -> T2TViT:
     return reference_from_state_dict(random_state_dict(config), config)
+
+
+def deployed(
+    reference: T2TViT | str,
+    target: Target = Target.PORTABLE,
+    soft_split: str | None = None,
+    performer: str | None = None,
+    precision: Precision = Precision.FP32,
+) -> DeployT2TViT:
+    """The deploy form of a reference, or of the one of a kind."""
+    if isinstance(reference, str):
+        reference = reference_of(KINDS[reference])
+    strategies = choose_strategies(target, soft_split, performer)
+    return DeployT2TViT(reference, strategies, precision)
+
+
+def drawn(model: DeployT2TViT | T2TViT, count: int = 3) -> Tensor:
+    """Pictures of noise."""
+    size = model.config.image_size
+    return torch.randn(count, 3, size, size)
+
+
+def logits_of(model: DeployT2TViT | T2TViT, pictures: Tensor) -> np.ndarray:
+    with torch.inference_mode():
+        found: np.ndarray = model(pictures).numpy()
+    return found
+
+
+def deploy_error(deploy: DeployT2TViT, reference: T2TViT) -> float:
+    pictures = drawn(reference)
+    return relative_error(logits_of(deploy, pictures), logits_of(reference, pictures))
+
+
+def run_graph(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs of a model in ONNX Runtime, nothing rewritten by the runtime."""
+    ort = pytest.importorskip("onnxruntime")
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def graph_error(model: onnx.ModelProto, reference: T2TViT, count: int = 3) -> float:
+    """Of an exported graph on pictures of noise."""
+    pictures = drawn(reference, count)
+    found = run_graph(model, {INPUT_NAME: pictures.numpy()})[OUTPUT_NAME]
+    return relative_error(found, logits_of(reference, pictures))
 
 
 @pytest.fixture(autouse=True)
@@ -61,23 +112,6 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def reference(kind: str) -> T2TViT:
     return reference_of(KINDS[kind])
-
-
-@pytest.fixture(scope="session")
-def infer() -> Infer:
-    """Run an ONNX model in ONNX Runtime, nothing rewritten by the runtime."""
-    ort = pytest.importorskip("onnxruntime")
-
-    def run(model: onnx.ModelProto, pictures: torch.Tensor) -> np.ndarray:
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        session = ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        logits: np.ndarray = session.run(None, {"image": pictures.numpy()})[0]
-        return logits
-
-    return run
 
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:

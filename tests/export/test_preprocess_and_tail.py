@@ -10,23 +10,21 @@ import pytest
 import torch
 
 from t2t_deploy.errors import ExportError
-from t2t_deploy.export import DeployT2TViT, Strategies, choose_strategies, onnx_from_deploy
+from t2t_deploy.export import onnx_from_deploy
 from t2t_deploy.graph import check_graph, expose_tensors, with_graph_io, without_graph_io
 from t2t_deploy.images import normalise, pixels_of
 from t2t_deploy.runtime import Session, SessionRequest, open_session
-from t2t_deploy.types import BARE, GraphIO, Precision, Tail, Target, softmax
+from t2t_deploy.types import BARE, GraphIO, Tail, softmax
 from t2t_deploy.verify import PixelSession, tail_fault, takes_pixels
 
-from .conftest import KINDS, reference_of
+from .conftest import deployed
 
 EVERY = [GraphIO(embedded, tail) for embedded in (False, True) for tail in Tail]
 
 
 @pytest.fixture(scope="module")
 def bare() -> onnx.ModelProto:
-    strategies: Strategies = choose_strategies(Target.PORTABLE, None, None)
-    deploy = DeployT2TViT(reference_of(KINDS["performer"]), strategies, Precision.FP32)
-    return check_graph(onnx_from_deploy(deploy), batch=None)
+    return check_graph(onnx_from_deploy(deployed("performer")), batch=None)
 
 
 def session_of(model: onnx.ModelProto, folder: Path) -> Session:

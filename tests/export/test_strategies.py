@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from t2t_deploy.errors import UsageError
-from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies
-from t2t_deploy.types import Precision
+from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
+from t2t_deploy.types import Precision, Target
 
 CENTRED, UNFOLD = SoftSplitForm.CENTRED, SoftSplitForm.UNFOLD
 FOLDED, CONV = SoftSplitForm.FOLDED, SoftSplitForm.CONV
@@ -14,6 +16,7 @@ FOLDED, CONV = SoftSplitForm.FOLDED, SoftSplitForm.CONV
 
 def test_the_dangers_of_a_form_are_said_whole() -> None:
     assert Strategies((CENTRED, FOLDED, FOLDED), PerformerForm.STABLE).hazards() == ()
+    assert [choose_strategies(target).hazards() for target in Target] == [()] * len(Target)
     assert Strategies((FOLDED, UNFOLD, UNFOLD), PerformerForm.PLAIN).hazards() == (
         "soft split 'folded' on the picture: flat regions (a plain background) are lost to "
         "cancellation, relative errors of 3 % in fp32 and 20 % in fp16 were measured: use "
@@ -66,3 +69,36 @@ def test_the_names_in_json() -> None:
         "fold_class_keys": True,
         "fuse_attention": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("soft_split", "performer", "message"),
+    [
+        (
+            "folding",
+            None,
+            "'folding' is no soft-split form; expected one of: auto, unfold, conv, folded, "
+            "centred, normalised, shifted",
+        ),
+        ("conv,conv", None, "2 soft-split forms given: conv,conv; expected one or three"),
+        (
+            None,
+            "fast",
+            "'fast' is no performer form; expected one of: auto, plain, stable, softmax",
+        ),
+    ],
+)
+def test_unknown_forms_are_refused(
+    soft_split: str | None, performer: str | None, message: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        choose_strategies(Target.PORTABLE, soft_split, performer)
+
+
+def test_auto_keeps_the_targets_choice() -> None:
+    default = choose_strategies(Target.CPU)
+    mixed = choose_strategies(Target.CPU, "auto,conv,auto", "auto")
+    assert isinstance(default, Strategies)
+    assert mixed.soft_split[1].value == "conv"
+    assert mixed.soft_split[::2] == default.soft_split[::2]
+    assert mixed.performer == default.performer
