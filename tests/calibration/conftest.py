@@ -111,3 +111,20 @@ def rounded_weights(
         weight = stored[layer.weight]
         found[layer.name] = round_weight(weight, precision, scale_dtype=weight.dtype)
     return found
+
+
+def layer(
+    name: str,
+    source: str,
+    inputs: int = 3,
+    outputs: int = 5,
+    *,
+    rows: int = 4,
+    normalised: bool = True,
+    cut_from: str | None = None,
+) -> LinearLayer:
+    """One of no graph."""
+    return LinearLayer(
+        name, f"/{name}", f"{name}.weight", source, f"{name}:0", inputs, outputs, rows, normalised,
+        cut_from,
+    )  # fmt: skip

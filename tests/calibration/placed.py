@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
 from t2t_deploy.calibration import (
     SIGNED,
@@ -72,6 +74,46 @@ def readers_of(graph: onnx.GraphProto) -> dict[str, list[tuple[onnx.NodeProto, i
     return found
 
 
+def makers_of(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+    return {name: node for node in graph.node for name in node.output}
+
+
+def with_codes_before(
+    model: onnx.ModelProto, name: str, inputs: tuple[int, ...], dtype: type = np.float32
+) -> onnx.ModelProto:
+    """A copy in which some inputs of a node are quantised and dequantised. dtype: of the graph."""
+    found = copy.deepcopy(model)
+    nodes = list(found.graph.node)
+    del found.graph.node[:]
+    for word, value in (("step", np.array(0.1, dtype)), ("point", np.array(0, np.int8))):
+        found.graph.initializer.append(numpy_helper.from_array(value, word))
+    for node in nodes:
+        for index in inputs if node.name == name else ():
+            short, wide = f"{name}/short{index}", f"{name}/wide{index}"
+            for op, read, made in (
+                ("QuantizeLinear", node.input[index], short),
+                ("DequantizeLinear", short, wide),
+            ):
+                made_node = helper.make_node(op, [read, "step", "point"], [made], made)
+                found.graph.node.append(made_node)
+            node.input[index] = wide
+        found.graph.node.append(node)
+    onnx.checker.check_model(found)
+    return found
+
+
+def misread_codes(graph: onnx.GraphProto, ops: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Stored codes that are read elsewhere than at these inputs of these operators."""
+    stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    readers = readers_of(graph)
+    return [
+        f"{name} is read as a number and stored in 8 bits by {reader.op_type} {reader.name}"
+        for name, value in stored.items()
+        for reader, index in readers.get(name, [])
+        if value.dtype.itemsize == 1 and index not in ops.get(reader.op_type, ())
+    ]
+
+
 def misplaced(model: onnx.ModelProto) -> list[str]:
     """What breaks the rule that 8 bits lead to products with a constant weight, and nowhere else.
 
@@ -80,15 +122,9 @@ def misplaced(model: onnx.ModelProto) -> list[str]:
     """
     graph = model.graph
     readers, stored = readers_of(graph), stored_arrays(model)
-    maker = {name: node for node in graph.node for name in node.output}
-    wrong = [
-        f"{name} is read as a number and stored in 8 bits by {reader.op_type} {reader.name}"
-        for name, value in stored.items()
-        for reader, index in readers.get(name, [])
-        if value.dtype.itemsize == 1
-        and not (reader.op_type in (*QUANTIZERS, "DequantizeLinear") and index in (0, 2))
-        and not (reader.op_type == "MatMulInteger" and index in (1, 3))
-    ]
+    maker = makers_of(graph)
+    codes = dict.fromkeys((*QUANTIZERS, "DequantizeLinear"), (0, 2))
+    wrong = misread_codes(graph, {**codes, "MatMulInteger": (1, 3)})
     for node in graph.node:
         if node.op_type in QUANTIZERS:
             if node.input[0] in stored:
@@ -180,8 +216,7 @@ def misplaced_forms(model: onnx.ModelProto) -> list[str]:
     matrix, or are what such a product writes.
     """
     graph = model.graph
-    readers, stored = readers_of(graph), stored_arrays(model)
-    maker = {name: node for node in graph.node for name in node.output}
+    readers, stored, maker = readers_of(graph), stored_arrays(model), makers_of(graph)
 
     def is_weight(name: str) -> bool:
         made = maker.get(name)
@@ -191,13 +226,7 @@ def misplaced_forms(model: onnx.ModelProto) -> list[str]:
         made = maker.get(name)
         return made is not None and made.op_type == "MatMul" and is_weight(made.input[1])
 
-    wrong = [
-        f"{name} is read as a number and stored in 8 bits by {reader.op_type} {reader.name}"
-        for name, value in stored.items()
-        for reader, index in readers.get(name, [])
-        if value.dtype.itemsize == 1
-        and not (reader.op_type in ("QuantizeLinear", "DequantizeLinear") and index in (0, 2))
-    ]
+    wrong = misread_codes(graph, {"QuantizeLinear": (0, 2), "DequantizeLinear": (0, 2)})
     for node in graph.node:
         if node.op_type == "QuantizeLinear":
             if node.input[0] in stored:

@@ -13,12 +13,13 @@ from t2t_deploy.calibration import (
     BudgetSearch,
     Decision,
     LayerGroup,
-    LinearLayer,
     Loss,
     Trial,
     layer_groups,
     search_budget,
 )
+
+from .conftest import layer
 
 LIMIT = Loss(1.0, 0.1)
 
@@ -62,14 +63,10 @@ def enough(needed: int) -> Callable[[int], Loss]:
     return lambda count: Loss(1.0 if count >= needed else 1.5, 0.1)
 
 
-def layer(name: str, source: str, rows: int = 4) -> LinearLayer:
-    return LinearLayer(name, f"/{name}", f"{name}.weight", source, f"{name}:0", 3, 5, rows, True)
-
-
 def test_layers_that_read_one_tensor_are_one_group() -> None:
     decisions = [
         Decision(layer("q", "norm1"), True, ""),
-        Decision(layer("fc1", "norm2", 7), True, ""),
+        Decision(layer("fc1", "norm2", rows=7), True, ""),
         Decision(layer("k", "norm1"), True, ""),
         Decision(layer("gate", "norm1"), False, ""),
         Decision(layer("head", "mean"), False, ""),

@@ -37,7 +37,15 @@ from t2t_deploy.types import HALF_MAX, Precision, Target
 
 from ..export.conftest import KINDS, relative_error
 from .conftest import logits, pictures, tiny
-from .placed import Formed, formed, misplaced_forms, observed_ranges, readers_of
+from .placed import (
+    Formed,
+    formed,
+    makers_of,
+    misplaced_forms,
+    observed_ranges,
+    readers_of,
+    with_codes_before,
+)
 
 # what is multiplied by codes, and the forms: channel, tensor, result, weights
 COUNTS = {
@@ -201,7 +209,7 @@ def test_layers_that_read_one_tensor_share_their_scale(kind: str, placement: Pla
 @pytest.mark.parametrize("kind", ["performer", "transformer"])
 def test_a_scale_by_channel_is_a_product_by_ratios_behind_the_sum(kind: str) -> None:
     graph = formed(kind, ACCURATE).model.graph
-    maker = {name: node for node in graph.node for name in node.output}
+    maker = makers_of(graph)
     readers = readers_of(graph)
     for name, one in formed(kind, ACCURATE).quantised.items():
         product = maker[one.layer.result]
@@ -226,7 +234,7 @@ def test_ratios_that_are_left_out_are_seen() -> None:
 def test_what_leaves_in_codes_is_quantised_behind_its_product(kind: str) -> None:
     found = formed(kind, BALANCED)
     graph = found.model.graph
-    maker = {name: node for node in graph.node for name in node.output}
+    maker = makers_of(graph)
     readers, stored = readers_of(graph), stored_arrays(found.model)
     results = {n: one.layer for n, one in found.quantised.items() if one.form is Form.RESULT}
     assert {"blocks.0.mlp.fc1", "tokens.blocks.0.tail.mlp.fc2"} <= results.keys()
@@ -245,7 +253,7 @@ def test_what_leaves_in_codes_is_quantised_behind_its_product(kind: str) -> None
 def test_a_row_is_cut_out_of_the_result_where_codes_are_read_whole(kind: str, block: int) -> None:
     found = formed(kind, COMPACT)
     graph = found.model.graph
-    maker = {name: node for node in graph.node for name in node.output}
+    maker = makers_of(graph)
     readers = readers_of(graph)
     query = found.quantised[f"blocks.{block}.attn.q"].layer
     assert query.cut_from is not None
@@ -264,7 +272,7 @@ def test_a_row_is_cut_out_of_the_result_where_codes_are_read_whole(kind: str, bl
     # where the query stays float, its row is cut out of the norm as before
     plain = formed(kind, BALANCED)
     assert f"blocks.{block}.attn.q" not in plain.quantised
-    before = {name: node for node in plain.model.graph.node for name in node.output}
+    before = makers_of(plain.model.graph)
     assert before[query.result].name == query.node
 
 
@@ -279,7 +287,7 @@ def test_a_row_that_something_else_reads_is_cut_as_before() -> None:
     decisions = decide(find_layers(wide), placement=COMPACT)
     ranges = {**observed_ranges("performer"), row: observed_ranges("performer")[query.ranged]}
     placed = place_static(half, decisions, found.weights, ranges, Precision.INT8)
-    maker = {name: node for node in placed.model.graph.node for name in node.output}
+    maker = makers_of(placed.model.graph)
     assert maker[row].op_type == "Slice"
     assert maker[query.result].name == query.node
     assert f"{query.result}/rows" not in maker
@@ -291,7 +299,7 @@ def test_a_row_whose_reader_has_codes_of_weights_alone_is_cut_as_before() -> Non
     found = formed("performer", dataclasses.replace(COMPACT, rules=rules))
     query = found.quantised["blocks.1.attn.q"]
     assert query.form is Form.WEIGHTS
-    maker = {name: node for node in found.model.graph.node for name in node.output}
+    maker = makers_of(found.model.graph)
     assert f"{query.layer.result}/rows" not in maker
     (product,) = (node for node in found.model.graph.node if node.name == query.layer.node)
     assert maker[product.input[0]].op_type == "Slice"
@@ -341,33 +349,14 @@ def misplaced_forms_of_weights(model: onnx.ModelProto) -> list[str]:
 # That each wrong place is seen: the check that the others rely on.
 
 
-def with_codes_before(model: onnx.ModelProto, name: str, index: int) -> onnx.ModelProto:
-    """A copy in which an input of a node is quantised and dequantised."""
-    found = copy.deepcopy(model)
-    nodes = list(found.graph.node)
-    del found.graph.node[:]
-    scale = next(t.name for t in found.graph.initializer if t.name.endswith("/scale"))
-    point = scale.replace("/scale", "/zero")
-    for node in nodes:
-        if node.name == name:
-            source = node.input[index]
-            words = [(["short"], [source, scale, point]), (["wide"], ["short", scale, point])]
-            for op, (made, read) in zip(("QuantizeLinear", "DequantizeLinear"), words, strict=True):
-                found.graph.node.append(helper.make_node(op, read, made, name=made[0]))
-            node.input[index] = "wide"
-        found.graph.node.append(node)
-    onnx.checker.check_model(found)
-    return found
-
-
 @pytest.mark.parametrize("op", ["Add", "Softmax", "Erf", "LayerNormalization"])
 def test_codes_before_other_operators_are_misplaced(op: str) -> None:
     model = formed("performer", ACCURATE).model
     stored = stored_arrays(model)
     node = next(n for n in model.graph.node if n.op_type == op and n.name.startswith("/blocks.0"))
     index = next(i for i, name in enumerate(node.input) if name not in stored)
-    wrong = misplaced_forms(with_codes_before(model, node.name, index))
-    assert wrong == [f"wide leads to {op} {node.name}"]
+    wrong = misplaced_forms(with_codes_before(model, node.name, (index,), np.float16))
+    assert wrong == [f"{node.name}/wide{index} leads to {op} {node.name}"]
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -375,8 +364,8 @@ def test_a_product_of_activations_in_codes_is_misplaced(index: int) -> None:
     model = formed("performer", BALANCED).model
     softmax = next(n for n in model.graph.node if n.name == "/blocks.0/attn/Softmax")
     scores = next(n for n in model.graph.node if softmax.input[0] in n.output)
-    wrong = misplaced_forms(with_codes_before(model, scores.name, index))
-    assert f"wide leads to MatMul {scores.name}" in wrong
+    wrong = misplaced_forms(with_codes_before(model, scores.name, (index,), np.float16))
+    assert f"{scores.name}/wide{index} leads to MatMul {scores.name}" in wrong
 
 
 def test_a_second_scale_is_misplaced() -> None:

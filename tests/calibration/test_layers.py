@@ -13,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 from t2t_deploy.calibration import (
     WEIGHTS_COMPACT,
     Form,
-    LinearLayer,
     RoundedWeight,
     decide,
     find_layers,
@@ -26,36 +25,26 @@ from t2t_deploy.model import VARIANTS, config_for_variant
 from t2t_deploy.types import Precision, Target
 
 from ..export.conftest import KINDS
-from .conftest import chosen, decisions_of, graph_of, tiny
+from .conftest import chosen, decisions_of, graph_of, layer, tiny
 
 # One line for each module: its layers in the graph's order, those that stay float with a minus.
-# What a token block makes of its windows.
-WINDOWS = {
-    ("performer", Target.CPU): ("k", "q", "v"),
-    ("performer", Target.TENSORRT): ("features", "norms", "v"),
-    ("performer", Target.PORTABLE): ("features", "norms", "v"),
-    ("transformer", Target.CPU): ("q", "k", "v"),
-    ("transformer", Target.TENSORRT): ("q", "k", "v"),
-    ("transformer", Target.PORTABLE): ("q", "k", "v"),
-}
+# What a token block makes of its windows; for the CPU a performer's are other ones.
+WINDOWS = {"performer": ("features", "norms", "v"), "transformer": ("q", "k", "v")}
+CPU_WINDOWS = {**WINDOWS, "performer": ("k", "q", "v")}
 # of a picture, centred on a pixel and no more: one range would leave flat windows no bits
 FLOAT_FIRST_SPLIT = {Target.PORTABLE}
-TOKENS = {
-    ("performer", Target.CPU): "-proj_weight -w_transposed tail.mlp.fc1 tail.mlp.fc2",
-    ("performer", Target.TENSORRT): "-proj_weight tail.mlp.fc1 tail.mlp.fc2",
-    ("performer", Target.PORTABLE): "-proj_weight tail.mlp.fc1 tail.mlp.fc2",
-    ("transformer", Target.CPU): "proj tail.mlp.fc1 tail.mlp.fc2",
-    ("transformer", Target.TENSORRT): "proj tail.mlp.fc1 tail.mlp.fc2",
-    ("transformer", Target.PORTABLE): "proj tail.mlp.fc1 tail.mlp.fc2",
-}
+TAIL = "tail.mlp.fc1 tail.mlp.fc2"
+TOKENS = {"performer": f"-proj_weight {TAIL}", "transformer": f"proj {TAIL}"}
+CPU_TOKENS = {**TOKENS, "performer": f"-proj_weight -w_transposed {TAIL}"}
 BLOCK = "attn.q attn.k attn.v attn.proj mlp.fc1 mlp.fc2"
 GATE = "-attn.gate.down -attn.gate.up"
 GATED = f"attn.q attn.k attn.v attn.proj {GATE}"
 # only the class row is left in the last block, and where keys are folded no key and no value
 LAST = {
     Target.CPU: "-attn.q -attn.proj -mlp.fc1 -mlp.fc2",
-    Target.TENSORRT: "-attn.q attn.k attn.v -attn.proj -mlp.fc1 -mlp.fc2",
-    Target.PORTABLE: "-attn.q attn.k attn.v -attn.proj -mlp.fc1 -mlp.fc2",
+    **dict.fromkeys(
+        (Target.TENSORRT, Target.PORTABLE), "-attn.q attn.k attn.v -attn.proj -mlp.fc1 -mlp.fc2"
+    ),
 }
 PLAIN_BLOCKS = {
     target: [f"blocks.0: {BLOCK}", f"blocks.1: {last}"] for target, last in LAST.items()
@@ -103,8 +92,9 @@ CASES = pytest.mark.parametrize(("kind", "target"), COUNTS)
 def expected(kind: str, target: Target) -> dict[str, bool]:
     """Name -> whether it is quantised, in the graph's order."""
     tokens_type = "transformer" if kind == "transformer" else "performer"
-    token_block = TOKENS[tokens_type, target]
-    windows = [f"weights.{part}" for part in WINDOWS[tokens_type, target]]
+    token_block = (CPU_TOKENS if target is Target.CPU else TOKENS)[tokens_type]
+    parts = (CPU_WINDOWS if target is Target.CPU else WINDOWS)[tokens_type]
+    windows = [f"weights.{part}" for part in parts]
     minus = "-" if target in FLOAT_FIRST_SPLIT else ""
     lines = [
         f"tokens.splits.0: {' '.join(minus + one for one in windows)}",
@@ -120,10 +110,6 @@ def expected(kind: str, target: Target) -> dict[str, bool]:
         for word in words.split():
             found[f"{module}.{word.lstrip('-')}"] = not word.startswith("-")
     return {**found, "head": False}
-
-
-def layer(name: str, *, rows: int = 5, normalised: bool = True) -> LinearLayer:
-    return LinearLayer(name, "/node", f"{name}.weight", "x", "y", 4, 8, rows, normalised)
 
 
 @CASES
@@ -216,34 +202,30 @@ def test_a_layer_that_no_rule_knows_is_refused_by_name(name: str) -> None:
     rules = ", ".join(rule.pattern for rule in POLICY)
     told = f"whether layer {name} is quantised; expected one of {rules}: quantise a graph that"
     with pytest.raises(CalibrationError, match=re.escape(told)):
-        decide([layer(name)])
+        decide([layer(name, "x")])
 
 
 def test_a_layer_of_one_row_stays_float_whatever_its_rule_says() -> None:
-    (one,) = decide([layer("blocks.3.mlp.fc1", rows=1)])
-    (two,) = decide([layer("blocks.3.mlp.fc1", rows=2)])
+    (one,) = decide([layer("blocks.3.mlp.fc1", "x", rows=1)])
+    (two,) = decide([layer("blocks.3.mlp.fc1", "x", rows=2)])
     assert (one.quantised, one.because) == (False, ONE_ROW)
     assert (two.quantised, two.because) == (True, "linear layer of an MLP")
 
 
 def test_the_first_split_is_quantised_after_its_norm_only() -> None:
-    before, after = decide(
-        [
-            layer("tokens.splits.0.weights.q", normalised=False),
-            layer("tokens.splits.0.weights.q", normalised=True),
-        ]
-    )
+    name = "tokens.splits.0.weights.q"
+    before, after = decide([layer(name, "x", normalised=known) for known in (False, True)])
     assert (before.quantised, before.because) == (False, NOT_NORMALISED)
     assert after.quantised
 
 
 def test_the_second_split_needs_no_norm() -> None:
-    (found,) = decide([layer("tokens.splits.1.weights.q", normalised=False)])
+    (found,) = decide([layer("tokens.splits.1.weights.q", "x", normalised=False)])
     assert found.quantised
 
 
 def test_returned_layers_are_float_for_the_reason_given() -> None:
-    layers = [layer("blocks.0.mlp.fc1"), layer("blocks.0.mlp.fc2")]
+    layers = [layer("blocks.0.mlp.fc1", "x"), layer("blocks.0.mlp.fc2", "x")]
     first, second = decide(layers, {"blocks.0.mlp.fc2": "its error is above the budget"})
     assert first.quantised
     assert (second.layer, second.quantised) == (layers[1], False)
@@ -251,7 +233,7 @@ def test_returned_layers_are_float_for_the_reason_given() -> None:
 
 
 def test_returned_comes_before_every_other_reason() -> None:
-    (found,) = decide([layer("head", rows=1)], {"head": "asked for"})
+    (found,) = decide([layer("head", "x", rows=1)], {"head": "asked for"})
     assert found.because == "asked for"
 
 
@@ -352,9 +334,7 @@ def test_windows_of_token_blocks_are_not_fp8() -> None:
     layers = find_layers(tiny("performer", Target.TENSORRT))
     decided = {found.layer.name: found for found in decide(layers, precision=Precision.FP8)}
     windows = [
-        decided[f"tokens.splits.{s}.weights.{p}"]
-        for s in (0, 1)
-        for p in WINDOWS["performer", Target.TENSORRT]
+        decided[f"tokens.splits.{s}.weights.{p}"] for s in (0, 1) for p in WINDOWS["performer"]
     ]
     assert {(found.quantised, found.because) for found in windows} == {(False, FP8_WINDOWS)}
     assert decided["tokens.project.weights.0"].quantised

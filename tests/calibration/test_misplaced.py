@@ -4,43 +4,15 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from t2t_deploy.calibration import stored_arrays
 from t2t_deploy.types import Target
 
 from .conftest import EVERY_KIND, chosen, decisions_of, tiny
-from .placed import dynamic, misplaced, static
-
-
-def by_hand(base: onnx.ModelProto, name: str, inputs: tuple[int, ...]) -> onnx.ModelProto:
-    """A copy in which some inputs of a node are quantised and dequantised."""
-    model = copy.deepcopy(base)
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "step"))
-    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), "point"))
-    for node in nodes:
-        if node.name == name:
-            for index in inputs:
-                short, wide = f"{name}/short{index}", f"{name}/wide{index}"
-                model.graph.node.extend(
-                    [
-                        helper.make_node(
-                            "QuantizeLinear", [node.input[index], "step", "point"], [short], short
-                        ),
-                        helper.make_node(
-                            "DequantizeLinear", [short, "step", "point"], [wide], wide
-                        ),
-                    ]
-                )
-                node.input[index] = wide
-        model.graph.node.append(node)
-    onnx.checker.check_model(model)
-    return model
+from .placed import dynamic, misplaced, static, with_codes_before
 
 
 def attention_product(model: onnx.ModelProto) -> str:
@@ -57,7 +29,7 @@ def test_a_quantised_product_of_two_activations_is_misplaced(
 ) -> None:
     model = static(kind, Target.TENSORRT).model
     name = attention_product(model)
-    wrong = misplaced(by_hand(model, name, inputs))
+    wrong = misplaced(with_codes_before(model, name, inputs))
     assert wrong == [f"{name}/wide{index} leads to MatMul {name}" for index in inputs]
 
 
@@ -67,7 +39,7 @@ def test_a_quantised_input_of_any_other_operator_is_misplaced(op: str) -> None:
     stored = stored_arrays(model)
     node = next(n for n in model.graph.node if n.op_type == op)
     index = next(i for i, name in enumerate(node.input) if name not in stored)
-    wrong = misplaced(by_hand(model, node.name, (index,)))
+    wrong = misplaced(with_codes_before(model, node.name, (index,)))
     assert wrong == [f"{node.name}/wide{index} leads to {op} {node.name}"]
 
 
@@ -76,14 +48,16 @@ def test_a_quantised_bias_is_misplaced() -> None:
     stored = stored_arrays(model)
     node = next(n for n in model.graph.node if n.op_type == "Add" and set(n.input) & stored.keys())
     index = next(i for i, name in enumerate(node.input) if name in stored)
-    wrong = misplaced(by_hand(model, node.name, (index,)))
+    wrong = misplaced(with_codes_before(model, node.name, (index,)))
     assert f"{node.name}/short{index} quantises a constant at run time" in wrong
 
 
 def test_a_layer_with_one_side_quantised_is_misplaced() -> None:
     model = tiny("performer", Target.TENSORRT)
     node = next(layer.node for layer in chosen(decisions_of(model)))
-    assert misplaced(by_hand(model, node, (0,))) == [f"{node}/wide0 leads to MatMul {node}"]
+    assert misplaced(with_codes_before(model, node, (0,))) == [
+        f"{node}/wide0 leads to MatMul {node}"
+    ]
 
 
 def test_an_integer_product_of_two_activations_is_misplaced() -> None:

@@ -1,4 +1,4 @@
-"""Sums over what layers read."""
+"""Sums over what layers read, histograms of it, and the range that its 8-bit codes get."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from t2t_deploy.calibration import ChannelMaxima, LinearLayer, Observation, observed_model, sources
-from t2t_deploy.calibration._observe import MAX_MOMENT_PICTURES
+from t2t_deploy.calibration import (
+    ChannelMaxima,
+    Observation,
+    RangeMethod,
+    observed_model,
+    range_of,
+    sources,
+)
+from t2t_deploy.calibration._observe import BINS, MAX_MOMENT_PICTURES, MagnitudeHistogram
 from t2t_deploy.errors import CalibrationError
 
+from .conftest import layer
+
 WIDTHS = {"norm:0": 5, "hidden": 8}
-
-
-def layer(name: str, source: str, inputs: int) -> LinearLayer:
-    return LinearLayer(name, f"/{name}", f"{name}.weight", source, f"{name}:0", inputs, 3, 4, False)
 
 
 LAYERS = [layer("q", "norm:0", 5), layer("k", "norm:0", 5), layer("fc2", "hidden", 8)]
@@ -192,3 +199,247 @@ def test_an_observed_model_gives_the_tensors_in_place_of_its_outputs() -> None:
     }
     assert found.graph.node == model.graph.node
     assert model.SerializeToString() == before
+
+
+# -- histograms -----------------------------------------------------------------------------------
+
+
+def histogram_of(*batches: np.ndarray) -> MagnitudeHistogram:
+    histogram = MagnitudeHistogram()
+    for batch in batches:
+        histogram.add(np.abs(batch).astype(np.float32))
+    return histogram
+
+
+def magnitudes(seed: int, largest: float, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0, largest, shape).astype(np.float32)
+
+
+def counted(values: np.ndarray, top: float) -> np.ndarray:
+    return np.histogram(values.astype(np.float64), BINS, (0, top))[0]
+
+
+def test_counts_are_those_of_numpy_while_the_top_doubles() -> None:
+    batches = [
+        magnitudes(0, 0.9, (3, 50, 7)),  # top 1
+        magnitudes(1, 0.2, (1000,)),  # no growth
+        magnitudes(2, 1.7, (40, 40)),  # once
+        magnitudes(3, 100, (2, 2000)),  # six times at one go
+        np.zeros((5, 5), np.float32),
+        magnitudes(4, 3, (999,)),
+    ]
+    histogram = MagnitudeHistogram()
+    tops = []
+    for seen, batch in enumerate(batches, 1):
+        histogram.add(batch)
+        tops.append(histogram.top)
+        everything = np.concatenate([one.reshape(-1) for one in batches[:seen]])
+        np.testing.assert_array_equal(histogram.counts, counted(everything, histogram.top))
+        assert histogram.largest == everything.max()
+    assert tops == [1, 1, 2, 128, 128, 128]
+
+
+@pytest.mark.parametrize("largest", [0.25, 1, 64])
+def test_a_power_of_two_is_the_top_and_falls_into_the_last_bin(largest: float) -> None:
+    histogram = histogram_of(np.array([largest, largest / 2, 0], np.float32))
+    assert histogram.top == largest == histogram.largest
+    assert np.flatnonzero(histogram.counts).tolist() == [0, BINS // 2, BINS - 1]
+
+
+def test_the_next_number_after_a_power_of_two_doubles_the_top() -> None:
+    histogram = histogram_of(np.array([np.nextafter(np.float32(1), np.float32(2))], np.float32))
+    assert histogram.top == 2
+    assert np.flatnonzero(histogram.counts).tolist() == [BINS // 2]
+
+
+def test_its_size_is_the_same_for_any_number_of_values() -> None:
+    histogram = histogram_of(magnitudes(0, 1, (10,)))
+    few = histogram.counts.nbytes
+    for scale in (1, 10, 1e6):
+        histogram.add(magnitudes(1, scale, (100, 100)))
+        assert histogram.counts.nbytes == few and histogram.counts.dtype == np.int64
+
+
+def test_zeros_are_counted_before_and_after_anything_else() -> None:
+    histogram = histogram_of(np.zeros((2, 3), np.float32))
+    assert (histogram.top, histogram.largest) == (0, 0)
+    assert histogram.counts[0] == 6
+    histogram.add(np.array([0, 3], np.float32))
+    histogram.add(np.zeros(4, np.float32))
+    assert (histogram.top, histogram.largest) == (4, 3)
+    assert histogram.counts[0] == 11 and histogram.counts.sum() == 12
+
+
+def test_nothing_adds_nothing() -> None:
+    histogram = histogram_of(np.empty((0, 8), np.float32))
+    assert (histogram.top, histogram.largest, histogram.counts.sum()) == (0, 0, 0)
+
+
+def test_the_largest_is_exact_and_not_the_edge_of_a_bin() -> None:
+    largest = np.float32(0.7531)
+    histogram = histogram_of(np.array([0.1, largest], np.float32), np.array([0.75], np.float32))
+    assert histogram.largest == float(largest)
+
+
+def test_centres_are_the_middles_of_the_bins() -> None:
+    histogram = histogram_of(np.array([7], np.float32))
+    edges = np.linspace(0, 8, BINS + 1)
+    np.testing.assert_array_equal(histogram.centres, (edges[1:] + edges[:-1]) / 2)
+
+
+@pytest.mark.parametrize("largest", [1e-45, 1e-38, 1e-36, 1e-34, 1e-30, 3.4e38])
+def test_the_smallest_and_largest_numbers_of_float32_are_counted(largest: float) -> None:
+    values = np.array([0, largest], np.float32)
+    histogram = histogram_of(values, values)
+    assert histogram.counts.sum() == 4
+    assert histogram.largest == values[1]
+
+
+@given(
+    st.lists(
+        st.lists(st.floats(0, 2.0**100, width=32), max_size=6),
+        max_size=6,
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_every_value_is_counted_once_and_none_lies_beyond_the_top(
+    batches: list[list[float]],
+) -> None:
+    histogram = histogram_of(*(np.array(batch, np.float32) for batch in batches))
+    everything = [value for batch in batches for value in batch]
+    assert histogram.counts.sum() == len(everything)
+    assert histogram.counts.min() >= 0
+    assert histogram.largest == max(everything, default=0)
+    if histogram.top:
+        assert np.log2(histogram.top) % 1 == 0
+        assert histogram.top / 2 < histogram.largest <= histogram.top
+
+
+# -- ranges ---------------------------------------------------------------------------------------
+
+COUNT = 200_000
+
+
+def uniform(largest: float) -> np.ndarray:
+    """Evenly spread from 0 to largest, both included."""
+    return np.linspace(0, largest, COUNT)
+
+
+def normal() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(COUNT)
+
+
+def squared_error(values: np.ndarray, limit: float) -> float:
+    """Of int8 codes of these values with this range, measured on the values themselves."""
+    step = limit / 127
+    return float(np.mean((np.clip(np.round(values / step), -127, 127) * step - values) ** 2))
+
+
+@pytest.mark.parametrize("largest", [0.3, 1.0, 5.7])
+def test_minmax_is_the_largest_magnitude_seen(largest: float) -> None:
+    found = range_of(histogram_of(uniform(largest), -uniform(largest / 3)), RangeMethod.MINMAX)
+    assert found == np.float32(largest)
+
+
+def test_a_percentile_of_a_uniform_distribution_is_that_share_of_it() -> None:
+    """It is the first edge of a bin that the share does not exceed."""
+    found = range_of(histogram_of(uniform(1.0), np.array([1.5])), RangeMethod.PERCENTILE)
+    assert 0.9999 <= found < 0.9999 + 2 / 4096
+
+
+@pytest.mark.parametrize(("outliers", "clipped"), [(1, True), (9, True), (11, False), (50, False)])
+def test_a_percentile_leaves_out_one_value_in_ten_thousand(outliers: int, clipped: bool) -> None:
+    histogram = histogram_of(np.ones(100_000 - outliers), np.full(outliers, 100.0))
+    found = range_of(histogram, RangeMethod.PERCENTILE)
+    assert found == (pytest.approx(1, abs=128 / 4096) if clipped else 100)
+
+
+def test_mse_clips_one_far_outlier() -> None:
+    """A large error of one value against finer codes for all others."""
+    values = np.append(normal(), 100.0)
+    found = range_of(histogram_of(values), RangeMethod.MSE)
+    assert 5 < found < 60
+    assert squared_error(values, found) < 0.8 * squared_error(values, 100)
+
+
+@pytest.mark.parametrize("share", [0.7, 0.8, 0.9, 1.1])
+def test_no_other_range_has_a_smaller_squared_error(share: float) -> None:
+    values = np.append(normal(), 100.0)
+    found = range_of(histogram_of(values), RangeMethod.MSE)
+    assert squared_error(values, found) < squared_error(values, share * found)
+
+
+def test_mse_hardly_clips_a_distribution_without_outliers() -> None:
+    """By less than one step of its codes."""
+    found = range_of(histogram_of(uniform(10)), RangeMethod.MSE)
+    assert 10 * (1 - 1 / 127) < found <= 10
+
+
+@pytest.mark.parametrize("values", [uniform(10), normal(), np.full(99, 3.0), np.append(0.0, 7)])
+@pytest.mark.parametrize("method", RangeMethod)
+def test_a_range_is_finite_and_no_larger_than_the_largest(
+    values: np.ndarray, method: RangeMethod
+) -> None:
+    histogram = histogram_of(values)
+    found = range_of(histogram, method)
+    assert np.isfinite(found) and 0 < found <= histogram.largest
+
+
+def test_entropy_clips_a_lone_far_outlier() -> None:
+    """It keeps the whole of the distribution that the outlier does not belong to."""
+    values = normal()
+    found = range_of(histogram_of(values, np.array([100.0])), RangeMethod.ENTROPY)
+    assert 3.5 < found < 1.1 * np.abs(values).max()
+
+
+def test_entropy_keeps_a_uniform_distribution_whole() -> None:
+    """Also where its largest bin is none of the steps that ranges are tried at."""
+    for largest in (0.01, 10, 10.05):
+        found = range_of(histogram_of(uniform(largest)), RangeMethod.ENTROPY)
+        assert found == np.float32(largest)
+
+
+def divergence(counts: np.ndarray, stop: int) -> float:
+    """Of the first bins, all beyond added to the last, from what 128 codes leave of them."""
+    clipped = counts[:stop].copy()
+    clipped[-1] += counts[stop:].sum()
+    coded = np.zeros(stop)
+    for level in range(128):
+        bins = [place for place in range(stop) if place * 128 // stop == level]
+        filled = [place for place in bins if counts[place]]
+        coded[filled] = counts[filled].mean() if filled else 0
+    p, q = clipped / clipped.sum(), coded / coded.sum()
+    return float(sum(a * np.log(a / max(b, 1e-12)) for a, b in zip(p, q, strict=True) if a))
+
+
+def test_no_other_range_has_a_smaller_divergence() -> None:
+    values = np.random.default_rng(0).exponential(1, 3000)
+    histogram = histogram_of(values, np.array([30.0]))
+    found = round(range_of(histogram, RangeMethod.ENTROPY) / histogram.top * 4096)
+    counts = histogram.counts.astype(np.float64)
+    tried = {stop: divergence(counts, stop) for stop in range(128, 2048, 16)}
+    assert found == min(tried, key=lambda stop: tried[stop])
+
+
+@pytest.mark.parametrize("method", RangeMethod)
+def test_a_range_grows_with_its_tensor(method: RangeMethod) -> None:
+    """Times a power of two every bin is the same, so the range is that many times as large."""
+    values = np.append(normal(), 20.0).astype(np.float32)
+    small, large = (range_of(histogram_of(values * scale), method) for scale in (1, 8))
+    assert large == 8 * small
+
+
+@pytest.mark.parametrize("method", RangeMethod)
+def test_a_tensor_of_zeros_has_a_range_that_can_be_divided_by(method: RangeMethod) -> None:
+    for histogram in (MagnitudeHistogram(), histogram_of(np.zeros((4, 9)))):
+        found = range_of(histogram, method)
+        assert 0 < found < 1e-30 and np.float32(found) > 0
+
+
+@pytest.mark.parametrize("method", RangeMethod)
+@pytest.mark.parametrize("largest", [1e-30, 1e-36])
+def test_a_tensor_of_next_to_nothing_is_not_clipped_to_nothing(
+    method: RangeMethod, largest: float
+) -> None:
+    histogram = histogram_of(np.full(50, largest))
+    assert range_of(histogram, method) == pytest.approx(largest, rel=1e-3, abs=0)

@@ -16,6 +16,7 @@ from t2t_deploy.calibration import (
     SIGNED,
     TYPED_QDQ_OPSET,
     UNSIGNED,
+    QuantizedGraph,
     place_dynamic,
     place_static,
     stored_arrays,
@@ -59,6 +60,16 @@ def quantised_weights(model: onnx.ModelProto) -> list[str]:
     return [t.name.removesuffix("/codes") for t in model.graph.initializer if "/codes" in t.name]
 
 
+def quantised_graphs(kind: str, target: Target) -> list[onnx.ModelProto]:
+    dynamic_ones = [dynamic(kind).model] if target is Target.CPU else []
+    return [static(kind, target).model, *dynamic_ones]
+
+
+def assert_in_layers_only(placed: QuantizedGraph) -> None:
+    assert misplaced(placed.model) == []
+    assert quantised_weights(placed.model) == [x.name for x in chosen(placed.decisions)]
+
+
 @EVERY_CASE
 def test_products_of_a_static_graph_are_counted(kind: str, target: Target) -> None:
     placed = static(kind, target)
@@ -83,35 +94,28 @@ def test_products_of_a_dynamic_graph_are_counted(kind: str) -> None:
 
 @EVERY_CASE
 def test_static_operators_lead_to_layers_only(kind: str, target: Target) -> None:
-    placed = static(kind, target)
-    assert misplaced(placed.model) == []
-    assert quantised_weights(placed.model) == [x.name for x in chosen(placed.decisions)]
+    assert_in_layers_only(static(kind, target))
 
 
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8])
 @pytest.mark.parametrize("kind", ["performer", "transformer"])
 def test_operators_of_a_16_bit_graph_lead_to_layers_only(kind: str, precision: Precision) -> None:
     opset = TYPED_QDQ_OPSET
-    placed = static(kind, Target.TENSORRT, precision, base=Precision.FP16, opset=opset)
-    assert misplaced(placed.model) == []
-    assert quantised_weights(placed.model) == [x.name for x in chosen(placed.decisions)]
+    assert_in_layers_only(
+        static(kind, Target.TENSORRT, precision, base=Precision.FP16, opset=opset)
+    )
 
 
 @EVERY_KIND
 def test_dynamic_operators_lead_to_layers_only(kind: str) -> None:
-    placed = dynamic(kind)
-    assert misplaced(placed.model) == []
-    assert quantised_weights(placed.model) == [x.name for x in chosen(placed.decisions)]
+    assert_in_layers_only(dynamic(kind))
 
 
 @EVERY_CASE
 def test_biases_and_norms_keep_their_own_numbers(kind: str, target: Target) -> None:
     before = stored_arrays(tiny(kind, target))
     gone = {layer.weight for layer in chosen(decisions_of(tiny(kind, target)))}
-    found = [static(kind, target).model]
-    if target is Target.CPU:
-        found.append(dynamic(kind).model)
-    for model in found:
+    for model in quantised_graphs(kind, target):
         after = stored_arrays(model)
         assert gone.isdisjoint(after)
         for name, value in before.items():
@@ -122,19 +126,13 @@ def test_biases_and_norms_keep_their_own_numbers(kind: str, target: Target) -> N
 
 @EVERY_CASE
 def test_the_graphs_keep_the_export_contract(kind: str, target: Target) -> None:
-    found = [static(kind, target).model]
-    if target is Target.CPU:
-        found.append(dynamic(kind).model)
-    for model in found:
+    for model in quantised_graphs(kind, target):
         check_graph(model, batch=None, contrib=target is Target.CPU)
 
 
 @EVERY_CASE
 def test_a_source_that_layers_share_is_quantised_once(kind: str, target: Target) -> None:
-    found = [static(kind, target).model]
-    if target is Target.CPU:
-        found.append(dynamic(kind).model)
-    for model in found:
+    for model in quantised_graphs(kind, target):
         read = Counter(n.input[0] for n in model.graph.node if n.op_type in QUANTIZERS)
         assert set(read.values()) == {1}
         readers = readers_of(model.graph)
@@ -286,8 +284,8 @@ def test_the_model_given_is_left_as_it_is(kind: str) -> None:
     for target in STATIC_TARGETS:
         model = tiny(kind, target)
         before = model.SerializeToString()
-        for precision, storage in ((Precision.INT8, SIGNED), (Precision.INT8, UNSIGNED)):
-            static(kind, target, precision, storage=storage)
+        for storage in (SIGNED, UNSIGNED):
+            static(kind, target, storage=storage)
         place_dynamic(model, decisions_of(model), rounded_weights(model))
         assert model.SerializeToString() == before
 
