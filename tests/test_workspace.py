@@ -79,10 +79,10 @@ def test_profiles_of_an_engine(engine: dict[str, Any], profiles: tuple[ShapeProf
     assert dataclasses.replace(DRAFT, details={"engine": info}).engine.shape_profiles == profiles
 
 
-@pytest.mark.parametrize(("mode", "dynamic"), [("dynamic", True), ("static", False), (None, False)])
-def test_when_ranges_are_found(mode: str | None, dynamic: bool) -> None:
+@pytest.mark.parametrize("mode", ["dynamic", "static", None])
+def test_the_mode_of_a_quantization_is_none_where_it_is_not_written(mode: str | None) -> None:
     details = {} if mode is None else {"quantization": {"mode": mode}}
-    assert dataclasses.replace(DRAFT, details=details).dynamic_ranges is dynamic
+    assert dataclasses.replace(DRAFT, details=details).quantization.mode == mode
 
 
 @pytest.fixture

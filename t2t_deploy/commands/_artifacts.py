@@ -162,9 +162,9 @@ def open_engine(artifact: Artifact) -> Session:
     check_engine(artifact)
     manifest = artifact.require_manifest()
     session = open_session(
-        SessionRequest(manifest.engine_backend, artifact.path, sha256=engine_sha256(artifact))
+        SessionRequest(manifest.engine.backend, artifact.path, sha256=engine_sha256(artifact))
     )
-    profiles = manifest.engine_profiles
+    profiles = manifest.engine.shape_profiles
     return TunedBatch(session, profiles[0].opt) if profiles else session
 
 
@@ -199,8 +199,7 @@ def check_engine(artifact: Artifact, *, trust: bool = False) -> None:
                 "--trust if you know who made it"
             )
         return
-    engine = manifest.details["engine"]
-    backend, built_with = str(engine["backend"]), str(engine["backend_version"])
+    backend, built_with = manifest.engine.backend, manifest.engine.backend_version
     installed = engine_version(backend)
     if installed is not None and installed != built_with:
         raise EngineError(
@@ -208,10 +207,10 @@ def check_engine(artifact: Artifact, *, trust: bool = False) -> None:
             "installed; an engine runs in the version that built it: build it again, or install "
             f"{built_with}"
         )
-    device, targets = device_capability(), [str(name) for name in engine["sm"]]
+    device, targets = device_capability(), manifest.engine.sm
     if device is None or device in targets:
         return
-    if targets != [_PORTABLE]:
+    if targets != (_PORTABLE,):
         raise EngineError(
             f"{artifact.path.name} was built for SM {', '.join(targets)}, and this machine's GPU "
             f"is SM {device}: build it again with --sm {device}"

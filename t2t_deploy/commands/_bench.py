@@ -263,21 +263,21 @@ def _case(
         ), None
     if takes != artifact.kind:
         return None, None
-    if manifest is not None and takes == "engine" and backend != manifest.engine_backend:
+    if manifest is not None and takes == "engine" and backend != manifest.engine.backend:
         return None, None
     reason = why_not_runnable(backend, device)
     if reason is None and takes == "engine" and not named:
         reason = _why_not_loaded(artifact)
     if reason is None and manifest is not None and BACKENDS[backend].on_cpu:
         reason = why_not_in(backend, manifest.precision)
-        if reason is None and manifest.dynamic_ranges:
+        if reason is None and manifest.quantization.mode == "dynamic":
             reason = BACKENDS[backend].why_no_dynamic_ranges
         if reason is None and manifest.target == Target.TENSORRT.value and not named:
             reason = "made for TensorRT; name it to run it on the CPU all the same"
         if reason is None and manifest.batch not in (None, batch):
             reason = f"its batch is fixed at {manifest.batch}"
     if reason is None and manifest is not None and takes == "engine":
-        profiles = manifest.engine_profiles
+        profiles = manifest.engine.shape_profiles
         if profiles and not any(p.min <= batch <= p.max for p in profiles):
             reason = f"its profiles take {', '.join(map(str, profiles))}"
     if reason is not None:

@@ -46,7 +46,7 @@ from t2t_deploy.engine import (
 from t2t_deploy.engine import build_engine as engine_from_onnx
 from t2t_deploy.errors import ArtifactError, CalibrationError, EngineError, UsageError
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.types import QUANTIZED, GraphIO, Precision, ShapeProfile, Status, Target
+from t2t_deploy.types import QUANTIZED, Precision, ShapeProfile, Status, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 DEFAULT_MAX_BATCH = 32
@@ -276,7 +276,7 @@ def build_engine(
             },
             "attestation": attestation.to_dict(),
             "graph_verification": known.verification if known else None,
-            **(GraphIO.of_details(known.details).to_details() if known else {}),
+            **(known.graph_io.to_details() if known else {}),
             "calibration": known.details.get("calibration") if known else None,
             "runnable_here": why_not is None,
             "why_not": why_not,
@@ -378,16 +378,15 @@ def _typed_graph(
         check_foreign(read_onnx(source.path), source.path.name, progress)
         return source
     precision = asked.precision or manifest.precision
-    forms = manifest.details.get("asked", {})
 
     def suits(other: Manifest) -> bool:
         return (
             (other.target == Target.TENSORRT.value or _is_portable_int8(other))
             and other.precision is precision
-            and other.weights["sha256"] == manifest.weights["sha256"]
+            and other.weights_sha256 == manifest.weights_sha256
             and (other.config, other.batch) == (manifest.config, manifest.batch)
             and (precision in QUANTIZED or other.opset == manifest.opset)
-            and other.details.get("asked", {}) == forms
+            and other.asked == manifest.asked
             and not other.failed
         )
 
@@ -415,7 +414,7 @@ def _typed_graph(
         precision=precision,
         target=Target.TENSORRT,
         opset=manifest.opset,
-        graph_io=GraphIO.of_details(manifest.details),
+        graph_io=manifest.graph_io,
     )
     again = graph_of_weights(workspace, manifest, form, progress)
     graph = store_graph(workspace, again, form, manifest.weights, progress)
@@ -432,9 +431,7 @@ def _buildable(manifest: Manifest, asked: _Asked) -> bool:
 
 def _is_portable_int8(manifest: Manifest) -> bool:
     """Whether a graph has the static ranges and signed codes that TensorRT takes."""
-    quantization = manifest.details.get("quantization", {})
-    portable = manifest.target == Target.PORTABLE.value
-    return portable and quantization.get("mode") == "static"
+    return manifest.target == Target.PORTABLE.value and manifest.quantization.mode == "static"
 
 
 def _quantized_graph(

@@ -166,7 +166,9 @@ def classifier_request(
     graph_io = BARE if manifest is None else manifest.graph_io
     profile = None
     if manifest is not None and takes == "engine":
-        profile = max(manifest.engine_profiles, key=lambda one: one.max, default=None)  # the widest
+        profile = max(
+            manifest.engine.shape_profiles, key=lambda one: one.max, default=None
+        )  # the widest
     return ClassifierRequest(session, graph_io, batch or DEFAULT_BATCH, profile, classes)
 
 
@@ -210,4 +212,4 @@ def _default_backend(artifact: Artifact) -> str:
             f"{artifact.path.name} has no manifest, so its runtime is unknown; name it: --backend "
             "tensorrt or tensorrt-rtx"
         )
-    return artifact.manifest.engine_backend
+    return artifact.manifest.engine.backend

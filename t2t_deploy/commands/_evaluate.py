@@ -264,7 +264,7 @@ class _Evaluator:
         manifest = artifact.manifest
         nodewise = is_nodewise(artifact, self.backend)
         if manifest is not None and manifest.kind == "engine":
-            reason = why_not_runnable(manifest.engine_backend)
+            reason = why_not_runnable(manifest.engine.backend)
             if reason is None and self.cluster is not None:
                 reason = "engines are evaluated on this machine's device, not across a cluster"
         else:

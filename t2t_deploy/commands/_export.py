@@ -383,8 +383,7 @@ def graph_details(graph: ExportedGraph, form: GraphForm) -> dict[str, Any]:
 
 def forms_asked(manifest: Manifest) -> GraphForm:
     """A form with the rewrites that an export was asked for, and no more."""
-    asked = manifest.details.get("asked", {})
-    return GraphForm(soft_split=asked.get("soft_split"), performer=asked.get("performer"))
+    return GraphForm(soft_split=manifest.asked.soft_split, performer=manifest.asked.performer)
 
 
 def asked_graph_io(graph_io: GraphIO) -> dict[str, Any]:
@@ -399,5 +398,5 @@ def artifact_stem(manifest: Manifest) -> str:
     words = [name, str(manifest.config["image_size"]), manifest.precision.value, manifest.target]
     if manifest.batch is not None:
         words.append(f"b{manifest.batch}")
-    words += GraphIO.of_details(manifest.details).words
+    words += manifest.graph_io.words
     return "-".join(words)

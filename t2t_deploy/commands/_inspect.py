@@ -17,7 +17,7 @@ from t2t_deploy.errors import ArtifactError, BackendError, UsageError
 from t2t_deploy.graph import read_onnx
 from t2t_deploy.images import preprocess, read_image
 from t2t_deploy.runtime import DEFAULT_BACKEND, REFERENCE_BACKEND, why_not_runnable
-from t2t_deploy.types import OUTPUT_NAME, GraphIO
+from t2t_deploy.types import OUTPUT_NAME
 from t2t_deploy.verify import (
     PICTURE,
     FeatureColumn,
@@ -70,7 +70,7 @@ def inspect_artifact(
             "parents": [dict(parent) for parent in manifest.parents],
             "tools": dict(manifest.tools),
             "created": manifest.created,
-            **GraphIO.of_details(manifest.details).to_details(),
+            **manifest.graph_io.to_details(),
             "rewrites": manifest.details.get("rewrites"),
             "outdated": manifest.outdated,
         }

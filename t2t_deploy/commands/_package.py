@@ -125,7 +125,7 @@ def package_artifact(
     signature = _signature(source)
     # an engine of a fixed batch has none
     profiles = (
-        manifest.engine_profiles
+        manifest.engine.shape_profiles
         if manifest is not None and source.kind == "engine" and manifest.batch is None
         else ()
     )
@@ -139,7 +139,7 @@ def package_artifact(
             cast("Accelerator | None", accelerator),
             None if manifest is None else Target(manifest.target),
             None if manifest is None else manifest.precision,
-            dynamic_ranges=manifest is not None and manifest.dynamic_ranges,
+            dynamic_ranges=manifest is not None and manifest.quantization.mode == "dynamic",
         ),
         precision=None if manifest is None else manifest.precision,
         profiles=len(profiles),

@@ -227,7 +227,7 @@ def store_quantized(
         contrib=inputs.typed.strategies.fuse_attention,
     )
     source, calibration = plan.source, inputs.calibration
-    parents: list[Mapping[str, Any]] = [{"kind": "weights", "sha256": source.weights["sha256"]}]
+    parents: list[Mapping[str, Any]] = [{"kind": "weights", "sha256": source.weights_sha256}]
     if calibration is not None:
         file = calibration.path
         parents.append({"kind": "ranges", "file": file.name, "sha256": file_sha256(file)})

@@ -48,7 +48,7 @@ from t2t_deploy.commands._export import (
 )
 from t2t_deploy.commands._quantize_plan import QuantizationMode, QuantizationPlan
 from t2t_deploy.errors import CalibrationError
-from t2t_deploy.types import HALF_MAX, GraphIO, Precision, Target
+from t2t_deploy.types import HALF_MAX, Precision, Target
 from t2t_deploy.workspace import Workspace
 
 
@@ -218,7 +218,7 @@ def base_form(plan: QuantizationPlan) -> GraphForm:
         precision=plan.base,
         target=plan.target,
         opset=opset,
-        graph_io=GraphIO.of_details(plan.source.details),
+        graph_io=plan.source.graph_io,
     )
 
 

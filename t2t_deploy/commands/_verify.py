@@ -223,7 +223,7 @@ def _verify_engine(artifact: Artifact, weights: Path, pictures: PictureSet | Non
     manifest = artifact.require_manifest()
     tolerance = TOLERANCES[manifest.precision]
     graph_io = manifest.graph_io
-    reason = why_not_runnable(manifest.engine_backend)
+    reason = why_not_runnable(manifest.engine.backend)
     if reason is None and graph_io.tail is not Tail.LOGITS:
         reason = (
             f"it gives {graph_io.tail.value}, and an engine's logits cannot be shown afterwards: "

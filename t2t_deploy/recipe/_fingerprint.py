@@ -120,7 +120,7 @@ def artifact_fingerprint(
         manifest.sha256,
         manifest.kind,
         dict(manifest.config),
-        manifest.weights.get("sha256"),
+        manifest.weights_sha256,
         [manifest.precision.value, manifest.target, manifest.batch, manifest.opset],
         details.get("asked"),
         details.get("quantization", {}).get("mode"),

@@ -219,21 +219,6 @@ class Manifest:
         """How the float32 model of the same weights is called."""
         return f"{self.variant} {self.config['image_size']}px reference"
 
-    @property
-    def engine_backend(self) -> str:
-        """The runtime of an engine."""
-        return self.engine.backend
-
-    @property
-    def engine_profiles(self) -> tuple[ShapeProfile, ...]:
-        """The batches that an engine takes; none where its batch is fixed."""
-        return self.engine.shape_profiles
-
-    @property
-    def dynamic_ranges(self) -> bool:
-        """Whether 8-bit ranges are found at run time."""
-        return self.quantization.mode == "dynamic"
-
     def _failed_checks(self) -> list[Mapping[str, Any]]:
         of = self._details
         checks = (

@@ -33,7 +33,7 @@ def logits_by(artifact: Artifact, pictures: np.ndarray) -> np.ndarray:
     """An engine's logits, a picture at a time."""
     manifest = artifact.require_manifest()
     request = SessionRequest(
-        manifest.engine_backend, artifact.path, sha256=manifest.sha256, device=0
+        manifest.engine.backend, artifact.path, sha256=manifest.sha256, device=0
     )
     with open_session(request) as session:
         return np.concatenate([logits_of(session, one[None]) for one in pictures])

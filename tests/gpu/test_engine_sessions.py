@@ -33,7 +33,7 @@ leaked picture 600 MB."""
 def opened(artifact: Artifact, contexts: int = CONTEXTS, **options: Any) -> TensorRTSession:
     manifest = artifact.require_manifest()
     request = SessionRequest(
-        manifest.engine_backend, artifact.path, sha256=manifest.sha256, **options
+        manifest.engine.backend, artifact.path, sha256=manifest.sha256, **options
     )
     return TensorRTSession(request, contexts=contexts)
 
