@@ -22,7 +22,6 @@ from t2t_deploy.errors import RecipeError, shown_path
 from t2t_deploy.pictures import image_set_from_folder, labelled_set_from_folder
 from t2t_deploy.recipe._records import ARTIFACT
 from t2t_deploy.runtime import BACKENDS, DEFAULT_BACKEND, available_threads
-from t2t_deploy.types import GraphIO
 from t2t_deploy.workspace import Artifact
 
 GRAPH_TOOLS = ("torch", "onnx", "onnxscript", "onnxsim", "numpy")
@@ -115,16 +114,15 @@ def artifact_fingerprint(
     verified: its measured error counts too.
     """
     manifest = artifact.require_manifest()
-    details = manifest.details
     values = [
         manifest.sha256,
         manifest.kind,
         dict(manifest.config),
         manifest.weights_sha256,
         [manifest.precision.value, manifest.target, manifest.batch, manifest.opset],
-        details.get("asked"),
-        details.get("quantization", {}).get("mode"),
-        GraphIO.of_details(details).to_details(),
+        manifest.details.get("asked"),
+        manifest.quantization.mode,
+        manifest.graph_io.to_details(),
         manifest.verification if verified else None,
     ]
     return {f"{ARTIFACT}{name}": text_sha256(json.dumps(values, sort_keys=True))}
