@@ -177,18 +177,21 @@ class NodeKernels:
         arrays: one per input, floats already of type ``wide``, None where one is left out.
         Raises ArtifactError naming the node where ONNX Runtime cannot run it.
         """
-        if wide is np.float64 and step.op not in self.float32_ops:
+        if wide is np.float32:
+            return self._run(step, arrays, wide)
+        if step.op not in self.float32_ops:
             try:
                 return self._run(step, arrays, wide)
             except ArtifactError:
                 self.float32_ops.add(step.op)
-        if wide is np.float64:
-            narrow = [_as(array, np.float32) for array in arrays]
-            return [
-                array.astype(np.float64) if array.dtype == np.float32 else array
-                for array in self._run(step, narrow, np.float32)
-            ]
-        return self._run(step, arrays, wide)
+        narrow = [
+            array.astype(np.float32) if array is not None and array.dtype == np.float64 else array
+            for array in arrays
+        ]
+        return [
+            array.astype(np.float64) if array.dtype == np.float32 else array
+            for array in self._run(step, narrow, np.float32)
+        ]
 
     def _run(
         self, step: Step, arrays: Sequence[np.ndarray | None], wide: type[np.floating[Any]]
@@ -272,7 +275,3 @@ def _fp8_codes(
         return np.asarray(values.astype(wide) * scale.astype(wide))
     largest = float(ml_dtypes.finfo(_FP8).max)  # type: ignore[no-untyped-call]
     return np.asarray(np.clip(values / scale, -largest, largest).astype(_FP8))
-
-
-def _as(array: np.ndarray | None, dtype: type[np.floating[Any]]) -> np.ndarray | None:
-    return array.astype(dtype) if array is not None and array.dtype == np.float64 else array

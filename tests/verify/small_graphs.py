@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from .. import onnx_models
+from ..onnx_models import Shape
+
 F32, F16, BF16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
-Shape = Sequence[int | str]
 
 
 def model_of(
@@ -19,17 +21,9 @@ def model_of(
     out: Shape = (1, 4),
     *,
     constants: Sequence[onnx.TensorProto] = (),
-    out_type: int = F32,
 ) -> onnx.ModelProto:
-    """A graph from float32 ``image`` to ``logits``; nothing checks it."""
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("image", F32, shape)],
-        [helper.make_tensor_value_info("logits", out_type, out)],
-        list(constants),
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    """A graph of float32 images and logits, four numbers each; nothing checks it."""
+    return onnx_models.model_of(nodes, constants, shape, out)
 
 
 def op(kind: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:

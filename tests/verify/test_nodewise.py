@@ -22,7 +22,8 @@ from t2t_deploy.verify import _nodewise as module
 from t2t_deploy.verify._nodewise import NodeFigures, evaluate_nodewise
 from t2t_deploy.verify._pictures import nodewise_pictures
 
-from .small_graphs import BF16, F16, F32, Shape, cast, constant, f32, in_type, model_of, op
+from ..onnx_models import Shape
+from .small_graphs import BF16, F16, F32, cast, constant, f32, in_type, model_of, op
 
 FP16 = TOLERANCES[Precision.FP16]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from t2t_deploy._files import file_sha256
-from t2t_deploy.cli import main
 from t2t_deploy.commands import VerifiedArtifact, verify_artifacts
 from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import ArtifactError, MissingDependencyError, UsageError
 from t2t_deploy.types import Precision, Status
 from t2t_deploy.workspace import Workspace, manifest_path_for, manifest_text
 
+from ..noise import write_noise
+from ..program import called
 from ..small import tiny_exports
 
 pytest.importorskip("onnxruntime")
@@ -92,19 +92,6 @@ def overflowing(root: Path) -> Path:
 def verified(path: Path, **options: Any) -> VerifiedArtifact:
     (result,) = verify_artifacts([path], workspace=path.parents[1], **options)
     return result
-
-
-def run(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    capfd.readouterr()
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as leaving:
-            main([str(word) for word in words])
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    out, err = capfd.readouterr()
-    assert isinstance(leaving.value.code, int)
-    return leaving.value.code, out, err
 
 
 # -- exported models -------------------------------------------------------------------------------
@@ -178,9 +165,7 @@ def test_what_a_runtime_hides_fails_and_is_refused_from_then_on(overflowing: Pat
 
 
 def test_own_pictures_leave_the_manifest_alone(root: Path, tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (5, 40, 40, 3), np.uint8)
-    for index, pixels in enumerate(noise):
-        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    write_noise(*(tmp_path / f"{index}.png" for index in range(5)))
     path = file_of(root, "fp16")
     before = manifest_of(path)
     result = verified(path, images=tmp_path, nodewise=True)
@@ -247,30 +232,30 @@ def test_pictures_that_cannot_be_written(root: Path, monkeypatch: pytest.MonkeyP
         verified(path, nodewise=True, plot="a.png")
 
 
-def test_without_matplotlib_there_is_a_note(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    status, out, err = run(capfd, "verify", file_of(root, "fp16"), "--nodewise")
-    assert status == 0
-    assert "node by node: passed" in out and "first overflow: none" in out
-    assert "picture:" not in out
-    assert "note: no picture of it: pip install 't2t-deploy[plot]' brings matplotlib" in err
+def test_without_matplotlib_there_is_a_note(root: Path) -> None:
+    done = called("verify", file_of(root, "fp16"), "--nodewise")
+    assert done.status == 0
+    assert "node by node: passed" in done.out and "first overflow: none" in done.out
+    assert "picture:" not in done.out
+    assert "note: no picture of it: pip install 't2t-deploy[plot]' brings matplotlib" in done.err
     assert not (root / "logs").exists()
 
 
 # -- the command line ------------------------------------------------------------------------------
 
 
-def test_the_command_line(overflowing: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    status, out, err = run(capfd, "verify", overflowing, "--nodewise")
-    assert status == 3
-    assert f"{overflowing.name}, node by node: failed" in out
-    assert "first overflow: up_twice (Mul, float16)" in out
+def test_the_command_line(overflowing: Path) -> None:
+    done = called("verify", overflowing, "--nodewise")
+    assert done.status == 3
+    assert f"{overflowing.name}, node by node: failed" in done.out
+    assert "first overflow: up_twice (Mul, float16)" in done.out
     for heading in ("largest range", "largest error added"):
-        assert heading in out
-    assert err.splitlines()[-1] == f"error: failed verification: {overflowing.name}"
+        assert heading in done.out
+    assert done.err.splitlines()[-1] == f"error: failed verification: {overflowing.name}"
 
-    status, out, err = run(capfd, "verify", overflowing, "--nodewise", "--json")
-    (result,) = json.loads(out)["results"]
-    assert status == 3
+    done = called("verify", overflowing, "--nodewise", "--json")
+    (result,) = done.json["results"]
+    assert done.status == 3
     assert result["status"] == "passed"
     found = result["nodewise"]
     assert found["status"] == "failed"
@@ -283,9 +268,12 @@ def test_the_command_line(overflowing: Path, capfd: pytest.CaptureFixture[str]) 
     }
 
 
-def test_a_plot_of_nothing(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    status, _, err = run(capfd, "verify", "--plot", "a.png")
-    assert (status, err) == (2, "error: plot draws what nodewise finds; give nodewise too\n")
+def test_a_plot_of_nothing(root: Path) -> None:
+    done = called("verify", "--plot", "a.png")
+    assert (done.status, done.err) == (
+        2,
+        "error: plot draws what nodewise finds; give nodewise too\n",
+    )
 
 
 @pytest.fixture
@@ -303,9 +291,9 @@ def engine(root: Path) -> Path:
 
 
 @pytest.mark.usefixtures("matplotlib")
-def test_an_engine_is_not_run(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = run(capfd, "verify", engine, "--nodewise", "--json")
-    assert status == 0
-    found = json.loads(out)["results"][0]["nodewise"]
+def test_an_engine_is_not_run(engine: Path) -> None:
+    done = called("verify", engine, "--nodewise", "--json")
+    assert done.status == 0
+    found = done.json["results"][0]["nodewise"]
     assert (found["status"], found["nodes"], found["plot"]) == ("not_run", [], None)
     assert found["reason"] == "an engine has no nodes; name the ONNX file it is of"

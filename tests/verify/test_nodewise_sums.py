@@ -14,6 +14,8 @@ from t2t_deploy.verify._nodewise import evaluate_nodewise
 from t2t_deploy.verify._nodewise_sums import CodeSum, CodeSums
 from t2t_deploy.verify._typed_graph import typed_graph_from_onnx
 
+from ..onnx_models import constants, model_of
+
 pytest.importorskip("onnxruntime")
 
 K, OUTPUTS = 64, 3
@@ -51,15 +53,7 @@ def product(
             made = f"sum{index}"
         total = made
     nodes.append(helper.make_node("Cast", [total], ["logits"], "logits", to=TensorProto.FLOAT))
-    graph = helper.make_graph(
-        nodes,
-        "product",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, 1, K])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", OUTPUTS])],
-        [numpy_helper.from_array(value, name) for name, value in stored.items()],
-    )
-    opsets = [helper.make_opsetid("", 20)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return model_of(nodes, constants(stored), ("n", 1, 1, K), ("n", OUTPUTS), opset=20)
 
 
 WEAK = np.full((K, OUTPUTS), 127, np.int8)
