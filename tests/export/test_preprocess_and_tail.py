@@ -15,7 +15,8 @@ from t2t_deploy.graph import check_graph, expose_tensors, with_graph_io, without
 from t2t_deploy.images import normalise, pixels_of
 from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.types import BARE, GraphIO, Tail, softmax
-from t2t_deploy.verify import PixelSession, tail_fault, takes_pixels
+from t2t_deploy.verify import PixelSession, takes_pixels
+from t2t_deploy.verify._compare import tail_fault
 
 from .conftest import deployed
 
