@@ -56,12 +56,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    for home in ("model", "workspace", "commands", "recipe") if name in __all__ else ():
-        found = getattr(importlib.import_module(f"t2t_deploy.{home}"), name, None)
-        if found is not None:
-            return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # with it, any name would be right
+
+    def __getattr__(name: str) -> Any:
+        for home in ("model", "workspace", "commands", "recipe") if name in __all__ else ():
+            found = getattr(importlib.import_module(f"t2t_deploy.{home}"), name, None)
+            if found is not None:
+                return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -32,4 +32,5 @@ __all__ = [
     "onnx_from_deploy",
 ]
 
-__getattr__ = lazy(__name__, __all__, "_to_onnx", "_deploy")
+if not TYPE_CHECKING:  # with it, any name would be right
+    __getattr__ = lazy(__name__, __all__, "_to_onnx", "_deploy")

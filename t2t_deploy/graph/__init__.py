@@ -39,4 +39,5 @@ __all__ = [
     "without_graph_io",
 ]
 
-__getattr__ = lazy(__name__, __all__, "_check", "_io")
+if not TYPE_CHECKING:  # with it, any name would be right
+    __getattr__ = lazy(__name__, __all__, "_check", "_io")

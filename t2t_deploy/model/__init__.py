@@ -70,4 +70,5 @@ __all__ = [
     "soft_split",
 ]
 
-__getattr__ = lazy(__name__, __all__, "_checkpoint", "_random", "_t2t", "_backbone", "_tokens")
+if not TYPE_CHECKING:  # with it, any name would be right
+    __getattr__ = lazy(__name__, __all__, "_checkpoint", "_random", "_t2t", "_backbone", "_tokens")
