@@ -165,10 +165,8 @@ def classifier_request(
     )
     graph_io = BARE if manifest is None else manifest.graph_io
     profile = None
-    if manifest is not None and takes == "engine":
-        profile = max(
-            manifest.engine.shape_profiles, key=lambda one: one.max, default=None
-        )  # the widest
+    if manifest is not None and takes == "engine":  # the widest
+        profile = max(manifest.engine.shape_profiles, key=lambda one: one.max, default=None)
     return ClassifierRequest(session, graph_io, batch or DEFAULT_BATCH, profile, classes)
 
 
