@@ -15,12 +15,14 @@ from t2t_deploy._progress import Progress
 from t2t_deploy.engine import device_capability, engine_version
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError, UsageError
 from t2t_deploy.runtime import (
+    BACKENDS,
     CPU_BACKENDS,
     DEFAULT_BACKEND,
     ClosingSession,
     Session,
     SessionRequest,
     open_session,
+    why_not_in,
     why_not_runnable,
 )
 from t2t_deploy.types import TensorSpec
@@ -91,6 +93,14 @@ def cpu_backend(name: str | None) -> str:
     if reason is not None:
         raise BackendError(f"backend {name} cannot run here: {reason}")
     return name
+
+
+def why_not_run(artifact: Artifact, backend: str, device: int | None = None) -> str | None:
+    """None where a backend that takes an artifact can run it here, else why not."""
+    reason = why_not_runnable(backend, device)
+    if reason is None and artifact.manifest is not None and BACKENDS[backend].takes == "onnx":
+        reason = why_not_in(backend, artifact.manifest.precision)
+    return reason
 
 
 def are_named(paths: Iterable[Path]) -> bool:

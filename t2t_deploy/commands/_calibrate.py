@@ -157,31 +157,34 @@ def calibrate_onnx(
 def calibrate_values(found: CalibratedRanges) -> dict[str, Any]:
     """What ``calibrate --json`` prints."""
     calibration = found.calibration
-    key = calibration.key
     return {
         "ranges": {
             "path": str(found.path),
-            **to_plain(key),
+            **to_plain(calibration.key),
             "tensors": len(calibration.ranges),
             "reused": found.reused,
         },
-        "calibration": {
-            "images": key.images - len(calibration.unreadable),
-            "sha256": key.images_sha256,
-            "method": key.method.value,
-            "unreadable": list(calibration.unreadable),
-        },
-        "equalised": [
-            {
-                "producer": pair.producer,
-                "layers": list(pair.layers),
-                "spread_before": pair.spread_before,
-                "spread_after": pair.spread_after,
-            }
-            for pair in calibration.equalisation.applied
-        ],
+        "calibration": calibration_values(calibration),
+        "equalised": equalised_values(calibration.equalisation),
         "not_equalised": dict(calibration.equalisation.refused),
     }
+
+
+def calibration_values(calibration: Calibration) -> dict[str, Any]:
+    """What ranges were taken on, and how."""
+    key = calibration.key
+    return {
+        "images": key.images - len(calibration.unreadable),
+        "sha256": key.images_sha256,
+        "method": key.method.value,
+        "unreadable": list(calibration.unreadable),
+    }
+
+
+def equalised_values(equalisation: Equalisation, *more: str) -> list[dict[str, Any]]:
+    """The pairs of layers that were made alike. more: other fields of theirs."""
+    names = ("producer", "layers", "spread_before", "spread_after", *more)
+    return [{n: to_plain(getattr(pair, n)) for n in names} for pair in equalisation.applied]
 
 
 def quantizable_export(

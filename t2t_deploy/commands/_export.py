@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import require
 from t2t_deploy._options import BATCH, COUNT, FILE, AnyPath, Opt, Role, choice, command
@@ -258,16 +259,22 @@ class ExportedGraph:
 
 
 def graph_of_reference(
-    reference: T2TViT, form: GraphForm, progress: Progress = silent, *, merge_bias: bool = True
+    reference: T2TViT,
+    form: GraphForm,
+    progress: Progress = silent,
+    *,
+    merge_bias: bool = True,
+    strategies: Strategies | None = None,
 ) -> ExportedGraph:
     """The graph of a model, in a form.
 
-    merge_bias: see `onnx_from_deploy`. Raises UsageError, ExportError, MissingDependencyError.
+    merge_bias: see `onnx_from_deploy`. strategies: others than the form asks for. Raises
+    UsageError, ExportError, MissingDependencyError.
     """
     from t2t_deploy.export import DEFAULT_OPSET, DeployT2TViT, onnx_from_deploy
     from t2t_deploy.graph import check_graph
 
-    strategies = form.strategies()
+    strategies = strategies or form.strategies()
     opset = DEFAULT_OPSET if form.opset is None else form.opset
     for hazard in strategies.hazards():
         progress.note(f"hazard: {hazard}")
@@ -347,7 +354,7 @@ def draft_manifest(graph: ExportedGraph, form: GraphForm, weights: Mapping[str, 
         target=form.target.value,
         weights=weights,
         opset=graph.opset,
-        strategies=graph.strategies.to_dict(),
+        strategies=to_plain(graph.strategies),
         parents=({"kind": "weights", "sha256": weights["sha256"]},),
         details=form.graph_io.to_details(),
     )
