@@ -220,13 +220,12 @@ def check_engine(artifact: Artifact, *, trust: bool = False) -> None:
     device, targets = device_capability(), manifest.engine.sm
     if device is None or device in targets:
         return
-    if targets != (_PORTABLE,):
-        raise EngineError(
-            f"{artifact.path.name} was built for SM {', '.join(targets)}, and this machine's GPU "
-            f"is SM {device}: build it again with --sm {device}"
-        )
-    if int(device) < _PORTABLE_FROM:
-        raise EngineError(
-            f"{artifact.path.name} is portable from SM {_PORTABLE_FROM} on, and this machine's GPU "
-            f"is SM {device}: build it again with --sm {device}"
-        )
+    built_for = f"was built for SM {', '.join(targets)}"
+    if targets == (_PORTABLE,):
+        if int(device) >= _PORTABLE_FROM:
+            return
+        built_for = f"is portable from SM {_PORTABLE_FROM} on"
+    raise EngineError(
+        f"{artifact.path.name} {built_for}, and this machine's GPU is SM {device}: build it again "
+        f"with --sm {device}"
+    )

@@ -25,7 +25,13 @@ from t2t_deploy._options import (
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import ArtifactFile, Force, artifact_values, workspace_of
 from t2t_deploy.commands._calibrate import DEFAULT_COUNT, Count
-from t2t_deploy.commands._export import OutputFile, forms_asked, graph_of_weights, store_graph
+from t2t_deploy.commands._export import (
+    OutputFile,
+    draft_manifest,
+    forms_asked,
+    graph_of_weights,
+    store_graph,
+)
 from t2t_deploy.commands._quantize import PlacementName, quantized
 from t2t_deploy.commands._quantize_plan import QuantizationRequest, plan_quantization
 from t2t_deploy.engine import (
@@ -301,7 +307,7 @@ def build_engine(
         }
         return {"details": details}
 
-    return workspace.store(draft, write, stem=name, output=None if output is None else Path(output))
+    return workspace.store(draft, write, stem=name, output=output)
 
 
 # what an engine is made of, as its graph
@@ -411,7 +417,8 @@ def _graph_to_build(
         graph_io=manifest.graph_io,
     )
     again = graph_of_weights(workspace, manifest, form, progress)
-    graph = store_graph(workspace, again, form, manifest.weights, progress)
+    draft = draft_manifest(again, form, manifest.weights)
+    graph = store_graph(workspace, again, form, draft, progress)
     return workspace.checked(graph, force=force)
 
 

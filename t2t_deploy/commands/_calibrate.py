@@ -150,7 +150,7 @@ def calibrate_onnx(
         progress,
         method=RangeMethod(method),
         equalise=equalise,
-        output=None if output is None else Path(output),
+        output=output,
     )
 
 
@@ -243,7 +243,7 @@ def calibrated(
     *,
     method: RangeMethod = DEFAULT_METHOD,
     equalise: bool = True,
-    output: Path | None = None,
+    output: AnyPath | None = None,
 ) -> CalibratedRanges:
     """The calibration of a graph on pictures, from its file where one was made before.
 
@@ -260,7 +260,7 @@ def calibrated(
     )
     name = f"{source.variant}-{key.image_size}-{graph.target.value}-{key.digest()[:8]}"
     kept = workspace.root / CALIBRATION / f"{name}.ranges"
-    path = output or kept
+    path = kept if output is None else Path(output)
     ready = _ready(kept, key, graph)
     if ready is None:
         with workspace.lock(name):
@@ -373,13 +373,13 @@ class _Work:
 
     def save(self, observation: Observation, done: int) -> None:
         """Keep the sums, so that a killed calibration goes on from here."""
-        told = {
+        metadata = {
             "key": self.key.digest(),
             "done": str(done),
             "unreadable": json.dumps(self.unreadable),
         }
         with atomic_write(self.partial) as temporary:
-            temporary.write_bytes(save(observation.to_arrays(), metadata=told))
+            temporary.write_bytes(save(observation.to_arrays(), metadata=metadata))
 
     def resume(self) -> tuple[Observation, int]:
         """The sums a calibration of the same key left, and the files in them; else empty ones."""
@@ -387,12 +387,12 @@ class _Work:
         try:
             check_safetensors(self.partial)
             with safe_open(self.partial, "numpy") as file:
-                told = file.metadata() or {}
-                if told.get("key") != self.key.digest():
+                metadata = file.metadata() or {}
+                if metadata.get("key") != self.key.digest():
                     return empty, 0
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             found = Observation.from_arrays(arrays)
-            done, unreadable = int(told["done"]), list(json.loads(told["unreadable"]))
+            done, unreadable = int(metadata["done"]), list(json.loads(metadata["unreadable"]))
         except (
             OSError, SafetensorError, CalibrationError, ValueError, TypeError, KeyError,
             AttributeError, RecursionError,

@@ -29,8 +29,7 @@ from t2t_deploy.commands._export import (
     OutputFile,
     artifact_stem,
     draft_manifest,
-    graph_details,
-    write_graph,
+    store_graph,
 )
 from t2t_deploy.commands._placement_search import search_placement
 from t2t_deploy.commands._quantize_inputs import QuantizationInputs, quantization_inputs
@@ -188,7 +187,7 @@ def quantized(
     speed: also time the graph against its float base. sm: the GPUs that a search of placements
     builds for, as in `build_engine`. Raises as `quantize_onnx`.
     """
-    from t2t_deploy.graph import check_graph, with_graph_io
+    from t2t_deploy.graph import with_graph_io
 
     inputs = quantization_inputs(workspace, plan, progress)
     found: dict[str, Any] = {}
@@ -196,8 +195,8 @@ def quantized(
         search = search_placement(workspace, inputs, progress, sm)
         inputs = inputs.placed_by(search.placement, progress)
         found["placement_search"] = search.to_dict()
-    decisions, graph_io, source = inputs.decide(), inputs.form.graph_io, plan.source
-    draft = draft_manifest(inputs.typed, inputs.form, source.weights)
+    decisions = inputs.decide()
+    draft = draft_manifest(inputs.typed, inputs.form, plan.source.weights)
     if plan.asked.max_drop is not None:
         assert plan.evaluation is not None  # plan_quantization refuses others
         outcome = within_budget(workspace, inputs, plan.evaluation, plan.asked.max_drop, progress)
@@ -206,11 +205,6 @@ def quantized(
         plot = write_budget(workspace, outcome, stem, progress)
         found["budget"] = {**outcome.to_dict(), "plot": plot}
     placed = inputs.place(decisions)
-    checked = check_graph(
-        with_graph_io(placed.model, graph_io),
-        batch=plan.batch,
-        contrib=inputs.typed.strategies.fuse_attention,
-    )
     parents, calibration = [*draft.parents], None
     if inputs.calibration is not None:
         file = inputs.calibration.path
@@ -227,24 +221,19 @@ def quantized(
         details={**draft.details, "quantization": quantization_details(inputs, placed)},
     )
 
-    def write(path: Path) -> dict[str, Any]:
-        learned = write_graph(path, checked, draft, workspace.weights(source), progress)
-        details = {
-            **graph_details(inputs.typed, inputs.form),
-            "nodes": len(checked.graph.node),
-            **draft.details,
-            "calibration": calibration,
-            **found,
-        }
+    def details(path: Path) -> dict[str, Any]:
         if speed:
-            base = with_graph_io(inputs.typed.model, graph_io)
-            details["speed"] = speed_against_float(workspace, path, base, plan, progress)
-        return {**learned, "details": details}
+            base = with_graph_io(inputs.typed.model, inputs.form.graph_io)
+            found["speed"] = speed_against_float(workspace, path, base, plan, progress)
+        return {"calibration": calibration, **found}
 
     stem = artifact_stem(draft)
     if plan.asked.mode is QuantizationMode.DYNAMIC:
         stem += f"-{plan.asked.mode.value}"
-    return workspace.store(draft, write, stem=stem, output=None if output is None else Path(output))
+    graph = dataclasses.replace(inputs.typed, model=placed.model)
+    return store_graph(
+        workspace, graph, inputs.form, draft, progress, output=output, stem=stem, details=details
+    )
 
 
 def quantization_details(inputs: QuantizationInputs, placed: QuantizedGraph) -> dict[str, Any]:
