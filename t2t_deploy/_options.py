@@ -19,7 +19,7 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -54,7 +54,8 @@ class Kind:
     expected: in words. read: the value as commands use it, of what Python or a recipe gives; raises
     ValueError. text: what ``read`` gets for a word of the command line. metavar: what --help calls
     a value. names: all values there are. bounds: of a whole number. path: what a path may name:
-    ``any``, ``file`` or ``folder``. several: whether it may be given more than once.
+    ``any``, ``file`` or ``folder``. several: whether it may be given more than once. word: how the
+    command line spells a value that was read.
     """
 
     expected: str
@@ -65,6 +66,7 @@ class Kind:
     bounds: tuple[int, int | None] | None = None
     path: str | None = None
     several: bool = False
+    word: Callable[[Any], str] = lambda value: str(getattr(value, "value", value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,37 @@ class Parameter:
         except (ValueError, OverflowError):
             shown = os.fspath(value) if isinstance(value, os.PathLike) else value
             raise UsageError(f"{self.name} is {shown!r}; expected {self.kind.expected}") from None
+
+    def words(self, value: Any) -> list[str]:
+        """What gives a value, as it was read, on the command line."""
+        found = [self.kind.word(one) for one in (value if self.kind.several else (value,))]
+        if self.positional:
+            # a name that begins with a hyphen would be read as an option
+            return [f"./{word}" if word.startswith("-") else word for word in found]
+        if self.opt.each is not None:
+            return [f"--{word}" for word in found]
+        spelling = self.opt.flags[0] if self.opt.flags else f"--{self.option}"
+        if self.kind is FLAG:
+            return [spelling]
+        return [word for one in found for word in (spelling, one)]
+
+
+def command_words(
+    function: Callable[..., Any], values: Mapping[str, Any], *, spelled: Collection[str] = ()
+) -> list[str]:
+    """The words of a command line that gives a command these values, as it has read them.
+
+    Files stand behind other options, arguments at the end. Defaults are left out, but for those of
+    the parameters ``spelled``.
+    """
+    files = (Role.READS, Role.WRITES)
+    known = sorted(parameters(function).values(), key=lambda p: (p.positional, p.opt.role in files))
+    found: list[str] = []
+    for parameter in known:
+        value = values[parameter.name]
+        if value is not None and (value != parameter.default or parameter.name in spelled):
+            found += parameter.words(value)
+    return found
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
@@ -244,7 +277,12 @@ def several(kind: Kind) -> Kind:
         return tuple(dict.fromkeys(kind.read(one) for one in values))
 
     return Kind(
-        f"{kind.expected}, or a list of such", read, kind.text, names=kind.names, several=True
+        f"{kind.expected}, or a list of such",
+        read,
+        kind.text,
+        names=kind.names,
+        several=True,
+        word=kind.word,
     )
 
 
@@ -291,8 +329,11 @@ BATCHES = Kind(
     several(COUNT).read,
     lambda text: [_number_or_word(word.strip()) for word in text.split(",")],
     "N,N,...",
+    word=lambda batches: ",".join(map(str, batches)),
 )
-DEVICE = Kind("'cuda:0', 'cuda:1' and so on", _device, metavar="cuda:N")
+DEVICE = Kind(
+    "'cuda:0', 'cuda:1' and so on", _device, metavar="cuda:N", word=lambda index: f"cuda:{index}"
+)
 
 
 def _kind_of(note: Any) -> Kind:

@@ -35,7 +35,13 @@ from t2t_deploy.bench._run import (
     speedup_between,
 )
 from t2t_deploy.bench._statistics import Latency, Speedup
-from t2t_deploy.bench._tables import bench_csv, bench_table, comparison_table, not_run_lines
+from t2t_deploy.bench._tables import (
+    bench_csv,
+    bench_table,
+    comparison_table,
+    figure_cell,
+    not_run_lines,
+)
 
 __all__ = [
     "DEFAULT_ROUNDS",
@@ -59,6 +65,7 @@ __all__ = [
     "check_comparable",
     "compare_reports",
     "comparison_table",
+    "figure_cell",
     "make_inputs",
     "not_run_lines",
     "not_run_result",

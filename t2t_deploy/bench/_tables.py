@@ -99,34 +99,38 @@ def _note(result: CaseResult) -> str:
     return "; ".join(notes)
 
 
-def _figure(path: str, form: str = "", unit: float | None = None) -> Callable[[CaseResult], str]:
-    def cell(result: CaseResult) -> str:
-        value = _value_at(result, path)
+def figure_cell(path: str, form: str = "", unit: float | None = None) -> Callable[[Any], str]:
+    """What shows a field, or a field's field, of a record in a table; a hyphen for None.
+
+    form: as of `format`. unit: what the value is divided by.
+    """
+
+    def cell(record: Any) -> str:
+        value = _value_at(record, path)
         return _NONE if value is None else format(value if unit is None else value / unit, form)
 
     return cell
 
 
-def _value_at(result: CaseResult, path: str) -> Any:
+def _value_at(record: Any, path: str) -> Any:
     """A field, or a field's field; None where there is none."""
-    value: Any = result
     for name in path.split("."):
-        value = getattr(value, name, None)
-    return value
+        record = getattr(record, name, None)
+    return record
 
 
 _COLUMNS: dict[str, Callable[[CaseResult], str]] = {
-    "backend": _figure("backend"),
-    "artifact": _figure("artifact"),
-    "precision": _figure("precision"),
-    "batch": _figure("batch"),
-    "p50 ms": _figure("latency_ms.p50", ".2f"),
-    "p99 ms": _figure("latency_ms.p99", ".2f"),
-    "images/s": _figure("images_per_s", ".1f"),
-    "vs eager": _figure("speedup_vs_eager"),
-    "vs plain": _figure("speedup_vs_plain"),
-    "error": _figure("rel_l2", ".1e"),
-    "peak MB": _figure("peak_rss_bytes", ".0f", 1e6),
+    "backend": figure_cell("backend"),
+    "artifact": figure_cell("artifact"),
+    "precision": figure_cell("precision"),
+    "batch": figure_cell("batch"),
+    "p50 ms": figure_cell("latency_ms.p50", ".2f"),
+    "p99 ms": figure_cell("latency_ms.p99", ".2f"),
+    "images/s": figure_cell("images_per_s", ".1f"),
+    "vs eager": figure_cell("speedup_vs_eager"),
+    "vs plain": figure_cell("speedup_vs_plain"),
+    "error": figure_cell("rel_l2", ".1e"),
+    "peak MB": figure_cell("peak_rss_bytes", ".0f", 1e6),
     "note": _note,
 }
 # the name of a column, and where in a result it stands

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import get_completion_class
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy.cli._adapter import plain_command
 from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import check_values, show_check
+from t2t_deploy.cli._results import check_lines, lines
 from t2t_deploy.errors import CheckFailed
 from t2t_deploy.model import VARIANTS
 
@@ -21,24 +22,18 @@ if TYPE_CHECKING:
 @plain_command("variants")
 def variants(workspace: Any, output: Output) -> None:
     """List the family: dimensions, parameters, published accuracy."""
-    rows: list[dict[str, Any]] = []
-    for variant in VARIANTS.values():
-        config, published = variant.config, variant.published
-        rows.append(
-            {
-                "variant": variant.name,
-                "tokens_type": config.tokens_type.value,
-                "backbone": config.backbone.value,
-                "embed_dim": config.embed_dim,
-                "depth": config.depth,
-                "num_heads": config.num_heads,
-                "mlp_ratio": config.mlp_ratio,
-                "params": variant.params,
-                "macs_g": published.macs_g,
-                "top1": published.top1,
-                "note": published.note,
-            }
-        )
+    fields = ("embed_dim", "depth", "num_heads", "mlp_ratio")
+    rows = [
+        {
+            "variant": variant.name,
+            "tokens_type": variant.config.tokens_type.value,
+            "backbone": variant.config.backbone.value,
+            **{name: getattr(variant.config, name) for name in fields},
+            "params": variant.params,
+            **{name: getattr(variant.published, name) for name in ("macs_g", "top1", "note")},
+        }
+        for variant in VARIANTS.values()
+    ]
 
     def show(console: Console) -> None:
         from rich.table import Table
@@ -93,7 +88,7 @@ def check(workspace: Any, output: Output) -> int:
     from t2t_deploy.commands import examine_workspace
 
     found = examine_workspace(workspace)
-    output.result(check_values(found), lambda console: show_check(console, found))
+    output.result(to_plain(found), lines(*check_lines(found)))
     return CheckFailed.exit_status if found.problems else 0
 
 
@@ -117,13 +112,8 @@ def prune(workspace: Any, output: Output, folders: tuple[Path, ...], cache: bool
     from t2t_deploy.commands import prune_workspace
 
     removed = prune_workspace(workspace, folders, compiled=cache)
-
-    def show(console: Console) -> None:
-        console.print(f"removed {len(removed)} files and folders")
-        for path in removed:
-            console.print(str(path), markup=False)
-
-    output.result({"removed": [str(path) for path in removed]}, show)
+    names = [str(path) for path in removed]
+    output.result({"removed": names}, lines(f"removed {len(names)} files and folders", *names))
 
 
 workspace = click.Group(
@@ -144,7 +134,12 @@ _REPORT = click.Option(
 @plain_command("doctor", [_REPORT])
 def doctor(workspace: Any, output: Output, as_report: bool) -> int:
     """Tell what this machine can build and run, why not the rest, and check the workspace."""
-    from t2t_deploy.commands import bug_report, examine_machine, examine_workspace
+    from t2t_deploy.commands import (
+        backend_cells,
+        bug_report,
+        examine_machine,
+        examine_workspace,
+    )
 
     found = examine_machine()
     if as_report:
@@ -152,40 +147,33 @@ def doctor(workspace: Any, output: Output, as_report: bool) -> int:
         output.result({"report": report}, lambda console: click.echo(report))
         return 0
     checked = examine_workspace(workspace)
-    found["workspace"] = {"path": str(workspace.root), **check_values(checked)}
+    found["workspace"] = {"path": str(workspace.root), **to_plain(checked)}
 
     def show(console: Console) -> None:
         from rich.table import Table
 
         device = found["cuda_device"]
-        console.print(
+        machine = (
             f"t2t-deploy {found['t2t_deploy']}, Python {found['python']}, {found['platform']}, "
             + (f"CUDA device of compute capability {device}" if device else "no CUDA device")
         )
-        for line in _about(found["processor"]):
-            console.print(line, markup=False)
-        for name, state in found["can"].items():
-            console.print(f"{name}: {state['why_not'] or 'yes'}", markup=False)
+        can = [f"{name}: {state['why_not'] or 'yes'}" for name, state in found["can"].items()]
+        lines(machine, *_about(found["processor"]), *can)(console)
         table = Table("backend", "version", "imports", "device", "builds", "runs")
         steps: dict[str, list[str]] = {}
         for backend in found["backends"]:
-            flags = [backend[name] for name in ("importable", "device", "builds", "runs")]
-            table.add_row(
-                backend["name"],
-                backend["version"] or "-",
-                *("-" if flag is None else "yes" if flag else "no" for flag in flags),
-            )
+            table.add_row(*backend_cells(backend))
             for step in backend["steps"]:
                 steps.setdefault(step, []).append(backend["name"])
         console.print(table)
-        for step, names in steps.items():
-            console.print(f"{', '.join(names)}: {step}", markup=False)
-        if found["onnxruntime"]["problem"]:
-            console.print(f"onnxruntime: {found['onnxruntime']['problem']}", markup=False)
-        versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-        console.print(versions, markup=False)
+        problem = found["onnxruntime"]["problem"]
+        lines(
+            *(f"{', '.join(names)}: {step}" for step, names in steps.items()),
+            *([f"onnxruntime: {problem}"] if problem else []),
+            ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
+        )(console)
         console.print(f"workspace {workspace.root}:", end=" ", markup=False)
-        show_check(console, checked)
+        lines(*check_lines(checked))(console)
 
     output.result(found, show)
     return CheckFailed.exit_status if checked.problems else 0

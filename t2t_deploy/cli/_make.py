@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from t2t_deploy.bench import figure_cell
 from t2t_deploy.cli._adapter import command_line
 from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import fail_if, locating, show_verification
+from t2t_deploy.cli._results import fail_if, lines, locating, verification_line
 from t2t_deploy.commands import (
     CalibratedRanges,
     ComparedStrategies,
@@ -35,11 +36,8 @@ from t2t_deploy.workspace import Artifact
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from t2t_deploy.bench import Latency, Speedup
-
 Cell = Callable[[ComparedStrategies], str]
 
-_NONE = "-"
 _DEFAULT = "*"
 _HAZARD = "!"
 _COMPARE = click.Option(
@@ -76,12 +74,7 @@ def export(made: Artifact | StrategyComparison, output: Output) -> int:
         output.result(made.to_dict(), lambda console: _show_comparison(console, made))
         return 0 if any(row.exported for row in made.rows) else 1
     verification = made.require_manifest().verification
-
-    def show(console: Console) -> None:
-        show_verification(console, verification)
-        console.print(str(made.path), markup=False)
-
-    output.result(export_values(made), show)
+    output.result(export_values(made), lines(verification_line(verification), str(made.path)))
     return fail_if(verification, hint=locating(made))
 
 
@@ -113,9 +106,27 @@ def _show_comparison(console: Console, comparison: StrategyComparison) -> None:
         console.print(f"{whose}: {line}", markup=False, style="dim")
 
 
+# Names and contents of columns; of those measured also the field without which there is none.
+_FIGURES = {
+    "nodes": figure_cell("nodes"),
+    "MB": figure_cell("size_bytes", ".1f", 1e6),
+    "error": figure_cell("rel_l2", ".1e"),
+    "flat error": figure_cell("rel_l2_flat", ".1e"),
+}
+_MEASURED = {
+    "p50 ms": ("latency_ms", figure_cell("latency_ms.p50", ".1f")),
+    "vs eager": ("speedup_vs_eager", figure_cell("speedup_vs_eager")),
+    "OV p50 ms": ("openvino_latency_ms", figure_cell("openvino_latency_ms.p50", ".1f")),
+    "OV vs eager": ("openvino_speedup_vs_eager", figure_cell("openvino_speedup_vs_eager")),
+    "kernels": ("engine", figure_cell("engine.kernels")),
+    "moved MB": ("engine", figure_cell("engine.moved_bytes", ".1f", 1e6)),
+    "act. MB": ("engine", figure_cell("engine.activation_bytes", ".1f", 1e6)),
+    "fused att.": ("engine", figure_cell("engine.fused_attention")),
+}
+
+
 def _columns(comparison: StrategyComparison) -> dict[str, Cell]:
     """Name and content of each column; runtimes that measured nothing have none."""
-    rows = comparison.rows
     columns: dict[str, Cell] = {
         "": lambda row: (_DEFAULT if row.default else "") + (_HAZARD if row.hazards else ""),
         "soft split": lambda row: split_name(row.strategies),
@@ -123,29 +134,13 @@ def _columns(comparison: StrategyComparison) -> dict[str, Cell]:
     if comparison.token_attention == "performer":
         columns["performer"] = lambda row: row.strategies.performer.value
     else:
-        columns["query groups"] = lambda row: str(row.strategies.query_groups)
-    columns |= {
-        "nodes": lambda row: _shown(row.nodes, "d"),
-        "MB": lambda row: _shown(row.size_bytes, ".1f", 1e6),
-        "error": lambda row: _shown(row.rel_l2, ".1e"),
-        "flat error": lambda row: _shown(row.rel_l2_flat, ".1e"),
+        columns["query groups"] = figure_cell("strategies.query_groups")
+    measured = {
+        name: cell
+        for name, (field, cell) in _MEASURED.items()
+        if any(getattr(row, field) is not None for row in comparison.rows)
     }
-    if any(row.latency_ms is not None for row in rows):
-        columns["p50 ms"] = lambda row: _latency(row.latency_ms)
-    if any(row.speedup_vs_eager is not None for row in rows):
-        columns["vs eager"] = lambda row: _speedup(row.speedup_vs_eager)
-    if any(row.openvino_latency_ms is not None for row in rows):
-        columns["OV p50 ms"] = lambda row: _latency(row.openvino_latency_ms)
-    if any(row.openvino_speedup_vs_eager is not None for row in rows):
-        columns["OV vs eager"] = lambda row: _speedup(row.openvino_speedup_vs_eager)
-    if any(row.engine is not None for row in rows):
-        columns |= {
-            "kernels": _figure("kernels", "d"),
-            "moved MB": _figure("moved_bytes", ".1f", 1e6),
-            "act. MB": _figure("activation_bytes", ".1f", 1e6),
-            "fused att.": _figure("fused_attention", "d"),
-        }
-    return columns
+    return columns | _FIGURES | measured
 
 
 def _legend(comparison: StrategyComparison, columns: tuple[str, ...]) -> str:
@@ -165,29 +160,6 @@ def _legend(comparison: StrategyComparison, columns: tuple[str, ...]) -> str:
     return "; ".join(parts)
 
 
-def _figure(name: str, form: str, unit: float | None = None) -> Cell:
-    """The cell of an engine's figure."""
-
-    def cell(row: ComparedStrategies) -> str:
-        return _shown(None if row.engine is None else getattr(row.engine, name), form, unit)
-
-    return cell
-
-
-def _shown(value: float | None, form: str, unit: float | None = None) -> str:
-    if value is None:
-        return _NONE
-    return format(value if unit is None else value / unit, form)
-
-
-def _latency(latency: Latency | None) -> str:
-    return _NONE if latency is None else f"{latency.p50:.1f}"
-
-
-def _speedup(speedup: Speedup | None) -> str:
-    return _NONE if speedup is None else str(speedup)
-
-
 _SHOWN_PAIRS = 10
 
 
@@ -203,9 +175,8 @@ def calibrate(found: CalibratedRanges, output: Output) -> None:
     t2t-deploy quantize --ranges artifacts/calibration/14-224-portable-....ranges
     """
     calibration = found.calibration
-    key, pairs = calibration.key, calibration.equalisation.applied
+    pairs = calibration.equalisation.applied
     values = calibrate_values(found)
-    read = values["calibration"]["images"]
 
     def show(console: Console) -> None:
         from rich.table import Table
@@ -222,12 +193,13 @@ def calibrate(found: CalibratedRanges, output: Output) -> None:
             left = len(pairs) - _SHOWN_PAIRS
             if left > 0:
                 console.print(f"and {left} more; --json names them all", markup=False)
-        console.print(
-            f"{len(calibration.ranges)} ranges ({key.method.value}) from {counted(read, 'picture')}"
-            + (f", {len(calibration.unreadable)} unreadable" if calibration.unreadable else ""),
-            markup=False,
-        )
-        console.print(str(found.path), markup=False)
+        unreadable = len(calibration.unreadable)
+        lines(
+            f"{len(calibration.ranges)} ranges ({values['calibration']['method']}) from "
+            f"{counted(values['calibration']['images'], 'picture')}"
+            + (f", {unreadable} unreadable" if unreadable else ""),
+            str(found.path),
+        )(console)
 
     output.result(values, show)
 
@@ -246,45 +218,33 @@ def quantize(made: Artifact, output: Output) -> int:
     values = quantize_values(made)
     quantization, speed, budget = (values[name] for name in ("quantization", "speed", "budget"))
 
-    def show(console: Console) -> None:
-        console.print(
-            f"{quantization['quantized_nodes']} products in {quantization['type']}, "
-            f"{quantization['float_nodes']} in {quantization['base']}; {quantization['share']:.1%} "
-            "of the linear layers' multiply-adds are quantised",
-            markup=False,
+    shown = [
+        f"{quantization['quantized_nodes']} products in {quantization['type']}, "
+        f"{quantization['float_nodes']} in {quantization['base']}; {quantization['share']:.1%} "
+        "of the linear layers' multiply-adds are quantised"
+    ]
+    if budget is not None:
+        shown.append(
+            f"budget {budget['status']}: {budget['drop']:.2f} points of {budget['measure']} lost "
+            f"of {budget['max_drop']:g} allowed, on {counted(budget['images'], 'picture')}; back "
+            f"in float: {', '.join(budget['returned']) or 'none'}"
         )
-        if budget is not None:
-            _show_budget(console, budget)
-        show_verification(console, manifest.verification)
-        if speed is not None:
-            _show_speed(console, speed)
-        console.print(str(made.path), markup=False)
-
-    output.result(values, show)
+    shown.append(verification_line(manifest.verification))
+    if speed is not None:
+        shown.append(_speed(speed))
+    output.result(values, lines(*shown, str(made.path)))
     found = fail_if(manifest.verification, hint=locating(made))
     return found or fail_if(budget)
 
 
-def _show_budget(console: Console, budget: dict[str, Any]) -> None:
-    console.print(
-        f"budget {budget['status']}: {budget['drop']:.2f} points of {budget['measure']} lost of "
-        f"{budget['max_drop']:g} allowed, on {counted(budget['images'], 'picture')}; back in "
-        f"float: {', '.join(budget['returned']) or 'none'}",
-        markup=False,
-    )
-
-
-def _show_speed(console: Console, speed: dict[str, Any]) -> None:
+def _speed(speed: dict[str, Any]) -> str:
     if speed["status"] != Status.PASSED.value:
-        status = speed["status"].replace("_", " ")
-        console.print(f"speed {status}: {speed['reason']}", markup=False)
-        return
+        return f"speed {speed['status'].replace('_', ' ')}: {speed['reason']}"
     unstable = ", unstable" if speed["unstable"] else ""
-    console.print(
+    return (
         f"{speed['verdict']}: {speed['ratio']:.2f} [{speed['low']:.2f}, {speed['high']:.2f}] "
         f"times as fast in {speed['backend']}, batch {speed['batch']}, "
-        f"{counted(speed['threads'], 'thread')}{unstable}",
-        markup=False,
+        f"{counted(speed['threads'], 'thread')}{unstable}"
     )
 
 
@@ -302,10 +262,12 @@ def build_trt(built: Artifact, output: Output) -> int:
 
     def show(console: Console) -> None:
         show_engine(console, dict(details["engine"]))
-        console.print(f"attestation {attestation['status']}: asked {attestation['asked']}")
-        if not details["runnable_here"]:
-            console.print(f"not runnable here: {details['why_not']}", markup=False)
-        console.print(str(built.path), markup=False)
+        why_not = details["why_not"]
+        lines(
+            f"attestation {attestation['status']}: asked {attestation['asked']}",
+            *([] if why_not is None else [f"not runnable here: {why_not}"]),
+            str(built.path),
+        )(console)
 
     output.result(build_values(built), show)
     return fail_if(attestation)
@@ -356,17 +318,12 @@ def package(package: Package, output: Output) -> None:
     t2t-deploy package artifacts/onnx/14-....onnx --triton models/
     """
     values = package_values(package)
-
-    def show(console: Console) -> None:
-        model = values["model"]
-        console.print(
-            f"{model['name']}: {model['backend']}, {model['instances']}, "
-            f"batches up to {model['max_batch_size']}",
-            markup=False,
-        )
-        console.print(f"{values['ensemble']['name']}: picture files -> classes", markup=False)
-        for folder in package.folders:
-            console.print(str(folder), markup=False)
-        console.print(f"tritonserver --model-repository={values['repository']}", markup=False)
-
-    output.result(values, show)
+    model = values["model"]
+    shown = lines(
+        f"{model['name']}: {model['backend']}, {model['instances']}, "
+        f"batches up to {model['max_batch_size']}",
+        f"{values['ensemble']['name']}: picture files -> classes",
+        *map(str, package.folders),
+        f"tritonserver --model-repository={values['repository']}",
+    )
+    output.result(values, shown)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.cli._output import Output
@@ -24,46 +24,41 @@ def locating(artifact: Artifact) -> str:
     return f"which layer: t2t-deploy verify --locate {shown_path(artifact.path)}"
 
 
-def show_verification(console: Console, verification: Mapping[str, Any] | None) -> None:
-    """One line on how a verification went."""
+def lines(*texts: str) -> Callable[[Console], None]:
+    """What prints lines as a result."""
+
+    def show(console: Console) -> None:
+        for text in texts:
+            console.print(text, markup=False)
+
+    return show
+
+
+def verification_line(verification: Mapping[str, Any] | None) -> str:
+    """How a verification went."""
     if verification is None:
-        console.print("verification not run: not asked for")
-        return
+        return "verification not run: not asked for"
+    status = str(verification["status"]).replace("_", " ")
     if verification["rel_l2"] is None:
-        status = str(verification["status"]).replace("_", " ")
-        console.print(f"verification {status}: {verification['reason']}", markup=False)
-        return
-    console.print(
-        f"verification {verification['status']}: relative error {verification['rel_l2']:.2e} of "
+        return f"verification {status}: {verification['reason']}"
+    return (
+        f"verification {status}: relative error {verification['rel_l2']:.2e} of "
         f"{verification['tolerance']:.0e} allowed, on "
-        f"{counted(len(verification['pictures']), 'picture')}",
-        markup=False,
+        f"{counted(len(verification['pictures']), 'picture')}"
     )
 
 
-def check_values(found: WorkspaceCheck) -> dict[str, Any]:
-    """What a check of a workspace found, JSON-ready."""
-    return {
-        "artifacts": found.artifacts,
-        "problems": list(found.problems),
-        "leftovers": [str(path) for path in found.leftovers],
-    }
-
-
-def show_check(console: Console, found: WorkspaceCheck) -> None:
-    """A line, and one for each problem."""
-    console.print(
+def check_lines(found: WorkspaceCheck) -> list[str]:
+    """What a check of a workspace found: a line, and one for each problem."""
+    leftovers = (
+        f"{len(found.leftovers)} files and folders of killed commands; t2t-deploy workspace prune "
+        "removes them"
+    )
+    return [
         f"{counted(found.artifacts, 'artifact')}, {counted(len(found.problems), 'problem')}",
-        markup=False,
-    )
-    for problem in found.problems:
-        console.print(one_line(problem), markup=False)
-    if found.leftovers:
-        console.print(
-            f"{len(found.leftovers)} files and folders of killed commands; t2t-deploy workspace "
-            "prune removes them",
-            markup=False,
-        )
+        *map(one_line, found.problems),
+        *([leftovers] if found.leftovers else []),
+    ]
 
 
 def fail_if(check: Mapping[str, Any] | None, *, hint: str | None = None) -> int:

@@ -12,8 +12,14 @@ from t2t_deploy.commands._calibrate import (
     calibration_images,
 )
 from t2t_deploy.commands._classifier import load_session
-from t2t_deploy.commands._compare import compare_exports
+from t2t_deploy.commands._compare import (
+    ComparedStrategies,
+    StrategyComparison,
+    compare_exports,
+    split_name,
+)
 from t2t_deploy.commands._doctor import (
+    backend_cells,
     bug_report,
     examine_machine,
     examine_workspace,
@@ -27,11 +33,6 @@ from t2t_deploy.commands._predict import Prediction, predict_images
 from t2t_deploy.commands._predict_across import ClusterPrediction, predict_across
 from t2t_deploy.commands._quantize import quantize_onnx, quantize_values
 from t2t_deploy.commands._quantize_plan import QuantizationMode, quantization_target
-from t2t_deploy.commands._strategy_grid import (
-    ComparedStrategies,
-    StrategyComparison,
-    split_name,
-)
 from t2t_deploy.commands._verify import (
     MAX_PICTURES,
     VerifiedArtifact,
@@ -54,6 +55,7 @@ __all__ = [
     "StrategyComparison",
     "VerifiedArtifact",
     "artifact_values",
+    "backend_cells",
     "benchmark",
     "bug_report",
     "build_engine",

@@ -15,12 +15,14 @@ from t2t_deploy._progress import Progress
 from t2t_deploy.engine import device_capability, engine_version
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError, UsageError
 from t2t_deploy.runtime import (
+    BACKENDS,
     CPU_BACKENDS,
     DEFAULT_BACKEND,
     ClosingSession,
     Session,
     SessionRequest,
     open_session,
+    why_not_in,
     why_not_runnable,
 )
 from t2t_deploy.types import TensorSpec
@@ -91,6 +93,14 @@ def cpu_backend(name: str | None) -> str:
     if reason is not None:
         raise BackendError(f"backend {name} cannot run here: {reason}")
     return name
+
+
+def why_not_run(artifact: Artifact, backend: str, device: int | None = None) -> str | None:
+    """None where a backend that takes an artifact can run it here, else why not."""
+    reason = why_not_runnable(backend, device)
+    if reason is None and artifact.manifest is not None and BACKENDS[backend].takes == "onnx":
+        reason = why_not_in(backend, artifact.manifest.precision)
+    return reason
 
 
 def are_named(paths: Iterable[Path]) -> bool:
@@ -210,13 +220,12 @@ def check_engine(artifact: Artifact, *, trust: bool = False) -> None:
     device, targets = device_capability(), manifest.engine.sm
     if device is None or device in targets:
         return
-    if targets != (_PORTABLE,):
-        raise EngineError(
-            f"{artifact.path.name} was built for SM {', '.join(targets)}, and this machine's GPU "
-            f"is SM {device}: build it again with --sm {device}"
-        )
-    if int(device) < _PORTABLE_FROM:
-        raise EngineError(
-            f"{artifact.path.name} is portable from SM {_PORTABLE_FROM} on, and this machine's GPU "
-            f"is SM {device}: build it again with --sm {device}"
-        )
+    built_for = f"was built for SM {', '.join(targets)}"
+    if targets == (_PORTABLE,):
+        if int(device) >= _PORTABLE_FROM:
+            return
+        built_for = f"is portable from SM {_PORTABLE_FROM} on"
+    raise EngineError(
+        f"{artifact.path.name} {built_for}, and this machine's GPU is SM {device}: build it again "
+        f"with --sm {device}"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -20,6 +20,7 @@ from t2t_deploy._options import (
     Role,
     choice,
     command,
+    command_words,
     ending,
     several,
 )
@@ -30,12 +31,12 @@ from t2t_deploy.bench import (
     DEFAULT_ROUNDS,
     BenchCase,
     BenchReport,
+    BenchStatus,
     CaseResult,
     Comparison,
     bench_csv,
     check_comparable,
     compare_reports,
-    not_run_result,
     read_environment,
     report_from_dict,
     run_bench,
@@ -49,22 +50,21 @@ from t2t_deploy.commands._artifacts import (
     check_engine,
     engine_sha256,
     usable_artifacts,
+    why_not_run,
     workspace_of,
 )
 from t2t_deploy.commands._baselines import (
-    Baselines,
-    BenchedModel,
     plain_baselines,
+    with_reference_logits,
     with_speedup_vs_plain,
-    with_wanted,
 )
 from t2t_deploy.errors import BackendError, ComparisonError, EngineError
 from t2t_deploy.report import BenchDocument, bench_page
 from t2t_deploy.runtime import (
     BACKENDS,
+    REFERENCE_BACKEND,
     SessionRequest,
     available_threads,
-    why_not_in,
     why_not_runnable,
 )
 from t2t_deploy.types import Precision, Target
@@ -90,233 +90,165 @@ class CudaGraphs(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class BenchRequest:
-    """What to measure; empty means every artifact of the workspace on every backend."""
+class Bench:
+    """What is measured, and how it is opened.
 
-    artifacts: Sequence[Path] = ()
-    backends: Sequence[str] = ()
-    batches: Sequence[int] = (1,)
-    threads: int | None = None
-    device: int | None = None  # cuda:0 for backends that need one, the CPU for eager
-    rounds: int = DEFAULT_ROUNDS
-    cuda_graphs: CudaGraphs = CudaGraphs.ON  # of engines and ort-cuda
-    baselines: bool = False  # also what one would use without this tool, and each row's error
-    force: bool = False
-    trust: bool = False
-
-
-def bench_artifacts(
-    workspace: Workspace, request: BenchRequest, progress: Progress = silent
-) -> BenchReport:
-    """Measure artifacts against the eager reference of their own weights.
-
-    A backend that cannot run here becomes a row that says why, unless it was asked for by name.
-    Raises BackendError for one that was, ArtifactError where there is nothing to measure.
+    backends: none is each that runs here. named: whether the artifacts were named one by one.
+    baselines: also what one would use without this tool, and each row's error.
     """
-    for name in request.backends:
-        reason = why_not_runnable(name, request.device)
-        if reason is not None:
-            raise BackendError(f"backend {name} cannot run here: {reason}")
-    artifacts = usable_artifacts(
-        workspace,
-        request.artifacts,
-        force=request.force,
-        purpose="bench",
-        progress=progress,
-        trust=request.trust,
-    )
-    threads = request.threads or available_threads()
-    cases: list[BenchCase] = []
-    skipped: list[CaseResult] = []
-    for batch in request.batches:
-        for artifact in artifacts:
-            for backend in request.backends or BACKENDS:
-                case, reason = _case(workspace, artifact, backend, batch, threads, request)
-                if case is not None:
-                    ways = _graph_ways(case, request.cuda_graphs)
-                    cases += [way for way in ways if way not in cases]
-                elif reason is not None:
-                    skipped.append(
-                        not_run_result(
-                            backend=backend,
-                            artifact=artifact.path.name,
-                            precision=_precision(artifact),
-                            batch=batch,
-                            reason=reason,
-                        )
-                    )
-    if not request.backends:
-        skipped += _untried(cases, skipped, request)
-    if not cases:
-        reasons = "; ".join(dict.fromkeys(str(row.reason) for row in skipped))
-        raise BackendError(f"nothing here can be measured: {reasons or 'no backend takes it'}")
-    with workspace.scratch() as folder:
-        if request.baselines:
-            models = _models(workspace, artifacts)
-            for found in _plain(models, request, threads, folder, progress):
-                cases += found.cases
-                skipped += found.rows
-            cases = with_wanted(cases, models, seed=_SEED, progress=progress)
-        turns = len(cases) * max(request.rounds, 1)
-        measured = run_bench(
-            cases,
-            rounds=request.rounds,
-            round_seconds=min(DEFAULT_ROUND_SECONDS, _TOTAL_SECONDS / turns),
-            seed=_SEED,
-            progress=progress.progress,
-        )
-    results = measured.results
-    if request.baselines:
-        results = tuple(with_speedup_vs_plain(cases, results))
-    return dataclasses.replace(measured, results=(*results, *skipped))
 
+    workspace: Workspace
+    threads: int
+    backends: tuple[str, ...] = ()
+    batches: tuple[int, ...] = (1,)
+    device: int | None = None  # cuda:0 for backends that need one, the CPU for eager
+    named: bool = False
+    cuda_graphs: CudaGraphs = CudaGraphs.ON
+    baselines: bool = False
 
-def _graph_ways(case: BenchCase, asked: CudaGraphs) -> list[BenchCase]:
-    """A case with and without CUDA graphs, as asked; one of a backend without them as it is."""
-    if not BACKENDS[case.backend].cuda_graphs:
-        return [case]
-    request = dataclasses.replace(case.request, cuda_graph=False)
-    plain = dataclasses.replace(case, request=request, artifact=f"{case.artifact}{NO_GRAPH}")
-    return {CudaGraphs.ON: [case], CudaGraphs.OFF: [plain]}.get(asked, [case, plain])
+    def measure(
+        self, artifacts: Sequence[Artifact], rounds: int, progress: Progress
+    ) -> BenchReport:
+        """Measure artifacts against the eager reference of their own weights.
 
-
-def _models(workspace: Workspace, artifacts: Sequence[Artifact]) -> list[BenchedModel]:
-    """The models of the artifacts whose weights are known, each once."""
-    found = {
-        manifest.model_key: BenchedModel(
-            manifest.model_key, workspace.weights(manifest), dict(manifest.config)
-        )
-        for manifest in (artifact.manifest for artifact in artifacts)
-        if manifest is not None and manifest.weights
-    }
-    return list(found.values())
-
-
-def _plain(
-    models: Sequence[BenchedModel],
-    request: BenchRequest,
-    threads: int,
-    folder: Path,
-    progress: Progress,
-) -> Iterator[Baselines]:
-    for batch in request.batches:
-        for model in models:
-            yield plain_baselines(
-                model,
-                batch=batch,
-                threads=threads,
-                backends=request.backends or tuple(BACKENDS),
-                folder=folder,
-                progress=progress,
+        What cannot run here becomes a row that says why. Raises BackendError where nothing can.
+        """
+        cases, skipped = self._cases(artifacts)
+        if not cases:
+            reasons = "; ".join(dict.fromkeys(str(row.reason) for row in skipped))
+            raise BackendError(f"nothing here can be measured: {reasons or 'no backend takes it'}")
+        with self.workspace.scratch() as folder:
+            if self.baselines:
+                models = self._models(artifacts)
+                backends = self.backends or tuple(BACKENDS)
+                for batch in self.batches:
+                    plain = plain_baselines(models, batch, self.threads, backends, folder, progress)
+                    _sort(plain, cases, skipped)
+                cases = with_reference_logits(cases, models, seed=_SEED, progress=progress)
+            turns = len(cases) * max(rounds, 1)
+            measured = run_bench(
+                cases,
+                rounds=rounds,
+                round_seconds=min(DEFAULT_ROUND_SECONDS, _TOTAL_SECONDS / turns),
+                seed=_SEED,
+                progress=progress.progress,
             )
+        results = measured.results
+        if self.baselines:
+            results = tuple(with_speedup_vs_plain(cases, results))
+        return dataclasses.replace(measured, results=(*results, *skipped))
 
+    def _cases(self, artifacts: Sequence[Artifact]) -> tuple[list[BenchCase], list[CaseResult]]:
+        """What to measure, each once, and the rows of what cannot be."""
+        cases: list[BenchCase] = []
+        skipped: list[CaseResult] = []
+        for batch in self.batches:
+            for artifact in artifacts:
+                for backend in self.backends or BACKENDS:
+                    found = self.case(artifact, backend, batch)
+                    if isinstance(found, BenchCase):
+                        _sort(self._graph_ways(found), cases, skipped)
+                    elif found is not None:
+                        skipped.append(found)
+        if not self.backends:  # those that no artifact was made for are told too
+            known = {case.backend for case in cases} | {row.backend for row in skipped}
+            reasons = {b: why_not_runnable(b, self.device) for b in BACKENDS if b not in known}
+            skipped += [
+                CaseResult(backend, None, _ANY_PRECISION, batch, BenchStatus.NOT_RUN, reason)
+                for batch in self.batches
+                for backend, reason in reasons.items()
+                if reason is not None
+            ]
+        return cases, skipped
 
-def _untried(
-    cases: Sequence[BenchCase], skipped: Sequence[CaseResult], request: BenchRequest
-) -> list[CaseResult]:
-    """Backends that cannot run here and that no artifact was made for: they are told too."""
-    mentioned = {case.backend for case in cases} | {row.backend for row in skipped}
-    reasons = {
-        backend: why_not_runnable(backend, request.device)
-        for backend in BACKENDS
-        if backend not in mentioned
-    }
-    return [
-        not_run_result(
-            backend=backend, artifact=None, precision=_ANY_PRECISION, batch=batch, reason=reason
+    def _graph_ways(self, case: BenchCase) -> list[BenchCase]:
+        """With and without CUDA graphs, as asked; of a backend without them as it is."""
+        if not BACKENDS[case.backend].cuda_graphs:
+            return [case]
+        request = dataclasses.replace(case.request, cuda_graph=False)
+        plain = dataclasses.replace(case, request=request, artifact=f"{case.artifact}{NO_GRAPH}")
+        ways = {CudaGraphs.ON: [case], CudaGraphs.OFF: [plain]}
+        return ways.get(self.cuda_graphs, [case, plain])
+
+    def _models(self, artifacts: Sequence[Artifact]) -> dict[str, SessionRequest]:
+        """The references of the artifacts whose weights are known, by `BenchCase.model`."""
+        manifests = [artifact.manifest for artifact in artifacts]
+        known = {one.model_key: one for one in manifests if one is not None and one.weights}
+        return {
+            key: SessionRequest(REFERENCE_BACKEND, self.workspace.weights(one), config=one.config)
+            for key, one in known.items()
+        }
+
+    def case(self, artifact: Artifact, backend: str, batch: int) -> BenchCase | CaseResult | None:
+        """An artifact on a backend, or the row that says why not; None where it is moot."""
+        takes, manifest = BACKENDS[backend].takes, artifact.manifest
+        of_weights = takes == "weights" and manifest is not None and manifest.weights
+        if takes != artifact.kind and not of_weights:
+            return None
+        if manifest is not None and takes == "engine" and backend != manifest.engine.backend:
+            return None
+        name = artifact.path.name
+        precision = "as stored" if manifest is None else manifest.precision.value
+        reason = why_not_run(artifact, backend, self.device) or self._why_not(
+            artifact, backend, batch
         )
-        for batch in request.batches
-        for backend, reason in reasons.items()
-        if reason is not None
-    ]
-
-
-def _case(
-    workspace: Workspace,
-    artifact: Artifact,
-    backend: str,
-    batch: int,
-    threads: int,
-    asked: BenchRequest,
-) -> tuple[BenchCase | None, str | None]:
-    """The case of an artifact on a backend, or why it is not measured; neither where it is moot."""
-    takes, device, named = BACKENDS[backend].takes, asked.device, are_named(asked.artifacts)
-    manifest = artifact.manifest
-    if takes == "weights":
-        if manifest is None or not manifest.weights:
-            return None, None
-        reason = why_not_runnable(backend, device)
-        if reason is None and BACKENDS[backend].compiles and device is None:
-            reason = None if asked.baselines or asked.backends else _SLOW_COMPILE
         if reason is not None:
-            return None, reason
+            return CaseResult(backend, name, precision, batch, BenchStatus.NOT_RUN, reason)
         request = SessionRequest(
             backend,
-            workspace.weights(manifest),
-            threads=threads,
-            config=manifest.config,
-            device=device,
-            cache=workspace.cache(backend),
+            artifact.path,
+            self.threads,
+            device=self.device,
+            cache=self.workspace.cache(backend),
         )
-        return BenchCase(
-            request, manifest.reference_name, Precision.FP32.value, batch, manifest.model_key
-        ), None
-    if takes != artifact.kind:
-        return None, None
-    if manifest is not None and takes == "engine" and backend != manifest.engine.backend:
-        return None, None
-    reason = why_not_runnable(backend, device)
-    if reason is None and takes == "engine" and not named:
-        reason = _why_not_loaded(artifact)
-    if reason is None and manifest is not None and BACKENDS[backend].on_cpu:
-        reason = why_not_in(backend, manifest.precision)
-        if reason is None and manifest.quantization.mode == "dynamic":
-            reason = BACKENDS[backend].why_no_dynamic_ranges
-        if reason is None and manifest.target == Target.TENSORRT.value and not named:
-            reason = "made for TensorRT; name it to run it on the CPU all the same"
-        if reason is None and manifest.batch not in (None, batch):
-            reason = f"its batch is fixed at {manifest.batch}"
-    if reason is None and manifest is not None and takes == "engine":
-        profiles = manifest.engine.shape_profiles
-        if profiles and not any(p.min <= batch <= p.max for p in profiles):
-            reason = f"its profiles take {', '.join(map(str, profiles))}"
-    if reason is not None:
-        return None, reason
-    computes = manifest.model_key if manifest and manifest.weights else None
-    request = SessionRequest(
-        backend,
-        artifact.path,
-        threads=threads,
-        device=device,
-        precision=manifest.precision if manifest else None,
-        cache=workspace.cache(backend),
-        sha256=engine_sha256(artifact),
-    )
-    return BenchCase(request, artifact.path.name, _precision(artifact), batch, computes), None
+        if manifest is not None and takes == "weights":
+            weights = self.workspace.weights(manifest)
+            request = dataclasses.replace(request, path=weights, config=manifest.config)
+            name, precision = manifest.reference_name, Precision.FP32.value
+        else:
+            asked = None if manifest is None else manifest.precision
+            sha256 = engine_sha256(artifact)
+            request = dataclasses.replace(request, precision=asked, sha256=sha256)
+        model = manifest.model_key if manifest is not None and manifest.weights else None
+        return BenchCase(request, name, precision, batch, model)
+
+    def _why_not(self, artifact: Artifact, name: str, batch: int) -> str | None:
+        """Why an artifact is not measured on a backend that could run it, or None."""
+        backend, manifest = BACKENDS[name], artifact.manifest
+        if backend.takes == "weights":
+            fast = not backend.compiles or self.device is not None
+            return None if fast or self.baselines or self.backends else _SLOW_COMPILE
+        if backend.takes == "engine" and not self.named:
+            try:
+                check_engine(artifact)
+            except EngineError as err:
+                return str(err)
+        if manifest is None:
+            return None
+        if backend.takes == "engine":
+            profiles = manifest.engine.shape_profiles
+            fits = not profiles or any(one.min <= batch <= one.max for one in profiles)
+            return None if fits else f"its profiles take {', '.join(map(str, profiles))}"
+        if not backend.on_cpu:
+            return None
+        if manifest.quantization.mode == "dynamic" and backend.why_no_dynamic_ranges is not None:
+            return backend.why_no_dynamic_ranges
+        if manifest.target == Target.TENSORRT.value and not self.named:
+            return "made for TensorRT; name it to run it on the CPU all the same"
+        if manifest.batch not in (None, batch):
+            return f"its batch is fixed at {manifest.batch}"
+        return None
 
 
-def _why_not_loaded(engine: Artifact) -> str | None:
-    try:
-        check_engine(engine)
-    except EngineError as err:
-        return str(err)
-    return None
-
-
-def _precision(artifact: Artifact) -> str:
-    return artifact.manifest.precision.value if artifact.manifest else "as stored"
-
-
-@dataclass(frozen=True, slots=True)
-class BenchOutputs:
-    """What to write beside the result, and what to compare it with; None means nothing.
-
-    page: an HTML file. table: a CSV file. compare: what `bench --json` printed before.
-    """
-
-    page: Path | None = None
-    table: Path | None = None
-    compare: Path | None = None
+def _sort(
+    found: Iterable[BenchCase | CaseResult], cases: list[BenchCase], rows: list[CaseResult]
+) -> None:
+    """Add cases, each once, and rows to their lists."""
+    for one in found:
+        if isinstance(one, CaseResult):
+            rows.append(one)
+        elif one not in cases:
+            cases.append(one)
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,26 +333,52 @@ def benchmark(
     >>> [(row.backend, row.batch, row.status.value) for row in bench.report.results]
     [('ort-cpu', 1, 'ok')]
     """
+    given = dict(locals())  # as asked
     workspace = workspace_of(workspace)
-    request = BenchRequest(
-        artifacts=cast("tuple[Path, ...]", artifacts),
-        backends=cast("tuple[str, ...]", backend),
-        batches=cast("tuple[int, ...]", batch),
-        threads=threads,
-        device=cast("int | None", device),
-        rounds=rounds,
-        cuda_graphs=CudaGraphs(cuda_graphs),
-        baselines=baselines,
-        force=force,
-        trust=trust,
+    paths = cast("tuple[Path, ...]", artifacts)
+    bench = Bench(
+        workspace,
+        threads or available_threads(),
+        tuple(backend),
+        cast("tuple[int, ...]", batch),
+        cast("int | None", device),
+        are_named(paths),
+        CudaGraphs(cuda_graphs),
+        baselines,
     )
-    outputs = BenchOutputs(
-        *(None if path is None else Path(path) for path in (report, csv, compare))
-    )
-    old = _prepared(request, outputs)
-    found = None if measured is None else _stored(measured)
-    found = found or bench_artifacts(workspace, request, progress)
-    return _documented(workspace, found, request, outputs, old, progress)
+    for path in (report, csv):
+        if path is not None:
+            make_folder(Path(path).parent)
+    old = None if compare is None else _comparable(Path(compare), bench)
+    if measured is not None:
+        found = _stored(measured)
+    else:
+        for name in bench.backends:
+            reason = why_not_runnable(name, bench.device)
+            if reason is not None:
+                raise BackendError(f"backend {name} cannot run here: {reason}")
+        usable = usable_artifacts(
+            workspace, paths, force=force, purpose="bench", progress=progress, trust=trust
+        )
+        found = bench.measure(usable, rounds, progress)
+    comparison = None
+    if old is not None:
+        comparison = compare_reports(old, found, name=str(compare))
+        for note in comparison.notes:
+            progress.note(f"not the same as then: {note}")
+    # what may vary from one machine or version to the next is spelled out
+    given |= {"threads": bench.threads}
+    words = command_words(benchmark, given, spelled=("batch", "rounds"))
+    command = shlex.join(["t2t-deploy", "bench", "--workspace", str(workspace.root), *words])
+    written = []
+    if csv is not None:
+        write_text(Path(csv), bench_csv(found))
+        written.append(Path(csv))
+    if report is not None:
+        document = BenchDocument(found, command, _manifests(workspace, paths, found), comparison)
+        write_text(Path(report), bench_page(document))
+        written.append(Path(report))
+    return DocumentedBench(found, command, comparison, tuple(written))
 
 
 def _stored(measured: Mapping[str, Any]) -> BenchReport:
@@ -430,40 +388,6 @@ def _stored(measured: Mapping[str, Any]) -> BenchReport:
         raise ComparisonError(
             f"the stored measurement is no result of this version's bench ({err}); measure again"
         ) from err
-
-
-def _prepared(request: BenchRequest, outputs: BenchOutputs) -> BenchReport | None:
-    """The older bench, once it is known that all files can be written."""
-    for path in (outputs.page, outputs.table):
-        if path is not None:
-            make_folder(path.parent)
-    return None if outputs.compare is None else _comparable(outputs.compare, request)
-
-
-def _documented(
-    workspace: Workspace,
-    measured: BenchReport,
-    request: BenchRequest,
-    outputs: BenchOutputs,
-    old: BenchReport | None,
-    progress: Progress,
-) -> DocumentedBench:
-    comparison = None
-    if old is not None:
-        comparison = compare_reports(old, measured, name=str(outputs.compare))
-        for note in comparison.notes:
-            progress.note(f"not the same as then: {note}")
-    command = _command(workspace, request, outputs)
-    written = []
-    if outputs.table is not None:
-        write_text(outputs.table, bench_csv(measured))
-        written.append(outputs.table)
-    if outputs.page is not None:
-        manifests = _manifests(workspace, request.artifacts, measured)
-        document = BenchDocument(measured, command, manifests, comparison)
-        write_text(outputs.page, bench_page(document))
-        written.append(outputs.page)
-    return DocumentedBench(measured, command, comparison, tuple(written))
 
 
 def read_report(path: Path) -> BenchReport:
@@ -482,17 +406,16 @@ def read_report(path: Path) -> BenchReport:
         ) from err
 
 
-def _comparable(path: Path, request: BenchRequest) -> BenchReport:
+def _comparable(path: Path, bench: Bench) -> BenchReport:
     """The older report, once it is known to be of this machine and these settings."""
     old = read_report(path)
-    threads = request.threads or available_threads()
-    now = read_environment(threads=[threads], load_before=None, gpus=visible_gpus())
-    check_comparable(old, now, devices=(request.device,), name=str(path))
+    now = read_environment(threads=[bench.threads], load_before=None, gpus=visible_gpus())
+    check_comparable(old, now, devices=(bench.device,), name=str(path))
     return old
 
 
 def _manifests(
-    workspace: Workspace, named: Sequence[Path] | None, measured: BenchReport
+    workspace: Workspace, named: Sequence[Path], measured: BenchReport
 ) -> dict[str, Manifest]:
     """Manifests of the files that were measured, by the name that the rows have."""
     artifacts: list[Artifact] = (
@@ -505,29 +428,3 @@ def _manifests(
         for row in (artifact.path.name, f"{artifact.path.name}{NO_GRAPH}")
         if artifact.manifest is not None and row in rows
     }
-
-
-def _command(workspace: Workspace, request: BenchRequest, outputs: BenchOutputs) -> str:
-    """The command line that measures the same again, defaults spelled out where they may vary."""
-    words: list[object] = ["t2t-deploy", "bench", "--workspace", workspace.root]
-    for backend in request.backends:
-        words += ["--backend", backend]
-    words += ["--batch", ",".join(str(batch) for batch in request.batches)]
-    words += ["--threads", request.threads or available_threads()]
-    if request.device is not None:
-        words += ["--device", f"cuda:{request.device}"]
-    words += ["--rounds", request.rounds]
-    if request.cuda_graphs is not CudaGraphs.ON:
-        words += ["--cuda-graphs", request.cuda_graphs.value]
-    flags = {
-        "--baselines": request.baselines,
-        "--force": request.force,
-        "--trust": request.trust,
-    }
-    words += [flag for flag, given in flags.items() if given]
-    files = {"--report": outputs.page, "--csv": outputs.table, "--compare": outputs.compare}
-    for option, path in files.items():
-        words += [] if path is None else [option, path]
-    # a name that begins with a hyphen would be read as an option
-    words += [f"./{path}" if str(path).startswith("-") else path for path in request.artifacts]
-    return shlex.join(str(word) for word in words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import math
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._files import atomic_write, write_text
 from t2t_deploy._optional import is_installed
 from t2t_deploy._progress import Progress
@@ -30,7 +30,13 @@ from t2t_deploy.calibration import (
 from t2t_deploy.commands._quantize_inputs import QuantizationInputs
 from t2t_deploy.errors import counted
 from t2t_deploy.pictures import LabelledSet, labelled_set_from_folder
-from t2t_deploy.runtime import DEFAULT_BACKEND, REFERENCE_BACKEND, SessionRequest, open_session
+from t2t_deploy.runtime import (
+    DEFAULT_BACKEND,
+    REFERENCE_BACKEND,
+    Session,
+    SessionRequest,
+    open_session,
+)
 from t2t_deploy.types import TOLERANCES, Status
 from t2t_deploy.verify import (
     AccuracyRunner,
@@ -68,20 +74,18 @@ class BudgetOutcome:
                 f"allowed, even with {counted(len(search.returned), 'layer')} back in float: give "
                 "a larger --max-drop, or ship the float graph"
             )
+        chosen = search.chosen
         return {
             "status": (Status.PASSED if search.met else Status.FAILED).value,
             "reason": reason,
             "measure": self.measure,
             "images": self.images,
             "max_drop": search.limit.drop,
-            "drop": search.chosen.drop,
-            "rel_l2": _finite(search.chosen.rel_l2),
-            "share": search.chosen.share,
+            "drop": chosen.drop,
+            "rel_l2": _finite(chosen.rel_l2),
+            "share": chosen.share,
             "returned": list(search.returned),
-            "trials": [
-                {**dataclasses.asdict(trial), "rel_l2": _finite(trial.rel_l2)}
-                for trial in search.trials
-            ],
+            "trials": [{**to_plain(one), "rel_l2": _finite(one.rel_l2)} for one in search.trials],
             "costs": [
                 {"layers": list(group.layers), "rel_l2": cost}
                 for group, cost in zip(search.order, search.costs, strict=True)
@@ -138,25 +142,27 @@ def write_budget(
     return f"logs/{path.name}"
 
 
+@dataclass
 class _Bench:
     """Trial graphs against the reference, on the same pictures each time."""
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        inputs: QuantizationInputs,
-        images: LabelledSet,
-        progress: Progress,
-    ) -> None:
-        source = inputs.plan.source
-        self.workspace = workspace
-        self.inputs, self.images, self.report = inputs, images, progress
+    workspace: Workspace
+    inputs: QuantizationInputs
+    images: LabelledSet
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        source = self.inputs.plan.source
         self.size, self.classes = (int(source.config[key]) for key in ("image_size", "num_classes"))
         self.reference = SessionRequest(
-            REFERENCE_BACKEND, workspace.weights(source), config=source.config
+            REFERENCE_BACKEND, self.workspace.weights(source), config=source.config
         )
-        self.measure = "top-1" if images.has_labels else "agreement"
-        self.tolerance = TOLERANCES[inputs.plan.precision]
+        self.measure = "top-1" if self.images.has_labels else "agreement"
+        self.tolerance = TOLERANCES[self.inputs.plan.precision]
+
+    def runner(self, session: Session, batch: int = _BATCH) -> AccuracyRunner:
+        """What counts how a session classifies."""
+        return AccuracyRunner(session, batch, AccuracySum(self.classes))
 
     @functools.cached_property
     def standard(self) -> PictureSet:
@@ -171,35 +177,34 @@ class _Bench:
         return batch.pictures
 
     @functools.cached_property
-    def few_wanted(self) -> np.ndarray:
+    def expected(self) -> np.ndarray:
         """The reference's logits of them, float64."""
         with open_session(self.reference) as session:
-            runner = AccuracyRunner(session, _BATCH, AccuracySum(self.classes))
-            return runner.logits(self.few).astype(np.float64)
+            return self.runner(session).logits(self.few).astype(np.float64)
 
     def cost(self, group: LayerGroup, groups: Sequence[LayerGroup]) -> float:
         """Relative error of the logits with one group alone in 8 bits."""
         others = [name for other in groups if other is not group for name in other.layers]
         with self.trial(others) as runner:
-            error = np.linalg.norm(runner.logits(self.few) - self.few_wanted)
-        return float(error / max(np.linalg.norm(self.few_wanted), np.finfo(np.float64).tiny))
+            error = np.linalg.norm(runner.logits(self.few) - self.expected)
+        return float(error / max(np.linalg.norm(self.expected), np.finfo(np.float64).tiny))
 
     def loss(self, returned: Sequence[str]) -> Loss:
         """What is lost with these layers in float and the others in 8 bits."""
         unreadable: dict[Path, str] = {}
         with self.trial(returned) as runner, open_session(self.reference) as session:
-            base = AccuracyRunner(session, _BATCH, AccuracySum(self.classes))
-            run_pictures([runner], base, self.images, self.size, unreadable, self.report)
+            base = self.runner(session)
+            run_pictures([runner], base, self.images, self.size, unreadable, self.progress)
             checked = verify_session(session, runner.session, self.standard, self.tolerance)
         for line in unreadable.values():
-            self.report.note(line)
+            self.progress.note(line)
         error = float("inf") if checked.rel_l2 is None else checked.rel_l2
-        found, reference = runner.total.result(), base.total.result()
+        actual, reference = runner.total.result(), base.total.result()
         if self.images.has_labels:
-            assert found.top1 is not None and reference.top1 is not None
-            return Loss((reference.top1 - found.top1) * 100, error)
-        assert found.agreement is not None
-        return Loss((1 - found.agreement) * 100, error)
+            assert actual.top1 is not None and reference.top1 is not None
+            return Loss((reference.top1 - actual.top1) * 100, error)
+        assert actual.agreement is not None
+        return Loss((1 - actual.agreement) * 100, error)
 
     @contextlib.contextmanager
     def trial(self, returned: Sequence[str]) -> Iterator[AccuracyRunner]:
@@ -209,5 +214,4 @@ class _Bench:
             path = folder / "trial.onnx"
             onnx.save(self.inputs.place(decisions).model, path)
             with open_session(SessionRequest(DEFAULT_BACKEND, path)) as session:
-                batch = session.inputs[0].shape[0] or _BATCH
-                yield AccuracyRunner(session, batch, AccuracySum(self.classes))
+                yield self.runner(session, session.inputs[0].shape[0] or _BATCH)

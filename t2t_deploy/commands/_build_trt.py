@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._files import file_sha256
 from t2t_deploy._options import (
     TEXT,
@@ -24,9 +25,15 @@ from t2t_deploy._options import (
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import ArtifactFile, Force, artifact_values, workspace_of
 from t2t_deploy.commands._calibrate import DEFAULT_COUNT, Count
-from t2t_deploy.commands._export import OutputFile, forms_asked, graph_of_weights, store_graph
+from t2t_deploy.commands._export import (
+    OutputFile,
+    draft_manifest,
+    forms_asked,
+    graph_of_weights,
+    store_graph,
+)
 from t2t_deploy.commands._quantize import PlacementName, quantized
-from t2t_deploy.commands._quantize_plan import plan_quantization
+from t2t_deploy.commands._quantize_plan import QuantizationRequest, plan_quantization
 from t2t_deploy.engine import (
     BACKEND_RTX,
     BUILDERS,
@@ -192,22 +199,39 @@ def build_engine(
     given = cast("Sequence[ShapeProfile]", profile)
     profiles = chosen_profiles(given, min_batch, opt_batch, max_batch)
     workspace = workspace_of(workspace)
-    asked = _Asked(
-        None if precision is None else Precision(precision),
-        None if images is None else Path(images),
-        count,
-        placement,
-        sm,
-        force,
-    )
-    source = _source(workspace, artifact, asked, progress)
-    asked.check()
+    asked = None if precision is None else Precision(precision)
+    if artifact is None:
+        suits = functools.partial(_buildable, asked=asked, calibrates=images is not None)
+        newest = workspace.newest("onnx", suits, force=force)
+        progress.note(f"building from the newest export, {newest.path.name}")
+        source = workspace.checked(newest, force=force)
+    else:
+        source = workspace.open(Path(artifact), force=force)
+    if source.kind != "onnx":
+        raise ArtifactError(
+            f"{source.path} is an {source.kind}; an engine is built from an ONNX file: name one, "
+            "or none to take the newest export"
+        )
+    if placement is not None and images is None and not (asked and asked.weights_only):
+        raise UsageError(
+            f"placement {placement} is how a graph is quantised, and no pictures are given to do "
+            "it on: give int8 or fp8 with a folder of images, or leave the placement out"
+        )
+    if images is not None and asked not in QUANTIZED:
+        raise UsageError(
+            "images are calibrated on, which int8 and fp8 alone need; give int8 or fp8, or leave "
+            "them out"
+        )
     module = choose_builder(backend)
-    sm = sm or ("native" if device_capability() is not None else "portable")
-    if asked.precision is not None:
-        check_targets(module, parse_sm(sm), asked.precision)
-    graph = _typed_graph(workspace, source, asked, progress)
-    progress.step(f"building {graph.path.name} for {sm}")
+    targets = parse_sm(sm or ("native" if device_capability() is not None else "portable"))
+    if asked is not None:
+        check_targets(module, targets, asked)
+    request = QuantizationRequest(
+        target=Target.TENSORRT, images=images, count=count, placement=placement
+    )
+    graph = _graph_to_build(workspace, source, asked, request, sm, progress, force=force)
+    known = graph.manifest
+    progress.step(f"building {graph.path.name} for {','.join(targets)}")
     level = opt_level
     if level is not None and module.backend == BACKEND_RTX:
         progress.note(
@@ -216,7 +240,7 @@ def build_engine(
         level = None
     options = BuildOptions(
         profiles=profiles,
-        sm=parse_sm(sm),
+        sm=targets,
         memory_limit_mib=memory_limit,
         optimization_level=level,
         timing_cache=workspace.root / "timing",
@@ -225,67 +249,69 @@ def build_engine(
         built = engine_from_onnx(graph.path, options, module=module, progress=progress.progress)
     except BuilderDiedError as err:
         raise EngineError(f"{err}. {_kept(workspace, graph, err.log)}") from err
-    known = graph.manifest
-    attestation = _attest(built.figures, asked.precision or (known.precision if known else None))
-    precision = Precision(attestation.asked)
+    attestation = _attest(built.figures, asked or (known.precision if known else None))
     why_not = why_not_loaded(built.engine, module.trt)
-    stem = graph.path.stem.rsplit("-", 1)[0] if known else graph.path.stem
-    targets = "_".join(built.sm)
-    sized = built.sized
-    figures = built.figures.to_dict() | {
-        "moved_bytes": sized.moved_bytes,
-        "total_bytes": sized.total_bytes,
-        "moved_by_batch": None if sized is built.figures else built.profiles[0].opt,
-        "moved_by_kernels": sized.kernels,
-    }
+    lineage: dict[str, Any]
+    if known is None:
+        stem, sha256 = graph.path.stem, file_sha256(graph.path)
+        lineage = {"variant": stem, "config": {}, "batch": None, "weights": {}}
+        of_graph = {}
+    else:
+        stem, sha256 = graph.path.stem.rsplit("-", 1)[0], known.sha256
+        lineage = {name: getattr(known, name) for name in _LINEAGE}
+        of_graph = known.graph_io.to_details()
     draft = Manifest(
         kind="engine",
         file="",
         sha256="",
         size_bytes=0,
-        variant=known.variant if known else graph.path.stem,
-        precision=precision,
-        config=known.config if known else {},
-        batch=known.batch if known else None,
+        precision=Precision(attestation.asked),
         target=Target.TENSORRT.value,
-        weights=known.weights if known else {},
-        opset=known.opset if known else None,
-        strategies=known.strategies if known else None,
-        parents=({"kind": "onnx", "file": graph.path.name, "sha256": _sha256(graph)},),
+        parents=({"kind": "onnx", "file": graph.path.name, "sha256": sha256},),
+        **lineage,
     )
+    name = f"{stem}-sm{'_'.join(built.sm)}"
 
     def write(path: Path) -> dict[str, Any]:
         path.write_bytes(built.engine)
-        log = workspace.write_log(f"{stem}-sm{targets}.log", built.log)
+        log = workspace.write_log(f"{name}.log", built.log)
+        sized = built.sized
+        engine = {
+            **built.figures.to_dict(),
+            "moved_bytes": sized.moved_bytes,
+            "total_bytes": sized.total_bytes,
+            "moved_by_batch": None if sized is built.figures else built.profiles[0].opt,
+            "moved_by_kernels": sized.kernels,
+            "backend": built.backend,
+            "backend_version": built.backend_version,
+            "sm": list(built.sm),
+            "memory_limit_mib": options.memory_limit_mib,
+            "optimization_level": options.optimization_level,
+            "profiles": [str(profile) for profile in built.profiles],
+            "inputs": to_plain(built.inputs),
+            "outputs": to_plain(built.outputs),
+            "size_bytes": len(built.engine),
+            "build_s": round(built.build_s, 3),
+            "log": f"logs/{log.name}",
+            # names without folders, as in all of a manifest
+            "trtexec": trtexec_line(built, Path(graph.path.name), Path(f"{stem}.engine")),
+        }
         details = {
-            "engine": {
-                **figures,
-                "backend": built.backend,
-                "backend_version": built.backend_version,
-                "sm": list(built.sm),
-                "memory_limit_mib": options.memory_limit_mib,
-                "optimization_level": options.optimization_level,
-                "profiles": [str(profile) for profile in built.profiles],
-                "inputs": [dataclasses.asdict(spec) for spec in built.inputs],
-                "outputs": [dataclasses.asdict(spec) for spec in built.outputs],
-                "size_bytes": len(built.engine),
-                "build_s": round(built.build_s, 3),
-                "log": f"logs/{log.name}",
-                # names without folders, as in all of a manifest
-                "trtexec": trtexec_line(built, Path(graph.path.name), Path(f"{stem}.engine")),
-            },
+            "engine": engine,
             "attestation": attestation.to_dict(),
             "graph_verification": known.verification if known else None,
-            **(known.graph_io.to_details() if known else {}),
+            **of_graph,
             "calibration": known.details.get("calibration") if known else None,
             "runnable_here": why_not is None,
             "why_not": why_not,
         }
         return {"details": details}
 
-    return workspace.store(
-        draft, write, stem=f"{stem}-sm{targets}", output=None if output is None else Path(output)
-    )
+    return workspace.store(draft, write, stem=name, output=output)
+
+
+# what an engine is made of, as its graph
+_LINEAGE = ("variant", "config", "batch", "weights", "opset", "strategies")
 
 
 def build_values(artifact: Artifact) -> dict[str, Any]:
@@ -299,50 +325,6 @@ def build_values(artifact: Artifact) -> dict[str, Any]:
         "runnable_here": details["runnable_here"],
         "why_not": details["why_not"],
     }
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What decides which graph an engine is built from; None is as of `build_engine`."""
-
-    precision: Precision | None
-    images: Path | None
-    count: int
-    placement: str | None
-    sm: str | None
-    force: bool
-
-    def check(self) -> None:
-        """Raise UsageError where pictures and what they are for do not come together."""
-        weights_only = self.precision is not None and self.precision.weights_only
-        if self.placement is not None and self.images is None and not weights_only:
-            raise UsageError(
-                f"placement {self.placement} is how a graph is quantised, and no pictures are "
-                "given to do it on: give int8 or fp8 with a folder of images, or leave the "
-                "placement out"
-            )
-        if self.images is not None and self.precision not in QUANTIZED:
-            raise UsageError(
-                "images are calibrated on, which int8 and fp8 alone need; give int8 or fp8, or "
-                "leave them out"
-            )
-
-
-def _source(
-    workspace: Workspace, artifact: AnyPath | None, asked: _Asked, progress: Progress
-) -> Artifact:
-    """The graph that was named, or the newest that suits."""
-    if artifact is None:
-        newest = workspace.newest("onnx", lambda m: _buildable(m, asked), force=asked.force)
-        progress.note(f"building from the newest export, {newest.path.name}")
-        return workspace.checked(newest, force=asked.force)
-    source = workspace.open(Path(artifact), force=asked.force)
-    if source.kind != "onnx":
-        raise ArtifactError(
-            f"{source.path} is an {source.kind}; an engine is built from an ONNX file: name one, "
-            "or none to take the newest export"
-        )
-    return source
 
 
 def _kept(workspace: Workspace, graph: Artifact, log: str) -> str:
@@ -368,20 +350,30 @@ def _attest(figures: EngineFigures, asked: Precision | None) -> Attestation:
     return dataclasses.replace(attestations[0], status=Status.NOT_RUN, reason=reason)
 
 
-def _typed_graph(
-    workspace: Workspace, source: Artifact, asked: _Asked, progress: Progress
+def _graph_to_build(
+    workspace: Workspace,
+    source: Artifact,
+    asked: Precision | None,
+    request: QuantizationRequest,
+    sm: str | None,
+    progress: Progress,
+    *,
+    force: bool,
 ) -> Artifact:
-    """The graph to build: the source itself, or its weights exported for TensorRT."""
-    manifest = source.manifest
+    """The source itself, or its weights exported or quantised for TensorRT.
+
+    asked, sm: as of `build_engine`. request: how it is quantised where that is asked for.
+    """
+    manifest, name = source.manifest, source.path.name
     if manifest is None:
-        progress.note(f"{source.path.name} has no manifest: it is built as it is, never retyped")
-        check_foreign(read_onnx(source.path), source.path.name, progress)
+        progress.note(f"{name} has no manifest: it is built as it is, never retyped")
+        check_foreign(read_onnx(source.path), name, progress)
         return source
-    precision = asked.precision or manifest.precision
+    precision = asked or manifest.precision
 
     def suits(other: Manifest) -> bool:
         return (
-            (other.target == Target.TENSORRT.value or _is_portable_int8(other))
+            _is_for_engines(other)
             and other.precision is precision
             and other.weights_sha256 == manifest.weights_sha256
             and (other.config, other.batch) == (manifest.config, manifest.batch)
@@ -390,23 +382,31 @@ def _typed_graph(
             and not other.failed
         )
 
-    quantizes = precision in QUANTIZED and (asked.images is not None or asked.placement is not None)
-    if not quantizes and (suits(manifest) or (asked.force and manifest.precision is precision)):
-        if _is_portable_int8(manifest):
-            progress.note(
-                f"{source.path.name} is {precision.value} in an fp32 graph; t2t-deploy quantize "
-                "--target tensorrt makes one that is fp16 elsewhere"
-            )
-        return source
-    if not quantizes:
+    if precision not in QUANTIZED or request.images is request.placement is None:
+        if suits(manifest) or (force and manifest.precision is precision):
+            if _is_portable_int8(manifest):
+                progress.note(
+                    f"{name} is {precision.value} in an fp32 graph; t2t-deploy quantize --target "
+                    "tensorrt makes one that is fp16 elsewhere"
+                )
+            return source
         ready = [a for a in workspace.artifacts("onnx") if suits(a.require_manifest())]
         if ready:
             return workspace.checked(ready[-1])
     if precision in QUANTIZED:
-        return _quantized_graph(workspace, source, precision, asked, progress)
+        if request.images is None and not precision.weights_only:
+            raise CalibrationError(
+                f"{name} is {manifest.precision.value}, and {precision.value} ranges are taken on "
+                "pictures: give a folder of images, or make the graph first: t2t-deploy quantize "
+                f"--type {precision.value} --target tensorrt --images DIR"
+            )
+        progress.note(f"quantising the weights of {name} to {precision.value} for tensorrt")
+        request = dataclasses.replace(request, precision=precision)
+        plan = plan_quantization(workspace, source.path, request, progress, force=force)
+        return workspace.checked(quantized(workspace, plan, progress, sm=sm), force=force)
     progress.note(
-        f"{source.path.name} is {manifest.precision.value} for {manifest.target}: exporting its "
-        f"weights again in {precision.value} for tensorrt"
+        f"{name} is {manifest.precision.value} for {manifest.target}: exporting its weights again "
+        f"in {precision.value} for tensorrt"
     )
     form = dataclasses.replace(
         forms_asked(manifest),
@@ -417,53 +417,23 @@ def _typed_graph(
         graph_io=manifest.graph_io,
     )
     again = graph_of_weights(workspace, manifest, form, progress)
-    graph = store_graph(workspace, again, form, manifest.weights, progress)
-    return workspace.checked(graph, force=asked.force)
+    draft = draft_manifest(again, form, manifest.weights)
+    graph = store_graph(workspace, again, form, draft, progress)
+    return workspace.checked(graph, force=force)
 
 
-def _buildable(manifest: Manifest, asked: _Asked) -> bool:
+def _buildable(manifest: Manifest, *, asked: Precision | None, calibrates: bool) -> bool:
     """Whether an export is one to start from: any float one, a quantised one if it fits."""
-    if manifest.precision not in QUANTIZED or asked.images is not None:
+    if manifest.precision not in QUANTIZED or calibrates:
         return manifest.precision not in QUANTIZED
-    fits = manifest.target == Target.TENSORRT.value or _is_portable_int8(manifest)
-    return fits and asked.precision in (None, manifest.precision)
+    return _is_for_engines(manifest) and asked in (None, manifest.precision)
+
+
+def _is_for_engines(manifest: Manifest) -> bool:
+    return manifest.target == Target.TENSORRT.value or _is_portable_int8(manifest)
 
 
 def _is_portable_int8(manifest: Manifest) -> bool:
     """Whether a graph has the static ranges and signed codes that TensorRT takes."""
-    return manifest.target == Target.PORTABLE.value and manifest.quantization.mode == "static"
-
-
-def _quantized_graph(
-    workspace: Workspace,
-    source: Artifact,
-    precision: Precision,
-    asked: _Asked,
-    progress: Progress,
-) -> Artifact:
-    """The source's weights quantised for TensorRT on the request's pictures."""
-    if asked.images is None and not precision.weights_only:
-        raise CalibrationError(
-            f"{source.path.name} is {source.require_manifest().precision.value}, and "
-            f"{precision.value} ranges are taken on pictures: give a folder of images, or make "
-            f"the graph first: t2t-deploy quantize --type {precision.value} --target tensorrt "
-            "--images DIR"
-        )
-    progress.note(f"quantising the weights of {source.path.name} to {precision.value} for tensorrt")
-    plan = plan_quantization(
-        workspace,
-        source.path,
-        precision,
-        target=Target.TENSORRT,
-        images=asked.images,
-        count=asked.count,
-        placement=asked.placement,
-        force=asked.force,
-        progress=progress,
-    )
-    graph = quantized(workspace, plan, progress, sm=asked.sm)
-    return workspace.checked(graph, force=asked.force)
-
-
-def _sha256(artifact: Artifact) -> str:
-    return artifact.manifest.sha256 if artifact.manifest else file_sha256(artifact.path)
+    portable = manifest.target == Target.PORTABLE.value
+    return portable and manifest.quantization.mode == "static"

@@ -150,38 +150,41 @@ def calibrate_onnx(
         progress,
         method=RangeMethod(method),
         equalise=equalise,
-        output=None if output is None else Path(output),
+        output=output,
     )
 
 
 def calibrate_values(found: CalibratedRanges) -> dict[str, Any]:
     """What ``calibrate --json`` prints."""
     calibration = found.calibration
-    key = calibration.key
     return {
         "ranges": {
             "path": str(found.path),
-            **to_plain(key),
+            **to_plain(calibration.key),
             "tensors": len(calibration.ranges),
             "reused": found.reused,
         },
-        "calibration": {
-            "images": key.images - len(calibration.unreadable),
-            "sha256": key.images_sha256,
-            "method": key.method.value,
-            "unreadable": list(calibration.unreadable),
-        },
-        "equalised": [
-            {
-                "producer": pair.producer,
-                "layers": list(pair.layers),
-                "spread_before": pair.spread_before,
-                "spread_after": pair.spread_after,
-            }
-            for pair in calibration.equalisation.applied
-        ],
+        "calibration": calibration_values(calibration),
+        "equalised": equalised_values(calibration.equalisation),
         "not_equalised": dict(calibration.equalisation.refused),
     }
+
+
+def calibration_values(calibration: Calibration) -> dict[str, Any]:
+    """What ranges were taken on, and how."""
+    key = calibration.key
+    return {
+        "images": key.images - len(calibration.unreadable),
+        "sha256": key.images_sha256,
+        "method": key.method.value,
+        "unreadable": list(calibration.unreadable),
+    }
+
+
+def equalised_values(equalisation: Equalisation, *more: str) -> list[dict[str, Any]]:
+    """The pairs of layers that were made alike. more: other fields of theirs."""
+    names = ("producer", "layers", "spread_before", "spread_after", *more)
+    return [{n: to_plain(getattr(pair, n)) for n in names} for pair in equalisation.applied]
 
 
 def quantizable_export(
@@ -240,7 +243,7 @@ def calibrated(
     *,
     method: RangeMethod = DEFAULT_METHOD,
     equalise: bool = True,
-    output: Path | None = None,
+    output: AnyPath | None = None,
 ) -> CalibratedRanges:
     """The calibration of a graph on pictures, from its file where one was made before.
 
@@ -257,7 +260,7 @@ def calibrated(
     )
     name = f"{source.variant}-{key.image_size}-{graph.target.value}-{key.digest()[:8]}"
     kept = workspace.root / CALIBRATION / f"{name}.ranges"
-    path = output or kept
+    path = kept if output is None else Path(output)
     ready = _ready(kept, key, graph)
     if ready is None:
         with workspace.lock(name):
@@ -370,13 +373,13 @@ class _Work:
 
     def save(self, observation: Observation, done: int) -> None:
         """Keep the sums, so that a killed calibration goes on from here."""
-        told = {
+        metadata = {
             "key": self.key.digest(),
             "done": str(done),
             "unreadable": json.dumps(self.unreadable),
         }
         with atomic_write(self.partial) as temporary:
-            temporary.write_bytes(save(observation.to_arrays(), metadata=told))
+            temporary.write_bytes(save(observation.to_arrays(), metadata=metadata))
 
     def resume(self) -> tuple[Observation, int]:
         """The sums a calibration of the same key left, and the files in them; else empty ones."""
@@ -384,12 +387,12 @@ class _Work:
         try:
             check_safetensors(self.partial)
             with safe_open(self.partial, "numpy") as file:
-                told = file.metadata() or {}
-                if told.get("key") != self.key.digest():
+                metadata = file.metadata() or {}
+                if metadata.get("key") != self.key.digest():
                     return empty, 0
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             found = Observation.from_arrays(arrays)
-            done, unreadable = int(told["done"]), list(json.loads(told["unreadable"]))
+            done, unreadable = int(metadata["done"]), list(json.loads(metadata["unreadable"]))
         except (
             OSError, SafetensorError, CalibrationError, ValueError, TypeError, KeyError,
             AttributeError, RecursionError,

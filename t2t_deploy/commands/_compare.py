@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._files import temporary_folder
 from t2t_deploy._optional import is_installed, require
 from t2t_deploy._options import AnyPath, command
@@ -20,7 +21,8 @@ from t2t_deploy.bench import (
     MIN_ROUNDS,
     BenchCase,
     BenchStatus,
-    CaseResult,
+    Latency,
+    Speedup,
     run_bench,
 )
 from t2t_deploy.commands._artifacts import workspace_of
@@ -37,22 +39,15 @@ from t2t_deploy.commands._export import (
     Performer,
     SoftSplit,
     Variant,
+    graph_of_reference,
     load_model,
-)
-from t2t_deploy.commands._strategy_grid import (
-    ENGINE_SM,
-    RUNTIME,
-    ComparedStrategies,
-    EngineSummary,
-    StrategyComparison,
-    strategies_to_compare,
-    strategy_name,
 )
 from t2t_deploy.engine import BuildOptions, build_engine
 from t2t_deploy.errors import DeployError, MissingDependencyError, counted
-from t2t_deploy.export import choose_strategies
+from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
 from t2t_deploy.runtime import (
     BACKENDS,
+    DEFAULT_BACKEND,
     REFERENCE_BACKEND,
     SessionRequest,
     available_threads,
@@ -75,18 +70,92 @@ from t2t_deploy.workspace import Workspace
 if TYPE_CHECKING:
     from t2t_deploy.model import T2TViT
 
-    pass
-
+_ENGINE_SM = "86"
 # Measuring gets what exporting and building leave of this, so that a comparison stays one a person
 # waits for.
 _TOTAL_SECONDS = 170.0
+_WARM_UP_SECONDS = 4.0  # of one case, its process included
+_MIN_ROUND_SECONDS = 0.05  # a few calls, however little time is left
 _REFERENCE_BATCH = 4  # pictures at once in float64: half the time of one by one
 # Node by node a picture takes seconds: fixed noise and a photograph, black and cream.
-_NODEWISE_STANDARD = ("noise 0", "china")
-_NODEWISE_FLAT = ("black", "cream")
+_NODEWISE_PICTURES = ("noise 0", "china", "black", "cream")
 # What one combination may raise while the others go on; torch's exporter and ONNX Runtime raise
 # RuntimeError, a full disk OSError.
 _FAILURES = (DeployError, RuntimeError, OSError)
+# The runtimes that are timed: what the figure of each is called, and how its fields begin.
+_OPENVINO = backend_for(Target.OPENVINO)
+_TIMED = {DEFAULT_BACKEND: ("latency", ""), _OPENVINO: ("OpenVINO latency", "openvino_")}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSummary:
+    """Figures of an engine at the compared batch, in bytes and counts; see `EngineFigures`."""
+
+    kernels: int
+    moved_bytes: int | None
+    activation_bytes: int
+    fused_attention: int
+
+
+@dataclass(slots=True)
+class ComparedStrategies:
+    """One combination, and what its graph costs and loses: a row of ``export --compare``.
+
+    name: the combination in few words. default: whether it is the target's own. rel_l2,
+    rel_l2_flat: largest relative L2 error of one picture's logits against the reference in float64,
+    over the standard and the flat pictures. latency_ms, speedup_vs_eager: in ONNX Runtime on the
+    CPU; openvino_latency_ms, openvino_speedup_vs_eager: in OpenVINO. engine: of TensorRT-RTX. What
+    was not run or failed is None, and ``reason`` says why; a reason may also say how a figure was
+    come by. hazards: known ways in which the combination loses numbers, one line each.
+    """
+
+    name: str
+    strategies: Strategies
+    default: bool = False
+    nodes: int | None = None
+    size_bytes: int | None = None
+    rel_l2: float | None = None
+    rel_l2_flat: float | None = None
+    latency_ms: Latency | None = None
+    speedup_vs_eager: Speedup | None = None
+    openvino_latency_ms: Latency | None = None
+    openvino_speedup_vs_eager: Speedup | None = None
+    engine: EngineSummary | None = None
+    reason: str | None = None
+    hazards: tuple[str, ...] = ()
+
+    @property
+    def exported(self) -> bool:
+        """Whether the combination became a file."""
+        return self.size_bytes is not None
+
+    def because(self, reason: str) -> None:
+        """Add a reason."""
+        self.reason = reason if self.reason is None else f"{self.reason}; {reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyComparison:
+    """All combinations of one model, precision and target.
+
+    batch: what latencies and engines are of: the graph's fixed batch, 1 where it is free.
+    token_attention: the form of the token blocks, which tells whether ``performer`` or
+    ``query_groups`` makes a difference. engine_sm: the compute capability of the engines.
+    """
+
+    variant: str
+    precision: Precision
+    target: Target
+    batch: int
+    token_attention: str
+    engine_sm: str
+    rows: tuple[ComparedStrategies, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``export --compare``."""
+        values: dict[str, Any] = to_plain(self)
+        rows = [{**row.pop("strategies"), **row} for row in values["rows"]]
+        return {**values, "rows": rows}
 
 
 @command
@@ -121,8 +190,7 @@ def compare_exports(
         opset,
     )
     started_s = monotonic()
-    default = choose_strategies(form.target)
-    asked = form.strategies()
+    default, asked = choose_strategies(form.target), form.strategies()
     require("torch")
     from t2t_deploy.model import TokensType, reference_from_state_dict, save_weights
 
@@ -131,165 +199,125 @@ def compare_exports(
     performers = dims.tokens_type is TokensType.PERFORMER
     if not performers:  # its form makes no difference then
         asked = dataclasses.replace(asked, performer=default.performer)
-    combinations = strategies_to_compare(default, performer=performers)
-    if asked not in combinations:
-        combinations = (*combinations, asked)
+    grid = dict.fromkeys((*strategies_to_compare(default, performer=performers), asked))
+    rows: dict[Path, ComparedStrategies] = {}
     with temporary_folder(workspace_of(workspace).root) as scratch:
         weights = scratch / "weights.safetensors"
         save_weights(state_dict, weights)
         progress.step("computing the reference in float64")
         # a model of its own: the deploy form shares the float32 weights of the other
-        reference_logits = _reference_logits(
-            reference_from_state_dict(state_dict, dims), form.precision
-        )
+        exact = _reference_logits(reference_from_state_dict(state_dict, dims), form.precision)
         reference = reference_from_state_dict(state_dict, dims)
-        rows = []
-        files = []
-        for index, strategies in enumerate(combinations, start=1):
+        for index, strategies in enumerate(grid, start=1):
             name = strategy_name(strategies, performer=performers)
-            progress.step(f"exporting {name} ({index} of {len(combinations)})")
-            files.append(scratch / f"{index}.onnx")
-            row = ComparedStrategies(name, strategies, default=strategies == default)
-            rows.append(_examined(row, reference, form, reference_logits, files[-1], progress))
+            progress.step(f"exporting {name} ({index} of {len(grid)})")
+            row = ComparedStrategies(
+                name, strategies, strategies == default, hazards=strategies.hazards()
+            )
+            path = scratch / f"{index}.onnx"
+            rows[path] = row
+            _examine(row, reference, form, exact, path, progress)
         left_s = _TOTAL_SECONDS - (monotonic() - started_s)
         eager = SessionRequest(REFERENCE_BACKEND, weights, available_threads(), dims.to_dict())
-        rows = with_latencies(rows, files, eager, form, left_s, progress)
+        exported = {path: row for path, row in rows.items() if row.exported}
+        _measure(exported, eager, form, left_s, progress)
     return StrategyComparison(
-        variant=dims.name,
-        precision=form.precision,
-        target=form.target,
-        batch=form.batch or 1,
-        token_attention=dims.tokens_type.value,
-        rows=tuple(rows),
+        dims.name,
+        form.precision,
+        form.target,
+        form.batch or 1,
+        dims.tokens_type.value,
+        _ENGINE_SM,
+        tuple(rows.values()),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _ReferenceLogits:
-    """Pictures, and the reference's logits of them in float64."""
-
-    standard: PictureSet
-    standard_logits: np.ndarray
-    flat: PictureSet
-    flat_logits: np.ndarray
+_Logits = Mapping[str, tuple[PictureSet, np.ndarray]]
+"""By the field of the error: pictures, and the reference's logits of them in float64."""
 
 
-def _reference_logits(model: T2TViT, precision: Precision) -> _ReferenceLogits:
+def _reference_logits(model: T2TViT, precision: Precision) -> _Logits:
     import torch
 
     size = model.config.image_size
-    standard, flat = standard_pictures(size), flat_pictures(size)
-    if precision is Precision.BF16:
-        standard, flat = _only(standard, _NODEWISE_STANDARD), _only(flat, _NODEWISE_FLAT)
     exact = model.double()
-
-    def logits(pictures: np.ndarray) -> np.ndarray:
+    found = {}
+    for error, some in (("rel_l2", standard_pictures(size)), ("rel_l2_flat", flat_pictures(size))):
+        pictures = some
+        if precision is Precision.BF16:
+            kept = [i for i, name in enumerate(some.names) if name in _NODEWISE_PICTURES]
+            names = tuple(some.names[index] for index in kept)
+            pictures = PictureSet(names, some.pictures[kept], some.absent)
         with torch.inference_mode():
-            chunks = torch.from_numpy(pictures).split(_REFERENCE_BATCH)
-            return np.concatenate([exact(chunk.double()).numpy() for chunk in chunks])
-
-    return _ReferenceLogits(standard, logits(standard.pictures), flat, logits(flat.pictures))
-
-
-def _only(pictures: PictureSet, names: Sequence[str]) -> PictureSet:
-    """Those of the names that are at hand."""
-    kept = [index for index, name in enumerate(pictures.names) if name in names]
-    return PictureSet(
-        tuple(pictures.names[index] for index in kept), pictures.pictures[kept], pictures.absent
-    )
+            chunks = torch.from_numpy(pictures.pictures).split(_REFERENCE_BATCH)
+            logits = np.concatenate([exact(chunk.double()).numpy() for chunk in chunks])
+        found[error] = (pictures, logits)
+    return found
 
 
-def _examined(
+def _examine(
     row: ComparedStrategies,
     reference: T2TViT,
     form: GraphForm,
-    reference_logits: _ReferenceLogits,
+    exact: _Logits,
     path: Path,
     progress: Progress,
-) -> ComparedStrategies:
-    """The row with its file written, compared with the reference and built into an engine."""
+) -> None:
+    """Write the row's file, compare it with the reference and build an engine of it."""
     import onnx
-
-    from t2t_deploy.export import DEFAULT_OPSET, DeployT2TViT, onnx_from_deploy
-    from t2t_deploy.graph import check_graph
 
     try:
         row.strategies.check_precision(form.precision)
-        deploy = DeployT2TViT(reference, row.strategies, form.precision)
-        opset = DEFAULT_OPSET if form.opset is None else form.opset
-        traced = onnx_from_deploy(deploy, batch=form.batch, opset=opset)
-        model = check_graph(traced, batch=form.batch, contrib=row.strategies.fuse_attention)
-        onnx.save(model, path)
+        graph = graph_of_reference(reference, form, strategies=row.strategies)
+        onnx.save(graph.model, path)
     except MissingDependencyError:
         raise  # every combination would fail alike
     except _FAILURES as err:
-        return row.because(f"not exported: {_line(err)}")
-    row = dataclasses.replace(row, nodes=len(model.graph.node), size_bytes=path.stat().st_size)
-    for refusal in deploy.report.refused.items():
-        if refusal[0] == "query_groups":  # the others are alike in all rows
-            row = row.because(refusal[1])
+        row.because(f"not exported: {_line(err)}")
+        return
+    row.nodes, row.size_bytes = len(graph.model.graph.node), path.stat().st_size
+    refused = graph.rewrites.refused.get("query_groups")  # the others are alike in all rows
+    if refused is not None:
+        row.because(refused)
     try:
-        row = _with_errors(row, path, form.precision, reference_logits)
+        _compare(row, path, form.precision, exact)
     except _FAILURES as err:
-        row = row.because(f"not compared: {_line(err)}")
+        row.because(f"not compared: {_line(err)}")
     if not is_installed(BACKENDS[backend_for(Target.TENSORRT)].module):
-        return row
+        return
     try:
-        return _with_engine(row, path, form.batch, progress)
+        # pinned: the builder's log tells no sizes of a free batch
+        profiles = (ShapeProfile(1, 1, 1),) if form.batch is None else ()
+        options = BuildOptions(profiles=profiles, sm=(_ENGINE_SM,))
+        built = build_engine(path, options, progress=progress.progress)
     except _FAILURES as err:
-        return row.because(f"no engine: {_line(err)}")
-
-
-def _with_errors(
-    row: ComparedStrategies, path: Path, precision: Precision, reference_logits: _ReferenceLogits
-) -> ComparedStrategies:
-    reason = why_not_runnable(RUNTIME)
-    if reason is not None:
-        return row.because(f"not compared: {reason}")
-    nodewise = precision is Precision.BF16
-    session = NodewiseSession(path) if nodewise else open_session(SessionRequest(RUNTIME, path))
-    with session:
-        found = [
-            logits_of(session, those.pictures)
-            for those in (reference_logits.standard, reference_logits.flat)
-        ]
-    tolerance = TOLERANCES[precision]
-    standard = compare_logits(
-        reference_logits.standard_logits, found[0], reference_logits.standard.names, tolerance
-    )
-    flat = compare_logits(
-        reference_logits.flat_logits, found[1], reference_logits.flat.names, tolerance
-    )
-    row = dataclasses.replace(row, rel_l2=standard.rel_l2, rel_l2_flat=flat.rel_l2)
-    for verdict in (standard, flat):
-        if verdict.rel_l2 is None:  # no number at all; one beyond the tolerance speaks for itself
-            row = row.because(str(verdict.reason))
-    if nodewise:
-        names = ", ".join((*reference_logits.standard.names, *reference_logits.flat.names))
-        row = row.because(f"errors were evaluated node by node, on {names} alone")
-    return row
-
-
-def _with_engine(
-    row: ComparedStrategies, path: Path, batch: int | None, progress: Progress
-) -> ComparedStrategies:
-    built = build_engine(
-        path,
-        BuildOptions(
-            # pinned: the builder's log tells no sizes of a free batch
-            profiles=(ShapeProfile(1, 1, 1),) if batch is None else (),
-            sm=(ENGINE_SM,),
-        ),
-        progress=progress.progress,
-    )
+        row.because(f"no engine: {_line(err)}")
+        return
     figures = built.figures
-    summary = EngineSummary(
-        kernels=figures.kernels,
-        moved_bytes=built.moved_bytes,
-        activation_bytes=figures.activation_bytes,
-        fused_attention=figures.fused_attention,
+    row.engine = EngineSummary(
+        figures.kernels, built.moved_bytes, figures.activation_bytes, figures.fused_attention
     )
-    return dataclasses.replace(row, engine=summary)
+
+
+def _compare(row: ComparedStrategies, path: Path, precision: Precision, exact: _Logits) -> None:
+    """Give a row its errors."""
+    reason = why_not_runnable(DEFAULT_BACKEND)
+    if reason is not None:
+        row.because(f"not compared: {reason}")
+        return
+    nodewise = precision is Precision.BF16
+    request = SessionRequest(DEFAULT_BACKEND, path)
+    with NodewiseSession(path) if nodewise else open_session(request) as session:
+        found = [logits_of(session, pictures.pictures) for pictures, _ in exact.values()]
+    names: list[str] = []
+    for (error, (pictures, expected)), actual in zip(exact.items(), found, strict=True):
+        verdict = compare_logits(expected, actual, pictures.names, TOLERANCES[precision])
+        setattr(row, error, verdict.rel_l2)
+        if verdict.rel_l2 is None:  # no number at all; one beyond the tolerance speaks for itself
+            row.because(str(verdict.reason))
+        names += pictures.names
+    if nodewise:
+        row.because(f"errors were evaluated node by node, on {', '.join(names)} alone")
 
 
 def _line(err: Exception) -> str:
@@ -298,80 +326,94 @@ def _line(err: Exception) -> str:
     return text if isinstance(err, DeployError) else f"{type(err).__name__}: {text}"
 
 
-_OPENVINO = backend_for(Target.OPENVINO)
-_WARM_UP_SECONDS = 4.0  # of one case, its process included
-_MIN_ROUND_SECONDS = 0.05  # a few calls, however little time is left
-
-
-def with_latencies(
-    rows: Sequence[ComparedStrategies],
-    files: Sequence[Path],
+def _measure(
+    rows: Mapping[Path, ComparedStrategies],
     eager: SessionRequest,
     form: GraphForm,
     left_s: float,
     progress: Progress,
-) -> list[ComparedStrategies]:
-    """The rows with latencies, one process each and all of one round within seconds.
+) -> None:
+    """Give rows their latencies, one process each and all of one round within seconds.
 
-    files: the graph of each row. eager: the reference, which float32 is also timed against. left_s:
-    what the whole measurement may take; a case always takes a few calls a round.
+    rows: by their file. eager: the reference, which float32 is also timed against. left_s: what the
+    whole measurement may take; a case always takes a few calls a round.
     """
-    rows = list(rows)
-    exported = [index for index, row in enumerate(rows) if row.exported]
     runtimes = []
-    for runtime, told in _latency_words().items():
+    for runtime, (figure, _) in _TIMED.items():
+        if runtime == _OPENVINO and not is_installed(BACKENDS[_OPENVINO].module):
+            continue
         reason = why_not_runnable(runtime) or why_not_in(runtime, form.precision)
         if reason is None:
             runtimes.append(runtime)
             continue
-        for index in exported:
-            rows[index] = rows[index].because(f"no {told}: {reason}")
-    if not exported or not runtimes:
-        return rows
-    batch, precision, model = form.batch or 1, form.precision.value, "the compared one"
-    places = [(runtime, index) for index in exported for runtime in runtimes]
+        for row in rows.values():
+            row.because(f"no {figure}: {reason}")
+    kept = [(path, row, runtime) for path, row in rows.items() for runtime in runtimes]
+    if not kept:
+        return
+    rest = (form.precision.value, form.batch or 1, "the compared one")
     cases = [
         BenchCase(
-            SessionRequest(runtime, files[index], eager.threads, precision=form.precision),
-            rows[index].name,
-            precision,
-            batch,
-            model,
+            SessionRequest(runtime, path, eager.threads, precision=form.precision), row.name, *rest
         )
-        for runtime, index in places
+        for path, row, runtime in kept
     ]
     # The reference computes in float32: it is no base for the speed of another precision.
-    base = [BenchCase(eager, "reference", precision, batch, model)]
-    everything = cases + (base if form.precision is Precision.FP32 else [])
-    left_s -= _WARM_UP_SECONDS * len(everything)
-    wanted_s = max(left_s / (MIN_ROUNDS * len(everything)), _MIN_ROUND_SECONDS)
-    progress.step(f"measuring {counted(len(everything), 'case')} in interleaved rounds")
+    if form.precision is Precision.FP32:
+        cases.append(BenchCase(eager, "reference", *rest))
+    left_s -= _WARM_UP_SECONDS * len(cases)
+    round_s = max(left_s / (MIN_ROUNDS * len(cases)), _MIN_ROUND_SECONDS)
+    progress.step(f"measuring {counted(len(cases), 'case')} in interleaved rounds")
     measured = run_bench(
-        everything,
+        cases,
         rounds=MIN_ROUNDS,
-        round_seconds=min(DEFAULT_ROUND_SECONDS, wanted_s),
+        round_seconds=min(DEFAULT_ROUND_SECONDS, round_s),
         progress=progress.progress,
     )
-    for (runtime, index), result in zip(places, measured.results, strict=False):
-        rows[index] = _with_latency(rows[index], runtime, result)
-    return rows
+    for (_, row, runtime), result in zip(kept, measured.results, strict=False):
+        figure, prefix = _TIMED[runtime]
+        if result.status is not BenchStatus.OK:
+            row.because(f"no {figure}: {result.reason}")
+            continue
+        if result.unstable:
+            row.because(f"the {figure} is unstable: its rounds differ")
+        setattr(row, f"{prefix}latency_ms", result.latency_ms)
+        setattr(row, f"{prefix}speedup_vs_eager", result.speedup_vs_eager)
 
 
-def _latency_words() -> dict[str, str]:
-    """The runtimes to measure, and what the figure of each is called; OpenVINO where it is."""
-    words, here = {RUNTIME: "latency"}, is_installed(BACKENDS[_OPENVINO].module)
-    return words | ({_OPENVINO: "OpenVINO latency"} if here else {})
+_U, _F, _C = SoftSplitForm.UNFOLD, SoftSplitForm.FOLDED, SoftSplitForm.CENTRED
+_SOFT_SPLITS = (
+    *((form,) * 3 for form in (_U, SoftSplitForm.CONV, _F, _C)),
+    (SoftSplitForm.SHIFTED, _U, _U),
+    (_C, _U, _U),
+    (_C, _F, _F),
+    (_U, _F, _F),
+)
 
 
-def _with_latency(row: ComparedStrategies, runtime: str, result: CaseResult) -> ComparedStrategies:
-    told = _latency_words()[runtime]
-    if result.status is not BenchStatus.OK:
-        return row.because(f"no {told}: {result.reason}")
-    if result.unstable:
-        row = row.because(f"the {told} is unstable: its rounds differ")
-    latency, speedup = result.latency_ms, result.speedup_vs_eager
-    if runtime == _OPENVINO:
-        return dataclasses.replace(
-            row, openvino_latency_ms=latency, openvino_speedup_vs_eager=speedup
-        )
-    return dataclasses.replace(row, latency_ms=latency, speedup_vs_eager=speedup)
+def strategies_to_compare(default: Strategies, *, performer: bool) -> tuple[Strategies, ...]:
+    """The combinations worth seeing beside a target's default, which is one of them.
+
+    performer: the token blocks are performers, whose other forms are compared on the default's soft
+    splits; else it is the number of query groups that is.
+    """
+    splits = dict.fromkeys((*_SOFT_SPLITS, default.soft_split))
+    found = [dataclasses.replace(default, soft_split=split) for split in splits]
+    if performer:
+        found += [dataclasses.replace(default, performer=form) for form in PerformerForm]
+    else:
+        found += [dataclasses.replace(default, query_groups=groups) for groups in (1, 2)]
+    return tuple(dict.fromkeys(found))
+
+
+def strategy_name(strategies: Strategies, *, performer: bool) -> str:
+    """A combination in few words, of them only what makes a difference to the token blocks."""
+    groups = strategies.query_groups
+    blocks = f"{groups} query group{'s' if groups > 1 else ''}"
+    return f"{split_name(strategies)}, {strategies.performer.value if performer else blocks}"
+
+
+def split_name(strategies: Strategies) -> str:
+    """The soft splits as ``--soft-split`` takes them; one form for all three stands once."""
+    forms = [form.value for form in strategies.soft_split]
+    return forms[0] if len(set(forms)) == 1 else ",".join(forms)

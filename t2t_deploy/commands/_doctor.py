@@ -113,17 +113,18 @@ _PATH = re.compile(
     r"|\b[A-Za-z]:\\[^\s'\"<>|:;,]+"
 )
 _LAST_PART = re.compile(r"[/\\]")
-_BACKEND_FLAGS = ("importable", "device", "builds", "runs")
+
+
+def backend_cells(backend: Mapping[str, Any]) -> list[str]:
+    """A backend of `examine_machine` in a table: its name, its version, what it can do."""
+    flags = [backend[name] for name in ("importable", "device", "builds", "runs")]
+    shown = ["-" if flag is None else "yes" if flag else "no" for flag in flags]
+    return [backend["name"], backend["version"] or "-", *shown]
 
 
 def bug_report(found: Mapping[str, Any]) -> str:
     """`examine_machine`'s answer as Markdown for an issue; paths, user and host left out."""
-    backends = [
-        f"| {backend['name']} | {backend['version'] or '-'} | "
-        + " | ".join(_flag(backend[name]) for name in _BACKEND_FLAGS)
-        + " |"
-        for backend in found["backends"]
-    ]
+    backends = [f"| {' | '.join(backend_cells(backend))} |" for backend in found["backends"]]
     lines = [
         f"t2t-deploy {found['t2t_deploy']}, Python {found['python']}, {found['platform']}, "
         f"CUDA device {found['cuda_device'] or 'none'}",
@@ -161,10 +162,6 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a user without a name, as in containers
         return ""
-
-
-def _flag(value: bool | None) -> str:
-    return "-" if value is None else "yes" if value else "no"
 
 
 def examine_workspace(workspace: Workspace) -> WorkspaceCheck:

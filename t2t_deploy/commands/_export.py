@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import require
 from t2t_deploy._options import BATCH, COUNT, FILE, AnyPath, Opt, Role, choice, command
@@ -14,7 +15,7 @@ from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import artifact_values, workspace_of
 from t2t_deploy.errors import UsageError
 from t2t_deploy.model import VARIANTS
-from t2t_deploy.types import BARE, GraphIO, Precision, Tail, Target
+from t2t_deploy.types import BARE, QUANTIZED, GraphIO, Precision, Tail, Target
 from t2t_deploy.verify import verify_file
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
@@ -162,9 +163,11 @@ def export_onnx(
     sha256 = workspace.store_weights(lambda path: save_weights(model.state_dict, path))
     reference = reference_from_state_dict(model.state_dict, model.config)
     graph = graph_of_reference(reference, form, progress)
-    weights = {"sha256": sha256, "source": model.source}
+    draft = draft_manifest(graph, form, {"sha256": sha256, "source": model.source})
     notes = {"notes": list(model.notes)}
-    return store_graph(workspace, graph, form, weights, progress, output=output, details=notes)
+    return store_graph(
+        workspace, graph, form, draft, progress, output=output, details=lambda path: notes
+    )
 
 
 def export_values(artifact: Artifact) -> dict[str, Any]:
@@ -258,16 +261,22 @@ class ExportedGraph:
 
 
 def graph_of_reference(
-    reference: T2TViT, form: GraphForm, progress: Progress = silent, *, merge_bias: bool = True
+    reference: T2TViT,
+    form: GraphForm,
+    progress: Progress = silent,
+    *,
+    merge_bias: bool = True,
+    strategies: Strategies | None = None,
 ) -> ExportedGraph:
     """The graph of a model, in a form.
 
-    merge_bias: see `onnx_from_deploy`. Raises UsageError, ExportError, MissingDependencyError.
+    merge_bias: see `onnx_from_deploy`. strategies: others than the form asks for. Raises
+    UsageError, ExportError, MissingDependencyError.
     """
     from t2t_deploy.export import DEFAULT_OPSET, DeployT2TViT, onnx_from_deploy
     from t2t_deploy.graph import check_graph
 
-    strategies = form.strategies()
+    strategies = strategies or form.strategies()
     opset = DEFAULT_OPSET if form.opset is None else form.opset
     for hazard in strategies.hazards():
         progress.note(f"hazard: {hazard}")
@@ -301,16 +310,22 @@ def store_graph(
     workspace: Workspace,
     graph: ExportedGraph,
     form: GraphForm,
-    weights: Mapping[str, Any],
+    draft: Manifest,
     progress: Progress = silent,
     *,
     output: AnyPath | None = None,
-    details: Mapping[str, Any] | None = None,
+    stem: str | None = None,
+    details: Callable[[Path], Mapping[str, Any]] = lambda path: {},
 ) -> Artifact:
-    """Put a graph's inputs and outputs around it, write the file and verify it."""
-    draft = draft_manifest(graph, form, weights)
+    """Put a graph's inputs and outputs around it, write the file and verify it.
+
+    draft: as of `draft_manifest`. stem: of the file's name; None is `artifact_stem`. details: what
+    else the manifest tells of the file that was written.
+    """
+    import onnx
+
     model = graph.model
-    if not form.graph_io.bare:
+    if not form.graph_io.bare or draft.precision in QUANTIZED:
         from t2t_deploy.graph import check_graph, with_graph_io
 
         model = check_graph(
@@ -318,19 +333,30 @@ def store_graph(
             batch=form.batch,
             contrib=graph.strategies.fuse_attention,
         )
-    stored = workspace.weights_path(weights["sha256"])
+    weights = workspace.weights_path(draft.weights["sha256"])
 
     def write(path: Path) -> dict[str, Any]:
-        learned = write_graph(path, model, draft, stored, progress)
-        learned["details"] = {
-            **(details or {}),
-            **graph_details(graph, form),
-            "nodes": len(model.graph.node),
+        onnx.save(model, path)
+        progress.step("verifying the file against the reference")
+        return {
+            "verification": verify_file(path, draft, weights).to_dict(),
+            "details": {
+                "asked": {
+                    "soft_split": form.soft_split,
+                    "performer": form.performer,
+                    **asked_graph_io(form.graph_io),
+                },
+                "rewrites": {
+                    "applied": dict(graph.rewrites.applied),
+                    "refused": dict(graph.rewrites.refused),
+                },
+                "nodes": len(model.graph.node),
+                **draft.details,
+                **details(path),
+            },
         }
-        return learned
 
-    to = None if output is None else Path(output)
-    return workspace.store(draft, write, stem=artifact_stem(draft), output=to)
+    return workspace.store(draft, write, stem=stem or artifact_stem(draft), output=output)
 
 
 def draft_manifest(graph: ExportedGraph, form: GraphForm, weights: Mapping[str, Any]) -> Manifest:
@@ -347,38 +373,10 @@ def draft_manifest(graph: ExportedGraph, form: GraphForm, weights: Mapping[str, 
         target=form.target.value,
         weights=weights,
         opset=graph.opset,
-        strategies=graph.strategies.to_dict(),
+        strategies=to_plain(graph.strategies),
         parents=({"kind": "weights", "sha256": weights["sha256"]},),
         details=form.graph_io.to_details(),
     )
-
-
-def write_graph(
-    path: Path, model: onnx.ModelProto, draft: Manifest, weights: Path, progress: Progress
-) -> dict[str, Any]:
-    """Write a graph's file and compare it with the reference; the manifest's ``verification``."""
-    import onnx
-
-    onnx.save(model, path)
-    progress.step("verifying the file against the reference")
-    return {"verification": verify_file(path, draft, weights).to_dict()}
-
-
-def graph_details(graph: ExportedGraph, form: GraphForm) -> dict[str, Any]:
-    """The part of a manifest's details that tells how a graph was exported."""
-    return {
-        **form.graph_io.to_details(),
-        "asked": {
-            "soft_split": form.soft_split,
-            "performer": form.performer,
-            **asked_graph_io(form.graph_io),
-        },
-        "rewrites": {
-            "applied": dict(graph.rewrites.applied),
-            "refused": dict(graph.rewrites.refused),
-        },
-        "nodes": len(graph.model.graph.node),
-    }
 
 
 def forms_asked(manifest: Manifest) -> GraphForm:

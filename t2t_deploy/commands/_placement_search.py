@@ -8,6 +8,7 @@ figures tell, at a small and at a larger batch. No GPU is needed, and no time is
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import onnx
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._progress import Progress
 from t2t_deploy.calibration import Form, FormRule, Placement
 from t2t_deploy.commands._quantize_inputs import QuantizationInputs
@@ -38,30 +40,28 @@ class Kind:
     forms: Sequence[Form]
 
 
+_NORMS = ("norms of keys and queries", r"tokens\.splits\.[01]\.weights\.norms")
+_TOKEN_FC1 = ("token mlp fc1", r"tokens\..*\.mlp\.fc1")
+_TOKEN_FC2 = ("token mlp fc2", r"tokens\..*\.mlp\.fc2")
+_PROJECTION = ("projection", r"blocks\.\d+\.attn\.proj")
+_FC1 = ("mlp fc1", r"blocks\.\d+\.mlp\.fc1")
+_FC2 = ("mlp fc2", r"blocks\.\d+\.mlp\.fc2")
 # In the order of a picture's way.
 KINDS: Mapping[Precision, tuple[Kind, ...]] = {
     Precision.INT8: (
-        Kind(
-            "norms of keys and queries",
-            r"tokens\.splits\.[01]\.weights\.norms",
-            (Form.RESULT, Form.CHANNEL),
-        ),
-        Kind("token mlp fc1", r"tokens\..*\.mlp\.fc1", (Form.RESULT, Form.CHANNEL, Form.FLOAT)),
-        Kind(
-            "token mlp fc2",
-            r"tokens\..*\.mlp\.fc2",
-            (Form.RESULT, Form.CHANNEL, Form.FLOAT),
-        ),
-        Kind("projection", r"blocks\.\d+\.attn\.proj", (Form.FLOAT, Form.RESULT, Form.CHANNEL)),
-        Kind("mlp fc1", r"blocks\.\d+\.mlp\.fc1", (Form.RESULT, Form.CHANNEL)),
-        Kind("mlp fc2", r"blocks\.\d+\.mlp\.fc2", (Form.CHANNEL, Form.RESULT, Form.TENSOR)),
+        Kind(*_NORMS, (Form.RESULT, Form.CHANNEL)),
+        Kind(*_TOKEN_FC1, (Form.RESULT, Form.CHANNEL, Form.FLOAT)),
+        Kind(*_TOKEN_FC2, (Form.RESULT, Form.CHANNEL, Form.FLOAT)),
+        Kind(*_PROJECTION, (Form.FLOAT, Form.RESULT, Form.CHANNEL)),
+        Kind(*_FC1, (Form.RESULT, Form.CHANNEL)),
+        Kind(*_FC2, (Form.CHANNEL, Form.RESULT, Form.TENSOR)),
     ),
     Precision.FP8: (
-        Kind("token mlp fc1", r"tokens\..*\.mlp\.fc1", (Form.RESULT, Form.TENSOR, Form.FLOAT)),
-        Kind("token mlp fc2", r"tokens\..*\.mlp\.fc2", (Form.RESULT, Form.TENSOR, Form.FLOAT)),
-        Kind("projection", r"blocks\.\d+\.attn\.proj", (Form.FLOAT, Form.TENSOR, Form.RESULT)),
-        Kind("mlp fc1", r"blocks\.\d+\.mlp\.fc1", (Form.RESULT, Form.TENSOR)),
-        Kind("mlp fc2", r"blocks\.\d+\.mlp\.fc2", (Form.TENSOR, Form.RESULT)),
+        Kind(*_TOKEN_FC1, (Form.RESULT, Form.TENSOR, Form.FLOAT)),
+        Kind(*_TOKEN_FC2, (Form.RESULT, Form.TENSOR, Form.FLOAT)),
+        Kind(*_PROJECTION, (Form.FLOAT, Form.TENSOR, Form.RESULT)),
+        Kind(*_FC1, (Form.RESULT, Form.TENSOR)),
+        Kind(*_FC2, (Form.TENSOR, Form.RESULT)),
     ),
 }
 
@@ -81,17 +81,9 @@ class Candidate:
     kept: bool = False
 
     @property
-    def cost(self) -> float:
+    def cost(self) -> int:
         """What is made small: batches count alike, each relative to its own size."""
-        product = 1.0
-        for total in self.total_bytes.values():
-            product *= total
-        return product
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        values = dataclasses.asdict(self)
-        return {**values, "total_bytes": {str(b): n for b, n in self.total_bytes.items()}}
+        return math.prod(self.total_bytes.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +96,14 @@ class PlacementSearch:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
+        totals = [{str(b): n for b, n in one.total_bytes.items()} for one in self.candidates]
         return {
             "sm": self.sm,
-            "rules": [
-                {"pattern": rule.pattern, "form": rule.form.value} for rule in self.placement.rules
+            "rules": [{"pattern": r.pattern, "form": r.form.value} for r in self.placement.rules],
+            "candidates": [
+                {**to_plain(candidate), "total_bytes": total}
+                for candidate, total in zip(self.candidates, totals, strict=True)
             ],
-            "candidates": [candidate.to_dict() for candidate in self.candidates],
         }
 
 

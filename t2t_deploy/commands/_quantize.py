@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import onnx
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._files import file_sha256
 from t2t_deploy._options import AnyPath, Opt, Role, choice, command
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.bench import MIN_ROUNDS, BenchCase, BenchStatus, run_bench, speedup_between
-from t2t_deploy.calibration import Calibration, QuantizedGraph, RangeMethod
+from t2t_deploy.calibration import QuantizedGraph, RangeMethod
 from t2t_deploy.commands._artifacts import ArtifactFile, Force, artifact_values, workspace_of
 from t2t_deploy.commands._budget import within_budget, write_budget
 from t2t_deploy.commands._calibrate import (
@@ -22,19 +22,22 @@ from t2t_deploy.commands._calibrate import (
     Count,
     Equalise,
     Method,
+    calibration_values,
+    equalised_values,
 )
 from t2t_deploy.commands._export import (
     OutputFile,
     artifact_stem,
     draft_manifest,
-    graph_details,
-    write_graph,
+    store_graph,
 )
 from t2t_deploy.commands._placement_search import search_placement
 from t2t_deploy.commands._quantize_inputs import QuantizationInputs, quantization_inputs
 from t2t_deploy.commands._quantize_plan import (
+    AUTO,
     QuantizationMode,
     QuantizationPlan,
+    QuantizationRequest,
     plan_quantization,
 )
 from t2t_deploy.runtime import SessionRequest, available_threads, backend_for, why_not_runnable
@@ -132,25 +135,22 @@ def quantize_onnx(
     >>> small.known().details["quantization"]["quantized_nodes"], small.known().failed
     (16, False)
     """
-    workspace = workspace_of(workspace)
-    plan = plan_quantization(
-        workspace,
-        artifact,
+    asked = QuantizationRequest(
         Precision(type),
         QuantizationMode(mode),
         None if target is None else Target(target),
         None if base is None else Precision(base),
-        images=images,
-        count=count,
-        method=RangeMethod(method),
-        equalise=equalise,
-        ranges=ranges,
-        placement=placement,
-        max_drop=max_drop,
+        images,
+        count,
+        RangeMethod(method),
+        equalise,
+        ranges,
+        placement,
+        max_drop,
         evaluate_on=eval,
-        force=force,
-        progress=progress,
     )
+    workspace = workspace_of(workspace)
+    plan = plan_quantization(workspace, artifact, asked, progress, force=force)
     return quantized(workspace, plan, progress, speed=speed, output=output)
 
 
@@ -187,87 +187,53 @@ def quantized(
     speed: also time the graph against its float base. sm: the GPUs that a search of placements
     builds for, as in `build_engine`. Raises as `quantize_onnx`.
     """
+    from t2t_deploy.graph import with_graph_io
+
     inputs = quantization_inputs(workspace, plan, progress)
-    details: dict[str, Any] = {}
-    if plan.search:
+    found: dict[str, Any] = {}
+    if plan.asked.placement == AUTO:
         search = search_placement(workspace, inputs, progress, sm)
         inputs = inputs.placed_by(search.placement, progress)
-        details["placement_search"] = search.to_dict()
+        found["placement_search"] = search.to_dict()
     decisions = inputs.decide()
-    if plan.max_drop is not None:
+    draft = draft_manifest(inputs.typed, inputs.form, plan.source.weights)
+    if plan.asked.max_drop is not None:
         assert plan.evaluation is not None  # plan_quantization refuses others
-        outcome = within_budget(workspace, inputs, plan.evaluation, plan.max_drop, progress)
-        stem = artifact_stem(draft_manifest(inputs.typed, inputs.form, plan.source.weights))
-        plot = write_budget(workspace, outcome, f"{stem}-{plan.precision.value}", progress)
+        outcome = within_budget(workspace, inputs, plan.evaluation, plan.asked.max_drop, progress)
+        stem = f"{artifact_stem(draft)}-{plan.precision.value}"
         decisions = outcome.decisions
-        details["budget"] = {**outcome.to_dict(), "plot": plot}
+        plot = write_budget(workspace, outcome, stem, progress)
+        found["budget"] = {**outcome.to_dict(), "plot": plot}
     placed = inputs.place(decisions)
-    return store_quantized(
-        workspace, inputs, placed, progress, details=details, speed=speed, output=output
-    )
-
-
-def store_quantized(
-    workspace: Workspace,
-    inputs: QuantizationInputs,
-    placed: QuantizedGraph,
-    progress: Progress = silent,
-    *,
-    details: Mapping[str, Any] | None = None,
-    speed: bool = False,
-    output: AnyPath | None = None,
-) -> Artifact:
-    """Check, write and verify a quantised graph. Raises ExportError where a check refuses it."""
-    from t2t_deploy.graph import check_graph, with_graph_io
-
-    plan = inputs.plan
-    checked = check_graph(
-        with_graph_io(placed.model, inputs.form.graph_io),
-        batch=plan.batch,
-        contrib=inputs.typed.strategies.fuse_attention,
-    )
-    source, calibration = plan.source, inputs.calibration
-    parents: list[Mapping[str, Any]] = [{"kind": "weights", "sha256": source.weights_sha256}]
-    if calibration is not None:
-        file = calibration.path
+    parents, calibration = [*draft.parents], None
+    if inputs.calibration is not None:
+        file = inputs.calibration.path
         parents.append({"kind": "ranges", "file": file.name, "sha256": file_sha256(file)})
+        calibration = calibration_values(inputs.calibration.calibration) | {
+            "pictures": list(inputs.calibration.calibration.pictures),
+            # an evaluation set was found disjoint
+            "disjoint_from_eval": None if plan.evaluation is None else True,
+        }
     draft = dataclasses.replace(
-        draft_manifest(inputs.typed, inputs.form, source.weights),
+        draft,
         precision=plan.precision,
         parents=tuple(parents),
-        details={
-            **inputs.form.graph_io.to_details(),
-            "quantization": quantization_details(inputs, placed),
-        },
+        details={**draft.details, "quantization": quantization_details(inputs, placed)},
     )
 
-    def write(path: Path) -> dict[str, Any]:
-        learned = write_graph(path, checked, draft, workspace.weights(source), progress)
-        learned["details"] = {
-            **graph_details(inputs.typed, inputs.form),
-            "nodes": len(checked.graph.node),
-            **draft.details,
-            "calibration": None
-            if calibration is None
-            else _calibration_details(calibration.calibration, plan),
-            **(details or {}),
-        }
+    def details(path: Path) -> dict[str, Any]:
         if speed:
-            learned["details"]["speed"] = speed_against_float(
-                workspace,
-                path,
-                with_graph_io(inputs.typed.model, inputs.form.graph_io),
-                target=plan.target,
-                precisions=(plan.precision, plan.base),
-                batch=plan.batch or 1,
-                progress=progress,
-            )
-        return learned
+            base = with_graph_io(inputs.typed.model, inputs.form.graph_io)
+            found["speed"] = speed_against_float(workspace, path, base, plan, progress)
+        return {"calibration": calibration, **found}
 
     stem = artifact_stem(draft)
-    if plan.mode is QuantizationMode.DYNAMIC:
-        stem += f"-{plan.mode.value}"
-    return workspace.store(draft, write, stem=stem, output=None if output is None else Path(output))
+    if plan.asked.mode is QuantizationMode.DYNAMIC:
+        stem += f"-{plan.asked.mode.value}"
+    graph = dataclasses.replace(inputs.typed, model=placed.model)
+    return store_graph(
+        workspace, graph, inputs.form, draft, progress, output=output, stem=stem, details=details
+    )
 
 
 def quantization_details(inputs: QuantizationInputs, placed: QuantizedGraph) -> dict[str, Any]:
@@ -280,7 +246,7 @@ def quantization_details(inputs: QuantizationInputs, placed: QuantizedGraph) -> 
     eight_bit = sum(found.layer.macs for found in placed.decisions if found.quantised)
     return {
         "type": inputs.plan.precision.value,
-        "mode": inputs.plan.mode.value,
+        "mode": inputs.plan.asked.mode.value,
         "base": inputs.plan.base.value,
         "quantized_nodes": placed.quantized_nodes,
         "float_nodes": placed.float_nodes,
@@ -296,30 +262,8 @@ def quantization_details(inputs: QuantizationInputs, placed: QuantizedGraph) -> 
             }
             for d in placed.decisions
         ],
-        "equalised": [
-            {
-                "producer": pair.producer,
-                "layers": list(pair.layers),
-                "spread_before": pair.spread_before,
-                "spread_after": pair.spread_after,
-                "factor": pair.factor,
-            }
-            for pair in inputs.equalisation.applied
-        ],
+        "equalised": equalised_values(inputs.equalisation, "factor"),
         "not_equalised": dict(inputs.equalisation.refused),
-    }
-
-
-def _calibration_details(calibration: Calibration, plan: QuantizationPlan) -> dict[str, Any]:
-    """The ``calibration`` object of the JSON contract; an evaluation set was found disjoint."""
-    key = calibration.key
-    return {
-        "images": key.images - len(calibration.unreadable),
-        "sha256": key.images_sha256,
-        "method": key.method.value,
-        "unreadable": list(calibration.unreadable),
-        "pictures": list(calibration.pictures),
-        "disjoint_from_eval": None if plan.evaluation is None else True,
     }
 
 
@@ -330,20 +274,17 @@ def speed_against_float(
     workspace: Workspace,
     quantized: Path,
     base: onnx.ModelProto,
-    *,
-    target: Target,
-    precisions: tuple[Precision, Precision],
-    batch: int,
+    plan: QuantizationPlan,
     progress: Progress,
 ) -> dict[str, Any]:
     """Latency of a quantised file against its float base in the target's runtime, JSON-ready.
 
-    precisions: of the file and of the base. ratio: how many times as fast as the base, with its
-    95 % interval; not run where the runtime is not here, with the reason.
+    ratio: how many times as fast as the base, with its 95 % interval; not run where the runtime is
+    not here, with the reason.
     """
-    backend = backend_for(target)
+    backend, batch = backend_for(plan.target), plan.batch or 1
     reason = why_not_runnable(backend)
-    if target is Target.TENSORRT and reason is None:
+    if plan.target is Target.TENSORRT and reason is None:
         reason = "an engine is timed by t2t-deploy bench once it is built"
     if reason is not None:
         return {"status": Status.NOT_RUN.value, "backend": backend, "reason": reason}
@@ -354,7 +295,7 @@ def speed_against_float(
         onnx.save(base, path)
         cases = [
             BenchCase(SessionRequest(backend, file, threads), file.name, precision.value, batch)
-            for file, precision in zip((quantized, path), precisions, strict=True)
+            for file, precision in ((quantized, plan.precision), (path, plan.base))
         ]
         results = run_bench(
             cases, rounds=MIN_ROUNDS, round_seconds=_ROUND_SECONDS, progress=progress.progress
@@ -363,21 +304,18 @@ def speed_against_float(
     if failed:
         return {"status": Status.FAILED.value, "backend": backend, "reason": str(failed[0])}
     speedup = speedup_between(results[1], results[0])
-    name = precisions[1].value
-    verdict = f"faster than {name} here"
+    than = "faster than"
     if speedup.high < 1:
-        verdict = f"slower than {name} here"
+        than = "slower than"
     elif speedup.low <= 1:
-        verdict = f"not distinguishable from {name} here"
+        than = "not distinguishable from"
     return {
         "status": Status.PASSED.value,
         "backend": backend,
         "batch": batch,
         "threads": threads,
-        "ratio": speedup.ratio,
-        "low": speedup.low,
-        "high": speedup.high,
+        **to_plain(speedup),
         "unstable": any(found.unstable for found in results),
-        "verdict": verdict,
+        "verdict": f"{than} {plan.base.value} here",
         "reason": None,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -88,7 +89,7 @@ class QuantizationInputs:
     ) -> QuantizationInputs:
         """The same in another placement.
 
-        report: told while weights are rounded as they will be used; without it each goes to its
+        progress: told while weights are rounded as they will be used; without it each goes to its
         nearest code, which is enough to look at what a builder makes of it.
         """
         plan = dataclasses.replace(self.plan, placement=placement)
@@ -100,11 +101,16 @@ class QuantizationInputs:
 
     def decide(self, returned: Mapping[str, str] | None = None) -> tuple[Decision, ...]:
         """What the policy makes of each layer; see `calibration.decide`."""
-        return _decide(self.graph, self.plan, {**self.unsafe, **(returned or {})})
+        return decide(
+            self.graph.layers,
+            {**self.unsafe, **(returned or {})},
+            precision=self.plan.precision.codes,
+            placement=self.plan.placement,
+        )
 
     def place(self, decisions: Sequence[Decision]) -> QuantizedGraph:
         """The graph with these layers quantised. Raises CalibrationError."""
-        if self.plan.mode is QuantizationMode.DYNAMIC:
+        if self.plan.asked.mode is QuantizationMode.DYNAMIC:
             return place_dynamic(self.typed.model, decisions, self.weights)
         storage = UNSIGNED if self.plan.target is Target.CPU else SIGNED
         return place_static(
@@ -122,12 +128,6 @@ def _ranges(plan: QuantizationPlan, calibration: CalibratedRanges) -> Mapping[st
     return found.largest if plan.precision.codes is Precision.FP8 else found.ranges
 
 
-def _decide(
-    graph: CalibrationGraph, plan: QuantizationPlan, returned: Mapping[str, str] | None = None
-) -> tuple[Decision, ...]:
-    return decide(graph.layers, returned, precision=plan.precision.codes, placement=plan.placement)
-
-
 def quantization_inputs(
     workspace: Workspace,
     plan: QuantizationPlan,
@@ -138,7 +138,7 @@ def quantization_inputs(
     calibration = _calibration(workspace, plan, graph, progress)
     if calibration is not None:
         equalisation = calibration.calibration.equalisation
-    elif plan.equalise:
+    elif plan.asked.equalise:
         guess = norm_channel_max(graph.model)
         alike = plan.target is Target.TENSORRT
         equalisation = plan_equalisation(graph.model, graph.layers, guess, alike=alike)
@@ -170,23 +170,6 @@ def _steps(
         name: float(storable_scale(largest / limit, dtype))
         for name, largest in _ranges(plan, calibration).items()
     }
-
-
-def _unsafe(
-    decisions: Sequence[Decision],
-    weights: Mapping[str, RoundedWeight],
-    steps: Mapping[str, float],
-) -> dict[str, str]:
-    """Layers whose products could pass the end of float16 on some picture."""
-    found = {}
-    for decision in decisions:
-        if not decision.quantised or not decision.form.reads_codes or decision.form is Form.VECTOR:
-            continue
-        name, step = decision.layer.name, steps[decision.layer.ranged]
-        bound = half_bound(weights[name], decision.form, step)
-        if bound is not None and bound > HALF_MAX:
-            found[name] = f"its product can reach {bound:.3g}, float16 ends at {HALF_MAX:g}"
-    return found
 
 
 def _typed(
@@ -228,10 +211,9 @@ def _calibration(
     graph: CalibrationGraph,
     progress: Progress,
 ) -> CalibratedRanges | None:
-    found = plan.ranges
+    found, asked = plan.ranges, plan.asked
     if found is not None:
-        file = plan.ranges_file
-        assert file is not None
+        file = Path(str(asked.ranges))
         if found.key.graph_sha256 != graph.sha256:
             raise CalibrationError(
                 f"{file} was taken on another graph ({found.key.graph_sha256[:12]}, "
@@ -239,7 +221,7 @@ def _calibration(
                 f"target they were taken for; take them again: t2t-deploy calibrate --target "
                 f"{plan.target.value} --images DIR"
             )
-        if found.key.equalised is not plan.equalise:
+        if found.key.equalised is not asked.equalise:
             raise CalibrationError(
                 f"{file} was taken {'with' if found.key.equalised else 'without'} "
                 "equalisation; quantise with the same, or take the ranges again"
@@ -253,8 +235,8 @@ def _calibration(
         graph,
         plan.images,
         progress,
-        method=plan.method,
-        equalise=plan.equalise,
+        method=asked.method,
+        equalise=asked.equalise,
     )
 
 
@@ -265,11 +247,11 @@ def _rounded(
 
     nearest: to the nearest code each, whatever the pictures told.
     """
-    plan, graph = inputs.plan, inputs.graph
+    inputs = dataclasses.replace(inputs, unsafe={})
     known = inputs.calibration is not None and not nearest
     moments = inputs.calibration.calibration.moments if known and inputs.calibration else {}
-    stored = stored_arrays(graph.model)
-    decisions = _decide(graph, plan)
+    stored = stored_arrays(inputs.graph.model)
+    decisions = inputs.decide()
     layers = [found.layer for found in decisions if found.quantised]
     values = {
         layer.name: inputs.changed.get(layer.weight, stored[layer.weight]) for layer in layers
@@ -279,7 +261,7 @@ def _rounded(
         for tensor in inputs.typed.model.graph.initializer
     }
     dtype = next(iter(dtypes[layer.weight] for layer in layers), np.dtype(np.float32))
-    codes = plan.precision.codes
+    codes = inputs.plan.precision.codes
     parts = weight_scales(decisions, values, inputs.steps, codes, dtype)
     weights = {}
     for done, layer in enumerate(layers, start=1):
@@ -291,7 +273,12 @@ def _rounded(
             parts=parts.get(layer.name),
         )
         progress.progress("rounding the weights", done, len(layers))
-    unsafe = _unsafe(decisions, weights, inputs.steps)
+    inputs = dataclasses.replace(inputs, weights=weights)
+    unsafe = {
+        name: f"its product can reach {bound:.3g}, float16 ends at {HALF_MAX:g}"
+        for name, bound in inputs.half_bounds().items()
+        if bound is not None and bound > HALF_MAX
+    }
     for name, why in unsafe.items():
         progress.note(f"{name} stays float: {why}")
-    return dataclasses.replace(inputs, weights=weights, unsafe=unsafe)
+    return dataclasses.replace(inputs, unsafe=unsafe)

@@ -44,29 +44,49 @@ class QuantizationMode(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class QuantizationRequest:
+    """What is asked of a quantisation, as the options of `quantize_onnx`; None is the default."""
+
+    precision: Precision = Precision.INT8
+    mode: QuantizationMode = QuantizationMode.STATIC
+    target: Target | None = None
+    base: Precision | None = None
+    images: AnyPath | None = None
+    count: int = DEFAULT_COUNT
+    method: RangeMethod = DEFAULT_METHOD
+    equalise: bool = True
+    ranges: AnyPath | None = None
+    placement: str | None = None
+    max_drop: float | None = None
+    evaluate_on: AnyPath | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class QuantizationPlan:
     """What to quantise and how, the defaults filled in, the files found.
 
-    images, ranges: what tells ranges, at most one of them; ranges_file: of the latter. evaluation:
-    images to judge by, none of which is calibrated on. search: whether the builder is asked for a
-    placement that is better than this one.
+    images, ranges: what tells ranges, at most one of them. evaluation: images to judge by, none of
+    which is calibrated on.
     """
 
+    asked: QuantizationRequest
     source: Manifest
-    precision: Precision
-    mode: QuantizationMode
     target: Target
     base: Precision
-    batch: int | None
     images: ImageSet | None
     ranges: Calibration | None
     evaluation: LabelledSet | None
-    placement: Placement = IN_OPERATOR
-    search: bool = False
-    ranges_file: Path | None = None
-    method: RangeMethod = DEFAULT_METHOD
-    equalise: bool = True
-    max_drop: float | None = None
+    placement: Placement
+
+    @property
+    def precision(self) -> Precision:
+        """The type of what is quantised."""
+        return self.asked.precision
+
+    @property
+    def batch(self) -> int | None:
+        """That of the source, None where it is free."""
+        return self.source.batch
 
 
 def quantization_target(
@@ -83,81 +103,65 @@ def quantization_target(
 
 def plan_quantization(
     workspace: Workspace,
-    artifact: AnyPath | None = None,
-    precision: Precision = Precision.INT8,
-    mode: QuantizationMode = QuantizationMode.STATIC,
-    target: Target | None = None,
-    base: Precision | None = None,
-    *,
-    images: AnyPath | None = None,
-    count: int = DEFAULT_COUNT,
-    method: RangeMethod = DEFAULT_METHOD,
-    equalise: bool = True,
-    ranges: AnyPath | None = None,
-    placement: str | None = None,
-    max_drop: float | None = None,
-    evaluate_on: AnyPath | None = None,
-    force: bool = False,
+    artifact: AnyPath | None,
+    asked: QuantizationRequest,
     progress: Progress = silent,
+    *,
+    force: bool = False,
 ) -> QuantizationPlan:
     """Fill in the defaults and find the files, before anything takes time.
 
     Raises UsageError where options do not go together, ArtifactError, ImageError, CalibrationError.
     """
-    dynamic = mode is QuantizationMode.DYNAMIC
-    name = precision.value
+    _check_ranges(asked)
+    source = quantizable_export(workspace, artifact, progress, force=force)
+    target = quantization_target(asked.precision, asked.mode, asked.target, Target(source.target))
+    base = asked.base
+    if base is None:
+        base = Precision.FP16 if target is Target.TENSORRT else Precision.FP32
+    _check_base(asked, target, base)
+    images = ranges = evaluation = None
+    if asked.images is not None:
+        images = calibration_images(Path(asked.images), asked.count, progress)
+    if asked.ranges is not None:
+        ranges = load_calibration(Path(asked.ranges))
+    if asked.evaluate_on is not None:
+        seen = ranges.pictures if ranges is not None else images.digests() if images else ()
+        evaluation = evaluation_images(Path(asked.evaluate_on), seen, source.variant)
+    placement = _placement(asked, target, base, progress)
+    return QuantizationPlan(asked, source, target, base, images, ranges, evaluation, placement)
+
+
+def _check_ranges(asked: QuantizationRequest) -> None:
+    """Raise UsageError where what ranges or a drop are taken on does not fit the type."""
+    dynamic, precision = asked.mode is QuantizationMode.DYNAMIC, asked.precision
     if precision.weights_only and dynamic:
         raise UsageError(
-            f"{name} quantises no activation, so there is no range to take at run time: leave the "
-            "mode out"
+            f"{precision.value} quantises no activation, so there is no range to take at run time: "
+            "leave the mode out"
         )
     if precision is Precision.FP8 and dynamic:
         raise UsageError("fp8 has no dynamic mode; expected static: leave the mode out")
-    if ranges is not None and images is not None:
+    if asked.ranges is not None and asked.images is not None:
         raise UsageError("ranges and images both say what ranges are; give one of them")
-    if ranges is None and images is None and not (dynamic or precision.weights_only):
+    if asked.ranges is asked.images is None and not (dynamic or precision.weights_only):
         raise UsageError(
             "static ranges are taken on pictures; give a folder of images, or the ranges file of "
             "an earlier calibration"
         )
-    if max_drop is not None and evaluate_on is None:
+    if asked.max_drop is not None and asked.evaluate_on is None:
         raise UsageError(
-            f"a drop of at most {max_drop:g} is measured on pictures; give them with eval: a "
+            f"a drop of at most {asked.max_drop:g} is measured on pictures; give them with eval: a "
             "folder of class folders, or of pictures without labels"
         )
-    source = quantizable_export(workspace, artifact, progress, force=force)
-    chosen = quantization_target(precision, mode, target, Target(source.target))
-    if base is None:
-        base = Precision.FP16 if chosen is Target.TENSORRT else Precision.FP32
-    _check_base(precision, chosen, base, dynamic=dynamic)
-    taken = None if images is None else calibration_images(Path(images), count, progress)
-    stored = None if ranges is None else load_calibration(Path(ranges))
-    evaluation = None
-    if evaluate_on is not None:
-        seen = stored.pictures if stored is not None else taken.digests() if taken else ()
-        evaluation = evaluation_images(Path(evaluate_on), seen, source.variant)
-    return QuantizationPlan(
-        source=source,
-        precision=precision,
-        mode=mode,
-        target=chosen,
-        base=base,
-        batch=source.batch,
-        images=taken,
-        ranges=stored,
-        evaluation=evaluation,
-        placement=_placement(placement, precision, mode, chosen, base, progress),
-        search=placement == AUTO,
-        ranges_file=None if ranges is None else Path(ranges),
-        method=method,
-        equalise=equalise,
-        max_drop=max_drop,
-    )
 
 
-def _check_base(precision: Precision, target: Target, base: Precision, *, dynamic: bool) -> None:
+def _check_base(asked: QuantizationRequest, target: Target, base: Precision) -> None:
     """Raise UsageError where no runtime computes a type on a base for a target."""
-    if dynamic and (target not in (Target.CPU, Target.PORTABLE) or base is not Precision.FP32):
+    precision = asked.precision
+    if asked.mode is QuantizationMode.DYNAMIC and (
+        target not in (Target.CPU, Target.PORTABLE) or base is not Precision.FP32
+    ):
         raise UsageError(
             f"dynamic ranges for {target.value} on an {base.value} base: only ONNX Runtime's CPU "
             "kernels take them, in float32: expected target cpu or portable, base fp32"
@@ -187,30 +191,26 @@ AUTO = "auto"
 
 
 def _placement(
-    asked: str | None,
-    precision: Precision,
-    mode: QuantizationMode,
-    target: Target,
-    base: Precision,
-    progress: Progress,
+    asked: QuantizationRequest, target: Target, base: Precision, progress: Progress
 ) -> Placement:
     """The forms that layers get, where the target has a choice."""
-    known = PLACEMENTS[precision]
-    static = mode is QuantizationMode.STATIC
+    name, precision = asked.placement, asked.precision
+    static = asked.mode is QuantizationMode.STATIC
     if not (static and target is Target.TENSORRT and base is Precision.FP16):
-        if asked is not None:
+        if name is not None:
             raise UsageError(
-                f"placement {asked} is for engines; expected target tensorrt and base fp16: leave "
+                f"placement {name} is for engines; expected target tensorrt and base fp16: leave "
                 "the placement out"
             )
         return IN_OPERATOR
+    known = PLACEMENTS[precision]
     names = [*known] if precision.weights_only else [AUTO, *known]
-    if asked is not None and asked not in names:
+    if name is not None and name not in names:
         raise UsageError(
-            f"{precision.value} has no placement {asked!r}; expected one of {', '.join(names)}"
+            f"{precision.value} has no placement {name!r}; expected one of {', '.join(names)}"
         )
     # a search starts from the default
-    found = known[asked if asked in known else BALANCED.name]
-    if asked is None:
+    found = known[name if name in known else BALANCED.name]
+    if name is None:
         progress.note(f"layers are placed as --placement {found.name} does, the default")
     return found

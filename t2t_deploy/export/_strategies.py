@@ -90,16 +90,6 @@ class Strategies:
                 "--precision fp16"
             )
 
-    def to_dict(self) -> dict[str, object]:
-        """The ``strategies`` object of the JSON contract."""
-        return {
-            "soft_split": [form.value for form in self.soft_split],
-            "performer": self.performer.value,
-            "query_groups": self.query_groups,
-            "fold_class_keys": self.fold_class_keys,
-            "fuse_attention": self.fuse_attention,
-        }
-
 
 _Form = TypeVar("_Form", SoftSplitForm, PerformerForm)
 # Every first split here keeps flat pictures. docs/rewrites.md has the figures of all forms.

@@ -215,7 +215,7 @@ class Workspace:
         write: Callable[[Path], Mapping[str, Any]],
         *,
         stem: str,
-        output: Path | None = None,
+        output: str | os.PathLike[str] | None = None,
     ) -> Artifact:
         """Write a file and its manifest; the content's facts in the manifest are filled in.
 
@@ -223,13 +223,14 @@ class Workspace:
         output: where to write instead of the workspace, over what is there.
         """
         suffix = ".onnx" if manifest.kind == "onnx" else ".engine"
-        folder = self.folder(_FOLDERS[manifest.kind]) if output is None else output.parent
+        target = None if output is None else Path(output)
+        folder = self.folder(_FOLDERS[manifest.kind]) if target is None else target.parent
         make_folder(folder)
         with temporary_file(folder, suffix) as temporary:
             learned = write(temporary)
             sha256 = file_sha256(temporary)
             settle(temporary)  # before the lock: it may take long
-            path = folder / f"{stem}-{sha256[:8]}{suffix}" if output is None else output
+            path = target or folder / f"{stem}-{sha256[:8]}{suffix}"
             with self.lock():
                 complete = dataclasses.replace(
                     manifest,

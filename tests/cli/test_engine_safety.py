@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from t2t_deploy.bench import BenchCase
 from t2t_deploy.commands import _artifacts as _engine
-from t2t_deploy.commands import _bench
-from t2t_deploy.commands._bench import BenchRequest
+from t2t_deploy.commands._bench import Bench
 from t2t_deploy.commands._classifier import classifier_request
 from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import EngineError
@@ -177,6 +177,5 @@ def test_hash_is_handed_on(built: Path, engine_file: Path, monkeypatch: pytest.M
     artifact = workspace.open(engine_file)
     wanted = artifact.require_manifest().sha256
     assert classifier_request(workspace, artifact).session.sha256 == wanted
-    asked = BenchRequest(artifacts=(engine_file,))
-    case, reason = _bench._case(workspace, artifact, "tensorrt-rtx", 1, 1, asked)
-    assert reason is None and case is not None and case.request.sha256 == wanted
+    case = Bench(workspace, 1, named=True).case(artifact, "tensorrt-rtx", 1)
+    assert isinstance(case, BenchCase) and case.request.sha256 == wanted

@@ -13,7 +13,7 @@ import pytest
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult, Latency, Round
-from t2t_deploy.commands import _baselines, _bench, benchmark
+from t2t_deploy.commands import _artifacts, _baselines, _bench, benchmark
 from t2t_deploy.commands._baselines import EXPORTERS, with_speedup_vs_plain
 from t2t_deploy.runtime import SessionRequest
 from t2t_deploy.types import Precision, Target
@@ -76,8 +76,9 @@ class Bench:
         def why_not_in(name: str, precision: Precision) -> str | None:
             return bf16 if precision is Precision.BF16 else None
 
-        for module in (_bench, _baselines):
+        for module in (_bench, _baselines, _artifacts):
             self._patch.setattr(module, "why_not_runnable", why_not_runnable)
+        for module in (_baselines, _artifacts):
             self._patch.setattr(module, "why_not_in", why_not_in)
 
     def rows(self) -> list[tuple[str, str | None, str, int]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus
-from t2t_deploy.commands import _bench, benchmark
+from t2t_deploy.commands import _artifacts, _bench, benchmark
 from t2t_deploy.commands._bench import CudaGraphs
 from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import ArtifactError, BackendError, UsageError
@@ -35,6 +35,7 @@ class Bench:
         self.workspace = workspace
         self.cases: list[BenchCase] = []
         self.options: dict[str, Any] = {}
+        self.devices: set[int | None] = set()
         self._count = 0
 
     def __call__(self, **asked: Any) -> BenchReport:
@@ -43,6 +44,16 @@ class Bench:
     def run_bench(self, cases: Sequence[BenchCase], **options: Any) -> BenchReport:
         self.cases, self.options = list(cases), options
         return BenchReport(environment=None, results=())  # type: ignore[arg-type]  # not looked at
+
+    def backends(self, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+        """Say which backends run here; none is all of them."""
+
+        def why_not_runnable(name: str, device: int | None) -> str | None:
+            self.devices.add(device)
+            return None if name in names or not names else f"no {name} here"
+
+        for module in (_bench, _artifacts):
+            monkeypatch.setattr(module, "why_not_runnable", why_not_runnable)
 
     def rows(self) -> list[tuple[str, str | None, int]]:
         return [(case.backend, case.artifact, case.batch) for case in self.cases]
@@ -76,18 +87,14 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Eager and ort-cpu alone run here."""
     made = Bench(Workspace(tmp_path / "artifacts"))
     monkeypatch.setattr(_bench, "run_bench", made.run_bench)
-    monkeypatch.setattr(
-        _bench,
-        "why_not_runnable",
-        lambda name, device: None if name in ("eager", "ort-cpu") else f"no {name} here",
-    )
+    made.backends(monkeypatch, "eager", "ort-cpu")
     return made
 
 
 @pytest.fixture
 def all_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every backend runs here."""
-    monkeypatch.setattr(_bench, "why_not_runnable", lambda name, device: None)
+    bench.backends(monkeypatch)
 
 
 def test_every_artifact_and_one_reference_of_each_model(bench: Bench) -> None:
@@ -123,10 +130,11 @@ def test_the_same_weights_in_other_dimensions_are_another_model(bench: Bench) ->
     assert [case.model for case in files] == [case.model for case in eager]
 
 
-def test_dynamic_ranges_are_for_onnx_runtime(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dynamic_ranges_are_for_onnx_runtime(
+    bench: Bench, all_run: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """OpenVINO would compute such a graph in float32, and its session refuses to."""
-    for name in ("why_not_runnable", "why_not_in"):
-        monkeypatch.setattr(_bench, name, lambda *asked: None)
+    monkeypatch.setattr(_artifacts, "why_not_in", lambda *asked: None)
     details = {"quantization": {"mode": "dynamic"}}
     dynamic = bench.add(precision=Precision.INT8, details=details).path.name
     static = bench.add(precision=Precision.INT8).path.name
@@ -178,13 +186,11 @@ def test_a_batch_that_an_engine_does_not_take(bench: Bench, all_run: None) -> No
     ]
 
 
-def test_what_a_session_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: set[int | None] = set()
-    monkeypatch.setattr(_bench, "why_not_runnable", lambda name, device: asked.add(device))
+def test_what_a_session_is_told(bench: Bench, all_run: None) -> None:
     bench.add(precision=Precision.FP16)
     bench(backend=("eager", "ort-tensorrt"), device=1)
     eager, tensorrt = (case.request for case in bench.cases)
-    assert asked == {1} and eager.device == tensorrt.device == 1
+    assert bench.devices == {1} and eager.device == tensorrt.device == 1
     assert (eager.precision, tensorrt.precision) == (None, Precision.FP16)
     assert tensorrt.cache == bench.workspace.root / "cache" / "ort-tensorrt"
 

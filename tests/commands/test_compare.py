@@ -15,7 +15,7 @@ from t2t_deploy import export
 from t2t_deploy._optional import is_installed
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult
 from t2t_deploy.commands import StrategyComparison, _compare, compare_exports
-from t2t_deploy.commands import _compare as _compare_speed
+from t2t_deploy.commands._compare import strategies_to_compare, strategy_name
 from t2t_deploy.engine import BuildOptions
 from t2t_deploy.errors import CheckpointError, EngineError, ExportError, UsageError
 from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
@@ -76,9 +76,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
         because = tuple(dataclasses.replace(result, reason="not today") for result in results)
         return BenchReport(environment=None, results=because)  # type: ignore[arg-type]  # unseen
 
-    monkeypatch.setattr(_compare_speed, "run_bench", fake)
-    for module in (_compare, _compare_speed):
-        monkeypatch.setattr(module, "is_installed", lambda name: False)
+    monkeypatch.setattr(_compare, "run_bench", fake)
+    monkeypatch.setattr(_compare, "is_installed", lambda name: False)
     return asked
 
 
@@ -147,10 +146,10 @@ def test_all_are_compared(tiny: Options, measured: Measured, empty_folders: Path
 def test_openvino_is_timed_where_it_is(
     tiny: Options, measured: Measured, two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_compare_speed, "is_installed", lambda module: module == "openvino")
-    monkeypatch.setattr(_compare_speed, "why_not_runnable", lambda name: None)
+    monkeypatch.setattr(_compare, "is_installed", lambda module: module == "openvino")
+    monkeypatch.setattr(_compare, "why_not_runnable", lambda name: None)
     monkeypatch.setattr(
-        _compare_speed,
+        _compare,
         "why_not_in",
         lambda name, kind: f"no {kind.value}" if kind != "fp32" else None,
     )
@@ -174,7 +173,7 @@ def test_little_time_left_is_shared(
 ) -> None:
     monkeypatch.setattr(_compare, "_TOTAL_SECONDS", 0.0)
     compare_exports(**tiny)
-    assert measured[0]["round_seconds"] == _compare_speed._MIN_ROUND_SECONDS
+    assert measured[0]["round_seconds"] == _compare._MIN_ROUND_SECONDS
 
 
 def test_the_json(tiny: Options, measured: Measured, two: None) -> None:
@@ -396,3 +395,45 @@ def test_no_output(tiny: Options, measured: Measured, capfd: pytest.CaptureFixtu
     assert exit_status("export", *words) == 2
     assert "error: --compare writes no artifact and -o names a file" in capfd.readouterr().err
     assert not list(Path.cwd().iterdir()) and not measured
+
+
+# the forms that are for the first split alone are not among them
+FIRST_ONLY = (SoftSplitForm.SHIFTED, SoftSplitForm.NORMALISED)
+UNIFORM = {(form,) * 3 for form in SoftSplitForm if form not in FIRST_ONLY}
+# Each is one of the eight soft splits to see, so that no default makes a ninth, save TensorRT's.
+DEFAULTS = [choose_strategies(target) for target in Target]
+
+
+@pytest.mark.parametrize("default", DEFAULTS)
+@pytest.mark.parametrize("performer", [True, False])
+def test_the_combinations(default: Strategies, performer: bool) -> None:
+    found = strategies_to_compare(default, performer=performer)
+    splits = 9 if default.soft_split[0] is SoftSplitForm.NORMALISED else 8
+    assert len(found) == len(set(found)) == splits + (2 if performer else 1)
+    assert found.count(default) == 1
+    same = [s for s in found if dataclasses.replace(s, soft_split=default.soft_split) == default]
+    assert {s.soft_split for s in same} > UNIFORM and len(same) == splits
+    others = set(found) - set(same)
+    assert {other.soft_split for other in others} == {default.soft_split}
+    if performer:
+        forms = {other.performer for other in others}
+        assert forms == set(PerformerForm) - {default.performer}
+    else:
+        (other,) = others
+        assert {other.query_groups, default.query_groups} == {1, 2}
+
+
+def test_a_default_that_is_no_other_row_is_one_more() -> None:
+    odd = (SoftSplitForm.CONV, SoftSplitForm.UNFOLD, SoftSplitForm.CONV)
+    default = Strategies(odd, PerformerForm.STABLE)
+    assert strategies_to_compare(default, performer=True).count(default) == 1
+
+
+def test_a_combination_in_words() -> None:
+    unfold, conv = SoftSplitForm.UNFOLD, SoftSplitForm.CONV
+    one = Strategies((unfold,) * 3, PerformerForm.PLAIN)
+    assert strategy_name(one, performer=True) == "unfold, plain"
+    assert strategy_name(one, performer=False) == "unfold, 1 query group"
+    mixed = Strategies((conv, unfold, conv), PerformerForm.STABLE, query_groups=2)
+    assert strategy_name(mixed, performer=True) == "conv,unfold,conv, stable"
+    assert strategy_name(mixed, performer=False) == "conv,unfold,conv, 2 query groups"

@@ -41,7 +41,12 @@ from t2t_deploy.commands._placement_search import (
     search_placement,
 )
 from t2t_deploy.commands._quantize_inputs import QuantizationInputs, quantization_inputs
-from t2t_deploy.commands._quantize_plan import AUTO, QuantizationPlan, plan_quantization
+from t2t_deploy.commands._quantize_plan import (
+    AUTO,
+    QuantizationPlan,
+    QuantizationRequest,
+    plan_quantization,
+)
 from t2t_deploy.errors import UsageError
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
@@ -318,9 +323,8 @@ def inputs_of(workspace: Workspace, pictures: Path, **changes: Any) -> Quantizat
 
 
 def plan_of(workspace: Workspace, pictures: Path, **changes: Any) -> QuantizationPlan:
-    request = request_of(pictures, **changes)
-    del request["speed"]
-    return plan_quantization(workspace, precision=request.pop("type", Precision.INT8), **request)
+    asked: dict[str, Any] = {"images": pictures / "calibration", "target": Target.TENSORRT}
+    return plan_quantization(workspace, None, QuantizationRequest(**asked | {"count": 8} | changes))
 
 
 @pytest.fixture
@@ -480,7 +484,7 @@ def test_a_search_with_the_builder(
 def test_placements_by_name(
     plan: Plan, asked: str | None, precision: Precision, wanted: Placement
 ) -> None:
-    assert plan(placement=asked, type=precision).placement is wanted
+    assert plan(placement=asked, precision=precision).placement is wanted
 
 
 @pytest.mark.parametrize(
@@ -525,10 +529,10 @@ def test_queries_and_keys_are_alike_for_engines_alone(
 def test_weights_alone_are_not_searched(plan: Plan, precision: Precision, asked: str) -> None:
     told = rf"^{precision.value} has no placement '{asked}'; expected one of balanced, compact$"
     with pytest.raises(UsageError, match=told):
-        plan(placement=asked, type=precision)
+        plan(placement=asked, precision=precision)
 
 
 def test_a_placement_that_a_type_lacks_is_refused(plan: Plan) -> None:
     told = r"^fp8 has no placement 'accurate'; expected one of auto, balanced, compact$"
     with pytest.raises(UsageError, match=told):
-        plan(placement="accurate", type=Precision.FP8)
+        plan(placement="accurate", precision=Precision.FP8)

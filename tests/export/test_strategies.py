@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy.errors import UsageError
 from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
 from t2t_deploy.types import Precision, Target
@@ -62,7 +63,7 @@ def test_the_names_in_json() -> None:
         fold_class_keys=True,
         fuse_attention=False,
     )
-    assert strategies.to_dict() == {
+    assert to_plain(strategies) == {
         "soft_split": ["centred", "unfold", "folded"],
         "performer": "softmax",
         "query_groups": 2,
