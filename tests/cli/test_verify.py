@@ -219,5 +219,5 @@ def test_in_openvino(run: Run, tiny_toml: Path, precision: str) -> None:
 
 
 def test_a_backend_to_verify_on_is_one_of_two(run: Run, workspace: Path) -> None:
-    done = run("verify", "--backend", "eager", status=2)
-    assert "'--backend': 'eager' is not one of 'ort-cpu', 'openvino'" in done.err
+    message = "Invalid value for '--backend': 'eager' is not one of 'ort-cpu', 'openvino'."
+    assert message in run("verify", "--backend", "eager", status=2).err

@@ -75,7 +75,7 @@ def test_an_impossible_budget_fails_the_artifact(tmp_path: Path, digit_pictures:
 
 def test_a_budget_needs_pictures(tmp_path: Path, digit_pictures: Path) -> None:
     workspace = Workspace(tmp_path / "artifacts")
-    with pytest.raises(UsageError, match="give --eval DIR"):
+    with pytest.raises(UsageError, match="give them with eval"):
         quantize_onnx(images=digit_pictures / "calibration", max_drop=0.5, workspace=workspace)
 
 
