@@ -17,6 +17,7 @@ from t2t_deploy.commands._artifacts import (
     Trust,
     engine_sha256,
     usable_artifacts,
+    why_not_run,
     workspace_of,
 )
 from t2t_deploy.errors import BackendError, UsageError
@@ -27,8 +28,6 @@ from t2t_deploy.runtime import (
     Session,
     SessionRequest,
     open_session,
-    why_not_in,
-    why_not_runnable,
 )
 from t2t_deploy.serving import DEFAULT_BATCH, ClassifierRequest
 from t2t_deploy.types import BARE
@@ -136,7 +135,6 @@ def classifier_request(
     manifest = artifact.manifest
     device = cast("int | None", device)  # read by the command
     name = backend or _default_backend(artifact)
-    reason = why_not_runnable(name, device)
     takes = BACKENDS[name].takes
     if takes not in (artifact.kind, "weights"):
         fitting = [b.name for b in BACKENDS.values() if b.takes == artifact.kind]
@@ -144,8 +142,7 @@ def classifier_request(
             f"--backend {name} takes a file of kind {takes} and {artifact.path.name} is of kind "
             f"{artifact.kind}; expected {', '.join(fitting)}"
         )
-    if reason is None and takes == "onnx" and manifest is not None:
-        reason = why_not_in(name, manifest.precision)
+    reason = why_not_run(artifact, name, device)
     if reason is not None:
         raise BackendError(f"backend {name} cannot run here: {reason}")
     classes = num_classes_of(artifact)

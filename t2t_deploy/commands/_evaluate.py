@@ -18,6 +18,7 @@ from t2t_deploy.commands._artifacts import (
     are_named,
     cpu_backend,
     usable_artifacts,
+    why_not_run,
     workspace_of,
 )
 from t2t_deploy.commands._evaluate_sessions import (
@@ -264,13 +265,13 @@ class _Evaluator:
         manifest = artifact.manifest
         nodewise = is_nodewise(artifact, self.backend)
         if manifest is not None and manifest.kind == "engine":
-            reason = why_not_runnable(manifest.engine.backend)
+            reason = why_not_run(artifact, manifest.engine.backend)
             if reason is None and self.cluster is not None:
                 reason = "engines are evaluated on this machine's device, not across a cluster"
-        else:
+        elif nodewise:
             reason = why_not_runnable(self.backend)
-            if reason is None and manifest is not None and not nodewise:
-                reason = why_not_in(self.backend, manifest.precision)
+        else:
+            reason = why_not_run(artifact, self.backend)
         if reason is not None or self.named or manifest is None:
             return reason
         if self.images.has_labels:

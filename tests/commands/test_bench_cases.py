@@ -17,12 +17,6 @@ from t2t_deploy.errors import ArtifactError, BackendError, UsageError
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
-ENGINE = {
-    "backend": "tensorrt-rtx",
-    "backend_version": engine_version("tensorrt-rtx"),
-    "sm": ["portable"],
-}
-
 
 def _write_weights(path: Path) -> None:
     path.write_bytes(b"weights")
@@ -81,6 +75,17 @@ class Bench:
 
         return self.workspace.store(dataclasses.replace(draft, **fields), write, stem="tiny")
 
+    def add_engine(self, profiles: Sequence[str] = (), **fields: Any) -> str:
+        """The file name of a portable engine that TensorRT-RTX built."""
+        engine = {
+            "backend": "tensorrt-rtx",
+            "backend_version": engine_version("tensorrt-rtx"),
+            "sm": ["portable"],
+            "profiles": list(profiles),
+        }
+        built: dict[str, Any] = {"kind": "engine", "target": "tensorrt"}
+        return self.add(**built, details={"engine": engine}, **fields).path.name
+
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
@@ -101,10 +106,8 @@ def test_every_artifact_and_one_reference_of_each_model(bench: Bench) -> None:
     one, two = bench.add().path.name, bench.add(precision=Precision.FP16).path.name
     report = bench(batch=(1, 8), threads=3)
     cases = bench.cases
-    assert bench.rows() == [
-        *(("eager", "tiny 32px reference", 1), ("ort-cpu", one, 1), ("ort-cpu", two, 1)),
-        *(("eager", "tiny 32px reference", 8), ("ort-cpu", one, 8), ("ort-cpu", two, 8)),
-    ]
+    rows = (("eager", "tiny 32px reference"), ("ort-cpu", one), ("ort-cpu", two))
+    assert bench.rows() == [(*row, batch) for batch in (1, 8) for row in rows]
     assert [case.precision for case in cases[:3]] == ["fp32", "fp32", "fp16"]
     assert len({case.model for case in cases}) == 1
     assert {case.request.threads for case in cases} == {3}
@@ -113,9 +116,8 @@ def test_every_artifact_and_one_reference_of_each_model(bench: Bench) -> None:
     assert not_run == {(name, f"no {name} here") for name in others}
     assert all(row.status is BenchStatus.NOT_RUN for row in report.results)
     # nothing was built, so they have no artifact; the others are told of each
-    assert {row.backend for row in report.results if row.artifact is None} == {
-        *("tensorrt", "tensorrt-rtx"),
-    }
+    no_artifact = {row.backend for row in report.results if row.artifact is None}
+    assert no_artifact == {"tensorrt", "tensorrt-rtx"}
 
 
 def test_the_same_weights_in_other_dimensions_are_another_model(bench: Bench) -> None:
@@ -177,8 +179,7 @@ def test_named_backends(bench: Bench) -> None:
 
 
 def test_a_batch_that_an_engine_does_not_take(bench: Bench, all_run: None) -> None:
-    built = {"engine": {**ENGINE, "profiles": ["1:1:4", "8:8:16"]}}
-    name = bench.add(kind="engine", target="tensorrt", details=built).path.name
+    name = bench.add_engine(profiles=["1:1:4", "8:8:16"])
     report = bench(backend=("tensorrt-rtx",), batch=(4, 5, 16, 32))
     assert bench.rows() == [("tensorrt-rtx", name, 4), ("tensorrt-rtx", name, 16)]
     assert [(row.batch, row.reason) for row in report.results] == [
@@ -203,14 +204,10 @@ def test_a_backend_that_does_not_exist(bench: Bench) -> None:
 @pytest.mark.parametrize("known", [True, False], ids=["of an export", "of a foreign file"])
 def test_an_engine_runs_on_its_builder(bench: Bench, all_run: None, known: bool) -> None:
     unknown: dict[str, Any] = {} if known else {"weights": {}}
-    built = {"engine": ENGINE}
-    name = bench.add(kind="engine", target="tensorrt", details=built, **unknown).path.name
+    name = bench.add_engine(**unknown)
     bench()
-    expected = [("tensorrt-rtx", name, 1)]
-    if known:
-        reference = "tiny 32px reference"
-        expected = [("eager", reference, 1), *expected]
-    assert bench.rows() == expected
+    reference = [("eager", "tiny 32px reference", 1)] if known else []
+    assert bench.rows() == [*reference, ("tensorrt-rtx", name, 1)]
     assert (bench.cases[-1].model is not None) is known
 
 
@@ -228,7 +225,7 @@ def test_cuda_graphs_of_onnx_runtime(bench: Bench, all_run: None) -> None:
 def test_engines_with_and_without_cuda_graphs(
     bench: Bench, all_run: None, asked: CudaGraphs, graphs: list[bool]
 ) -> None:
-    name = bench.add(kind="engine", target="tensorrt", details={"engine": ENGINE}).path.name
+    name = bench.add_engine()
     bench(cuda_graphs=asked)
     eager, *engines = bench.cases
     assert eager.backend == "eager"

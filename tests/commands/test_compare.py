@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from t2t_deploy import export
 from t2t_deploy._optional import is_installed
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult
-from t2t_deploy.commands import StrategyComparison, _compare, compare_exports
+from t2t_deploy.commands import ComparedStrategies, StrategyComparison, _compare, compare_exports
 from t2t_deploy.commands._compare import strategies_to_compare, strategy_name
 from t2t_deploy.engine import BuildOptions
 from t2t_deploy.errors import CheckpointError, EngineError, ExportError, UsageError
@@ -90,15 +90,25 @@ def comparing(monkeypatch: pytest.MonkeyPatch, *forms: SoftSplitForm) -> None:
     monkeypatch.setattr(_compare, "strategies_to_compare", few)
 
 
+def compare_only(monkeypatch: pytest.MonkeyPatch, *splits: SoftSplitForm) -> None:
+    """Compare the default, and it with three of each of the soft splits."""
+
+    def few(default: Strategies, *, performer: bool) -> tuple[Strategies, ...]:
+        others = (dataclasses.replace(default, soft_split=(split,) * 3) for split in splits)
+        return default, *others
+
+    monkeypatch.setattr(_compare, "strategies_to_compare", few)
+
+
 @pytest.fixture
 def three(monkeypatch: pytest.MonkeyPatch) -> None:
-    comparing(monkeypatch, SoftSplitForm.CONV, SoftSplitForm.CENTRED)
+    compare_only(monkeypatch, SoftSplitForm.CONV, SoftSplitForm.CENTRED)
 
 
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> None:
     """The default and the hazardous one."""
-    comparing(monkeypatch, SoftSplitForm.FOLDED)
+    compare_only(monkeypatch, SoftSplitForm.FOLDED)
 
 
 def breaking(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -161,8 +171,7 @@ def test_openvino_is_timed_where_it_is(
     assert eager.backend == "eager" and {case.request.precision for case in cases} == {"fp32"}
     for row in rows:
         assert row.reason == "no latency: not today; no OpenVINO latency: not today"
-    fp16 = dict(tiny, precision=Precision.FP16)
-    for row in compare_exports(**fp16).rows:
+    for row in compare_exports(**tiny, precision=Precision.FP16).rows:
         assert row.reason is not None
         assert row.reason.endswith("no latency: no fp16; no OpenVINO latency: no fp16")
     assert len(measured) == 1
@@ -177,8 +186,8 @@ def test_little_time_left_is_shared(
 
 
 def test_the_json(tiny: Options, measured: Measured, two: None) -> None:
-    request = dict(tiny, batch=2, target=Target.TENSORRT)
-    values = json.loads(json.dumps(compare_exports(**request).to_dict(), allow_nan=False))
+    comparison = compare_exports(**tiny, batch=2, target=Target.TENSORRT)
+    values = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
     rows = values.pop("rows")
     assert values == {
         "variant": "tiny_performer",
@@ -190,24 +199,8 @@ def test_the_json(tiny: Options, measured: Measured, two: None) -> None:
     }
     assert measured[0]["cases"][0].batch == 2
     default, folded = rows
-    assert set(default) == {
-        *("name", "soft_split", "performer", "query_groups", "default"),
-        *(
-            "fold_class_keys",
-            "fuse_attention",
-            "nodes",
-            "size_bytes",
-            "rel_l2",
-            "rel_l2_flat",
-            "hazards",
-            "latency_ms",
-            "speedup_vs_eager",
-            "openvino_latency_ms",
-            "openvino_speedup_vs_eager",
-            "engine",
-        ),
-        "reason",
-    }
+    figures = {field.name for field in dataclasses.fields(ComparedStrategies)} - {"strategies"}
+    assert set(default) == figures | {field.name for field in dataclasses.fields(Strategies)}
     assert default["soft_split"] == ["normalised", "unfold", "unfold"]
     assert (default["performer"], default["default"], default["hazards"]) == ("stable", True, [])
     assert default["latency_ms"] is default["speedup_vs_eager"] is default["engine"] is None
@@ -253,32 +246,30 @@ def test_a_bug_is_not_a_row(
 
 
 def test_a_wrong_request_is_said_once(tiny: Options, measured: Measured, two: None) -> None:
-    with pytest.raises(UsageError, match="opset is 3"):
-        compare_exports(**dict(tiny, opset=3))
-    with pytest.raises(UsageError, match="nothing says which model to export"):
-        compare_exports()
-    with pytest.raises(UsageError, match="both describe the model"):
-        compare_exports(**dict(tiny, variant="7"))
+    wrong: dict[str, Options] = {
+        "opset is 3": dict(tiny, opset=3),
+        "nothing says which model to export": {},
+        "both describe the model": dict(tiny, variant="7"),
+    }
+    for message, request in wrong.items():
+        with pytest.raises(UsageError, match=message):
+            compare_exports(**request)
     with pytest.raises(CheckpointError):
-        compare_exports(**dict(tiny, checkpoint=Path("absent.pth")))
+        compare_exports(**tiny, checkpoint=Path("absent.pth"))
     assert not measured
 
 
 def test_what_is_asked_is_one_more_row(tiny: Options, measured: Measured, two: None) -> None:
-    request = dict(tiny, soft_split="unfold,conv,auto", performer="plain")
-    *_, asked = compare_exports(**request).rows
+    forms: Options = {"soft_split": "unfold,conv,auto", "performer": "plain"}
+    *_, asked = compare_exports(**tiny, **forms).rows
     assert asked.name == "unfold,conv,unfold, plain"
     assert not asked.default and asked.exported and len(asked.hazards) == 1
 
 
 def test_query_groups(tmp_path: Path, measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     default = choose_strategies(Target.TENSORRT)
-
-    def groups(default: Strategies, *, performer: bool) -> tuple[Strategies, ...]:
-        assert not performer
-        return default, dataclasses.replace(default, query_groups=1)
-
-    monkeypatch.setattr(_compare, "strategies_to_compare", groups)
+    only = (default, dataclasses.replace(default, query_groups=1))
+    monkeypatch.setattr(_compare, "strategies_to_compare", lambda default, performer: only)
     request = request_of(tmp_path, "transformer")
     # the form of a performer is no other combination here
     request = dict(request, target=Target.TENSORRT, performer="plain")
@@ -304,8 +295,7 @@ def test_query_groups_that_do_not_divide(tmp_path: Path, measured: Measured, two
 
 
 def test_bf16_is_evaluated_node_by_node(tiny: Options, measured: Measured, two: None) -> None:
-    request = dict(tiny, precision=Precision.BF16)
-    default, folded = compare_exports(**request).rows
+    default, folded = compare_exports(**tiny, precision=Precision.BF16).rows
     assert default.rel_l2 is not None and 1e-4 < default.rel_l2 < 4e-2
     assert default.rel_l2_flat is not None and default.latency_ms is None
     assert default.reason is not None
@@ -343,17 +333,12 @@ def test_latencies_and_engines_for_real(
         assert row["latency_ms"]["p50"] > 0 and len(row["latency_ms"]["samples"]) >= 15
         speedup = row["speedup_vs_eager"]
         assert speedup["low"] <= speedup["ratio"] <= speedup["high"]
-        found = row["openvino_latency_ms"], row["openvino_speedup_vs_eager"]
-        if is_installed("openvino"):
-            assert found[0]["p50"] > 0 and found[1]["low"] <= found[1]["ratio"]
-        else:
-            assert found == (None, None)
-        if is_installed("tensorrt_rtx"):
-            engine = row["engine"]
-            assert engine["kernels"] > 10 and engine["moved_bytes"] > 0
-            assert engine["activation_bytes"] > 0 and engine["fused_attention"] >= 0
-        else:
-            assert row["engine"] is None
+        openvino = row["openvino_latency_ms"]
+        assert (openvino is not None) is is_installed("openvino")
+        assert openvino is None or (openvino["p50"] > 0 and row["openvino_speedup_vs_eager"])
+        assert (row["engine"] is not None) is is_installed("tensorrt_rtx")
+        if row["engine"] is not None:
+            assert row["engine"].pop("fused_attention") >= 0 and min(row["engine"].values()) > 0
     assert not list(empty_folders.iterdir()) and not list(Path.cwd().iterdir())
 
 
@@ -381,8 +366,7 @@ def test_where_none_can_be_exported(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     conv = Strategies((SoftSplitForm.CONV,) * 3, PerformerForm.STABLE)
-    only: Callable[..., tuple[Strategies, ...]] = lambda default, performer: (conv,)  # noqa: E731
-    monkeypatch.setattr(_compare, "strategies_to_compare", only)
+    monkeypatch.setattr(_compare, "strategies_to_compare", lambda default, performer: (conv,))
     breaking(monkeypatch, ExportError("no"))
     words = ("--config", tiny["config"], "--soft-split", "conv", "--compare")
     assert exit_status("export", *words) == 1

@@ -15,11 +15,12 @@ from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 HERE = Workspace(Path())
 ROOM = "t2t_deploy.commands._classifier"
+RUNS = "t2t_deploy.commands._artifacts"
 
 
 @pytest.fixture
 def everything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{ROOM}.why_not_runnable", lambda *_: None)
+    monkeypatch.setattr(f"{RUNS}.why_not_runnable", lambda *_: None)
 
 
 def artifact(kind: str = "onnx", classes: int = 10, **details: Any) -> Artifact:
@@ -66,7 +67,9 @@ def test_an_engine_without_manifest_needs_a_name(everything_runs: None, tmp_path
 
 
 def test_what_cannot_run_is_no_other_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{ROOM}.why_not_runnable", lambda *_: "there is no driver")
+    monkeypatch.setattr(
+        "t2t_deploy.commands._artifacts.why_not_runnable", lambda *_: "there is no driver"
+    )
     with pytest.raises(BackendError, match="ort-cuda cannot run here: there is no driver"):
         classifier_request(HERE, artifact(), backend="ort-cuda")
 
