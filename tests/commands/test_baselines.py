@@ -12,14 +12,15 @@ import onnx
 import pytest
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult, Latency, Round
-from t2t_deploy.commands import _artifacts, _baselines, _bench, benchmark
+from t2t_deploy.bench import BenchCase, BenchStatus, CaseResult, Latency, Round
+from t2t_deploy.commands import benchmark
 from t2t_deploy.commands._baselines import EXPORTERS, with_speedup_vs_plain
 from t2t_deploy.runtime import SessionRequest
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
 
 from ..small import tiny_exports, tiny_model
+from .benches import UnmeasuredBench
 
 TORCHSCRIPT, DEFAULT = EXPORTERS
 BACKENDS = ("eager", "ort-cpu", "openvino")
@@ -44,42 +45,15 @@ def result_of(case: BenchCase, ms: float, status: BenchStatus = BenchStatus.OK) 
     )
 
 
-class Bench:
-    """Benches of the workspace in which nothing is measured: the cases of `run_bench` are kept."""
+class Bench(UnmeasuredBench):
+    """All take one millisecond."""
 
-    def __init__(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.workspace = workspace
-        self.cases: list[BenchCase] = []
-        self._patch = monkeypatch
-        monkeypatch.setattr(_bench, "run_bench", self.run_bench)
-
-    def __call__(self, **asked: Any) -> BenchReport:
-        return benchmark(**asked, workspace=self.workspace).report
-
-    def run_bench(self, cases: list[BenchCase], **options: Any) -> BenchReport:
-        self.cases = cases
-        assert options["seed"] == 0
-        for case in cases:
-            assert case.request.path.is_file()
-            if case.artifact in EXPORTERS:
-                graph = onnx.load(case.request.path).graph
-                assert graph.input[0].type.tensor_type.shape.dim[0].dim_value == case.batch
-        results = [result_of(case, 1.0) for case in cases]
-        return BenchReport(environment=None, results=tuple(results))  # type: ignore[arg-type]
-
-    def backends(self, *names: str, bf16: str | None = None) -> None:
-        """Say which backends run here, and in what OpenVINO computes."""
-
-        def why_not_runnable(name: str, device: int | None = None) -> str | None:
-            return None if name in names else f"no {name} here"
-
-        def why_not_in(name: str, precision: Precision) -> str | None:
-            return bf16 if precision is Precision.BF16 else None
-
-        for module in (_bench, _baselines, _artifacts):
-            self._patch.setattr(module, "why_not_runnable", why_not_runnable)
-        for module in (_baselines, _artifacts):
-            self._patch.setattr(module, "why_not_in", why_not_in)
+    def result(self, case: BenchCase) -> CaseResult:
+        assert case.request.path.is_file() and self.options["seed"] == 0
+        if case.artifact in EXPORTERS:
+            graph = onnx.load(case.request.path).graph
+            assert graph.input[0].type.tensor_type.shape.dim[0].dim_value == case.batch
+        return result_of(case, 1.0)
 
     def rows(self) -> list[tuple[str, str | None, str, int]]:
         return [(case.backend, case.artifact, case.precision, case.batch) for case in self.cases]
@@ -87,7 +61,9 @@ class Bench:
 
 @pytest.fixture
 def bench(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return Bench(workspace, monkeypatch)
+    made = Bench(workspace, monkeypatch)
+    made.computes()
+    return made
 
 
 def test_what_is_added(bench: Bench) -> None:
@@ -145,7 +121,8 @@ def test_named_backends_only(bench: Bench) -> None:
 
 
 def test_what_cannot_run_here_is_a_row(bench: Bench) -> None:
-    bench.backends("eager", "ort-cpu", "openvino", bf16="no bf16 here")
+    bench.backends("eager", "ort-cpu", "openvino")
+    bench.computes(bf16="no bf16 here")
     report = bench(baselines=True)
     skipped = [row for row in report.results if row.artifact in EXPORTERS and row.reason]
     assert [(row.backend, row.precision, row.status, row.reason) for row in skipped] == [

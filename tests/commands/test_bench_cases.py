@@ -9,45 +9,22 @@ from typing import Any
 
 import pytest
 
-from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus
-from t2t_deploy.commands import _artifacts, _bench, benchmark
+from t2t_deploy.bench import BenchStatus
 from t2t_deploy.commands._bench import CudaGraphs
 from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import ArtifactError, BackendError, UsageError
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
+from .benches import UnmeasuredBench
+
 
 def _write_weights(path: Path) -> None:
     path.write_bytes(b"weights")
 
 
-class Bench:
-    """Benches of a workspace in which nothing is measured: what `run_bench` was asked is kept."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
-        self.cases: list[BenchCase] = []
-        self.options: dict[str, Any] = {}
-        self.devices: set[int | None] = set()
-        self._count = 0
-
-    def __call__(self, **asked: Any) -> BenchReport:
-        return benchmark(**asked, workspace=self.workspace).report
-
-    def run_bench(self, cases: Sequence[BenchCase], **options: Any) -> BenchReport:
-        self.cases, self.options = list(cases), options
-        return BenchReport(environment=None, results=())  # type: ignore[arg-type]  # not looked at
-
-    def backends(self, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-        """Say which backends run here; none is all of them."""
-
-        def why_not_runnable(name: str, device: int | None) -> str | None:
-            self.devices.add(device)
-            return None if name in names or not names else f"no {name} here"
-
-        for module in (_bench, _artifacts):
-            monkeypatch.setattr(module, "why_not_runnable", why_not_runnable)
+class Bench(UnmeasuredBench):
+    """Of artifacts whose content is of no matter."""
 
     def rows(self) -> list[tuple[str, str | None, int]]:
         return [(case.backend, case.artifact, case.batch) for case in self.cases]
@@ -67,10 +44,10 @@ class Bench:
             target=Target.PORTABLE.value,
             weights={"sha256": weights, "source": {"kind": "random"}},
         )
-        self._count += 1
+        content = bytes([len(self.workspace.artifacts())])
 
         def write(path: Path) -> Mapping[str, Any]:
-            path.write_bytes(bytes([self._count]))
+            path.write_bytes(content)
             return {}
 
         return self.workspace.store(dataclasses.replace(draft, **fields), write, stem="tiny")
@@ -90,16 +67,15 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Eager and ort-cpu alone run here."""
-    made = Bench(Workspace(tmp_path / "artifacts"))
-    monkeypatch.setattr(_bench, "run_bench", made.run_bench)
-    made.backends(monkeypatch, "eager", "ort-cpu")
+    made = Bench(Workspace(tmp_path / "artifacts"), monkeypatch)
+    made.backends("eager", "ort-cpu")
     return made
 
 
 @pytest.fixture
-def all_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def all_run(bench: Bench) -> None:
     """Every backend runs here."""
-    bench.backends(monkeypatch)
+    bench.backends()
 
 
 def test_every_artifact_and_one_reference_of_each_model(bench: Bench) -> None:
@@ -132,11 +108,9 @@ def test_the_same_weights_in_other_dimensions_are_another_model(bench: Bench) ->
     assert [case.model for case in files] == [case.model for case in eager]
 
 
-def test_dynamic_ranges_are_for_onnx_runtime(
-    bench: Bench, all_run: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dynamic_ranges_are_for_onnx_runtime(bench: Bench, all_run: None) -> None:
     """OpenVINO would compute such a graph in float32, and its session refuses to."""
-    monkeypatch.setattr(_artifacts, "why_not_in", lambda *asked: None)
+    bench.computes()
     details = {"quantization": {"mode": "dynamic"}}
     dynamic = bench.add(precision=Precision.INT8, details=details).path.name
     static = bench.add(precision=Precision.INT8).path.name

@@ -67,9 +67,7 @@ def test_an_engine_without_manifest_needs_a_name(everything_runs: None, tmp_path
 
 
 def test_what_cannot_run_is_no_other_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "t2t_deploy.commands._artifacts.why_not_runnable", lambda *_: "there is no driver"
-    )
+    monkeypatch.setattr(f"{RUNS}.why_not_runnable", lambda *_: "there is no driver")
     with pytest.raises(BackendError, match="ort-cuda cannot run here: there is no driver"):
         classifier_request(HERE, artifact(), backend="ort-cuda")
 
