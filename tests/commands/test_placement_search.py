@@ -66,6 +66,7 @@ LAYERS = (
 Costs = Mapping[tuple[str, Form], int]
 Plan = Callable[..., QuantizationPlan]
 Cost = Callable[[dict[str, Form]], int]
+Share = Callable[[dict[str, Form]], float]
 
 
 def forms_of(placement: Placement, kinds: Mapping[str, str]) -> dict[str, Form]:
@@ -81,7 +82,7 @@ class Searched:
         monkeypatch: pytest.MonkeyPatch,
         cost: Cost,
         *,
-        share: Callable[[dict[str, Form]], float] = lambda forms: 0.9,
+        share: Share = lambda forms: 0.9,
         precision: Precision = Precision.INT8,
         start: Placement = BALANCED,
         layers: tuple[str, ...] = LAYERS,
@@ -117,14 +118,6 @@ def additive(costs: Costs) -> Cost:
     return lambda forms: 1000 + sum(costs.get((kind, form), 50) for kind, form in forms.items())
 
 
-def combinations(precision: Precision, kinds: Mapping[str, str]) -> list[dict[str, Form]]:
-    tried = [(kind.name, kind.forms) for kind in KINDS[precision] if kind.name in kinds]
-    return [
-        dict(zip((name for name, _ in tried), forms, strict=True))
-        for forms in itertools.product(*(forms for _, forms in tried))
-    ]
-
-
 def test_the_cheapest_form_of_each_kind_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = additive(
         {
@@ -137,7 +130,8 @@ def test_the_cheapest_form_of_each_kind_is_kept(monkeypatch: pytest.MonkeyPatch)
         }
     )
     done = Searched(monkeypatch, cost)
-    every = combinations(Precision.INT8, done.kinds)
+    names, forms = zip(*((kind.name, kind.forms) for kind in KINDS[Precision.INT8]), strict=True)
+    every = [dict(zip(names, some, strict=True)) for some in itertools.product(*forms)]
     assert len(every) == 2 * 3 * 3 * 3 * 2 * 3
     assert done.found == min(every, key=cost)
     assert cost(done.found) == 1000 + 40 + 10 + 20 + 30 + 50 + 45
@@ -162,7 +156,6 @@ def test_all_that_were_tried_are_recorded(monkeypatch: pytest.MonkeyPatch) -> No
         if form is not done.start[kind.name]
     ]
     assert sum(one.kept for one in candidates) == 3
-    (best,) = (one for one in candidates if one.form == "channel" and one.kept)
     assert candidates[0].total_bytes == {1: 1300, 8: 10_400}
     (note,) = done.notes
     assert note == (
@@ -171,7 +164,8 @@ def test_all_that_were_tried_are_recorded(monkeypatch: pytest.MonkeyPatch) -> No
     )
     values = json.loads(json.dumps(done.search.to_dict()))
     assert values["sm"] == "portable" and len(values["candidates"]) == len(candidates)
-    assert values["candidates"][candidates.index(best)] == {
+    (best,) = (one for one in values["candidates"] if one["form"] == "channel" and one["kept"])
+    assert best == {
         "kind": "projection",
         "form": "channel",
         "kernels": 6,
@@ -208,9 +202,7 @@ def test_no_engine_of_little_in_8_bits_is_kept(monkeypatch: pytest.MonkeyPatch) 
         ("token mlp fc1", Form.CHANNEL): 30,
     }
 
-    def share(forms: dict[str, Form]) -> float:
-        return 0.951 - 0.15 * sum(form is Form.FLOAT for form in forms.values())
-
+    share: Share = lambda forms: 0.951 - 0.15 * [*forms.values()].count(Form.FLOAT)  # noqa: E731
     # the projection is float from the start: one more may be
     done = Searched(monkeypatch, additive(moved), share=share)
     assert share(done.start) == pytest.approx(0.801)
@@ -224,11 +216,8 @@ def test_no_engine_of_little_in_8_bits_is_kept(monkeypatch: pytest.MonkeyPatch) 
 
 def test_where_little_is_in_8_bits_it_may_not_become_less(monkeypatch: pytest.MonkeyPatch) -> None:
     cheap = {("token mlp fc1", Form.FLOAT): 1, ("mlp fc1", Form.CHANNEL): 30}
-    done = Searched(
-        monkeypatch,
-        additive(cheap),
-        share=lambda forms: 0.5 - 0.1 * (forms["token mlp fc1"] is Form.FLOAT),
-    )
+    share: Share = lambda forms: 0.5 - 0.1 * (forms["token mlp fc1"] is Form.FLOAT)  # noqa: E731
+    done = Searched(monkeypatch, additive(cheap), share=share)
     assert done.found["token mlp fc1"] is not Form.FLOAT
     assert done.found["mlp fc1"] is Form.CHANNEL
 
@@ -508,15 +497,20 @@ def test_queries_and_keys_are_alike_for_engines_alone(
     assert equalised and bool(factors) is (target is Target.TENSORRT)
 
 
-@pytest.mark.parametrize("precision", [Precision.INT8_WEIGHTS, Precision.FP8_WEIGHTS])
-@pytest.mark.parametrize("asked", [AUTO, "accurate"])
-def test_weights_alone_are_not_searched(plan: Plan, precision: Precision, asked: str) -> None:
-    told = rf"^{precision.value} has no placement '{asked}'; expected one of balanced, compact$"
+@pytest.mark.parametrize(
+    ("asked", "precision", "names"),
+    [
+        *[
+            (asked, precision, "balanced, compact")
+            for asked in (AUTO, "accurate")
+            for precision in (Precision.INT8_WEIGHTS, Precision.FP8_WEIGHTS)
+        ],
+        ("accurate", Precision.FP8, "auto, balanced, compact"),
+    ],
+)
+def test_a_placement_that_a_type_lacks_is_refused(
+    plan: Plan, asked: str, precision: Precision, names: str
+) -> None:
+    told = f"^{precision.value} has no placement '{asked}'; expected one of {names}$"
     with pytest.raises(UsageError, match=told):
         plan(placement=asked, precision=precision)
-
-
-def test_a_placement_that_a_type_lacks_is_refused(plan: Plan) -> None:
-    told = r"^fp8 has no placement 'accurate'; expected one of auto, balanced, compact$"
-    with pytest.raises(UsageError, match=told):
-        plan(placement="accurate", precision=Precision.FP8)
