@@ -294,8 +294,8 @@ class Parent:
         self._writing = threading.Lock()
         os.dup2(2, 1)
         commands = os.fdopen(os.dup(0), "rb")
-        with open(os.devnull, "rb") as nothing:
-            os.dup2(nothing.fileno(), 0)
+        with open(os.devnull, "rb") as null:
+            os.dup2(null.fileno(), 0)
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=_listen, args=(commands, self._lines), daemon=True).start()
 

@@ -65,7 +65,7 @@ def to_plain(value: object) -> Any:
 
 
 def from_plain(kind: type[_T], values: Any, *, exact: bool = False) -> _T:
-    """The record of ``kind`` that `to_plain` made ``values`` of.
+    """The record of ``kind`` with these plain values, as of `to_plain`.
 
     Missing fields get their defaults; unknown ones, as of a later version, are left out, or refused
     if ``exact``. Raises ValueError with the path and the value of the first that does not fit, as
@@ -149,7 +149,7 @@ def _record(kind: Any, values: Any, exact: bool) -> Any:
         raise _misfit(values, "an object")
     hints = _hints(kind)
     if exact and (unknown := next((key for key in values if key not in hints), None)) is not None:
-        raise _MisfitError(f"has {shortened(unknown)}, which is not known")
+        raise _MisfitError(f"has the unknown key {shortened(unknown)}")
     given: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         if field.name in values:

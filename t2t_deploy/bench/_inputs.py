@@ -32,7 +32,7 @@ def _shape(spec: TensorSpec, batch: int) -> tuple[int, ...]:
     if first is not None and first != batch:
         raise FixedBatchError(
             f"input {spec.name!r} has its batch fixed to {first}; batch {batch} was asked: bench "
-            f"with --batch {first}, or export with --batch dynamic"
+            f"with batch {first}, or export with batch dynamic"
         )
     sizes = [size for size in rest if size is not None]
     if not spec.shape or len(sizes) < len(rest):

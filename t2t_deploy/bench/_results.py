@@ -46,7 +46,7 @@ class BenchCase:
 
     def __post_init__(self) -> None:
         if self.batch < 1:
-            raise UsageError(f"batch is {self.batch}; expected 1 or more: pass --batch 1")
+            raise UsageError(f"batch is {self.batch}; expected 1 or more")
 
     @property
     def backend(self) -> str:

@@ -51,24 +51,24 @@ def run_bench(
     with ExitStack() as stack:
         gpus = stack.enter_context(watch_gpus())
 
-        def report_step(what: str, done: int) -> None:
+        def announce(what: str, done: int) -> None:
             if progress is not None:
                 progress(what, done, steps)
 
         case_runs: list[CaseRun] = []
         for case in cases:
-            report_step(f"loading and warming up {_label(case)}", len(case_runs))
+            announce(f"loading and warming up {_label(case)}", len(case_runs))
             case_run = CaseRun(case, stack.enter_context(Worker(case.request.threads)))
             case_run.prepare(seed)
             case_runs.append(case_run)
         done = len(case_runs)
         for number, order in enumerate(turn_orders(len(case_runs), rounds, seed), start=1):
             for turn, index in enumerate(order, start=1):
-                report_step(f"round {number} of {rounds}: {_label(case_runs[index].case)}", done)
+                announce(f"round {number} of {rounds}: {_label(case_runs[index].case)}", done)
                 case_runs[index].take_turn(number, turn, round_seconds)
                 done += 1
             gpus.look()
-        report_step("done", done)
+        announce("done", done)
     environment = read_environment(
         threads=[case.request.threads for case in cases],
         load_before=load_before,

@@ -42,11 +42,11 @@ class _Arithmetic(NamedTuple):
     hint: str
 
 
-_NO_TURING = "export with --precision fp16, or leave the older ones out of --sm"
+_NO_TURING = "export with precision fp16, or leave the older ones out of sm"
 _ARITHMETIC = (
     _Arithmetic(Precision.FP32, "FLOAT", "80", _NO_TURING),
     _Arithmetic(Precision.BF16, "BF16", "80", _NO_TURING),
-    _Arithmetic(Precision.FP8, "FP8", "89", "name targets from 89 on with --sm, or build int8"),
+    _Arithmetic(Precision.FP8, "FP8", "89", "set sm to targets from 89 on, or build int8"),
 )
 
 
@@ -74,7 +74,7 @@ def choose_builder(backend: str = AUTO) -> BuilderModule:
         if device is None:
             raise BackendError(
                 f"TensorRT {trt.__version__} builds for the GPU it runs on and no CUDA device was "
-                f"found: build with --backend {BACKEND_RTX}, which needs none"
+                f"found: build with backend {BACKEND_RTX}, which needs none"
             )
         check_strong_typing(trt)
     return BuilderModule(backend, trt)
@@ -135,7 +135,7 @@ def resolve_sms(trt: TensorRT, asked: Sequence[str]) -> tuple[str, ...]:
         if device is None:
             raise BackendError(
                 "'native' builds for this machine's GPU and no CUDA device was found: name the "
-                "targets (--sm 86,89) or build a portable engine (--sm portable)"
+                "targets (sm 86,89) or build a portable engine (sm portable)"
             )
         asked = (device,)
     # neither order nor repetition may change the engine

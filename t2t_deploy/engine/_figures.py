@@ -237,7 +237,7 @@ _VIEW = re.compile(r"\.\d+$")
 def bare_sums(kernels: Sequence[Kernel], engine: bytes = b"") -> tuple[str, ...]:
     """Names of the products that write bare sums in 16 bit.
 
-    engine: its bytes, whose factors of 1 are the third sign of one.
+    engine: its bytes, which also name unscaled products.
     """
     unscaled = frozenset(match.decode("utf-8", "replace") for match in _IN_ENGINE.findall(engine))
     products = []

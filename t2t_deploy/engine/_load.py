@@ -132,7 +132,7 @@ def batch_profiles(
     for spec in inputs:
         if not spec.shape:
             raise EngineError(
-                f"input {spec} has no batch; sessions set that of every input: export without it"
+                f"input {spec} has no batch; sessions need one: export without this input"
             )
     batch = one_batch(inputs)
     if batch is not None:

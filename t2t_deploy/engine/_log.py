@@ -1,14 +1,14 @@
-"""Reads a builder log made with detailed profiling: every kernel, its tensors, the memory totals.
+"""Parses a builder log with detailed profiling: kernels, their tensors, memory totals.
 
-After ``Layers:`` the log holds one line per layer:
+After ``Layers:`` the log has one line per layer:
 
     Name: fc_myl0_1, LayerType: gemm, Inputs: [ { Name: x, Dimensions: [-1,32], ...}],
     Constants: [...], Outputs: [...], TacticName: ..., StreamId: 0, Metadata: [ONNX Layer: fc]
 
-A dimension that depends on the batch is printed -1, also where it is a multiple of the batch (batch
-x tokens, batch x heads). An engine for several GPU architectures prints one list for all of them;
-one with several profiles prints a list per profile, one after the other, of which the later ones
-carry ``[profile 1]``, ``[profile 2]`` ... in some of their names.
+A dimension that depends on the batch is printed as -1, also a multiple of the batch (batch x
+tokens, batch x heads). An engine for several GPU architectures prints one list for all of them; one
+with several profiles prints a list per profile, and the later lists have ``[profile 1]``,
+``[profile 2]`` ... in some of their names.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def resolve_profiles(
     if other:
         raise EngineError(
             f"the graph takes batches of exactly {fixed}, and profile {', '.join(other)} asks for "
-            f"others: export with --batch dynamic, or build with {only}"
+            f"others: export with batch dynamic, or build with {only}"
         )
     return (only,)
 
@@ -267,9 +267,9 @@ def check_foreign(model: onnx.ModelProto, name: str, progress: Progress) -> None
 def _is_unsigned(node: onnx.NodeProto, types: dict[str, int]) -> bool:
     from onnx import TensorProto
 
-    types_out = [a.i for a in node.attribute if a.name == "output_dtype" and a.i]
-    if types_out:
-        return bool(types_out[0] == TensorProto.UINT8)
+    declared = [a.i for a in node.attribute if a.name == "output_dtype" and a.i]
+    if declared:
+        return bool(declared[0] == TensorProto.UINT8)
     zero = node.input[2] if len(node.input) > 2 else ""
     # the type of a computed zero is unknown before inference; engines take constants
     return not zero or bool(types.get(zero) == TensorProto.UINT8)

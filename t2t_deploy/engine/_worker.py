@@ -98,7 +98,7 @@ def build(
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         why = log.errors() or "it gives no reason"
-        message = f"the builder made no engine from {job.onnx_path}: {why}"
+        message = f"the builder built no engine from {job.onnx_path}: {why}"
         limited = options.memory_limit_mib is not None
         if limited and any(words in why for words in _OUT_OF_WORKSPACE):
             raise OutOfWorkspaceError(message)

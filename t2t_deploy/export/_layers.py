@@ -211,7 +211,7 @@ class DeployAttention(nn.Module):
 
 
 class ClassQueryAttention(nn.Module):
-    """Attention of the class query alone, without explicit keys and values.
+    """Attention of the class query, without explicit keys and values.
 
     Per head, with one query q: q . (K x_t) = (KT q) . x_t, and sum_t p_t (V x_t) = V (sum_t p_t
     x_t). Two products with all N tokens become two with one row.

@@ -99,15 +99,15 @@ def _check_nodes(nodes: list[Tree], scopes: list[set[str]]) -> None:
         for name in node.get(1, []):
             if name and not any(name in scope for scope in scopes):
                 raise ValueError(
-                    f"node {_node_name(node)} reads {shortened(name)}, which nothing before it "
-                    "makes: the graph is cyclic, unsorted or incomplete"
+                    f"node {_node_name(node)} reads {shortened(name)}, which no earlier node "
+                    "writes: the graph is cyclic, unsorted or incomplete"
                 )
         for attribute in node.get(5, []):
             for inner in (*attribute.get(6, []), *attribute.get(11, [])):
                 _check_order(inner, scopes)
         for name in node.get(2, []):
             if name and name in written:
-                raise ValueError(f"{shortened(name)} is made by two nodes")
+                raise ValueError(f"{shortened(name)} is written by two nodes")
             written.add(name)
             names.add(name)
 
@@ -165,7 +165,7 @@ def _check_tensor(tensor: Tree, external: ExternalCheck) -> None:
         raise ValueError(f"tensor {shortened(name)} has the data location {location}")
     if entries or location == _EXTERNAL:
         if len(dict(entries)) != len(entries):
-            raise ValueError(f"tensor {shortened(name)} says twice where its data lie")
+            raise ValueError(f"tensor {shortened(name)} gives the location of its data twice")
         external(dict(entries), needed, name)
         return
     if tensor.get(9):

@@ -145,13 +145,13 @@ def recognise_variant(state_dict: Mapping[str, torch.Tensor], path: Path) -> str
     if fitting:
         raise AmbiguousVariantError(
             f"{path} fits the variants {' and '.join(fitting)}, whose weights have the same "
-            f"shapes; say which: --variant {fitting[0]}"
+            "shapes; name one of them as variant"
         )
     nearest = min(mismatches, key=lambda name: len(mismatches[name]))
     keys = sorted(mismatches[nearest])
     raise CheckpointError(
         f"{path} fits no released variant; the nearest is {nearest}, where {len(keys)} keys "
-        f"differ ({_shown(keys)}): give --variant, or --config for a model of your own dimensions"
+        f"differ ({_shown(keys)}): give the variant, or a config for your own dimensions"
     )
 
 
@@ -197,7 +197,7 @@ def _check_keys(state_dict: Mapping[str, torch.Tensor], config: ModelConfig, pat
     if complaints:
         raise CheckpointError(
             f"{path} is no {config.name}: it {', it '.join(complaints)}; give the variant the file "
-            "was trained as, or leave --variant out to have it recognised"
+            "was trained as, or leave the variant out to have it recognised"
         )
 
 

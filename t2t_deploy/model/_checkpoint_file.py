@@ -168,7 +168,7 @@ def _check_directory(path: Path, size: int) -> None:
         tail = file.read()
         index = tail.rfind(b"PK\x05\x06")
         if index < 0 or index + _ZIP_END.size > len(tail):
-            raise PickleError("its zip archive has no end")
+            raise PickleError("its zip archive has no end record")
         end = start + index
         *_, length, offset, _ = _ZIP_END.unpack_from(tail, index)
         file.seek(max(0, end - _ZIP64_LOCATOR_BYTES))
@@ -178,13 +178,13 @@ def _check_directory(path: Path, size: int) -> None:
             file.seek(min(where, size))
             record = file.read(_ZIP64_END.size)
             if len(record) < _ZIP64_END.size or record[:4] != b"PK\x06\x06":
-                raise PickleError("its zip archive has no end")
+                raise PickleError("its zip archive has no end record")
             *_, length, offset = _ZIP64_END.unpack(record)
             end = where
     if length > MAX_DIRECTORY_BYTES:
         raise PickleError(f"the directory of its zip archive has {length:,} bytes")
     if offset + length != end:
-        raise PickleError("the directory of its zip archive is not where it says")
+        raise PickleError("the directory of its zip archive is not at its stated offset")
 
 
 # -- files of older releases ---------------------------------------------------------------------

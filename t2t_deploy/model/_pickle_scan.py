@@ -57,8 +57,7 @@ class _Object:
             raise PickleError(f"its objects nest deeper than {MAX_DEPTH}")
         if self.size > MAX_EXPANDED:
             raise PickleError(
-                f"one of its objects has more than {MAX_EXPANDED:,} parts, counted as often as "
-                "they are named"
+                f"one of its objects has more than {MAX_EXPANDED:,} items, with references expanded"
             )
 
 

@@ -52,7 +52,7 @@ class OpenVinoBackend(Backend):
         if precision is Precision.FP16 or precision in QUANTIZED - {Precision.INT8}:
             return (
                 f"its CPU kernels would compute {precision.value} in float32; export with "
-                "--precision fp32 or bf16"
+                "precision fp32 or bf16"
             )
         if precision is Precision.BF16:
             # AVX-512 without bf16 emulates it, slowly, and is not listed
@@ -154,7 +154,7 @@ class OpenVinoSession(ClosingSession):
         except RuntimeError as err:
             raise ArtifactError(
                 f"OpenVINO does not compile {self._path}: {_reason(err)}; export the model with "
-                "--target openvino"
+                "target openvino"
             ) from err
         devices = list(compiled.get_property("EXECUTION_DEVICES"))
         self.threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))

@@ -35,7 +35,7 @@ def test_a_fixed_batch_refuses_another(fixed_fp16: Path) -> None:
     built = build(fixed_fp16, profiles=[ShapeProfile(4, 4, 4)])
     assert built.profiles == (ShapeProfile(4, 4, 4),)
     with pytest.raises(
-        EngineError, match=r"batches of exactly 4, and profile 1:1:8 .* --batch dynamic"
+        EngineError, match=r"batches of exactly 4, and profile 1:1:8 .* batch dynamic"
     ):
         build(fixed_fp16, profiles=[ShapeProfile(1, 1, 8)])
 
@@ -145,5 +145,5 @@ def test_a_build_that_fails_tells_the_last_errors(
     free_fp32: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_engine_worker, "check_computable", lambda *_: None)
-    with pytest.raises(EngineError, match=r"made no engine from .*FP32 GEMM is not supported"):
+    with pytest.raises(EngineError, match=r"built no engine from .*FP32 GEMM is not supported"):
         build_here(free_fp32, "75")
