@@ -102,7 +102,7 @@ def one_batch(inputs: Sequence[TensorSpec]) -> int | None:
         if None in spec.shape[1:]:
             raise EngineError(
                 f"input {spec} leaves more than the batch free; expected the batch alone: export "
-                " with fixed sizes after the first dimension"
+                "with fixed sizes after the first dimension"
             )
     batches = {spec.shape[0] if spec.shape else None for spec in inputs}
     if len(batches) > 1:
