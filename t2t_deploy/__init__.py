@@ -1,6 +1,6 @@
 """From a T2T-ViT checkpoint to a verified ONNX file, a TensorRT engine and a benchmark.
 
-The functions are loaded when they are asked for: importing the package loads no framework.
+The functions are loaded on first use: importing the package loads no framework.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ if not TYPE_CHECKING:  # with it, any name would be right
 
     def __getattr__(name: str) -> Any:
         for home in ("model", "workspace", "commands", "recipe") if name in __all__ else ():
-            found = getattr(importlib.import_module(f"t2t_deploy.{home}"), name, None)
-            if found is not None:
-                return found
+            value = getattr(importlib.import_module(f"t2t_deploy.{home}"), name, None)
+            if value is not None:
+                return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,9 +1,9 @@
-"""A process of our own that does what may crash, eat memory or hang: both ends of the pipe.
+"""A child process for work that may crash, eat memory or hang: both ends of the pipe.
 
 Messages are JSON objects, one a line, with records as plain values; one with ``payload_bytes`` is
 followed by that many bytes.
-The child runs in a session of its own: it is ended as a whole, and Ctrl-C reaches the parent alone.
-When the parent is gone, however it went, the child ends too.
+The child has its own session, killed with its descendants; Ctrl-C reaches the parent alone.
+The child ends with the parent, however that ended.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _THREAD_VARIABLES = (
 
 
 class ChildError(Exception):
-    """A child that is gone, does not answer, or answers nonsense; the text is one line.
+    """A child that died, does not answer, or answers nonsense; the text is one line.
 
-    gone: the same without what the process said last.
+    gone: the text without the end of the child's stderr.
     """
 
     def __init__(self, gone: str, last_words: str = "") -> None:
@@ -54,7 +54,7 @@ class ChildError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one end tells the other."""
+    """A message between parent and child."""
 
     values: dict[str, Any]
     payload: bytes = b""
@@ -64,9 +64,9 @@ class Message:
 
 
 class Child:
-    """A child process. Use as a context manager: on exit nothing of it is left running.
+    """A child process. Use as a context manager: its exit kills all that it started.
 
-    name: what it is called in messages.
+    name: for messages.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], name: str) -> None:
@@ -110,11 +110,11 @@ class Child:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process has not ended yet."""
+        """Whether the process runs."""
         return self._process.poll() is None
 
-    def tell(self, values: Mapping[str, Any]) -> None:
-        """Send a message. Raises ChildError where nobody is there to read it."""
+    def send(self, values: Mapping[str, Any]) -> None:
+        """Send a message. Raises ChildError if the child is gone."""
         try:
             self._stdin.write(json.dumps(to_plain(values)).encode() + b"\n")
             self._stdin.flush()
@@ -126,13 +126,13 @@ class Child:
     ) -> Message:
         """Wait for the next message; None waits as long as the process lives. Raises ChildError.
 
-        stalled_s: how long the process, with all it started, may use no processor time at all.
+        stalled_s: how long the process, with all it started, may use no processor time.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         stall = None if stalled_s is None else _Stall(self._process.pid, stalled_s)
         while deadline is None or time.monotonic() < deadline:
             # Read before the wait: an answer sent just before death is still in the queue. The end
-            # of the pipe is not enough to tell death, a forked child may hold the pipe open.
+            # of the pipe does not show death, as a forked child may keep it open.
             ended = not self.is_running
             try:
                 # a bounded wait, because an unbounded one ignores Ctrl-C on Windows
@@ -152,16 +152,16 @@ class Child:
         raise ChildError(f"no answer from the {self._name} within {timeout_s:.0f} s; it was ended")
 
     def kill(self) -> None:
-        """End the process and all it started; harmless when it has ended."""
+        """Kill the process and all it started; harmless after its end."""
         _kill_tree(self._process)
         self._process.wait()
         for reader in self._readers:
             reader.join(timeout=CLOSE_TIMEOUT_S)
-        with contextlib.suppress(OSError):  # unsent bytes to a process that is gone
+        with contextlib.suppress(OSError):  # unsent bytes to a dead process
             self._stdin.close()
 
     def _death(self) -> ChildError:
-        """Why the process is gone; waits a moment for its status and last words."""
+        """Why the process died; waits a moment for its status and stderr."""
         try:
             status = self._process.wait(timeout=CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -194,9 +194,9 @@ class Child:
 
 
 class _Stall:
-    """Whether a process and its descendants have stood still for long.
+    """Whether a process and its descendants have used no processor time for long.
 
-    Waits are counted, not a clock read: while this machine is suspended they stand still as well.
+    It counts waits instead of reading a clock, so that a suspended machine does not count.
     """
 
     def __init__(self, pid: int, most_s: float) -> None:
@@ -204,9 +204,9 @@ class _Stall:
         self._waits, self._used_s = 0, -1.0
 
     def lasts(self) -> bool:
-        """To be asked after each wait of `_POLL_S`."""
+        """Call it after each wait of `_POLL_S`."""
         self._waits += 1
-        # once a second, and at the end: looking costs a walk over all processes
+        # once a second, and at the end, as it walks over all processes
         if self._waits % _LOOK_EACH == 0 or self._waits >= self._most:
             used_s = _processor_s(self._pid)
             if used_s != self._used_s:
@@ -215,9 +215,9 @@ class _Stall:
 
 
 def _processor_s(pid: int) -> float:
-    """Processor time of a process and all it started that still runs, as fine as the system counts.
+    """Processor time of a process and its running descendants, at the system's resolution.
 
-    Another number after one of them ended, which is as much a sign of life.
+    The end of one changes it too, which is as much a sign of life.
     """
     import psutil
 
@@ -241,23 +241,23 @@ def ended_how(status: int) -> str:
 
 
 def module_command(module: str) -> tuple[str, ...]:
-    """The command that runs a module of ours as a child."""
+    """The command that runs a module as a child."""
     return (sys.executable, "-m", module)
 
 
 def child_environment(threads: int | None = None) -> dict[str, str]:
-    """A child's environment: this one's, with the thread count where libraries look for it."""
+    """A child's environment: this one's, with the thread count in the libraries' variables."""
     environment = dict(os.environ)
     if threads is not None:
         environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    # The child runs in the same folder, since paths may be relative to it, but a numpy.py lying
-    # there must not be imported (heeded from Python 3.11 on).
+    # The child runs in the same folder, for relative paths, but must not import a numpy.py from
+    # there (from Python 3.11 on).
     environment["PYTHONSAFEPATH"] = "1"
     root = str(Path(__file__).resolve().parents[1])
     if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
         # a checkout: the child must run the same code as its parent
         environment["PYTHONPATH"] = os.pathsep.join(
-            part for part in (root, environment.get("PYTHONPATH")) if part
+            path for path in (root, environment.get("PYTHONPATH")) if path
         )
     return environment
 
@@ -267,7 +267,7 @@ def _kill_tree(process: subprocess.Popen[bytes]) -> None:
 
     descendants = []
     if process.poll() is None:
-        # compile pools may have left the group; once their parent is gone they cannot be found
+        # compile pools may have left the group; without their parent they cannot be found
         with contextlib.suppress(psutil.NoSuchProcess):
             descendants = psutil.Process(process.pid).children(recursive=True)
     if sys.platform == "win32":
@@ -284,9 +284,9 @@ def _kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 
 class Parent:
-    """What a child sees of its parent. Make one before any library is loaded.
+    """The child's connection to its parent. Create it before loading any library.
 
-    Libraries print to descriptor 1 and may read descriptor 0: the messages move elsewhere.
+    Libraries print to descriptor 1 and may read descriptor 0, so the messages use others.
     """
 
     def __init__(self) -> None:
@@ -294,20 +294,20 @@ class Parent:
         self._writing = threading.Lock()
         os.dup2(2, 1)
         commands = os.fdopen(os.dup(0), "rb")
-        with open(os.devnull, "rb") as nothing:
-            os.dup2(nothing.fileno(), 0)
+        with open(os.devnull, "rb") as null:
+            os.dup2(null.fileno(), 0)
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=_listen, args=(commands, self._lines), daemon=True).start()
 
     def next_message(self) -> dict[str, Any]:
-        """Wait for what the parent says next."""
+        """Wait for the parent's next message."""
         values: dict[str, Any] = json.loads(self._lines.get())
         return values
 
-    def tell(self, values: Mapping[str, Any], payload: bytes | memoryview = b"") -> None:
-        """Send a message at once: whatever happens next, the parent gets it. From any thread."""
-        stated = {**values, _PAYLOAD: len(payload)} if payload else values
-        line = json.dumps(to_plain(stated)).encode() + b"\n"
+    def send(self, values: Mapping[str, Any], payload: bytes | memoryview = b"") -> None:
+        """Send a message at once, so that the parent gets it in any case. From any thread."""
+        header = {**values, _PAYLOAD: len(payload)} if payload else values
+        line = json.dumps(to_plain(header)).encode() + b"\n"
         with self._writing:
             self._answers.write(line)
             self._answers.write(payload)
@@ -315,7 +315,7 @@ class Parent:
 
 
 def _listen(commands: BufferedReader, lines: queue.SimpleQueue[bytes]) -> None:
-    """Hand on commands; at end of file the parent is gone, even if a long call is under way."""
+    """Queue commands; end of file means that the parent is gone, and ends a running call too."""
     for line in commands:
         lines.put(line)
     os._exit(0)

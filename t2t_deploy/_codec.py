@@ -1,6 +1,6 @@
-"""Records as plain values, those that JSON has, and back.
+"""Records as plain values, as in JSON, and back.
 
-A record is a dataclass. Its fields' annotations say what may stand in them:
+A record is a dataclass. The annotations of its fields give their types:
 
     in a record                      as a plain value
     str, bool, None                  the same
@@ -10,10 +10,10 @@ A record is a dataclass. Its fields' annotations say what may stand in them:
     tuple[X, ...], Sequence[X]       list, of any length; read as a tuple
     tuple[X, Y], list[X]             list, of that length; of any
     Mapping[str, X], dict[str, X]    dict
-    another record                   dict, by the names of the fields, in their order
-    X | None                         None, or what X is
-    Annotated[X, Rule(...)]          what X is, if the rule holds
-    Any                              whatever it is
+    another record                   dict by field name, in order
+    X | None                         None, or the form of X
+    Annotated[X, Rule(...)]          the form of X, if the rule holds
+    Any                              anything
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _WORDS = {str: "text", Path: "text", bool: "true or false", NoneType: "null"}
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a value read must keep to beyond its type: ``Annotated[float, Rule(...)]``.
+    """A condition on a value beyond its type: ``Annotated[float, Rule(...)]``.
 
-    holds: whether a value of that type is one. expected: the same in words, for the message.
+    holds: whether a value meets it. expected: the same in words, for the message.
     """
 
     holds: Callable[[Any], bool]
@@ -48,8 +48,8 @@ class Rule:
 
 
 def to_plain(value: object) -> Any:
-    """A record, or anything that may stand in one, as plain values. Raises TypeError for others."""
-    if isinstance(value, Enum):  # before str, which many of ours are too
+    """A record, or a value of a field, as plain values. Raises TypeError for others."""
+    if isinstance(value, Enum):  # before str, which many are too
         return value.value
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
@@ -65,12 +65,12 @@ def to_plain(value: object) -> Any:
 
 
 def from_plain(kind: type[_T], values: Any, *, exact: bool = False) -> _T:
-    """The record of ``kind`` that `to_plain` made ``values`` of.
+    """The record of ``kind`` with these plain values, as of `to_plain`.
 
-    A field that is absent has its default. One that is not of the record is left out, as a later
-    version may have written it; exact: it is refused. Raises ValueError with the path and the value
-    of the first that does not fit: "results[0].batch is 1.0; expected a whole number". What the
-    record itself raises of ValueError is given its path, other errors are passed on.
+    Missing fields get their defaults; unknown ones, as of a later version, are left out, or refused
+    if ``exact``. Raises ValueError with the path and the value of the first that does not fit, as
+    in "results[0].batch is 1.0; expected a whole number". A ValueError of the record itself gets
+    its path, other errors pass.
     """
     try:
         record: _T = _record(kind, values, exact)
@@ -91,18 +91,18 @@ def _misfit(value: object, expected: str) -> _MisfitError:
     return _MisfitError(f"is {shortened(value)}; expected {expected}")
 
 
-def _at(place: str, hint: Any, value: Any, exact: bool) -> Any:
-    """A value within another; ``place`` is put before its path where it does not fit."""
+def _at(path: str, hint: Any, value: Any, exact: bool) -> Any:
+    """A value within another; an error's path gets the prefix ``path``."""
     try:
         return _read(hint, value, exact)
     except _MisfitError as err:
-        err.path = place + err.path
+        err.path = path + err.path
         raise
 
 
 def _read(hint: Any, value: Any, exact: bool) -> Any:
     if hint is float:
-        # false of NaN, and of an int that no float can hold
+        # false for NaN, and for an int too large for a float
         if type(value) in (int, float) and abs(value) <= sys.float_info.max:
             return float(value)
         raise _misfit(value, "a finite number")
@@ -149,24 +149,24 @@ def _record(kind: Any, values: Any, exact: bool) -> Any:
         raise _misfit(values, "an object")
     hints = _hints(kind)
     if exact and (unknown := next((key for key in values if key not in hints), None)) is not None:
-        raise _MisfitError(f"has {shortened(unknown)}, which is not known")
-    known: dict[str, Any] = {}
+        raise _MisfitError(f"has the unknown key {shortened(unknown)}")
+    given: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         if field.name in values:
-            known[field.name] = _at(f".{field.name}", hints[field.name], values[field.name], exact)
+            given[field.name] = _at(f".{field.name}", hints[field.name], values[field.name], exact)
         elif field.default is field.default_factory is dataclasses.MISSING:
             missing = _MisfitError("is missing")
             missing.path = f".{field.name}"
             raise missing
     try:
-        return kind(**known)
+        return kind(**given)
     except ValueError as err:
         raise _MisfitError(f"cannot be: {err}") from err
 
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    """The annotations of a record's fields, each of which must be there at run time."""
+    """The annotations of a record's fields, all of which must exist at run time."""
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 

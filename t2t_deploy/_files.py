@@ -1,8 +1,8 @@
-"""Files that are written whole: made under a name of their own, then renamed in one step.
+"""Atomic writes: files get a temporary name first, then a rename in one step.
 
-A temporary file or folder is locked as long as its owner lives, so that what a killed command left
-can be told from what a running one is writing. Windows has no such locks: there everything
-temporary counts as left behind, so that it is to be removed when no command runs.
+A temporary file or folder is locked while its owner lives, which distinguishes leftovers of killed
+commands from the files of running ones. Windows has no such locks: there all temporary files count
+as leftovers, to be removed when no command runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise ArtifactError(
-            f"cannot create {folder}: {err.strerror}; choose another place with --workspace or -o"
+            f"cannot create {folder}: {err.strerror}; choose another (options workspace, output)"
         ) from err
 
 
@@ -62,10 +62,10 @@ def temporary_file(folder: Path, suffix: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_folder(preferred: Path | None, *, there: bool = False) -> Iterator[Path]:
-    """A new folder for files of the moment, removed on leaving.
+    """A new folder for temporary files, removed on leaving.
 
-    preferred: where it lies if that is a folder that can be written, else in the system's place.
-    there: nowhere else. Raises ArtifactError where neither takes a folder, or the disk is full.
+    preferred: its parent, if writable, else the system's temporary folder. there: only in
+    ``preferred``. Raises ArtifactError where neither is writable, or the disk is full.
     """
     usable = preferred is not None and preferred.is_dir() and os.access(preferred, os.W_OK)
     if preferred is not None and (usable or there):
@@ -74,18 +74,16 @@ def temporary_folder(preferred: Path | None, *, there: bool = False) -> Iterator
         try:
             parent = Path(tempfile.gettempdir())
         except OSError as err:
-            raise ArtifactError(
-                f"{err.strerror}; set TMPDIR to a folder that can be written"
-            ) from err
+            raise ArtifactError(f"{err.strerror}; set TMPDIR to a writable folder") from err
     path = parent / f"{TEMPORARY}{secrets.token_hex(8)}"
-    made = False
+    created = False
     try:
         path.mkdir(mode=0o700)
-        made = True
+        created = True
         with _owned(None if sys.platform == "win32" else os.open(path, os.O_RDONLY)):
             yield path
     except OSError as err:
-        if made and err.errno not in _NO_SPACE:
+        if created and err.errno not in _NO_SPACE:
             raise
         raise _not_written(parent, err) from err
     finally:
@@ -93,7 +91,7 @@ def temporary_folder(preferred: Path | None, *, there: bool = False) -> Iterator
 
 
 def settle(temporary: Path) -> None:
-    """Make a finished file as readable as any other, and wait until it is on the disk."""
+    """Give a finished file the usual permissions, and wait until it is on the disk."""
     mask = os.umask(0)
     os.umask(mask)
     temporary.chmod(0o666 & ~mask)
@@ -102,14 +100,14 @@ def settle(temporary: Path) -> None:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Put a finished temporary file in its place in one step, its content on disk first."""
+    """Rename a finished temporary file in one step, its content on disk first."""
     settle(temporary)
     temporary.replace(path)
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk too, where the system can tell."""
+    """Wait until the names in a folder are on the disk too, where the system supports it."""
     if sys.platform == "win32":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -122,9 +120,9 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A new file's path to write to; it takes the place of ``path`` at the end, or nothing does.
+    """A new file's path to write to; it replaces ``path`` at the end, or nothing does.
 
-    Folders that are missing are made. Raises ArtifactError.
+    Creates missing folders. Raises ArtifactError.
     """
     make_folder(path.parent)
     with temporary_file(path.parent, path.suffix) as temporary:
@@ -133,23 +131,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises ArtifactError."""
+    """Write a text file atomically. Raises ArtifactError."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def abandoned(folder: Path, *, below: bool = True) -> list[Path]:
     """Temporary files and folders whose owner is gone. below: in its folders too."""
-    found: list[Path] = []
-    for place, folders, files in os.walk(folder):
+    paths: list[Path] = []
+    for parent, folders, files in os.walk(folder):
         names = [name for name in (*folders, *files) if name.startswith(TEMPORARY)]
-        found += [Path(place, name) for name in names]
+        paths += [Path(parent, name) for name in names]
         folders[:] = [name for name in folders if below and name not in names]
-    return sorted(path for path in found if not _is_owned(path))
+    return sorted(path for path in paths if not _is_owned(path))
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with what is in it; nothing where it is gone already."""
+    """Remove a file, or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -158,7 +156,7 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes from changing a pair of files in a folder; held for moments."""
+    """Lock a folder for moments, so that no other process changes a pair of files in it."""
     with _owned(None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)):
         yield
 
@@ -179,7 +177,7 @@ else:
 
     @contextlib.contextmanager
     def _owned(handle: int | None) -> Iterator[None]:
-        """Hold the lock of an open file or folder; the system lets go of it when we die."""
+        """Lock an open file or folder; the system frees the lock when the process dies."""
         assert handle is not None
         try:
             with contextlib.suppress(OSError):  # a file system without locks
@@ -189,7 +187,7 @@ else:
             os.close(handle)
 
     def _is_owned(path: Path) -> bool:
-        """Whether a process holds it, or that cannot be told."""
+        """Whether a process has it locked, or may have."""
         try:
             handle = os.open(path, os.O_RDONLY)
         except OSError:
@@ -204,7 +202,7 @@ else:
 
 
 def _clean(path: Path) -> None:
-    """Remove what was temporary, also where a signal ends the command just then."""
+    """Remove a temporary file or folder, also when a signal interrupts it."""
     try:
         remove(path)
     except BaseException:
@@ -216,5 +214,5 @@ def _clean(path: Path) -> None:
 def _not_written(folder: Path, err: OSError) -> ArtifactError:
     return ArtifactError(
         f"cannot write in {folder}: {err.strerror or err}; free some space or choose another "
-        "place with --workspace or -o"
+        "folder (options workspace, output)"
     )

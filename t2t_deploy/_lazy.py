@@ -1,4 +1,4 @@
-"""Names that a package loads when they are asked for, so that importing it stays light."""
+"""Names that a package loads on first use, so that importing it stays light."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one gate to optional packages: it tells an absent install from a broken one."""
+"""Access to optional packages, which may be absent or broken."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import ModuleType
 
 from t2t_deploy.errors import MissingDependencyError
 
-# module -> the extra that brings it
+# module -> the extra that installs it
 EXTRAS = {
     "torch": "export",
     "onnxscript": "export",
@@ -31,42 +31,41 @@ EXTRAS = {
     "pyarrow.fs": "ray",
     "pyarrow.parquet": "ray",
 }
-# module -> the distributions it comes in, of which one is installed or all, where not by its name
+# module -> its distributions, of which one or all are installed, if named otherwise
 WHEELS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "tensorrt_rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
 }
-# import name of a module where it differs between wheels: the first that is installed is used
+# import names of a module that differ between wheels: the first installed one is used
 _SPELLINGS = {"tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 
-# What a package must be imported without. openvino-telemetry, which openvino cannot be installed
-# without, tells its maker over the network of every import of openvino, and keeps an identity of
-# the user's in the home folder; openvino replaces it by a stub where it does not import.
-_KEPT_OUT = {"openvino": "openvino_telemetry"}
-# What the environment says before any optional package is imported. onnxruntime's wheels of 1.32
-# have telemetry, which begins by keeping an identity and a database in the home folder, also where
-# another package imports it, as onnxsim does.
+# Modules hidden from a package. openvino-telemetry, which openvino requires, reports each import of
+# openvino over the network and stores a user identity in the home folder; without it openvino uses
+# a stub.
+_HIDDEN = {"openvino": "openvino_telemetry"}
+# The environment for any optional package. The telemetry in onnxruntime's wheels of 1.32 stores an
+# identity and a database in the home folder, also if another package (onnxsim) imports it.
 _ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 def is_installed(module: str) -> bool:
-    """Whether the module can be found; nothing is imported."""
+    """Whether the module is installed; imports nothing."""
     return _installed_name(module) is not None
 
 
 def installed_versions(*distributions: str) -> dict[str, str]:
-    """Versions of those that are installed, in the order asked; nothing is imported."""
-    found = {}
+    """Versions of those that are installed, in order; imports nothing."""
+    versions = {}
     for name in distributions:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def require(module: str) -> ModuleType:
     """Import an optional module.
 
-    Raises MissingDependencyError saying what to install, or why an installed one does not import.
+    Raises MissingDependencyError naming the extra to install, or why the module does not import.
     """
     name = _installed_name(module)
     extra = EXTRAS[module]
@@ -74,9 +73,9 @@ def require(module: str) -> ModuleType:
         raise MissingDependencyError(
             f"{module} is not installed; this step needs it: pip install 't2t-deploy[{extra}]'"
         )
-    if module in _KEPT_OUT:
-        # None makes Python refuse the import; one that is loaded already was someone else's choice
-        sys.modules.setdefault(_KEPT_OUT[module], None)  # type: ignore[arg-type]  # as documented
+    if module in _HIDDEN:
+        # None makes Python refuse the import; a loaded module stays
+        sys.modules.setdefault(_HIDDEN[module], None)  # type: ignore[arg-type]  # as documented
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     try:
@@ -90,7 +89,7 @@ def require(module: str) -> ModuleType:
 
 def _installed_name(module: str) -> str | None:
     for name in _SPELLINGS.get(module, (module,)):
-        # of a module inside a package, the package that holds it may be the one that is absent
+        # the package of a submodule may be absent
         with contextlib.suppress(ModuleNotFoundError):
             if importlib.util.find_spec(name) is not None:
                 return name

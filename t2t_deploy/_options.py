@@ -8,8 +8,8 @@ A command is a function whose parameters are annotated with an `Opt`:
         max_drop: Annotated[float | None, Opt("Return layers to float until ...")] = None,
     ) -> Artifact
 
-Its signature is the Python interface; `cli/_adapter.py` makes of it what the command line takes,
-`recipe/_tables.py` what a recipe may say, `recipe/_steps.py` what a step depends on.
+Its signature is the Python interface; `cli/_adapter.py` derives the command line from it,
+`recipe/_tables.py` the keys of a recipe, `recipe/_steps.py` what a step depends on.
 """
 
 from __future__ import annotations
@@ -35,27 +35,26 @@ _R = TypeVar("_R")
 
 
 class Role(Enum):
-    """What an option means to the outcome of a command."""
+    """The effect of an option on the outcome of a command."""
 
     OPTION = "option"
-    """Its value decides what comes out."""
+    """Its value affects the outcome."""
     READS = "reads"
-    """The content of a file or folder does."""
+    """The content of its file or folder does."""
     WRITES = "writes"
-    """Where something is written."""
+    """It names an output."""
     SWITCH = "switch"
-    """It changes nothing of what comes out."""
+    """It does not affect the outcome."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What values an option takes.
+    """The values of an option.
 
-    expected: in words. read: the value as commands use it, of what Python or a recipe gives; raises
-    ValueError. text: what ``read`` gets for a word of the command line. metavar: what --help calls
-    a value. names: all values there are. bounds: of a whole number. path: what a path may name:
-    ``any``, ``file`` or ``folder``. several: whether it may be given more than once. word: how the
-    command line spells a value that was read.
+    expected: in words. read: converts a value of Python or a recipe; raises ValueError.
+    text: converts a word of the command line for ``read``. metavar: name of a value in --help.
+    names: all possible values. bounds: of a whole number. path: ``any``, ``file`` or ``folder``.
+    several: whether it may be repeated. word: writes a value that was read for the command line.
     """
 
     expected: str
@@ -73,11 +72,11 @@ class Kind:
 class Opt:
     """How a parameter of a command is spelled, shown and recorded.
 
-    kind: None goes by the annotation. flags: spellings other than the parameter's name. shown: the
-    default that the command line gives and shows. bare: what the option means without a value.
-    each: help for each of the names of its kind, which become flags of their own. none: what None
-    means. recipe: whether a recipe may say it, or the table that it stands in. recorded: its name
-    in a step's fingerprint, a dot before a part of a value; empty is not recorded.
+    kind: None is by the annotation. flags: spellings other than the parameter's name. shown: the
+    command line's default, as shown. bare: the value of the option without one. each: help for each
+    of the names of its kind, which become flags of their own. none: the value for None. recipe:
+    whether a recipe may have it, or its table there. recorded: its name in a step's fingerprint,
+    with a dot before a field of a value; empty is not recorded.
     """
 
     help: str | None = None
@@ -111,7 +110,7 @@ class Parameter:
 
     @property
     def option(self) -> str:
-        """Its name on the command line and in recipes, without hyphens before it."""
+        """Its name on the command line and in recipes, without leading hyphens."""
         name = self.name.replace("_", "-")
         return f"no-{name}" if self.default is True else name
 
@@ -126,45 +125,45 @@ class Parameter:
             raise UsageError(f"{self.name} is {shown!r}; expected {self.kind.expected}") from None
 
     def words(self, value: Any) -> list[str]:
-        """What gives a value, as it was read, on the command line."""
-        found = [self.kind.word(one) for one in (value if self.kind.several else (value,))]
+        """The words of the command line for a value that was read."""
+        spelled = [self.kind.word(one) for one in (value if self.kind.several else (value,))]
         if self.positional:
             # a name that begins with a hyphen would be read as an option
-            return [f"./{word}" if word.startswith("-") else word for word in found]
+            return [f"./{word}" if word.startswith("-") else word for word in spelled]
         if self.opt.each is not None:
-            return [f"--{word}" for word in found]
+            return [f"--{word}" for word in spelled]
         spelling = self.opt.flags[0] if self.opt.flags else f"--{self.option}"
         if self.kind is FLAG:
             return [spelling]
-        return [word for one in found for word in (spelling, one)]
+        return [word for one in spelled for word in (spelling, one)]
 
 
 def command_words(
     function: Callable[..., Any], values: Mapping[str, Any], *, spelled: Collection[str] = ()
 ) -> list[str]:
-    """The words of a command line that gives a command these values, as it has read them.
+    """The command line that gives a command these values, as it has read them.
 
-    Files stand behind other options, arguments at the end. Defaults are left out, but for those of
-    the parameters ``spelled``.
+    Files come after other options, arguments at the end. Defaults are left out, except those of the
+    parameters ``spelled``.
     """
     files = (Role.READS, Role.WRITES)
     known = sorted(parameters(function).values(), key=lambda p: (p.positional, p.opt.role in files))
-    found: list[str] = []
+    words: list[str] = []
     for parameter in known:
         value = values[parameter.name]
         if value is not None and (value != parameter.default or parameter.name in spelled):
-            found += parameter.words(value)
-    return found
+            words += parameter.words(value)
+    return words
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
-    """The declared parameters of a command, in their order."""
+    """The declared parameters of a command, in order."""
     return _parameters(inspect.unwrap(function))
 
 
 @functools.cache
 def _parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
-    found = {}
+    declared = {}
     for name, parameter in inspect.signature(function).parameters.items():
         note = parameter.annotation
         if isinstance(note, str):
@@ -176,8 +175,8 @@ def _parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
         if opts:
             positional = parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
             kind = opts[0].kind or _kind_of(get_args(note)[0])
-            found[name] = Parameter(name, opts[0], kind, parameter.default, positional)
-    return found
+            declared[name] = Parameter(name, opts[0], kind, parameter.default, positional)
+    return declared
 
 
 def replaced(note: Any, **changes: Any) -> Opt:
@@ -187,7 +186,7 @@ def replaced(note: Any, **changes: Any) -> Opt:
 
 
 def command(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A function whose declared parameters are read by their kinds before it runs."""
+    """A function that converts its declared parameters by their kinds before it runs."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -212,9 +211,9 @@ def _path(value: Any) -> Path:
 
 
 class Among(tuple[Path, ...]):
-    """Artifacts that stand for all of a workspace.
+    """All artifacts of a workspace.
 
-    None of them is named, so what cannot be done with one of them is no error.
+    None of them is named, so one that does not fit is no error.
     """
 
 
@@ -252,7 +251,7 @@ def whole(low: int, high: int | None = None) -> Kind:
 
 
 def choice(*names: str | Enum, of: type[Enum] | None = None, absent: str | None = None) -> Kind:
-    """One of these words; ``of`` an enumeration, all of its values where no words are given.
+    """One of these words; ``of`` an enumeration, all of its values without words.
 
     absent: the word that means None.
     """

@@ -1,4 +1,4 @@
-"""How the pipeline tells what it does, without knowing where it is shown."""
+"""How commands report progress, whoever shows it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Progress(Protocol):
         """Something the user should know."""
 
     def progress(self, text: str, done: int, total: int) -> None:
-        """How far the present piece of work is."""
+        """How far the current piece of work is."""
 
 
 class _Silent:

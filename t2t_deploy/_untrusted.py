@@ -1,7 +1,7 @@
-"""Files that others made, before a reader gets them: how large they may be, and how deep.
+"""Limits of size and depth for untrusted files, checked before a reader gets them.
 
-A reader of ours takes from a file no more than these limits, so that no file makes it hang or fill
-the memory. What raises is the caller's to word: each says what kind of file it expected.
+No file can make a reader hang or fill the memory. Callers word the errors: each names the kind of
+file that it expected.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ MAX_MANIFEST_BYTES = 16 << 20
 MAX_LABELS_BYTES = 16 << 20
 MAX_BENCH_BYTES = 256 << 20
 MAX_HEADER_BYTES = 8 << 20
-"""Of a safetensors file: a tensor takes about 100 bytes of it."""
+"""Of a safetensors file; a tensor takes about 100 bytes."""
 
 _SHOWN = 60
 _LONGEST_NAME = 100
-"""What a typing error is looked for in; a longer name is none."""
+"""Longest name to search typos of."""
 
 
 def read_small_file(path: Path, limit: int) -> bytes:
     """The content of a regular file of at most ``limit`` bytes.
 
-    Raises OSError where it cannot be read, ValueError where it is larger, or no file but a pipe or
-    a device, which may never end.
+    Raises OSError where it cannot be read, ValueError where it is larger, or a pipe or a
+    device, which may never end.
     """
-    # a pipe that nobody writes into would be waited for
+    # else opening a pipe without a writer would block
     flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, os.O_RDONLY | flags)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
@@ -59,9 +59,9 @@ def json_from_file(path: Path, limit: int) -> Any:
 
 
 def check_safetensors(path: Path) -> None:
-    """Refuse a safetensors file whose header claims more than a header needs, or than is there.
+    """Refuse a safetensors file whose header claims too much, or more than the file has.
 
-    Raises OSError, ValueError. What the header says is the library's to check.
+    Raises OSError, ValueError. The library checks the content of the header.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -78,21 +78,21 @@ def check_safetensors(path: Path) -> None:
 
 
 def first_line(err: Exception) -> str:
-    """What an error says, on one line of a length that can be read; its name where it says nothing.
+    """An error's text on one short line; its name if it has no text.
 
-    What it quotes of a file may hold anything, so what does not print is escaped.
+    It may quote a file, so unprintable characters are escaped.
     """
     line = (str(err).strip().splitlines() or [type(err).__name__])[0][: 4 * _SHOWN]
     return one_line(line)
 
 
 def shortened(value: object) -> str:
-    """A value of a file for a message: printable, on one line, of a length that can be read."""
+    """A value of a file for a message: printable, on one short line."""
     text = repr(value[:_SHOWN] if isinstance(value, str) else value)
     return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN]}..."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """A question that names the known word nearest to a mistyped one; None where none is near."""
+    """A question with the known word nearest to a mistyped one; None if none is near."""
     near = difflib.get_close_matches(name[:_LONGEST_NAME], known, n=1)
     return f"did you mean {near[0]!r}?" if near else None

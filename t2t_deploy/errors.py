@@ -2,26 +2,26 @@
 
     DeployError                    exit 1: anything the user can fix
     ├── UsageError                 exit 2: options that contradict each other
-    ├── CheckpointError            a weights file that cannot become the asked model
+    ├── CheckpointError            a weights file that does not fit the requested model
     │   └── AmbiguousVariantError  its shapes fit several variants
     ├── ConfigError                a model description that makes no sense
-    ├── RecipeError                a recipe that says what cannot be followed
+    ├── RecipeError                a recipe that cannot be run
     ├── ImageError                 a picture that cannot be read
     ├── ExportError                the graph could not be written, or broke its contract
     ├── ArtifactError              a workspace file that is missing, altered or unsuitable
-    │   └── BusyError              another command works on it, and --no-wait was given
+    │   └── BusyError              another command works on it, and this one was not to wait
     ├── BackendError               a runtime that cannot run here
     │   └── MissingDependencyError an optional package is absent or broken
     ├── CalibrationError           pictures, ranges or a graph that do not fit each other
     ├── EngineError                the builder refused the graph or the request
     ├── InputError                 tensors whose name, dtype or shape do not fit a session
     ├── ComparisonError            results that cannot be compared
-    ├── MemoryShortError           less memory than the work takes
-    ├── MachineError               the disk, the rights or the paths of this machine
-    ├── CrashError                 compiled code ended the process
-    └── CheckFailed                exit 3: the work is done, a check fell short
+    ├── MemoryShortError           less memory than the work needs
+    ├── MachineError               disk, permissions or paths of this machine
+    ├── CrashError                 native code crashed
+    └── CheckFailed                exit 3: the work is done, a check failed
 
-A message has three parts: what was found, what was expected, what to do.
+A message gives the fault, the expected value where there is one, and the next step.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class UsageError(DeployError):
 
 
 class CheckpointError(DeployError):
-    """A weights file that cannot become the asked model."""
+    """A weights file that does not fit the requested model."""
 
 
 class AmbiguousVariantError(CheckpointError):
@@ -61,7 +61,7 @@ class ConfigError(DeployError):
 
 
 class RecipeError(DeployError):
-    """A recipe that says what cannot be followed."""
+    """A recipe that cannot be run."""
 
 
 class ImageError(DeployError):
@@ -77,7 +77,7 @@ class ArtifactError(DeployError):
 
 
 class BusyError(ArtifactError):
-    """Another command works on what this one needs, and it was not to wait."""
+    """Another command works on what this one needs, and this one was not to wait."""
 
 
 class BackendError(DeployError):
@@ -105,25 +105,25 @@ class ComparisonError(DeployError):
 
 
 class MemoryShortError(DeployError):
-    """There is less memory than the work takes."""
+    """There is less memory than the work needs."""
 
 
 class CrashError(DeployError):
-    """Compiled code ended the process that did the work."""
+    """Native code crashed the process that did the work."""
 
 
 class MachineError(DeployError):
-    """The disk, the rights or the paths of this machine, where nothing expected them."""
+    """Unexpected errors of disk, permissions or paths of this machine."""
 
 
 class CheckFailed(DeployError):
-    """The work is done and kept, but a check on it fell short."""
+    """The work is done and kept, but a check of it failed."""
 
     exit_status = 3
 
 
 def shown_path(path: Path) -> str:
-    """A path for a message: printable and on one line, whatever bytes its name is made of."""
+    """A path for a message: printable and on one line, whatever bytes its name has."""
     return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
@@ -133,6 +133,6 @@ def one_line(text: str) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """So many of something: 1 picture, 2 pictures, 1,000 pictures."""
+    """A number with its noun: 1 picture, 2 pictures, 1,000 pictures."""
     ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
     return f"{count:,} {noun}{ending}"

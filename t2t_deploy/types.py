@@ -1,4 +1,4 @@
-"""Words that every layer shares: precisions, targets, tensors, profiles, tolerances, verdicts."""
+"""Shared types: precisions, targets, tensors, profiles, tolerances, verdicts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Precision(str, Enum):
     INT8 = "int8"
     FP8 = "fp8"
     INT8_WEIGHTS = "int8-weights"
-    """fp16, with weights stored as int8 and widened where they are multiplied"""
+    """fp16, with weights stored as int8 and widened in the products"""
     FP8_WEIGHTS = "fp8-weights"
 
     @property
@@ -45,17 +45,17 @@ class Precision(str, Enum):
 
     @property
     def weights_only(self) -> bool:
-        """Whether nothing but weights is in 8 bits, and no product of codes is made."""
+        """Whether only weights are in 8 bits, without products of codes."""
         return self in _CODES
 
 
 _CODES = {Precision.INT8_WEIGHTS: Precision.INT8, Precision.FP8_WEIGHTS: Precision.FP8}
 QUANTIZED = frozenset({Precision.INT8, Precision.FP8, *_CODES})
-"""Precisions that an exported graph gets by quantising it."""
+"""Precisions of quantised graphs."""
 
 
 class Target(str, Enum):
-    """What a graph is made for; it chooses the form of the rewrites."""
+    """The runtime that a graph is for; it selects the form of the rewrites."""
 
     PORTABLE = "portable"
     CPU = "cpu"
@@ -67,7 +67,7 @@ _PLANES, _PIXELS = "float32_nchw", "uint8_nhwc"
 
 
 class Tail(str, Enum):
-    """What a graph gives."""
+    """The outputs of a graph."""
 
     LOGITS = "logits"
     SOFTMAX = "softmax"
@@ -76,7 +76,7 @@ class Tail(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class GraphIO:
-    """What stands around the model in a graph.
+    """Inputs and outputs of a graph.
 
     embed_preprocess: the input is (batch, S, S, 3) uint8, normalised inside. tail: the output.
     """
@@ -86,22 +86,22 @@ class GraphIO:
 
     @property
     def bare(self) -> bool:
-        """Whether nothing does: normalised pictures in, logits out."""
+        """Whether they are plain: normalised pictures in, logits out."""
         return self == GraphIO()
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What tells them apart in a file name."""
+        """Their words in a file name."""
         tail = () if self.tail is Tail.LOGITS else (self.tail.value,)
         return ("uint8", *tail) if self.embed_preprocess else tail
 
     @property
     def image_input(self) -> str:
-        """Name of the form of the picture: float32_nchw or uint8_nhwc."""
+        """Name of the image format: float32_nchw or uint8_nhwc."""
         return _PIXELS if self.embed_preprocess else _PLANES
 
     def takes(self, tensor: TensorSpec) -> bool:
-        """Whether a tensor is the picture: of a known size, and square."""
+        """Whether a tensor is the image: square, of a fixed size."""
         if len(tensor.shape) != 4:
             return False
         _, *dims = tensor.shape
@@ -110,21 +110,21 @@ class GraphIO:
         return tensor.dtype == dtype and channels == 3 and height == width is not None
 
     def to_details(self) -> dict[str, str]:
-        """Their part of a manifest's details."""
+        """Their entries in a manifest's details."""
         return {"image_input": self.image_input, "tail": self.tail.value}
 
     @classmethod
     def of_details(cls, details: Mapping[str, Any]) -> GraphIO:
         """Read what `to_details` wrote; a manifest without it is of a bare graph.
 
-        Raises ArtifactError for a form that is not known here.
+        Raises ArtifactError for an unknown form.
         """
         image = details.get("image_input", _PLANES)
         tail = details.get("tail", Tail.LOGITS.value)
-        if image not in (_PLANES, _PIXELS) or tail not in [known.value for known in Tail]:
+        if image not in (_PLANES, _PIXELS) or tail not in [one.value for one in Tail]:
             raise ArtifactError(
                 f"the manifest names input {image!r} and tail {tail!r}; known are {_PLANES}, "
-                f"{_PIXELS} and {', '.join(known.value for known in Tail)}: update t2t-deploy, or "
+                f"{_PIXELS} and {', '.join(one.value for one in Tail)}: update t2t-deploy, or "
                 "export the model again"
             )
         return cls(image == _PIXELS, Tail(tail))
@@ -135,7 +135,7 @@ BARE = GraphIO()
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of (n, classes) logits, as a tail gives them, in float64."""
+    """Probabilities of (n, classes) logits, as in a tail, in float64."""
     wide = logits.astype(np.float64)
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
@@ -163,8 +163,8 @@ class TensorSpec:
             array.dtype == np.dtype(self.dtype)
             and array.ndim == len(self.shape)
             and all(
-                want is None or have == want
-                for have, want in zip(array.shape, self.shape, strict=True)
+                expected is None or actual == expected
+                for actual, expected in zip(array.shape, self.shape, strict=True)
             )
         )
 
@@ -173,7 +173,7 @@ class TensorSpec:
 
 
 def shown_dim(dim: int | None) -> str:
-    """A dimension as people read it."""
+    """A dimension for messages."""
     return "N" if dim is None else str(dim)
 
 
@@ -205,7 +205,7 @@ class ShapeProfile:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Largest accepted relative L2 error of the logits, and why that much."""
+    """Largest accepted relative L2 error of the logits, and why."""
 
     rel_l2: float
     because: str

@@ -16,7 +16,7 @@ from t2t_deploy._child import Parent
 parent = Parent()
 parent.next_message()
 {meanwhile}
-parent.tell({{"done": True}})
+parent.send({{"done": True}})
 """
 BUSY = "import time; until = time.monotonic() + 4\nwhile time.monotonic() < until: pass"
 MEANWHILE = {
@@ -33,7 +33,7 @@ def child(meanwhile: str) -> Child:
 def test_one_that_stands_still_is_ended_and_said_to() -> None:
     running = children()
     with child("time.sleep(600)") as helper:
-        helper.tell({})
+        helper.send({})
         with pytest.raises(ChildError) as caught:
             helper.next_message(stalled_s=2.0)
     assert caught.value.gone == "the helper used no processor time for 2 s"
@@ -43,5 +43,5 @@ def test_one_that_stands_still_is_ended_and_said_to() -> None:
 @pytest.mark.parametrize("meanwhile", MEANWHILE.values(), ids=MEANWHILE)
 def test_one_that_works_without_a_word_is_waited_for(meanwhile: str) -> None:
     with child(meanwhile) as helper:
-        helper.tell({})
+        helper.send({})
         assert helper.next_message(stalled_s=2.0).values == {"done": True}

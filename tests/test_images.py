@@ -259,7 +259,7 @@ def test_sixteen_bit_greys_of_other_formats(format: str) -> None:
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_values_without_a_range_are_refused(mode: str) -> None:
-    with pytest.raises(ImageError, match="nothing tells what is white; save it with 8 or 16 bits"):
+    with pytest.raises(ImageError, match="an unknown value of white; save it with 8 or 16 bits"):
         decoded(encoded(Image.new(mode, (4, 4)), "TIFF"))
 
 

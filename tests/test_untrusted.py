@@ -214,7 +214,7 @@ def engine(**changes: Any) -> dict[str, Any]:
         ({"sequence": -1}, "sequence is -1; expected a whole number of at least 0"),
         ({"created": 5}, "created is 5; expected text"),
         ({"manifest_version": "2"}, "manifest_version is '2'; expected a whole number"),
-        ({"unknown": 1}, "it has 'unknown', which is not known"),
+        ({"unknown": 1}, "it has the unknown key 'unknown'"),
         ({"kind": "engine"}, "details.engine is missing"),
         ({"kind": "engine", "details": {"engine": []}}, "engine is []; expected an object"),
         (engine(backend=5), "engine.backend is 5; expected text"),

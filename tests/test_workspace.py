@@ -366,7 +366,7 @@ def test_only_whole_content_is_published(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_folder_that_takes_no_file(tmp_path: Path) -> None:
     with (
-        pytest.raises(ArtifactError, match=r"cannot write in .*missing: No such file.*-o"),
+        pytest.raises(ArtifactError, match=r"cannot write in .*missing: No such file.*output"),
         temporary_file(tmp_path / "missing", ".onnx"),
     ):
         raise AssertionError("there is no file to write to")

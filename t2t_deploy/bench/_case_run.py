@@ -1,4 +1,4 @@
-"""One case on its way through a bench, in a worker: load, warm up, take turns, end as a result."""
+"""One case of a bench in its worker: load, warm up, turns, result."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ WARM_UP_CHUNK_S = 0.25
 WARM_UP_AGREEMENT = 0.05
 """Relative difference of two successive chunks' medians below which a case is warm."""
 SETTLE_ITERATIONS = 1
-"""Unrecorded calls at the start of a turn: the other cases' turns have pushed this one's weights
-out of the caches, where a model that is being served has them."""
+"""Unrecorded calls at the start of a turn: the turns of other cases have evicted this one's weights
+from the caches; a served model has them there."""
 WORKER_COMMAND = module_command("t2t_deploy.bench._worker")
 LOAD_TIMEOUT_S = 600.0
 """Opening a session and its first call; torch.compile and just-in-time kernels take minutes."""
 RUN_GRACE_S = 60.0
-"""On top of what a run is expected to take, before the worker is taken to hang."""
+"""Beyond the expected time of a run, before the worker counts as hung."""
 _REASON_CHARS = 500
 
 
 class WorkerError(Exception):
     """A worker that answered with an error, died or hangs; the text is one line.
 
-    not_run: nothing is wrong, the case just cannot be measured.
+    not_run: the case cannot be measured, which is no failure.
     """
 
     def __init__(self, reason: str, *, not_run: bool = False) -> None:
@@ -44,7 +44,7 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A worker process. Use as a context manager: on exit nothing of it is left running."""
+    """A worker process. Use as a context manager: its exit ends all that it started."""
 
     def __init__(self, threads: int | None) -> None:
         self._child = Child(WORKER_COMMAND, child_environment(threads), "worker")
@@ -61,7 +61,7 @@ class Worker:
     ) -> None:
         try:
             if kind is None and self._child.is_running:
-                # a runtime that crashes while it is torn down has been measured all the same
+                # the measurements of a runtime that crashes at shutdown are good
                 with contextlib.suppress(WorkerError):
                     self._ask({"command": "close"}, CLOSE_TIMEOUT_S)
         finally:
@@ -74,14 +74,14 @@ class Worker:
             "request": case.request,
             "batch": case.batch,
             "seed": seed,
-            "wanted": case.wanted,
+            "reference_logits": case.reference_logits,
         }
         return self._ask(message, LOAD_TIMEOUT_S)
 
     def run(self, iterations: int, *, settle: int = 0, expected_ns: float) -> dict[str, Any]:
         """Time ``iterations`` calls after ``settle`` unrecorded ones.
 
-        expected_ns: what one call took so far; far beyond it the worker is taken to hang.
+        expected_ns: time of one call so far; far beyond it the worker counts as hung.
         Raises WorkerError.
         """
         timeout_s = RUN_GRACE_S + 20 * (iterations + settle) * expected_ns / 1e9
@@ -94,7 +94,7 @@ class Worker:
 
     def _ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         try:
-            self._child.tell(message)
+            self._child.send(message)
             answer = self._child.next_message(timeout_s).values
         except ChildError as err:
             raise WorkerError(str(err)) from err
@@ -106,7 +106,7 @@ class Worker:
 
 
 class CaseRun:
-    """A case and its worker. What goes wrong is kept, ends the worker, and ends in the result."""
+    """A case and its worker. An error ends the worker and becomes the result."""
 
     def __init__(self, case: BenchCase, worker: Worker) -> None:
         self.case = case
@@ -117,7 +117,7 @@ class CaseRun:
         self._peak_rss_bytes = 0
         self._warm_up: WarmUp | None = None
         self._call_ns = 0.0
-        self._parts_ms: list[dict[str, float]] = []
+        self._timings_ms: list[dict[str, float]] = []
         self._graph_refusal: str | None = None
 
     def prepare(self, seed: int) -> None:
@@ -128,7 +128,7 @@ class CaseRun:
             self._warm_up = self._warmed_up()
 
     def take_turn(self, number: int, turn: int, round_seconds: float) -> None:
-        """Measure one round's worth of calls; nothing once the case has failed."""
+        """Measure the calls of one round; nothing after a failure."""
         if self._error is None:
             with self._attempt():
                 iterations = iterations_for(round_seconds, self._call_ns)
@@ -136,7 +136,7 @@ class CaseRun:
                 self.rounds.append(Round(number, turn, tuple(ns / 1e6 for ns in samples_ns)))
 
     def result(self) -> CaseResult:
-        """What there is to report of the case alone."""
+        """The case's result, without comparison with others."""
         if self._error is not None:
             status = BenchStatus.NOT_RUN if self._error.not_run else BenchStatus.FAILED
             return CaseResult(*self.case.key, status, str(self._error))
@@ -155,7 +155,7 @@ class CaseRun:
             load_ms=self._loaded["load_ns"] / 1e6,
             first_call_ms=self._loaded["first_call_ns"] / 1e6,
             warm_up=self._warm_up,
-            parts_ms=_median_parts(self._parts_ms),
+            parts_ms=_median_timing(self._timings_ms),
             rounds=tuple(self.rounds),
             rel_l2=self._loaded.get("rel_l2"),
         )
@@ -166,12 +166,12 @@ class CaseRun:
             yield
         except WorkerError as err:
             self._error = err
-            self._worker.kill()  # its memory is free for the others
+            self._worker.kill()  # frees memory for the others
 
     def _warmed_up(self) -> WarmUp:
         deadline = monotonic() + WARM_UP_LIMIT_S
         count, stable = 1, False
-        # the first call says little of the next: it is followed by the smallest chunk
+        # the first call does not predict the next: start with the smallest chunk
         iterations = MIN_ITERATIONS
         before_ns: float | None = None
         while not stable and (before_ns is None or monotonic() < deadline):
@@ -188,20 +188,20 @@ class CaseRun:
     def _run(self, iterations: int, settle: int = 0) -> list[int]:
         answer = self._worker.run(iterations, settle=settle, expected_ns=self._call_ns)
         self._peak_rss_bytes = answer["peak_rss_bytes"]
-        # of the latest calls, when it is warm
-        self._parts_ms = answer.get("parts_ms", [])
+        # of the latest calls, which are warm
+        self._timings_ms = answer.get("parts_ms", [])
         self._graph_refusal = answer.get("graph_refusal")
         samples_ns: list[int] = answer["samples_ns"]
         return samples_ns
 
 
-def _median_parts(parts_ms: list[dict[str, float]]) -> CallTiming | None:
-    if not parts_ms:
+def _median_timing(timings: list[dict[str, float]]) -> CallTiming | None:
+    if not timings:
         return None
-    return CallTiming(**{name: median(part[name] for part in parts_ms) for name in parts_ms[0]})
+    return CallTiming(**{name: median(one[name] for one in timings) for name in timings[0]})
 
 
 def iterations_for(seconds: float, call_ns: float) -> int:
     """How many calls of ``call_ns`` fill about that time, within the limits of a chunk."""
-    wanted = round(seconds * 1e9 / max(call_ns, 1.0))
-    return min(max(wanted, MIN_ITERATIONS), MAX_ITERATIONS)
+    count = round(seconds * 1e9 / max(call_ns, 1.0))
+    return min(max(count, MIN_ITERATIONS), MAX_ITERATIONS)

@@ -13,16 +13,16 @@ from t2t_deploy.bench._statistics import Speedup, ratio_of_medians
 from t2t_deploy.errors import ComparisonError
 
 MIN_DIFFERENCE = 0.03
-"""Relative difference below which nothing is said. A bootstrap over rounds does not see what
-differs from process to process: of three benches of one file on a shared machine the medians
+"""Relative difference below which there is no verdict. A bootstrap over rounds misses differences
+between processes: of three benches of one file on a shared machine the medians
 differed by up to 2.3 %, and one of three intervals, 0.938 to 0.998, left out 1."""
 _GIB = 1 << 30
-# what an export appends to a file's name, before the suffix
+# the hash that an export appends to a file's stem
 _CONTENT_HASH = re.compile(r"-[0-9a-f]{8}(?=\.\w+$)")
 
 
 class Verdict(str, Enum):
-    """What can be said of a case."""
+    """The outcome of one comparison."""
 
     FASTER = "faster"
     SLOWER = "slower"
@@ -34,8 +34,8 @@ class Verdict(str, Enum):
 class CaseComparison:
     """One case then and now.
 
-    ratio: how many times as fast as then, with its 95 % interval; None where it was not compared,
-    for the reason given. A reason beside a ratio tells what else changed.
+    ratio: how many times as fast as then, with its 95 % interval; None if not compared, with the
+    reason. A reason beside a ratio names other changes.
     """
 
     backend: str
@@ -51,7 +51,7 @@ class CaseComparison:
 class Comparison:
     """A report against an older one.
 
-    notes: what differs between the two without making them incomparable, a line each.
+    notes: differences that leave them comparable, one line each.
     """
 
     old: str
@@ -60,17 +60,16 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-_Fact = Callable[[Environment], object]
-# what makes it another machine or another way to use it; versions are what one wants to compare
-_FACTS: dict[str, _Fact] = {
-    "processor": lambda found: found.cpu_model,
-    "processor flags": lambda found: _listed(found.cpu_flags),
-    "logical cores": lambda found: found.logical_cores,
-    "usable cores": lambda found: found.usable_cores,
-    "memory": lambda found: f"{found.memory_bytes / _GIB:.0f} GiB",
-    "governor": lambda found: found.governor or "unknown",
-    "GPUs": lambda found: _listed([gpu.name for gpu in found.gpus]),
-    "threads": lambda found: _listed(found.threads),
+# each must be equal to compare; versions may differ
+_SAME: dict[str, Callable[[Environment], object]] = {
+    "processor": lambda env: env.cpu_model,
+    "processor flags": lambda env: _listed(env.cpu_flags),
+    "logical cores": lambda env: env.logical_cores,
+    "usable cores": lambda env: env.usable_cores,
+    "memory": lambda env: f"{env.memory_bytes / _GIB:.0f} GiB",
+    "governor": lambda env: env.governor or "unknown",
+    "GPUs": lambda env: _listed([gpu.name for gpu in env.gpus]),
+    "threads": lambda env: _listed(env.threads),
 }
 
 
@@ -79,46 +78,46 @@ def check_comparable(
 ) -> None:
     """Refuse to compare with a report of another machine or of other settings.
 
-    name: how the old report is called. Raises ComparisonError saying what differs.
+    name: of the old report. Raises ComparisonError naming the differences.
     """
     assert old.settings is not None
-    pairs = {fact: (read(old.environment), read(environment)) for fact, read in _FACTS.items()}
+    pairs = {name: (read(old.environment), read(environment)) for name, read in _SAME.items()}
     pairs["device"] = (_listed(old.settings.devices), _listed(devices))
     different = [
-        f"{fact} {then} there, {now} here" for fact, (then, now) in pairs.items() if then != now
+        f"{what} {then} there, {now} here" for what, (then, now) in pairs.items() if then != now
     ]
     if different:
         raise ComparisonError(
             f"{name} was measured on another machine or with other settings: "
             f"{'; '.join(different)}; only the same can be compared: bench both on one machine "
-            "with the same --threads and --device"
+            "with the same threads and device"
         )
 
 
 def compare_reports(old: BenchReport, new: BenchReport, *, name: str, seed: int = 0) -> Comparison:
-    """Hold each case of ``new`` against the same case of ``old``; both are of one machine.
+    """Compare each case of ``new`` with the same case of ``old``; both are of one machine.
 
-    A case is the same where backend, file name, precision and batch are; a file that was made anew
-    may have another content hash in its name, as long as only one of either report fits. Cases
-    that were measured neither then nor now are left out.
+    A case is the same if backend, file name, precision and batch are. The content hash in a file
+    name may differ, if only one case of each report matches without it. Cases measured in neither
+    report are left out.
     """
     before = {row.key: row for row in old.results}
-    again = _only_ones(old.results)
-    unique = _only_ones(new.results)
+    unique_before = _unique_rows(old.results)
+    unique = _unique_rows(new.results)
     cases: list[CaseComparison] = []
-    found: set[tuple[object, ...]] = set()
+    matched: set[tuple[object, ...]] = set()
     for row in new.results:
         then, reason = before.get(row.key), None
         if then is None and _kind(row) in unique:
-            then = again.get(_kind(row))
+            then = unique_before.get(_kind(row))
             if then is not None:
                 reason = f"then {then.artifact}"
         if then is not None:
-            found.add(then.key)
+            matched.add(then.key)
         if BenchStatus.OK in (row.status, None if then is None else then.status):
             cases.append(_compared(then, row, seed=seed, reason=reason))
     for row in old.results:
-        if row.status is BenchStatus.OK and row.key not in found:
+        if row.status is BenchStatus.OK and row.key not in matched:
             cases.append(_not_compared(row, "not among the new results"))
     return Comparison(
         old=name,
@@ -150,7 +149,7 @@ def _not_compared(row: CaseResult, reason: str) -> CaseComparison:
 
 
 def verdict_of(ratio: Speedup) -> Verdict:
-    """Faster or slower where the whole interval lies beyond `MIN_DIFFERENCE`."""
+    """Faster or slower if the interval is beyond `MIN_DIFFERENCE`."""
     if ratio.low > 1 + MIN_DIFFERENCE:
         return Verdict.FASTER
     if ratio.high < 1 / (1 + MIN_DIFFERENCE):
@@ -163,7 +162,7 @@ def _kind(row: CaseResult) -> tuple[object, ...]:
     return (row.backend, artifact, row.precision, row.batch)
 
 
-def _only_ones(rows: Sequence[CaseResult]) -> dict[tuple[object, ...], CaseResult]:
+def _unique_rows(rows: Sequence[CaseResult]) -> dict[tuple[object, ...], CaseResult]:
     """The rows whose kind no other row has."""
     kinds = [_kind(row) for row in rows]
     return {kind: row for kind, row in zip(kinds, rows, strict=True) if kinds.count(kind) == 1}

@@ -1,4 +1,4 @@
-"""What a figure depends on besides the code: processor, memory, versions, load, GPUs."""
+"""The machine that figures depend on: processor, memory, versions, load, GPUs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from t2t_deploy.runtime import BACKENDS, available_threads
 _PACKAGES = {"numpy", "onnx", *(tool for backend in BACKENDS.values() for tool in backend.tools)}
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _NVML = "pynvml"
-# Source: nvml.h, "Clocks Event Reasons". Being idle, or clocks set by the user, hold nothing back.
-_HOLDING = {
+# Source: nvml.h, "Clocks Event Reasons". Idle clocks, or those set by the user, are not throttled.
+_THROTTLES = {
     "nvmlClocksEventReasonSwPowerCap": "power cap",
     "nvmlClocksEventReasonHwSlowdown": "hardware slowdown",
     "nvmlClocksEventReasonSyncBoost": "sync boost",
@@ -35,11 +35,11 @@ _HOLDING = {
 
 @dataclass(frozen=True, slots=True)
 class GpuRecord:
-    """One GPU over a bench, looked at after each round.
+    """One GPU over a bench, sampled after each round.
 
     index: NVML's, in the order of the PCI bus, which CUDA's need not be. sm_mhz: lowest and highest
-    clock of the multiprocessors; max_sm_mhz: what it may reach. power_w, temperature_c: highest.
-    throttled: what held the clocks down at any look.
+    clock of the multiprocessors; max_sm_mhz: its limit. power_w, temperature_c: highest.
+    throttled: reasons why the clocks were reduced, over all samples.
     """
 
     index: int
@@ -57,11 +57,11 @@ class GpuRecord:
 class Environment:
     """Where and when a bench ran.
 
-    cpu_flags: of the processor, those that `Processor` knows; None where it cannot be told.
+    cpu_flags: of the processor, of `FLAGS_OF_INTEREST`; None if unknown.
     usable_cores: how many of the logical cores this process may use.
     threads: the distinct settings of the cases; None is the runtime's own choice.
     load_before, load_after: 1, 5 and 15 minute averages; None where the system has none.
-    gpus: NVIDIA GPUs, where NVML can be asked.
+    gpus: NVIDIA GPUs, where NVML is available.
     """
 
     date_utc: str
@@ -86,7 +86,7 @@ def read_environment(
     load_before: tuple[float, float, float] | None,
     gpus: tuple[GpuRecord, ...] = (),
 ) -> Environment:
-    """Describe this machine now; ``load_before`` is what `load_average` said before the work."""
+    """Describe this machine now; ``load_before`` is the `load_average` before the work."""
     processor = read_processor()
     return Environment(
         date_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -112,15 +112,15 @@ def load_average() -> tuple[float, float, float] | None:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the installed libraries that compute, by distribution name; none is imported."""
-    found: dict[str, str] = {}
+    """Versions of the installed libraries that compute, by distribution name; imports none."""
+    versions: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         # a damaged install can lack its name
         name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
         if name in _PACKAGES or name.startswith("tensorrt"):
-            # the first on the path is the one that is imported
-            found.setdefault(name, distribution.version)
-    return dict(sorted(found.items()))
+            # Python imports the first on the path
+            versions.setdefault(name, distribution.version)
+    return dict(sorted(versions.items()))
 
 
 FLAGS_OF_INTEREST = ("avx2", "avx_vnni", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
@@ -129,19 +129,19 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """flags: those of `FLAGS_OF_INTEREST` it has; None where it cannot be told."""
+    """flags: those of `FLAGS_OF_INTEREST` it has; None if unknown."""
 
     model: str
     flags: tuple[str, ...] | None
 
     @property
     def has_vnni(self) -> bool | None:
-        """Whether it multiplies 8-bit codes without widening them; None where it cannot be told."""
+        """Whether it multiplies 8-bit codes without widening them; None if unknown."""
         return self._any("avx_vnni", "avx512_vnni", "amx_int8")
 
     @property
     def has_bf16(self) -> bool | None:
-        """Whether it multiplies bfloat16; None where it cannot be told."""
+        """Whether it multiplies bfloat16; None if unknown."""
         return self._any("avx512_bf16", "amx_bf16")
 
     def _any(self, *names: str) -> bool | None:
@@ -195,26 +195,26 @@ def peak_resident_bytes() -> int:
 
 
 class GpuWatch:
-    """Looks at all NVIDIA GPUs; made by `watch_gpus`."""
+    """Samples all NVIDIA GPUs; see `watch_gpus`."""
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
-        self._looks: list[list[GpuRecord]] = []
+        self._samples: list[list[GpuRecord]] = []
 
     def look(self) -> None:
-        """Note the state of each GPU now."""
+        """Sample the state of each GPU."""
         if self._nvml is not None:
             count = self._nvml.nvmlDeviceGetCount()
-            self._looks.append([_state(self._nvml, index) for index in range(count)])
+            self._samples.append([_state(self._nvml, index) for index in range(count)])
 
     def records(self) -> tuple[GpuRecord, ...]:
-        """What all looks together say of each GPU."""
-        return tuple(_merged(states) for states in zip(*self._looks, strict=True))
+        """Each GPU over all samples."""
+        return tuple(_merged(states) for states in zip(*self._samples, strict=True))
 
 
 @contextlib.contextmanager
 def watch_gpus() -> Iterator[GpuWatch]:
-    """A watch of the GPUs that NVML knows; on a machine without any it sees none."""
+    """A watch of the GPUs that NVML lists, none without a driver."""
     nvml = require(_NVML) if is_installed(_NVML) else None
     if nvml is not None:
         try:
@@ -242,7 +242,7 @@ def _state(nvml: Any, index: int) -> GpuRecord:
     reasons = nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
     try:
         power_w = nvml.nvmlDeviceGetPowerUsage(handle) / 1e3
-    except nvml.NVMLError:  # some laptops' do not tell
+    except nvml.NVMLError:  # not on some laptops
         power_w = None
     return GpuRecord(
         index=index,
@@ -253,14 +253,14 @@ def _state(nvml: Any, index: int) -> GpuRecord:
         memory_mhz=(memory, memory),
         temperature_c=nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
         power_w=power_w,
-        throttled=tuple(text for name, text in _HOLDING.items() if reasons & getattr(nvml, name)),
+        throttled=tuple(text for name, text in _THROTTLES.items() if reasons & getattr(nvml, name)),
     )
 
 
 def _merged(states: tuple[GpuRecord, ...]) -> GpuRecord:
     first = states[0]
     powers = [state.power_w for state in states if state.power_w is not None]
-    held = {reason for state in states for reason in state.throttled}
+    reasons = {reason for state in states for reason in state.throttled}
     return GpuRecord(
         index=first.index,
         name=first.name,
@@ -270,5 +270,5 @@ def _merged(states: tuple[GpuRecord, ...]) -> GpuRecord:
         memory_mhz=(min(s.memory_mhz[0] for s in states), max(s.memory_mhz[1] for s in states)),
         temperature_c=max(state.temperature_c for state in states),
         power_w=max(powers, default=None),
-        throttled=tuple(text for text in _HOLDING.values() if text in held),
+        throttled=tuple(text for text in _THROTTLES.values() if text in reasons),
     )

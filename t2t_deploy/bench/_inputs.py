@@ -1,4 +1,4 @@
-"""The arrays every case of one shape is measured on."""
+"""The inputs of every case of one shape."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from t2t_deploy.types import TensorSpec
 
 
 class FixedBatchError(InputError):
-    """The model's batch is fixed to another size than the one to measure."""
+    """The model's fixed batch is not the batch to measure."""
 
 
 def make_inputs(specs: Sequence[TensorSpec], *, batch: int, seed: int) -> dict[str, np.ndarray]:
     """Standard-normal arrays (bytes 0..255 for uint8) for a session's inputs.
 
     A free first dimension becomes ``batch``. The values depend on seed, position and shape alone,
-    never on names or dtypes: every runtime is given the same numbers.
-    Raises FixedBatchError for another fixed batch, InputError for what cannot be filled.
+    never on names or dtypes: every runtime gets the same numbers.
+    Raises FixedBatchError for another fixed batch, InputError for an unsupported input.
     """
     return {
-        spec.name: _filled(spec, _shape(spec, batch), [seed, position])
-        for position, spec in enumerate(specs)
+        spec.name: _random_array(spec, _shape(spec, batch), [seed, index])
+        for index, spec in enumerate(specs)
     }
 
 
@@ -32,7 +32,7 @@ def _shape(spec: TensorSpec, batch: int) -> tuple[int, ...]:
     if first is not None and first != batch:
         raise FixedBatchError(
             f"input {spec.name!r} has its batch fixed to {first}; batch {batch} was asked: bench "
-            f"with --batch {first}, or export with --batch dynamic"
+            f"with batch {first}, or export with batch dynamic"
         )
     sizes = [size for size in rest if size is not None]
     if not spec.shape or len(sizes) < len(rest):
@@ -43,7 +43,7 @@ def _shape(spec: TensorSpec, batch: int) -> tuple[int, ...]:
     return (batch, *sizes)
 
 
-def _filled(spec: TensorSpec, shape: tuple[int, ...], seed: list[int]) -> np.ndarray:
+def _random_array(spec: TensorSpec, shape: tuple[int, ...], seed: list[int]) -> np.ndarray:
     rng = np.random.default_rng([*seed, *shape])
     dtype = np.dtype(spec.dtype)
     if dtype == np.uint8:

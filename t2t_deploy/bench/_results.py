@@ -1,4 +1,4 @@
-"""What a bench is asked and what it answers."""
+"""The cases and results of a bench."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ class BenchStatus(str, Enum):
 class BenchCase:
     """One thing to measure.
 
-    artifact: how it is called in the report; None for the reference itself.
-    model: what it computes; speedups are taken against the eager fp32 case of the same model and
-        batch.
-    wanted: logits of the first picture of the inputs, to tell the case's error by; None tells none.
+    artifact: its name in the report; None for the reference itself.
+    model: its model; speedups are against the eager fp32 case of the same model and batch.
+    reference_logits: of the first picture of the inputs, for the error; None for no error.
     """
 
     request: SessionRequest
@@ -43,11 +42,11 @@ class BenchCase:
     precision: str
     batch: int
     model: str | None = None
-    wanted: tuple[float, ...] | None = None
+    reference_logits: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
-            raise UsageError(f"batch is {self.batch}; expected 1 or more: pass --batch 1")
+            raise UsageError(f"batch is {self.batch}; expected 1 or more")
 
     @property
     def backend(self) -> str:
@@ -56,15 +55,15 @@ class BenchCase:
 
     @property
     def key(self) -> CaseKey:
-        """What makes it this case of a bench."""
+        """Its identity in a bench."""
         return (self.backend, self.artifact, self.precision, self.batch)
 
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """Calls made before anything was recorded, the first call included.
+    """Calls before the recorded ones, the first call included.
 
-    stable: whether the last two chunks' medians agreed; False means the time limit came first.
+    stable: whether the last two chunks' medians agreed; False if the time limit came first.
     """
 
     iterations: int
@@ -82,18 +81,18 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """What was measured of one case; the measurements are None unless the status is ok.
+    """Measurements of one case, None unless the status is ok.
 
-    reason: why it was not run or failed; of a measured one, what was not done as asked.
+    reason: why it was not run or failed; of a measured one, what was not done as requested.
     load_ms: opening the session in a fresh process, the runtime's import included.
     first_call_ms: the first call, where some runtimes compile.
-    baseline_rss_bytes, peak_rss_bytes: the worker before it loaded anything, and at its highest.
-    speedup_vs_eager: None for the eager case itself, and where there is none to compare with.
-    spread: by how much the rounds differ, relative; unstable says that it is too much.
+    baseline_rss_bytes, peak_rss_bytes: of the worker before loading, and at its highest.
+    speedup_vs_eager: None for the eager case itself, or without one.
+    spread: relative difference of the rounds; unstable if it is too large.
     speedup_vs_plain: against the fastest plain export of the same model in the same runtime.
-    rel_l2: relative L2 error of the first picture's logits against what was wanted of them.
-    parts_ms: medians of copying in, computing, copying out and all of it, timed apart from the
-        latencies; None of a backend that does not tell them.
+    rel_l2: relative L2 error of the first picture's logits.
+    parts_ms: medians of copying in, computing, copying out and all of it, not of the calls that
+        the latencies are of; None if the backend does not time them.
     """
 
     backend: str
@@ -119,7 +118,7 @@ class CaseResult:
 
     @property
     def key(self) -> CaseKey:
-        """What makes it this case of a report."""
+        """Its identity in a report."""
         return (self.backend, self.artifact, self.precision, self.batch)
 
     def round_medians_ms(self) -> np.ndarray:
@@ -130,16 +129,16 @@ class CaseResult:
 def not_run_result(
     *, backend: str, artifact: str | None, precision: str, batch: int, reason: str
 ) -> CaseResult:
-    """The row of a case that was not measured, and why."""
+    """The row of a case that was not measured, with the reason."""
     return CaseResult(backend, artifact, precision, batch, BenchStatus.NOT_RUN, reason)
 
 
 @dataclass(frozen=True, slots=True)
 class BenchSettings:
-    """How a bench measured; the thread count is with the environment.
+    """How a bench measured; thread counts are in the environment.
 
-    round_seconds: about what one case took of one round. warm_up_limit_s: when warming up ended at
-    the latest. devices: of the cases; None is a backend's own choice, the CPU for most.
+    round_seconds: about the time of one case in one round. warm_up_limit_s: most time to warm up.
+    devices: of the cases; None is a backend's default, the CPU for most.
     """
 
     rounds: int
@@ -151,7 +150,7 @@ class BenchSettings:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """Where and how the bench ran, and one result per case in the order asked."""
+    """Where and how the bench ran, and one result per case, in their order."""
 
     environment: Environment
     results: tuple[CaseResult, ...]
@@ -159,16 +158,16 @@ class BenchReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with the field names of the command-line contract."""
-        parts = ("environment", "settings", "results")
-        return {name: to_plain(getattr(self, name)) for name in parts}
+        names = ("environment", "settings", "results")
+        return {name: to_plain(getattr(self, name)) for name in names}
 
 
 def report_from_dict(values: Any) -> BenchReport:
-    """The report of `BenchReport.to_dict`; fields that this version does not know are left out.
+    """The report of `BenchReport.to_dict`; ignores fields unknown to this version.
 
-    Raises ValueError where it is something else.
+    Raises ValueError for anything else.
     """
-    # before they are looked at: comparing takes longer the more there are
+    # before reading them: comparing gets slower with each
     rows = values.get("results") if isinstance(values, Mapping) else None
     if isinstance(rows, list) and len(rows) > _MOST_ROWS:
         raise ValueError(f"{len(rows):,} rows; expected at most {_MOST_ROWS:,}")

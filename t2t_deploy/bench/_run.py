@@ -1,7 +1,7 @@
 """Measure cases side by side: one worker each, warmed up, then in interleaved rounds.
 
-Rounds are interleaved because machines drift (frequency, neighbours): cases measured one after the
-other are compared across minutes, cases of one round across seconds.
+Machines drift (frequency, neighbours): cases measured one after the other are minutes apart, cases
+of one round seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from t2t_deploy.types import Precision
 DEFAULT_ROUNDS = 7
 MIN_ROUNDS = 5
 """The range of n rounds holds the true median with probability 1 - 2^(1-n): 0.94 at 5, 0.75 at 3.
-From fewer rounds no resampling can make a 95 % interval."""
+Fewer rounds cannot give a 95 % interval."""
 DEFAULT_ROUND_SECONDS = 0.5
 
 
@@ -38,12 +38,12 @@ def run_bench(
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> BenchReport:
-    """Measure all cases; one that fails becomes a failed result and the others go on.
+    """Measure all cases; a failure becomes a failed result and the others go on.
 
-    round_seconds: about what one case takes of one round. seed: of the inputs, of the order of
-    turns and of the bootstrap. progress: called with what comes next, the steps done and the steps
-    in all. All models are held in memory at once, one process each; whatever is raised, no process
-    is left behind. Raises UsageError.
+    round_seconds: about the time of one case in one round. seed: of the inputs, the order of turns
+    and the bootstrap. progress: called with the next step, the steps done and the steps in all. All
+    models are in memory at once, one process each; all processes end on return, and on errors.
+    Raises UsageError.
     """
     _check_request(cases, rounds, round_seconds)
     load_before = load_average()
@@ -51,24 +51,24 @@ def run_bench(
     with ExitStack() as stack:
         gpus = stack.enter_context(watch_gpus())
 
-        def tell(what: str, done: int) -> None:
+        def announce(what: str, done: int) -> None:
             if progress is not None:
                 progress(what, done, steps)
 
         case_runs: list[CaseRun] = []
         for case in cases:
-            tell(f"loading and warming up {_label(case)}", len(case_runs))
+            announce(f"loading and warming up {_label(case)}", len(case_runs))
             case_run = CaseRun(case, stack.enter_context(Worker(case.request.threads)))
             case_run.prepare(seed)
             case_runs.append(case_run)
         done = len(case_runs)
         for number, order in enumerate(turn_orders(len(case_runs), rounds, seed), start=1):
             for turn, index in enumerate(order, start=1):
-                tell(f"round {number} of {rounds}: {_label(case_runs[index].case)}", done)
+                announce(f"round {number} of {rounds}: {_label(case_runs[index].case)}", done)
                 case_runs[index].take_turn(number, turn, round_seconds)
                 done += 1
             gpus.look()
-        tell("done", done)
+        announce("done", done)
     environment = read_environment(
         threads=[case.request.threads for case in cases],
         load_before=load_before,
@@ -91,7 +91,7 @@ def run_bench(
 
 
 def turn_orders(cases: int, rounds: int, seed: int) -> list[list[int]]:
-    """The order of the cases in each round, shuffled so that none always follows the same one."""
+    """The order of the cases in each round, shuffled so that their neighbours vary."""
     rng = np.random.default_rng(seed)
     return [rng.permutation(cases).tolist() for _ in range(rounds)]
 
@@ -106,20 +106,20 @@ def _check_request(cases: Sequence[BenchCase], rounds: int, round_seconds: float
         raise UsageError("no case to bench; expected at least one: name a backend or an artifact")
     if rounds < MIN_ROUNDS:
         raise UsageError(
-            f"rounds is {rounds}; a 95 % interval takes at least {MIN_ROUNDS}: pass "
-            f"--rounds {MIN_ROUNDS} or more"
+            f"rounds is {rounds}; a 95 % interval takes at least {MIN_ROUNDS}: set "
+            f"rounds to {MIN_ROUNDS} or more"
         )
     if not (math.isfinite(round_seconds) and round_seconds > 0):
         raise UsageError(
-            f"a round is to take {round_seconds} s; expected a positive number: pass "
+            f"round_seconds is {round_seconds}; expected a positive number, such as "
             f"{DEFAULT_ROUND_SECONDS}"
         )
     eager = Counter(_group(case) for case in cases if _is_base(case))
     for (model, batch), count in eager.items():
         if count > 1:
             raise UsageError(
-                f"{count} eager cases of {model or 'one model'} at batch {batch}; speedups are "
-                "taken against one: leave the others out"
+                f"{count} eager cases of {model or 'one model'} at batch {batch}; speedups need "
+                "one: leave the others out"
             )
 
 
@@ -135,7 +135,7 @@ def _group(case: BenchCase) -> tuple[str | None, int]:
 
 
 def _is_base(case: BenchCase) -> bool:
-    # under autocast eager is one more thing to compare
+    # eager under autocast is a case like others
     return (case.backend, case.precision) == (REFERENCE_BACKEND, Precision.FP32.value)
 
 

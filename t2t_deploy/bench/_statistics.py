@@ -1,4 +1,4 @@
-"""From raw samples to the figures that are reported; pure functions over numpy."""
+"""From raw samples to reported figures; pure functions over numpy."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from t2t_deploy._codec import Rule
 
 BOOTSTRAP_RESAMPLES = 10_000
 UNSTABLE_SPREAD = 0.10
-"""Spread of the rounds (see `rounds_spread`) above which a figure is called unstable."""
+"""Spread of the rounds (see `rounds_spread`) above which a figure is unstable."""
 
 Durations = Annotated[
-    tuple[float, ...], Rule(lambda them: min(them, default=0.0) > 0, "durations above 0")
+    tuple[float, ...], Rule(lambda values: min(values, default=0.0) > 0, "durations above 0")
 ]
 
 
@@ -69,9 +69,9 @@ def round_medians(rounds_ms: Sequence[Sequence[float]]) -> np.ndarray:
 def speedup_of(eager_p50_ms: np.ndarray, case_p50_ms: np.ndarray, *, seed: int) -> Speedup:
     """Median over rounds of eager / case, with a percentile bootstrap 95 % interval over rounds.
 
-    eager_p50_ms, case_p50_ms: (R,) round medians, ms. Ratios are taken within a round, whose two
-    turns are seconds apart, so that slow drift of the machine cancels. Rounds are what is
-    resampled: samples of one round are not independent.
+    eager_p50_ms, case_p50_ms: (R,) round medians, ms. Ratios are of one round, whose two turns
+    are seconds apart, so that slow drift of the machine cancels. Rounds are resampled, because the
+    samples of one round are not independent.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
     """
     ratios = np.asarray(eager_p50_ms, np.float64) / np.asarray(case_p50_ms, np.float64)
@@ -82,8 +82,8 @@ def speedup_of(eager_p50_ms: np.ndarray, case_p50_ms: np.ndarray, *, seed: int) 
 def ratio_of_medians(old_p50_ms: np.ndarray, new_p50_ms: np.ndarray, *, seed: int) -> Speedup:
     """Median of the old rounds / median of the new, with a percentile bootstrap 95 % interval.
 
-    old_p50_ms: (Q,), new_p50_ms: (R,) round medians, ms. Rounds of two runs are no pairs, and not
-    as many: each run is resampled by itself. Source: as `speedup_of`, chapter 13 and section 8.3.
+    old_p50_ms: (Q,), new_p50_ms: (R,) round medians, ms. Rounds of two runs are no pairs: each
+    run is resampled separately. Source: as `speedup_of`, chapter 13 and section 8.3.
     """
     old, new = np.asarray(old_p50_ms, np.float64), np.asarray(new_p50_ms, np.float64)
     rng = np.random.default_rng(seed)
@@ -106,20 +106,20 @@ def round_means(rounds_ms: Sequence[Sequence[float]]) -> np.ndarray:
 def relative_spread(values: np.ndarray) -> float:
     """Interquartile range over the median.
 
-    Not (max - min): the reported median survives one disturbed round out of seven, and on a shared
-    machine there nearly always is one, so that flag would say nothing. The quartiles move when a
-    quarter of the rounds does, which is when the reported figure would not come back.
+    Not (max - min): the reported median survives one disturbed round out of seven, and shared
+    machines nearly always have one. The quartiles move when a quarter of the rounds does: then the
+    reported figure is not reproducible.
     """
     low, middle, high = np.percentile(values, (25, 50, 75))
     return float((high - low) / middle)
 
 
 def rounds_spread(rounds_ms: Sequence[Sequence[float]]) -> float:
-    """How much the rounds differ: the spread of their medians or of their means, the larger one.
+    """The spread of the rounds' medians or of their means, the larger one.
 
-    Medians alone do not see a busy neighbour of a small model: calls shorter than a slice of the
-    scheduler's are delayed seldom but long. With four busy processes on two cores the medians of a
-    0.26 ms call stayed where they were, its means tripled.
+    Medians alone miss a busy neighbour of a small model: calls shorter than a time slice of the
+    scheduler wait seldom but long. With four busy processes on two cores the medians of a 0.26 ms
+    call stayed the same, its means tripled.
     """
     return max(relative_spread(round_medians(rounds_ms)), relative_spread(round_means(rounds_ms)))
 

@@ -1,4 +1,4 @@
-"""A bench report, and a comparison of two, as people read them in a terminal or a spreadsheet."""
+"""A bench report, and a comparison of two, as tables for a terminal or a spreadsheet."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ _NONE = "-"
 
 
 def bench_table(report: BenchReport) -> Table:
-    """One row per case that was tried; one that failed says so, with its reason.
+    """One row per case that ran or failed, with the reason; `not_run_lines` has the others.
 
-    What was not run is told by `not_run_lines`. vs eager, vs plain: how many times faster, [low,
-    high] of its 95 % interval. error: relative L2 of one picture's logits against float64. MB: 10^6
-    bytes. Columns of which no case has a figure are left out.
+    vs eager, vs plain: how many times faster, [low, high] of its 95 % interval. error: relative L2
+    of one picture's logits against float64. MB: 10^6 bytes. Columns without figures are left out.
     """
     missing = {
         name
@@ -37,7 +36,7 @@ def bench_table(report: BenchReport) -> Table:
 
 
 def not_run_lines(report: BenchReport) -> list[str]:
-    """What was not run and why, one line for each reason."""
+    """The cases that were not run, one line per reason."""
     skipped: dict[str, list[CaseResult]] = {}
     for result in report.results:
         if result.status is BenchStatus.NOT_RUN:
@@ -52,7 +51,7 @@ def not_run_lines(report: BenchReport) -> list[str]:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """One row per case that was compared, or was measured without there being an old one."""
+    """One row per case that was compared, or measured without an old one."""
     columns = ("backend", "artifact", "precision", "batch", "now", "times as fast", "note")
     cells = []
     for case in comparison.cases:
@@ -72,8 +71,8 @@ def _table(
     *,
     words: Iterable[str],
 ) -> Table:
-    """words: the columns that are no numbers."""
-    from rich.table import Table  # rich is slow to import and only wanted here
+    """words: the columns with text."""
+    from rich.table import Table  # rich is slow to import
     from rich.text import Text
 
     table = Table(title=title)
@@ -113,7 +112,7 @@ def figure_cell(path: str, form: str = "", unit: float | None = None) -> Callabl
 
 
 def _value_at(record: Any, path: str) -> Any:
-    """A field, or a field's field; None where there is none."""
+    """The value at a dotted path; None where there is none."""
     for name in path.split("."):
         record = getattr(record, name, None)
     return record
@@ -133,7 +132,7 @@ _COLUMNS: dict[str, Callable[[CaseResult], str]] = {
     "peak MB": figure_cell("peak_rss_bytes", ".0f", 1e6),
     "note": _note,
 }
-# the name of a column, and where in a result it stands
+# column -> path in a result
 _CSV_COLUMNS = {
     **{name: name for name in ("backend", "artifact", "precision", "batch", "status", "reason")},
     **{f"{name}_ms": f"latency_ms.{name}" for name in ("p50", "p90", "p99", "mean", "stdev")},
@@ -151,14 +150,13 @@ _CSV_COLUMNS = {
 
 
 def bench_csv(report: BenchReport) -> str:
-    """One line per case, what was not measured left empty, and where it ran in every line.
+    """One line per case, empty where not measured, with machine and date in every line.
 
-    The machine and the date are repeated, so that lines of several files stay apart when they are
-    put together. Numbers have all their digits.
+    So lines of several files can be put together. Numbers have all their digits.
     """
-    found = report.environment
-    threads = " ".join("default" if n is None else str(n) for n in found.threads)
-    where = {"threads": threads, "cpu_model": found.cpu_model, "date_utc": found.date_utc}
+    env = report.environment
+    threads = " ".join("default" if n is None else str(n) for n in env.threads)
+    where = {"threads": threads, "cpu_model": env.cpu_model, "date_utc": env.date_utc}
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow((*_CSV_COLUMNS, *where))
@@ -169,11 +167,11 @@ def bench_csv(report: BenchReport) -> str:
 
 
 def _csv_cell(result: CaseResult, path: str) -> object:
-    """A value as it is written; None is written as nothing."""
+    """A value of a cell; None leaves it empty."""
     value = _value_at(result, path)
     if isinstance(value, tuple):
         return len(value) or None
     if isinstance(value, bool):
-        # False is the default, too, of what was not measured
+        # False is also the default of a case without measurements
         return str(value).lower() if result.rounds or path != "unstable" else None
     return to_plain(value)

@@ -1,16 +1,17 @@
 """The process that loads one model and times it: JSON lines in, JSON lines out.
 
-    {"command": "load", "request": {...}, "batch": B, "seed": S, "wanted": [...] or null}
+    {"command": "load", "request": {...}, "batch": B, "seed": S,
+     "reference_logits": [...] or null}
         -> {"ok": true, "load_ns", "first_call_ns", "baseline_rss_bytes", "peak_rss_bytes",
-            "rel_l2": of the first picture, null where nothing was wanted, or the model
+            "rel_l2": of the first picture, null without reference logits, or if the model
             takes pixels or gives probabilities}
     {"command": "run", "iterations": N, "settle": K}
         -> {"ok": true, "samples_ns": [N integers], "peak_rss_bytes"}
-           and of a session that tells them apart "parts_ms": [{"h2d_ms", ...}, a few calls],
-           of one that was to replay CUDA graphs and cannot "graph_refusal": why
+           and of a session that times them "parts_ms": [{"h2d_ms", ...}, a few calls],
+           of one that cannot replay CUDA graphs "graph_refusal": why
     {"command": "close"}
         -> {"ok": true}
-    whatever goes wrong
+    on any error
         -> {"ok": false, "kind", "message"}
 
 Run as ``python -m t2t_deploy.bench._worker``; never imported by the parent.
@@ -39,7 +40,7 @@ _TIMED_CALLS = 5
 
 
 class _Bench:
-    """The one session of this process, and what is done with it."""
+    """The one session of this process, and its commands."""
 
     def __init__(self) -> None:
         self._session: Session | None = None
@@ -49,7 +50,8 @@ class _Bench:
         match message["command"]:
             case "load":
                 request = from_plain(SessionRequest, message["request"])
-                return self._load(request, message["batch"], message["seed"], message.get("wanted"))
+                reference = message.get("reference_logits")
+                return self._load(request, message["batch"], message["seed"], reference)
             case "run":
                 return self._run(message["iterations"], message["settle"])
             case "close":
@@ -58,7 +60,7 @@ class _Bench:
                 raise ValueError(f"command is {other!r}; expected load, run or close")
 
     def _load(
-        self, request: SessionRequest, batch: int, seed: int, wanted: list[float] | None
+        self, request: SessionRequest, batch: int, seed: int, reference: list[float] | None
     ) -> dict[str, Any]:
         from t2t_deploy.runtime import open_session
 
@@ -77,8 +79,8 @@ class _Bench:
             "baseline_rss_bytes": baseline_rss_bytes,
             "peak_rss_bytes": peak_resident_bytes(),
             "rel_l2": None
-            if wanted is None or not gives_logits(session)
-            else relative_l2(outputs, wanted),
+            if reference is None or not gives_logits(session)
+            else relative_l2(outputs, reference),
         }
 
     def _run(self, iterations: int, settle: int) -> dict[str, Any]:
@@ -99,7 +101,7 @@ class _Bench:
             gc.enable()
         answer = {"samples_ns": samples_ns, "peak_rss_bytes": peak_resident_bytes()}
         if isinstance(self._session, TimedSession):
-            # after the samples, and few: the events between the parts cost time themselves
+            # after the samples, and few: the timing itself takes time
             timed = [self._session.timed_run(feeds) for _ in range(_TIMED_CALLS)]
             answer["parts_ms"] = [call.timing for call in timed]
         if isinstance(self._session, ReplayingSession):
@@ -114,25 +116,25 @@ class _Bench:
 
 
 def gives_logits(session: Session) -> bool:
-    """Whether a session takes the pictures of which logits are wanted, and gives logits."""
+    """Whether a session takes normalised pictures and gives logits."""
     return session.inputs[0].dtype != "uint8" and session.outputs[0].name != PROBABILITIES_NAME
 
 
-def relative_l2(outputs: Mapping[str, np.ndarray], wanted: Sequence[float]) -> float | None:
+def relative_l2(outputs: Mapping[str, np.ndarray], expected: Sequence[float]) -> float | None:
     """Relative L2 error of the first picture's logits, the first output; None if not finite.
 
-    Raises ValueError where they are not as many as wanted.
+    Raises ValueError where their number differs.
     """
-    found = np.asarray(next(iter(outputs.values()))[0], np.float64)
-    exact = np.asarray(wanted, np.float64)
-    if found.shape != exact.shape:
-        raise ValueError(f"the first output is {found.shape} a picture; expected {exact.shape}")
-    error = float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+    actual = np.asarray(next(iter(outputs.values()))[0], np.float64)
+    exact = np.asarray(expected, np.float64)
+    if actual.shape != exact.shape:
+        raise ValueError(f"the first output is {actual.shape} a picture; expected {exact.shape}")
+    error = float(np.linalg.norm(actual - exact) / np.linalg.norm(exact))
     return error if math.isfinite(error) else None
 
 
 def main() -> None:
-    """Answer commands until told to close; end at once when the parent is gone."""
+    """Answer commands until close; end at once when the parent is gone."""
     parent = Parent()
     bench = _Bench()
     closing = False
@@ -141,10 +143,10 @@ def main() -> None:
         closing = message["command"] == "close"
         try:
             answer = {"ok": True, **bench.answer(message)}
-        except Exception as err:  # the parent decides what an error means; it gets all of them
+        except Exception as err:  # the parent gets all errors and decides
             traceback.print_exc(file=sys.stderr)
             answer = {"ok": False, "kind": type(err).__name__, "message": str(err)}
-        parent.tell(answer)
+        parent.send(answer)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def with_reference_logits(
         return tuple(float(value) for value in found)
 
     return [
-        dataclasses.replace(case, wanted=logits(case.model, case.batch))
+        dataclasses.replace(case, reference_logits=logits(case.model, case.batch))
         if case.model is not None and case.model in models
         else case
         for case in cases

@@ -1,4 +1,4 @@
-"""TensorRT engines: building them, reading the builder's log, attesting what is in them."""
+"""TensorRT engines: building, reading the builder's log, attestation."""
 
 from __future__ import annotations
 

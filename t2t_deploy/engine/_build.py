@@ -1,7 +1,7 @@
-"""Builds engines, with TensorRT-RTX also where there is no GPU, and says what is in them.
+"""Builds engines, with TensorRT-RTX also without a GPU, and describes them.
 
-The builder runs in a process of its own (`_worker`): it is native code that has been seen to
-die of a graph, and only a process can be stopped at once.
+The builder runs in its own process (`_worker`): a graph can crash its native code, and only a
+process can be stopped at once.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from t2t_deploy.types import ShapeProfile, TensorSpec
 _NAME = "engine builder"
 WORKER_COMMAND = module_command("t2t_deploy.engine._worker")
 MAX_OPTIMIZATION_LEVEL = 5
-# Where memory falls short TensorRT-RTX 1.7.1 has been seen to wait inside itself for ever. A build
-# that goes on uses processor time on a machine without a GPU; with one it has not been tried.
+# Out of memory TensorRT-RTX 1.7.1 can hang for ever. A live build uses processor time, as measured
+# without a GPU only.
 STALLED_S = 120.0
 _MIB = 1 << 20
 
@@ -36,10 +36,10 @@ class BuildOptions:
 
     profiles: batch ranges; none means 1:1:32 for a free batch, the batch itself for a fixed one.
     sm: as from `parse_sm`; none means portable.
-    memory_limit_mib: most scratch memory a kernel may use, in MiB; None leaves the builder's.
-    optimization_level: 0 to 5; None leaves the builder's, 3.
-    timing_cache: folder of measured kernel times, of use to TensorRT only; None keeps none.
-    pin_figures: where the batch is free, build once more for the tuned batch alone, to know sizes.
+    memory_limit_mib: most scratch memory a kernel may use, in MiB; None is the builder's.
+    optimization_level: 0 to 5; None is the builder's, 3.
+    timing_cache: folder of measured kernel times, for TensorRT only; None keeps none.
+    pin_figures: where the batch is free, build once more for the tuned batch, to get sizes.
     """
 
     profiles: Sequence[ShapeProfile] = ()
@@ -56,10 +56,9 @@ DEFAULT_OPTIONS = BuildOptions()
 
 @dataclass(frozen=True, slots=True)
 class BuildJob:
-    """What one run of the builder is asked for.
+    """The input of one run of the builder.
 
-    backend: name of the builder; module: of the Python module that is it. sm: resolved, empty
-    means portable.
+    backend: name of the builder; module: of its Python module. sm: resolved, empty means portable.
     """
 
     onnx_path: Path
@@ -71,7 +70,7 @@ class BuildJob:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What is known of an engine that was built, but for its bytes and its log.
+    """A built engine's description, without its bytes and its log.
 
     backend_version: of the builder. layer_macs: multiply-adds by ONNX node name, at the tuned
     batch. build_s: seconds for parsing and building. log_entries: how many the log had when the
@@ -89,14 +88,14 @@ class BuildResult:
 
 @dataclass(frozen=True, slots=True)
 class EngineBuild(BuildResult):
-    """A built engine and what is known about it.
+    """A built engine with its description.
 
-    engine: the serialized engine, to be written as it is.
-    sm: compute capabilities it is built for, or ``("portable",)``.
+    engine: the serialized engine.
+    sm: its compute capabilities, or ``("portable",)``.
     figures: of this engine, first profile.
     pinned: where the batch is free, figures of the same graph built for exactly the tuned batch of
-        the first profile; None otherwise. The log of a free batch does not tell sizes.
-    log: everything the builder said about this engine.
+        the first profile; None otherwise. The log of a free batch has no sizes.
+    log: the builder's messages about this engine.
     """
 
     engine: bytes
@@ -114,16 +113,16 @@ class EngineBuild(BuildResult):
 
     @property
     def sized(self) -> EngineFigures:
-        """The figures that tell sizes at the tuned batch: this engine's, else its pinned twin's."""
+        """The figures with sizes at the tuned batch: this engine's, else those of ``pinned``."""
         if self.figures.moved_bytes is None and self.pinned is not None:
             return self.pinned
         return self.figures
 
 
 class BuilderDiedError(EngineError):
-    """The builder's process is gone, or stood still.
+    """The builder's process died or hung.
 
-    log: all it said until then, its stderr's end last.
+    log: its messages until then, and the end of its stderr.
     """
 
     def __init__(self, message: str, log: str) -> None:
@@ -132,12 +131,12 @@ class BuilderDiedError(EngineError):
 
     @property
     def kind(self) -> str:
-        """Outside it is an EngineError like any other."""
+        """Callers see an EngineError."""
         return EngineError.__name__
 
 
 class OutOfWorkspaceError(EngineError):
-    """The builder found no kernels that do with the memory limit."""
+    """No kernels fit into the memory limit."""
 
 
 def build_engine(
@@ -154,7 +153,7 @@ def build_engine(
         once and is raised here, as is Ctrl-C.
 
     Raises ArtifactError for a missing file, EngineError for a graph or request that the builder
-    refuses, BuilderDiedError where it crashes, is killed or stands still, BackendError for
+    refuses, BuilderDiedError where it crashes, is killed or hangs, BackendError for
     ``native`` without a device, MissingDependencyError, MemoryError.
     """
     chosen = choose_builder() if module is None else module
@@ -169,7 +168,7 @@ def build_engine(
                 only = _with(job, profiles=(ShapeProfile(opt, opt, opt),))
                 built = replace(built, pinned=_run(child, only, progress).figures)
     except OutOfWorkspaceError as err:
-        raise EngineError(_what_would_do(job, progress)) from err
+        raise EngineError(_memory_advice(job, progress)) from err
     return built
 
 
@@ -177,27 +176,24 @@ def _with(job: BuildJob, **changes: Any) -> BuildJob:
     return replace(job, options=replace(job.options, **changes))
 
 
-def _what_would_do(job: BuildJob, progress: Progress | None) -> str:
-    """The message for a memory limit that is too low: what is known to do.
-
-    Kernels that need less may be found under a lower limit: that is not searched for.
-    """
+def _memory_advice(job: BuildJob, progress: Progress | None) -> str:
+    """The message for a memory limit that is too low, with one that suffices."""
     with Child(WORKER_COMMAND, child_environment(), _NAME) as child:
         free = _run(child, _with(job, memory_limit_mib=None), progress)
     needed = -(-free.figures.scratch_bytes // _MIB)
     largest = max(profile.max for profile in free.profiles)
     return (
-        f"no kernels were found for {job.options.memory_limit_mib} MiB of scratch memory; "
-        f"without a limit they take {needed} MiB at batch {largest}, and less may do: pass "
-        f"--memory-limit {needed} or something lower, or a smaller --max-batch"
+        f"no kernels fit into {job.options.memory_limit_mib} MiB of scratch memory; without limit "
+        f"they take {needed} MiB at batch {largest}: set memory-limit to {needed} (less may work) "
+        "or lower max-batch"
     )
 
 
 def _run(child: Child, job: BuildJob, progress: Progress | None) -> EngineBuild:
-    """Have a builder's process do one job. Raises as `build_engine`."""
+    """Run one job in a builder's process. Raises as `build_engine`."""
     log = BuilderLog()
     try:
-        child.tell({"job": job, "progress": progress is not None})
+        child.send({"job": job, "progress": progress is not None})
         while True:
             message = child.next_message(stalled_s=STALLED_S)
             match message.values:
@@ -211,13 +207,12 @@ def _run(child: Child, job: BuildJob, progress: Progress | None) -> EngineBuild:
                     result = from_plain(BuildResult, values)
                     break
                 case other:
-                    raise RuntimeError(f"the engine builder's process said {other!r}")
+                    raise RuntimeError(f"unexpected message of the engine builder: {other!r}")
     except ChildError as err:
         targets = ", ".join(job.sm) or PORTABLE[0]
         raise BuilderDiedError(
             f"{err.gone} while it built {errors.shown_path(job.onnx_path)} for {targets}; "
-            "expected an engine or a refusal: give it more memory if that was short, else leave "
-            "out a target (--sm), take another precision or a smaller --max-batch",
+            "free memory and retry, or change the sm targets, the precision or max-batch",
             f"{log.text}{err}\n",
         ) from err
     log.entries = log.entries[: result.log_entries]
@@ -235,13 +230,13 @@ def _run(child: Child, job: BuildJob, progress: Progress | None) -> EngineBuild:
 
 
 def _error(kind: str, text: str) -> Exception:
-    """What the builder's process raised, to be raised here."""
-    for known in (OutOfWorkspaceError, MemoryError):
-        if kind == known.__name__:
-            return known(text)
-    found = getattr(errors, kind, None) if kind else None
-    if isinstance(found, type) and issubclass(found, errors.DeployError):
-        return found(text)
+    """The exception that the builder's process raised."""
+    for special in (OutOfWorkspaceError, MemoryError):
+        if kind == special.__name__:
+            return special(text)
+    error = getattr(errors, kind, None) if kind else None
+    if isinstance(error, type) and issubclass(error, errors.DeployError):
+        return error(text)
     return RuntimeError(f"in the engine builder's process:\n{text}")
 
 
@@ -259,7 +254,7 @@ def _check_options(options: BuildOptions) -> None:
 
 
 def trtexec_line(build: EngineBuild, onnx_path: Path, engine_path: Path) -> str:
-    """The command of NVIDIA's own tool that builds the same engine, as shell text.
+    """The shell command of NVIDIA's tool that builds the same engine.
 
     ``tensorrt_rtx`` comes with TensorRT-RTX, whose graphs are always strongly typed, ``trtexec``
     with TensorRT.

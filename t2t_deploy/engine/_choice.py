@@ -1,4 +1,4 @@
-"""Which TensorRT builds an engine, for which GPUs, and what they cannot compute."""
+"""The TensorRT to build with, its GPU targets, and what these cannot compute."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class _Arithmetic(NamedTuple):
     hint: str
 
 
-_NO_TURING = "export with --precision fp16, or leave the older ones out of --sm"
+_NO_TURING = "export with precision fp16, or leave the older ones out of sm"
 _ARITHMETIC = (
     _Arithmetic(Precision.FP32, "FLOAT", "80", _NO_TURING),
     _Arithmetic(Precision.BF16, "BF16", "80", _NO_TURING),
-    _Arithmetic(Precision.FP8, "FP8", "89", "name targets from 89 on with --sm, or build int8"),
+    _Arithmetic(Precision.FP8, "FP8", "89", "set sm to targets from 89 on, or build int8"),
 )
 
 
@@ -58,10 +58,10 @@ class BuilderModule(NamedTuple):
 
 
 def choose_builder(backend: str = AUTO) -> BuilderModule:
-    """The module to build with: TensorRT where it is installed and a device is, else TensorRT-RTX.
+    """The module to build with: TensorRT if it is installed with a device, else TensorRT-RTX.
 
-    Raises UsageError for an unknown name, MissingDependencyError, BackendError where TensorRT is
-    asked for and cannot build here.
+    Raises UsageError for an unknown name, MissingDependencyError, BackendError where the requested
+    TensorRT cannot build here.
     """
     if backend not in BUILDERS:
         raise UsageError(f"there is no builder {backend!r}; known: {', '.join(BUILDERS)}")
@@ -74,7 +74,7 @@ def choose_builder(backend: str = AUTO) -> BuilderModule:
         if device is None:
             raise BackendError(
                 f"TensorRT {trt.__version__} builds for the GPU it runs on and no CUDA device was "
-                f"found: build with --backend {BACKEND_RTX}, which needs none"
+                f"found: build with backend {BACKEND_RTX}, which needs none"
             )
         check_strong_typing(trt)
     return BuilderModule(backend, trt)
@@ -89,30 +89,30 @@ def engine_version(backend: str) -> str | None:
 
 
 def check_strong_typing(trt: TensorRT) -> None:
-    """Raise BackendError for a TensorRT that cannot hold a graph to its own types."""
+    """Raise BackendError for a TensorRT without strongly typed networks."""
     if "STRONGLY_TYPED" not in trt.NetworkDefinitionCreationFlag.__members__:
         raise BackendError(
-            f"TensorRT {trt.__version__} cannot build strongly typed networks, so nothing would "
-            "keep an fp16 engine from being fp32; install 10.0 or newer"
+            f"TensorRT {trt.__version__} cannot build strongly typed networks, so an fp16 "
+            "engine could compute in fp32; install 10.0 or newer"
         )
 
 
 def parse_sm(text: str) -> tuple[str, ...]:
     """Read ``86,89``, ``portable`` or ``native``; ``8.6`` and ``sm86`` also mean 86.
 
-    The result is sorted and holds each target once, so that the order typed does not change the
-    engine. Whether a target can be built for is the builder's to say. Raises UsageError.
+    The result is sorted and has each target once, so that order does not change the engine. The
+    builder decides which targets it supports. Raises UsageError.
     """
     names = [part.strip().lower() for part in text.split(",")]
     if names in (["portable"], ["native"]):
         return (names[0],)
-    found = [re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", name) for name in names]
-    if not all(found):
+    matches = [re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", name) for name in names]
+    if not all(matches):
         raise UsageError(
-            f"GPU targets are {text!r}; expected compute capabilities such as 86,89, or the one "
-            "word 'portable' or 'native'"
+            f"GPU targets are {text!r}; expected compute capabilities such as 86,89, or "
+            "'portable' or 'native'"
         )
-    return tuple(sorted({match[1] + match[2] for match in found if match}, key=int))
+    return tuple(sorted({match[1] + match[2] for match in matches if match}, key=int))
 
 
 def supported_sms(trt: TensorRT) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ def supported_sms(trt: TensorRT) -> tuple[str, ...]:
 
 
 def resolve_sms(trt: TensorRT, asked: Sequence[str]) -> tuple[str, ...]:
-    """Compute capabilities to build for; none of them means portable.
+    """Compute capabilities to build for; none means portable.
 
     Raises BackendError for ``native`` without a device, EngineError for one the builder lacks.
     """
@@ -135,10 +135,10 @@ def resolve_sms(trt: TensorRT, asked: Sequence[str]) -> tuple[str, ...]:
         if device is None:
             raise BackendError(
                 "'native' builds for this machine's GPU and no CUDA device was found: name the "
-                "targets (--sm 86,89) or build a portable engine (--sm portable)"
+                "targets (sm 86,89) or build a portable engine (sm portable)"
             )
         asked = (device,)
-    # another order or a repetition must not make another engine
+    # neither order nor repetition may change the engine
     targets = tuple(sorted(set(asked), key=lambda name: (len(name), name)))
     check_sms(trt, targets)
     return targets
@@ -147,12 +147,12 @@ def resolve_sms(trt: TensorRT, asked: Sequence[str]) -> tuple[str, ...]:
 def check_sms(trt: TensorRT, sms: tuple[str, ...]) -> None:
     """Raise EngineError unless the module's builder can target every one of these numbers."""
     device = device_capability()
-    # a builder without a list of targets is TensorRT's, which builds for the device at hand
-    known = supported_sms(trt) or (() if device is None else (device,))
-    unknown = [sm for sm in sms if sm not in known]
+    # only TensorRT has no list of targets: it builds for this machine's device
+    supported = supported_sms(trt) or (() if device is None else (device,))
+    unknown = [sm for sm in sms if sm not in supported]
     if not unknown:
         return
-    expected = ", ".join(known) or "the device of this machine, of which there is none"
+    expected = ", ".join(supported) or "this machine's device, and there is none"
     hopper = (
         "; TensorRT-RTX has no Hopper (90): use the onnxruntime-gpu or TensorRT backend there"
         if HOPPER in unknown
@@ -165,7 +165,7 @@ def check_sms(trt: TensorRT, sms: tuple[str, ...]) -> None:
 
 
 def set_targets(trt: TensorRT, config: tensorrt.IBuilderConfig, sms: tuple[str, ...]) -> None:
-    """Tell the builder its targets; ``sms`` from `resolve_sms`, empty means portable."""
+    """Set the builder's targets; ``sms`` from `resolve_sms`, empty means portable."""
     if not hasattr(trt, "ComputeCapability"):
         if not sms:
             config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
@@ -183,7 +183,7 @@ def check_computable(
 ) -> None:
     """Raise EngineError where a target lacks the arithmetic of the graph; sms empty is portable.
 
-    Said before the builder says it, which does so a pass later and less plainly, or not at all.
+    The builder refuses later and less clearly, or not at all.
     """
     for arithmetic in _ARITHMETIC:
         named = trt.DataType.__members__.get(arithmetic.dtype)
@@ -202,13 +202,12 @@ def check_computable(
 def check_targets(module: BuilderModule, sm: Sequence[str], precision: Precision) -> None:
     """Raise EngineError where a target cannot multiply in ``precision`` at all.
 
-    sm: as from `parse_sm`. For callers who would otherwise make a graph first. Raises as
-    `resolve_sms`.
+    sm: as from `parse_sm`. Lets callers check before they make a graph. Raises as `resolve_sms`.
     """
     sms = resolve_sms(module.trt, sm)
     for arithmetic in _ARITHMETIC:
         if arithmetic.precision is precision and (who := _lacking(arithmetic, sms)) is not None:
-            raise _cannot(f"{precision.value} was asked for", arithmetic, who)
+            raise _cannot(f"{precision.value} was requested", arithmetic, who)
 
 
 def _cannot(asked: str, arithmetic: _Arithmetic, who: str) -> EngineError:
@@ -219,7 +218,7 @@ def _cannot(asked: str, arithmetic: _Arithmetic, who: str) -> EngineError:
 
 
 def _lacking(arithmetic: _Arithmetic, sms: Sequence[str]) -> str | None:
-    """The lowest target, in words, where it lacks the arithmetic; sms empty is portable."""
+    """The lowest target, in words, if it lacks the arithmetic; sms empty is portable."""
     lowest = min(tuple(sms) or (PORTABLE_FROM,), key=int)
     if int(lowest) >= int(arithmetic.first):
         return None

@@ -1,4 +1,4 @@
-"""The CUDA device that this machine has, or why none can be used, by the driver alone."""
+"""The machine's CUDA device, or why it is unavailable, by the driver alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """What keeps something from running here, and the next step."""
+    """Why something cannot run here, and the next step."""
 
     reason: str
     next_step: str
@@ -25,7 +25,7 @@ class Unavailable:
 
 
 def why_no_device(ordinal: int = 0) -> Unavailable | None:
-    """What keeps CUDA device ``ordinal`` from being used: the driver, any device, or this one."""
+    """Why CUDA device ``ordinal`` cannot be used: no driver, no device at all, or not this one."""
     cuda = _driver()
     if cuda is None:
         return Unavailable(
@@ -35,10 +35,10 @@ def why_no_device(ordinal: int = 0) -> Unavailable | None:
     count = ctypes.c_int()
     status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
     if status != 0 or count.value == 0:
-        told = f" (driver status {status})" if status else ""
+        detail = f" (driver status {status})" if status else ""
         return Unavailable(
-            f"the NVIDIA driver is there and finds no device{told}",
-            "see what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES hides it",
+            f"the NVIDIA driver has no device{detail}",
+            "check nvidia-smi, and whether CUDA_VISIBLE_DEVICES hides it",
         )
     if not 0 <= ordinal < count.value:
         return Unavailable(
@@ -53,16 +53,16 @@ def device_capability(ordinal: int = 0) -> str | None:
     numbers = []
     for attribute in (_MAJOR, _MINOR):
         value = ctypes.c_int()
-        if not _asked(ordinal, "cuDeviceGetAttribute", ctypes.byref(value), attribute):
+        if not _query(ordinal, "cuDeviceGetAttribute", ctypes.byref(value), attribute):
             return None
         numbers.append(str(value.value))
     return "".join(numbers)
 
 
 def device_name(ordinal: int = 0) -> str | None:
-    """What a CUDA device calls itself; None without such a device."""
+    """Name of a CUDA device; None without such a device."""
     name = ctypes.create_string_buffer(256)
-    read = _asked(ordinal, "cuDeviceGetName", name, len(name))
+    read = _query(ordinal, "cuDeviceGetName", name, len(name))
     return name.value.decode(errors="replace") if read else None
 
 
@@ -72,8 +72,8 @@ def _driver() -> ctypes.CDLL | None:
     return None
 
 
-def _asked(ordinal: int, function: str, *arguments: Any) -> bool:
-    """Whether the driver has the device, and its function answered for it."""
+def _query(ordinal: int, function: str, *arguments: Any) -> bool:
+    """Call a driver function for a device; False without the device or on failure."""
     cuda, device = _driver(), ctypes.c_int()
     if cuda is None or cuda.cuInit(0) != 0 or cuda.cuDeviceGet(ctypes.byref(device), ordinal) != 0:
         return False

@@ -1,7 +1,4 @@
-"""Figures of an engine, read from its builder log: deterministic, and no GPU is needed for them.
-
-And the attestation: whether an engine computes in the precision that was asked for.
-"""
+"""Figures of an engine from its builder log, without a GPU, and attestation of its precision."""
 
 from __future__ import annotations
 
@@ -17,20 +14,19 @@ from t2t_deploy.types import Precision, Status
 
 @dataclass(frozen=True, slots=True)
 class EngineFigures(LogTotals):
-    """What is in an engine, for its first profile.
+    """Content of an engine, for its first profile.
 
     kernels: launches; ``shape_ops`` (sizes computed for a free batch) are not among them.
-    kernels_by_dtype, gemms_by_dtype: `Kernel.dtype` of all kernels, and of those that are made
+    kernels_by_dtype, gemms_by_dtype: `Kernel.dtype` of all kernels, and of those built
         around matrix products.
     macs_by_dtype: multiply-adds of the graph's matrix products and convolutions at the tuned batch,
-        by the type of the kernel that does them; empty where the log alone was read.
+        by the type of the kernel that does them; empty if only the log was read.
     macs_unplaced: multiply-adds of graph layers that no kernel names (folded at build time).
     moved_bytes: sum over kernels of the activations they read and write, constants not counted;
         None where the batch is free, because the log then prints sizes as -1.
-    gemm_mha, gemv_mha: kernels that are a whole attention, of many queries and of one.
+    gemm_mha, gemv_mha: attentions in one kernel, of many queries and of one.
     profiles: how many profiles' kernels the log lists.
-    bare_sums: products of 8-bit codes whose sums leave in 16 bit before their scale; see
-        `bare_sums`.
+    bare_sums: products of 8-bit codes that write unscaled sums in 16 bit; see `bare_sums`.
     """
 
     kernels: int
@@ -51,7 +47,7 @@ class EngineFigures(LogTotals):
     def total_bytes(self) -> int | None:
         """Activations that kernels read and write at the tuned batch, and the weights once.
 
-        What engines of one model in different types can be compared by.
+        Comparable between engines of one model in different types.
         """
         return None if self.moved_bytes is None else self.moved_bytes + self.weights_bytes
 
@@ -61,11 +57,11 @@ class EngineFigures(LogTotals):
         return self.gemm_mha + self.gemv_mha
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready figures; the kernels themselves are left to the log."""
-        return {name: getattr(self, name) for name in _TOLD}
+        """JSON-ready figures, without the single kernels."""
+        return {name: getattr(self, name) for name in _JSON_NAMES}
 
 
-_TOLD = (
+_JSON_NAMES = (
     *("kernels", "shape_ops", "kernels_by_kind", "kernels_by_dtype", "gemms_by_dtype"),
     *("macs_by_dtype", "macs_unplaced", "moved_bytes", "total_bytes", "fused_attention"),
     *("gemm_mha", "gemv_mha", "profiles"),
@@ -78,13 +74,13 @@ def figures_from_log(
 ) -> EngineFigures:
     """Figures of the first profile of a builder log.
 
-    layer_macs: multiply-adds by ONNX node name, where the graph is at hand. engine: its bytes,
-    where they are. Raises EngineError.
+    layer_macs: multiply-adds by ONNX node name, if known. engine: its bytes, if known. Raises
+    EngineError.
     """
     log = parse_log(text)
     layers = log.profiles[0]
     kernels = [layer for layer in layers if not layer.is_shape_work]
-    macs, unplaced = _place_macs(kernels, layer_macs or {})
+    macs, unplaced = _macs_by_dtype(kernels, layer_macs or {})
     return EngineFigures(
         **asdict(log.totals),
         kernels=len(kernels),
@@ -109,34 +105,34 @@ def _count(names: Iterable[str]) -> dict[str, int]:
 
 def _moved_bytes(kernels: Iterable[Kernel]) -> int | None:
     sizes = [t.size_bytes for kernel in kernels for t in kernel.inputs + kernel.outputs]
-    known = [size for size in sizes if size is not None]
-    # a -1 stands for some multiple of the batch that the log does not tell: no honest sum then
-    return sum(known) if len(known) == len(sizes) else None
+    fixed = [size for size in sizes if size is not None]
+    # a -1 is an unknown multiple of the batch: there is no sum then
+    return sum(fixed) if len(fixed) == len(sizes) else None
 
 
-def _place_macs(
+def _macs_by_dtype(
     kernels: Iterable[Kernel], layer_macs: Mapping[str, int]
 ) -> tuple[dict[str, int], int]:
     """Multiply-adds by dtype of the kernel that does them, and those without a kernel.
 
-    A node's name also stands on kernels that only finish it (its bias, a slice of its result); the
-    one made around matrix products is the one that multiplies. Where there is none, the first with
-    the name does it (a product with one row becomes a multiply and a sum).
+    Kernels that only finish a node (its bias, a slice of its result) also have its name; the one
+    built around matrix products multiplies. Without one the first with the name does it (a product
+    with one row becomes a multiply and a sum).
     """
     named: dict[str, list[Kernel]] = {}
     for kernel in kernels:
         for name in kernel.onnx_layers:
             named.setdefault(name, []).append(kernel)
-    placed: Counter[str] = Counter()
+    by_dtype: Counter[str] = Counter()
     unplaced = 0
     for name, macs in layer_macs.items():
         candidates = named.get(name, [])
         if not candidates:
             unplaced += macs
             continue
-        does_it = next((kernel for kernel in candidates if kernel.is_gemm_like), candidates[0])
-        placed[does_it.dtype] += macs
-    return dict(sorted(placed.items())), unplaced
+        kernel = next((one for one in candidates if one.is_gemm_like), candidates[0])
+        by_dtype[kernel.dtype] += macs
+    return dict(sorted(by_dtype.items())), unplaced
 
 
 _SHOWN_PRODUCTS = 3
@@ -149,7 +145,7 @@ DTYPE_NAMES = {
     Precision.BF16: "BFloat16",
     Precision.INT8: "Int8",
     Precision.FP8: "FP8",
-    # the weights are widened where they are multiplied: it is 16-bit arithmetic
+    # products widen the weights: the arithmetic is 16-bit
     Precision.INT8_WEIGHTS: "Half",
     Precision.FP8_WEIGHTS: "Half",
 }
@@ -163,17 +159,16 @@ MIN_SHARES = {
     precision: _LINEAR_ONLY if precision in (Precision.INT8, Precision.FP8) else _ISLANDS
     for precision in Precision
 }
-"""Least share of the multiply-adds in the asked type."""
+"""Least share of the multiply-adds in the requested type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attestation:
-    """Whether an engine computes in the asked precision.
+    """Whether an engine computes in the requested precision.
 
     found: the log's name of each type -> its share in 0..1 of the multiply-adds (of the kernels
-        made around matrix products, where only the log was at hand: ``by`` says which).
-    bare_sums: products of codes whose sums leave in 16 bit unscaled: they overflow on real
-        pictures, whatever the shares are.
+        built around matrix products if only the log was read: ``by`` says which).
+    bare_sums: products of codes that write unscaled sums in 16 bit: real pictures overflow them.
     """
 
     status: Status
@@ -194,32 +189,32 @@ class Attestation:
 def attest(figures: EngineFigures, precision: Precision) -> Attestation:
     """Say whether the engine multiplies in ``precision``; `MIN_SHARES` is how much of it must be.
 
-    An engine that writes bare sums of codes in 16 bit fails whatever was asked. One without any
-    matrix product is NOT_RUN: there is nothing to judge.
+    An engine that writes bare sums of codes in 16 bit fails in every precision. One without a
+    matrix product is NOT_RUN.
     """
     weights = figures.macs_by_dtype or figures.gemms_by_dtype
     by = "multiply-adds" if figures.macs_by_dtype else "kernels"
     total = sum(weights.values())
-    found = {name: round(amount / total, 4) for name, amount in weights.items() if total}
+    shares = {name: round(amount / total, 4) for name, amount in weights.items() if total}
     expected, least = DTYPE_NAMES[precision], MIN_SHARES[precision]
     reason = None
     if total == 0:
-        status, reason = Status.NOT_RUN, "the engine has no matrix product to judge by"
+        status, reason = Status.NOT_RUN, "the engine has no matrix product"
     elif figures.bare_sums:
-        status, reason = Status.FAILED, _bare(figures.bare_sums)
+        status, reason = Status.FAILED, _bare_sums_reason(figures.bare_sums)
     elif weights.get(expected, 0) / total >= least:
         status = Status.PASSED
     else:
         status = Status.FAILED
-        shown = ", ".join(f"{share:.1%} {name}" for name, share in found.items())
+        shown = ", ".join(f"{share:.1%} {name}" for name, share in shares.items())
         reason = (
             f"{precision.value} was asked and {shown} of the {by} found; expected at least "
             f"{least:.0%} {expected}: build from a graph exported in {precision.value}"
         )
-    return Attestation(status, precision.value, found, by, reason, figures.bare_sums)
+    return Attestation(status, precision.value, shares, by, reason, figures.bare_sums)
 
 
-def _bare(products: Sequence[str]) -> str:
+def _bare_sums_reason(products: Sequence[str]) -> str:
     shown = ", ".join(products[:_SHOWN_PRODUCTS])
     more = len(products) - _SHOWN_PRODUCTS
     return (
@@ -235,17 +230,17 @@ _HALF = "Half"
 _DEFAULT_FACTOR = re.compile(r"_alpha(_myl\d+)?$")
 _IN_ENGINE = re.compile(rb'name="(?:__mye\d+)?([^"]*?)_alpha" ')
 _COMPILED = re.compile(r"(_U\d+)?_myl\d+_\d+$")
-# a tensor that is seen in another shape has another number behind its name
+# a view of a tensor has another number after its name
 _VIEW = re.compile(r"\.\d+$")
 
 
 def bare_sums(kernels: Sequence[Kernel], engine: bytes = b"") -> tuple[str, ...]:
-    """The products, by kernel, whose bare sums leave in 16 bit.
+    """Names of the products that write bare sums in 16 bit.
 
-    engine: its bytes, for the third witness.
+    engine: its bytes, which also name unscaled products.
     """
     unscaled = frozenset(match.decode("utf-8", "replace") for match in _IN_ENGINE.findall(engine))
-    found = []
+    products = []
     for kernel in kernels:
         if not _multiplies_codes(kernel) or all(out.dtype != _HALF for out in kernel.outputs):
             continue
@@ -255,12 +250,12 @@ def bare_sums(kernels: Sequence[Kernel], engine: bytes = b"") -> tuple[str, ...]
             or _scaled_afterwards(kernel, kernels)
             or name.split("+")[0] in unscaled
         ):
-            found.append(name)
-    return tuple(found)
+            products.append(name)
+    return tuple(products)
 
 
 def _multiplies_codes(kernel: Kernel) -> bool:
-    """Whether a kernel's operands are codes, both of them."""
+    """Whether both operands of a kernel are codes."""
     return kernel.is_gemm_like and kernel.dtype in EIGHT_BITS
 
 

@@ -1,4 +1,4 @@
-"""A serialized engine on this machine's device: loading it, what it takes, which profile fits."""
+"""A serialized engine on this machine's device: loading, inputs and outputs, profiles."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _KEPT_MESSAGES = 50
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """An engine in device memory, and what it takes.
+    """An engine in device memory, with its inputs and outputs.
 
     trt: the TensorRT module it was loaded with. runtime: must outlive the engine.
     profiles: the batches it takes, in the engine's order; one for a fixed batch.
@@ -46,24 +46,24 @@ class LoadedEngine:
 
 
 def read_engine(path: Path, sha256: str | None) -> bytes:
-    """The bytes of an engine file, once they are those that somebody answers for.
+    """The bytes of an engine file, checked against their SHA-256.
 
-    sha256: of the engine by its manifest, or of a file that the user trusts; None answers for none.
-    What is hashed is what is loaded: the file may change in between. Raises ArtifactError,
+    sha256: of the engine by its manifest, or of a file that the user trusts; None is refused. The
+    bytes hashed are the bytes returned, though the file may change. Raises ArtifactError,
     EngineError.
     """
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}; build one first: t2t-deploy build-trt")
     if sha256 is None:
         raise EngineError(
-            f"nobody answers for {path}, and an engine is code that the GPU's driver runs: build "
-            "it again with t2t-deploy build-trt, or pass --trust if you know who made it"
+            f"{path} is not trusted, and an engine is code that the GPU's driver runs: rebuild it "
+            "with t2t-deploy build-trt, or trust it (option trust) if you know who made it"
         )
     content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != sha256:
         raise EngineError(
-            f"{path} changed after it was checked: its SHA-256 is {found[:12]}, expected "
+            f"{path} changed after it was checked: its SHA-256 is {actual[:12]}, expected "
             f"{sha256[:12]}; build it again"
         )
     return content
@@ -74,7 +74,7 @@ def load_engine(trt: TensorRT, serialized: bytes, name: str) -> LoadedEngine:
 
     trt: ``tensorrt`` or ``tensorrt_rtx``; name: of the engine, for messages.
     Raises BackendError where the device is missing or refuses, EngineError where the bytes are no
-    engine of this runtime, or one that takes what sessions here do not pass.
+    engine of this runtime, or one with inputs or outputs that sessions do not support.
     """
     log = BuilderLog(deque(maxlen=_KEPT_MESSAGES))
     runtime = trt.Runtime(new_logger(trt, log))
@@ -124,7 +124,7 @@ def _spec(trt: TensorRT, engine: tensorrt.ICudaEngine, name: str) -> TensorSpec:
 def batch_profiles(
     inputs: Sequence[TensorSpec], ranges: Mapping[str, Sequence[Sequence[Sequence[int]]]]
 ) -> tuple[ShapeProfile, ...]:
-    """The batches that an engine's profiles take.
+    """The batch range of each profile.
 
     ranges: smallest, tuned and largest shape of each input in each profile.
     Raises EngineError where more than the batch is free, or inputs disagree about it.
@@ -132,24 +132,24 @@ def batch_profiles(
     for spec in inputs:
         if not spec.shape:
             raise EngineError(
-                f"input {spec} has no batch; sessions set that of every input: export without it"
+                f"input {spec} has no batch; sessions need one: export without this input"
             )
     batch = one_batch(inputs)
     if batch is not None:
         return (ShapeProfile(batch, batch, batch),)
-    found = []
+    profiles = []
     for profile in zip(*(ranges[spec.name] for spec in inputs), strict=True):
         batches = {tuple(int(shape[0]) for shape in shapes) for shapes in profile}
         if len(batches) > 1:
             raise different_batches(inputs)
-        found.append(ShapeProfile(*batches.pop()))
-    return tuple(found)
+        profiles.append(ShapeProfile(*batches.pop()))
+    return tuple(profiles)
 
 
 def choose_profile(profiles: Sequence[ShapeProfile], batch: int) -> int:
     """Index of the profile to run a batch with: of those that take it, the one tuned nearest.
 
-    Of equally near ones the narrower, then the first. Raises InputError where none takes it.
+    Ties go to the narrower, then to the first. Raises InputError where none takes it.
     """
     fitting = [
         (abs(profile.opt - batch), profile.max - profile.min, index)
@@ -160,7 +160,7 @@ def choose_profile(profiles: Sequence[ShapeProfile], batch: int) -> int:
         taken = ", ".join(dict.fromkeys(_range(profile) for profile in profiles))
         raise InputError(
             f"the batch is {batch}; this engine takes {taken}: split or pad the batch, or build "
-            f"with a profile that holds {batch}, as in --profile 1:{batch}:{batch}"
+            f"with a profile that includes {batch}, such as 1:{batch}:{batch}"
         )
     return min(fitting)[-1]
 
@@ -170,7 +170,7 @@ def _range(profile: ShapeProfile) -> str:
 
 
 def why_not_loaded(engine: bytes, trt: TensorRT | None = None) -> str | None:
-    """None where a serialized engine loads on this machine's device; nothing is run or kept.
+    """Why a serialized engine does not load on this machine's device; None if it does.
 
     trt: the TensorRT module; None takes TensorRT-RTX. Raises MissingDependencyError without it.
     """
@@ -181,7 +181,7 @@ def why_not_loaded(engine: bytes, trt: TensorRT | None = None) -> str | None:
 
 
 def load_refusal(log: BuilderLog) -> str:
-    """Why a runtime did not load an engine, from what it said."""
+    """Why a runtime did not load an engine, from its log."""
     errors = log.errors()
     cuda = _CUDA_ERROR.search(errors)
     if cuda:

@@ -1,14 +1,14 @@
-"""Reads a builder log made with detailed profiling: every kernel, its tensors, the memory totals.
+"""Parses a builder log with detailed profiling: kernels, their tensors, memory totals.
 
-After ``Layers:`` the log holds one line per layer:
+After ``Layers:`` the log has one line per layer:
 
     Name: fc_myl0_1, LayerType: gemm, Inputs: [ { Name: x, Dimensions: [-1,32], ...}],
     Constants: [...], Outputs: [...], TacticName: ..., StreamId: 0, Metadata: [ONNX Layer: fc]
 
-A dimension that depends on the batch is printed -1, also where it is a multiple of the batch (batch
-x tokens, batch x heads). An engine for several GPU architectures prints one list for all of them;
-one with several profiles prints a list per profile, one after the other, of which the later ones
-carry ``[profile 1]``, ``[profile 2]`` ... in some of their names.
+A dimension that depends on the batch is printed as -1, also a multiple of the batch (batch x
+tokens, batch x heads). An engine for several GPU architectures prints one list for all of them; one
+with several profiles prints a list per profile, and the later lists have ``[profile 1]``,
+``[profile 2]`` ... in some of their names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TENSOR = re.compile(
     r" \{ Name: (?P<name>.+?), Dimensions: \[(?P<dims>[-\d,]*)\], Strides: \[[-\d,]*\], "
     r"StrideOrder: \[[-\d,]*\], Datatype: (?P<dtype>\w+), Format: [^{}]*? ?\}(?:,|$)"
 )
-# the names are parted by nothing, or by the control characters 1e and 1f
+# the separator of names is empty, or the control characters 1e and 1f
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f\[]|$)")
 _PROFILE = re.compile(r"\[profile (\d+)\]")
 _GRAPH = re.compile(r"_myl(\d+)_\d+$")
@@ -56,7 +56,7 @@ class LogTensor:
         return -1 in self.dims
 
     @property
-    def known_elements(self) -> int:
+    def fixed_elements(self) -> int:
         """Product of the dimensions that do not depend on the batch."""
         return math.prod(dim for dim in self.dims if dim != -1)
 
@@ -83,21 +83,21 @@ class Kernel:
     def is_shape_work(self) -> bool:
         """Whether it only computes sizes: it moves no tensor of numbers."""
         tensors = self.inputs + self.outputs
-        return all(tensor.dtype in _INTEGERS and tensor.known_elements == 1 for tensor in tensors)
+        return all(tensor.dtype in _INTEGERS and tensor.fixed_elements == 1 for tensor in tensors)
 
     @property
     def is_gemm_mha(self) -> bool:
-        """Whether it is a whole attention in one kernel."""
+        """Whether it is an attention in one kernel."""
         return self.name.startswith("_gemm_mha")
 
     @property
     def is_gemv_mha(self) -> bool:
-        """Whether it is a whole attention of a single query in one kernel."""
+        """Whether it is an attention of a single query in one kernel."""
         return self.name.startswith("_gemv_mha")
 
     @property
     def is_gemm_like(self) -> bool:
-        """Whether it is made around matrix products: gemm, convolution, fused linear, attention."""
+        """Whether it computes matrix products: gemm, convolution, fused linear, attention."""
         return (
             self.kind in ("gemm", "gemv", "correlation", "convolution")
             or self.is_gemm_mha
@@ -109,25 +109,25 @@ class Kernel:
     def dtype(self) -> str:
         """The type it computes in, by the log's name of it.
 
-        For a kernel made around matrix products the type of what is multiplied: of its weights (the
+        For a kernel built around matrix products the type of its operands: of its weights (the
         largest constant with two real axes), else of its largest input. 8-bit weights that meet a
         wider input are widened in the kernel: it computes in the input's type. For any other the
         type of its largest input, else of its largest output.
         """
         weights = [c for c in self.constants if sum(dim != 1 for dim in c.dims) >= 2]
         if self.is_gemm_like and weights:
-            stored = max(weights, key=lambda tensor: tensor.known_elements).dtype
+            stored = max(weights, key=lambda tensor: tensor.fixed_elements).dtype
             if stored not in _CODES or not self.inputs:
                 return stored
             if any(tensor.dtype == stored for tensor in self.inputs):
                 return stored
         tensors = self.inputs or self.outputs or self.constants
-        return max(tensors, key=lambda tensor: tensor.known_elements).dtype
+        return max(tensors, key=lambda tensor: tensor.fixed_elements).dtype
 
 
 @dataclass(frozen=True, slots=True)
 class LogTotals:
-    """Memory of the engine, in bytes; with several profiles that of the hungriest one.
+    """Memory of the engine, in bytes; with several profiles that of the largest one.
 
     Activation and scratch memory are those of the largest batch a profile takes.
     """
@@ -141,7 +141,7 @@ class LogTotals:
 
 @dataclass(frozen=True, slots=True)
 class EngineLog:
-    """What a builder log says: the layers of each profile, in order, and the totals."""
+    """Content of a builder log: the layers of each profile, in order, and the totals."""
 
     profiles: tuple[tuple[Kernel, ...], ...]
     totals: LogTotals
@@ -172,16 +172,16 @@ def parse_kernel(line: str) -> Kernel:
 
 
 def _tensors(text: str, line: str) -> tuple[LogTensor, ...]:
-    found = []
+    tensors = []
     at = 0
     while at < len(text):
         match = _TENSOR.match(text, at)
         if match is None or match["dtype"] not in _BITS:
             raise _not_understood(line, f"the tensor '{text[at : at + 120].strip()}'")
         dims = tuple(int(dim) for dim in match["dims"].split(",") if dim)
-        found.append(LogTensor(match["name"], dims, match["dtype"]))
+        tensors.append(LogTensor(match["name"], dims, match["dtype"]))
         at = match.end()
-    return tuple(found)
+    return tuple(tensors)
 
 
 def _not_understood(line: str, what: str) -> EngineError:
@@ -201,16 +201,16 @@ def _layer_lines(text: str) -> list[str]:
             "the builder log has no 'Layers:' section, which detailed profiling verbosity prints; "
             "build the engine with this tool to get its figures"
         )
-    found = []
+    layers = []
     for line in lines[starts[0] + 1 :]:
         if not line.strip():
             break
-        found.append(line)
-    return found
+        layers.append(line)
+    return layers
 
 
 def _split_profiles(lines: list[str]) -> tuple[tuple[Kernel, ...], ...]:
-    """Layers of one compiled graph belong together: a ``[profile N]`` in one speaks for all."""
+    """A ``[profile N]`` in one layer is that of all layers of its compiled graph."""
     graphs: dict[str, list[str]] = {}
     for line in lines:
         name = line.removeprefix("Name: ").split(", LayerType:")[0]
@@ -234,13 +234,13 @@ _TOTALS = {
 
 
 def _totals(text: str) -> LogTotals:
-    found = {}
+    totals = {}
     for name, label in _TOTALS.items():
-        stated = re.findall(rf"\b{label}: (\d+) bytes", text)
-        if not stated:
+        sizes = re.findall(rf"\b{label}: (\d+) bytes", text)
+        if not sizes:
             raise EngineError(
                 f"the builder log does not state {label!r}; it is cut short or from an unknown "
-                "builder: build the engine again"
+                "builder: rebuild the engine"
             )
-        found[name] = max(map(int, stated))
-    return LogTotals(**found)
+        totals[name] = max(map(int, sizes))
+    return LogTotals(**totals)

@@ -1,7 +1,7 @@
 """TensorRT's Python module as a value: its interface, its log, its progress.
 
 TensorRT and TensorRT-RTX share their builder interface, so the engine code takes the module as an
-argument, typed by what it uses of it. Types come from the stubs of whichever is type-checked (see
+argument, typed by what it uses. Types come from the stubs of whichever is type-checked (see
 the Makefile); enum values differ between them: always go by name, and ask ``hasattr`` before a
 feature that only one has.
 """
@@ -26,7 +26,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class TensorRT(Protocol):
-    """What is used of the module, alike in TensorRT 10, 11 and TensorRT-RTX 1."""
+    """The part of the module in use, the same in TensorRT 10, 11 and TensorRT-RTX 1."""
 
     __name__: str
     __version__: str
@@ -57,34 +57,34 @@ def load_tensorrt(backend: str = BACKEND_RTX) -> TensorRT:
 
 @dataclass(slots=True)
 class BuilderLog:
-    """Everything the builder said: one ``SEVERITY: message`` per entry, in order.
+    """The builder's messages: one ``SEVERITY: message`` per entry, in order.
 
-    tell: called with each entry as it comes.
+    on_entry: called with each entry as it comes.
     """
 
     entries: MutableSequence[tuple[str, str]] = field(default_factory=list)
-    tell: Callable[[tuple[str, str]], None] | None = None
+    on_entry: Callable[[tuple[str, str]], None] | None = None
 
     def add(self, severity: str, message: str) -> None:
         """Keep an entry."""
         self.entries.append((severity, message))
-        if self.tell is not None:
-            self.tell((severity, message))
+        if self.on_entry is not None:
+            self.on_entry((severity, message))
 
     @property
     def text(self) -> str:
-        """The whole log, as saved to a file."""
+        """The log as saved to a file."""
         return "\n".join(f"{severity}: {message}" for severity, message in self.entries) + "\n"
 
     def errors(self, last: int = 3) -> str:
         """The last error messages in one line."""
-        found = [text for kind, text in self.entries if kind in ("ERROR", "INTERNAL_ERROR")]
-        return "; ".join(" ".join(text.split()) for text in found[-last:])
+        messages = [text for kind, text in self.entries if kind in ("ERROR", "INTERNAL_ERROR")]
+        return "; ".join(" ".join(text.split()) for text in messages[-last:])
 
 
 def to_bytes(memory: tensorrt.IHostMemory) -> bytes:
     """A copy of what TensorRT serialised."""
-    return bytes(cast(Any, memory))  # a buffer, which only one of the stubs knows
+    return bytes(cast(Any, memory))  # a buffer, but not in every stub
 
 
 def new_logger(trt: TensorRT, log: BuilderLog) -> tensorrt.ILogger:
@@ -107,7 +107,7 @@ def new_logger(trt: TensorRT, log: BuilderLog) -> tensorrt.ILogger:
 def new_monitor(trt: TensorRT, progress: Progress | None) -> tensorrt.IProgressMonitor:
     """An ``IProgressMonitor`` that reports steps.
 
-    Nothing may leave its methods: the bindings print an escaping exception to stderr and go on.
+    Its methods must not raise: the bindings print an escaping exception to stderr and go on.
     """
     if TYPE_CHECKING:
         from tensorrt import IProgressMonitor

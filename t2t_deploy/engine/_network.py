@@ -1,4 +1,4 @@
-"""The ONNX graph as TensorRT's network: parsing, batch, multiply-adds; files that others wrote."""
+"""The ONNX graph as TensorRT's network: parsing, batch, multiply-adds, foreign files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import tensorrt
 
 DEFAULT_PROFILE = ShapeProfile(1, 1, 32)
-# TensorRT's names of the types that numpy calls otherwise
+# TensorRT's names of types -> numpy's
 NUMPY_NAMES = {
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "UINT8": "uint8",
     "INT32": "int32", "INT64": "int64", "BOOL": "bool",
@@ -42,7 +42,7 @@ def parse_network(
     check_onnx_file(onnx_path, domains=_parser_knows)
     flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     network = builder.create_network(1 << int(flag))
-    # the engine stores it; an unnamed network gets a number that the builder counts up
+    # the engine stores it; the builder numbers unnamed networks
     network.name = name
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx_path)) or network.num_outputs == 0:
@@ -51,24 +51,24 @@ def parse_network(
 
 
 def _parser_knows(domain: str, op: str) -> bool:
-    """Whether the parser means the same operator; it goes by the names and leaves domains aside."""
+    """Whether the parser means the same operator; it ignores domains."""
     return domain == _PLUGINS or (domain, op) in _CONTRIB
 
 
 def _parser_message(parser: tensorrt.OnnxParser, onnx_path: Path) -> str:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    told = [
+    problems = [
         f"node {error.node_name() or error.node()!r} ({error.node_operator()}): "
         f"{' '.join(error.desc().split())}"
         for error in errors
         if error.node() >= 0
     ]
-    if not told:
+    if not problems:
         return f"{onnx_path} is not an ONNX model that the parser reads; export it again"
-    more = f" and {len(told) - SHOWN_NODES} more" if len(told) > SHOWN_NODES else ""
+    more = f" and {len(problems) - SHOWN_NODES} more" if len(problems) > SHOWN_NODES else ""
     return (
-        f"the parser refused {onnx_path}: {'; '.join(told[:SHOWN_NODES])}{more}. Export it for "
-        "the target 'tensorrt', or replace these operators"
+        f"the parser refused {onnx_path}: {'; '.join(problems[:SHOWN_NODES])}{more}. Export it "
+        "for the target 'tensorrt', or replace these operators"
     )
 
 
@@ -89,7 +89,7 @@ def sizes(dims: tensorrt.Dims) -> tuple[int, ...]:
 
 
 def shape_of(dims: tensorrt.Dims) -> tuple[int | None, ...]:
-    """TensorRT's dimensions as a `TensorSpec` has them."""
+    """TensorRT's dimensions in the form of `TensorSpec`."""
     return tuple(None if dim < 0 else int(dim) for dim in sizes(dims))
 
 
@@ -101,8 +101,8 @@ def one_batch(inputs: Sequence[TensorSpec]) -> int | None:
     for spec in inputs:
         if None in spec.shape[1:]:
             raise EngineError(
-                f"input {spec} leaves more than the batch free; engines here leave the batch only: "
-                "export with fixed sizes after the first dimension"
+                f"input {spec} leaves more than the batch free; expected the batch alone: export "
+                "with fixed sizes after the first dimension"
             )
     batches = {spec.shape[0] if spec.shape else None for spec in inputs}
     if len(batches) > 1:
@@ -111,7 +111,7 @@ def one_batch(inputs: Sequence[TensorSpec]) -> int | None:
 
 
 def different_batches(inputs: Sequence[TensorSpec]) -> EngineError:
-    """What to raise where inputs disagree about the batch."""
+    """The error where inputs disagree about the batch."""
     shown = "; ".join(map(str, inputs))
     return EngineError(f"inputs {shown} disagree about the batch: export them with one batch")
 
@@ -119,9 +119,9 @@ def different_batches(inputs: Sequence[TensorSpec]) -> EngineError:
 def resolve_profiles(
     inputs: Sequence[TensorSpec], profiles: Sequence[ShapeProfile]
 ) -> tuple[ShapeProfile, ...]:
-    """The batch profiles to build with, given what the graph leaves free.
+    """The batch profiles to build with.
 
-    Raises EngineError as `one_batch`, or where a profile asks a fixed batch to vary.
+    Raises EngineError as `one_batch`, or where a profile varies a fixed batch.
     """
     fixed = one_batch(inputs)
     if fixed is None:
@@ -131,7 +131,7 @@ def resolve_profiles(
     if other:
         raise EngineError(
             f"the graph takes batches of exactly {fixed}, and profile {', '.join(other)} asks for "
-            f"others: export with --batch dynamic, or build with {only}"
+            f"others: export with batch dynamic, or build with {only}"
         )
     return (only,)
 
@@ -171,13 +171,13 @@ def layer_macs(trt: TensorRT, network: tensorrt.INetworkDefinition, batch: int) 
             freed.append((tensor, shape))
             tensor.shape = trt.Dims([batch, *shape[1:]])
     try:
-        found: Counter[str] = Counter()
+        macs_of: Counter[str] = Counter()
         for index in range(network.num_layers):
             layer = network.get_layer(index)
             macs = _macs(trt, layer)
             if macs:
-                found[onnx_name(layer)] += macs
-        return dict(found)
+                macs_of[onnx_name(layer)] += macs
+        return dict(macs_of)
     finally:
         for tensor, shape in freed:
             tensor.shape = trt.Dims(list(shape))
@@ -202,22 +202,22 @@ def _macs(trt: TensorRT, layer: tensorrt.ILayer) -> int:
 def product_operands(
     trt: TensorRT, network: tensorrt.INetworkDefinition
 ) -> list[tuple[str, frozenset[tensorrt.DataType]]]:
-    """ONNX name of every matrix product and the types of its operand: as it is, as it is stored.
+    """ONNX name of every matrix product and the types of its operand.
 
-    The two differ behind a dequantisation.
+    Behind a dequantisation the operand has two: its own and the stored one.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    made_by = {layer.get_output(0).name: layer for layer in layers}
-    found = []
+    producers = {layer.get_output(0).name: layer for layer in layers}
+    operands = []
     for layer in layers:
         if layer.type == trt.LayerType.MATRIX_MULTIPLY:
             operand = layer.get_input(0)
             types = {operand.dtype}
-            maker = made_by.get(operand.name)
-            if maker is not None and maker.type == trt.LayerType.DEQUANTIZE:
-                types.add(maker.get_input(0).dtype)
-            found.append((onnx_name(layer), frozenset(types)))
-    return found
+            producer = producers.get(operand.name)
+            if producer is not None and producer.type == trt.LayerType.DEQUANTIZE:
+                types.add(producer.get_input(0).dtype)
+            operands.append((onnx_name(layer), frozenset(types)))
+    return operands
 
 
 def onnx_name(layer: tensorrt.ILayer) -> str:
@@ -227,13 +227,13 @@ def onnx_name(layer: tensorrt.ILayer) -> str:
 
 
 def numpy_name(dtype: tensorrt.DataType) -> str:
-    """TensorRT's type by numpy's name, where it has one."""
+    """Numpy's name of TensorRT's type, if it has one."""
     name = str(dtype.name)
     return NUMPY_NAMES.get(name, name.lower())
 
 
 def check_foreign(model: onnx.ModelProto, name: str, progress: Progress) -> None:
-    """Refuse what an engine would compute otherwise, and say what it takes otherwise.
+    """Refuse a graph that an engine would compute wrongly; note inputs that change their type.
 
     Codes of QuantizeLinear without a zero, or with an unsigned one, are 0 to 255 by ONNX;
     TensorRT-RTX 1.7.1 takes them for signed ones, so that 200 becomes 127. A float64 input becomes
@@ -255,8 +255,8 @@ def check_foreign(model: onnx.ModelProto, name: str, progress: Progress) -> None
         more = f" and {len(unsigned) - SHOWN_NODES} more" if len(unsigned) > SHOWN_NODES else ""
         raise EngineError(
             f"{name} quantises to unsigned codes, 0 to 255, in {', '.join(unsigned[:SHOWN_NODES])}"
-            f"{more}; TensorRT would take them for signed ones and clip at 127: quantise it with "
-            "int8 zeros"
+            f"{more}; TensorRT would read them as signed and clip at 127: quantise it with "
+            "int8 zero points"
         )
     stored = set(types)
     for info in graph.input:
@@ -267,9 +267,9 @@ def check_foreign(model: onnx.ModelProto, name: str, progress: Progress) -> None
 def _is_unsigned(node: onnx.NodeProto, types: dict[str, int]) -> bool:
     from onnx import TensorProto
 
-    told = [a.i for a in node.attribute if a.name == "output_dtype" and a.i]
-    if told:
-        return bool(told[0] == TensorProto.UINT8)
+    declared = [a.i for a in node.attribute if a.name == "output_dtype" and a.i]
+    if declared:
+        return bool(declared[0] == TensorProto.UINT8)
     zero = node.input[2] if len(node.input) > 2 else ""
-    # a zero that is computed has a type that only inference tells; engines take constants
+    # the type of a computed zero is unknown before inference; engines take constants
     return not zero or bool(types.get(zero) == TensorProto.UINT8)

@@ -1,10 +1,10 @@
-"""The process that builds engines: a builder that crashes takes nobody with it.
+"""The process that builds engines, so that a crash of the builder ends it alone.
 
     {"job": BuildJob, "progress": bool}
-        -> {"log": [severity, text]}, as the builder speaks
-           {"progress": [phase, done, steps]}, where that was asked for
+        -> {"log": [severity, text]}, for each message of the builder
+           {"progress": [phase, done, steps]}, if requested
            {"built": BuildResult}, the engine's bytes behind it
-    whatever goes wrong -> {"error": kind, "message"}, and the process ends
+    on any error -> {"error": kind, "message"}, and the process ends
 
 Run as ``python -m t2t_deploy.engine._worker``; never imported by the parent.
 """
@@ -46,29 +46,29 @@ if TYPE_CHECKING:
     import tensorrt
 
 _MIB = 1 << 20
-# how the builder says that nothing fits into the memory limit
+# the builder's words where no kernel fits into the memory limit
 _OUT_OF_WORKSPACE = ("OutOfMemory", "within workspace limit")
-# how it says that this machine, or a limit on the process, has no memory left
+# and where the machine, or a limit on the process, has no memory left
 _OUT_OF_MEMORY = "std::bad_alloc"
 
 
 def main() -> None:
-    """Build what is asked for until a job fails or the parent is gone."""
+    """Run jobs until one fails or the parent is gone."""
     parent = Parent()
     while True:
         message = parent.next_message()
-        # told as it comes: it is what is left when the builder dies
-        log = BuilderLog(tell=lambda entry: parent.tell({"log": entry}))
-        progress = (lambda *step: parent.tell({"progress": step})) if message["progress"] else None
+        # sent at once: the parent has it when the builder dies
+        log = BuilderLog(on_entry=lambda entry: parent.send({"log": entry}))
+        progress = (lambda *step: parent.send({"progress": step})) if message["progress"] else None
         try:
             result, engine = build(from_plain(BuildJob, message["job"]), log, progress)
         except (DeployError, MemoryError) as err:
-            parent.tell({"error": type(err).__name__, "message": str(err)})
+            parent.send({"error": type(err).__name__, "message": str(err)})
             return
-        except BaseException:  # a bug of ours: the parent shows where
-            parent.tell({"error": "", "message": traceback.format_exc()})
+        except BaseException:  # a bug: the parent shows where
+            parent.send({"error": "", "message": traceback.format_exc()})
             return
-        parent.tell({"built": result}, engine)
+        parent.send({"built": result}, engine)
 
 
 def build(
@@ -93,12 +93,12 @@ def build(
     cache = None
     if options.timing_cache is not None and job.backend == BACKEND_CLASSIC:
         cache = timing_cache_path(options.timing_cache, job.onnx_path, str(trt.__version__))
-        known = cache.read_bytes() if cache.is_file() else b""
-        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+        stored = cache.read_bytes() if cache.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(stored), ignore_mismatch=False)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         why = log.errors() or "it gives no reason"
-        message = f"the builder made no engine from {job.onnx_path}: {why}"
+        message = f"the builder built no engine from {job.onnx_path}: {why}"
         limited = options.memory_limit_mib is not None
         if limited and any(words in why for words in _OUT_OF_WORKSPACE):
             raise OutOfWorkspaceError(message)
@@ -118,7 +118,7 @@ def _config(trt: TensorRT, builder: tensorrt.Builder, job: BuildJob) -> tensorrt
     config = builder.create_builder_config()
     # the log then lists every kernel: the figures come from there
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # no helper streams: their signal and wait kernels and memory buy nothing at these sizes
+    # no helper streams: their signals, waits and memory do not pay off at these sizes
     config.max_aux_streams = 0
     # on by default, and 10 bits of mantissa are no float32
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -133,7 +133,7 @@ def _config(trt: TensorRT, builder: tensorrt.Builder, job: BuildJob) -> tensorrt
 def timing_cache_path(folder: Path, onnx_path: Path, version: str) -> Path:
     """The file of times of one graph on this machine's kind of device in one version of TensorRT.
 
-    TensorRT-RTX measures nothing when it builds, and its cache is empty.
+    TensorRT-RTX measures nothing while it builds.
     """
     graph = hashlib.sha256(onnx_path.read_bytes()).hexdigest()
     key = "\n".join((graph, device_name() or "no device", version))

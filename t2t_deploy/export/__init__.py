@@ -1,6 +1,6 @@
 """Deploy form (exact rewrites of the reference), torch -> ONNX.
 
-Strategies need no torch; the deploy form is imported on first use.
+Strategies need no torch; the deploy form imports it on first use.
 """
 
 from __future__ import annotations

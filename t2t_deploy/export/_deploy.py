@@ -44,17 +44,17 @@ _FOLD_NORM = frozenset({SoftSplitForm.FOLDED, SoftSplitForm.CENTRED, SoftSplitFo
 
 
 class DeployT2TViT(nn.Module):
-    """A T2T-ViT rewritten for export; inputs and outputs are float32 whatever it computes in.
+    """A T2T-ViT rewritten for export; inputs and outputs are float32 in any precision.
 
     ``report`` counts the rewrites. Weights are folded in float64, then cast once. Raises UsageError
-    for a precision that is made by quantising.
+    for a precision that only quantisation gives.
     """
 
     def __init__(self, reference: T2TViT, strategies: Strategies, precision: Precision) -> None:
         super().__init__()
         if precision not in _DTYPES:
             raise UsageError(
-                f"precision {precision.value} is made by quantising, not by export; export one of "
+                f"precision {precision.value} comes from quantisation, not export; export one of "
                 f"{', '.join(p.value for p in _DTYPES)}"
             )
         self.config = reference.config
@@ -78,7 +78,7 @@ class DeployT2TViT(nn.Module):
 
 @dataclass(slots=True)
 class _Counter:
-    """What has been rewritten so far."""
+    """Counts of the rewrites so far."""
 
     applied: Counter[str] = field(default_factory=Counter)
     refused: dict[str, str] = field(default_factory=dict)
@@ -133,7 +133,7 @@ def deploy_token_block(
     dtype: torch.dtype,
     counter: _Counter,
 ) -> PlainPerformer | StablePerformer | SoftmaxPerformer | TokenTransformer:
-    """The asked form of a token block on ``num_tokens`` tokens."""
+    """The requested form of a token block on ``num_tokens`` tokens."""
     if isinstance(block, PerformerBlock):
         counter.applied[f"{strategies.performer.value}_performer"] += 1
         if strategies.performer is PerformerForm.PLAIN:
@@ -197,8 +197,7 @@ def deploy_blocks(
 def folded_position(reference: T2TViT) -> Tensor:
     """(1, N + 1, dim) float64: position table plus the class token, and the bias of ``project``.
 
-    Tokens without that bias, padded with one zero row in front, plus this, are
-    [cls; tokens] + pos_embed.
+    Tokens without that bias, after one zero row, plus this are [cls; tokens] + pos_embed.
     """
     position = reference.pos_embed.detach().double()
     position[:, :1] += reference.cls_token.detach().double()

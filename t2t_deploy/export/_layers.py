@@ -1,6 +1,6 @@
 """Layers of the deploy form: small ones, and the backbone's blocks.
 
-A backbone block has its scale folded and q, k, v apart; the last one is cut to the class row.
+A backbone block has its scale folded and separate q, k, v; the last one keeps the class row only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from t2t_deploy.model import (
 class DeployMlp(nn.Module):
     """fc2(GELU(fc1(x))) with the erf written out.
 
-    ONNX Runtime's CPU kernels fuse the written-out form and not the Gelu operator of opset 20.
+    ONNX Runtime's CPU kernels fuse this form and not the Gelu operator of opset 20.
     """
 
     def __init__(self, fc1: nn.Linear, fc2: nn.Linear, dtype: torch.dtype) -> None:
@@ -45,8 +45,8 @@ class DeployMlp(nn.Module):
 class Affine:
     """y = x @ weight.T + bias in float64: weight (out, in), bias (out,).
 
-    Rewrites compose and fold these; a layer casts the result once. name: what the map's weights are
-    called among others; their place among them if it is None.
+    Rewrites compose and fold these; a layer casts the result once. name: of the weights among
+    others; None is their index.
     """
 
     weight: Tensor
@@ -62,7 +62,7 @@ class Affine:
         return cls(weight, linear.bias.detach().double())
 
     def named(self, name: str) -> Affine:
-        """The same map, called so."""
+        """The same map with a name."""
         return replace(self, name=name)
 
     def after_norm(self, norm: nn.LayerNorm) -> Affine:
@@ -80,10 +80,10 @@ class Affine:
         return Affine(matrix @ self.weight, matrix @ self.bias)
 
     @staticmethod
-    def stacked(*parts: Affine) -> Affine:
+    def stacked(*maps: Affine) -> Affine:
         """Outputs one after the other."""
         return Affine(
-            torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+            torch.cat([one.weight for one in maps]), torch.cat([one.bias for one in maps])
         )
 
 
@@ -95,7 +95,7 @@ def gelu(x: Tensor) -> Tensor:
 class DeployLinear(nn.Module):
     """x @ weight + bias around frozen copies; weight is kept (in, out), as products take it.
 
-    A weight that must be transposed is left to the exporter to fold, and of bf16 it cannot.
+    The exporter would have to fold a transposition, and cannot in bf16.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
@@ -126,10 +126,10 @@ def deploy_norm(norm: nn.LayerNorm, dtype: torch.dtype) -> nn.LayerNorm:
 def weights_of(
     consumers: Sequence[Affine], form: Callable[[Tensor], Tensor], dtype: torch.dtype
 ) -> nn.ParameterDict:
-    """Each consumer's weight in another form, by its name or its place."""
-    # pairs keep their order, of a dict the keys are sorted
+    """Each consumer's weight in another form, by its name or its index."""
+    # pairs keep their order, a dict's keys are sorted
     return nn.ParameterDict(
-        (c.name or str(place), constant(form(c.weight), dtype)) for place, c in enumerate(consumers)
+        (c.name or str(index), constant(form(c.weight), dtype)) for index, c in enumerate(consumers)
     )
 
 
@@ -152,13 +152,13 @@ class FusedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, num_heads: int, num_queries: int
     ) -> Tensor:
-        """(B, Q, dim), (B, N, dim), (B, N, dim) -> (B, Q, dim); the scale stands in q."""
+        """(B, Q, dim), (B, N, dim), (B, N, dim) -> (B, Q, dim); q includes the scale."""
         q, k, v = (split_heads(x, x.shape[1], num_heads) for x in (q, k, v))
         return ((q @ k.transpose(-2, -1)).softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
 
     @staticmethod
     def symbolic(g: Any, q: Any, k: Any, v: Any, num_heads: int, num_queries: int) -> Any:
-        """The node in the exported graph, its shape told, since no exporter can infer it."""
+        """The node in the exported graph, with its shape, which no exporter can infer."""
         op = f"{CONTRIB_DOMAIN}::MultiHeadAttention"
         shape = [None, num_queries, q.type().varyingSizes()[-1]]
         node = g.op(op, q, k, v, num_heads_i=num_heads, scale_f=1.0)
@@ -166,9 +166,9 @@ class FusedAttention(torch.autograd.Function):
 
 
 class DeployAttention(nn.Module):
-    """Softmax attention whose scale sits in the query weight; ``class_only`` asks one query.
+    """Softmax attention with its scale in the query weight; ``class_only`` is for one query.
 
-    Ghost attention arrives here as plain attention: concatenating W x with c * (W x) is one
+    Ghost attention becomes plain attention: concatenating W x with c * (W x) is one
     projection by [W; diag(c) W]. fused: as one operator of ONNX Runtime's own.
     """
 
@@ -211,7 +211,7 @@ class DeployAttention(nn.Module):
 
 
 class ClassQueryAttention(nn.Module):
-    """Attention of the class query alone, its keys and values never written out.
+    """Attention of the class query, without explicit keys and values.
 
     Per head, with one query q: q . (K x_t) = (KT q) . x_t, and sum_t p_t (V x_t) = V (sum_t p_t
     x_t). Two products with all N tokens become two with one row.
@@ -250,7 +250,7 @@ class DeployGate(nn.Module):
 
 
 class DeployGhostMlp(nn.Module):
-    """Ghost MLP; its scaled copies pass the GELU and so cannot be folded."""
+    """Ghost MLP; its scaled copies pass the GELU, so they are not folded."""
 
     def __init__(self, mlp: GhostMlp, dtype: torch.dtype) -> None:
         super().__init__()
@@ -269,8 +269,8 @@ class DeployGhostMlp(nn.Module):
 class DeployBlock(nn.Module):
     """A pre-norm block; ``class_only`` computes the class row and drops the others.
 
-    The squeeze-excite gate averages over all rows, so a gated attention keeps every query and only
-    what follows it is cut. fold_class_keys: see `ClassQueryAttention`; fuse_attention: see
+    The squeeze-excite gate averages over all rows, so a gated attention keeps every query, and
+    only the rest is cut. fold_class_keys: see `ClassQueryAttention`; fuse_attention: see
     `FusedAttention`.
     """
 
@@ -307,7 +307,7 @@ class DeployBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, dim) -> (B, N, dim [+ growth]), or (B, 1, ...) of the class row alone."""
+        """(B, N, dim) -> (B, N, dim [+ growth]), or (B, 1, ...) of the class row."""
         attended = self.attn(self.norm1(x))
         if self.class_only:
             x, attended = x[:, :1], attended[:, :1]

@@ -1,6 +1,6 @@
-"""Deploy form -> ONNX ModelProto: trace, simplify, strip what depends on the machine.
+"""Deploy form -> ONNX ModelProto: trace, simplify, strip traces of the machine.
 
-The trace is torch's TorchScript exporter, called here and nowhere else. It maps operations one to
+Torch's TorchScript exporter, called here only, traces it. It maps operations one to
 one, where the default exporter's optimiser removes the performer's epsilon (docs/architecture.md).
 """
 
@@ -22,11 +22,11 @@ from t2t_deploy.export._deploy import DeployT2TViT
 from t2t_deploy.graph import CONTRIB_DOMAIN
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME
 
-# The GELU that the deploy form writes out stays written out below 20; from 20 on exporters may use
-# an operator that ONNX Runtime's CPU kernels run slower than the form it fuses itself.
+# From 20 on exporters may turn the deploy form's GELU into an operator that ONNX Runtime's CPU
+# kernels run slower than the form it fuses itself.
 DEFAULT_OPSET = 18
 MIN_OPSET = 17  # the first with LayerNormalization
-MAX_OPSET = 20  # the last torch's TorchScript exporter writes
+MAX_OPSET = 20  # the last of torch's TorchScript exporter
 _TRACED_BATCH = 2
 _MERGE_BIAS = ("fuse_matmul_add_bias_into_gemm", "fuse_matmul_add_bias_into_gemm_batched")
 
@@ -42,8 +42,8 @@ def onnx_from_deploy(
 
     batch: fixed batch size; None leaves it dynamic. Input ``image`` (batch, 3, S, S) float32,
     output ``logits`` (batch, classes) float32. The same module gives the same bytes. merge_bias:
-    a product and its bias may become one Gemm, which takes matrices only, between two Reshapes; a
-    graph to be quantised keeps them apart.
+    whether a product and its bias may become one Gemm, which takes matrices only, between two
+    Reshapes; a graph to be quantised keeps them separate.
 
     Raises UsageError for an opset out of range, ExportError where a stage refuses the graph.
     """
@@ -67,8 +67,8 @@ def onnx_from_deploy(
             do_constant_folding=False,  # onnxsim folds more, and without warnings
         )
     traced = onnx.load_from_string(buffer.getvalue())
-    # Queries, keys and values stay three products: TensorRT merges them itself, and merged here
-    # they would have to be split again.
+    # Queries, keys and values stay three products: TensorRT merges them itself, and would have to
+    # split merged ones.
     skipped = ["fuse_qkv"] if merge_bias else ["fuse_qkv", *_MERGE_BIAS]
     model, same = onnxsim.simplify(traced, skipped_optimizers=skipped)
     if not same:
@@ -88,7 +88,7 @@ def check_opset(opset: int) -> None:
 
 
 def _set_contrib_batch(model: onnx.ModelProto, batch: int | None) -> None:
-    """Give the outputs of contrib operators the batch of the graph, which only inference tells."""
+    """Give the outputs of contrib operators the graph's batch, unknown to the exporter."""
     graph = model.graph
     contrib = {out for n in graph.node if n.domain == CONTRIB_DOMAIN for out in n.output}
     for info in graph.value_info:
@@ -100,7 +100,7 @@ def _set_contrib_batch(model: onnx.ModelProto, batch: int | None) -> None:
 
 
 def strip_provenance(model: onnx.ModelProto) -> None:
-    """Remove stack traces and paths, so that a file says nothing of the machine that made it."""
+    """Remove stack traces and paths of this machine."""
     graph = model.graph
     holders = (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer)
     for holder in (model, graph, *holders):

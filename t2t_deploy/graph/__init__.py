@@ -1,6 +1,6 @@
 """ONNX files as data: safe reading, checks, inputs and outputs.
 
-Reading a file needs no onnx until it is parsed; what does is imported on first use.
+Checking a file needs no onnx; other modules import it on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an exported graph must be: static, self-contained, typed throughout."""
+"""The contract of exported graphs: static, self-contained, typed throughout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 @dataclass(frozen=True, slots=True)
 class GraphSummary:
-    """What is in a graph. ops: operator -> count; dtypes: dtype -> bytes of weights."""
+    """Content of a graph. ops: operator -> count; weight_bytes: by dtype."""
 
     nodes: int
     ops: Mapping[str, int]
@@ -37,8 +37,8 @@ def check_graph(
 ) -> onnx.ModelProto:
     """Check the export contract; returns the model with inferred shapes.
 
-    batch: the fixed batch size, None for dynamic. contrib: ONNX Runtime's own operators may stand
-    in it, with the types the export gave them. Raises ExportError naming what breaks it.
+    batch: the fixed batch size, None for dynamic. contrib: allows ONNX Runtime's own
+    operators, with the types that the export gave them. Raises ExportError naming the breach.
     """
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -103,7 +103,7 @@ def summarise_graph(model: onnx.ModelProto) -> GraphSummary:
 
 
 def tensor_spec(info: onnx.ValueInfoProto) -> TensorSpec:
-    """Name, dtype and shape of a tensor as its graph says them."""
+    """Name, dtype and shape of a tensor by its graph."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
     return TensorSpec(info.name, str(dtype), tuple(_dims(info)))
 

@@ -1,7 +1,7 @@
-"""The one way to an ONNX file: it is checked before any parser, ours or a runtime's, gets it.
+"""Reading ONNX files, checked before a parser, ours or a runtime's, gets them.
 
-What is refused could make a parser read files that are none of its business, take memory without
-end or recurse until the process dies. What is merely wrong is left to the runtime to refuse.
+Refused files could make a parser read other files, take memory without end or recurse until the
+process dies. Files that are merely wrong are left to the runtime.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_BYTES = (1 << 31) - 1
 """Protobuf's own limit for a message."""
 
-# where ONNX Runtime looks for a tensor in the memory of the process
+# prefix of tensors in the process's memory, by ONNX Runtime
 _MEMORY_MARK = "*/"
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
@@ -31,16 +31,15 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 def check_onnx_file(
     path: Path, *, external_data: bool = True, domains: Callable[[str, str], bool] | None = None
 ) -> None:
-    """Refuse what must not reach a parser; the file is mapped, its weights are not read.
+    """Refuse files that must not reach a parser; maps the file, does not read its weights.
 
-    Raises ArtifactError, in one line, for what is no ONNX model, is truncated, or larger than
+    Raises ArtifactError, in one line, for files that are no ONNX model, truncated, or larger than
     protobuf allows; for graphs that are cyclic, nest or call too deep, or have impossible shapes;
-    for opsets and IR versions that are not known; and for external data outside the file's folder.
+    for unknown opsets and IR versions; and for external data outside the file's folder.
 
-    external_data: it will be read, so it must be there and as long as it is said to be.
-    domains: whether the parser knows an operator of a domain (domain, operator); for one that does
-        not look at domains, and would take what it does not know for ONNX's own. None leaves it to
-        the parser.
+    external_data: whether it is read, so that it must exist with the declared length.
+    domains: whether the parser knows (domain, operator); for a parser that ignores domains, and so
+        takes unknown operators for ONNX's own. None leaves it to the parser.
     """
     name = shown_path(path)
     try:
@@ -78,7 +77,7 @@ def check_onnx_file(
 def read_onnx(path: Path, *, external_data: bool = False) -> onnx.ModelProto:
     """Read a file that `check_onnx_file` lets pass. Raises ArtifactError.
 
-    external_data: also what lies in the files beside it.
+    external_data: also reads the files beside it.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -93,7 +92,7 @@ def read_onnx(path: Path, *, external_data: bool = False) -> onnx.ModelProto:
 
 
 class _External:
-    """Where tensors may lie: in regular files of the ONNX file's folder, as far as these go."""
+    """The check of external data: within regular files of the ONNX file's folder."""
 
     def __init__(self, path: Path, read: bool) -> None:
         self._folder = path.absolute().parent
@@ -101,29 +100,29 @@ class _External:
         self._sizes: dict[str, int | None] = {}
 
     def check(self, entries: dict[str, str], needed: int, tensor: str) -> None:
-        """Raise ValueError where a tensor's data are not there to be read."""
+        """Raise ValueError where a tensor's data cannot be read."""
         location = entries.get("location", "")
         start, length = (self._number(entries, key, tensor) for key in ("offset", "length"))
         if location not in self._sizes:
             self._sizes[location] = self._size(location, tensor)
         end = (start or 0) + (needed if length is None else length)
-        there = self._sizes[location]
-        if there is not None and (length not in (None, needed) or end > there):
+        size = self._sizes[location]
+        if size is not None and (length not in (None, needed) or end > size):
             raise ValueError(
                 f"tensor {shortened(tensor)} takes {needed} bytes, and {shortened(location)} does "
                 "not have them there"
             )
 
     def _size(self, location: str, tensor: str) -> int | None:
-        told = f"tensor {shortened(tensor)} lies in {shortened(location)}"
-        parts = re.split(r"[/\\]", location)
+        where = f"tensor {shortened(tensor)} lies in {shortened(location)}"
+        names = re.split(r"[/\\]", location)
         outside = (
             not location
             or "\\" in location
             or "\0" in location
             or location.startswith(("/", _MEMORY_MARK))
             or re.match("[A-Za-z]:", location) is not None
-            or ".." in parts
+            or ".." in names
         )
         path = self._folder
         if not outside:
@@ -133,11 +132,11 @@ class _External:
             except (OSError, RuntimeError):  # links that lead in a circle
                 outside = True
         if outside:
-            raise ValueError(f"{told}; expected a file of the same folder, by a relative name")
+            raise ValueError(f"{where}; expected a file of the same folder, by a relative name")
         if not self._read:
             return None
         if not path.is_file():
-            raise ValueError(f"{told}, which is no file")
+            raise ValueError(f"{where}, which is no file")
         return path.stat().st_size
 
     @staticmethod

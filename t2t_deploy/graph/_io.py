@@ -1,7 +1,7 @@
-"""What a service wants around a graph: pixels in, probabilities out.
+"""Graph inputs and outputs for services: pixels in, probabilities out.
 
-The ends are put around a finished graph of any precision, 8 bits included, in float32. The logits
-keep their name inside, so that a check can bring them to light again.
+They are added to a finished graph of any precision, 8 bits included, in float32. The logits keep
+their name inside, so that a check can expose them again.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from t2t_deploy.types import (
 )
 
 NORMALISED_NAME = f"{INPUT_NAME}_normalised"
-_PREFIX = "ends"
+_PREFIX = "ends"  # in exported files
 
 
 def with_graph_io(model: onnx.ModelProto, graph_io: GraphIO) -> onnx.ModelProto:
-    """A copy of an exported graph with these ends; unchanged where there are none.
+    """A copy of an exported graph with these inputs and outputs; unchanged for `BARE`.
 
     embed_preprocess: ``image`` becomes (batch, S, S, 3) uint8; it is cast, normalised by two
     operations (x - 255 mean) * 1/(255 std), and transposed. tail: ``probabilities`` (batch,
-    classes) float32 take the place of the logits, or the k = min(5, classes) largest of them,
+    classes) float32 replace the logits, or the k = min(5, classes) largest of them,
     largest first, with ``indices`` (batch, k) int64.
 
-    Raises ExportError for a graph whose input or output is another than exported graphs have.
+    Raises ExportError for a graph with other inputs or outputs than an exported one.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
+    extended = onnx.ModelProto()
+    extended.CopyFrom(model)
     if graph_io.embed_preprocess:
-        _embed(made.graph)
+        _embed(extended.graph)
     if graph_io.tail is not Tail.LOGITS:
-        _append(made.graph, graph_io.tail)
-    return made
+        _append(extended.graph, graph_io.tail)
+    return extended
 
 
 def without_graph_io(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a graph with ends that takes normalised pictures and gives logits again."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    graph = made.graph
+    """A copy of a graph without them: normalised pictures in, logits out."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    graph = bare.graph
     inner = [node for node in graph.node if not node.name.startswith(f"{_PREFIX}/")]
     del graph.node[:]
     graph.node.extend(inner)
@@ -75,26 +75,26 @@ def without_graph_io(model: onnx.ModelProto) -> onnx.ModelProto:
     infos = [info for info in graph.value_info if info.name in kept]
     del graph.value_info[:]
     graph.value_info.extend(infos)
-    return made
+    return bare
 
 
 def expose_tensors(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
-    """A copy with more outputs, all else as it was. Raises ExportError for one without a type."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
+    """A copy with more outputs, else the same. Raises ExportError for one without a type."""
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
     added = dict.fromkeys(tensors).keys() - {info.name for info in model.graph.output}
-    made.graph.output.extend(_inferred(model.graph, name) for name in sorted(added))
+    exposed.graph.output.extend(_inferred(model.graph, name) for name in sorted(added))
     kept = [info for info in model.graph.value_info if info.name not in added]
-    del made.graph.value_info[:]
-    made.graph.value_info.extend(kept)
-    return made
+    del exposed.graph.value_info[:]
+    exposed.graph.value_info.extend(kept)
+    return exposed
 
 
 def _inferred(graph: onnx.GraphProto, name: str) -> onnx.ValueInfoProto:
     for info in graph.value_info:
         if info.name == name:
-            found: onnx.ValueInfoProto = info
-            return found
+            tensor: onnx.ValueInfoProto = info
+            return tensor
     raise ExportError(
         f"tensor {name} of the graph has no type; expected one with inferred types: export the "
         "model again"
@@ -106,8 +106,8 @@ def _embed(graph: onnx.GraphProto) -> None:
     dims = [] if taken is None else list(taken.type.tensor_type.shape.dim)
     if taken is None or taken.name != INPUT_NAME or len(dims) != 4 or dims[1].dim_value != 3:
         raise ExportError(
-            f"the graph takes {', '.join(info.name for info in graph.input)}; preprocessing is put "
-            f"in front of one input {INPUT_NAME!r} (batch, 3, S, S): export the model again"
+            f"the graph takes {', '.join(info.name for info in graph.input)}; preprocessing needs "
+            f"one input {INPUT_NAME!r} (batch, 3, S, S): export the model again"
         )
     _rename_uses(graph, INPUT_NAME, NORMALISED_NAME)
     # folded in float64, cast once
@@ -132,14 +132,14 @@ def _embed(graph: onnx.GraphProto) -> None:
 
 
 def _append(graph: onnx.GraphProto, tail: Tail) -> None:
-    given = graph.output[0] if len(graph.output) == 1 else None
-    if given is None or given.name != OUTPUT_NAME:
+    only = graph.output[0] if len(graph.output) == 1 else None
+    if only is None or only.name != OUTPUT_NAME:
         raise ExportError(
-            f"the graph gives {', '.join(info.name for info in graph.output)}; a tail is put "
-            f"behind one output {OUTPUT_NAME!r}: export the model again"
+            f"the graph gives {', '.join(info.name for info in graph.output)}; a tail needs "
+            f"one output {OUTPUT_NAME!r}: export the model again"
         )
     logits = onnx.ValueInfoProto()
-    logits.CopyFrom(given)
+    logits.CopyFrom(only)
     batch, classes = logits.type.tensor_type.shape.dim
     del graph.output[:]
     graph.value_info.append(logits)
@@ -179,6 +179,6 @@ def _like(
 
 def _rename_uses(graph: onnx.GraphProto, old: str, new: str) -> None:
     for node in graph.node:
-        for place, name in enumerate(node.input):
+        for index, name in enumerate(node.input):
             if name == old:
-                node.input[place] = new
+                node.input[index] = new

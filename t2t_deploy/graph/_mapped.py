@@ -1,8 +1,8 @@
 """An ONNX file's graph without its weights, so that a runtime maps them instead of reading them.
 
-ONNX Runtime parses a file with the weights inside, and then packs each product's weights in a
-layout of its own: two copies at once. Weights that are external data it maps, packs and lets go
-one after the other. External data may lie in any file of the folder, so in the ONNX file itself.
+ONNX Runtime parses weights inside the file, then packs those of each product in its own layout: two
+copies at once. External weights it maps, packs and frees one by one, and they may be in any file of
+the folder, so in the ONNX file itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from t2t_deploy.graph._tree import BYTES, VARINT, Field, fields, message, varint
 
 MIN_MAPPED_BYTES = 4096
-"""Smaller tensors stay in the graph: one page costs more than it saves."""
+"""Smaller tensors stay in the graph: a page costs more than it saves."""
 
 # Field numbers and wire types, as in onnx.proto (ONNX 1.23) and protobuf's encoding.
 _GRAPH, _INITIALIZER = 7, 5
@@ -24,9 +24,9 @@ _EXTERNAL = 1
 
 @dataclass(frozen=True, slots=True)
 class MappableModel:
-    """graph: a serialised ModelProto whose weights are external data in the file it was read from.
+    """graph: a serialised ModelProto with its weights as external data in its own file.
 
-    mapped_bytes: how much of the file that is.
+    mapped_bytes: size of these weights.
     """
 
     graph: bytes
@@ -34,11 +34,11 @@ class MappableModel:
 
 
 def mappable_model(path: Path) -> MappableModel:
-    """Read the graph of an ONNX file, of its large initializers only where they are.
+    """Read the graph of an ONNX file, with the offsets of its large initializers.
 
     Raises ValueError where the file is no protobuf message.
     """
-    if path.stat().st_size == 0:  # nothing that could be mapped
+    if path.stat().st_size == 0:  # mmap refuses empty files
         return MappableModel(b"", 0)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         rewriter = _Rewriter(data, path.name)
@@ -46,7 +46,7 @@ def mappable_model(path: Path) -> MappableModel:
 
 
 class _Rewriter:
-    """Copies a ModelProto but for the raw data of the main graph's initializers."""
+    """Copies a ModelProto without the raw data of the main graph's initializers."""
 
     def __init__(self, data: mmap.mmap, file_name: str) -> None:
         self._data = data
@@ -54,35 +54,35 @@ class _Rewriter:
         self.mapped_bytes = 0
 
     def model(self) -> bytes:
-        parts = []
+        chunks = []
         for field in fields(self._data, 0, len(self._data)):
             if field.number == _GRAPH and field.wire_type == BYTES:
-                parts.append(message(_GRAPH, self._graph(field)))
+                chunks.append(message(_GRAPH, self._graph(field)))
             else:
-                parts.append(self._data[field.start : field.end])
-        return b"".join(parts)
+                chunks.append(self._data[field.start : field.end])
+        return b"".join(chunks)
 
     def _graph(self, graph: Field) -> bytes:
-        parts = []
+        chunks = []
         for field in fields(self._data, graph.content, graph.end):
             if field.number == _INITIALIZER and field.wire_type == BYTES:
-                parts.append(message(_INITIALIZER, self._tensor(field)))
+                chunks.append(message(_INITIALIZER, self._tensor(field)))
             else:
-                parts.append(self._data[field.start : field.end])
-        return b"".join(parts)
+                chunks.append(self._data[field.start : field.end])
+        return b"".join(chunks)
 
     def _tensor(self, tensor: Field) -> bytes:
-        held = list(fields(self._data, tensor.content, tensor.end))
-        raw = [f for f in held if f.number == _RAW_DATA and f.wire_type == BYTES]
-        elsewhere = any(f.number in (_EXTERNAL_DATA, _DATA_LOCATION) for f in held)
-        if elsewhere or len(raw) != 1 or raw[0].end - raw[0].content < MIN_MAPPED_BYTES:
+        members = list(fields(self._data, tensor.content, tensor.end))
+        raw = [f for f in members if f.number == _RAW_DATA and f.wire_type == BYTES]
+        external = any(f.number in (_EXTERNAL_DATA, _DATA_LOCATION) for f in members)
+        if external or len(raw) != 1 or raw[0].end - raw[0].content < MIN_MAPPED_BYTES:
             return self._data[tensor.content : tensor.end]
-        parts = [self._data[f.start : f.end] for f in held if f is not raw[0]]
+        chunks = [self._data[f.start : f.end] for f in members if f is not raw[0]]
         length = raw[0].end - raw[0].content
         self.mapped_bytes += length
         where = {"location": self._file_name, "offset": raw[0].content, "length": length}
         for key, value in where.items():
             entry = message(1, key.encode()) + message(2, str(value).encode())
-            parts.append(message(_EXTERNAL_DATA, entry))
-        parts.append(varint(_DATA_LOCATION << 3 | VARINT) + varint(_EXTERNAL))
-        return b"".join(parts)
+            chunks.append(message(_EXTERNAL_DATA, entry))
+        chunks.append(varint(_DATA_LOCATION << 3 | VARINT) + varint(_EXTERNAL))
+        return b"".join(chunks)

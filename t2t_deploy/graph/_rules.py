@@ -1,4 +1,4 @@
-"""What an ONNX graph must keep to before a parser gets it: order, shapes, functions, versions."""
+"""Rules for an ONNX graph before a parser gets it: order, shapes, functions, versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from t2t_deploy._untrusted import shortened
 from t2t_deploy.graph._tree import LENGTH, ModelTree, Tree
 
-# of ONNX 1.23, and what this version of t2t-deploy knows
+# of ONNX 1.23, the newest that this version of t2t-deploy knows
 MAX_IR_VERSION = 14
 MAX_OPSET = 28
 MAX_ELEMENTS = 1 << 31
@@ -29,11 +29,11 @@ BITS = {
 _EXTERNAL = 1
 
 ExternalCheck = Callable[[dict[str, str], int, str], None]
-"""Checks where a tensor's data lie: entries, bytes that its shape takes, what to call it."""
+"""Checks a tensor's external data: entries, bytes that its shape takes, name."""
 
 
 def check_tree(tree: ModelTree, external: ExternalCheck) -> None:
-    """Raise ValueError, saying what is wrong, for a graph that must not reach a parser."""
+    """Raise ValueError, with the reason, for a graph that must not reach a parser."""
     model = tree.root
     (graph,) = model.get(7, [None])
     if graph is None:
@@ -51,7 +51,7 @@ def check_tree(tree: ModelTree, external: ExternalCheck) -> None:
     for info in tree.infos:
         _check_shape(info)
     for info in (*graph.get(11, []), *graph.get(12, [])):
-        _check_end(info)
+        _check_numeric(info)
     for inside in (graph, *_training(model)):
         _check_order(inside, [])
     for function in model.get(25, []):
@@ -60,7 +60,7 @@ def check_tree(tree: ModelTree, external: ExternalCheck) -> None:
 
 
 def foreign_operators(tree: ModelTree) -> Iterator[tuple[str, str]]:
-    """Domain and name of each node that is of no function of the model and no operator of ONNX."""
+    """Domain and name of each node that is no function of the model and no operator of ONNX."""
     model = tree.root
     functions = _functions(model.get(25, []))
     waiting = [*(graph.get(1, []) for graph in model.get(7, [])), *functions.values()]
@@ -73,7 +73,7 @@ def foreign_operators(tree: ModelTree) -> Iterator[tuple[str, str]]:
 
 
 def _check_opsets(opsets: list[Tree]) -> None:
-    """Raise ValueError where the standard operators are of no known version."""
+    """Raise ValueError for unknown versions of the standard operators."""
     for entry in opsets:
         version = last(entry, 2, 0)
         if last(entry, 1, "") in _STANDARD and not 1 <= version <= MAX_OPSET:
@@ -81,39 +81,39 @@ def _check_opsets(opsets: list[Tree]) -> None:
 
 
 def _check_order(graph: Tree, scopes: list[set[str]]) -> None:
-    """Raise ValueError where a node reads what is not made before it, as in every cycle.
+    """Raise ValueError where a node reads what no earlier node writes, as in every cycle.
 
-    scopes: names that the graphs around it have made.
+    scopes: names that the graphs around it have written.
     """
     stored = (last(tensor, 8, "") for tensor in graph.get(5, []))
     sparse = (last(one[1][0], 8, "") for one in graph.get(15, []) if 1 in one)
-    known = {*(last(info, 1, "") for info in graph.get(11, [])), *stored, *sparse}
-    scopes = [*scopes, known]
+    names = {*(last(info, 1, "") for info in graph.get(11, [])), *stored, *sparse}
+    scopes = [*scopes, names]
     _check_nodes(graph.get(1, []), scopes)
 
 
 def _check_nodes(nodes: list[Tree], scopes: list[set[str]]) -> None:
-    known = scopes[-1]
-    made: set[str] = set()
+    names = scopes[-1]
+    written: set[str] = set()
     for node in nodes:
         for name in node.get(1, []):
             if name and not any(name in scope for scope in scopes):
                 raise ValueError(
-                    f"node {_node_name(node)} reads {shortened(name)}, which nothing before it "
-                    "makes: the graph is cyclic, unsorted or incomplete"
+                    f"node {_node_name(node)} reads {shortened(name)}, which no earlier node "
+                    "writes: the graph is cyclic, unsorted or incomplete"
                 )
         for attribute in node.get(5, []):
             for inner in (*attribute.get(6, []), *attribute.get(11, [])):
                 _check_order(inner, scopes)
         for name in node.get(2, []):
-            if name and name in made:
-                raise ValueError(f"{shortened(name)} is made by two nodes")
-            made.add(name)
-            known.add(name)
+            if name and name in written:
+                raise ValueError(f"{shortened(name)} is written by two nodes")
+            written.add(name)
+            names.add(name)
 
 
 def _check_shape(info: Tree) -> None:
-    """Raise ValueError for a negative dimension, or more elements than any tensor here has."""
+    """Raise ValueError for a negative dimension, or too many elements."""
     for kind in info.get(2, []):
         for tensor in (*kind.get(1, []), *kind.get(8, [])):
             dims = [
@@ -126,14 +126,14 @@ def _check_shape(info: Tree) -> None:
 
 
 def last(tree: Tree, number: int, default: Any) -> Any:
-    """The value of a field that is there once: the last one counts."""
+    """The value of a single field: the last one counts."""
     return tree[number][-1] if tree.get(number) else default
 
 
-def _check_end(info: Tree) -> None:
+def _check_numeric(info: Tree) -> None:
     kind: Tree = info.get(2, [{}])[0]
     tensors = kind.get(1, [])
-    # one of several: which one is the type depends on the reader
+    # of several types readers may pick different ones
     others = any(number in kind for number in (4, 5, 7, 8, 9))
     if others or not tensors or last(tensors[0], 1, 0) not in BITS:
         raise ValueError(
@@ -160,19 +160,19 @@ def _check_tensor(tensor: Tree, external: ExternalCheck) -> None:
         raise ValueError(f"tensor {shortened(name)} has data type {dtype}, which is unknown")
     needed = (count * BITS.get(dtype, 8) + 7) // 8
     entries = [(last(entry, 1, ""), last(entry, 2, "")) for entry in tensor.get(13, [])]
-    place = last(tensor, 14, 0)
-    if place not in (0, _EXTERNAL):
-        raise ValueError(f"tensor {shortened(name)} has the data location {place}")
-    if entries or place == _EXTERNAL:
+    location = last(tensor, 14, 0)
+    if location not in (0, _EXTERNAL):
+        raise ValueError(f"tensor {shortened(name)} has the data location {location}")
+    if entries or location == _EXTERNAL:
         if len(dict(entries)) != len(entries):
-            raise ValueError(f"tensor {shortened(name)} says twice where its data lie")
+            raise ValueError(f"tensor {shortened(name)} gives the location of its data twice")
         external(dict(entries), needed, name)
         return
     if tensor.get(9):
-        found = last(tensor, 9, 0)
-        if dtype == _STRING or found != needed:
+        size = last(tensor, 9, 0)
+        if dtype == _STRING or size != needed:
             raise ValueError(
-                f"tensor {shortened(name)} has {found} bytes of data; its shape takes {needed}"
+                f"tensor {shortened(name)} has {size} bytes of data; its shape takes {needed}"
             )
     elif count > 8 * tensor[LENGTH][0]:  # the densest encoding has four elements in a byte
         raise ValueError(
@@ -196,35 +196,35 @@ _Key = tuple[str, str, str]
 
 
 def _functions(functions: list[Tree]) -> dict[_Key, list[Tree]]:
-    found: dict[_Key, list[Tree]] = {}
+    nodes: dict[_Key, list[Tree]] = {}
     for one in functions:
         key = (last(one, 10, ""), last(one, 1, ""), last(one, 13, ""))
-        if key in found:
+        if key in nodes:
             raise ValueError(f"it has two functions {shortened(key[1])}")
-        found[key] = one.get(7, [])
-    return found
+        nodes[key] = one.get(7, [])
+    return nodes
 
 
 def _check_calls(graph: Tree, functions: dict[_Key, list[Tree]]) -> None:
-    """Raise ValueError where functions call themselves, or make a graph that no memory holds."""
-    known: dict[_Key, tuple[int, int]] = {}
+    """Raise ValueError where functions call themselves, or expand beyond memory."""
+    sizes: dict[_Key, tuple[int, int]] = {}
 
     def size(nodes: list[Tree], calling: tuple[_Key, ...]) -> tuple[int, int]:
-        """Nodes once written out, and how deep calls go."""
+        """Nodes with all calls expanded, and the depth of calls."""
         total = depth = 0
         for node in nodes:
             total += 1
             key = (last(node, 7, ""), last(node, 4, ""), last(node, 8, ""))
-            parts = [size(inner.get(1, []), calling) for inner in _inner_graphs([node])]
+            inner_sizes = [size(inner.get(1, []), calling) for inner in _inner_graphs([node])]
             if key in functions:
                 if key in calling:
                     raise ValueError(f"its function {shortened(key[1])} calls itself")
-                if key not in known and len(calling) < MAX_CALLS:
-                    known[key] = size(functions[key], (*calling, key))
-                called, deeper = known.get(key, (0, MAX_CALLS))
-                parts.append((called, deeper + 1))
-            total += sum(count for count, _ in parts)
-            depth = max([depth, *(deeper for _, deeper in parts)])
+                if key not in sizes and len(calling) < MAX_CALLS:
+                    sizes[key] = size(functions[key], (*calling, key))
+                called, deeper = sizes.get(key, (0, MAX_CALLS))
+                inner_sizes.append((called, deeper + 1))
+            total += sum(count for count, _ in inner_sizes)
+            depth = max([depth, *(deeper for _, deeper in inner_sizes)])
             if depth > MAX_CALLS:
                 raise ValueError(f"its functions call each other through more than {MAX_CALLS}")
             if total > MAX_NODES:
@@ -232,8 +232,8 @@ def _check_calls(graph: Tree, functions: dict[_Key, list[Tree]]) -> None:
         return total, depth
 
     for key, nodes in functions.items():
-        if key not in known:
-            known[key] = size(nodes, (key,))
+        if key not in sizes:
+            sizes[key] = size(nodes, (key,))
     size(graph.get(1, []), ())
 
 

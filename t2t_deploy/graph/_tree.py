@@ -1,9 +1,8 @@
-"""The structure of an ONNX file without its numbers: names, shapes, nodes, where weights lie.
+"""The structure of an ONNX file without its numbers: names, shapes, nodes, offsets of weights.
 
-Nothing is copied that is not asked for: an ONNX file is mostly weights. It is read from protobuf's
-encoding and needs no package, so that a file is known before a parser of ONNX's or of a runtime's
-gets it. What those merge, skip or take in two ways is refused here: they would not agree on what
-the file says.
+It is read from protobuf's encoding without a package and without copying weights, before a parser
+of ONNX or a runtime gets the file. Encodings that parsers merge, skip or read in two ways are
+refused here, since they would disagree about the file.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ MAX_NESTING = 64
 """Of messages; a graph within a graph takes three. Protobuf's own limit is 100."""
 
 Tree = dict[int, list[Any]]
-"""Field number -> values: int, str, or the tree of a message. LENGTH -> bytes that it takes."""
+"""Field number -> values: int, str, or the tree of a message. LENGTH -> its size in bytes."""
 LENGTH = 0
 
 _Schema = Mapping[int, "_Kind"]
@@ -30,7 +29,7 @@ _Schema = Mapping[int, "_Kind"]
 
 @dataclass(slots=True)
 class _Kind:
-    """What a field holds, and whether it may be there more than once.
+    """The type of a field, and whether it may repeat.
 
     holds: ``i`` numbers, ``s`` text, ``b`` bytes of which the length counts, ``m`` a message.
     """
@@ -49,7 +48,7 @@ def _many(message: dict[int, _Kind]) -> _Kind:
 
 
 _INT, _TEXT, _SIZE = _Kind("i"), _Kind("s"), _Kind("b")
-_INTS = _Kind("i", many=True)  # those may be packed
+_INTS = _Kind("i", many=True)  # may be packed
 
 # Field numbers as in onnx.proto (ONNX 1.23, IR version 14).
 _ENTRY = {1: _TEXT, 2: _TEXT}
@@ -97,7 +96,7 @@ _MODEL = {
 
 @dataclass(frozen=True, slots=True)
 class ModelTree:
-    """A ModelProto, and the messages of three kinds in it, wherever they stand."""
+    """A ModelProto, and all messages of three kinds in it."""
 
     root: Tree
     tensors: list[Tree]
@@ -106,18 +105,18 @@ class ModelTree:
 
 
 def model_tree(data: Data, size: int) -> ModelTree:
-    """Read a ModelProto. Raises ValueError where it is none, or one that readers may differ on."""
+    """Read a ModelProto. Raises ValueError if it is none, or ambiguous."""
     reader = _Reader(data)
     root = reader.message(_MODEL, 0, size, 0)
-    kinds = (reader.found.get(id(schema), []) for schema in (_TENSOR, _SPARSE, _VALUE))
+    kinds = (reader.messages.get(id(schema), []) for schema in (_TENSOR, _SPARSE, _VALUE))
     return ModelTree(root, *kinds)
 
 
 class _Reader:
-    """found: the messages of each schema, by its id."""
+    """messages: those of each schema, by its id."""
 
     def __init__(self, data: Data) -> None:
-        self.found: dict[int, list[Tree]] = {}
+        self.messages: dict[int, list[Tree]] = {}
         self._data = data
         self._seen = 0
 
@@ -125,7 +124,7 @@ class _Reader:
         if depth > MAX_NESTING:
             raise ValueError(f"messages nest deeper than {MAX_NESTING} at byte {position}")
         tree: Tree = {LENGTH: [end - position]}
-        self.found.setdefault(id(schema), []).append(tree)
+        self.messages.setdefault(id(schema), []).append(tree)
         for one in fields(self._data, position, end):
             if one.number == 0:
                 raise ValueError(f"the field at byte {one.start} has the number 0")
@@ -172,7 +171,7 @@ class _Reader:
 
 
 class Field(NamedTuple):
-    """A field of a message: where it begins, and where what it holds begins and ends.
+    """A field of a message: its start, and start and end of its content.
 
     value: of a number.
     """
@@ -186,7 +185,7 @@ class Field(NamedTuple):
 
 
 def fields(data: Data, position: int, end: int) -> Iterator[Field]:
-    """The fields between two places. Raises ValueError where that is no message."""
+    """The fields of a range. Raises ValueError if it is no message."""
     while position < end:
         start = position
         key, position = _read_varint(data, position, end)
@@ -207,7 +206,7 @@ def fields(data: Data, position: int, end: int) -> Iterator[Field]:
 
 
 def _read_varint(data: Data, position: int, end: int) -> tuple[int, int]:
-    """An unsigned number and where it ends. Raises ValueError."""
+    """An unsigned number and its end. Raises ValueError."""
     value = shift = 0
     while position < end and shift < 70:
         byte = data[position]
@@ -225,12 +224,12 @@ def _signed(value: int) -> int:
 
 
 def message(number: int, content: bytes) -> bytes:
-    """A field that holds a message or bytes."""
+    """An encoded field of a message or bytes."""
     return varint(number << 3 | BYTES) + varint(len(content)) + content
 
 
 def varint(value: int) -> bytes:
-    """An unsigned number as it is written."""
+    """An encoded unsigned number."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

@@ -1,6 +1,6 @@
 """Variant registry, reference T2T-ViT, checkpoint loading.
 
-The registry and the dimensions need no torch; what does is imported on first use.
+The registry and the dimensions need no torch; other modules import it on first use.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from t2t_deploy.model._random import weight_shapes
 from t2t_deploy.model._t2t import T2TViT
 from t2t_deploy.model._variants import VARIANTS, config_for_variant
 
-# In order of preference: the published accuracy is the moving average's. The authors'
+# By preference: the published accuracy is of the moving average. The authors'
 # transfer_learning.py saves the last.
 _CONTAINERS = ("state_dict_ema", "state_dict", "net")
 _WRAPPER = "module."
@@ -36,8 +36,8 @@ class Checkpoint:
     """Weights that fit a model.
 
     state_dict: float32 tensors with the released names, ``pos_embed`` already at the config's
-    resolution. container: where in the file they stood (``file`` for a bare state dict).
-    notes: what was changed on the way, one line each.
+    resolution. container: its key in the file (``file`` for a bare state dict).
+    notes: changes to the weights, one line each.
     """
 
     config: ModelConfig
@@ -56,7 +56,7 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Read a weights file and fit it to a model.
 
-    With neither ``variant`` nor ``config`` the variant is recognised from names and shapes. The
+    With neither ``variant`` nor ``config`` the variant is recognised by names and shapes. The
     resolution and the number of classes come from the file; ``image_size`` resizes the position
     table, ``num_classes`` must agree.
 
@@ -93,7 +93,7 @@ def load_reference(weights: Path, config: ModelConfig) -> T2TViT:
 
 
 def reference_from_state_dict(state_dict: StateDict, config: ModelConfig) -> T2TViT:
-    """The reference model around given weights, in evaluation mode; nothing is copied."""
+    """The reference model on given weights, not copied, in evaluation mode."""
     with torch.device("meta"):
         model = T2TViT(config)
     model.load_state_dict(state_dict, assign=True)
@@ -105,14 +105,14 @@ def save_weights(state_dict: StateDict, path: Path) -> None:
     ordered = {key: state_dict[key].contiguous() for key in sorted(state_dict)}
     try:
         save_file(ordered, path)
-    except SafetensorError as err:  # which it raises for a full disk too
+    except SafetensorError as err:  # for a full disk too
         raise OSError(str(err)) from err
 
 
 def read_state_dict(path: Path) -> tuple[StateDict, str]:
-    """Tensors of a weights file in float32, and the container they stood in.
+    """Tensors of a weights file in float32, and their container.
 
-    Nothing in the file is executed: pickles are read with torch's weights-only unpickler.
+    Executes nothing in the file: torch's weights-only unpickler reads pickles.
     Raises CheckpointError.
     """
     content = read_tensors_file(path)
@@ -122,9 +122,9 @@ def read_state_dict(path: Path) -> tuple[StateDict, str]:
             content, container = content[name], name
             break
     if not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        found = _shown(list(content)) or "nothing"
+        keys = _shown(list(content)) or "nothing"
         raise CheckpointError(
-            f"{path} holds {found}; expected tensors, or a dictionary with "
+            f"{path} holds {keys}; expected tensors, or a dictionary with "
             f"{', '.join(_CONTAINERS[:-1])} or {_CONTAINERS[-1]}: save the model's state_dict()"
         )
     check_tensors(content, path)
@@ -134,7 +134,7 @@ def read_state_dict(path: Path) -> tuple[StateDict, str]:
 
 
 def recognise_variant(state_dict: Mapping[str, torch.Tensor], path: Path) -> str:
-    """The released variant whose names and shapes these are.
+    """The released variant with these names and shapes.
 
     Raises AmbiguousVariantError where several fit, CheckpointError where none does.
     """
@@ -145,20 +145,20 @@ def recognise_variant(state_dict: Mapping[str, torch.Tensor], path: Path) -> str
     if fitting:
         raise AmbiguousVariantError(
             f"{path} fits the variants {' and '.join(fitting)}, whose weights have the same "
-            f"shapes; say which: --variant {fitting[0]}"
+            "shapes; name one of them as variant"
         )
     nearest = min(mismatches, key=lambda name: len(mismatches[name]))
     keys = sorted(mismatches[nearest])
     raise CheckpointError(
         f"{path} fits no released variant; the nearest is {nearest}, where {len(keys)} keys "
-        f"differ ({_shown(keys)}): give --variant, or --config for a model of your own dimensions"
+        f"differ ({_shown(keys)}): give the variant, or a config for your own dimensions"
     )
 
 
 def resize_position(
     position: torch.Tensor, old: tuple[int, int], new: tuple[int, int]
 ) -> torch.Tensor:
-    """Resample the grid part of (1, 1 + rows * columns, dim) bicubically; the class row stays."""
+    """Resample the grid part of (1, 1 + rows * columns, dim) bicubically, not the class row."""
     cls, grid = position[:, :1], position[:, 1:]
     grid = grid.transpose(1, 2).unflatten(2, old)
     grid = functional.interpolate(grid, size=new, mode="bicubic", align_corners=False)
@@ -166,7 +166,7 @@ def resize_position(
 
 
 def _mismatched_keys(state_dict: Mapping[str, torch.Tensor], variant: str) -> set[str]:
-    """Keys absent on either side or of another shape; what fine-tuning changes is left out."""
+    """Keys missing on either side or of another shape, apart from what fine-tuning changes."""
     expected = weight_shapes(VARIANTS[variant].config)
     different = expected.keys() ^ state_dict.keys()
     tuned = {"pos_embed": (0, 2), "head.weight": (1,), "head.bias": ()}  # the axes that stay
@@ -188,16 +188,16 @@ def _check_keys(state_dict: Mapping[str, torch.Tensor], config: ModelConfig, pat
         for key, shape in expected.items()
         if key in state_dict and tuple(state_dict[key].shape) != shape
     ]
-    found = (
+    faults = (
         (f"lacks {len(missing)} of {len(expected)} keys", missing, ", "),
         (f"has {len(unexpected)} unexpected keys", unexpected, ", "),
         (f"has {len(misshaped)} mis-shaped tensors", misshaped, "; "),
     )
-    complaints = [f"{what} ({_shown(keys, separator)})" for what, keys, separator in found if keys]
+    complaints = [f"{what} ({_shown(keys, separator)})" for what, keys, separator in faults if keys]
     if complaints:
         raise CheckpointError(
             f"{path} is no {config.name}: it {', it '.join(complaints)}; give the variant the file "
-            "was trained as, or leave --variant out to have it recognised"
+            "was trained as, or leave the variant out to have it recognised"
         )
 
 
@@ -213,16 +213,16 @@ def _check_finite(state_dict: Mapping[str, torch.Tensor], path: Path) -> None:
 def _num_classes(state_dict: Mapping[str, torch.Tensor], path: Path) -> int:
     head = state_dict.get("head.weight")
     if head is None or head.ndim != 2 or head.shape[0] < 1:
-        found = _shown(list(state_dict))
+        keys = _shown(list(state_dict))
         raise CheckpointError(
-            f"{path} has no classifier head.weight (its keys: {found}); expected the state dict "
+            f"{path} has no classifier head.weight (its keys: {keys}); expected the state dict "
             "of a T2T-ViT"
         )
     return int(head.shape[0])
 
 
 def _stored_size(state_dict: Mapping[str, torch.Tensor], config: ModelConfig, path: Path) -> int:
-    """Image size whose token grid the position table has."""
+    """Image size with the position table's token grid."""
     position = state_dict.get("pos_embed")
     if position is None or position.ndim != 3:
         return config.image_size  # _check_keys says what is wrong
@@ -247,6 +247,6 @@ def _as_float32(key: Any, tensor: torch.Tensor, path: Path) -> torch.Tensor:
 
 
 def _shown(keys: list[Any], separator: str = ", ") -> str:
-    # what a file calls its tensors may be anything
+    # names in a file may be anything
     shown = separator.join(one_line(str(key)[:_SHOWN_LENGTH]) for key in keys[:_SHOWN_KEYS])
     return shown + (separator + "..." if len(keys) > _SHOWN_KEYS else "")

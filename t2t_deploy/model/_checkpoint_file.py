@@ -1,7 +1,7 @@
-"""Reading a weights file that nobody vouches for: nothing in it runs, and it takes what it holds.
+"""Reading an untrusted weights file: nothing in it runs, and memory is bounded by its size.
 
-A pickle's instructions are counted, and what it claims is held against the size of the file, before
-torch's weights-only reader gets it; then the tensors are, before anything is made of them.
+A pickle's instructions are counted, and its claimed sizes compared with the file's, before torch's
+weights-only reader gets it; then the tensors are checked.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _ZIP_END = struct.Struct("<4s4H2LH")
 _ZIP64_LOCATOR_BYTES = 20
 _ZIP64_END = struct.Struct("<4sQ2H2L4Q")
 _LONGEST_COMMENT = 1 << 16
-# of the files that torch wrote before 1.6: five pickles, then the storages
+# of files by torch before 1.6: five pickles, then the storages
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _PICKLE_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def read_tensors_file(path: Path) -> Mapping[Any, Any]:
-    """What is stored in a checkpoint or a safetensors file.
+    """The content of a checkpoint or a safetensors file.
 
-    Raises CheckpointError in one line. Nothing in the file is executed: pickles are read with
-    torch's weights-only unpickler.
+    Executes nothing in the file: torch's weights-only unpickler reads pickles. Raises
+    CheckpointError in one line.
     """
     if not path.exists():
         raise CheckpointError(f"there is no file {path}; give a .pth.tar, .pth or .safetensors")
@@ -64,7 +64,7 @@ def read_tensors_file(path: Path) -> Mapping[Any, Any]:
 
 
 def check_tensors(content: Mapping[Any, Any], path: Path) -> None:
-    """Raise CheckpointError unless these are tensors of a number and size that a model can have."""
+    """Raise CheckpointError unless these are tensors in number and size of a model."""
     if len(content) > MAX_KEYS:
         raise CheckpointError(
             f"{path} has {len(content):,} tensors; expected at most {MAX_KEYS:,}: save the model's "
@@ -96,7 +96,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         check_safetensors(path)
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as err:
-        # KeyError: a type that this torch does not have
+        # KeyError: a type unknown to this torch
         raise CheckpointError(
             f"{path} is no readable safetensors file ({first_line(err)}); copy or download it again"
         ) from err
@@ -110,12 +110,12 @@ def _read_pickle(path: Path, size: int) -> Mapping[Any, Any]:
             _check_zip(path, size)
         elif size:
             _check_legacy(path, size)
-        # Released files carry the training options as a Namespace: a plain holder of values.
+        # Released files have the training options as a Namespace, which only stores values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (MemoryError, CheckpointError):
         raise
-    except Exception as err:  # a damaged file can make torch's reader raise nearly anything
+    except Exception as err:  # torch's reader may raise anything on a damaged file
         banned = _PICKLE_GLOBAL.search(str(err))
         if banned is not None:
             raise CheckpointError(
@@ -137,7 +137,7 @@ def _read_pickle(path: Path, size: int) -> Mapping[Any, Any]:
 
 
 def _check_zip(path: Path, size: int) -> None:
-    """Refuse a zip file that would unpack to more than it is, or whose pickle is a trap."""
+    """Refuse a zip file that unpacks to more than its size, or with a harmful pickle."""
     _check_directory(path, size)
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
@@ -161,16 +161,16 @@ def _check_zip(path: Path, size: int) -> None:
 
 
 def _check_directory(path: Path, size: int) -> None:
-    """Refuse a zip directory that is too long to read, or that two readers find in two places."""
+    """Refuse a zip directory that is too long, or ambiguous between readers."""
     with path.open("rb") as file:
         start = max(0, size - _LONGEST_COMMENT - _ZIP_END.size)
         file.seek(start)
         tail = file.read()
-        found = tail.rfind(b"PK\x05\x06")
-        if found < 0 or found + _ZIP_END.size > len(tail):
-            raise PickleError("its zip archive has no end")
-        end = start + found
-        *_, length, place, _ = _ZIP_END.unpack_from(tail, found)
+        index = tail.rfind(b"PK\x05\x06")
+        if index < 0 or index + _ZIP_END.size > len(tail):
+            raise PickleError("its zip archive has no end record")
+        end = start + index
+        *_, length, offset, _ = _ZIP_END.unpack_from(tail, index)
         file.seek(max(0, end - _ZIP64_LOCATOR_BYTES))
         locator = file.read(_ZIP64_LOCATOR_BYTES)
         if locator[:4] == b"PK\x06\x07":
@@ -178,29 +178,29 @@ def _check_directory(path: Path, size: int) -> None:
             file.seek(min(where, size))
             record = file.read(_ZIP64_END.size)
             if len(record) < _ZIP64_END.size or record[:4] != b"PK\x06\x06":
-                raise PickleError("its zip archive has no end")
-            *_, length, place = _ZIP64_END.unpack(record)
+                raise PickleError("its zip archive has no end record")
+            *_, length, offset = _ZIP64_END.unpack(record)
             end = where
     if length > MAX_DIRECTORY_BYTES:
         raise PickleError(f"the directory of its zip archive has {length:,} bytes")
-    if place + length != end:
-        raise PickleError("the directory of its zip archive is not where it says")
+    if offset + length != end:
+        raise PickleError("the directory of its zip archive is not at its stated offset")
 
 
 # -- files of older releases ---------------------------------------------------------------------
 
 
 def _check_legacy(path: Path, size: int) -> None:
-    """Refuse a file of pickles that claims more than it has; a bare pickle is torch's to refuse."""
+    """Refuse a file of pickles that claims more data than it has; torch refuses a bare pickle."""
     with path.open("rb") as file:
         header = file.read(tarfile.BLOCKSIZE)
     if header[257:262] == b"ustar":
         raise CheckpointError(
             f"{path} is a tar archive, as torch wrote before 0.1.10, which cannot be read without "
-            "running what it says; load it where it was made and save the model's state_dict()"
+            "running its code; load it where it was made and save the model's state_dict()"
         )
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        stream: Any = data  # it reads no further than the file goes, whatever a pickle claims
+        stream: Any = data  # never reads beyond the file, whatever a pickle claims
         magic = scan_pickle(stream)
         if magic.value != _LEGACY_MAGIC:
             return
@@ -209,7 +209,7 @@ def _check_legacy(path: Path, size: int) -> None:
         scan, listed = scan_pickle(stream), scan_pickle(stream)
         _check_storages(sum(scan.storages.values()), size, path)
         absent = scan.storages.keys() - set(map(str, listed.value or ()))
-        if absent:  # torch leaves them as memory was
+        if absent:  # torch leaves these uninitialised
             raise PickleError(f"it lacks the data of {len(absent)} storages")
 
 

@@ -1,4 +1,4 @@
-"""What a T2T-ViT is, without torch: its dimensions, from plain values and TOML files too."""
+"""The dimensions of a T2T-ViT, also from plain values and TOML files, without torch."""
 
 from __future__ import annotations
 
@@ -81,20 +81,20 @@ class SoftSplit:
         return rows, columns
 
     def num_tokens(self, height: int, width: int) -> int:
-        """Number of tokens made from a (height, width) map."""
+        """Number of tokens of a (height, width) map."""
         return math.prod(self.grid(height, width))
 
 
 RELEASED_SPLITS = (SoftSplit(7, 3, 2), SoftSplit(3, 1, 1), SoftSplit(3, 1, 1))
 SE_REDUCTION = 16
-# A typing error must not fill the memory; the largest released model has 64 million weights.
+# A typo must not fill the memory; the largest released model has 64 million weights.
 _MOST_WEIGHTS = 1 << 29
 _MOST_PATCHES = 1 << 18
 LARGEST = {
     "embed_dim": 16_384, "depth": 1_000, "num_heads": 16_384, "token_dim": 4_096,
     "image_size": 16_384, "num_classes": 1_000_000,
 }  # fmt: skip
-"""What a dimension may be at most."""
+"""The largest value of a dimension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ class ModelConfig:
 
     @property
     def num_patches(self) -> int:
-        """Tokens that enter the backbone, the class token not counted."""
+        """Tokens that enter the backbone, without the class token."""
         return math.prod(self.grids()[2])
 
     @property
@@ -210,7 +210,7 @@ class ModelConfig:
         return self.token_dim // 2
 
     def block_widths(self) -> list[int]:
-        """Width at which each backbone layer computes."""
+        """Width of each backbone layer."""
         if self.backbone is not Backbone.DENSE:
             return [self.embed_dim] * self.depth
         widths: list[int] = []
@@ -251,8 +251,8 @@ class ModelConfig:
 def config_from_dict(values: Mapping[str, Any], source: str = "model description") -> ModelConfig:
     """Build a config from plain values, as in TOML or a manifest.
 
-    Raises ConfigError for an unknown key (the nearest known one is named), a missing key or a
-    value of the wrong type.
+    Raises ConfigError for an unknown key (with the nearest known one), a missing key or a value of
+    the wrong type.
     """
     fields = {field.name: field for field in dataclasses.fields(ModelConfig)}
     for key in values:
@@ -267,12 +267,12 @@ def config_from_dict(values: Mapping[str, Any], source: str = "model description
     if missing:
         raise ConfigError(f"{source} lacks {', '.join(missing)}; add them")
     try:
-        return ModelConfig(**{key: _READERS.get(key, _as_it_is)(v) for key, v in values.items()})
+        return ModelConfig(**{key: _READERS.get(key, _unchanged)(v) for key, v in values.items()})
     except (TypeError, ValueError, OverflowError) as err:
         raise ConfigError(f"{source}: {first_line(err)}") from err
 
 
-def _as_it_is(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 

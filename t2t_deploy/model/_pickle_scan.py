@@ -1,8 +1,8 @@
-"""What a pickle would build, told from its instructions without following one of them.
+"""What a pickle would build, by its instructions, without executing them.
 
-torch's weights-only reader calls nothing that could run code, and it still builds what it is told
-to: a key that takes for ever to hash, tuples in tuples until the stack of the process overflows,
-storages of any size. So the instructions are counted first.
+torch's weights-only reader runs no code of a file, yet builds whatever it describes: a key that
+takes for ever to hash, tuples in tuples until the stack overflows, storages of any size. So the
+instructions are counted first.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ MAX_INSTRUCTIONS = 2_000_000
 """A checkpoint of T2T-ViT-24 with its average and its optimiser has some 60,000."""
 MAX_DEPTH = 64
 MAX_EXPANDED = 10_000_000
-"""Of an object, were everything in it written out as often as it is named."""
+"""Of an object, with every reference in it expanded."""
 
 _GROWS = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
-_STORAGE_WORDS = 5  # kind, class, key, place, elements; a legacy file adds views
+_STORAGE_WORDS = 5  # kind, class, key, location, elements; a legacy file adds views
 _BYTES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1,
     "Byte": 1, "Bool": 1, "ComplexDouble": 16, "ComplexFloat": 8, "Untyped": 1,
@@ -26,12 +26,12 @@ _BYTES = {
 
 
 class PickleError(Exception):
-    """What is wrong with a pickle, in a few words."""
+    """A harmful or broken pickle; the text says why."""
 
 
 @dataclass(slots=True)
 class PickleScan:
-    """What a pickle refers to and results in.
+    """Storages and result of a pickle.
 
     storages: key -> bytes. value: of a plain result, and the texts of a list of texts; else None.
     """
@@ -41,13 +41,13 @@ class PickleScan:
 
 
 class _Object:
-    """An object that the pickle builds: its size written out, its depth, what little is kept."""
+    """An object that the pickle builds: its expanded size, its depth, plain value and items."""
 
-    __slots__ = ("depth", "parts", "size", "value")
+    __slots__ = ("depth", "items", "size", "value")
 
     def __init__(self, value: Any = None) -> None:
         self.size, self.depth, self.value = 1, 0, value
-        self.parts: list[_Object] = []
+        self.items: list[_Object] = []
 
     def take(self, items: list[_Object]) -> None:
         for item in items:
@@ -57,8 +57,7 @@ class _Object:
             raise PickleError(f"its objects nest deeper than {MAX_DEPTH}")
         if self.size > MAX_EXPANDED:
             raise PickleError(
-                f"one of its objects has more than {MAX_EXPANDED:,} parts, counted as often as "
-                "they are named"
+                f"one of its objects has more than {MAX_EXPANDED:,} items, with references expanded"
             )
 
 
@@ -66,11 +65,10 @@ _MARK = _Object()
 
 
 def scan_pickle(stream: BinaryIO, *, budget: int = MAX_INSTRUCTIONS) -> PickleScan:
-    """Go through the instructions of one pickle, to its end.
+    """Scan the instructions of one pickle, to its end.
 
-    Raises PickleError for one that must not be followed; of a damaged one, whatever its
-    instructions lead to.
-    stream: left behind the pickle. It must not read beyond its end in one go, as a file may not.
+    Raises PickleError for a harmful one; a damaged one may raise anything.
+    stream: left after the pickle; must not read beyond its end in one call, as no file does.
     """
     scan = PickleScan()
     stack: list[_Object] = []
@@ -78,11 +76,11 @@ def scan_pickle(stream: BinaryIO, *, budget: int = MAX_INSTRUCTIONS) -> PickleSc
     for count, (code, value, _) in enumerate(pickletools.genops(stream)):
         if count >= budget:
             raise PickleError(f"it has more than {budget:,} instructions")
-        _follow(code, value, stack, memo, scan)
+        _scan_one(code, value, stack, memo, scan)
     return scan
 
 
-def _follow(
+def _scan_one(
     code: pickletools.OpcodeInfo,
     value: Any,
     stack: list[_Object],
@@ -104,18 +102,18 @@ def _follow(
         result = stack.pop()
         scan.value = result.value
         if result.value is None:
-            scan.value = [part.value for part in result.parts]
+            scan.value = [part.value for part in result.items]
     else:
         items = _popped(code, stack)
-        made = items.pop(0) if name in _GROWS else _Object(value)
+        target = items.pop(0) if name in _GROWS else _Object(value)
         if name == "STACK_GLOBAL":
-            made.value = items[1].value
-        made.take(items)
+            target.value = items[1].value
+        target.take(items)
         if name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "LIST", "APPEND", "APPENDS"):
-            made.parts += items
+            target.items += items
         if name in ("PERSID", "BINPERSID"):
             _note_storage(items, scan)
-        stack += [made] * len(code.stack_after)
+        stack += [target] * len(code.stack_after)
 
 
 def _popped(code: pickletools.OpcodeInfo, stack: list[_Object]) -> list[_Object]:
@@ -136,8 +134,8 @@ def _popped(code: pickletools.OpcodeInfo, stack: list[_Object]) -> list[_Object]
 
 
 def _note_storage(items: list[_Object], scan: PickleScan) -> None:
-    """Keep the size of a storage: ("storage", class, key, place, elements, ...)."""
-    words = items[0].parts if items else []
+    """Keep the size of a storage: ("storage", class, key, location, elements, ...)."""
+    words = items[0].items if items else []
     if len(words) < _STORAGE_WORDS:
         raise PickleError("it refers to something that is no storage")
     kind, key, elements = words[1].value, words[2].value, words[4].value

@@ -12,8 +12,8 @@ import torch
 from t2t_deploy.model._config import ModelConfig
 from t2t_deploy.model._t2t import T2TViT
 
-# Key and query rows are drawn smaller than the rest, so that performer features (exponentials of
-# squared norms) neither vanish nor explode.
+# Key and query rows are smaller, so that performer features (exponentials of squared norms)
+# neither vanish nor explode.
 _KEY_QUERY_GAIN = 0.35
 
 
@@ -44,7 +44,7 @@ def random_tensor(key: str, shape: Sequence[int], seed: int = 0) -> np.ndarray:
 
 
 def random_state_dict(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A whole state dict of `random_tensor` weights."""
+    """A state dict of `random_tensor` weights."""
     shapes = weight_shapes(config)
     return {key: torch.from_numpy(random_tensor(key, shape, seed)) for key, shape in shapes.items()}
 

@@ -1,4 +1,4 @@
-"""The released models: their dimensions and what their authors published."""
+"""The released models: their dimensions and published figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DENSE_GROWTH = 64
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Figures from the authors' page for one variant; None where none is given.
+    """Figures from the authors' page for one variant; None where there is none.
 
     top1 in percent on ImageNet at 224 px, macs_g in 10^9 multiply-adds for one image.
     """
@@ -27,7 +27,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A released model: its dimensions, its number of parameters and what its authors published."""
+    """A released model: its dimensions, number of parameters and published figures."""
 
     config: ModelConfig
     params: int

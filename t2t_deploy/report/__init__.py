@@ -1,4 +1,4 @@
-"""A bench as a page to look at: one HTML file that needs nothing else."""
+"""A bench as a page: one self-contained HTML file."""
 
 from __future__ import annotations
 

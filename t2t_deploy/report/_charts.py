@@ -40,20 +40,20 @@ from t2t_deploy.report._drawing import (
 )
 from t2t_deploy.types import TOLERANCES
 
-_PLACES = 160
+_POINTS = 160
 _DRAWN = (0.5, 99.0)
 """Percentiles between which samples are drawn."""
 
 
 def latency_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Chart:
-    """How long calls took, a density for each case, the fastest at the top.
+    """Latency densities, one per case, the fastest at the top.
 
-    first: of several such charts; it alone is explained, here as below.
+    first: whether it is the first of several, which has the caption; here as below.
     """
     rows = sorted(cases_of_batch(cases, batch), key=lambda case: case.latency.p50)
 
     def draw(layout: Layout) -> Markup:
-        # what the slowest hundredth needs would leave no room for the others
+        # the slowest hundredth would leave no room for the others
         edges = [edge for case in rows for edge in np.percentile(case.latency.samples, _DRAWN)]
         scale = fitting_scale(edges, EDGE, layout.width - EDGE, ticks=6 if layout.named else 4)
         unit = "ms, logarithmic" if scale.log else "ms"
@@ -93,13 +93,13 @@ def _density(samples_ms: Sequence[float], scale: Scale) -> str:
     samples = np.asarray(samples_ms, dtype=np.float64)
     low, high = np.percentile(samples, _DRAWN)
     drawn = samples[(samples >= low) & (samples <= high)]
-    places = np.array([scale(float(value)) for value in drawn])
-    # Silverman's rule; what is narrower than a line is drawn as one
-    width = max(1.06 * float(places.std()) * places.size**-0.2, 1.2)
-    first = max(scale.start, float(places.min()) - 3 * width)
-    last = min(scale.end, float(places.max()) + 3 * width)
-    at = np.linspace(first, last, _PLACES)
-    density = np.exp(-0.5 * ((at[:, None] - places[None, :]) / width) ** 2).sum(axis=1)
+    xs = np.array([scale(float(value)) for value in drawn])
+    # Silverman's rule, at least the width of a line
+    width = max(1.06 * float(xs.std()) * xs.size**-0.2, 1.2)
+    first = max(scale.start, float(xs.min()) - 3 * width)
+    last = min(scale.end, float(xs.max()) + 3 * width)
+    at = np.linspace(first, last, _POINTS)
+    density = np.exp(-0.5 * ((at[:, None] - xs[None, :]) / width) ** 2).sum(axis=1)
     half = 11.0 * density / density.max()
     above = [f"{number(x)} {number(-h)}" for x, h in zip(at, half, strict=True)]
     below = [f"{number(x)} {number(h)}" for x, h in zip(at[::-1], half[::-1], strict=True)]
@@ -107,7 +107,7 @@ def _density(samples_ms: Sequence[float], scale: Scale) -> str:
 
 
 def memory_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Chart:
-    """Resident memory of each process: before it loaded anything, and at its highest."""
+    """Resident memory of each process: before loading, and at its highest."""
     rows = sorted(
         (case for case in cases_of_batch(cases, batch) if case.peak_mb),
         key=lambda case: case.peak_mb,
@@ -148,13 +148,13 @@ def rounds_sparkline(case: Case) -> Markup:
     points = [(edge + index * step, up(value)) for index, value in enumerate(medians)]
     band = up(1.05 * middle)
     label = f"medians of the rounds, ms: {', '.join(f'{value:.2f}' for value in medians)}"
-    parts = (
+    marks = (
         element("title", label),
         element("rect", x=0, y=band, width=width, height=up(0.95 * middle) - band, class_="band"),
         path(points, "run"),
         *(element("circle", cx=x, cy=y, r=1.8, class_="mark") for x, y in points),
     )
-    return svg(width, height, label, parts, f"spark {case.colour}")
+    return svg(width, height, label, marks, f"spark {case.colour}")
 
 
 def throughput_chart(cases: Sequence[Case]) -> Chart:
@@ -167,17 +167,17 @@ def throughput_chart(cases: Sequence[Case]) -> Chart:
         series.setdefault(case.number, []).append(case)
 
     def draw(layout: Layout) -> Markup:
-        # as high as the names of all series need
+        # high enough for the names of all series
         height, left = max(300.0, 80.0 + TEXT_HEIGHT * len(series)), 48.0
         right = layout.width - (190.0 if layout.named else 34.0)
         top, bottom = 22.0, height - AXIS_HEIGHT
         up = linear_scale([case.images_per_s for case in cases], bottom, top, from_zero=True)
-        places = tuple(float(batch) for batch in batches)
-        across = Scale(places[0], places[-1], left + 12, right - 12, places, log=True)
-        parts = [*vertical_axis(up, left, right), text(0, 12, "images/s", "unit")]
+        ticks = tuple(float(batch) for batch in batches)
+        across = Scale(ticks[0], ticks[-1], left + 12, right - 12, ticks, log=True)
+        drawn = [*vertical_axis(up, left, right), text(0, 12, "images/s", "unit")]
         for batch in batches:
-            parts.append(text(across(batch), bottom + TEXT_HEIGHT, str(batch), "tick", "middle"))
-        parts.append(text(right, bottom + 2 * TEXT_HEIGHT, "batch", "unit", "end"))
+            drawn.append(text(across(batch), bottom + TEXT_HEIGHT, str(batch), "tick", "middle"))
+        drawn.append(text(right, bottom + 2 * TEXT_HEIGHT, "batch", "unit", "end"))
         ends = [up(points[-1].images_per_s) for points in series.values()]
         labels = spread_apart(ends, TEXT_HEIGHT, top, bottom)
         for points, end, label in zip(series.values(), ends, labels, strict=True):
@@ -191,8 +191,8 @@ def throughput_chart(cases: Sequence[Case]) -> Chart:
                 line(at[-1][0] + 7, end, right + 4, label, "leader"),
                 text(right + 8, label + 4, name, "name"),
             )
-            parts.append(group(case, *marks, title=f"{case.name}: images/s {', '.join(speeds)}"))
-        return svg(layout.width, height, "Throughput against batch", parts)
+            drawn.append(group(case, *marks, title=f"{case.name}: images/s {', '.join(speeds)}"))
+        return svg(layout.width, height, "Throughput against batch", drawn)
 
     caption = (
         "Pictures per second by the median latency. Higher is better; a line that does not rise "
@@ -224,9 +224,9 @@ def _throughput_bars(cases: Sequence[Case], batch: int) -> Chart:
 
 
 def tradeoff_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Chart | None:
-    """Error against speed; None where no error is known."""
+    """Error against speed; None without known errors."""
     rows = cases_of_batch(cases, batch)
-    # an error of zero has no place on a logarithmic axis, and none was seen
+    # a logarithmic axis has no zero, and no error is zero in practice
     known = [(case, case.error) for case in rows if case.error is not None and case.error > 0]
     if not known:
         return None
@@ -242,7 +242,7 @@ def tradeoff_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Chart |
         ticks = 6 if layout.named else 4
         across = linear_scale(speeds, left + 8, end, from_zero=True, ticks=ticks)
         up = log_scale([error for _, error in known] + limits, bottom, top)
-        parts = [
+        drawn = [
             *horizontal_axis(layout, across, top, bottom, "images/s"),
             *vertical_axis(up, left, right),
             text(0, 12, "relative L2 error", "unit"),
@@ -251,8 +251,8 @@ def tradeoff_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Chart |
         for limit in limits:
             names = ", ".join(one.value for one, t in TOLERANCES.items() if t.rel_l2 == limit)
             words, y = f"{names} limit {power_of_ten(limit)}".strip(), up(limit)
-            parts.append(line(left, y, right, y, "limit"))
-            parts.append(text(right, y - 5, words, "limit-name", "end"))
+            drawn.append(line(left, y, right, y, "limit"))
+            drawn.append(text(right, y - 5, words, "limit-name", "end"))
         for case in rows:
             if case.is_reference:
                 x = across(case.images_per_s)
@@ -261,16 +261,15 @@ def tradeoff_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Chart |
                     text(x + 5, top + 28, "eager" if layout.named else f"#{case.number}", "name"),
                 )
                 title = f"{case.name}: the reference, {case.images_per_s:.1f} images/s"
-                parts.append(group(case, *marks, title=title))
+                drawn.append(group(case, *marks, title=title))
         front = _front(known)
         if len(front) > 1:
             points = [(across(case.images_per_s), up(error)) for case, error in front]
-            parts.append(path(points, "front"))
+            drawn.append(path(points, "front"))
         labels = spread_apart([up(e) for _, e in known], TEXT_HEIGHT - 2, top + 6, bottom - 6)
         for (case, error), label in zip(known, labels, strict=True):
             x, name = across(case.images_per_s), case_key(layout, case)
-            # where the name does not fit to the right of its mark, or would lie on another mark,
-            # it stands to the left
+            # the name is left of its mark if it does not fit to the right, or would cover a mark
             end = x + 12 + width_of(name)
             fits = end <= layout.width and not any(
                 x < across(other.images_per_s) <= end and abs(up(e) - label) < TEXT_HEIGHT / 2 + 5
@@ -278,14 +277,14 @@ def tradeoff_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Chart |
                 if other is not case
             )
             if fits:
-                shown = text(x + 11, label + 4, name, "name")
+                label_text = text(x + 11, label + 4, name, "name")
             else:
-                shown = text(x - 11, label + 4, shortened(name, x - left - 12), "name", "end")
+                label_text = text(x - 11, label + 4, shortened(name, x - left - 12), "name", "end")
             title = f"{case.name}: error {error:.2e}, {case.images_per_s:.1f} images/s"
-            parts.append(
-                group(case, marker(x, up(error), case.result.precision), shown, title=title)
+            drawn.append(
+                group(case, marker(x, up(error), case.result.precision), label_text, title=title)
             )
-        return svg(layout.width, height, f"Error against speed at batch {batch}", parts)
+        return svg(layout.width, height, f"Error against speed at batch {batch}", drawn)
 
     caption = (
         "The error is the one in the artifact's manifest: the largest relative L2 distance of the "

@@ -1,4 +1,4 @@
-"""What a page is made from, and how its cases are called."""
+"""The content of a page, and the names of its cases."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from t2t_deploy.runtime import REFERENCE_BACKEND
+
 if TYPE_CHECKING:
     from t2t_deploy.bench import BenchReport, CaseResult, Comparison, Latency
     from t2t_deploy.workspace import Manifest
 
-EAGER = "eager"
 COLOURS = 7
-"""How many colours the style sheet has for cases; eager has one of its own."""
+"""How many colours the style sheet has for cases; the reference has its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchDocument:
-    """A bench with all that explains it.
+    """A bench with its context.
 
-    artifacts: manifests by the name that the rows have. command: measures the same again.
+    artifacts: manifests by the artifact's name in the rows. command: repeats the bench.
     """
 
     report: BenchReport
@@ -32,9 +33,9 @@ class BenchDocument:
 class Case:
     """A measured row of the table.
 
-    number: of its series, the same file on the same backend at any batch, from 1. name: short;
-    stands with the number. colour: class of the style sheet. error: relative L2 by the manifest,
-    None where nothing verified it. limit: the error that was allowed.
+    number: of its series (one file on one backend at any batch), from 1. name: short; shown with
+    the number. colour: class of the style sheet. error: relative L2 by the manifest, None if not
+    verified. limit: the allowed error.
     """
 
     result: CaseResult
@@ -46,13 +47,13 @@ class Case:
 
     @property
     def is_reference(self) -> bool:
-        """Whether it is what others are compared with."""
-        return self.result.backend == EAGER
+        """Whether others are compared with it."""
+        return self.result.backend == REFERENCE_BACKEND
 
     @property
     def latency(self) -> Latency:
         """Of a call, in ms."""
-        assert self.result.latency_ms is not None  # of a row without, no case is made
+        assert self.result.latency_ms is not None  # see `measured_cases`
         return self.result.latency_ms
 
     @property
@@ -63,7 +64,7 @@ class Case:
 
     @property
     def peak_mb(self) -> float:
-        """The highest resident memory, 0 where it is not known."""
+        """The highest resident memory, 0 if unknown."""
         return (self.result.peak_rss_bytes or 0) / 1e6
 
 
@@ -74,7 +75,7 @@ def measured_cases(document: BenchDocument) -> list[Case]:
     series = {(row.backend, row.artifact, row.precision): row for row in rows}
     names = _names(document, list(series.values()))
     numbers = {key: number for number, key in enumerate(series, start=1)}
-    others = [key for key in series if key[0] != EAGER]
+    others = [key for key in series if key[0] != REFERENCE_BACKEND]
     cases = []
     for row in rows:
         key = (row.backend, row.artifact, row.precision)
@@ -85,7 +86,7 @@ def measured_cases(document: BenchDocument) -> list[Case]:
                 result=row,
                 number=numbers[key],
                 name=names[numbers[key] - 1],
-                colour="c0" if key[0] == EAGER else f"c{others.index(key) % COLOURS + 1}",
+                colour=f"c{others.index(key) % COLOURS + 1}" if key in others else "c0",
                 error=_float(verified.get("rel_l2")),
                 limit=_float(verified.get("tolerance")),
             )
@@ -94,7 +95,7 @@ def measured_cases(document: BenchDocument) -> list[Case]:
 
 
 def batches_of(cases: Sequence[Case]) -> list[int]:
-    """The batches that were measured, smallest first."""
+    """The measured batches, smallest first."""
     return sorted({case.result.batch for case in cases})
 
 
@@ -104,9 +105,9 @@ def cases_of_batch(cases: Sequence[Case], batch: int) -> list[Case]:
 
 
 def _names(document: BenchDocument, rows: Sequence[CaseResult]) -> list[str]:
-    """Backend and precision, and variant and target where they tell cases apart.
+    """Backend and precision, and variant and target where they distinguish cases.
 
-    Where they do not, the number does, which stands beside every name.
+    The number beside each name distinguishes the others.
     """
     manifests = [document.artifacts.get(row.artifact or "") for row in rows]
     several = len({manifest.variant for manifest in manifests if manifest is not None}) > 1

@@ -1,7 +1,7 @@
-"""What the charts share: the frame, axes, labels and marks, in SVG that the style sheet colours.
+"""The charts' frame, axes, labels and marks, in SVG that the style sheet colours.
 
-A chart is drawn twice, wide and narrow, and the style sheet shows one: text that is scaled down to
-a phone's width cannot be read. Sizes are CSS pixels.
+A chart is drawn twice, wide and narrow, and the style sheet shows one: text scaled down to a
+phone's width is unreadable. Sizes are CSS pixels.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from t2t_deploy.report._document import Case
 
 TEXT_HEIGHT = 16.0
 ROW_HEIGHT = 50.0
-"""Of a case that has a row of its own, its label included."""
+"""Of a case with its own row, its label included."""
 AXIS_HEIGHT = 2 * TEXT_HEIGHT + 4
 """Below a chart: the values of a horizontal axis, and the unit."""
 EDGE = 10.0
-"""Room left and right of what is drawn."""
+"""Margin left and right."""
 _CHARACTER_WIDTH = 7.0  # of the average character at the charts' 12 px, a little too much
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How much room a chart has, and whether names fit beside its marks."""
+    """The width of a chart, and whether names fit beside its marks."""
 
     width: float
     named: bool
@@ -34,7 +34,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart, drawn twice. caption: what its marks mean; None where another one said it."""
+    """A chart, drawn twice. caption: the meaning of its marks; None if another chart has it."""
 
     title: str
     caption: str | None
@@ -43,7 +43,7 @@ class Chart:
 
 
 def chart(title: str, caption: str | None, draw: Callable[[Layout], Markup]) -> Chart:
-    """What ``draw`` makes of a large window and of a phone."""
+    """A chart, drawn for a large window and for a phone."""
     return Chart(title, caption, draw(Layout(560.0, named=True)), draw(Layout(340.0, named=False)))
 
 
@@ -71,12 +71,12 @@ def number(value: float) -> str:
 
 
 def svg(
-    width: float, height: float, label: str, parts: Iterable[Markup], class_: str | None = None
+    width: float, height: float, label: str, marks: Iterable[Markup], class_: str | None = None
 ) -> Markup:
-    """A drawing; ``label`` is what a screen reader says of it."""
+    """A drawing; ``label`` is its text for screen readers."""
     return element(
         "svg",
-        *parts,
+        *marks,
         viewBox=f"0 0 {number(width)} {number(height)}",
         width=width,
         height=height,
@@ -97,7 +97,7 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
 
 
 def bar(start: float, end: float, top: float, class_: str = "bar") -> Markup:
-    """A part of a row."""
+    """A bar of a row."""
     return element("rect", x=start, y=top + 24, width=end - start, height=14, class_=class_)
 
 
@@ -107,10 +107,10 @@ def path(points: Iterable[tuple[float, float]], class_: str, *, closed: bool = F
     return element("path", d=f"M{corners}{'Z' * closed}", class_=class_)
 
 
-def group(case: Case, *parts: Markup, title: str) -> Markup:
-    """Marks of one case, in its colour; ``title`` is shown when pointed at."""
+def group(case: Case, *marks: Markup, title: str) -> Markup:
+    """Marks of one case, in its colour, with ``title`` as tooltip."""
     return element(
-        "g", element("title", title), *parts, class_=f"case {case.colour}", data_series=case.number
+        "g", element("title", title), *marks, class_=f"case {case.colour}", data_series=case.number
     )
 
 
@@ -124,7 +124,7 @@ _CORNERS = {
 
 
 def marker(x: float, y: float, precision: str) -> Markup:
-    """The place of a case; the shape tells the precision, for those to whom colours do not."""
+    """The mark of a case; its shape encodes the precision without colours."""
     if precision == "fp32":
         return element("circle", cx=x, cy=y, r=5, class_="mark")
     if precision in _CORNERS:
@@ -136,12 +136,12 @@ def marker(x: float, y: float, precision: str) -> Markup:
 
 
 def case_key(layout: Layout, case: Case) -> str:
-    """What stands beside a mark: the number, and the name where there is room."""
+    """The label of a mark: the number, and the name if there is room."""
     return f"#{case.number} {case.name}" if layout.named else f"#{case.number}"
 
 
 def shortened(words: str, width: float) -> str:
-    """Words that fit a width; the middle is left out, since ends tell files apart."""
+    """Words cut to a width in their middle, since the ends of file names differ."""
     room = max(int(width / _CHARACTER_WIDTH), 5)
     if len(words) <= room:
         return words
@@ -150,7 +150,7 @@ def shortened(words: str, width: float) -> str:
 
 
 def width_of(words: str) -> float:
-    """About as wide as the words are."""
+    """Approximate width of words."""
     return len(words) * _CHARACTER_WIDTH
 
 
@@ -165,16 +165,16 @@ def power_of_ten(value: float) -> str:
     return f"{digits}e{int(exponent)}"
 
 
-def spread_apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places moved as little as a single sweep can, so that none is closer to another than a gap.
+def spread_apart(at_y: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions moved apart in a single sweep, to a gap at least.
 
-    Labels keep their order; they stay within low..high where there is room for all.
+    They keep their order, and stay within low..high if there is room for all.
     """
-    order = sorted(range(len(places)), key=lambda index: places[index])
-    moved = list(places)
+    order = sorted(range(len(at_y)), key=lambda index: at_y[index])
+    moved = list(at_y)
     at = low - gap
     for index in order:
-        at = max(places[index], at + gap)
+        at = max(at_y[index], at + gap)
         moved[index] = at
     at = high + gap
     for index in reversed(order):
@@ -194,7 +194,7 @@ _LOG_MARGIN = 1.25
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Values low..high on the places start..end; a logarithmic one takes positive values only."""
+    """Values low..high at the positions start..end; logarithmic ones are of positive values."""
 
     low: float
     high: float
@@ -204,7 +204,7 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """The place of a value."""
+        """The position of a value."""
         low, high, at = self.low, self.high, value
         if self.log:
             low, high, at = math.log10(low), math.log10(high), math.log10(value)
@@ -227,7 +227,7 @@ def linear_scale(
 
 
 def log_scale(values: Sequence[float], start: float, end: float) -> Scale:
-    """A logarithmic scale a little wider than positive values; as few marks as will do."""
+    """A logarithmic scale a little wider than positive values, with few marks."""
     low, high = min(values) / _LOG_MARGIN, max(values) * _LOG_MARGIN
     exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     for digits in _LOG_DIGITS:
@@ -235,7 +235,7 @@ def log_scale(values: Sequence[float], start: float, end: float) -> Scale:
         inside = tuple(mark for mark in marks if low <= mark <= high)
         if len(inside) >= 3:
             return Scale(low, high, start, end, inside, log=True)
-    # too close together for round numbers between them: those around them
+    # no round numbers between them: take those around them
     first = max(index for index, mark in enumerate(marks) if mark <= low * (1 + 1e-9))
     last = min(index for index, mark in enumerate(marks) if mark >= high * (1 - 1e-9))
     around = tuple(marks[first : max(last, first + 1) + 1])
@@ -243,7 +243,7 @@ def log_scale(values: Sequence[float], start: float, end: float) -> Scale:
 
 
 def fitting_scale(values: Sequence[float], start: float, end: float, *, ticks: int = 5) -> Scale:
-    """Linear, but logarithmic for positive values that are far apart."""
+    """Linear, but logarithmic for positive values far apart."""
     if min(values) > 0 and max(values) / min(values) > LOG_FROM:
         return log_scale(values, start, end)
     return linear_scale(values, start, end, from_zero=False, ticks=ticks)
@@ -254,41 +254,41 @@ def horizontal_axis(
 ) -> list[Markup]:
     """Grid lines from top to bottom, and their values below, the last with the unit.
 
-    A value whose words would touch those of the one before is left out.
+    A value whose label would touch the one before is left out.
     """
-    parts = []
+    drawn = []
     before: float | None = None
     for value in scale.ticks:
         x, words = scale(value), figure_of(value)
         if before is not None and abs(x - before) < width_of(words) + 2 * _CHARACTER_WIDTH:
             continue
         before = x
-        # a drawing may end where its scale does: there they stand inside
+        # inside the drawing at its edges
         anchor, half = "middle", width_of(words) / 2
         if x - half < 0:
             anchor = "start"
         elif x + half > layout.width:
             anchor = "end"
-        parts.append(line(x, top, x, bottom, "grid"))
-        parts.append(text(x, bottom + TEXT_HEIGHT, words, "tick", anchor))
-    parts.append(text(scale.end, bottom + 2 * TEXT_HEIGHT, unit, "unit", "end"))
-    return parts
+        drawn.append(line(x, top, x, bottom, "grid"))
+        drawn.append(text(x, bottom + TEXT_HEIGHT, words, "tick", anchor))
+    drawn.append(text(scale.end, bottom + 2 * TEXT_HEIGHT, unit, "unit", "end"))
+    return drawn
 
 
 def vertical_axis(scale: Scale, left: float, right: float) -> list[Markup]:
     """Grid lines from left to right, and their values at the left."""
-    parts = []
+    drawn = []
     for value in scale.ticks:
         y = scale(value)
-        parts.append(line(left, y, right, y, "grid"))
+        drawn.append(line(left, y, right, y, "grid"))
         words = power_of_ten(value) if scale.log else figure_of(value)
-        parts.append(text(left - 6, y + 4, words, "tick", "end"))
-    return parts
+        drawn.append(text(left - 6, y + 4, words, "tick", "end"))
+    return drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What stands in the row of a case: marks, what is said of them, and the figure."""
+    """The row of a case: marks, tooltip and figure."""
 
     marks: Sequence[Markup]
     title: str
@@ -304,12 +304,12 @@ def rows_drawing(
     cases: Sequence[Case],
     row_of: Callable[[Case, Scale, float], Row],
 ) -> Markup:
-    """A row for each case over one axis, whose it is and the figure above its marks.
+    """A row for each case over one axis, the name and the figure above its marks.
 
     row_of: of a case, with the scale and the top of the row.
     """
     bottom = len(cases) * ROW_HEIGHT
-    parts = horizontal_axis(layout, scale, 0.0, bottom, unit)
+    drawn = horizontal_axis(layout, scale, 0.0, bottom, unit)
     for index, case in enumerate(cases):
         top = index * ROW_HEIGHT
         row = row_of(case, scale, top)
@@ -317,9 +317,9 @@ def rows_drawing(
         room = layout.width - 2 * EDGE - width_of(value) - 3 * _CHARACTER_WIDTH
         name = shortened(f"#{case.number} {case.name}", room)
         kind = "value warn" if row.unstable else "value"
-        parts += [
+        drawn += [
             group(case, *row.marks, title=row.title),
             text(EDGE, top + 15, name, "name"),
             text(layout.width - EDGE, top + 15, value, kind, "end"),
         ]
-    return svg(layout.width, bottom + AXIS_HEIGHT, label, parts)
+    return svg(layout.width, bottom + AXIS_HEIGHT, label, drawn)

@@ -1,4 +1,4 @@
-"""The whole page in one file: nothing is fetched, and nothing but its own script can run."""
+"""The page in one file: it loads nothing, and only its own script can run."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _Tile = tuple[str, str, str, Case]
 
 
 def bench_page(document: BenchDocument) -> str:
-    """A page that shows a bench, with styles, script and pictures inside.
+    """A page that shows a bench, with styles, script and drawings inside.
 
-    Whatever comes from files or the command line is text in it, never markup. A policy lets the
-    page run and style itself by the hash of what is here, and forbids everything else.
+    All from files or the command line is text in it, never markup. A policy allows its style and
+    its script by their hashes, and forbids everything else.
     """
-    import jinja2  # only wanted here
+    import jinja2
 
     style, script = _resource("page.css"), _resource("page.js")
     policy = (
@@ -76,7 +76,7 @@ def bench_page(document: BenchDocument) -> str:
 
 
 def _tiles(cases: Sequence[Case]) -> list[_Tile]:
-    """The figures that people look for first: value, unit, words, and whose it is."""
+    """The main figures: value, unit, words, case."""
     batch = batches_of(cases)[0]
     here = cases_of_batch(cases, batch)
     fastest = min(here, key=lambda case: case.latency.p50)
@@ -97,46 +97,46 @@ def _tiles(cases: Sequence[Case]) -> list[_Tile]:
 
 
 def _warnings(document: BenchDocument, cases: Sequence[Case]) -> list[str]:
-    """What should be known before a figure is believed."""
-    said = []
+    """Conditions that make figures less reliable."""
+    warnings = []
     unstable = [case for case in cases if case.result.unstable]
     if unstable:
-        said.append(
+        warnings.append(
             f"{len(unstable)} of {len(cases)} cases are unstable: their rounds differ by more than "
             "10 %, so these figures would not come back. Measure again on an idle machine."
         )
     cold = [case for case in cases if case.result.warm_up and not case.result.warm_up.stable]
     if cold:
-        said.append(f"{len(cold)} of {len(cases)} cases were not warm when they were measured.")
-    found = document.report.environment
-    if found.load_before is not None and found.load_before[0] > _BUSY * found.usable_cores:
-        said.append(
-            f"The machine was busy before it began: load average {found.load_before[0]:.2f} on "
-            f"{found.usable_cores} cores."
+        warnings.append(f"{len(cold)} of {len(cases)} cases were not warm when they were measured.")
+    env = document.report.environment
+    if env.load_before is not None and env.load_before[0] > _BUSY * env.usable_cores:
+        warnings.append(
+            f"The machine was busy before it began: load average {env.load_before[0]:.2f} on "
+            f"{env.usable_cores} cores."
         )
-    drawn = {
+    random = {
         manifest.variant for manifest in document.artifacts.values() if manifest.random_weights
     }
-    if drawn:
-        said.append(
-            f"The weights of {', '.join(sorted(drawn))} are seeded random numbers: speed and "
+    if random:
+        warnings.append(
+            f"The weights of {', '.join(sorted(random))} are seeded random numbers: speed and "
             "memory are those of trained ones, errors need not be."
         )
-    return said
+    return warnings
 
 
 def _charts(cases: Sequence[Case]) -> list[list[Chart]]:
-    """Rows of charts; side by side stand the kinds, or of each kind the batches."""
+    """Rows of charts: all kinds of one batch, or all batches of one kind."""
     batches = batches_of(cases)
     kinds = [[throughput_chart(cases)]]
     for draw in (latency_chart, tradeoff_chart, memory_chart):
-        drawn = (draw(cases, batch, first=batch == batches[0]) for batch in batches)
-        kinds.append([one for one in drawn if one is not None])
+        charts = (draw(cases, batch, first=batch == batches[0]) for batch in batches)
+        kinds.append([one for one in charts if one is not None])
     return kinds if len(batches) > 1 else [[one for kind in kinds for one in kind]]
 
 
 def _not_run(results: Sequence[CaseResult]) -> dict[str, list[CaseResult]]:
-    """What was not measured, by the reason."""
+    """The cases not measured, by the reason."""
     reasons: dict[str, list[CaseResult]] = {}
     for row in results:
         if row.status.value == "not_run":
@@ -145,7 +145,7 @@ def _not_run(results: Sequence[CaseResult]) -> dict[str, list[CaseResult]]:
 
 
 def _joined(template: str) -> str:
-    """A template on one line: a break beside a tag or a statement is nothing, others a space."""
+    """A template on one line: breaks beside tags and statements vanish, others become a space."""
     tags = re.sub(r"\s*\n\s*(?=<|{[%#])|((?<=>)|(?<=[%#]}))\s*\n\s*", "", template)
     return re.sub(r"\s*\n\s*", " ", tags)
 

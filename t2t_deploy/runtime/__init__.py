@@ -1,4 +1,4 @@
-"""One `Session` protocol, and a file for each runtime that has all that is particular to it."""
+"""The `Session` protocol, and one file for each runtime."""
 
 from __future__ import annotations
 

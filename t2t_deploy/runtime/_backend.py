@@ -1,4 +1,4 @@
-"""What each runtime says of itself: what it takes and needs, how a session is opened."""
+"""The description of a runtime: what it takes and needs, how it opens a session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from t2t_deploy.types import Precision, Target
 class Backend:
     """A runtime by its command-line name.
 
-    module: its optional package. open: opens a session where `run_unavailable` finds nothing;
+    module: its optional package. open: opens a session if `run_unavailable` is None;
     raises as `open_session`.
     """
 
@@ -27,40 +27,40 @@ class Backend:
     module: str
     open: Callable[[SessionRequest], Session]
     needs_gpu: bool = False
-    """whatever is asked"""
+    """for every request"""
     cuda_graphs: bool = False
     """whether `SessionRequest.cuda_graph` changes anything"""
     compiles: bool = False
     """whether opening it on a CPU takes minutes"""
     made_for: tuple[Target, ...] = ()
-    """of which graphs it is the usual runtime"""
+    """the targets whose graphs it usually runs"""
     float32_in: tuple[Precision, ...] = (Precision.FP32,)
-    """what it can be told to compute float32 graphs in"""
+    """precisions it can compute float32 graphs in"""
 
     @property
     def extra(self) -> str:
-        """The extra of t2t-deploy that brings it."""
+        """The extra of t2t-deploy that installs it."""
         return EXTRAS[self.module]
 
     @property
     def tools(self) -> tuple[str, ...]:
-        """The distributions whose versions what it computes depends on."""
+        """The distributions whose versions its results depend on."""
         return WHEELS.get(self.module, (self.module,))
 
     @property
     def on_cpu(self) -> bool:
-        """Whether it runs ONNX files without a device: they are compared on such a one."""
+        """Whether it runs ONNX files without a device, so that they can be compared on it."""
         return self.takes == "onnx" and not self.needs_gpu
 
     def run_unavailable(self, device: int | None = None) -> Unavailable | None:
-        """The first thing that keeps it from running here; nothing is opened.
+        """The first reason why it cannot run here; opens nothing.
 
         device: ordinal of the CUDA device; None as in `SessionRequest`.
         """
-        return next((found for found in self._missing(device) if found is not None), None)
+        return next(filter(None, self._missing(device)), None)
 
     def import_unavailable(self) -> Unavailable | None:
-        """What keeps its package from being imported: it is absent, or broken."""
+        """Why its package cannot be imported: it is absent or broken."""
         absent = self._absent(self.module)
         if absent is not None:
             return absent
@@ -75,20 +75,20 @@ class Backend:
         return None
 
     def build_unavailable(self) -> Unavailable | None:
-        """The first thing that keeps its engines from being built here, of one that has some."""
+        """The first reason why its engines cannot be built here, if it has any."""
         return self.import_unavailable()
 
     def why_not_in(self, precision: Precision) -> str | None:
-        """None where it computes in that precision, else why not; asked where it runs."""
+        """Why it cannot compute in a precision, None if it can; only for one that runs here."""
         return None
 
     @property
     def why_no_dynamic_ranges(self) -> str | None:
-        """None where 8-bit products may have ranges taken at run time, else what would become."""
+        """Why 8-bit products may not take their ranges at run time; None if they may."""
         return None
 
     def _missing(self, device: int | None) -> Iterator[Unavailable | None]:
-        """What could be missing, in the order in which a person would mend it; None is there."""
+        """Each requirement, in the order to fix them: why it is missing, or None."""
         if self.needs_gpu:
             yield why_no_device(device or 0)
         yield self._absent(self.module)

@@ -31,18 +31,18 @@ BACKENDS: Mapping[str, Backend] = {
 REFERENCE_BACKEND = EAGER.name
 DEFAULT_BACKEND = ORT_CPU.name
 CPU_BACKENDS = tuple(backend.name for backend in BACKENDS.values() if backend.on_cpu)
-"""The runtimes of ONNX files that need no device: an artifact is compared on one of them."""
+"""The runtimes of ONNX files that need no device; one of them checks an artifact."""
 
 
 def backend_for(target: Target) -> str:
-    """The usual runtime of graphs that are made for a target."""
+    """The usual runtime of graphs for a target."""
     return next(backend.name for backend in BACKENDS.values() if target in backend.made_for)
 
 
 def why_not_runnable(name: str, device: int | None = None) -> str | None:
-    """None where the backend can run here, else what is missing and the next step, in one line.
+    """Why the backend cannot run here and the next step, in one line; None if it can.
 
-    device: ordinal of the CUDA device asked for; None as in `SessionRequest`.
+    device: ordinal of the CUDA device; None as in `SessionRequest`.
     Raises UsageError for an unknown name.
     """
     if name not in BACKENDS:
@@ -52,12 +52,12 @@ def why_not_runnable(name: str, device: int | None = None) -> str | None:
 
 
 def why_not_in(name: str, precision: Precision) -> str | None:
-    """None where a runnable backend of ONNX files computes in that precision, else why not."""
+    """Why a runnable backend of ONNX files cannot compute in a precision; None if it can."""
     return BACKENDS[name].why_not_in(precision)
 
 
 def open_session(request: SessionRequest) -> Session:
-    """Open what the request asks for.
+    """Open a session.
 
     Raises BackendError where the runtime cannot run here, ArtifactError for a bad file.
     """
@@ -68,5 +68,5 @@ def open_session(request: SessionRequest) -> Session:
 
 
 def available_threads() -> int:
-    """Cores this process may use: the thread count every backend is given by default."""
+    """Cores this process may use, the default thread count of every backend."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

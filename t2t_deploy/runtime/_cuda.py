@@ -1,7 +1,7 @@
-"""The CUDA runtime as far as sessions need it: every call is checked, an error is one line.
+"""The part of the CUDA runtime that sessions use; every call is checked, errors are one line.
 
-A thin typed layer over cuda-python, whose functions return ``(error, value...)``. What is acquired
-is a context manager, so that it is freed whatever happens after it.
+A thin typed layer over cuda-python, whose functions return ``(error, value...)``. Each resource
+is a context manager, which always frees it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Graph = Any
 
 
 class Cuda:
-    """One device. Raises BackendError where it is not there, MissingDependencyError.
+    """One device. Raises BackendError if it is absent, MissingDependencyError.
 
     ordinal: which device, as in ``cuda:0``.
     """
@@ -36,7 +36,7 @@ class Cuda:
         count = self._call(self._api.cudaGetDeviceCount)
         if not 0 <= ordinal < count:
             raise BackendError(
-                f"device cuda:{ordinal} was asked for; this machine has {count}: choose one from "
+                f"there is no device cuda:{ordinal}; this machine has {count}: choose from "
                 f"cuda:0 to cuda:{count - 1}"
             )
         self.activate()
@@ -46,13 +46,13 @@ class Cuda:
         self._call(self._api.cudaSetDevice, self.ordinal)
 
     def free_bytes(self) -> int:
-        """Device memory that is free, other processes' use counted."""
+        """Free device memory, after the use of all processes."""
         return int(self._call(self._api.cudaMemGetInfo)[0])
 
-    # -- what is acquired and freed -------------------------------------------------------------
+    # -- resources -------------------------------------------------------------------------------
 
     def stream(self) -> AbstractContextManager[Stream]:
-        """A stream that does not wait for the legacy default stream."""
+        """A stream that does not synchronise with the legacy default stream."""
         api = self._api
         return self._owned(
             api.cudaStreamDestroy, api.cudaStreamCreateWithFlags, api.cudaStreamNonBlocking
@@ -70,7 +70,7 @@ class Cuda:
 
     @contextlib.contextmanager
     def pinned_memory(self, size_bytes: int) -> Iterator[np.ndarray]:
-        """Page-locked host memory, which the device copies without a detour: (size,) uint8.
+        """Page-locked host memory, which the device copies directly: (size,) uint8.
 
         Neither the array nor a view of it may be used afterwards.
         """
@@ -84,11 +84,11 @@ class Cuda:
     def _owned(
         self, free: Callable[..., Any], make: Callable[..., Any], *arguments: Any
     ) -> Iterator[Any]:
-        made = self._call(make, *arguments)
+        resource = self._call(make, *arguments)
         try:
-            yield made
+            yield resource
         finally:
-            self._call(free, made)
+            self._call(free, resource)
 
     # -- work on a stream -----------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class Cuda:
         self._call(self._api.cudaStreamSynchronize, stream)
 
     def record(self, event: Event, stream: Stream) -> None:
-        """Let the event note the time when the stream gets here."""
+        """Record the time when the stream reaches this point."""
         self._call(self._api.cudaEventRecord, event, stream)
 
     def elapsed_ms(self, start: Event, end: Event) -> float:
@@ -124,7 +124,7 @@ class Cuda:
         Free it with `free_graph`. Raises BackendError for work that cannot be recorded; the stream
         is usable afterwards.
         """
-        # thread-local: what other threads allocate meanwhile does not break the recording
+        # thread-local: allocations of other threads do not break the recording
         mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call(self._api.cudaStreamBeginCapture, stream, mode)
         try:
@@ -152,7 +152,7 @@ class Cuda:
         """The value a function of the API returns, None, or several as a tuple."""
         error, *values = function(*arguments)
         if error != self._api.cudaError_t.cudaSuccess:
-            # also clears it, else the next library to ask is told of it
+            # clears the error, else the next library to ask gets it
             self._api.cudaGetLastError()
             _, text = self._api.cudaGetErrorString(error)
             raise BackendError(

@@ -1,4 +1,4 @@
-"""The reference model in eager PyTorch: what every other runtime is compared with."""
+"""The reference model in eager PyTorch, the baseline of every other runtime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, TensorSpec
 
 
 class TorchBackend(Backend):
-    """PyTorch, with or without its compiler, on the CPU unless a device is named."""
+    """PyTorch, with or without its compiler, on the CPU unless a device is given."""
 
     def _missing(self, device: int | None) -> Iterator[Unavailable | None]:
         if device is not None:
@@ -34,7 +34,7 @@ class TorchBackend(Backend):
 
 
 def _no_compiler() -> Unavailable | None:
-    """torch.compile writes C++ for a CPU, and calls the compiler that its authors would."""
+    """torch.compile writes C++ for a CPU and calls the platform's usual compiler."""
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     compiler = os.environ.get("CXX", usual)
     if shutil.which(compiler) is not None:
@@ -57,9 +57,9 @@ def _torch_without_cuda() -> Unavailable | None:
 class EagerSession(ClosingSession):
     """The reference T2T-ViT under ``inference_mode``, float32.
 
-    Of the request, ``path`` is a safetensors file of a state dict. precision: fp16 or bf16 lets
-    torch choose which operations to do in it; fp32 and None do not. ``torch.compile`` compiles each
-    batch size for itself.
+    Of the request, ``path`` is a safetensors file of a state dict. precision: fp16 or bf16
+    lets torch choose which operations use it; fp32 and None do not. ``torch.compile`` compiles each
+    batch size separately.
     """
 
     def __init__(self, request: SessionRequest) -> None:
@@ -82,8 +82,8 @@ class EagerSession(ClosingSession):
         self._model: Any = load_reference(request.path, self.config).to(self._device)
         if request.backend == COMPILE.name:
             if request.cache is not None:
-                # torch asks the environment alone; what stands there may be of a parent process,
-                # whose torch writes its own default down
+                # torch reads the environment only, where the torch of a parent process may have
+                # written its own default
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(request.cache.absolute())
             self._model = torch.compile(self._model, dynamic=False)
         size, classes = self.config.image_size, self.config.num_classes
@@ -93,7 +93,7 @@ class EagerSession(ClosingSession):
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute the logits. Raises InputError, or BackendError on a closed session."""
         check_feeds(self.inputs, feeds)
-        model = still_open(self._model)  # until the call is done, whoever closes meanwhile
+        model = still_open(self._model)  # kept until the call is done, if others close
         image = self._torch.from_numpy(feeds[INPUT_NAME]).to(self._device)
         with self._torch.inference_mode(), self._precision():
             logits = model(image)

@@ -1,4 +1,4 @@
-"""OpenVINO sessions on the CPU, in the precision asked for or not at all."""
+"""OpenVINO sessions on the CPU, in the requested precision or not at all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _KEPT_BATCHES = 2
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """What a compiled model is made of: how many layers compute in each type.
+    """How many layers of a compiled model compute in each type.
 
     every: of all layers. products: of those that multiply matrices on their own; attention may
     be fused into layers of another kind.
@@ -52,10 +52,10 @@ class OpenVinoBackend(Backend):
         if precision is Precision.FP16 or precision in QUANTIZED - {Precision.INT8}:
             return (
                 f"its CPU kernels would compute {precision.value} in float32; export with "
-                "--precision fp32 or bf16"
+                "precision fp32 or bf16"
             )
         if precision is Precision.BF16:
-            # AVX-512 without bf16 imitates it, slowly, and is not listed
+            # AVX-512 without bf16 emulates it, slowly, and is not listed
             able = require("openvino").Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
             if "BF16" not in able:
                 return (
@@ -67,22 +67,22 @@ class OpenVinoBackend(Backend):
     @property
     def why_no_dynamic_ranges(self) -> str:
         """As `Backend.why_no_dynamic_ranges`."""
-        return "its ranges are taken at run time, which OpenVINO would compute in float32"
+        return "it takes ranges at run time, and OpenVINO would compute it in float32"
 
 
 class OpenVinoSession(ClosingSession):
     """An ONNX file in OpenVINO on the CPU; calls of several threads take turns.
 
-    A graph of which tensors are bf16 is computed as it is typed, its float32 islands included. A
-    float32 graph is computed in float32 (left alone, OpenVINO takes bf16 for it where the CPU has
-    it), or in bf16 throughout where ``precision`` says so.
+    A graph with bf16 tensors is computed as typed, with its float32 islands. A float32 graph is
+    computed in float32 (by default OpenVINO would use bf16 where the CPU has it), or in bf16
+    throughout if ``precision`` says so.
 
     precision: of the graph, or to compute a float32 graph in; None is the graph's.
-    Where the batch is free, each size is compiled for itself when it first comes, since sizes that
-    are known make T2T-ViT-7 4 % faster; the two used last are kept.
+    Each size of a free batch is compiled on first use, since fixed sizes make T2T-ViT-7 4 % faster;
+    the two used last are kept.
 
     Raises ArtifactError where the file is missing or no valid model, BackendError where the CPU
-    lacks the precision, or OpenVINO chose another.
+    lacks the precision, or OpenVINO uses another.
     """
 
     def __init__(self, request: SessionRequest) -> None:
@@ -91,7 +91,7 @@ class OpenVinoSession(ClosingSession):
         self.backend = request.backend
         self._core = ov.Core()
         self._turn = threading.Lock()
-        """Held while a request computes or the model is reshaped: neither may be shared."""
+        """Locked while a request computes or the model is reshaped."""
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as err:
@@ -103,7 +103,7 @@ class OpenVinoSession(ClosingSession):
         if asked is not None and (why_not := OPENVINO.why_not_in(asked)) is not None:
             raise BackendError(f"OpenVINO cannot compute {path.name}: {why_not}")
         self._path, self._asked = path, asked
-        # the hint only ever lowers: what the graph itself has in bf16 stays so under f32
+        # the hint only lowers: under f32 the graph's own bf16 stays
         lowered = asked is Precision.BF16 and typed is None
         self._options = {
             "INFERENCE_PRECISION_HINT": _BF16 if lowered else _F32,
@@ -130,17 +130,17 @@ class OpenVinoSession(ClosingSession):
             if batch not in self._requests:
                 self.layers = self._compile(batch)
             request = self._requests[batch] = self._requests.pop(batch)  # the last used is last
-            found = request.infer([feeds[spec.name] for spec in self.inputs], share_inputs=True)
-            return {spec.name: found[index] for index, spec in enumerate(self.outputs)}
+            results = request.infer([feeds[spec.name] for spec in self.inputs], share_inputs=True)
+            return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
 
     def close(self) -> None:
-        """Free the model, after the call under way."""
+        """Free the model, after the running call."""
         with self._turn:
             self._requests.clear()
             self._model = self._core = None
 
     def _compile(self, batch: int) -> Layers:
-        """Compile for a batch, which is moot where the graph's is fixed, and check what came."""
+        """Compile for a batch (unused if the graph's is fixed) and check the result."""
         if self._free:
             self._model.reshape(
                 {
@@ -154,7 +154,7 @@ class OpenVinoSession(ClosingSession):
         except RuntimeError as err:
             raise ArtifactError(
                 f"OpenVINO does not compile {self._path}: {_reason(err)}; export the model with "
-                "--target openvino"
+                "target openvino"
             ) from err
         devices = list(compiled.get_property("EXECUTION_DEVICES"))
         self.threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
@@ -178,12 +178,12 @@ OPENVINO = OpenVinoBackend(
 
 
 def read_layers(runtime_model: Any) -> Layers:
-    """What a compiled model's layers compute in, from its runtime model."""
+    """The types that a compiled model's layers compute in, from its runtime model."""
     every: Counter[str] = Counter()
     products: Counter[str] = Counter()
     for layer in runtime_model.get_ops():
-        facts = layer.get_rt_info()
-        kind, computes = (facts[name].astype(str) for name in ("layerType", "runtimePrecision"))
+        info = layer.get_rt_info()
+        kind, computes = (info[name].astype(str) for name in ("layerType", "runtimePrecision"))
         every[computes] += 1
         if kind in PRODUCTS:
             products[computes] += 1
@@ -201,7 +201,7 @@ def check_computed(name: str, asked: Precision | None, layers: Layers, devices: 
             f"OpenVINO runs {name} on {', '.join(devices)}; expected {_DEVICE}: is another device "
             "forced by the environment?"
         )
-    found = ", ".join(f"{count} in {kind}" for kind, count in layers.products.items()) or "none"
+    actual = ", ".join(f"{count} in {kind}" for kind, count in layers.products.items()) or "none"
     if asked is None:
         return
     if asked is Precision.FP32:
@@ -209,21 +209,21 @@ def check_computed(name: str, asked: Precision | None, layers: Layers, devices: 
         if lower:
             raise BackendError(
                 f"OpenVINO computes layers of {name} in {', '.join(lower)}; expected fp32 "
-                f"throughout (of its products {found}): use --backend ort-cpu"
+                f"throughout (of its products {actual}): use backend ort-cpu"
             )
         return
     kinds = {_BF16} if asked is Precision.BF16 else _INTEGERS
-    meant = sum(count for kind, count in layers.products.items() if kind in kinds)
+    right = sum(count for kind, count in layers.products.items() if kind in kinds)
     needed = sum(layers.products.values()) / 2 if asked is Precision.BF16 else 0
-    if meant <= needed:
+    if right <= needed:
         raise BackendError(
             f"OpenVINO computes {name} in another precision than {asked.value} (of its products "
-            f"{found}); use --backend ort-cpu, or an fp32 artifact"
+            f"{actual}); use backend ort-cpu, or an fp32 artifact"
         )
 
 
 def _typed_in(model: Any) -> Precision | None:
-    """The 16 bits in which weights are stored, so that the graph says what is computed in them."""
+    """The 16-bit type of stored weights, if any: the graph then types what it computes."""
     stored = {
         op.get_element_type().get_type_name()
         for op in model.get_ops()
@@ -240,6 +240,6 @@ def _spec(port: Any, usual: str) -> TensorSpec:
 
 
 def _reason(err: RuntimeError) -> str:
-    """The last line that says something: those before it tell where in OpenVINO it was raised."""
+    """The last line with text: those before it are places in OpenVINO's source."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     return lines[-1] if lines else type(err).__name__

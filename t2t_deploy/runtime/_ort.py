@@ -60,18 +60,18 @@ class OrtCpuBackend(Backend):
 class OrtSession(ClosingSession):
     """An ONNX file in ONNX Runtime, on the CPU and nowhere else.
 
-    Weights are mapped from the file, which may be replaced while the session is open, never
-    written into. Raises ArtifactError where the file is missing or no valid model.
+    Weights are mapped from the file, which may be replaced while the session is open but not
+    changed in place. Raises ArtifactError where the file is missing or no valid model.
     """
 
     def __init__(self, request: SessionRequest) -> None:
         ort, path = require("onnxruntime"), request.path
         check_model_file(path)
         options = new_options(ort, request.threads)
-        # Without VNNI, x86 saturates signed weights by unsigned activations, which is what ONNX
-        # Runtime makes of signed operands: this has it take exact unsigned products there.
+        # ONNX Runtime turns signed operands into signed weights by unsigned activations, which x86
+        # saturates without VNNI: this selects exact unsigned products there.
         options.add_session_config_entry(_EXACT_PRODUCTS, "1")
-        # 1.32 makes a product with 8-bit weights one that rounds its activations to 8 bits too
+        # else 1.32 rounds the activations of products with 8-bit weights to 8 bits too
         options.add_session_config_entry(_FLOAT_ACTIVATIONS, "1")
         before = path.stat()
         model = _source_of(path, options)
@@ -80,9 +80,7 @@ class OrtSession(ClosingSession):
         except Exception as err:
             raise_refusal(err, path)
         if _identity(path.stat()) != _identity(before):
-            raise ArtifactError(
-                f"{path} was replaced while it was being loaded; expected one file: open it again"
-            )
+            raise ArtifactError(f"{path} was replaced while it was being loaded: open it again")
         if session.get_providers() != [_CPU]:
             raise BackendError(
                 f"ONNX Runtime runs on {session.get_providers()}, expected {_CPU}; is another "
@@ -96,7 +94,7 @@ class OrtSession(ClosingSession):
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute all outputs. Raises InputError, or BackendError on a closed session."""
         check_feeds(self.inputs, feeds)
-        session = still_open(self._session)  # until the call is done, whoever closes meanwhile
+        session = still_open(self._session)  # kept until the call is done, if others close
         names = [spec.name for spec in self.outputs]
         return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
@@ -125,7 +123,7 @@ def new_options(ort: Any, threads: int | None) -> Any:
 
 
 def _source_of(path: Path, options: Any) -> bytes | str:
-    """What a session is made from: the graph with its weights left in the file, or the file."""
+    """A session's source: the graph with its weights left in the file, or the file."""
     model = mappable_model(path)
     if not model.mapped_bytes:
         return str(path)
@@ -133,8 +131,8 @@ def _source_of(path: Path, options: Any) -> bytes | str:
     return model.graph
 
 
-def _identity(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _identity(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def raise_refusal(err: Exception, path: Path) -> NoReturn:
@@ -147,7 +145,7 @@ def raise_refusal(err: Exception, path: Path) -> NoReturn:
 
 
 def tensor_spec(node: Any) -> TensorSpec:
-    """A session's input or output. Raises ArtifactError for a type that numpy does not have."""
+    """A session's input or output. Raises ArtifactError for a type unknown to numpy."""
     shape = tuple(dim if isinstance(dim, int) else None for dim in node.shape)
     if node.type not in _DTYPES:
         raise ArtifactError(

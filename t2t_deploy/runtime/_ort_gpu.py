@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions on a GPU, through CUDA or TensorRT: there or nowhere."""
+"""ONNX Runtime sessions on a GPU alone, through CUDA or TensorRT."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from t2t_deploy.types import Precision
 if TYPE_CHECKING:
     import onnx
 
-# set on the session's options, so that it can tell where its nodes are
+# a session option that records where nodes run
 RECORD_PLACEMENT = ("session.record_ep_graph_assignment_info", "1")
 _SHAPE_SOURCES = ("Shape", "Size", "Constant")
 _SHOWN_NODES = 3
@@ -45,7 +45,7 @@ _FALLBACK_REFUSED = "fallback to CPU EP has been explicitly disabled"
 class OrtGpuBackend(Backend):
     """One execution provider of ONNX Runtime.
 
-    provider: its name there. library: the stem of its library. install: how to get what that needs.
+    provider: its name there. library: the stem of its library. install: how to install it.
     """
 
     provider: str = ""
@@ -54,14 +54,14 @@ class OrtGpuBackend(Backend):
 
     @property
     def extra(self) -> str:
-        """As `Backend.extra`: another wheel than that of the CPU."""
+        """As `Backend.extra`: its wheel is not the CPU's."""
         return "gpu"
 
     def options(self, request: SessionRequest) -> dict[str, str]:
         """Options of the execution provider, as strings."""
         options = {"device_id": str(request.device or 0)}
         if self is ORT_CUDA:
-            # else products of float32 are rounded to TensorFloat-32: 1e-3 of error for 1e-5 allowed
+            # else float32 products round to TensorFloat-32: an error of 1e-3, allowed are 1e-5
             return options | {"use_tf32": "0"}
         if request.precision in (Precision.FP16, Precision.BF16):
             options[f"trt_{request.precision.value}_enable"] = "1"
@@ -72,9 +72,9 @@ class OrtGpuBackend(Backend):
         return options
 
     def why_no_provider(self) -> Unavailable | None:
-        """What keeps the provider from being had: another wheel, or a library it needs.
+        """Why the provider is unavailable: another wheel, or a missing library.
 
-        ONNX Runtime itself says the latter in its log only, and lists providers that do not load.
+        ONNX Runtime reports the latter in its log only, and lists providers that do not load.
         """
         ort = require(self.module)
         listed = ort.get_available_providers()
@@ -85,7 +85,7 @@ class OrtGpuBackend(Backend):
                 "pip uninstall onnxruntime, then pip install 't2t-deploy[gpu]'",
             )
         if hasattr(ort, "preload_dlls"):  # 1.21 and later: from the wheels beside it
-            # it prints on stdout all that it does not find; what matters is told below
+            # it prints missing libraries on stdout; the relevant ones are reported below
             with contextlib.redirect_stdout(io.StringIO()):
                 ort.preload_dlls()
         folder = Path(str(ort.__file__)).parent / "capi"
@@ -103,15 +103,15 @@ class OrtGpuBackend(Backend):
 
 
 class OrtGpuSession(ClosingSession):
-    """An ONNX file in ONNX Runtime on one GPU; no node of it runs on the CPU.
+    """An ONNX file in ONNX Runtime on one GPU, without nodes on the CPU.
 
-    precision: of the graph; TensorRT must be told that it may compute in 16 bit.
+    precision: of the graph; lets TensorRT compute in 16 bit.
     cuda_graph: replay each shape as one graph, recorded after its first call; calls then take
-        turns. TensorRT's provider launches what TensorRT made of the file.
-    threads: intra-op threads of what the host does.
+        turns. Not for TensorRT's provider.
+    threads: intra-op threads on the host.
 
     Raises ArtifactError where the file is missing or no valid model, BackendError where the
-    provider cannot be had or would leave nodes to the CPU, MissingDependencyError.
+    provider is unavailable or would leave nodes to the CPU, MissingDependencyError.
     """
 
     def __init__(self, request: SessionRequest) -> None:
@@ -135,17 +135,17 @@ class OrtGpuSession(ClosingSession):
         except BackendError as err:
             if not replayed or _GRAPHS_REFUSED not in str(err):
                 raise
-            # the same kernels run one by one: slower, and said, but nothing is wrong with them
+            # the same kernels run one by one: slower, but correct
             replayed, refusal = False, str(err)
             session = self._opened(ort, path, options, settings)
-        found = session.get_providers()
-        if found[:1] != [self._provider]:
+        actual = session.get_providers()
+        if actual[:1] != [self._provider]:
             raise BackendError(
-                f"ONNX Runtime runs {path.name} on {', '.join(found)}, expected "
+                f"ONNX Runtime runs {path.name} on {', '.join(actual)}, expected "
                 f"{self._provider}; its log on stderr says why"
             )
         self.nodes = placed_nodes(session)
-        """Where each node is; None where this release of ONNX Runtime cannot tell."""
+        """Each node's provider; None where this release of ONNX Runtime does not record it."""
         if self.nodes is not None:
             check_placement(self.nodes, self._provider, path)
         self.inputs = tuple(tensor_spec(node) for node in session.get_inputs())
@@ -166,10 +166,10 @@ class OrtGpuSession(ClosingSession):
             text = str(err)
             if _FALLBACK_REFUSED in text:
                 raise BackendError(
-                    f"{self._provider} would leave nodes of {path.name} to the CPU, which is "
-                    "ruled out: export with --target tensorrt, or see ONNX Runtime's log on stderr"
+                    f"{self._provider} would leave nodes of {path.name} to the CPU: export "
+                    "with target tensorrt, or see ONNX Runtime's log on stderr"
                 ) from err
-            # of the Python layer, before a session is there
+            # of the Python layer, before the session exists
             if type(err) is RuntimeError or _GRAPHS_REFUSED in text:
                 reason = text.strip().splitlines()[-1]
                 raise BackendError(f"{self._provider} does not start: {reason}") from err
@@ -177,13 +177,13 @@ class OrtGpuSession(ClosingSession):
 
     @property
     def captured_batches(self) -> tuple[int, ...]:
-        """Batch sizes that have been recorded as a graph, ascending."""
+        """Batch sizes with a recorded graph, ascending."""
         recorded = () if self._replays is None else self._replays.recorded
         return tuple(sorted({shapes[0][0] for shapes in recorded}))
 
     @property
     def graph_refusal(self) -> str | None:
-        """Why calls are not replayed as graphs, where that was tried."""
+        """Why calls are not replayed as graphs, if that was tried."""
         return self._refusal if self._replays is None else self._replays.refusal
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -191,7 +191,7 @@ class OrtGpuSession(ClosingSession):
         return self.timed_run(feeds).outputs
 
     def timed_run(self, feeds: Mapping[str, np.ndarray]) -> TimedRun:
-        """As `run`, with times by the host's clock: each part is waited for."""
+        """As `run`, with times by the host's clock, which waits for each part."""
         check_feeds(self.inputs, feeds)
         session, replays = still_open(self._session), self._replays
         if replays is not None:
@@ -230,9 +230,9 @@ ORT_TENSORRT = OrtGpuBackend(
 
 
 def session_options(ort: Any, threads: int | None) -> Any:
-    """Options under which a graph runs on the asked provider or not at all."""
+    """Options with which a graph runs on the requested provider or not at all."""
     options = new_options(ort, threads)
-    # else sums over a batch of one add up in another order in each call: other bits, 1e-3 in fp16
+    # else sums over a batch of one change their order in each call: other bits, 1e-3 in fp16
     options.use_deterministic_compute = True
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.add_session_config_entry(*RECORD_PLACEMENT)
@@ -249,23 +249,23 @@ class PlacedNode:
 
 
 def placed_nodes(session: Any) -> tuple[PlacedNode, ...] | None:
-    """Where the session's nodes are; None where this release of ONNX Runtime cannot tell.
+    """The session's nodes; None where this release of ONNX Runtime does not record them.
 
     session: opened with `RECORD_PLACEMENT`.
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
     return tuple(
-        PlacedNode(part.ep_name, node.name, node.op_type)
-        for part in session.get_provider_graph_assignment_info()
-        for node in part.get_nodes()
+        PlacedNode(group.ep_name, node.name, node.op_type)
+        for group in session.get_provider_graph_assignment_info()
+        for node in group.get_nodes()
     )
 
 
 def check_placement(nodes: Sequence[PlacedNode], provider: str, path: Path) -> None:
     """Raise BackendError where a node that computes is not on ``provider``.
 
-    Sizes computed on the host are no such node: a GPU provider leaves them there on purpose.
+    Nodes that compute sizes do not count: a GPU provider leaves them on the host on purpose.
     """
     elsewhere = [node for node in nodes if node.provider != provider]
     if not elsewhere:
@@ -277,13 +277,13 @@ def check_placement(nodes: Sequence[PlacedNode], provider: str, path: Path) -> N
         more = f" and {len(wrong) - _SHOWN_NODES} more" if len(wrong) > _SHOWN_NODES else ""
         raise BackendError(
             f"{len(wrong)} of {len(nodes)} nodes of {path.name} are not on {provider}: "
-            f"{shown}{more} on {wrong[0].provider}; export with --target tensorrt, or choose "
+            f"{shown}{more} on {wrong[0].provider}; export with target tensorrt, or choose "
             "another backend"
         )
 
 
 def shape_work(nodes: Iterable[onnx.NodeProto]) -> frozenset[str]:
-    """Names of the nodes that compute sizes: from shapes and constants alone, never from values.
+    """Names of the nodes that compute sizes, from shapes and constants alone.
 
     nodes: sorted, as ONNX requires.
     """

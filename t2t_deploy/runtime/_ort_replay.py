@@ -1,4 +1,4 @@
-"""ONNX Runtime's calls on a GPU as CUDA graphs: one for each shape, at addresses of its own."""
+"""ONNX Runtime's calls on a GPU as CUDA graphs: one per shape, with its own buffers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ _Shapes = tuple[tuple[int, ...], ...]
 
 
 class Replays:
-    """The calls of a session whose provider was given `REPLAYABLE`, one at a time.
+    """The calls of a session whose provider has the options `REPLAYABLE`, one at a time.
 
-    ONNX Runtime launches some hundred kernels a call, each later than the one before it ends;
-    a graph is launched once. Source: its "CUDA Graphs" page for the rules: the same addresses in
-    each call of a graph, and no two calls at once.
+    ONNX Runtime launches some hundred kernels a call, with gaps; a graph is launched once. Its
+    "CUDA Graphs" page has the rules: the same addresses in each call, and no two calls at once.
     """
 
     def __init__(
@@ -42,15 +41,15 @@ class Replays:
         self._graphs: dict[_Shapes, _Graph] = {}
         self._turn = threading.Lock()
         self.refusal: str | None = None
-        """Why calls are made kernel by kernel, where a recording failed."""
+        """Why calls run kernel by kernel, where a recording failed."""
 
     @property
     def recorded(self) -> tuple[_Shapes, ...]:
-        """Shapes of the inputs that are replayed, in the order of their first call."""
+        """Input shapes with a graph, in the order of their first call."""
         return tuple(self._graphs)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> TimedRun:
-        """One call; the first at a shape is made plainly, and recorded after it."""
+        """One call; the first at a shape runs plainly, then it is recorded."""
         started_ns = time.perf_counter_ns()
         shapes = tuple(feeds[spec.name].shape for spec in self._inputs)
         with self._turn:
@@ -121,14 +120,14 @@ def run_bound(
     device: int,
     options: Any = None,
 ) -> TimedRun:
-    """One call with buffers of its own on the device, timed by the host: each part is waited for.
+    """One call with its own device buffers, timed by the host, which waits for each part.
 
     feeds: arrays of the graph's types. outputs: what it returns. options: ``RunOptions``.
     """
     started_ns = time.perf_counter_ns()
     binding = session.io_binding()
     for name, array in feeds.items():
-        # the graph's types were checked; a copy that is contiguous is what the device takes
+        # types are checked already; the device takes contiguous arrays
         source = np.ascontiguousarray(array)
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(source, DEVICE, device))
     for spec in outputs:
@@ -138,13 +137,13 @@ def run_bound(
     session.run_with_iobinding(binding, options)
     binding.synchronize_outputs()
     computed_ns = time.perf_counter_ns()
-    found = [value.numpy() for value in binding.get_outputs()]
-    named = dict(zip((spec.name for spec in outputs), found, strict=True))
+    results = [value.numpy() for value in binding.get_outputs()]
+    named = dict(zip((spec.name for spec in outputs), results, strict=True))
     return TimedRun(named, timing(started_ns, copied_ns, computed_ns))
 
 
 def timing(started_ns: int, copied_ns: int, computed_ns: int) -> CallTiming:
-    """The parts of a call that ends now."""
+    """The times of a call that ends now."""
     ended_ns = time.perf_counter_ns()
     return CallTiming(
         h2d_ms=(copied_ns - started_ns) / 1e6,

@@ -1,4 +1,4 @@
-"""A bounded pool of things that one thread at a time may use."""
+"""A bounded pool of items for one thread at a time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _T = TypeVar("_T")
 
 
 class Pool(Generic[_T]):
-    """Makes items when they are needed, at most ``limit``; the last one returned is lent first.
+    """Creates items on demand, at most ``limit``; the last one returned is lent first.
 
-    make, free: called without the pool's lock held. One that was lent to a block that raised is
-    freed, not lent again: nobody knows what state it is in.
+    make, free: called outside the pool's lock. An item whose block raised is freed, not lent again:
+    its state is unknown.
     """
 
     def __init__(self, make: Callable[[], _T], free: Callable[[_T], None], limit: int) -> None:
         self._make, self._free, self._limit = make, free, limit
         self._idle: list[_T] = []
-        self._made = 0
+        self._count = 0
         self._closed = False
         self._changed = threading.Condition()
 
@@ -41,9 +41,9 @@ class Pool(Generic[_T]):
         with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
-            self._made -= len(idle)
+            self._count -= len(idle)
             self._changed.notify_all()
-        with contextlib.ExitStack() as stack:  # one that does not free keeps no other from it
+        with contextlib.ExitStack() as stack:  # frees the others if one raises
             for item in idle:
                 stack.callback(self._free, item)
 
@@ -54,8 +54,8 @@ class Pool(Generic[_T]):
                     raise BackendError("the session is closed; open a new one")
                 if self._idle:
                     return self._idle.pop()
-                if self._made < self._limit:
-                    self._made += 1
+                if self._count < self._limit:
+                    self._count += 1
                     break
                 self._changed.wait()
         try:
@@ -77,5 +77,5 @@ class Pool(Generic[_T]):
 
     def _forget(self) -> None:
         with self._changed:
-            self._made -= 1
+            self._count -= 1
             self._changed.notify()

@@ -1,4 +1,4 @@
-"""What every runtime offers: named arrays in, named arrays out, checked before anything runs."""
+"""The interface of every runtime: named arrays in and out, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from t2t_deploy.types import Precision, TensorSpec
 class Session(Protocol):
     """A loaded model. Close it, or use it as a context manager.
 
-    `run` may be called from any number of threads, and gives each the bits it would give one alone:
-    side by side on PyTorch and ONNX Runtime, in turns on OpenVINO and where ONNX Runtime replays
-    CUDA graphs, as many at once as there are contexts on an engine. `close` may come from any
-    thread: calls under way are finished, or, while they wait for their turn, refused like those
-    that come later. Feeds must not be written into while a call reads them; outputs are the
-    caller's own.
+    `run` may be called from any number of threads, and gives the same bits as in one thread: side
+    by side on PyTorch and ONNX Runtime, in turns on OpenVINO and where ONNX Runtime replays CUDA
+    graphs, as many at once as an engine has contexts. `close` may come from any thread: running
+    calls finish, waiting and later ones are refused. Feeds must not change during a call; outputs
+    belong to the caller.
     """
 
     @property
@@ -45,7 +44,7 @@ class Session(Protocol):
         """
 
     def close(self) -> None:
-        """Free what the session holds; calling it twice is harmless."""
+        """Free the session's resources; a second call does nothing."""
 
     def __enter__(self) -> Session: ...
 
@@ -66,7 +65,7 @@ class ClosingSession:
     """Base of sessions: a context manager that closes on leaving."""
 
     def close(self) -> None:
-        """Free what the session holds."""
+        """Free the session's resources."""
         raise NotImplementedError
 
     def __enter__(self: _Session) -> _Session:
@@ -78,10 +77,10 @@ class ClosingSession:
 
 @dataclass(frozen=True, slots=True)
 class CallTiming:
-    """Where the time of one call on a device went, ms.
+    """The time of one call on a device, in parts, ms.
 
-    h2d, kernel, d2h: copying in, computing, copying out, as the device's own clock saw them.
-    end_to_end: on the host's clock, with copying from and to the caller's arrays.
+    h2d, kernel, d2h: copying in, computing, copying out, by the device's clock. end_to_end: by the
+    host's clock, with copying from and to the caller's arrays.
     """
 
     h2d_ms: float
@@ -92,7 +91,7 @@ class CallTiming:
 
 @dataclass(frozen=True, slots=True)
 class TimedRun:
-    """The outputs of one call, and where its time went."""
+    """The outputs of one call, and its times."""
 
     outputs: dict[str, np.ndarray]
     timing: CallTiming
@@ -100,19 +99,19 @@ class TimedRun:
 
 @runtime_checkable
 class TimedSession(Protocol):
-    """A session on a device that can tell copies from computing."""
+    """A session that times copies and computing separately."""
 
     def timed_run(self, feeds: Mapping[str, np.ndarray]) -> TimedRun:
-        """As `Session.run`, with the times of its parts."""
+        """As `Session.run`, with times."""
 
 
 @runtime_checkable
 class ReplayingSession(Protocol):
-    """A session that replays its calls as CUDA graphs, or tells why not."""
+    """A session that replays its calls as CUDA graphs, or says why not."""
 
     @property
     def graph_refusal(self) -> str | None:
-        """Why calls are made kernel by kernel, where a recording failed."""
+        """Why calls run kernel by kernel, where a recording failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +122,10 @@ class SessionRequest:
     threads: intra-op threads; None leaves the runtime's choice.
     device: ordinal of the CUDA device; None is 0 for a backend that needs one, and the CPU for
         PyTorch.
-    precision: of the graph, where the runtime must be told; of PyTorch's autocast.
+    precision: of the graph, for runtimes that need it; of PyTorch's autocast.
     cache: folder for what a runtime compiles and can read again; None keeps nothing.
-    cuda_graph: whether a backend that has them replays a batch as one CUDA graph.
-    sha256: of the engine that somebody answers for, by its manifest or by trusting it: no other
-        content is loaded, and none where it is None.
+    cuda_graph: whether a backend that can replays a batch as one CUDA graph.
+    sha256: of a trusted engine, as in `engine.read_engine`; None trusts none.
     """
 
     backend: str
@@ -158,14 +156,14 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) ->
             )
         if array.size == 0:
             raise InputError(f"input {spec.name!r} is an empty batch; pass at least one picture")
-        # One sum costs a tenth of a test of every number, and is no number where one is none.
+        # One sum costs a tenth of testing every number, and is not finite where one is not.
         if array.dtype.kind == "f" and not np.isfinite(array.sum()):
             bad = ~np.isfinite(array)
             if bad.any():
-                first = tuple(int(place) for place in np.argwhere(bad)[0])
+                first = tuple(int(index) for index in np.argwhere(bad)[0])
                 raise InputError(
                     f"input {spec.name!r} has {int(bad.sum())} numbers that are NaN or infinite, "
-                    f"the first at {first}; expected finite numbers: look at what made them"
+                    f"the first at {first}; expected finite numbers: check their source"
                 )
 
 
@@ -178,27 +176,26 @@ def batch_of(inputs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> i
     return next(iter(batches.values()))
 
 
-def still_open(part: _T | None) -> _T:
-    """A part that a session lets go of when it closes. Raises BackendError once it is gone."""
-    if part is None:
+def still_open(resource: _T | None) -> _T:
+    """A session's resource, None once it is closed. Raises BackendError then."""
+    if resource is None:
         raise BackendError("the session is closed; open a new one")
-    return part
+    return resource
 
 
 def check_model_file(path: Path) -> None:
-    """Raise ArtifactError where an ONNX file is missing or nothing to hand to a parser."""
+    """Raise ArtifactError where an ONNX file is missing or unsafe to parse."""
     if not path.is_file():
         raise ArtifactError(f"there is no file {path}; export the model first")
     check_onnx_file(path)
 
 
-def fill_batch(pictures: np.ndarray, batch: int | None) -> np.ndarray:
-    """A batch (n, ...) of at least ``batch``: the last picture is repeated where n is less.
+def fill_batch(images: np.ndarray, batch: int | None) -> np.ndarray:
+    """A batch (n, ...) of at least ``batch``: the last image is repeated where n is less.
 
-    batch: the smallest that a session takes, None for any. What is computed of repetitions is the
-    caller's to cut off.
+    batch: the smallest that a session takes, None for any. The caller drops results of repetitions.
     """
-    missing = (batch or 0) - len(pictures)
+    missing = (batch or 0) - len(images)
     if missing <= 0:
-        return pictures
-    return np.concatenate((pictures, np.repeat(pictures[-1:], missing, axis=0)))
+        return images
+    return np.concatenate((images, np.repeat(images[-1:], missing, axis=0)))

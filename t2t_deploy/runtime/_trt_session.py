@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX engines on a GPU: own buffers, CUDA graphs, contexts for threads."""
+"""TensorRT and TensorRT-RTX engines on a GPU: buffers, CUDA graphs, contexts for threads."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ if TYPE_CHECKING:
     import tensorrt
 
 CONTEXTS = 2
-"""One computes while another's pictures are copied; each has activations and buffers of its own."""
+"""One computes while another copies; each has its own activations and buffers."""
 
 
 class TensorRTBackend(Backend):
-    """A TensorRT, which runs the engines that it has built."""
+    """TensorRT or TensorRT-RTX, which runs the engines that it built."""
 
     def build_unavailable(self) -> Unavailable | None:
-        """As `Backend.build_unavailable`: TensorRT-RTX needs no device for it, TensorRT does."""
+        """As `Backend.build_unavailable`; TensorRT needs a device, TensorRT-RTX does not."""
         missing = self.import_unavailable()
         return why_no_device() if missing is None and self is TENSORRT else missing
 
@@ -66,15 +66,15 @@ class TensorRTBackend(Backend):
 
 
 def _unsupported_device(ordinal: int) -> Unavailable | None:
-    """A device that TensorRT-RTX has no kernels for; it lists those it has."""
-    known = supported_sms(load_tensorrt(BACKEND_RTX))
-    found = device_capability(ordinal)
-    # one newer than the newest listed is left to portable engines
-    if not known or found is None or found in known or int(found) > max(map(int, known)):
+    """Whether TensorRT-RTX has no kernels for a device."""
+    supported = supported_sms(load_tensorrt(BACKEND_RTX))
+    own = device_capability(ordinal)
+    # portable engines may run on a device newer than the newest listed
+    if not supported or own is None or own in supported or int(own) > max(map(int, supported)):
         return None
     return Unavailable(
-        f"TensorRT-RTX has no kernels for compute capability {found} (it has {', '.join(known)})",
-        "use --backend ort-cuda, ort-tensorrt or tensorrt",
+        f"TensorRT-RTX has no kernels for compute capability {own} (it has {', '.join(supported)})",
+        "use backend ort-cuda, ort-tensorrt or tensorrt",
     )
 
 
@@ -85,9 +85,8 @@ class TensorRTSession(ClosingSession):
     replay each batch size as one graph, recorded after its first call.
     contexts: most execution contexts per profile; further threads wait for one.
 
-    Raises ArtifactError for a missing file, EngineError for bytes that nobody answers for or that
-    are no engine of this runtime, BackendError where device or driver refuse,
-    MissingDependencyError.
+    Raises ArtifactError for a missing file, EngineError for a file that is not trusted or no engine
+    of this runtime, BackendError where device or driver refuse, MissingDependencyError.
     """
 
     def __init__(self, request: SessionRequest, *, contexts: int = CONTEXTS) -> None:
@@ -99,7 +98,7 @@ class TensorRTSession(ClosingSession):
         self.inputs, self.outputs = engine.inputs, engine.outputs
         self.profiles = engine.profiles
         self.graph_refusal: str | None = None
-        """Why calls are not replayed as graphs, where that was tried."""
+        """Why calls are not replayed as graphs, if that was tried."""
         self._captured: set[int] = set()
         self._cuda_graph = request.cuda_graph
         self._engine: LoadedEngine | None = engine
@@ -110,7 +109,7 @@ class TensorRTSession(ClosingSession):
             for index in range(len(engine.profiles))
         ]
         try:
-            with self._pools[0].lend():  # what is wrong with the engine shows here, not in a call
+            with self._pools[0].lend():  # a bad engine fails here, not in a call
                 pass
         except BaseException:
             self.close()
@@ -121,17 +120,17 @@ class TensorRTSession(ClosingSession):
         return self._run(feeds, timed=False).outputs
 
     def timed_run(self, feeds: Mapping[str, np.ndarray]) -> TimedRun:
-        """As `run`, with events between copies and kernels, which cost some microseconds."""
+        """As `run`, with events between copies and kernels (some microseconds)."""
         return self._run(feeds, timed=True)
 
     @property
     def captured_batches(self) -> tuple[int, ...]:
-        """Batch sizes that have been recorded as a graph, ascending."""
+        """Batch sizes with a recorded graph, ascending."""
         return tuple(sorted(self._captured))
 
     def close(self) -> None:
-        """Free contexts and buffers, those in use when their call is done; keep the cache."""
-        with contextlib.ExitStack() as stack:  # in reverse order, all of it whatever one raises
+        """Free contexts and buffers, those in use after their call; save the cache."""
+        with contextlib.ExitStack() as stack:  # in reverse order, all of them if one raises
             stack.callback(setattr, self, "_engine", None)
             stack.callback(self._settings.forget)
             for pool in self._pools:
@@ -148,17 +147,17 @@ class TensorRTSession(ClosingSession):
         with pool.lend() as context:
             outputs = context.run(feeds, batch, timed=timed)
             end_to_end_ms = (time.perf_counter_ns() - started_ns) / 1e6
-            parts_ms = context.times_ms() if timed else (0.0, 0.0, 0.0)
+            times_ms = context.times_ms() if timed else (0.0, 0.0, 0.0)
             if self._cuda_graph and batch not in context.graphs:
                 self._capture(context, batch)
-        return TimedRun(outputs, CallTiming(*parts_ms, end_to_end_ms))
+        return TimedRun(outputs, CallTiming(*times_ms, end_to_end_ms))
 
     def _capture(self, context: _Context, batch: int) -> None:
         try:
             context.capture(batch)
             self._captured.add(batch)
         except BackendError as err:
-            # the same kernels run one by one: slower, and said, but nothing is wrong with them
+            # the same kernels run one by one: slower, but correct
             self._cuda_graph, self.graph_refusal = False, str(err)
 
     def _new_context(self, index: int) -> _Context:
@@ -184,7 +183,7 @@ TENSORRT, TENSORRT_RTX = (
 
 
 class _RuntimeSettings:
-    """How contexts are to run, where the runtime can be told; RTX's cache of compiled kernels."""
+    """Settings of contexts, where the runtime has any, and RTX's cache of compiled kernels."""
 
     def __init__(self, loaded: LoadedEngine, cache_path: Path | None) -> None:
         self.config: Any = None
@@ -195,8 +194,8 @@ class _RuntimeSettings:
             return
         self.config = loaded.engine.create_runtime_config()
         if hasattr(self.config, "dynamic_shapes_kernel_specialization_strategy"):
-            # the lazy one changes kernels between calls: other bits, and a graph of the slow ones
-            rtx: Any = loaded.trt  # no stub of TensorRT's has it
+            # lazy specialisation changes kernels between calls: other bits, slow ones in the graph
+            rtx: Any = loaded.trt  # in no stub of TensorRT
             strategy = rtx.DynamicShapesKernelSpecializationStrategy.EAGER
             self.config.dynamic_shapes_kernel_specialization_strategy = strategy
         if self._path is None or not hasattr(self.config, "create_runtime_cache"):
@@ -204,12 +203,12 @@ class _RuntimeSettings:
         self._cache = self.config.create_runtime_cache()
         if self._path.is_file():
             self._stored = self._path.read_bytes()
-            # one of another driver, device or release is refused and replaced at the end
+            # TensorRT refuses one of another driver, device or release; it is replaced at the end
             self._cache.deserialize(self._stored)
         self.config.set_runtime_cache(self._cache)
 
     def save(self) -> None:
-        """Write what was compiled; only once, and only if there is something new."""
+        """Write the compiled kernels, once, if there are new ones."""
         cache, self._cache = self._cache, None
         if cache is None or self._path is None:
             return
@@ -217,14 +216,14 @@ class _RuntimeSettings:
         if content == self._stored:
             return
         try:
-            # sessions in other processes write the same name: each renames a file of its own
+            # sessions in other processes write the same file
             with atomic_write(self._path) as temporary:
                 temporary.write_bytes(content)
         except ArtifactError as err:
-            raise BackendError(f"compiled kernels cannot be kept: {err}") from err
+            raise BackendError(f"cannot save compiled kernels: {err}") from err
 
     def forget(self) -> None:
-        """Let go of what belongs to the engine."""
+        """Drop references to the engine."""
         self.config = self._cache = None
 
 
@@ -245,7 +244,7 @@ class _Context:
             self._stream = stack.enter_context(cuda.stream())
             self._events = [stack.enter_context(cuda.event()) for _ in range(4)]
             self._context = self._new_context(config)
-            stack.callback(setattr, self, "_context", None)  # while its stream is there
+            stack.callback(setattr, self, "_context", None)  # before its stream
             self._check(
                 self._context.set_optimization_profile_async(index, int(self._stream)),
                 f"profile {index}",
@@ -301,17 +300,17 @@ class _Context:
         )
 
     def capture(self, batch: int) -> None:
-        """Record the batch that was just run: what a plain run sets up must not be recorded.
+        """Record the batch that was just run: the setup of a plain run must not be recorded.
 
         Raises BackendError where the engine cannot be recorded.
         """
         context, stream = self._context, int(self._stream)
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(stream):
-            raise BackendError("the engine works with the host between its kernels")
+            raise BackendError("the engine uses the host between its kernels")
         self.graphs[batch] = self._cuda.capture(self._stream, self._enqueue)
 
     def close(self) -> None:
-        """Free everything, after the work under way."""
+        """Free everything, after running work."""
         self._cuda.activate()
         self._owned.close()
 
@@ -343,7 +342,7 @@ class _Context:
         self._batch = batch
 
     def _staged(self, spec: TensorSpec, batch: int) -> np.ndarray:
-        """The part of the pinned buffer that a batch fills, as its tensor."""
+        """The slice of the pinned buffer that a batch fills, as its tensor."""
         shape = self._shapes[batch][spec.name]
         used = self._host[spec.name][: buffer_bytes(spec, shape)]
         return used.view(np.dtype(spec.dtype)).reshape(shape)
@@ -366,10 +365,10 @@ class _Context:
 
 
 def buffer_bytes(spec: TensorSpec, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor of that shape. Raises BackendError where a dimension is not known."""
+    """Bytes of a tensor of that shape. Raises BackendError for an unknown dimension."""
     if min(shape, default=1) < 0:
         raise BackendError(
-            f"the engine does not tell the shape of {spec.name!r} ({shape}) before it runs; "
-            "sessions need it: export without operators whose shape depends on values"
+            f"the shape of {spec.name!r} ({shape}) is unknown before the engine runs: "
+            "export without operators whose shape depends on values"
         )
     return math.prod(shape) * np.dtype(spec.dtype).itemsize

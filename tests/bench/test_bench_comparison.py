@@ -168,7 +168,7 @@ def test_another_machine_or_setting_is_refused_with_what_differs(
         check_comparable(report(), now, devices=(None,), name="old.json")
     assert str(refused.value) == (
         f"old.json was measured on another machine or with other settings: {difference}; only the "
-        "same can be compared: bench both on one machine with the same --threads and --device"
+        "same can be compared: bench both on one machine with the same threads and device"
     )
 
 

@@ -29,7 +29,7 @@ def test_bytes_for_an_embedded_preprocess() -> None:
 
 
 def test_another_fixed_batch() -> None:
-    with pytest.raises(FixedBatchError, match=r"batch fixed to 4; batch 1 was asked.*--batch 4"):
+    with pytest.raises(FixedBatchError, match=r"batch fixed to 4; batch 1 was asked.* batch 4"):
         make_inputs([TensorSpec("image", "float32", (4, 3))], batch=1, seed=0)
 
 

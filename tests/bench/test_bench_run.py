@@ -119,8 +119,8 @@ def test_a_fixed_batch_is_not_run(fake_case: MakeCase) -> None:
     wrong, right = bench(fake_case("four", fixed=4), fake_case("any")).results
     assert wrong.status is BenchStatus.NOT_RUN
     assert wrong.reason == (
-        "input 'image' has its batch fixed to 4; batch 1 was asked: bench with --batch 4, or "
-        "export with --batch dynamic"
+        "input 'image' has its batch fixed to 4; batch 1 was asked: bench with batch 4, or "
+        "export with batch dynamic"
     )
     assert right.status is BenchStatus.OK
 

@@ -80,7 +80,7 @@ def test_a_backend_that_does_not_exist(run: Run, workspace: Path) -> None:
 
 def test_too_few_rounds(run: Run, workspace: Path) -> None:
     done = run("bench", "--rounds", 4, status=2)
-    assert "rounds is 4" in done.err and "pass --rounds 5 or more" in done.err
+    assert "rounds is 4" in done.err and "set rounds to 5 or more" in done.err
 
 
 def test_a_fixed_batch_is_not_run_at_another(run: Run, tiny_toml: Path) -> None:

@@ -131,7 +131,7 @@ def test_another_machine_is_refused(run: Run, old: dict[str, Any], unmeasured: N
     message = (
         "old.json was measured on another machine or with other settings: processor Other CPU "
         f"there, {model} here; threads 1 there, 2 here; only the same can be compared: bench both "
-        "on one machine with the same --threads and --device"
+        "on one machine with the same threads and device"
     )
     assert done.err == f"error: {message}\n"
     assert done.json == {"error": {"kind": "ComparisonError", "message": message}}

@@ -93,7 +93,7 @@ def test_native_without_a_device(run: Run, built: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("t2t_deploy.engine._choice.device_capability", lambda: None)
     assert run.fails("BackendError", "build-trt", "--fp16", "--sm", "native") == (
         "'native' builds for this machine's GPU and no CUDA device was found: name the "
-        "targets (--sm 86,89) or build a portable engine (--sm portable)"
+        "targets (sm 86,89) or build a portable engine (sm portable)"
     )
 
 

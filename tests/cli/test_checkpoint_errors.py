@@ -161,7 +161,7 @@ def test_missing_unexpected_and_mis_shaped_keys(refused: Refused, weights: State
         f"model.pth is no tiny: it lacks {len(keys)} of {len(weights) - 1 + len(keys)} keys "
         f"({', '.join(keys[:3])}, ...), it has 1 unexpected keys (extra.weight), it has 1 "
         "mis-shaped tensors (cls_token (1, 1, 8), expected (1, 1, 16)); give the variant the file "
-        "was trained as, or leave --variant out to have it recognised"
+        "was trained as, or leave the variant out to have it recognised"
     )
 
 
@@ -174,13 +174,13 @@ def test_the_wrong_variant(refused: Refused) -> None:
 def test_no_released_variant(refused: Refused, weights: StateDict) -> None:
     message = refused(weights, "-q")
     assert message.startswith("model.pth fits no released variant; the nearest is ")
-    assert message.endswith("give --variant, or --config for a model of your own dimensions")
+    assert message.endswith("give the variant, or a config for your own dimensions")
 
 
 def test_two_variants_of_the_same_shapes(refused: Refused) -> None:
     assert refused(without_data(config_for_variant("14")), "-q") == (
-        "model.pth fits the variants 14 and 14_resnext, whose weights have the same shapes; say "
-        "which: --variant 14"
+        "model.pth fits the variants 14 and 14_resnext, whose weights have the same shapes; name "
+        "one of them as variant"
     )
 
 

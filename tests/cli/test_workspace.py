@@ -169,7 +169,7 @@ def test_a_folder_without_access(
     done = run("export", "--config", tiny_toml, status=1)
     assert done.err.splitlines()[-1] == (
         "error: cannot write in artifacts/weights: Permission denied; free some space or choose "
-        "another place with --workspace or -o"
+        "another folder (options workspace, output)"
     )
 
 
@@ -196,4 +196,4 @@ def test_a_folder_that_cannot_be_made(run: Run, tiny_toml: Path) -> None:
     done = run("export", "--config", tiny_toml, "--workspace", "file/below", status=1)
     assert "error: cannot create file/below/weights: Not a directory; choose another" in done.err
     done = run("export", "--config", tiny_toml, "--batch", 1, "-o", "file/model.onnx", status=1)
-    assert "error: cannot create file: File exists; choose another place" in done.err
+    assert "error: cannot create file: File exists; choose another" in done.err

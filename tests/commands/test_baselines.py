@@ -87,10 +87,10 @@ def test_what_is_added(bench: Bench) -> None:
     # the precision is told, or OpenVINO would choose it
     asked = {case.request.precision for case in bench.cases if case.artifact in EXPORTERS}
     assert asked == {Precision.FP32, Precision.BF16}
-    wanted = {case.batch: case.wanted for case in bench.cases}
+    wanted = {case.batch: case.reference_logits for case in bench.cases}
     for case in bench.cases:
-        assert case.wanted is not None and len(case.wanted) == 10
-        assert case.wanted == wanted[case.batch]
+        assert case.reference_logits is not None and len(case.reference_logits) == 10
+        assert case.reference_logits == wanted[case.batch]
     assert wanted[1] != wanted[2]  # another shape, other pictures
     plain_files = [c.request.path for c in bench.cases if c.artifact in EXPORTERS]
     assert not any(path.is_file() for path in plain_files)
@@ -103,7 +103,7 @@ def test_without_it_nothing_is_added(bench: Bench) -> None:
     bench.backends("eager", "compile", "ort-cpu", "openvino")
     report = bench()
     assert [case.backend for case in bench.cases] == ["eager", "ort-cpu", "openvino"]
-    assert {case.wanted for case in bench.cases} == {None}
+    assert {case.reference_logits for case in bench.cases} == {None}
     (row,) = (row for row in report.results if row.backend == "compile")
     assert row.reason == (
         "compiles for a minute or more on a CPU; ask for it: --baselines or --backend compile"

@@ -64,7 +64,7 @@ def test_which_builder_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="no builder 'trt'; known: auto, tensorrt, tensorrt-rtx"):
         choose_builder("trt")
     monkeypatch.setattr(_trt_choice, "load_tensorrt", lambda backend: load_tensorrt())
-    with pytest.raises(BackendError, match=r"no CUDA device was found: build with --backend tens"):
+    with pytest.raises(BackendError, match=r"no CUDA device was found: build with backend tens"):
         choose_builder("tensorrt")
     monkeypatch.setattr(_trt_choice, "device_capability", lambda: "86")
     monkeypatch.setattr(_trt_choice, "is_installed", lambda name: True)

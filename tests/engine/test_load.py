@@ -69,7 +69,7 @@ def test_a_batch_that_no_profile_takes() -> None:
         choose_profile(profiles("1:1:4", "8:8:8"), 6)
     assert str(raised.value) == (
         "the batch is 6; this engine takes 1 to 4, 8: split or pad the batch, or build with a "
-        "profile that holds 6, as in --profile 1:6:6"
+        "profile that includes 6, such as 1:6:6"
     )
 
 
@@ -109,7 +109,7 @@ def test_one_batch_of_all_inputs() -> None:
 def test_buffer_sizes() -> None:
     assert buffer_bytes(IMAGE, (32, 3, 224, 224)) == 32 * 3 * 224 * 224 * 4
     assert buffer_bytes(TensorSpec("x", "float16", (None, 10)), (4, 10)) == 80
-    with pytest.raises(BackendError, match="does not tell the shape of 'image'"):
+    with pytest.raises(BackendError, match=r"the shape of 'image' .* is unknown"):
         buffer_bytes(IMAGE, (-1, 3, 8, 8))
 
 
@@ -150,11 +150,11 @@ def test_a_session_where_no_device_is(engine: Path) -> None:
         TENSORRT_RTX.open(SessionRequest("tensorrt-rtx", engine.with_name("none")))
 
 
-def test_only_bytes_that_somebody_answers_for_are_read(tmp_path: Path) -> None:
+def test_only_a_trusted_engine_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.engine"
     path.write_bytes(b"engine")
     assert read_engine(path, file_sha256(path)) == b"engine"
-    with pytest.raises(EngineError, match=r"^nobody answers for .*a\.engine, .* --trust"):
+    with pytest.raises(EngineError, match=r"a\.engine is not trusted, .*option trust"):
         read_engine(path, None)
     checked = file_sha256(path)
     path.write_bytes(b"another")  # between the check and the load

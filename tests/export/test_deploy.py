@@ -200,7 +200,7 @@ def test_a_wrong_version_is_far_outside_the_tolerance(mistake: str) -> None:
 
 
 def test_quantised_precisions_are_refused() -> None:
-    message = "precision int8 is made by quantising, not by export; export one of fp32, fp16, bf16"
+    message = "precision int8 comes from quantisation, not export; export one of fp32, fp16, bf16"
     with pytest.raises(UsageError, match=re.escape(message)):
         deployed("performer", Target.CPU, precision=Precision.INT8)
 

@@ -86,7 +86,7 @@ def test_a_place_that_is_told_twice(write: Callable[..., Path]) -> None:
         lies_in(location="beside.bin")(made)
         made.graph.initializer[0].external_data.add(key="location", value="other.bin")
 
-    assert "says twice where its data lie" in refusal(write(change))
+    assert "gives the location of its data twice" in refusal(write(change))
 
 
 SECRET = TensorProto(

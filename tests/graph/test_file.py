@@ -154,8 +154,8 @@ def twice(made: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (cycle, "node 'flatten' ('Flatten') reads 'logits', which nothing before it makes"),
-        (made_twice, "'flat' is made by two nodes"),
+        (cycle, "node 'flatten' ('Flatten') reads 'logits', which no earlier node writes"),
+        (made_twice, "'flat' is written by two nodes"),
         (nested(25), "messages nest deeper than 64"),
         (nested_types, "messages nest deeper than 64"),
         (calls(3, ring=True), "(its function 'f2' calls itself); export it again"),
@@ -230,7 +230,7 @@ def raw_text(made: onnx.ModelProto) -> None:
     made.graph.initializer.append(tensor)
 
 
-LOST = "(node 'lost' ('Relu') reads 'nowhere', which nothing before it makes: the graph is cyclic, "
+LOST = "(node 'lost' ('Relu') reads 'nowhere', which no earlier node writes: the graph is cyclic, "
 NEGATIVE = "(tensor 'odd' has the dimension -7); export it again"
 LOST_TENSOR = TensorProto(name="odd", data_type=TensorProto.FLOAT, dims=[-7])
 

@@ -256,7 +256,7 @@ def test_two_files_of_one_name_and_a_second_directory() -> None:
     # Python's reader moves with what stands before an archive, torch's does not
     whole = torch_zip({"head.weight": torch.zeros(3)})
     plain = repacked(whole, {})
-    assert "is not where it says" in refusal(plain[:200] + plain)
+    assert "is not at its stated offset" in refusal(plain[:200] + plain)
 
 
 def damaged(why: str) -> str:
@@ -312,7 +312,7 @@ def zip64_end_at(content: bytes, place: int) -> bytes:
 )
 def test_a_zip_file_without_its_end(change: Callable[[bytes], bytes]) -> None:
     content = change(torch_zip({"head.weight": torch.zeros(3)}))
-    assert refusal(content) == damaged("its zip archive has no end")
+    assert refusal(content) == damaged("its zip archive has no end record")
 
 
 def test_a_directory_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ def test_numbers_that_are_none_are_named(value: float) -> None:
         check_feeds(SPECS, {"image": image})
     assert str(raised.value) == (
         "input 'image' has 1 numbers that are NaN or infinite, the first at (1, 2, 0, 3); expected "
-        "finite numbers: look at what made them"
+        "finite numbers: check their source"
     )
 
 
