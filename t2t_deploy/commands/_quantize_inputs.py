@@ -117,13 +117,16 @@ class QuantizationInputs:
             self.typed.model,
             decisions,
             self.weights,
-            {} if self.calibration is None else _ranges(self.plan, self.calibration),
+            _ranges(self.plan, self.calibration),
             self.plan.precision.codes,
             storage,
         )
 
 
-def _ranges(plan: QuantizationPlan, calibration: CalibratedRanges) -> Mapping[str, float]:
+def _ranges(plan: QuantizationPlan, calibration: CalibratedRanges | None) -> Mapping[str, float]:
+    """By tensor, as its type takes them; none where dynamic ranges are made without pictures."""
+    if calibration is None:
+        return {}
     found = calibration.calibration
     return found.largest if plan.precision.codes is Precision.FP8 else found.ranges
 
@@ -148,11 +151,22 @@ def quantization_inputs(
         )
     else:
         equalisation = Equalisation()
-    form = base_form(plan)
-    typed = _typed(workspace, plan, form, graph, progress)
+    form = _base_form(plan)
+    # the base's graph: that of the calibration where it has its type, batch and opset
+    if (plan.base, form.batch, form.opset) == (Precision.FP32, None, graph.exported.opset):
+        model = onnx.ModelProto()
+        model.CopyFrom(graph.model)
+        typed = dataclasses.replace(graph.exported, model=model)
+    else:
+        typed = graph_of_weights(workspace, plan.source, form, progress, merge_bias=False)
     changed = equalised_weights(graph.model, graph.layers, equalisation.applied)
     replace_weights(typed.model, changed)
-    steps = {} if calibration is None else _steps(plan, calibration, typed)
+    dtype = np.dtype(np.float32 if plan.base is Precision.FP32 else np.float16)
+    limit = code_limit(plan.precision.codes)
+    steps = {
+        name: float(storable_scale(largest / limit, dtype))
+        for name, largest in _ranges(plan, calibration).items()
+    }
     inputs = QuantizationInputs(
         plan, typed, form, graph, equalisation, {}, calibration, steps, changed
     )
@@ -160,35 +174,7 @@ def quantization_inputs(
     return _rounded(inputs, progress)
 
 
-def _steps(
-    plan: QuantizationPlan, calibration: CalibratedRanges, typed: ExportedGraph
-) -> dict[str, float]:
-    """The step of the codes of each tensor whose range is known, as the graph stores it."""
-    dtype = np.dtype(np.float32 if plan.base is Precision.FP32 else np.float16)
-    limit = code_limit(plan.precision.codes)
-    return {
-        name: float(storable_scale(largest / limit, dtype))
-        for name, largest in _ranges(plan, calibration).items()
-    }
-
-
-def _typed(
-    workspace: Workspace,
-    plan: QuantizationPlan,
-    form: GraphForm,
-    graph: CalibrationGraph,
-    progress: Progress,
-) -> ExportedGraph:
-    """The base's graph: a copy of the calibrated one where that has its type, batch and opset."""
-    same = plan.base is Precision.FP32 and form.batch is None
-    if same and form.opset == graph.exported.opset:
-        model = onnx.ModelProto()
-        model.CopyFrom(graph.model)
-        return dataclasses.replace(graph.exported, model=model)
-    return graph_of_weights(workspace, plan.source, form, progress, merge_bias=False)
-
-
-def base_form(plan: QuantizationPlan) -> GraphForm:
+def _base_form(plan: QuantizationPlan) -> GraphForm:
     """How the graph that is quantised is exported."""
     from t2t_deploy.export import DEFAULT_OPSET
 

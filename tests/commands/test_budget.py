@@ -10,30 +10,26 @@ import pytest
 from t2t_deploy.commands import QuantizationMode, quantize_onnx
 from t2t_deploy.errors import CalibrationError, UsageError
 from t2t_deploy.types import Target
-from t2t_deploy.workspace import Artifact, Workspace
+from t2t_deploy.workspace import Workspace
 
 from ..trained import export_weights, trained_weights
 
 pytest.importorskip("onnxruntime")
 
 
-def quantize(workspace: Workspace, digit_pictures: Path, max_drop: float) -> Artifact:
-    return quantize_onnx(
-        target=Target.CPU,
-        images=digit_pictures / "calibration",
-        equalise=False,
-        max_drop=max_drop,
-        eval=digit_pictures / "test",
-        speed=False,
-        workspace=workspace,
-    )
-
-
 @pytest.mark.slow
 def test_the_layers_behind_outliers_go_back_to_float(tmp_path: Path, digit_pictures: Path) -> None:
     workspace = Workspace(tmp_path / "artifacts")
     export_weights(workspace, "performer", trained_weights("performer", 100))
-    made = quantize(workspace, digit_pictures, 0.5)
+    made = quantize_onnx(
+        target=Target.CPU,
+        images=digit_pictures / "calibration",
+        equalise=False,
+        max_drop=0.5,
+        eval=digit_pictures / "test",
+        speed=False,
+        workspace=workspace,
+    )
     details = made.require_manifest().details
     budget = details["budget"]
     assert budget["status"] == "passed" and budget["measure"] == "top-1"

@@ -1,4 +1,4 @@
-"""Attestation of what was asked, or of what is found where nobody asked."""
+"""Attestation of what was asked, or of what is found where nobody asked; its command line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,28 @@ from typing import Any
 
 import pytest
 
+from t2t_deploy._options import command_words
+from t2t_deploy.commands import build_engine, quantize_onnx
 from t2t_deploy.commands._build_trt import _attest
+from t2t_deploy.recipe._fingerprint import arguments_of
 from t2t_deploy.types import Precision, Status
+
+
+def test_the_words_of_a_command_line_give_its_values() -> None:
+    given: dict[str, Any] = {
+        "precision": "fp16",
+        "profile": ["1:4:8", "1:1:1"],
+        "output": "x.engine",
+    }
+    found = command_words(build_engine, arguments_of(build_engine, given | {"artifact": "-a.onnx"}))
+    assert found == [
+        *("--fp16", "--profile", "1:4:8", "--profile", "1:1:1", "-o", "x.engine", "./-a.onnx")
+    ]
+    given = {"type": "int8-weights", "equalise": False, "speed": True, "images": "d"}
+    found = command_words(quantize_onnx, arguments_of(quantize_onnx, given), spelled=("count",))
+    assert found == [
+        *("--type", "int8-weights", "--count", "512", "--no-equalise", "--images", "d")
+    ]
 
 
 def figures(**macs: int) -> Any:
