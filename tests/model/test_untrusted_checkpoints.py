@@ -357,7 +357,7 @@ def doubled_tuples(times: int) -> bytes:
     ("content", "message"),
     [
         (nested_tuples(500_000), "its objects nest deeper than 64"),
-        (doubled_tuples(60), "has more than 10,000,000 parts"),
+        (doubled_tuples(60), "has more than 10,000,000 items"),
     ],
     ids=["nested", "doubled"],
 )
