@@ -34,9 +34,8 @@ def memory_short(err: BaseException, command: str) -> MemoryShortError | None:
     if not any(_is_memory(found) for found in _causes(err)):
         return None
     return MemoryShortError(
-        f"out of memory in '{command}'{_used()}; expected as much as the work takes: free some or "
-        "raise the limit; less is needed with a smaller --batch or --max-batch, and with fewer "
-        "pictures (--count)"
+        f"out of memory in '{command}'{_used()}: free some or raise the limit; less is needed "
+        "with a smaller --batch or --max-batch, and with fewer pictures (--count)"
     )
 
 

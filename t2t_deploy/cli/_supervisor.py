@@ -93,8 +93,8 @@ def _wait(child: int, command: str, output: Output) -> NoReturn:
     elif code == _SPEECHLESS:
         output.error(
             MemoryShortError.__name__,
-            f"out of memory in '{command}', with none left to say where; expected as much as the "
-            "work takes: free some or raise the limit (ulimit -v)",
+            f"out of memory in '{command}', with none left to say where: free some or raise the "
+            "limit (ulimit -v)",
         )
         code = _FAILED
     elif _how is not None and _how[:] != _LEFT:
@@ -107,15 +107,14 @@ def _what_died(command: str, number: int) -> str:
     names = {member.value: member.name for member in signal.Signals}
     if number == signal.SIGKILL:
         return (
-            f"'{command}' was killed (SIGKILL), which the system does where memory runs out; "
-            "expected it to end by itself: free memory, or work on less at once (--batch, --count)"
+            f"'{command}' was killed (SIGKILL), which the system does where memory runs out: free "
+            "memory, or work on less at once (--batch, --count)"
         )
     return _ended(command, names.get(number, f"signal {number}"))
 
 
 def _ended(command: str, how: str) -> str:
     return (
-        f"compiled code ended '{command}' with {how}, often for want of memory; expected it to "
-        "end by itself: free memory or raise the limit (ulimit -v) and try again; if it dies all "
-        "the same, report it with what stands above"
+        f"'{command}' crashed in native code ({how}), usually out of memory: free memory or raise "
+        "the limit (ulimit -v) and retry; if it crashes again, report it with the lines above"
     )

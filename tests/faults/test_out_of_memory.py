@@ -142,7 +142,7 @@ def test_what_compiled_code_ends_is_one_line(folder: Path, status: int) -> None:
     said = check(folder, done)
     assert done.json["error"]["kind"] == "CrashError"
     assert said.startswith(
-        f"compiled code ended 'export' with status {status}, often for want of memory"
+        f"'export' crashed in native code (status {status}), usually out of memory: free"
     )
 
 
@@ -163,8 +163,8 @@ main()
 def test_an_error_that_cannot_be_told_is_told_by_the_supervisor(folder: Path) -> None:
     done = run(folder, SPEECHLESS, *EXPORT)
     assert check(folder, done) == (
-        "out of memory in 'export', with none left to say where; expected as much as the work "
-        "takes: free some or raise the limit (ulimit -v)"
+        "out of memory in 'export', with none left to say where: free some or raise the limit "
+        "(ulimit -v)"
     )
 
 
@@ -206,8 +206,8 @@ def the_system_refuses() -> None:
 
 
 EXPECTED = (
-    "; expected as much as the work takes: free some or raise the limit; less is needed with a "
-    "smaller --batch or --max-batch, and with fewer pictures (--count)"
+    ": free some or raise the limit; less is needed with a smaller --batch or --max-batch, and "
+    "with fewer pictures (--count)"
 )
 
 
