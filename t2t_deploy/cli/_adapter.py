@@ -18,6 +18,7 @@ from t2t_deploy.cli._output import Output
 from t2t_deploy.errors import UsageError
 
 DEFAULT_WORKSPACE = Path("artifacts")
+HELP = {"help_option_names": ["-h", "--help"]}
 
 _Result = TypeVar("_Result")
 Show = Callable[[Any, Output], int | None]
@@ -79,7 +80,11 @@ def plain_command(
                 output.finish()
 
         return click.Command(
-            name, params=[*params, *_common()], callback=callback, help=doc or work.__doc__
+            name,
+            params=[*params, *_common()],
+            callback=callback,
+            help=doc or work.__doc__,
+            context_settings=HELP,
         )
 
     return decorated

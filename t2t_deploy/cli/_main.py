@@ -13,6 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from t2t_deploy import __version__
+from t2t_deploy.cli._adapter import HELP
 from t2t_deploy.cli._memory import memory_short
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._supervisor import end_speechless, leave, supervise
@@ -76,7 +77,7 @@ class _Group(click.Group):
 
 @click.group(
     cls=_Group,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
     no_args_is_help=False,  # a missing command is wrong usage, said in one line
 )
 @click.version_option(__version__, prog_name="t2t-deploy")
@@ -122,9 +123,9 @@ def _end(words: list[str], output: Output, *, supervised: bool) -> None:
         status = cli.main(args=words, prog_name="t2t-deploy", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except DeployError as err:
-        told = memory_short(err, _command(words)) or err
-        output.error(told.kind, str(told))
-        sys.exit(told.exit_status)
+        shown = memory_short(err, _command(words)) or err
+        output.error(shown.kind, str(shown))
+        sys.exit(shown.exit_status)
     except click.ClickException as err:
         output.error("UsageError", _usage_message(err))
         sys.exit(err.exit_code)

@@ -95,13 +95,13 @@ def _show_comparison(console: Console, comparison: StrategyComparison) -> None:
         table.add_row(*cells, style="bold" if row.default else None)
     console.print(table)
     console.print(_legend(comparison, tuple(columns)), markup=False)
-    told: dict[str, list[str]] = {}
+    remarks: dict[str, list[str]] = {}
     for row in rows:
         for hazard in row.hazards:
-            told.setdefault(f"hazard: {hazard}", []).append(row.name)
+            remarks.setdefault(f"hazard: {hazard}", []).append(row.name)
         if row.reason is not None:
-            told.setdefault(row.reason, []).append(row.name)
-    for line, names in told.items():
+            remarks.setdefault(row.reason, []).append(row.name)
+    for line, names in remarks.items():
         whose = "all" if len(names) == len(rows) else " | ".join(names)
         console.print(f"{whose}: {line}", markup=False, style="dim")
 
@@ -274,7 +274,7 @@ def build_trt(built: Artifact, output: Output) -> int:
 
 
 def _moved(engine: dict[str, Any], moved: int) -> str:
-    """Whose figure it is: a log of a free batch tells no sizes."""
+    """Whose figure it is: a log of a free batch has no sizes."""
     batch = engine["moved_by_batch"]
     twin = (
         f", by the same graph built for batch {batch} alone ({engine['moved_by_kernels']} kernels)"

@@ -82,5 +82,7 @@ def _used() -> str:
         name: resource.getrlimit(kind)[0]
         for name, kind in (("ulimit -v", resource.RLIMIT_AS), ("ulimit -d", resource.RLIMIT_DATA))
     }
-    told = [f"{k} allows {v // _MIB} MiB" for k, v in limits.items() if v != resource.RLIM_INFINITY]
-    return f": {peak_mib} MiB were in use at most" + "".join(f", {text}" for text in told)
+    allowed = [
+        f"{k} allows {v // _MIB} MiB" for k, v in limits.items() if v != resource.RLIM_INFINITY
+    ]
+    return f": {peak_mib} MiB were in use at most" + "".join(f", {text}" for text in allowed)

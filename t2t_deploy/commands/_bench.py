@@ -150,7 +150,7 @@ class Bench:
                         _sort(self._graph_ways(found), cases, skipped)
                     elif found is not None:
                         skipped.append(found)
-        if not self.backends:  # those that no artifact was made for are told too
+        if not self.backends:  # those that no artifact was made for get a row too
             known = {case.backend for case in cases} | {row.backend for row in skipped}
             reasons = {b: why_not_runnable(b, self.device) for b in BACKENDS if b not in known}
             skipped += [
@@ -253,7 +253,7 @@ def _sort(
 
 @dataclass(frozen=True, slots=True)
 class DocumentedBench:
-    """A bench, how to repeat it, how it compares, and which files tell of it."""
+    """A bench, how to repeat it, how it compares, and which files were written."""
 
     report: BenchReport
     command: str

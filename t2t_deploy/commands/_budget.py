@@ -56,7 +56,7 @@ _RETURNED = "returned to float by the accuracy budget"
 
 @dataclass(frozen=True, slots=True)
 class BudgetOutcome:
-    """The layers' decisions once the budget was searched, and what is told of it."""
+    """The layers' decisions once the budget was searched, and what the manifest says of it."""
 
     decisions: tuple[Decision, ...]
     search: BudgetSearch

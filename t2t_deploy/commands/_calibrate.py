@@ -50,7 +50,7 @@ from t2t_deploy.workspace import CALIBRATION, PARTIAL, Manifest, Workspace
 
 DEFAULT_COUNT = 512
 DEFAULT_METHOD = RangeMethod.MINMAX
-# Pictures that tell how the channels are to be equalised; ranges are taken from all.
+# Images that decide how the channels are equalised; ranges are taken from all.
 _EQUALISED_ON = 64
 _BATCH = 4
 # Files between two savings of the sums.
@@ -325,7 +325,7 @@ class _Work:
         maxima = ChannelMaxima()
         self.progress.step(f"looking at the channels on {counted(len(few.paths), 'picture')}")
         with self.session(self.graph.model, sources(self.graph.layers)) as session:
-            # what cannot be read is told when all are read
+            # what cannot be read is reported when all are read
             for done, pictures in _pictures(few, self.key.image_size, 0, []):
                 if len(pictures):
                     maxima.add(session.run({INPUT_NAME: pictures}))

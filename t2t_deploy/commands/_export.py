@@ -385,13 +385,13 @@ def forms_asked(manifest: Manifest) -> GraphForm:
 
 
 def asked_graph_io(graph_io: GraphIO) -> dict[str, Any]:
-    """What ``asked`` tells of ends; nothing of those that every graph has by default."""
+    """What ``asked`` says of inputs and outputs; nothing of those that every graph has."""
     embedded = {"embed_preprocess": True} if graph_io.embed_preprocess else {}
     return {**embedded, **({} if graph_io.tail is Tail.LOGITS else {"tail": graph_io.tail.value})}
 
 
 def artifact_stem(manifest: Manifest) -> str:
-    """A file name that tells the artifact apart for people; the hash tells the rest."""
+    """A file name by which people know the artifact; the hash does the rest."""
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in manifest.variant)[:40]
     words = [name, str(manifest.config["image_size"]), manifest.precision.value, manifest.target]
     if manifest.batch is not None:

@@ -231,7 +231,7 @@ def _rounded(
 ) -> QuantizationInputs:
     """With the weight of every layer that is quantised on its grid.
 
-    nearest: to the nearest code each, whatever the pictures told.
+    nearest: to the nearest code each, whatever the images said.
     """
     inputs = dataclasses.replace(inputs, unsafe={})
     known = inputs.calibration is not None and not nearest

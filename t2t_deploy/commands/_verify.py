@@ -266,7 +266,7 @@ def _kept(
         return artifact
     if not os.access(artifact.path.parent, os.W_OK):
         progress.note(
-            f"{artifact.path.parent} is read-only: the verdict on {artifact.path.name} is told "
+            f"{artifact.path.parent} is read-only: the verdict on {artifact.path.name} is shown "
             "here and not kept in its manifest"
         )
         return artifact

@@ -77,8 +77,9 @@ def command_fingerprint(
         elif role is Role.WRITES:
             inside = value.is_relative_to(folder)
             found[f"option {recorded}"] = str(value.relative_to(folder) if inside else value)
-    told = {f"option {name}": json.dumps(value, sort_keys=True) for name, value in options.items()}
-    return told | found
+    for name, option in options.items():
+        found[f"option {name}"] = json.dumps(option, sort_keys=True)
+    return found
 
 
 def tools(*names: str) -> dict[str, str]:
@@ -148,7 +149,7 @@ def _images(kind: str, folder: Path, given: Mapping[str, Any]) -> str:
     classes: tuple[str, ...] = ()
     if kind.startswith("evaluation"):
         found = labelled_set_from_folder(folder, limit=given.get("limit"))
-        # every class folder counts: how many there are tells which class a name means
+        # every class folder counts: their number says which class a name means
         classes = found.folders
         names = [found.folders[index] for index in found.classes] or [""] * len(found.paths)
         images = list(zip(names, map(file_sha256, found.paths), strict=True))

@@ -67,7 +67,7 @@ class Records:
         return self._known.get(key_of(step, parts))
 
     def latest(self, step: str, recipe: str) -> Record | None:
-        """The last record of a step of this name in a recipe of this name: to tell what changed."""
+        """The last record of a step of this name in a recipe of this name: to see what changed."""
         found = [r for r in self._known.values() if (r.step, r.recipe) == (step, recipe)]
         return max(found, key=lambda record: record.sequence, default=None)
 
@@ -91,9 +91,9 @@ def key_of(step: str, parts: Fingerprint) -> str:
 def changes(before: Fingerprint, now: Fingerprint) -> str:
     """What differs between two states of the same step, in a few words."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    told = [_change(name, before.get(name), now.get(name)) for name in names]
-    more = f" and {len(told) - _SHOWN_CHANGES} more" if len(told) > _SHOWN_CHANGES else ""
-    return "; ".join(told[:_SHOWN_CHANGES]) + more
+    lines = [_change(name, before.get(name), now.get(name)) for name in names]
+    more = f" and {len(lines) - _SHOWN_CHANGES} more" if len(lines) > _SHOWN_CHANGES else ""
+    return "; ".join(lines[:_SHOWN_CHANGES]) + more
 
 
 def tree_sha256(path: Path) -> str:

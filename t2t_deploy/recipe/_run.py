@@ -122,13 +122,13 @@ def follow_recipe(workspace: Workspace, recipe: Recipe, progress: Progress = sil
     steps = plan_steps(recipe)
     results: list[StepResult] = []
     for number, step in enumerate(steps, start=1):
-        told = _StepProgress(progress, f"[{number}/{len(steps)}] {step.label}")
-        result = _follow(step, context, records, results, told)
+        step_progress = _StepProgress(progress, f"[{number}/{len(steps)}] {step.label}")
+        result = _follow(step, context, records, results, step_progress)
         if result.status in (StepStatus.FAILED, StepStatus.NOT_RUN):
             name = step.label.partition(" ")[2]
             context.missing[name] = f"{step.label} {result.status.value.replace('_', ' ')}"
         if result.status is not StepStatus.DONE:
-            told.note(f"{result.status.value.replace('_', ' ')}: {result.reason}")
+            step_progress.note(f"{result.status.value.replace('_', ' ')}: {result.reason}")
         results.append(result)
     return RecipeRun(recipe.file, workspace.root, tuple(results))
 
@@ -217,8 +217,8 @@ def _follow(
         )
     name = context.recipe.file.name
     records.keep(Record(step.label, name, dict(fingerprint), outcome.outputs, outcome.result))
-    told = reason if outcome.note is None else f"{reason}; {outcome.note}"
-    return StepResult(step.label, StepStatus.DONE, told, result=outcome.result)
+    why = reason if outcome.note is None else f"{reason}; {outcome.note}"
+    return StepResult(step.label, StepStatus.DONE, why, result=outcome.result)
 
 
 def _failed(step: Step, err: DeployError) -> StepResult:
@@ -235,7 +235,7 @@ def _why_now(step: Step, context: Context, records: Records, fingerprint: Finger
 
 @dataclass(frozen=True, slots=True)
 class _StepProgress:
-    """A report that says which step speaks."""
+    """Progress that names the step."""
 
     inner: Progress
     step_name: str

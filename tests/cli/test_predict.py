@@ -153,7 +153,7 @@ def test_another_runtime(run: Run, onnx_file: Path, pictures: Path, backend: str
     [
         ("ort-cuda", 1, "backend ort-cuda cannot run here: "),
         ("tensorrt-rtx", 2, "--backend tensorrt-rtx takes a file of kind engine and "),
-        ("tpu", 2, "there is no backend 'tpu'; known: eager"),
+        ("tpu", 2, "'--backend': 'tpu' is not one of 'eager'"),
     ],
 )
 def test_a_runtime_that_cannot_run(

@@ -43,7 +43,7 @@ def quantised(zero: np.ndarray | None, *, inputs: int = TensorProto.FLOAT) -> on
 
 @pytest.mark.parametrize("zero", [None, np.array(0, np.uint8)])
 def test_unsigned_codes_are_refused_by_node(zero: np.ndarray | None) -> None:
-    told = r"^other.onnx quantises to unsigned codes, 0 to 255, in quantise; TensorRT would take"
+    told = r"^other.onnx quantises to unsigned codes, 0 to 255, in quantise; TensorRT would read"
     with pytest.raises(EngineError, match=told):
         check_foreign(quantised(zero), "other.onnx", silent)
 

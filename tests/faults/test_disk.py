@@ -124,7 +124,7 @@ def test_a_read_only_workspace(command: Commands, disk: Path) -> None:
             done = command(disk, *words)
             assert done.status == 0, (words, done.err)
             if words[0] == "verify":
-                assert "the verdict on model.onnx is told here and not kept" in done.err
+                assert "the verdict on model.onnx is shown here and not kept" in done.err
         for name in CHANGING:
             assert is_told(command(disk, *CASES[name].words), "Read-only file system"), name
     finally:
