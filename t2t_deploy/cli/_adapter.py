@@ -18,7 +18,6 @@ from t2t_deploy.cli._output import Output
 from t2t_deploy.errors import UsageError
 
 DEFAULT_WORKSPACE = Path("artifacts")
-HELP = {"help_option_names": ["-h", "--help"]}
 
 _Result = TypeVar("_Result")
 Show = Callable[[Any, Output], int | None]
@@ -79,15 +78,23 @@ def plain_command(
             finally:
                 output.finish()
 
-        return click.Command(
-            name,
-            params=[*params, *_common()],
-            callback=callback,
-            help=doc or work.__doc__,
-            context_settings=HELP,
+        return _Command(
+            name, params=[*params, *_common()], callback=callback, help=doc or work.__doc__
         )
 
     return decorated
+
+
+class HelpNames:
+    """Answers -h and --help whoever asks first: click keeps the names of the first context."""
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        """The names."""
+        return ["-h", "--help"]
+
+
+class _Command(HelpNames, click.Command):
+    """A command whose help has both names."""
 
 
 def _common() -> list[click.Parameter]:

@@ -9,7 +9,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from t2t_deploy._codec import to_plain
-from t2t_deploy.cli._adapter import HELP, plain_command
+from t2t_deploy.cli._adapter import HelpNames, plain_command
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._results import check_lines, lines
 from t2t_deploy.errors import CheckFailed
@@ -116,12 +116,15 @@ def prune(workspace: Any, output: Output, folders: tuple[Path, ...], cache: bool
     output.result({"removed": names}, lines(f"removed {len(names)} files and folders", *names))
 
 
-workspace = click.Group(
+class _Group(HelpNames, click.Group):
+    """A group whose help has both names."""
+
+
+workspace = _Group(
     "workspace",
     commands=[list_artifacts, check, prune],
     help="List, check and tidy the artifacts.",
     no_args_is_help=False,
-    context_settings=HELP,
 )
 
 

@@ -13,7 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from t2t_deploy import __version__
-from t2t_deploy.cli._adapter import HELP
+from t2t_deploy.cli._adapter import HelpNames
 from t2t_deploy.cli._memory import memory_short
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._supervisor import end_speechless, leave, supervise
@@ -47,7 +47,7 @@ class _Terminated(SystemExit):
     """A signal asked the process to end."""
 
 
-class _Group(click.Group):
+class _Group(HelpNames, click.Group):
     """Finds commands by name, and lists them without loading any."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -77,7 +77,6 @@ class _Group(click.Group):
 
 @click.group(
     cls=_Group,
-    context_settings=HELP,
     no_args_is_help=False,  # a missing command is wrong usage, said in one line
 )
 @click.version_option(__version__, prog_name="t2t-deploy")
