@@ -86,13 +86,13 @@ class Observation:
 
     def add(self, outputs: Mapping[str, np.ndarray], pictures: int) -> None:
         """Add the tensors of a batch of pictures. Raises CalibrationError for NaN or infinity."""
-        wanted = self.pictures < MAX_MOMENT_PICTURES
+        keeps_moments = self.pictures < MAX_MOMENT_PICTURES
         for name, total in self.sums.items():
             values = outputs[name]
             magnitudes = np.abs(values)
             _check_finite(name, magnitudes.max(initial=0.0))
             total.histogram.add(magnitudes)
-            if wanted and total.moments.size:
+            if keeps_moments and total.moments.size:
                 rows = values.reshape(-1, values.shape[-1])
                 total.moments += rows.T @ rows
         self.pictures += pictures
@@ -165,9 +165,9 @@ class MagnitudeHistogram:
         if self.top == 0:  # zeros alone so far
             self.counts[0] += magnitudes.size
             return
-        places = (magnitudes.reshape(-1) * np.float32(BINS / self.top)).astype(np.int32)
-        np.minimum(places, BINS - 1, out=places)
-        self.counts += np.bincount(places, minlength=BINS)
+        bins = (magnitudes.reshape(-1) * np.float32(BINS / self.top)).astype(np.int32)
+        np.minimum(bins, BINS - 1, out=bins)
+        self.counts += np.bincount(bins, minlength=BINS)
 
     @property
     def centres(self) -> np.ndarray:
@@ -220,8 +220,8 @@ def range_of(histogram: MagnitudeHistogram, method: RangeMethod) -> float:
 
 def _percentile(histogram: MagnitudeHistogram) -> float:
     cumulative = np.cumsum(histogram.counts)
-    place = int(np.searchsorted(cumulative, cumulative[-1] * (PERCENTILE / 100)))
-    return float((place + 1) * histogram.top / BINS)
+    index = int(np.searchsorted(cumulative, cumulative[-1] * (PERCENTILE / 100)))
+    return float((index + 1) * histogram.top / BINS)
 
 
 def _mse(histogram: MagnitudeHistogram) -> float:

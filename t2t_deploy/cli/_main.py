@@ -150,8 +150,8 @@ def _of_the_machine(err: Exception) -> DeployError | None:
     """The disk, the rights or the paths of this machine, where no code of ours expected them."""
     if not isinstance(err, OSError) or err.errno is None:
         return None
-    place = "" if err.filename is None else f" ({err.filename})"
-    return MachineError(f"{err.strerror}{place}; see to it and run the command again")
+    path = "" if err.filename is None else f" ({err.filename})"
+    return MachineError(f"{err.strerror}{path}; see to it and run the command again")
 
 
 def _usage_message(err: click.ClickException) -> str:

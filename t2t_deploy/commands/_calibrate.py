@@ -280,7 +280,7 @@ def calibrated(
 
 
 def _ready(path: Path, key: CalibrationKey, graph: CalibrationGraph) -> Calibration | None:
-    """The calibration in a file, if it is the one that is wanted and knows what layers write."""
+    """The calibration in a file, if it is of this key and has what layers write."""
     found = load_calibration(path) if path.is_file() else None
     if found is None or found.key != key:
         return None

@@ -178,7 +178,7 @@ def labels_for(
     if file is not None:
         if num_classes is None:
             raise UsageError(
-                f"--labels cannot be held against {artifact.path.name}: nothing tells how many "
+                f"--labels cannot be checked for {artifact.path.name}: nothing says how many "
                 "classes it has; use a file that t2t-deploy exported"
             )
         return Labels(labels_from_file(Path(file), num_classes), str(file))

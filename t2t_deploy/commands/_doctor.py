@@ -147,9 +147,9 @@ def bug_report(found: Mapping[str, Any]) -> str:
 def without_places(text: str) -> str:
     """The text with absolute paths cut to their last part, and user and host named as such."""
     # by name first: only there is it known where a path with spaces ends
-    for place, stand_in in ((Path.cwd(), "<cwd>"), (Path.home(), "~"), (sys.prefix, "<python>")):
-        if len(Path(place).parts) > 1:
-            text = text.replace(str(place), stand_in)
+    for path, stand_in in ((Path.cwd(), "<cwd>"), (Path.home(), "~"), (sys.prefix, "<python>")):
+        if len(Path(path).parts) > 1:
+            text = text.replace(str(path), stand_in)
     text = _PATH.sub(lambda match: f"<path>/{_LAST_PART.split(match[0])[-1]}", text)
     for name, stand_in in ((_user(), "<user>"), (platform.node(), "<host>")):
         if name:

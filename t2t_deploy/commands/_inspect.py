@@ -153,17 +153,17 @@ def draw_features(
 
     manifest = opened[0].require_manifest()
     config = config_from_dict(manifest.config)
-    places = _places(config)
+    drawn = _drawn_layers(config)
     picture = preprocess(read_image(image), config.image_size)
     progress.step("computing the reference in float64")
-    expected = _reference(workspace.weights(manifest), config, picture, list(places))
+    expected = _reference(workspace.weights(manifest), config, picture, list(drawn))
     stages = [Stage(PICTURE, "the picture", picture.shape[1:], _pixel_rows(picture))]
-    stages += [Stage(layer, *places[layer], rows) for layer, rows in expected.items()]
+    stages += [Stage(layer, *drawn[layer], rows) for layer, rows in expected.items()]
     columns = []
     for artifact in opened:
         progress.step(f"computing the token maps of {artifact.path.name}")
         model = read_onnx(artifact.path, external_data=True)
-        with instrumented_graph(model, artifact.require_manifest(), list(places)) as graph:
+        with instrumented_graph(model, artifact.require_manifest(), list(drawn)) as graph:
             values = graph.run(picture)
         rows = {PICTURE: _pixel_rows(values.picture[0])}
         rows |= {layer: own[0] for layer, own in values.layers.items()}
@@ -198,7 +198,7 @@ def _check(artifacts: Sequence[Artifact]) -> None:
             )
 
 
-def _places(config: ModelConfig) -> dict[str, tuple[str, tuple[int, int] | None]]:
+def _drawn_layers(config: ModelConfig) -> dict[str, tuple[str, tuple[int, int] | None]]:
     """Layer -> title and grid, in the order of computation: where whole token maps pass.
 
     Of the backbone the first, middle and last layer, and the one before the last, which is the last
@@ -207,7 +207,7 @@ def _places(config: ModelConfig) -> dict[str, tuple[str, tuple[int, int] | None]
     from t2t_deploy.verify import reference_layers
 
     first, second, third = config.grids()
-    places: dict[str, tuple[str, tuple[int, int] | None]] = {
+    drawn: dict[str, tuple[str, tuple[int, int] | None]] = {
         "tokens_to_token.attention1 (sum after mlp)": ("token block 1", first),
         "tokens_to_token.attention2 (sum after mlp)": ("token block 2", second),
         "pos_embed": ("projected, with positions", third),
@@ -218,9 +218,9 @@ def _places(config: ModelConfig) -> dict[str, tuple[str, tuple[int, int] | None]
             ends[int(layer.split(" ")[0].split(".")[1])] = layer
     count = len(ends)
     for index in sorted({0, (count - 1) // 2, max(count - 2, 0), count - 1}):
-        places[ends[index]] = (f"backbone layer {index + 1} of {count}", third)
-    places[_HEAD] = ("class logits", None)
-    return places
+        drawn[ends[index]] = (f"backbone layer {index + 1} of {count}", third)
+    drawn[_HEAD] = ("class logits", None)
+    return drawn
 
 
 def _reference(

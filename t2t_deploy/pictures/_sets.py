@@ -229,5 +229,5 @@ def _shared(calibrated_on: Collection[str], paths: Sequence[Path], name: str) ->
 
 @functools.lru_cache(maxsize=1)
 def _digests(paths: tuple[Path, ...]) -> tuple[str, ...]:
-    """Every artifact of a command is held against the same images: they are hashed once."""
+    """All artifacts of a command are compared with the same images: they are hashed once."""
     return file_digests(paths)

@@ -146,8 +146,8 @@ def _verify_tail(
     """The verdict on the logits inside a file, and on the tail behind them.
 
     The file runs as it is, in ``session``, and once more as a copy that differs in one thing: its
-    logits are an output too. The copy's logits are held against the reference's, and the file's own
-    probabilities against the softmax of the copy's logits.
+    logits are an output too. The copy's logits are compared with the reference's, and the file's
+    own probabilities with the softmax of the copy's logits.
     """
     import onnx
 

@@ -104,12 +104,12 @@ def _draw_errors(axes: Axes, report: NodewiseReport) -> None:
             markersize=6,
             label=f"logits against the float64 reference: {logits.rel_l2:.1e}",
         )
-    for place, node in enumerate(sorted(report.largest_jumps[:3], key=lambda node: node.index)):
+    for rank, node in enumerate(sorted(report.largest_jumps[:3], key=lambda node: node.index)):
         late = node.index > 0.7 * len(report.nodes)
         axes.annotate(
             _short(node),
             (node.index, node.rel_error or math.nan),
-            xytext=(node.index, 0.16 + 0.08 * place),
+            xytext=(node.index, 0.16 + 0.08 * rank),
             textcoords=("data", "axes fraction"),
             ha="right" if late else "left",
             fontsize=8,
@@ -167,8 +167,8 @@ def _mark_stages(above: Axes, below: Axes, nodes: Sequence[NodeFigures]) -> None
     if not starts:
         return
     ends = [start for _, start in starts[1:]] + [nodes[-1].index + 1]
-    for place, ((_, start), end) in enumerate(zip(starts, ends, strict=True)):
-        for axes in (above, below) if place % 2 else ():
+    for rank, ((_, start), end) in enumerate(zip(starts, ends, strict=True)):
+        for axes in (above, below) if rank % 2 else ():
             axes.axvspan(start - 0.5, end - 0.5, color="#f3f3f3", linewidth=0, zorder=0)
     top = above.secondary_xaxis("top")
     middles = [(start + end) / 2 for (_, start), end in zip(starts, ends, strict=True)]

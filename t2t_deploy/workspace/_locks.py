@@ -39,7 +39,7 @@ class LockPolicy:
 
 
 @contextlib.contextmanager
-def held(root: Path, name: str, lock_policy: LockPolicy) -> Iterator[None]:
+def locked(root: Path, name: str, lock_policy: LockPolicy) -> Iterator[None]:
     """Hold a lock of a workspace. Raises BusyError, or ArtifactError where none can be made."""
     from filelock import FileLock, Timeout
 
@@ -70,7 +70,7 @@ def held(root: Path, name: str, lock_policy: LockPolicy) -> Iterator[None]:
         lock.release()
 
 
-def is_held(root: Path, name: str) -> bool:
+def is_locked(root: Path, name: str) -> bool:
     """Whether another process holds a lock, or that cannot be told."""
     from filelock import FileLock, Timeout
 

@@ -32,7 +32,7 @@ from t2t_deploy.workspace._artifact import (
     change_manifest,
     replace_file,
 )
-from t2t_deploy.workspace._locks import CHANGES, LockPolicy, held, is_held
+from t2t_deploy.workspace._locks import CHANGES, LockPolicy, is_locked, locked
 from t2t_deploy.workspace._manifest import (
     MANIFEST_SUFFIX,
     Manifest,
@@ -266,7 +266,7 @@ class Workspace:
 
         name: of the work; by default the moments in which manifests change. Raises BusyError.
         """
-        return held(self.root, name, self.lock_policy)
+        return locked(self.root, name, self.lock_policy)
 
     def scratch(self) -> AbstractContextManager[Path]:
         """A folder for files of the moment, in the workspace where that is there to be written."""
@@ -306,7 +306,7 @@ class Workspace:
         """What killed commands left: unfinished files, sums of ranges, a file without manifest."""
         yield from abandoned(self.root)
         for path in finished(self.root / CALIBRATION, f"*{PARTIAL}"):
-            if not is_held(self.root, path.stem):
+            if not is_locked(self.root, path.stem):
                 yield path
         for pattern in ("onnx/*.onnx", "engines/*.engine"):
             for path in finished(self.root, pattern):

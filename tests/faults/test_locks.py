@@ -99,17 +99,17 @@ def test_a_holder_that_left_no_name(impatient: Workspace, note: str | None) -> N
 def test_a_note_that_cannot_be_written_keeps_nobody_from_a_lock(impatient: Workspace) -> None:
     (impatient.folder(_locks.FOLDER) / "x.json").mkdir()
     with impatient.lock("x"):
-        assert _locks.is_held(impatient.root, "x")
+        assert _locks.is_locked(impatient.root, "x")
 
 
-def test_whether_a_lock_is_held(impatient: Workspace) -> None:
-    assert not _locks.is_held(impatient.root, "x")
+def test_is_locked(impatient: Workspace) -> None:
+    assert not _locks.is_locked(impatient.root, "x")
     with impatient.lock("x"):
-        assert _locks.is_held(impatient.root, "x")
-    assert not _locks.is_held(impatient.root, "x")
+        assert _locks.is_locked(impatient.root, "x")
+    assert not _locks.is_locked(impatient.root, "x")
     # what cannot be asked counts as held
     (impatient.root / _locks.FOLDER / "y.lock").mkdir()
-    assert _locks.is_held(impatient.root, "y")
+    assert _locks.is_locked(impatient.root, "y")
 
 
 def test_a_lock_that_cannot_be_made(impatient: Workspace) -> None:
