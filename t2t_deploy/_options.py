@@ -9,7 +9,7 @@ A command is a function whose parameters are annotated with an `Opt`:
     ) -> Artifact
 
 Its signature is the Python interface; `cli/_adapter.py` derives the command line from it,
-`recipe/_tables.py` the keys of a recipe, `recipe/_steps.py` what a step depends on.
+`recipe/_tables.py` the keys of a recipe, `recipe/_fingerprint.py` what a step depends on.
 """
 
 from __future__ import annotations

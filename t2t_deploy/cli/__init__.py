@@ -1,4 +1,4 @@
-"""The command line: parse, call the pipeline, print."""
+"""The command line: options made of signatures, results printed."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ UNLIMITED_WIDTH = 400
 
 @dataclass(slots=True)
 class Output:
-    """How a command talks; it is also the pipeline's `Report`.
+    """How a command talks; it is also the `Progress` that commands get.
 
     verbosity: -1 errors only, 0 notes and steps, 1 all progress even without a terminal.
     """

@@ -189,7 +189,7 @@ def observed_ranges(kind: str) -> dict[str, float]:
 
 @functools.cache
 def formed(kind: str, placement: Placement, precision: Precision = Precision.INT8) -> Formed:
-    """As the pipeline makes it: layers, ranges and weights are those of the float32 graph."""
+    """As quantize makes it: layers, ranges and weights are those of the float32 graph."""
     wide = tiny(kind, Target.TENSORRT)
     half = tiny(kind, Target.TENSORRT, Precision.FP16, TYPED_QDQ_OPSET)
     decisions = decide(find_layers(wide), precision=precision, placement=placement)

@@ -21,7 +21,7 @@ ROUNDS, FIRST_BUSY = 7, 4
 
 
 class Hogs:
-    """Two busy processes for each core, from a round on; it is the pipeline's `Report`."""
+    """Two busy processes for each core, from a round on; it is the command's `Progress`."""
 
     def __init__(self) -> None:
         self.processes: list[subprocess.Popen[bytes]] = []
