@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from t2t_deploy.cli._adapter import plain_command
+from t2t_deploy._options import parameters
+from t2t_deploy.cli._adapter import click_parameters, plain_command
 from t2t_deploy.cli._output import Output
 from t2t_deploy.commands import DrawnFeatures, draw_features, inspect_artifact
 from t2t_deploy.errors import UsageError
@@ -16,20 +18,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_DRAWN = parameters(draw_features)
 _PARAMETERS = [
     click.Argument(["artifact"], type=click.Path(path_type=Path)),
     click.Argument(["other"], required=False, type=click.Path(path_type=Path)),
-    click.Option(
-        ["--features"],
-        metavar="IMAGE",
-        type=click.Path(path_type=Path),
-        help="Draw the token maps of a picture at each stage, beside the reference's.",
-    ),
-    click.Option(
-        ["--plot"],
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="PNG of --features, instead of the one in the workspace's logs.",
-    ),
+    *click_parameters(dataclasses.replace(_DRAWN["features"], default=None)),
+    *click_parameters(_DRAWN["plot"]),
 ]
 
 

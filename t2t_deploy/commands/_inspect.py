@@ -121,8 +121,20 @@ class DrawnFeatures:
 def draw_features(
     artifacts: ArtifactFiles,
     *,
-    features: Annotated[AnyPath, Opt()],
-    plot: Annotated[AnyPath | None, Opt(kind=ending(".png"))] = None,
+    features: Annotated[
+        AnyPath,
+        Opt(
+            metavar="IMAGE",
+            help="Draw the token maps of a picture at each stage, beside the reference's.",
+        ),
+    ],
+    plot: Annotated[
+        AnyPath | None,
+        Opt(
+            kind=ending(".png"),
+            help="PNG of --features, instead of the one in the workspace's logs.",
+        ),
+    ] = None,
     workspace: Workspace | AnyPath | None = None,
     progress: Progress = silent,
 ) -> DrawnFeatures:
