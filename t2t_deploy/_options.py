@@ -76,7 +76,8 @@ class Opt:
     command line's default, as shown. bare: the value of the option without one. each: help for each
     of the names of its kind, which become flags of their own. none: the value for None. recipe:
     whether a recipe may have it, or its table there. recorded: its name in a step's fingerprint,
-    with a dot before a field of a value; empty is not recorded.
+    with a dot before a field of a value; empty is not recorded. sparse: not recorded while it is
+    None, as options are that came later than the first records.
     """
 
     help: str | None = None
@@ -90,6 +91,7 @@ class Opt:
     none: Any = None
     recipe: bool | str = True
     recorded: str | None = None
+    sparse: bool = False
     completions: Callable[[str], list[str]] | None = None
 
 
@@ -301,6 +303,14 @@ def _batch(value: Any) -> int | None:
     return None if value == "dynamic" else int(COUNT.read(value))
 
 
+def _size(value: Any) -> int | tuple[int, int]:
+    sides = value.lower().split("x") if isinstance(value, str) else value
+    if isinstance(sides, (list, tuple)):
+        height, width = (int(COUNT.read(int(side))) for side in sides)
+        return height if height == width else (height, width)
+    return int(COUNT.read(sides))
+
+
 def _device(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
@@ -329,6 +339,13 @@ BATCHES = Kind(
     lambda text: [_number_or_word(word.strip()) for word in text.split(",")],
     "N,N,...",
     word=lambda batches: ",".join(map(str, batches)),
+)
+SIZE = Kind(
+    "a whole number from 1, or height and width as in 128x256",
+    _size,
+    _number_or_word,
+    "N|HxW",
+    word=lambda size: "x".join(map(str, size)) if isinstance(size, tuple) else str(size),
 )
 DEVICE = Kind(
     "'cuda:0', 'cuda:1' and so on", _device, metavar="cuda:N", word=lambda index: f"cuda:{index}"

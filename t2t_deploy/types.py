@@ -21,10 +21,6 @@ DEFAULT_TOP_K = 5
 HALF_MAX = float(np.finfo(np.float16).max)
 """The largest number of float16."""
 
-# ImageNet statistics of the released evaluation, RGB.
-IMAGE_MEAN = np.array((0.485, 0.456, 0.406), np.float32)
-IMAGE_STD = np.array((0.229, 0.224, 0.225), np.float32)
-
 
 class Precision(str, Enum):
     """Arithmetic of a graph or engine."""
@@ -78,7 +74,7 @@ class Tail(str, Enum):
 class GraphIO:
     """Inputs and outputs of a graph.
 
-    embed_preprocess: the input is (batch, S, S, 3) uint8, normalised inside. tail: the output.
+    embed_preprocess: the input is (batch, H, W, C) uint8, normalised inside. tail: the output.
     """
 
     embed_preprocess: bool = False
@@ -101,13 +97,15 @@ class GraphIO:
         return _PIXELS if self.embed_preprocess else _PLANES
 
     def takes(self, tensor: TensorSpec) -> bool:
-        """Whether a tensor is the image: square, of a fixed size."""
-        if len(tensor.shape) != 4:
-            return False
-        _, *dims = tensor.shape
-        height, width, channels = dims if self.embed_preprocess else (*dims[1:], dims[0])
+        """Whether a tensor is the image, of a fixed size."""
         dtype = "uint8" if self.embed_preprocess else "float32"
-        return tensor.dtype == dtype and channels == 3 and height == width is not None
+        sizes = tensor.shape[1:]
+        return tensor.dtype == dtype and len(tensor.shape) == 4 and None not in sizes
+
+    def input_shape(self, tensor: TensorSpec) -> tuple[int, int, int]:
+        """(channels, height, width) of the pictures of a tensor that it `takes`."""
+        first, second, third = (size for size in tensor.shape[1:] if size is not None)
+        return (third, first, second) if self.embed_preprocess else (first, second, third)
 
     def to_details(self) -> dict[str, str]:
         """Their entries in a manifest's details."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from t2t_deploy._options import parameters
 from t2t_deploy.bench import figure_cell
 from t2t_deploy.cli._adapter import command_line
 from t2t_deploy.cli._output import Output
@@ -52,10 +53,13 @@ def _run(given: dict[str, Any], extra: dict[str, Any]) -> Artifact | StrategyCom
         return export_onnx(**given)
     if given.pop("output", None) is not None:
         raise UsageError("--compare writes no artifact and -o names a file; leave one of them out")
-    if given.pop("embed_preprocess", False) or given.pop("tail", "logits") != "logits":
-        raise UsageError(
-            "--compare times the forms of the model itself; leave --embed-preprocess and --tail out"
-        )
+    known = parameters(compare_exports)
+    others = {name: one for name, one in parameters(export_onnx).items() if name not in known}
+    for name, parameter in others.items():
+        if given.pop(name, parameter.default) not in (parameter.default, parameter.opt.shown):
+            raise UsageError(
+                f"--compare times the forms of the model itself; leave --{parameter.option} out"
+            )
     return compare_exports(**given)
 
 

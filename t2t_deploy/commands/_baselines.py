@@ -87,8 +87,7 @@ def plain_export(reference: T2TViT, path: Path, *, batch: int, dynamo: bool) -> 
     """Write the reference, of which nothing is rewritten, at a fixed batch."""
     import torch
 
-    size = reference.config.image_size
-    picture = torch.zeros(batch, 3, size, size)
+    picture = torch.zeros(batch, *reference.config.input_shape)
     with _quiet_exporter():
         torch.onnx.export(
             reference.eval(),
@@ -112,9 +111,11 @@ def with_reference_logits(
     @functools.cache
     def logits(model: str, batch: int) -> tuple[float, ...]:
         progress.step(f"computing the reference in float64 (batch {batch})")
+        from t2t_deploy.model import config_from_dict
+
         config = models[model].config or {}
-        size = config["image_size"]
-        taken = TensorSpec(INPUT_NAME, "float32", (None, 3, size, size))
+        sizes = config_from_dict(config).input_shape
+        taken = TensorSpec(INPUT_NAME, "float32", (None, *sizes))
         pictures = make_inputs((taken,), batch=batch, seed=seed)[INPUT_NAME]
         (found,) = float64_logits(models[model].path, config, pictures[:1])
         return tuple(float(value) for value in found)

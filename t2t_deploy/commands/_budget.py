@@ -153,7 +153,7 @@ class _Bench:
 
     def __post_init__(self) -> None:
         source = self.inputs.plan.source
-        self.size, self.classes = (int(source.config[key]) for key in ("image_size", "num_classes"))
+        self.preparation, self.classes = source.preparation, int(source.config["num_classes"])
         self.reference = SessionRequest(
             REFERENCE_BACKEND, self.workspace.weights(source), config=source.config
         )
@@ -167,13 +167,13 @@ class _Bench:
     @functools.cached_property
     def standard(self) -> PictureSet:
         """The pictures that the graph will be verified on."""
-        return standard_pictures(self.size)
+        return standard_pictures(self.preparation)
 
     @functools.cached_property
     def few(self) -> np.ndarray:
         """Pictures from all classes in turn, on which each group alone is judged."""
         some = labelled_set_from_folder(self.images.folder, limit=_COST_PICTURES)
-        (batch,) = some.batches(self.size, _COST_PICTURES, self.classes)
+        (batch,) = some.batches(self.preparation, _COST_PICTURES, self.classes)
         return batch.pictures
 
     @functools.cached_property
@@ -194,7 +194,7 @@ class _Bench:
         unreadable: dict[Path, str] = {}
         with self.trial(returned) as runner, open_session(self.reference) as session:
             base = self.runner(session)
-            run_pictures([runner], base, self.images, self.size, unreadable, self.progress)
+            run_pictures([runner], base, self.images, self.preparation, unreadable, self.progress)
             checked = verify_session(session, runner.session, self.standard, self.tolerance)
         for line in unreadable.values():
             self.progress.note(line)

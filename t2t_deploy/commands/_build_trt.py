@@ -259,7 +259,7 @@ def build_engine(
     else:
         stem, sha256 = graph.path.stem.rsplit("-", 1)[0], known.sha256
         lineage = {name: getattr(known, name) for name in _LINEAGE}
-        of_graph = known.graph_io.to_details()
+        of_graph = known.graph_io.to_details() | known.handed_on
     draft = Manifest(
         kind="engine",
         file="",
@@ -417,7 +417,7 @@ def _graph_to_build(
         graph_io=manifest.graph_io,
     )
     again = graph_of_weights(workspace, manifest, form, progress)
-    draft = draft_manifest(again, form, manifest.weights)
+    draft = draft_manifest(again, form, manifest.weights, manifest.handed_on)
     graph = store_graph(workspace, again, form, draft, progress)
     return workspace.checked(graph, force=force)
 

@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from t2t_deploy._codec import to_plain
 from t2t_deploy._files import atomic_write
 from t2t_deploy._options import AnyPath, Opt, Role, command, replaced
+from t2t_deploy._preparation import Preparation
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy._untrusted import check_safetensors
 from t2t_deploy.calibration import (
@@ -43,6 +44,7 @@ from t2t_deploy.calibration import (
 from t2t_deploy.commands._artifacts import ArtifactFile, Force, workspace_of
 from t2t_deploy.commands._export import ExportedGraph, OutputFile, forms_asked, graph_of_weights
 from t2t_deploy.errors import CalibrationError, counted
+from t2t_deploy.images import Assumed
 from t2t_deploy.pictures import ImageSet, identity_of, image_set_from_folder
 from t2t_deploy.runtime import DEFAULT_BACKEND, Session, SessionRequest, open_session
 from t2t_deploy.types import INPUT_NAME, QUANTIZED, Target
@@ -250,15 +252,20 @@ def calibrated(
     An interrupted one goes on where its sums were last saved. Raises CalibrationError.
     """
     digests = images.digests()
+    preparation = source.preparation
     key = CalibrationKey(
         graph_sha256=graph.sha256,
         images_sha256=identity_of(digests),
         images=len(digests),
-        image_size=int(source.config["image_size"]),
+        image_size=preparation.size[0],
         method=method,
         equalised=equalise,
     )
-    name = f"{source.variant}-{key.image_size}-{graph.target.value}-{key.digest()[:8]}"
+    height, width = preparation.size
+    if not preparation.usual or height != width:
+        steps = json.dumps([preparation.to_dict(), preparation.input_shape], sort_keys=True)
+        key = dataclasses.replace(key, preprocessing=steps)
+    name = f"{source.variant}-{source.size_text}-{graph.target.value}-{key.digest()[:8]}"
     kept = workspace.root / CALIBRATION / f"{name}.ranges"
     path = kept if output is None else Path(output)
     ready = _ready(kept, key, graph)
@@ -267,7 +274,7 @@ def calibrated(
             ready = _ready(kept, key, graph)  # another command may have made it meanwhile
             if ready is None:
                 partial = kept.with_suffix(PARTIAL)
-                work = _Work(workspace, graph, images, key, partial, progress)
+                work = _Work(workspace, graph, images, key, preparation, partial, progress)
                 workspace.folder(CALIBRATION)
                 found = work.run(digests)
                 _write(found, path)
@@ -295,14 +302,16 @@ class _Work:
     graph: CalibrationGraph
     images: ImageSet
     key: CalibrationKey
+    preparation: Preparation
     partial: Path
     progress: Progress
     unreadable: list[str] = field(default_factory=list)
+    assumed: Assumed = field(default_factory=Assumed)
 
     def run(self, digests: Sequence[str]) -> Calibration:
         equalisation = self.equalise() if self.key.equalised else Equalisation()
         observation = self.observe(equalisation)
-        for line in self.unreadable:
+        for line in (*self.unreadable, *self.assumed.lines()):
             self.progress.note(line)
         histograms = {name: total.histogram for name, total in observation.sums.items()}
         return Calibration(
@@ -326,7 +335,7 @@ class _Work:
         self.progress.step(f"looking at the channels on {counted(len(few.paths), 'picture')}")
         with self.session(self.graph.model, sources(self.graph.layers)) as session:
             # what cannot be read is reported when all are read
-            for done, pictures in _pictures(few, self.key.image_size, 0, []):
+            for done, pictures in _pictures(few, self.preparation, 0, []):
                 if len(pictures):
                     maxima.add(session.run({INPUT_NAME: pictures}))
                 self.progress.progress("equalising", done, len(few.paths))
@@ -348,7 +357,7 @@ class _Work:
         self.progress.step(f"taking ranges on {counted(total - done, 'picture')}")
         with self.session(model, observation.sums) as session:
             saved = done
-            rest = _pictures(self.images, self.key.image_size, done, self.unreadable)
+            rest = _pictures(self.images, self.preparation, done, self.unreadable, self.assumed)
             for done, pictures in rest:
                 if len(pictures):
                     observation.add(session.run({INPUT_NAME: pictures}), len(pictures))
@@ -408,7 +417,11 @@ class _Work:
 
 
 def _pictures(
-    images: ImageSet, size: int, start: int, unreadable: list[str]
+    images: ImageSet,
+    preparation: Preparation,
+    start: int,
+    unreadable: list[str],
+    assumed: Assumed | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Files done so far and the pictures of a batch.
 
@@ -416,7 +429,7 @@ def _pictures(
     """
     rest = dataclasses.replace(images, paths=images.paths[start:])
     done = start
-    for batch in rest.readable_batches(size, _BATCH):
+    for batch in rest.readable_batches(preparation, _BATCH, assumed=assumed):
         done += len(batch.pictures) + len(batch.unreadable)
         unreadable += [reason for _, reason in batch.unreadable]
         yield done, batch.pictures

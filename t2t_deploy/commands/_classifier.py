@@ -152,7 +152,9 @@ def classifier_request(
         session = SessionRequest(
             name, workspace.weights(known), threads, dict(known.config), device
         )
-        return ClassifierRequest(session, batch=batch or DEFAULT_BATCH, classes=classes)
+        return ClassifierRequest(
+            session, batch=batch or DEFAULT_BATCH, classes=classes, preparation=known.preparation
+        )
     session = SessionRequest(
         name,
         artifact.path,
@@ -165,7 +167,10 @@ def classifier_request(
     profile = None
     if manifest is not None and takes == "engine":  # the widest
         profile = max(manifest.engine.shape_profiles, key=lambda one: one.max, default=None)
-    return ClassifierRequest(session, graph_io, batch or DEFAULT_BATCH, profile, classes)
+    preparation = None if manifest is None else manifest.preparation
+    return ClassifierRequest(
+        session, graph_io, batch or DEFAULT_BATCH, profile, classes, preparation
+    )
 
 
 def labels_for(

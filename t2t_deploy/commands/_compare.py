@@ -15,6 +15,7 @@ from t2t_deploy._codec import to_plain
 from t2t_deploy._files import temporary_folder
 from t2t_deploy._optional import is_installed, require
 from t2t_deploy._options import AnyPath, command
+from t2t_deploy._preparation import USUAL
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.bench import (
     DEFAULT_ROUND_SECONDS,
@@ -194,7 +195,8 @@ def compare_exports(
     require("torch")
     from t2t_deploy.model import TokensType, reference_from_state_dict, save_weights
 
-    model = load_model(form, variant, config, checkpoint, num_classes, image_size, progress)
+    size = cast("int | tuple[int, int] | None", image_size)
+    model = load_model(form, variant, config, checkpoint, num_classes, size, progress)
     dims, state_dict = model.config, model.state_dict
     performers = dims.tokens_type is TokensType.PERFORMER
     if not performers:  # its form makes no difference then
@@ -239,10 +241,11 @@ _Logits = Mapping[str, tuple[PictureSet, np.ndarray]]
 def _reference_logits(model: T2TViT, precision: Precision) -> _Logits:
     import torch
 
-    size = model.config.image_size
+    taken = USUAL.fitted(model.config.in_chans, model.config.image_hw)
     exact = model.double()
     found = {}
-    for error, some in (("rel_l2", standard_pictures(size)), ("rel_l2_flat", flat_pictures(size))):
+    sets = (("rel_l2", standard_pictures(taken)), ("rel_l2_flat", flat_pictures(taken)))
+    for error, some in sets:
         pictures = some
         if precision is Precision.BF16:
             kept = [i for i, name in enumerate(some.names) if name in _NODEWISE_PICTURES]

@@ -27,6 +27,7 @@ from t2t_deploy.commands._evaluate_sessions import (
     RayAddress,
     RayWorkers,
     is_nodewise,
+    preparation_of,
     run_pictures_across,
 )
 from t2t_deploy.errors import BackendError, CalibrationError, ImageError, UsageError, counted
@@ -236,9 +237,8 @@ class _Evaluator:
             runners, reference = sessions.open(stack)
             names = ", ".join(artifact.path.name for artifact in running)
             self.progress.step(f"evaluating {names} on {counted(count, 'picture')}")
-            size = runners[0].session.inputs[0].shape[-1]
-            assert size is not None  # others are refused when they are opened
-            rest = runners, reference, self.images, size, self.unreadable, self.progress
+            preparation = preparation_of(running[0], runners[0].session)
+            rest = runners, reference, self.images, preparation, self.unreadable, self.progress
             if self.cluster is None:
                 run_pictures(*rest)
             else:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from t2t_deploy._optional import is_installed, require
 from t2t_deploy._options import Opt, Role
+from t2t_deploy._preparation import USUAL, Preparation
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import open_engine
 from t2t_deploy.errors import ArtifactError
@@ -37,7 +38,7 @@ from t2t_deploy.serving import (
     map_blocks,
     ray_cluster,
 )
-from t2t_deploy.types import INDICES_NAME, PROBABILITIES_NAME, Precision, Tail
+from t2t_deploy.types import BARE, INDICES_NAME, PROBABILITIES_NAME, GraphIO, Precision, Tail
 from t2t_deploy.verify import (
     AccuracyRunner,
     AccuracySum,
@@ -82,6 +83,14 @@ class ModelSessions:
         return runners, AccuracyRunner(session, self.batch, total)
 
 
+def preparation_of(artifact: Artifact, session: Session) -> Preparation:
+    """From a picture to a session's input: of the manifest, else the released models'."""
+    if artifact.manifest is not None:
+        return artifact.manifest.preparation
+    channels, *size = GraphIO(takes_pixels(session)).input_shape(session.inputs[0])
+    return USUAL.fitted(channels, (size[0], size[1]))
+
+
 def is_nodewise(artifact: Artifact, backend: str) -> bool:
     """Whether a bf16 graph is met by ONNX Runtime, which does not compute it."""
     known = artifact.manifest
@@ -108,14 +117,13 @@ def _open_runner(
         precision = None if artifact.manifest is None else artifact.manifest.precision
         session = open_session(SessionRequest(backend, artifact.path, threads, precision=precision))
     if takes_pixels(session):
-        session = PixelSession(session)
+        session = PixelSession(session, preparation_of(artifact, session))
     stack.enter_context(session)
-    taken, given = session.inputs[0].shape, session.outputs[0].shape
-    square = len(taken) == 4 and taken[1] == 3 and taken[2] == taken[3] is not None
-    if not (square and len(given) == 2 and given[1] is not None):
+    taken, given = session.inputs[0], session.outputs[0].shape
+    if not (BARE.takes(taken) and len(given) == 2 and given[1] is not None):
         raise ArtifactError(
-            f"{artifact.path} takes {session.inputs[0]} and gives {session.outputs[0]}; expected "
-            "pictures (N, 3, S, S) or (N, S, S, 3) uint8, and logits or probabilities (N, "
+            f"{artifact.path} takes {taken} and gives {session.outputs[0]}; expected "
+            "pictures (N, C, H, W) or (N, H, W, C) uint8, and logits or probabilities (N, "
             "classes): evaluate a classifier"
         )
     tail, classes = Tail.LOGITS, given[1]
@@ -134,7 +142,7 @@ def _open_runner(
         remarks.append(f"errors are of {largest}probabilities")
     return AccuracyRunner(
         session,
-        taken[0] or batch,
+        taken.shape[0] or batch,
         AccuracySum(classes),
         "; ".join(remarks) or None,
         tail,
@@ -179,7 +187,7 @@ def run_pictures_across(
     runners: Sequence[AccuracyRunner],
     reference: AccuracyRunner | None,
     images: LabelledSet,
-    size: int,
+    preparation: Preparation,
     unreadable: dict[Path, str],
     progress: Progress,
 ) -> None:
@@ -201,7 +209,7 @@ def run_pictures_across(
             put(classes),
             images.folder,
             images.folders,
-            size,
+            preparation,
         )
         listing = Listing(tuple(map(str, images.paths)), DEFAULT_BLOCK, "")
         found: dict[int, tuple[list[AccuracySum], dict[Path, str]]] = {}
@@ -232,7 +240,7 @@ class _EvaluateBlocks:
     classes: Any
     folder: Path
     folders: tuple[str, ...]
-    size: int
+    preparation: Preparation
 
     def __call__(self) -> Work:
         get = require("ray").get
@@ -259,7 +267,7 @@ class _EvaluateBlocks:
             known = tuple(classes[name] for name in names) if self.folders else ()
             images = LabelledSet(self.folder, paths, folders=self.folders, classes=known)
             unreadable: dict[Path, str] = {}
-            run_pictures(runners, reference, images, self.size, unreadable, silent)
+            run_pictures(runners, reference, images, self.preparation, unreadable, silent)
             return [runner.total for runner in everyone], unreadable
 
         return evaluate

@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from t2t_deploy._codec import to_plain
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import require
-from t2t_deploy._options import BATCH, COUNT, FILE, AnyPath, Opt, Role, choice, command
+from t2t_deploy._options import BATCH, COUNT, FILE, SIZE, AnyPath, Opt, Role, choice, command
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import artifact_values, workspace_of
+from t2t_deploy.commands._preparation import (
+    CropFraction,
+    InterpolationName,
+    Mean,
+    PreparationName,
+    ResizeRule,
+    Std,
+    choose_preparation,
+)
 from t2t_deploy.errors import UsageError
 from t2t_deploy.model import VARIANTS
 from t2t_deploy.types import BARE, QUANTIZED, GraphIO, Precision, Tail, Target
@@ -50,7 +59,10 @@ CheckpointFile = Annotated[
     ),
 ]
 Classes = Annotated[int | None, Opt("Classes; default the checkpoint's.", recipe="model")]
-ImageSize = Annotated[int | None, Opt("Pixels; default the checkpoint's.", recipe="model")]
+ImageSize = Annotated[
+    int | tuple[int, int] | str | None,
+    Opt("Pixels, height x width where not square; default the checkpoint's.", SIZE, recipe="model"),
+]
 Batch = Annotated[int | str | None, Opt(kind=BATCH, shown="dynamic")]
 FloatPrecision = Annotated[
     str | Precision,
@@ -107,10 +119,16 @@ def export_onnx(
     target: GraphTarget = Target.PORTABLE,
     soft_split: SoftSplit = None,
     performer: Performer = None,
+    preparation: PreparationName = None,
+    resize: ResizeRule = None,
+    crop_fraction: CropFraction = None,
+    interpolation: InterpolationName = None,
+    mean: Mean = None,
+    std: Std = None,
     embed_preprocess: Annotated[
         bool,
         Opt(
-            "Take the picture's pixels, (batch, S, S, 3) uint8, and normalise inside the graph.",
+            "Take the picture's pixels, (batch, H, W, C) uint8, and normalise inside the graph.",
             recorded="ends.embed_preprocess",
         ),
     ] = False,
@@ -131,9 +149,10 @@ def export_onnx(
     """Export a checkpoint to ONNX and verify the file against the reference.
 
     The arguments are the options of ``t2t-deploy export``; None is their default. The graph takes
-    ``image``, (batch, 3, S, S) float32, normalised, and gives ``logits``, (batch, classes) float32,
-    unless ``embed_preprocess`` or ``tail`` say otherwise. A failed verification is no exception: it
-    is in the manifest, and later steps refuse the file.
+    ``image``, (batch, C, H, W) float32, normalised, and gives ``logits``, (batch, classes) float32,
+    unless ``embed_preprocess`` or ``tail`` say otherwise. How pictures become that input
+    (``preparation`` and the five after it) is part of the artifact. A failed verification is no
+    exception: it is in the manifest, and later steps refuse the file.
 
     Raises UsageError for options that contradict each other, CheckpointError, ConfigError,
     ExportError, MissingDependencyError without torch.
@@ -156,14 +175,33 @@ def export_onnx(
         opset,
         GraphIO(embed_preprocess, Tail(tail)),
     )
-    model = load_model(form, variant, config, checkpoint, num_classes, image_size, progress)
+    size = cast("int | tuple[int, int] | None", image_size)
+    model = load_model(form, variant, config, checkpoint, num_classes, size, progress)
     from t2t_deploy.model import reference_from_state_dict, save_weights
 
+    steps = {
+        "resize": resize,
+        "crop_fraction": crop_fraction,
+        "interpolation": interpolation,
+        "mean": mean,
+        "std": std,
+    }
+    prepared = choose_preparation(
+        preparation,
+        steps,
+        weights=None if checkpoint is None else Path(checkpoint),
+        trained_with=None,
+        channels=model.config.in_chans,
+        size=model.config.image_hw,
+    )
+    if checkpoint is not None or not prepared.preparation.usual:
+        progress.note(f"pictures ({prepared.source}): {prepared.preparation}")
     workspace = workspace_of(workspace)
     sha256 = workspace.store_weights(lambda path: save_weights(model.state_dict, path))
     reference = reference_from_state_dict(model.state_dict, model.config)
     graph = graph_of_reference(reference, form, progress)
-    draft = draft_manifest(graph, form, {"sha256": sha256, "source": model.source})
+    weights = {"sha256": sha256, "source": model.source}
+    draft = draft_manifest(graph, form, weights, prepared.to_details())
     notes = {"notes": list(model.notes)}
     return store_graph(
         workspace, graph, form, draft, progress, output=output, details=lambda path: notes
@@ -197,7 +235,7 @@ def load_model(
     config: AnyPath | None = None,
     checkpoint: AnyPath | None = None,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     progress: Progress = silent,
 ) -> LoadedModel:
     """Read, or draw, the weights that options name; notes on them are reported.
@@ -329,7 +367,7 @@ def store_graph(
         from t2t_deploy.graph import check_graph, with_graph_io
 
         model = check_graph(
-            with_graph_io(model, form.graph_io),
+            with_graph_io(model, form.graph_io, draft.preparation),
             batch=form.batch,
             contrib=graph.strategies.fuse_attention,
         )
@@ -359,8 +397,16 @@ def store_graph(
     return workspace.store(draft, write, stem=stem or artifact_stem(draft), output=output)
 
 
-def draft_manifest(graph: ExportedGraph, form: GraphForm, weights: Mapping[str, Any]) -> Manifest:
-    """What is known of an exported graph before it is a file."""
+def draft_manifest(
+    graph: ExportedGraph,
+    form: GraphForm,
+    weights: Mapping[str, Any],
+    handed_on: Mapping[str, Any],
+) -> Manifest:
+    """What is known of an exported graph before it is a file.
+
+    handed_on: as of `Manifest.handed_on`.
+    """
     return Manifest(
         kind="onnx",
         file="",
@@ -375,7 +421,7 @@ def draft_manifest(graph: ExportedGraph, form: GraphForm, weights: Mapping[str, 
         opset=graph.opset,
         strategies=to_plain(graph.strategies),
         parents=({"kind": "weights", "sha256": weights["sha256"]},),
-        details=form.graph_io.to_details(),
+        details={**handed_on, **form.graph_io.to_details()},
     )
 
 
@@ -393,7 +439,7 @@ def asked_graph_io(graph_io: GraphIO) -> dict[str, Any]:
 def artifact_stem(manifest: Manifest) -> str:
     """A file name by which people know the artifact; the hash does the rest."""
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in manifest.variant)[:40]
-    words = [name, str(manifest.config["image_size"]), manifest.precision.value, manifest.target]
+    words = [name, manifest.size_text, manifest.precision.value, manifest.target]
     if manifest.batch is not None:
         words.append(f"b{manifest.batch}")
     words += manifest.graph_io.words

@@ -166,7 +166,8 @@ def draw_features(
     manifest = opened[0].require_manifest()
     config = config_from_dict(manifest.config)
     drawn = _drawn_layers(config)
-    picture = preprocess(read_image(image), config.image_size)
+    prepared = manifest.preparation
+    picture = preprocess(read_image(image, prepared), prepared.size, prepared)
     progress.step("computing the reference in float64")
     expected = _reference(workspace.weights(manifest), config, picture, list(drawn))
     stages = [Stage(PICTURE, "the picture", picture.shape[1:], _pixel_rows(picture))]
@@ -181,7 +182,7 @@ def draw_features(
         rows |= {layer: own[0] for layer, own in values.layers.items()}
         seen = tuple(see_stage(stage, rows.get(stage.layer)) for stage in stages)
         columns.append(FeatureColumn(artifact.path.name, seen, values.outputs[OUTPUT_NAME][0]))
-    found = Features(tuple(stages), tuple(columns), expected[_HEAD][0])
+    found = Features(tuple(stages), tuple(columns), expected[_HEAD][0], prepared)
     logs = workspace.root / "logs"
     target = logs / f"{opened[0].path.stem}.features.png" if plot is None else Path(plot)
     plot_features(found, target, title=f"Token maps of {image.name}")

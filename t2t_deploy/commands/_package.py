@@ -236,8 +236,8 @@ def _signature(artifact: Artifact) -> Signature:
             artifact.path, engine.inputs, engine.outputs, manifest.details, classes
         )
     # made before engines' tensors were noted: an image in, logits out
-    batch, size = manifest.batch, manifest.config["image_size"]
-    image = {"name": INPUT_NAME, "dtype": "float32", "shape": [batch, 3, size, size]}
+    batch, sizes = manifest.batch, manifest.preparation.input_shape
+    image = {"name": INPUT_NAME, "dtype": "float32", "shape": [batch, *sizes]}
     logits = {"name": OUTPUT_NAME, "dtype": "float32", "shape": [batch, classes]}
     return signature_from_tensors(artifact.path, [image], [logits], manifest.details, classes)
 

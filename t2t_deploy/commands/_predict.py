@@ -27,6 +27,7 @@ from t2t_deploy.commands._classifier import (
     labels_for,
 )
 from t2t_deploy.errors import counted
+from t2t_deploy.images import Assumed
 from t2t_deploy.pictures import count_images, find_images, reader_of
 from t2t_deploy.serving import PredictedImage, classify_images, open_classifier, top_count
 from t2t_deploy.workspace import Artifact, Workspace
@@ -113,6 +114,7 @@ def predict_images(
     table = None if csv is None else Path(csv)
     total = count_images(images)
     done = 0
+    assumed = Assumed()
     unreadable: list[PredictedImage] = []
     not_finite: list[PredictedImage] = []
     with contextlib.ExitStack() as stack:
@@ -126,7 +128,7 @@ def predict_images(
         found = classify_images(
             classifier,
             find_images(images),
-            reader_of(images, classifier.size),
+            reader_of(images, classifier.signature.preparation, assumed),
             top=count,
             readers=_READERS,
             labels=named.names,
@@ -140,6 +142,8 @@ def predict_images(
                     write(predicted)
                 receive(predicted)
                 progress.progress("predicting", done, total)
+        for line in assumed.lines():
+            progress.note(line)
         if done < total:
             progress.note(
                 f"{total - done} of {total} pictures were named before: each is taken once"

@@ -196,7 +196,7 @@ def quantized(
         inputs = inputs.placed_by(search.placement, progress)
         found["placement_search"] = search.to_dict()
     decisions = inputs.decide()
-    draft = draft_manifest(inputs.typed, inputs.form, plan.source.weights)
+    draft = draft_manifest(inputs.typed, inputs.form, plan.source.weights, plan.source.handed_on)
     if plan.asked.max_drop is not None:
         assert plan.evaluation is not None  # plan_quantization refuses others
         outcome = within_budget(workspace, inputs, plan.evaluation, plan.asked.max_drop, progress)
@@ -223,7 +223,7 @@ def quantized(
 
     def details(path: Path) -> dict[str, Any]:
         if speed:
-            base = with_graph_io(inputs.typed.model, inputs.form.graph_io)
+            base = with_graph_io(inputs.typed.model, inputs.form.graph_io, plan.source.preparation)
             found["speed"] = speed_against_float(workspace, path, base, plan, progress)
         return {"calibration": calibration, **found}
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 
 from t2t_deploy._optional import is_installed, require
 from t2t_deploy._options import AnyPath, Opt, Role, command, ending
+from t2t_deploy._preparation import Preparation
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import (
     ArtifactFiles,
@@ -20,6 +21,7 @@ from t2t_deploy.commands._artifacts import (
     workspace_of,
 )
 from t2t_deploy.errors import ArtifactError, EngineError, ImageError, UsageError
+from t2t_deploy.images import Assumed
 from t2t_deploy.pictures import image_set_from_folder
 from t2t_deploy.runtime import (
     DEFAULT_BACKEND,
@@ -157,9 +159,7 @@ def verify_artifacts(
             continue
         pictures = few = None
         if images is not None:
-            pictures = _pictures_from_folder(
-                Path(images), int(manifest.config["image_size"]), progress
-            )
+            pictures = _pictures_from_folder(Path(images), manifest.preparation, progress)
             few = pictures.first(NODEWISE_PICTURES)
         weights = workspace.weights(manifest)
         is_engine = manifest.kind == "engine"
@@ -234,7 +234,7 @@ def _verify_engine(artifact: Artifact, weights: Path, pictures: PictureSet | Non
     chosen = pictures_for(manifest, pictures)
     eager = SessionRequest(REFERENCE_BACKEND, weights, config=manifest.config)
     with open_session(eager) as reference, open_engine(artifact) as session:
-        own = PixelSession(session) if graph_io.embed_preprocess else session
+        own = PixelSession(session, manifest.preparation) if graph_io.embed_preprocess else session
         return verify_session(reference, own, chosen, tolerance)
 
 
@@ -273,11 +273,14 @@ def _kept(
     return workspace.update(artifact, **verdict)
 
 
-def _pictures_from_folder(folder: Path, size: int, progress: Progress) -> PictureSet:
+def _pictures_from_folder(folder: Path, preparation: Preparation, progress: Progress) -> PictureSet:
     images = image_set_from_folder(folder, count=MAX_PICTURES)
     if images.left_out:
         progress.note(f"took the first {MAX_PICTURES} pictures, left out {images.left_out}")
-    (batch,) = images.readable_batches(size, len(images.paths))
+    assumed = Assumed()
+    (batch,) = images.readable_batches(preparation, len(images.paths), assumed=assumed)
+    for line in assumed.lines():
+        progress.note(line)
     if batch.unreadable:
         raise ImageError(batch.unreadable[0][1])
     return PictureSet(tuple(path.name for path in images.paths), batch.pictures)

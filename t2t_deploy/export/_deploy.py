@@ -65,15 +65,23 @@ class DeployT2TViT(nn.Module):
         counter.applied["folded_class_token"] += 1
         self.blocks = deploy_blocks(reference, strategies, dtype, counter)
         self.norm = deploy_norm(reference.norm, dtype)
-        self.head = deploy_linear(reference.head, dtype)
+        norm, head = reference.head_norm, reference.head
+        self.head_norm = None if norm is None else deploy_norm(norm, dtype)
+        self.head = None if head is None else deploy_linear(head, dtype)
         self.report = RewriteReport(applied=dict(counter.applied), refused=counter.refused)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised pictures (B, 3, S, S) float32 -> logits (B, num_classes) float32."""
+        """Normalised pictures (B, C, H, W) float32 -> logits (B, num_classes) float32.
+
+        Without a classifier: the class token after the last norm, (B, head_dim).
+        """
         z = functional.pad(self.tokens(x), (0, 0, 1, 0)) + self.position
         for block in self.blocks:
             z = block(z)
-        return self.head(self.norm(z[:, 0])).float()
+        z = self.norm(z[:, 0])
+        if self.head_norm is not None:
+            z = self.head_norm(z)
+        return (z if self.head is None else self.head(z)).float()
 
 
 @dataclass(slots=True)
@@ -93,7 +101,7 @@ class DeployTokens(nn.Module):
         super().__init__()
         config, tokens = reference.config, reference.tokens_to_token
         forms, splits = strategies.soft_split, config.splits
-        grids = ((config.image_size, config.image_size), *config.grids())
+        grids = (config.image_hw, *config.grids())
         self.splits = nn.ModuleList()
         self.blocks = nn.ModuleList()
         for index, block in enumerate((tokens.attention1, tokens.attention2)):
@@ -119,7 +127,7 @@ class DeployTokens(nn.Module):
             counter.applied[f"{form.value}_soft_split"] += 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, S, S) float32 -> (B, N, embed_dim) in the compute dtype, bias not added."""
+        """(B, C, H, W) float32 -> (B, N, embed_dim) in the compute dtype, bias not added."""
         for split, block in zip(self.splits, self.blocks, strict=True):
             x = block(split(x))
         (tokens,) = self.project(x).values

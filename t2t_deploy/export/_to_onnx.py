@@ -40,7 +40,7 @@ def onnx_from_deploy(
 ) -> onnx.ModelProto:
     """Trace the deploy form into a self-contained, simplified ONNX model.
 
-    batch: fixed batch size; None leaves it dynamic. Input ``image`` (batch, 3, S, S) float32,
+    batch: fixed batch size; None leaves it dynamic. Input ``image`` (batch, C, H, W) float32,
     output ``logits`` (batch, classes) float32. The same module gives the same bytes. merge_bias:
     whether a product and its bias may become one Gemm, which takes matrices only, between two
     Reshapes; a graph to be quantised keeps them separate.
@@ -49,8 +49,8 @@ def onnx_from_deploy(
     """
     check_opset(opset)
     onnxsim = require("onnxsim")
-    size = deploy.config.image_size
-    example = torch.zeros(_TRACED_BATCH if batch is None else batch, 3, size, size)
+    traced_batch = _TRACED_BATCH if batch is None else batch
+    example = torch.zeros(traced_batch, *deploy.config.input_shape)
     buffer = io.BytesIO()
     with _quiet_exporter():
         torch.onnx.export(

@@ -13,11 +13,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from t2t_deploy._preparation import ColorOrder, Preparation
 from t2t_deploy.errors import ExportError
 from t2t_deploy.types import (
     DEFAULT_TOP_K,
-    IMAGE_MEAN,
-    IMAGE_STD,
     INDICES_NAME,
     INPUT_NAME,
     OUTPUT_NAME,
@@ -30,20 +29,22 @@ NORMALISED_NAME = f"{INPUT_NAME}_normalised"
 _PREFIX = "ends"  # in exported files
 
 
-def with_graph_io(model: onnx.ModelProto, graph_io: GraphIO) -> onnx.ModelProto:
+def with_graph_io(
+    model: onnx.ModelProto, graph_io: GraphIO, preparation: Preparation
+) -> onnx.ModelProto:
     """A copy of an exported graph with these inputs and outputs; unchanged for `BARE`.
 
-    embed_preprocess: ``image`` becomes (batch, S, S, 3) uint8; it is cast, normalised by two
-    operations (x - 255 mean) * 1/(255 std), and transposed. tail: ``probabilities`` (batch,
-    classes) float32 replace the logits, or the k = min(5, classes) largest of them,
-    largest first, with ``indices`` (batch, k) int64.
+    embed_preprocess: ``image`` becomes (batch, H, W, C) uint8, colours as RGB; it is cast,
+    normalised as the preparation says by two operations (x - 255 mean) * 1/(255 std), and
+    transposed. tail: ``probabilities`` (batch, classes) float32 replace the logits, or the
+    k = min(5, classes) largest of them, largest first, with ``indices`` (batch, k) int64.
 
     Raises ExportError for a graph with other inputs or outputs than an exported one.
     """
     extended = onnx.ModelProto()
     extended.CopyFrom(model)
     if graph_io.embed_preprocess:
-        _embed(extended.graph)
+        _embed(extended.graph, preparation)
     if graph_io.tail is not Tail.LOGITS:
         _append(extended.graph, graph_io.tail)
     return extended
@@ -63,8 +64,9 @@ def without_graph_io(model: onnx.ModelProto) -> onnx.ModelProto:
     (taken,) = graph.input
     if taken.type.tensor_type.elem_type == TensorProto.UINT8:
         _rename_uses(graph, NORMALISED_NAME, INPUT_NAME)
-        batch, size, _, _ = taken.type.tensor_type.shape.dim
-        floats = _like(taken, batch, (3, size.dim_value, size.dim_value))
+        batch, *sides = taken.type.tensor_type.shape.dim
+        height, width, channels = (side.dim_value for side in sides)
+        floats = _like(taken, batch, (channels, height, width))
         floats.type.tensor_type.elem_type = TensorProto.FLOAT
         taken.CopyFrom(floats)
     if graph.output[0].name != OUTPUT_NAME:
@@ -101,18 +103,23 @@ def _inferred(graph: onnx.GraphProto, name: str) -> onnx.ValueInfoProto:
     )
 
 
-def _embed(graph: onnx.GraphProto) -> None:
+def _embed(graph: onnx.GraphProto, preparation: Preparation) -> None:
     taken = graph.input[0] if len(graph.input) == 1 else None
     dims = [] if taken is None else list(taken.type.tensor_type.shape.dim)
-    if taken is None or taken.name != INPUT_NAME or len(dims) != 4 or dims[1].dim_value != 3:
+    sides = tuple(dim.dim_value for dim in dims[1:])
+    if taken is None or taken.name != INPUT_NAME or sides != preparation.input_shape:
+        expected = ", ".join(map(str, preparation.input_shape))
         raise ExportError(
             f"the graph takes {', '.join(info.name for info in graph.input)}; preprocessing needs "
-            f"one input {INPUT_NAME!r} (batch, 3, S, S): export the model again"
+            f"one input {INPUT_NAME!r} (batch, {expected}): export the model again"
         )
     _rename_uses(graph, INPUT_NAME, NORMALISED_NAME)
     # folded in float64, cast once
-    offset = (255 * IMAGE_MEAN.astype(np.float64)).astype(np.float32)
-    factor = (1 / (255 * IMAGE_STD.astype(np.float64))).astype(np.float32)
+    mean, std = (
+        preparation.scale * np.array(one, np.float32).astype(np.float64)
+        for one in (preparation.mean, preparation.std)
+    )
+    offset, factor = mean.astype(np.float32), (1 / std).astype(np.float32)
     names = [f"{_PREFIX}/{word}" for word in ("floats", "centred", "scaled", "offset", "factor")]
     floats, centred, scaled, offset_name, factor_name = names
     graph.initializer.append(numpy_helper.from_array(offset, offset_name))
@@ -123,10 +130,15 @@ def _embed(graph: onnx.GraphProto) -> None:
         _node("Mul", [centred, factor_name], [scaled]),
         _node("Transpose", [scaled], [NORMALISED_NAME], perm=[0, 3, 1, 2]),
     ]
+    if preparation.color is ColorOrder.BGR:
+        swap, swapped = f"{_PREFIX}/bgr", f"{_PREFIX}/swapped"
+        graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), swap))
+        nodes.insert(1, _node("Gather", [floats, swap], [swapped], axis=3))
+        nodes[2].input[0] = swapped
     rest = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
     del graph.node[:]
     graph.node.extend([*nodes, *rest])
-    pixels = _like(taken, dims[0], (dims[2].dim_value, dims[3].dim_value, 3))
+    pixels = _like(taken, dims[0], (*preparation.size, preparation.channels))
     pixels.type.tensor_type.elem_type = TensorProto.UINT8
     taken.CopyFrom(pixels)
 

@@ -89,7 +89,10 @@ def load_checkpoint(
 
 def load_reference(weights: Path, config: ModelConfig) -> T2TViT:
     """The reference model with weights written by `save_weights`, in evaluation mode."""
-    return reference_from_state_dict(load_checkpoint(weights, config=config).state_dict, config)
+    state_dict, _ = read_state_dict(weights)
+    _check_keys(state_dict, config, weights)
+    _check_finite(state_dict, weights)
+    return reference_from_state_dict(state_dict, config)
 
 
 def reference_from_state_dict(state_dict: StateDict, config: ModelConfig) -> T2TViT:
@@ -221,7 +224,9 @@ def _num_classes(state_dict: Mapping[str, torch.Tensor], path: Path) -> int:
     return int(head.shape[0])
 
 
-def _stored_size(state_dict: Mapping[str, torch.Tensor], config: ModelConfig, path: Path) -> int:
+def _stored_size(
+    state_dict: Mapping[str, torch.Tensor], config: ModelConfig, path: Path
+) -> int | tuple[int, int]:
     """Image size with the position table's token grid."""
     position = state_dict.get("pos_embed")
     if position is None or position.ndim != 3:

@@ -92,9 +92,18 @@ _MOST_WEIGHTS = 1 << 29
 _MOST_PATCHES = 1 << 18
 LARGEST = {
     "embed_dim": 16_384, "depth": 1_000, "num_heads": 16_384, "token_dim": 4_096,
-    "image_size": 16_384, "num_classes": 1_000_000,
+    "image_size": 16_384, "num_classes": 1_000_000, "in_chans": 256,
 }  # fmt: skip
 """The largest value of a dimension."""
+
+
+_ADDED = frozenset({"in_chans", "head_norm"})
+"""Fields that an earlier version did not know: written where they are not the default."""
+
+
+def shown_size(size: Any) -> str:
+    """An image size of a config or a manifest for people: 224, or 128x256 (height x width)."""
+    return "x".join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +111,9 @@ class ModelConfig:
     """Dimensions of one T2T-ViT.
 
     The dense backbone runs ``stages`` of layers instead of ``depth`` and widens by ``growth`` a
-    layer; the other backbones leave both unset.
+    layer; the other backbones leave both unset. image_size: pixels, one number where square, else
+    (height, width). num_classes: 0 without a classifier, whose output is then the class token after
+    the last norm. head_norm: whether another LayerNorm stands before the classifier.
     """
 
     name: str
@@ -116,18 +127,28 @@ class ModelConfig:
     stages: tuple[int, ...] = ()
     growth: int = 0
     splits: tuple[SoftSplit, SoftSplit, SoftSplit] = RELEASED_SPLITS
-    image_size: int = 224
+    image_size: int | tuple[int, int] = 224
     num_classes: int = 1000
+    in_chans: int = 3
+    head_norm: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.image_size, tuple):
+            height, width = self.image_size
+            object.__setattr__(self, "image_size", height if height == width else (height, width))
         for field, largest in LARGEST.items():
             value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(
-                    f"{field} is {shortened(value)}; expected a whole number of at least 1"
-                )
-            if value > largest:
-                raise ConfigError(f"{field} is {value}; expected at most {largest}")
+            least = 0 if field == "num_classes" else 1
+            for number in value if isinstance(value, tuple) else (value,):
+                if not isinstance(number, int) or isinstance(number, bool) or number < least:
+                    raise ConfigError(
+                        f"{field} is {shortened(value)}; expected a whole number of at least "
+                        f"{least}"
+                    )
+                if number > largest:
+                    raise ConfigError(f"{field} is {value}; expected at most {largest}")
+        if self.head_norm and not self.num_classes:
+            raise ConfigError("head_norm belongs to a classifier, and num_classes is 0")
         if not isinstance(self.growth, int) or not 0 <= self.growth <= LARGEST["embed_dim"]:
             raise ConfigError(
                 f"growth is {shortened(self.growth)}; expected a whole number from 0 to "
@@ -177,7 +198,7 @@ class ModelConfig:
             )
         if self.num_patches > _MOST_PATCHES:
             raise ConfigError(
-                f"image size {self.image_size} gives {self.num_patches} tokens; expected at most "
+                f"image size {self.size_text} gives {self.num_patches} tokens; expected at most "
                 f"{_MOST_PATCHES}: reduce image_size, or give the splits less overlap"
             )
 
@@ -187,17 +208,33 @@ class ModelConfig:
         Raises ConfigError unless the image size lies on the model's grid.
         """
         stride = math.prod(split.stride for split in self.splits)
-        if self.image_size % stride:
-            below = self.image_size // stride * stride
-            near = [str(size) for size in (below, below + stride) if size]
-            raise ConfigError(
-                f"image size is {self.image_size}; expected a multiple of {stride}, such as "
-                f"{' or '.join(near)}"
-            )
-        side = (self.image_size, self.image_size)
-        first = self.splits[0].grid(*side)
+        for side in self.image_hw:
+            if side % stride:
+                below = side // stride * stride
+                near = [str(size) for size in (below, below + stride) if size]
+                raise ConfigError(
+                    f"image size is {self.size_text}; expected a multiple of {stride}, such as "
+                    f"{' or '.join(near)}"
+                )
+        first = self.splits[0].grid(*self.image_hw)
         second = self.splits[1].grid(*first)
         return first, second, self.splits[2].grid(*second)
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Height and width of a picture, in pixels."""
+        size = self.image_size
+        return size if isinstance(size, tuple) else (size, size)
+
+    @property
+    def size_text(self) -> str:
+        """The image size for messages and file names: 224, or 128x256 (height x width)."""
+        return shown_size(self.image_size)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of a prepared picture."""
+        return (self.in_chans, *self.image_hw)
 
     @property
     def num_patches(self) -> int:
@@ -228,7 +265,10 @@ class ModelConfig:
         return self.block_widths()[-1] + self.growth
 
     def with_(
-        self, *, image_size: int | None = None, num_classes: int | None = None
+        self,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        num_classes: int | None = None,
     ) -> ModelConfig:
         """The same model at another resolution or number of classes; None keeps."""
         return dataclasses.replace(
@@ -239,7 +279,13 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; `config_from_dict` reads it back."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in _ADDED or getattr(self, field.name) != field.default
+        }
+        if isinstance(self.image_size, tuple):
+            values["image_size"] = list(self.image_size)
         return values | {
             "tokens_type": self.tokens_type.value,
             "backbone": self.backbone.value,
@@ -297,7 +343,24 @@ def _splits(values: Any) -> tuple[SoftSplit, ...]:
     return splits
 
 
+def _size(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):
+        return value
+    sides = _whole_numbers(value)
+    if len(sides) != 2:
+        raise ValueError(f"image_size is {shortened(value)}; expected one number or two")
+    return sides
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{shortened(value)} is neither true nor false")
+    return value
+
+
 _READERS: Mapping[str, Callable[[Any], Any]] = {
+    "image_size": _size,
+    "head_norm": _flag,
     "name": str,
     "tokens_type": TokensType,
     "mlp_ratio": _number,

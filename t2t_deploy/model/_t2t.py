@@ -34,12 +34,12 @@ class TokensToToken(nn.Module):
         kind = PerformerBlock if config.tokens_type is TokensType.PERFORMER else TransformerBlock
         first, second, third = config.splits
         self.config = config
-        self.attention1 = kind(3 * first.kernel**2, config.token_dim)
+        self.attention1 = kind(config.in_chans * first.kernel**2, config.token_dim)
         self.attention2 = kind(config.token_dim * second.kernel**2, config.token_dim)
         self.project = nn.Linear(config.token_dim * third.kernel**2, config.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, N, embed_dim)."""
+        """(B, C, H, W) -> (B, N, embed_dim)."""
         first, second, third = self.config.splits
         grid1, grid2, _ = self.config.grids()
         y = self.attention1(soft_split(x, first))
@@ -60,17 +60,26 @@ class T2TViT(nn.Module):
         )
         self.blocks = make_blocks(config)
         self.norm = nn.LayerNorm(config.head_dim)
-        self.head = nn.Linear(config.head_dim, config.num_classes)
+        self.head_norm = nn.LayerNorm(config.head_dim) if config.head_norm else None
+        self.head = nn.Linear(config.head_dim, config.num_classes) if config.num_classes else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised pictures (B, 3, S, S) -> logits (B, num_classes).
+        """Normalised pictures (B, C, H, W) -> logits (B, num_classes).
 
-        Raises InputError where S is not the model's image size.
+        Without a classifier: the class token after the last norm, (B, head_dim). Raises InputError
+        where C, H, W are not the model's.
         """
-        size = self.config.image_size
-        if x.shape[1:] != (3, size, size):
+        features = self.tokens(x)[:, 0]
+        if self.head_norm is not None:
+            features = self.head_norm(features)
+        return features if self.head is None else self.head(features)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Normalised pictures (B, C, H, W) -> tokens after the last norm, (B, 1 + N, head_dim)."""
+        if x.shape[1:] != self.config.input_shape:
+            expected = ", ".join(map(str, self.config.input_shape))
             raise InputError(
-                f"input is {tuple(x.shape)}; expected (B, 3, {size}, {size}): resize the picture, "
+                f"input is {tuple(x.shape)}; expected (B, {expected}): resize the picture, "
                 "or load the model with another image size"
             )
         tokens = self.tokens_to_token(x)
@@ -78,4 +87,4 @@ class T2TViT(nn.Module):
         z = torch.cat((cls, tokens), dim=1) + self.pos_embed
         for block in self.blocks:
             z = block(z)
-        return self.head(self.norm(z)[:, 0])
+        return self.norm(z)

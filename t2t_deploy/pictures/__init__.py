@@ -21,6 +21,11 @@ from t2t_deploy.pictures._sets import (
     labelled_set_from_folder,
     overlap,
 )
+from t2t_deploy.pictures._training_files import (
+    preparation_beside,
+    preparation_from_file,
+    preparation_from_mmpretrain,
+)
 
 __all__ = [
     "IMAGENET_CLASSES",
@@ -37,6 +42,9 @@ __all__ = [
     "labelled_set_from_folder",
     "labels_from_file",
     "overlap",
+    "preparation_beside",
+    "preparation_from_file",
+    "preparation_from_mmpretrain",
     "reader_of",
     "scheme_of",
     "shown_name",

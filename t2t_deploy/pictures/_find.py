@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from t2t_deploy._optional import require
+from t2t_deploy._preparation import Preparation
 from t2t_deploy.errors import ImageError, UsageError, one_line, shown_path
-from t2t_deploy.images import SUFFIXES, decode_image, read_image, resize_and_crop
+from t2t_deploy.images import SUFFIXES, Assumed, decode_image, read_image, resize_and_crop
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
@@ -56,10 +58,12 @@ def check_sources(sources: Sequence[str]) -> None:
         next(_images_of(source))
 
 
-def reader_of(sources: Sequence[str], size: int) -> Callable[[str], np.ndarray]:
-    """What reads the images of ``sources``, local and remote, as (size, size, 3) uint8.
+def reader_of(
+    sources: Sequence[str], preparation: Preparation, assumed: Assumed
+) -> Callable[[str], np.ndarray]:
+    """What reads the images of ``sources``, local and remote, as (H, W, channels) uint8.
 
-    It raises ImageError. Raises UsageError where URIs of one scheme differ in their options, or
+    It raises ImageError. assumed: gets what their files do not say. Raises UsageError where URIs of one scheme differ in their options, or
     pyarrow cannot open one.
     """
     opened: dict[str, Any] = {}
@@ -77,10 +81,14 @@ def reader_of(sources: Sequence[str], size: int) -> Callable[[str], np.ndarray]:
                 "expected the same for all: predict them in two runs"
             )
 
+    def prepared(name: str, image: Image.Image) -> np.ndarray:
+        assumed.add(shown_name(name), image)
+        return resize_and_crop(image, preparation)
+
     def read(name: str) -> np.ndarray:
         scheme = scheme_of(name)
         if scheme is None:
-            return resize_and_crop(read_image(Path(name)), size)
+            return prepared(name, read_image(Path(name), preparation))
         try:
             with opened[scheme].open_input_file(name.partition("://")[2]) as file:
                 content = file.read()
@@ -88,7 +96,7 @@ def reader_of(sources: Sequence[str], size: int) -> Callable[[str], np.ndarray]:
             raise ImageError(
                 f"cannot read the picture {name}: {_reason(err)}; check its name and rights"
             ) from err
-        return resize_and_crop(decode_image(content, name), size)
+        return prepared(name, decode_image(content, name, preparation))
 
     return read
 

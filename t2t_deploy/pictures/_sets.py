@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from t2t_deploy._preparation import Preparation
 from t2t_deploy.errors import CalibrationError, ImageError, counted
-from t2t_deploy.images import preprocess, read_image
+from t2t_deploy.images import Assumed, preprocess, read_image
 from t2t_deploy.pictures._find import find_images
 
 if TYPE_CHECKING:
@@ -54,23 +55,30 @@ class ImageSet:
         return file_digests(self.paths)
 
     def readable_batches(
-        self, size: int, batch: int, labels: Sequence[int] = ()
+        self,
+        preparation: Preparation,
+        batch: int,
+        labels: Sequence[int] = (),
+        assumed: Assumed | None = None,
     ) -> Iterator[ImageBatch]:
         """Preprocessed images, ``batch`` files at a time; nothing is kept of those before.
 
         A file that cannot be read is listed with its batch, which may be left without images.
-        labels: of each path; none where the set has none.
+        labels: of each path; none where the set has none. assumed: gets what files do not say.
         """
         for start in range(0, len(self.paths), batch):
             found, kept, unreadable = [], [], []
             for index in range(start, min(start + batch, len(self.paths))):
                 try:
-                    found.append(preprocess(read_image(self.paths[index]), size))
+                    image = read_image(self.paths[index], preparation)
+                    if assumed is not None:
+                        assumed.add(shown_path(self.paths[index]), image)
+                    found.append(preprocess(image, preparation.size, preparation))
                     kept.append(index)
                 except ImageError as err:
                     unreadable.append((self.paths[index], str(err)))
             yield ImageBatch(
-                np.stack(found) if found else np.empty((0, 3, size, size), np.float32),
+                np.stack(found) if found else np.empty((0, *preparation.input_shape), np.float32),
                 np.array([labels[index] for index in kept], np.int64) if labels else None,
                 tuple(unreadable),
             )
@@ -122,13 +130,21 @@ class LabelledSet(ImageSet):
             )
         return tuple(range(num_classes))
 
-    def batches(self, size: int, batch: int, num_classes: int) -> Iterator[ImageBatch]:
+    def batches(
+        self,
+        preparation: Preparation,
+        batch: int,
+        num_classes: int,
+        assumed: Assumed | None = None,
+    ) -> Iterator[ImageBatch]:
         """As `readable_batches`, with the model's classes as labels.
 
         Raises ImageError where class folders do not fit the model.
         """
         indices = self.class_indices(num_classes)
-        return self.readable_batches(size, batch, [indices[folder] for folder in self.classes])
+        return self.readable_batches(
+            preparation, batch, [indices[folder] for folder in self.classes]
+        )
 
 
 def file_digests(paths: Iterable[Path]) -> tuple[str, ...]:

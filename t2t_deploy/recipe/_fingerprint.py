@@ -61,6 +61,8 @@ def command_fingerprint(
     for name, parameter in parameters(function).items():
         value, role = values[name], parameter.opt.role
         recorded = name if parameter.opt.recorded is None else parameter.opt.recorded
+        if value is None and parameter.opt.sparse:
+            continue
         if role is Role.OPTION and recorded:
             whole, _, part = recorded.partition(".")
             if part:

@@ -59,9 +59,7 @@ def bench_page(document: BenchDocument) -> str:
         style=Markup(style),
         script=Markup(script),
         document=document,
-        models=dict.fromkeys(
-            f"{m.variant} at {m.config.get('image_size')} px" for _, m in artifacts
-        ),
+        models=dict.fromkeys(f"{m.variant} at {m.size_text} px" for _, m in artifacts),
         artifacts=sorted(artifacts, key=lambda item: (item[1].sequence, item[0])),
         warnings=_warnings(document, cases),
         cases=cases,

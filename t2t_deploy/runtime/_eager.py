@@ -86,9 +86,9 @@ class EagerSession(ClosingSession):
                 # written its own default
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(request.cache.absolute())
             self._model = torch.compile(self._model, dynamic=False)
-        size, classes = self.config.image_size, self.config.num_classes
-        self.inputs = (TensorSpec(INPUT_NAME, "float32", (None, 3, size, size)),)
-        self.outputs = (TensorSpec(OUTPUT_NAME, "float32", (None, classes)),)
+        columns = self.config.num_classes or self.config.head_dim
+        self.inputs = (TensorSpec(INPUT_NAME, "float32", (None, *self.config.input_shape)),)
+        self.outputs = (TensorSpec(OUTPUT_NAME, "float32", (None, columns)),)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute the logits. Raises InputError, or BackendError on a closed session."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from t2t_deploy._preparation import USUAL, Preparation
 from t2t_deploy.errors import ArtifactError, ImageError, UsageError
-from t2t_deploy.images import normalise
 from t2t_deploy.pictures import shown_name
 from t2t_deploy.runtime import Session, SessionRequest, fill_batch, open_session
 from t2t_deploy.types import BARE, GraphIO, ShapeProfile, Tail, TensorSpec, softmax
@@ -29,9 +29,10 @@ Read = Callable[[str], np.ndarray]
 class Signature:
     """What a classifier of images takes and gives.
 
-    image: (N, 3, S, S) float32, normalised, or (N, S, S, 3) uint8. scores: (N, classes) or, behind
+    image: (N, C, H, W) float32, normalised, or (N, H, W, C) uint8. scores: (N, classes) or, behind
     a top-k, (N, k), float. indices: (N, k) of the classes behind a top-k, else None.
-    classes: how many there are; None behind a top-k where nothing else says it.
+    classes: how many there are; None behind a top-k where nothing else says it. preparation: from
+    a picture to the image.
     """
 
     image: TensorSpec
@@ -39,18 +40,12 @@ class Signature:
     indices: TensorSpec | None
     graph_io: GraphIO
     classes: int | None
+    preparation: Preparation
 
     @property
     def batch(self) -> int | None:
         """Images at a time; None where that is free."""
         return self.image.shape[0]
-
-    @property
-    def size(self) -> int:
-        """Side of the image, pixels."""
-        size = self.image.shape[2]
-        assert size is not None  # read_signature refuses others
-        return size
 
     @property
     def columns(self) -> int:
@@ -71,14 +66,16 @@ def read_signature(
     outputs: Sequence[TensorSpec],
     graph_io: GraphIO,
     classes: int | None,
+    preparation: Preparation | None = None,
 ) -> Signature:
     """The tensors of a classifier in their roles, by dtype and shape, whatever their order.
 
     name: of the artifact, for messages. classes: of the model, where its manifest has them.
+    preparation: None is the released models'.
     Raises ArtifactError where these are not the tensors of ``graph_io`` and ``classes``.
     """
     if len(inputs) != 1 or not graph_io.takes(inputs[0]):
-        expected = "uint8 (N, S, S, 3)" if graph_io.embed_preprocess else "float32 (N, 3, S, S)"
+        expected = "uint8 (N, H, W, C)" if graph_io.embed_preprocess else "float32 (N, C, H, W)"
         raise ArtifactError(
             f"{name} takes {_listed(inputs)}; expected pictures, {expected}: use a classifier that "
             "t2t-deploy exported"
@@ -98,7 +95,10 @@ def read_signature(
     found = classes if ranked else scores[0].shape[1]
     if classes not in (None, found):
         raise ArtifactError(f"{name} gives {scores[0]}, its manifest says {classes} classes")
-    return Signature(inputs[0], scores[0], indices[0] if ranked else None, graph_io, found)
+    channels, *size = graph_io.input_shape(inputs[0])
+    prepared = (preparation or USUAL).fitted(channels, (size[0], size[1]))
+    ranks = indices[0] if ranked else None
+    return Signature(inputs[0], scores[0], ranks, graph_io, found, prepared)
 
 
 def _listed(specs: Sequence[TensorSpec]) -> str:
@@ -111,6 +111,7 @@ class ClassifierRequest:
 
     batch: images at a time where the session's batch is free. profile: the batches that an engine
     takes; None where there is no such limit. classes: of the model, where its manifest has them.
+    preparation: None is the released models'.
     """
 
     session: SessionRequest
@@ -118,6 +119,7 @@ class ClassifierRequest:
     batch: int = DEFAULT_BATCH
     profile: ShapeProfile | None = None
     classes: int | None = None
+    preparation: Preparation | None = None
 
 
 class Classifier:
@@ -129,10 +131,13 @@ class Classifier:
     def __init__(self, session: Session, request: ClassifierRequest) -> None:
         self._session = session
         self.signature = read_signature(
-            "the artifact", session.inputs, session.outputs, request.graph_io, request.classes
+            "the artifact",
+            session.inputs,
+            session.outputs,
+            request.graph_io,
+            request.classes,
+            request.preparation,
         )
-        self.size: int = self.signature.size
-        """Side of the images, pixels."""
         fixed, profile = self.signature.batch, request.profile
         if fixed is not None:
             self._least, self.batch = fixed, fixed
@@ -147,7 +152,7 @@ class Classifier:
         return self._session.backend
 
     def classify(self, pixels: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ``top`` best classes of (n, S, S, 3) uint8 images, n from 1 to ``batch``.
+        """The ``top`` best classes of (n, H, W, C) uint8 images, n from 1 to ``batch``.
 
         Returns (n, top) int64 classes, best first, the lower class first among equal values, and
         their probabilities, (n, top) float32, computed from logits in float64. The probabilities
@@ -156,7 +161,8 @@ class Classifier:
         signature, count = self.signature, len(pixels)
         pixels = fill_batch(pixels, self._least)
         embedded = signature.graph_io.embed_preprocess
-        taken = np.ascontiguousarray(pixels) if embedded else normalise(pixels)
+        prepared = signature.preparation
+        taken = np.ascontiguousarray(pixels) if embedded else prepared.normalise(pixels)
         outputs = self._session.run({signature.image.name: taken})
         scores = outputs[signature.scores.name][:count]
         finite = np.isfinite(scores).all(axis=1)
@@ -242,7 +248,7 @@ def classify_images(
 ) -> Generator[PredictedImage, None, None]:
     """The classes of each image, in order; a few batches are held at any time.
 
-    read: makes (S, S, 3) uint8 of an image, or raises ImageError. readers: threads that do so
+    read: makes (H, W, C) uint8 of an image, or raises ImageError. readers: threads that do so
     while the session computes; 0 reads in this one. labels: of all classes, if there are any.
     """
     with contextlib.ExitStack() as stack:

@@ -21,6 +21,7 @@ from typing import Any
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import BackendError, DeployError
+from t2t_deploy.images import Assumed
 from t2t_deploy.pictures import find_images, reader_of, scheme_of
 from t2t_deploy.serving._classifier import (
     ClassifierRequest,
@@ -231,7 +232,7 @@ class ClassifyBlocks:
             classifier = open_classifier(
                 dataclasses.replace(self.request, session=dataclasses.replace(session, path=path))
             )
-        read = reader_of(self.sources, classifier.size)
+        read = reader_of(self.sources, classifier.signature.preparation, Assumed())
         remote = any(scheme_of(source) is not None for source in self.sources)
         # a worker with one core decodes and computes by turns; more would share that core
         readers = _REMOTE_READERS if remote else (session.threads or 1) - 1

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from t2t_deploy._preparation import Preparation
 from t2t_deploy._progress import Progress
+from t2t_deploy.images import Assumed
 from t2t_deploy.pictures import LabelledSet
 from t2t_deploy.runtime import Session
 from t2t_deploy.types import INDICES_NAME, Tail, softmax
@@ -170,19 +172,19 @@ def run_pictures(
     runners: Sequence[AccuracyRunner],
     reference: AccuracyRunner | None,
     images: LabelledSet,
-    size: int,
+    preparation: Preparation,
     unreadable: dict[Path, str],
     progress: Progress,
 ) -> None:
     """Take every picture through every session, reading it once.
 
-    size: pixels. unreadable: files that cannot be read are added to it.
+    preparation: of their input. unreadable: files that cannot be read are added to it.
     """
     # A common multiple, so that only the last batch of each session is short.
     everyone = [*runners, reference] if reference is not None else list(runners)
     step = math.lcm(*(runner.batch for runner in runners or everyone))
-    done = 0
-    for batch in images.batches(size, step, everyone[0].total.num_classes):
+    done, assumed = 0, Assumed()
+    for batch in images.batches(preparation, step, everyone[0].total.num_classes, assumed):
         unreadable.update(batch.unreadable)
         if len(batch.pictures):
             expected = None
@@ -193,6 +195,8 @@ def run_pictures(
                 runner.add(batch.pictures, batch.labels, expected)
         done += len(batch.pictures) + len(batch.unreadable)
         progress.progress("evaluating", done, len(images.paths))
+    for line in assumed.lines():
+        progress.note(line)
 
 
 def predicted(logits: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from t2t_deploy._files import temporary_folder
+from t2t_deploy._preparation import Preparation
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.images import pixels_of
 from t2t_deploy.runtime import (
     DEFAULT_BACKEND,
     REFERENCE_BACKEND,
@@ -114,7 +114,7 @@ def verify_file(
         else:
             session = open_session(request)
             if graph_io.embed_preprocess:
-                session = PixelSession(session)
+                session = PixelSession(session, manifest.preparation)
         stack.enter_context(session)
         if nodewise or graph_io.tail is Tail.LOGITS:
             result = verify_session(reference, session, chosen, TOLERANCES[precision])
@@ -160,7 +160,7 @@ def _verify_tail(
     model = read_onnx(request.path, external_data=True)
     onnx.save(expose_tensors(model, [OUTPUT_NAME]), copy)
     with open_session(dataclasses.replace(request, path=copy)) as opened:
-        exposed = PixelSession(opened) if isinstance(session, PixelSession) else opened
+        exposed = session.around(opened) if isinstance(session, PixelSession) else opened
         logits = logits_of(exposed, pictures.pictures)
     result = compare_logits(expected, logits, pictures.names, TOLERANCES[request.precision])
     fault = None if result.rel_l2 is None else tail_fault(actual, logits)
@@ -176,10 +176,10 @@ def _with_cause(
     """The same verdict; where logits are no numbers, the tensor that is the first without."""
     if result.status is not Status.FAILED or result.rel_l2 is not None:
         return result
-    of_pixels = manifest.graph_io.embed_preprocess
+    of_pixels, preparation = manifest.graph_io.embed_preprocess, manifest.preparation
     for picture in pictures.pictures:
         fed = fill_batch(picture[None], manifest.batch)
-        cause = why_non_finite(path, pixels_of(fed) if of_pixels else fed)
+        cause = why_non_finite(path, preparation.pixels_of(fed) if of_pixels else fed)
         if cause is not None:
             return dataclasses.replace(result, reason=f"{result.reason}; {cause}")
     return result
@@ -236,14 +236,14 @@ def compare_logits(
 
 
 def logits_of(session: Session, pictures: np.ndarray) -> np.ndarray:
-    """Logits (n, classes) of pictures (n, 3, S, S), in batches the session takes."""
+    """Logits (n, classes) of pictures (n, C, H, W), in batches the session takes."""
     return outputs_of(session, pictures)[OUTPUT_NAME]
 
 
 def outputs_of(
     session: Session, pictures: np.ndarray, batch: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Every output for pictures (n, 3, S, S), in batches the session takes.
+    """Every output for pictures (n, C, H, W), in batches the session takes.
 
     batch: pictures at a time where the session takes any number; None is one, then 4.
     """
@@ -260,22 +260,27 @@ def outputs_of(
 
 
 class PixelSession(ClosingSession):
-    """A session that takes pixels, given normalised pictures (n, 3, S, S) float32.
+    """A session that takes pixels, given normalised pictures (n, C, H, W) float32.
 
     The pictures must have been made of pixels: these are what it is fed, bit for bit.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, preparation: Preparation) -> None:
         self.backend = session.backend
-        self._session = session
+        self._session, self._preparation = session, preparation
         self.outputs = session.outputs
         (taken,) = session.inputs
-        batch, size, width, _ = taken.shape
-        self.inputs = (TensorSpec(taken.name, "float32", (batch, 3, size, width)),)
+        batch, height, width, channels = taken.shape
+        self.inputs = (TensorSpec(taken.name, "float32", (batch, channels, height, width)),)
+
+    def around(self, session: Session) -> PixelSession:
+        """The same around another session of the model."""
+        return PixelSession(session, self._preparation)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """As `Session.run`."""
-        return self._session.run({name: pixels_of(array) for name, array in feeds.items()})
+        pixels = {name: self._preparation.pixels_of(array) for name, array in feeds.items()}
+        return self._session.run(pixels)
 
     def close(self) -> None:
         """Free the session inside."""
@@ -283,14 +288,9 @@ class PixelSession(ClosingSession):
 
 
 def takes_pixels(session: Session) -> bool:
-    """Whether a session's one input is (batch, S, S, 3) uint8."""
+    """Whether a session's one input is (batch, H, W, C) uint8."""
     (taken,) = session.inputs if len(session.inputs) == 1 else (None,)
-    return (
-        taken is not None
-        and taken.dtype == "uint8"
-        and len(taken.shape) == 4
-        and taken.shape[-1] == 3
-    )
+    return taken is not None and taken.dtype == "uint8" and len(taken.shape) == 4
 
 
 def tail_fault(outputs: Mapping[str, np.ndarray], logits: np.ndarray) -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from t2t_deploy.images import pixels_of
+from t2t_deploy._preparation import Preparation
 from t2t_deploy.types import softmax
 from t2t_deploy.verify._plots import new_figure, write_figure
 
@@ -73,11 +73,15 @@ class FeatureColumn:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """The stages of one picture in the reference and in artifacts. logits: the reference's."""
+    """The stages of one picture in the reference and in artifacts. logits: the reference's.
+
+    preparation: of the picture, which is undone where it is drawn.
+    """
 
     stages: tuple[Stage, ...]
     columns: tuple[FeatureColumn, ...]
     logits: np.ndarray
+    preparation: Preparation
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; an error that is not finite, or a stage that nothing compares, is null."""
@@ -279,7 +283,7 @@ def _draw_stage(
     size = f"{stage.grid[0]}×{stage.grid[1]}, {stage.expected.shape[1]} channels"
     paint = None if stage.layer == PICTURE else TokenColours.of(tokens)
     _label(cells[0], stage, size if paint is None else f"{size}\n{paint.share:.0%} of variance")
-    _draw_map(cells[0], stage, stage.expected, paint)
+    _draw_map(cells[0], stage, stage.expected, paint or features.preparation)
     for index, one in enumerate(seen):
         mapped, error = cells[1 + 2 * index], cells[2 + 2 * index]
         errors = token_errors(stage, one)
@@ -287,19 +291,23 @@ def _draw_stage(
             _write(mapped, one.note or "")
             _write(error, _figure_of(one))
             continue
-        _draw_map(mapped, stage, one.actual, paint)
+        _draw_map(mapped, stage, one.actual, paint or features.preparation)
         error.imshow(np.ma.masked_invalid(errors), cmap=colours, norm=scale)
         error.set_title(_figure_of(one), fontsize=7, pad=2)
 
 
-def _draw_map(axes: Axes, stage: Stage, values: np.ndarray, paint: TokenColours | None) -> None:
+def _draw_map(
+    axes: Axes, stage: Stage, values: np.ndarray, paint: TokenColours | Preparation
+) -> None:
     tokens = stage.tokens(values)
     assert tokens is not None and stage.grid is not None
-    if paint is not None:
+    if isinstance(paint, TokenColours):
         axes.imshow(paint(tokens, stage.grid), interpolation="nearest")
         return
-    planes = np.nan_to_num(tokens).T.reshape(3, *stage.grid).astype(np.float32)
-    axes.imshow(pixels_of(planes), interpolation="nearest")
+    planes = np.nan_to_num(tokens).T.reshape(paint.input_shape).astype(np.float32)
+    pixels = paint.pixels_of(planes)
+    # of other channels than three, the first
+    axes.imshow(pixels if paint.channels == 3 else pixels[..., 0], cmap="gray")
 
 
 def _error_scale(features: Features) -> LogNorm:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from t2t_deploy._preparation import Preparation
 from t2t_deploy.export import PerformerForm
-from t2t_deploy.images import pixels_of
 from t2t_deploy.runtime import (
     DEFAULT_BACKEND,
     Session,
@@ -223,6 +223,7 @@ class InstrumentedGraph:
     session: Session
     tensors: Mapping[str, LayerTensor]
     graph_io: GraphIO
+    preparation: Preparation
 
     def run(self, picture: np.ndarray) -> LayerValues:
         """The layers for a picture (3, S, S) float32, normalised."""
@@ -230,7 +231,7 @@ class InstrumentedGraph:
 
         taken = self.session.inputs[0]
         fed = fill_batch(picture[None], taken.shape[0])
-        given = pixels_of(fed) if self.graph_io.embed_preprocess else fed
+        given = self.preparation.pixels_of(fed) if self.graph_io.embed_preprocess else fed
         outputs = self.session.run({taken.name: np.ascontiguousarray(given)})
         seen = outputs[NORMALISED_NAME] if self.graph_io.embed_preprocess else fed
         layers = {
@@ -266,7 +267,7 @@ def instrumented_graph(
     if graph_io.embed_preprocess:
         exposed.append(NORMALISED_NAME)
     with _opened(expose_tensors(model, exposed), manifest.precision) as session:
-        yield InstrumentedGraph(session, tensors, graph_io)
+        yield InstrumentedGraph(session, tensors, graph_io, manifest.preparation)
 
 
 def _equalised_layers(manifest: Manifest) -> set[str]:

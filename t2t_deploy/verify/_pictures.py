@@ -6,6 +6,7 @@ stand for the worst case of the first LayerNorm: a window without contrast.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from t2t_deploy.images import normalise, pixels_of, preprocess, read_image
+from t2t_deploy._preparation import Preparation, Resize
+from t2t_deploy.images import preprocess, read_image
 from t2t_deploy.workspace import Manifest
 
 # module and folder inside it -> file -> SHA-256
@@ -35,7 +37,7 @@ NOISE_SEED = 2021
 
 @dataclass(frozen=True, slots=True)
 class PictureSet:
-    """Named normalised pictures, (n, 3, S, S) float32, and what is missing from the set."""
+    """Named normalised pictures, (n, C, H, W) float32, and what is missing from the set."""
 
     names: tuple[str, ...]
     pictures: np.ndarray
@@ -46,9 +48,9 @@ class PictureSet:
         return PictureSet(self.names[:count], self.pictures[:count], self.absent)
 
 
-def standard_pictures(size: int) -> PictureSet:
-    """Two of fixed noise and the photographs at hand, at a size in pixels."""
-    noise = np.random.RandomState(NOISE_SEED).standard_normal((2, 3, size, size))
+def standard_pictures(preparation: Preparation) -> PictureSet:
+    """Two of fixed noise and the photographs at hand, as a model takes them."""
+    noise = np.random.RandomState(NOISE_SEED).standard_normal((2, *preparation.input_shape))
     names = ["noise 0", "noise 1"]
     pictures = list(noise.astype(np.float32))
     absent = []
@@ -59,16 +61,26 @@ def standard_pictures(size: int) -> PictureSet:
                 absent.append(Path(file).stem)
                 continue
             names.append(path.stem)
-            pictures.append(preprocess(read_image(path), size))
+            pictures.append(_photograph(path, preparation))
     return PictureSet(tuple(names), np.stack(pictures), tuple(absent))
 
 
-def nodewise_pictures(size: int) -> PictureSet:
+def _photograph(path: Path, preparation: Preparation) -> np.ndarray:
+    """A photograph, shown whole whatever the resize; its colours in turn fill other channels."""
+    shown = dataclasses.replace(preparation, resize=Resize.SHORTER, resize_to=None)
+    image = read_image(path)
+    if shown.channels in (1, 3):
+        return preprocess(image, shown.size, shown)
+    channels = np.arange(shown.channels) % 3
+    return preprocess(np.asarray(image)[..., channels], shown.size, shown)
+
+
+def nodewise_pictures(preparation: Preparation) -> PictureSet:
     """Fixed noise, a photograph if there is one, and cream, the worst case of the first LayerNorm.
 
-    size: in pixels.
+    preparation: of the model's input.
     """
-    standard, flat = standard_pictures(size), flat_pictures(size)
+    standard, flat = standard_pictures(preparation), flat_pictures(preparation)
     photographs = [i for i, name in enumerate(standard.names) if not name.startswith("noise")]
     chosen = [0, *photographs[:1]]
     cream = flat.names.index("cream")
@@ -82,33 +94,37 @@ def nodewise_pictures(size: int) -> PictureSet:
 def pictures_for(
     manifest: Manifest,
     given: PictureSet | None,
-    usual: Callable[[int], PictureSet] = standard_pictures,
+    usual: Callable[[Preparation], PictureSet] = standard_pictures,
 ) -> PictureSet:
     """The pictures given, else the usual ones, such as the artifact's graph can take exactly."""
-    chosen = usual(manifest.config["image_size"]) if given is None else given
-    return _on_pixel_grid(chosen) if manifest.graph_io.embed_preprocess else chosen
+    preparation = manifest.preparation
+    chosen = usual(preparation) if given is None else given
+    return _on_pixel_grid(chosen, preparation) if manifest.graph_io.embed_preprocess else chosen
 
 
-def _on_pixel_grid(pictures: PictureSet) -> PictureSet:
+def _on_pixel_grid(pictures: PictureSet, preparation: Preparation) -> PictureSet:
     """The nearest pictures that pixels can hold; photographs are such already, noise is not."""
-    nearest = normalise(pixels_of(pictures.pictures))
+    nearest = preparation.normalise(preparation.pixels_of(pictures.pictures))
     return PictureSet(pictures.names, nearest, pictures.absent)
 
 
-def flat_pictures(size: int) -> PictureSet:
+def flat_pictures(preparation: Preparation) -> PictureSet:
     """Black, white, grey, cream, half-and-half, a gradient and a checkerboard."""
-    rows, columns = np.mgrid[:size, :size]
-    ramp = (columns * 255 // max(size - 1, 1)).astype(np.uint8)
-    made = {
-        "black": np.zeros((size, size, 3), np.uint8),
-        "white": np.full((size, size, 3), 255, np.uint8),
-        "grey": np.full((size, size, 3), 128, np.uint8),
-        "cream": np.broadcast_to(np.array((252, 242, 230), np.uint8), (size, size, 3)),
-        "half-and-half": np.repeat(((columns >= size // 2) * np.uint8(255))[..., None], 3, -1),
-        "gradient": np.repeat(ramp[..., None], 3, -1),
-        "checkerboard": np.repeat(((rows + columns) % 2 * 255).astype(np.uint8)[..., None], 3, -1),
+    height, width = preparation.size
+    rows, columns = np.mgrid[:height, :width]
+    cream = np.array((252, 242, 230), np.uint8)[np.arange(preparation.channels) % 3]
+    made: dict[str, np.ndarray | int] = {
+        "black": 0,
+        "white": 255,
+        "grey": 128,
+        "cream": cream,
+        "half-and-half": ((columns >= width // 2) * 255)[..., None],
+        "gradient": (columns * 255 // max(width - 1, 1))[..., None],
+        "checkerboard": ((rows + columns) % 2 * 255)[..., None],
     }
-    return PictureSet(tuple(made), np.stack([normalise(pixels) for pixels in made.values()]))
+    shape = (height, width, preparation.channels)
+    pixels = [np.broadcast_to(one, shape).astype(np.uint8) for one in made.values()]
+    return PictureSet(tuple(made), np.stack([preparation.normalise(one) for one in pixels]))
 
 
 def _shipped_file(module: str, file: str) -> Path | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -20,13 +20,16 @@ from typing import Annotated, Any, TypeAlias
 from t2t_deploy import __version__
 from t2t_deploy._codec import Rule, from_plain, to_plain
 from t2t_deploy._optional import WHEELS, installed_versions
+from t2t_deploy._preparation import USUAL, Preparation
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, first_line, json_from_file
-from t2t_deploy.errors import ArtifactError
+from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Status, Target
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
+"""Written where pictures or sizes are not the released models'; 1 everywhere else."""
 MANIFEST_SUFFIX = ".manifest.json"
 _CHECKSUM = "checksum"
+_HANDED_ON = ("image_input", "tail", "preparation", "preparation_source")
 _SUPERSEDED = "superseded"
 _TOOLS = (
     *("torch", "onnx", "onnxsim", *WHEELS["onnxruntime"], "openvino", "tensorrt"),
@@ -44,6 +47,11 @@ def _are_weights(value: Mapping[str, Any]) -> bool:
     return not value or (known and isinstance(value.get("source", {}), Mapping))
 
 
+def _sides(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) and len(value) == 2 else (value,)
+
+
+_COUNTED = ("image_size", "num_classes", "in_chans")
 _Count: TypeAlias = Annotated[int, Rule(_is_count, "a whole number of at least 0")]
 _Verdict: TypeAlias = Annotated[
     Mapping[str, Any], Rule(lambda value: isinstance(value.get("status"), str), "one with a status")
@@ -51,7 +59,7 @@ _Verdict: TypeAlias = Annotated[
 _Config: TypeAlias = Annotated[
     Mapping[str, Any],
     Rule(
-        lambda value: all(_is_count(value.get(n, 1)) for n in ("image_size", "num_classes")),
+        lambda value: all(_is_count(one) for n in _COUNTED for one in _sides(value.get(n, 1))),
         "sizes of at least 0",
     ),
 ]
@@ -152,7 +160,7 @@ class Manifest:
     tools: Mapping[str, Any] = field(default_factory=dict)
     sequence: _Count = 0
     created: str = ""
-    manifest_version: _Count = MANIFEST_VERSION
+    manifest_version: _Count = 1
 
     @property
     def _details(self) -> _Details:
@@ -180,6 +188,37 @@ class Manifest:
         if engine is None:
             raise ValueError("details.engine is missing")
         return engine
+
+    @property
+    def preparation(self) -> Preparation:
+        """How pictures become its input; of a manifest that says nothing, the released models'.
+
+        Raises ArtifactError for steps not known here.
+        """
+        size = self.config.get("image_size", 224)  # a foreign file's manifest has no config
+        height_width = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+        values, channels = self.details.get("preparation"), self.config.get("in_chans", 3)
+        try:
+            if values is None:
+                return USUAL.fitted(channels, height_width)
+            return Preparation(**values, channels=channels, size=height_width)
+        except (TypeError, ValueError, UsageError) as err:
+            raise ArtifactError(
+                f"the manifest's preparation of pictures is not known here ({err}); update "
+                "t2t-deploy, or export the model again"
+            ) from err
+
+    @property
+    def needs_version_2(self) -> bool:
+        """Whether an earlier t2t-deploy, which knows one preparation and squares, must not use it."""
+        added = {"in_chans", "head_norm"} & self.config.keys()
+        square = not isinstance(self.config.get("image_size"), (list, tuple))
+        return bool(added) or not square or not self.preparation.usual
+
+    @property
+    def handed_on(self) -> dict[str, Any]:
+        """Details that hold for what is made from it too."""
+        return {key: self.details[key] for key in _HANDED_ON if key in self.details}
 
     @property
     def graph_io(self) -> GraphIO:
@@ -212,12 +251,19 @@ class Manifest:
 
         Of an artifact whose weights are known.
         """
-        return json.dumps([self.weights["sha256"], dict(self.config)], sort_keys=True)
+        shown = [self.details["preparation"]] if not self.preparation.usual else []
+        return json.dumps([self.weights["sha256"], dict(self.config), *shown], sort_keys=True)
 
     @property
     def reference_name(self) -> str:
         """How the float32 model of the same weights is called."""
-        return f"{self.variant} {self.config['image_size']}px reference"
+        return f"{self.variant} {self.size_text}px reference"
+
+    @property
+    def size_text(self) -> str:
+        """Its image size for people and file names: 224, or 128x256 (height x width)."""
+        size = self.config.get("image_size", "unknown")
+        return "x".join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
 
     def _failed_checks(self) -> list[Mapping[str, Any]]:
         of = self._details
@@ -261,6 +307,8 @@ class Manifest:
     def to_json(self, superseded: Superseded | None = None) -> str:
         """The manifest as it is written. superseded: what the file is until it is replaced."""
         values = to_plain(self)
+        if self.needs_version_2:
+            values["manifest_version"] = MANIFEST_VERSION
         if superseded is not None:
             values[_SUPERSEDED] = to_plain(superseded)
         return manifest_text(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -125,11 +126,15 @@ def preprocess_config(service: Service) -> Message:
     """Bytes of an image's file -> what the model takes."""
     signature = service.signature
     pixels = TensorSpec(_PIXELS, signature.image.dtype, signature.image.shape)
-    size, image_input = str(signature.size), signature.graph_io.image_input
+    steps = json.dumps(
+        signature.preparation.to_dict()
+        | {"size": signature.preparation.size, "channels": signature.preparation.channels}
+    )
+    image_input = signature.graph_io.image_input
     return {
         **_model(service, service.preprocess_name, [_FILE], [_tensor(pixels)], backend=_PYTHON),
         "instance_group": [{"kind": Word("KIND_CPU"), "count": service.preprocess_instances}],
-        "parameters": _parameters({"size": size, "image_input": image_input}),
+        "parameters": _parameters({"preparation": steps, "image_input": image_input}),
     }
 
 

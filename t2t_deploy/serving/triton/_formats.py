@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._preparation import Preparation
 from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.graph import read_onnx, summarise_graph
 from t2t_deploy.serving._classifier import Signature, read_signature
@@ -113,7 +114,10 @@ def _signature(
             **details,
         }
     )
-    signature = read_signature(path, inputs, outputs, graph_io, classes)
+    values = details.get("preparation")
+    channels = len(values["mean"]) if values else 3
+    preparation = Preparation(**values, channels=channels) if values else None
+    signature = read_signature(path, inputs, outputs, graph_io, classes, preparation)
     if signature.scores.dtype != "float32":
         raise ArtifactError(f"{path} gives {signature.scores}; expected float32: export it again")
     return signature

@@ -47,7 +47,7 @@ _KEEP = f"{_VERSION}/.keep"
 _SERVER = Path(__file__).parent / "_server"
 _PACKAGE = Path(__file__).parents[2]
 # What prepares images, and what that imports: a copy in the repository cannot differ from ours.
-_TRANSFORM = ("__init__.py", "errors.py", "images.py", "types.py")
+_TRANSFORM = ("__init__.py", "_preparation.py", "errors.py", "images.py")
 
 
 @dataclass(frozen=True, slots=True)

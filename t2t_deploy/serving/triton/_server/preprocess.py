@@ -16,17 +16,19 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from t2t_deploy.errors import ImageError  # by the path above
-from t2t_deploy.images import decode_image, normalise, resize_and_crop
+from t2t_deploy._preparation import Preparation  # by the path above
+from t2t_deploy.errors import ImageError
+from t2t_deploy.images import decode_image, resize_and_crop
 
 
 class TritonPythonModel:
     """Each request by itself: a picture that cannot be read fails its own request only."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read the model's size and the form of its picture from config.pbtxt."""
+        """Read the steps from picture to input, and the input's form, from config.pbtxt."""
         parameters = json.loads(args["model_config"])["parameters"]
-        self._size = int(parameters["size"]["string_value"])
+        steps = json.loads(parameters["preparation"]["string_value"])
+        self._preparation = Preparation(**steps)
         self._floats = parameters["image_input"]["string_value"] == "float32_nchw"
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -50,8 +52,9 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(output_tensors=[tensor])
 
     def _pixels(self, content: bytes, name: str) -> np.ndarray:
-        pixels = resize_and_crop(decode_image(content, name), self._size)
-        return normalise(pixels) if self._floats else pixels
+        preparation = self._preparation
+        pixels = resize_and_crop(decode_image(content, name, preparation), preparation)
+        return preparation.normalise(pixels) if self._floats else pixels
 
 
 def _failed(text: str) -> Any:
