@@ -63,8 +63,8 @@ def reader_of(
 ) -> Callable[[str], np.ndarray]:
     """What reads the images of ``sources``, local and remote, as (H, W, channels) uint8.
 
-    It raises ImageError. assumed: gets what their files do not say. Raises UsageError where URIs of one scheme differ in their options, or
-    pyarrow cannot open one.
+    It raises ImageError. assumed: gets what their files do not say. Raises UsageError where URIs of
+    one scheme differ in their options, or pyarrow cannot open one.
     """
     opened: dict[str, Any] = {}
     options: dict[str, str] = {}

@@ -15,7 +15,7 @@ import numpy as np
 from t2t_deploy._preparation import Preparation
 from t2t_deploy.errors import CalibrationError, ImageError, counted
 from t2t_deploy.images import Assumed, preprocess, read_image
-from t2t_deploy.pictures._find import find_images
+from t2t_deploy.pictures._find import find_images, shown_name
 
 if TYPE_CHECKING:
     from t2t_deploy.workspace import Artifact
@@ -72,7 +72,7 @@ class ImageSet:
                 try:
                     image = read_image(self.paths[index], preparation)
                     if assumed is not None:
-                        assumed.add(shown_path(self.paths[index]), image)
+                        assumed.add(shown_name(str(self.paths[index])), image)
                     found.append(preprocess(image, preparation.size, preparation))
                     kept.append(index)
                 except ImageError as err:

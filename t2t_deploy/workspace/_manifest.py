@@ -210,7 +210,7 @@ class Manifest:
 
     @property
     def needs_version_2(self) -> bool:
-        """Whether an earlier t2t-deploy, which knows one preparation and squares, must not use it."""
+        """Whether an earlier version, which knows one preparation and squares, must refuse it."""
         added = {"in_chans", "head_norm"} & self.config.keys()
         square = not isinstance(self.config.get("image_size"), (list, tuple))
         return bool(added) or not square or not self.preparation.usual
@@ -387,6 +387,7 @@ def _from_values(values: Any) -> Manifest:
     manifest = from_plain(Manifest, values, exact=True)
     # what is read again of its details is looked at too
     _ = manifest.engine if manifest.kind == "engine" else manifest.asked
+    _ = manifest.preparation
     return manifest
 
 

@@ -1,0 +1,109 @@
+"""How pictures were prepared in training: by options, by files beside the weights, by default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from t2t_deploy._options import NUMBER, AnyPath, Kind, Opt, choice
+from t2t_deploy._preparation import PRESETS, USUAL, Interpolation, Preparation, Resize
+from t2t_deploy.pictures import preparation_beside, preparation_from_file
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError
+    return tuple(float(NUMBER.read(one)) for one in value)
+
+
+_NUMBERS = Kind(
+    "a number for each channel",
+    _numbers,
+    lambda text: [float(word) for word in text.split(",")],
+    "A,B,C",
+    word=lambda numbers: ",".join(f"{number:g}" for number in numbers),
+)
+_PICTURES = "model"  # its table in a recipe
+
+Mean = Annotated[
+    tuple[float, ...] | list[float] | None,
+    Opt("Of each channel, of values from 0 to 1.", _NUMBERS, recipe=_PICTURES, sparse=True),
+]
+Std = Annotated[
+    tuple[float, ...] | list[float] | None,
+    Opt("Deviation of each channel, likewise.", _NUMBERS, recipe=_PICTURES, sparse=True),
+]
+CropFraction = Annotated[
+    float | None,
+    Opt("The model's side over the resized picture's; default 0.9.", recipe=_PICTURES, sparse=True),
+]
+ResizeRule = Annotated[
+    str | Resize | None,
+    Opt(
+        "The shorter side in proportion, both sides, or none; the last two do not crop.",
+        choice(of=Resize),
+        recipe=_PICTURES,
+        sparse=True,
+    ),
+]
+InterpolationName = Annotated[
+    str | Interpolation | None,
+    Opt(
+        "Between pixels; default bicubic.", choice(of=Interpolation), recipe=_PICTURES, sparse=True
+    ),
+]
+PreparationName = Annotated[
+    AnyPath | None,
+    Opt(
+        "How pictures were prepared in training: imagenet, cifar, inception, or a file (.toml, "
+        "timm's or transformers' .json, mmpretrain's .py).",
+        metavar="NAME|FILE",
+        recipe=_PICTURES,
+        sparse=True,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenPreparation:
+    """A preparation and what it was taken from, in words."""
+
+    preparation: Preparation
+    source: str
+
+    def to_details(self) -> dict[str, Any]:
+        """Their entries in a manifest's details."""
+        return {"preparation": self.preparation.to_dict(), "preparation_source": self.source}
+
+
+def choose_preparation(
+    name: AnyPath | None,
+    options: dict[str, Any],
+    *,
+    weights: Path | None,
+    trained_with: tuple[Preparation, str] | None,
+    channels: int,
+    size: tuple[int, int],
+) -> ChosenPreparation:
+    """Options first, then what stands beside or in the weights, then the released models'.
+
+    name: of a preset or a file. options: single values that replace those of the rest; None is not
+    given. trained_with: what the weights' own file says. channels, size: of the model's input.
+    Raises UsageError for values that do not fit the model.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    if name is not None and str(name) in PRESETS:
+        found, source = PRESETS[str(name)], str(name)
+    elif name is not None:
+        found, source = preparation_from_file(Path(name), channels), Path(name).name
+    elif trained_with is not None:
+        found, source = trained_with
+    else:
+        beside = None if weights is None else preparation_beside(weights, channels)
+        found, source = (USUAL, "default") if beside is None else (beside[0], beside[1].name)
+    if given:
+        found = found.changed(given, channels=channels)
+        words = "options" if source == "default" else f"{source}, and options"
+        source = f"{words} ({', '.join(sorted(given))})"
+    return ChosenPreparation(found.fitted(channels, size), source)

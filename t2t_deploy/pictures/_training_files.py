@@ -1,0 +1,214 @@
+"""Preparations in files of the training: TOML of one's own, timm, transformers, mmpretrain.
+
+Nothing in them is run: a Python config of mmpretrain is parsed, and its literals are read.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from t2t_deploy._preparation import PRESETS, USUAL, Interpolation, Preparation, Resize
+from t2t_deploy._untrusted import (
+    MAX_CONFIG_BYTES,
+    did_you_mean,
+    first_line,
+    json_from_file,
+    read_small_file,
+    shortened,
+)
+from t2t_deploy.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_TIMM = "pretrained_cfg"
+# Pillow's numbers of filters
+_RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_PARSED = ("data_preprocessor", "img_norm_cfg", "model", "test_pipeline", "test_dataloader", "data")
+_MOST_LITERALS = 10_000
+
+
+def preparation_from_file(path: Path, channels: int) -> Preparation:
+    """Read a preparation from .toml, .json (timm, transformers) or .py (mmpretrain).
+
+    channels: of the model. Raises UsageError in one line.
+    """
+    try:
+        if path.suffix == ".toml":
+            return _from_toml(path, channels)
+        if path.suffix == ".json":
+            found = preparation_from_json(json_from_file(path, MAX_CONFIG_BYTES), channels)
+        else:
+            text = read_small_file(path, MAX_CONFIG_BYTES).decode("utf-8")
+            found = preparation_from_mmpretrain(text, channels)
+    except OSError as err:
+        raise UsageError(f"cannot read {path}: {err.strerror or err}; correct the path") from err
+    except (ValueError, SyntaxError, RecursionError) as err:
+        raise UsageError(f"{path} is no readable preparation ({first_line(err)})") from err
+    if found is None:
+        raise UsageError(
+            f"{path} says nothing of how pictures are prepared; expected timm's pretrained_cfg, "
+            "transformers' image_mean, mmpretrain's data_preprocessor, or a TOML file of its own"
+        )
+    return found
+
+
+def preparation_beside(weights: Path, channels: int) -> tuple[Preparation, Path] | None:
+    """The preparation that a file beside weights says, and that file; None where none does.
+
+    weights: a file, or a folder with one. Raises UsageError for a file that says something that
+    cannot be done here.
+    """
+    folder = weights if weights.is_dir() else weights.parent
+    for name in ("preprocessor_config.json", "config.json"):
+        path = folder / name
+        if path.is_file():
+            try:
+                found = preparation_from_json(json_from_file(path, MAX_CONFIG_BYTES), channels)
+            except (OSError, ValueError):
+                continue  # of something else: only a file that is named must be one
+            if found is not None:
+                return found, path
+    configs = sorted(folder.glob("*.py"))
+    for path in configs if len(configs) == 1 else ():
+        try:
+            text = read_small_file(path, MAX_CONFIG_BYTES).decode("utf-8")
+            found = preparation_from_mmpretrain(text, channels)
+        except (OSError, ValueError, SyntaxError, RecursionError):
+            continue
+        if found is not None:
+            return found, path
+    return None
+
+
+def _from_toml(path: Path, channels: int) -> Preparation:
+    values = tomllib.loads(read_small_file(path, MAX_CONFIG_BYTES).decode("utf-8"))
+    preset = values.pop("preset", None)
+    if preset is not None and preset not in PRESETS:
+        raise UsageError(f"{path} has the preset {preset!r}; expected {', '.join(PRESETS)}")
+    known = USUAL.to_dict()
+    for key in values:
+        if key not in known:
+            hint = did_you_mean(key, known) or f"known keys: preset, {', '.join(known)}"
+            raise UsageError(f"{path} has the unknown key {shortened(key)}; {hint}")
+    base = PRESETS["imagenet" if preset is None else preset]
+    return base.changed(values, channels=channels)
+
+
+def preparation_from_json(values: Any, channels: int) -> Preparation | None:
+    """Of timm's config.json or transformers' preprocessor_config.json; None of others.
+
+    Raises UsageError for a way of preparing that is not known here.
+    """
+    if not isinstance(values, Mapping):
+        return None
+    timm = values.get(_TIMM, values)
+    if isinstance(timm, Mapping) and {"mean", "std"} <= timm.keys():
+        mode = timm.get("crop_mode", "center")
+        if mode not in ("center", "squash"):
+            raise UsageError(
+                f"timm's crop_mode {mode!r} is not known here; expected center, squash"
+            )
+        return Preparation(
+            resize=Resize.SQUASH if mode == "squash" else Resize.SHORTER,
+            crop_fraction=timm.get("crop_pct", 0.875),
+            interpolation=timm.get("interpolation", "bilinear"),
+            mean=timm["mean"],
+            std=timm["std"],
+            channels=channels,
+        )
+    if "image_mean" not in values or "image_std" not in values:
+        return None
+    size, crop = (
+        values.get("size"),
+        values.get("crop_size") if values.get("do_center_crop") else None,
+    )
+    side = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    resize = Resize.SQUASH if side is None else Resize.SHORTER
+    if not values.get("do_resize", True):
+        resize, side = Resize.NONE, None
+    factor = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1
+    return Preparation(
+        resize=resize,
+        crop_fraction=1.0 if resize is Resize.NONE and crop else None,
+        resize_to=side,
+        interpolation=_RESAMPLES.get(values.get("resample", 2), values.get("resample")),  # type: ignore[arg-type]
+        mean=values["image_mean"],
+        std=values["image_std"],
+        scale=1 / factor,
+        channels=channels,
+    )
+
+
+def preparation_from_mmpretrain(config: str, channels: int) -> Preparation | None:
+    """Of a config in Python, as beside mmpretrain's weights or in them; None where it says nothing.
+
+    Mean and std are of values from 0 to 255 there, and pictures BGR unless ``to_rgb``. Raises
+    SyntaxError, UsageError.
+    """
+    tree = ast.parse(config)
+    known: dict[str, Any] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            known[statement.targets[0].id] = _literal(statement.value, known)
+    model = known.get("model")
+    own = model.get("data_preprocessor") if isinstance(model, Mapping) else None
+    norm = known.get("data_preprocessor") or own or known.get("img_norm_cfg")
+    if not isinstance(norm, Mapping) or not {"mean", "std"} <= norm.keys():
+        return None
+    values = {"resize": Resize.NONE, "crop_fraction": None, **_pipeline(known)}
+    return Preparation(
+        mean=norm["mean"],
+        std=norm["std"],
+        scale=1.0,
+        color="rgb" if norm.get("to_rgb") or channels != 3 else "bgr",  # type: ignore[arg-type]
+        channels=channels,
+        **values,
+    )
+
+
+def _pipeline(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Resizing and cropping of a test pipeline."""
+    found: dict[str, Any] = {}
+    steps = known.get("test_pipeline")
+    for step in steps if isinstance(steps, Sequence) else ():
+        kind = step.get("type") if isinstance(step, Mapping) else None
+        if kind in ("ResizeEdge", "Resize"):
+            scale = step.get("scale", step.get("size"))
+            found["interpolation"] = step.get("interpolation", Interpolation.BILINEAR)
+            squash = kind == "Resize" and isinstance(scale, (list, tuple)) and -1 not in scale
+            squash = squash and not step.get("keep_ratio")
+            found["resize"] = Resize.SQUASH if squash else Resize.SHORTER
+            side = scale[0] if isinstance(scale, (list, tuple)) else scale
+            found |= {} if squash else {"resize_to": side}
+        elif kind == "CenterCrop" and found.get("resize", Resize.NONE) is Resize.NONE:
+            found["crop_fraction"] = 1.0
+    return found
+
+
+def _literal(node: ast.expr, known: Mapping[str, Any]) -> Any:
+    """The value of a literal, of dict(...) with keywords, of a name assigned before; else None."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name):
+        return known.get(node.id)
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_literal(one, known) for one in node.elts]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _literal(node.operand, known)
+        return -value if isinstance(value, (int, float)) else None
+    if isinstance(node, ast.Dict):
+        return {
+            _literal(key, known): _literal(value, known)
+            for key, value in zip(node.keys, node.values, strict=True)
+            if isinstance(key, ast.Constant)
+        }
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        return {word.arg: _literal(word.value, known) for word in node.keywords if word.arg}
+    return None
