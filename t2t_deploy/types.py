@@ -15,6 +15,7 @@ from t2t_deploy.errors import ArtifactError, UsageError
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
 PROBABILITIES_NAME = "probabilities"
+UNIT_NAME = "unit_embedding"
 INDICES_NAME = "indices"
 DEFAULT_TOP_K = 5
 
@@ -68,6 +69,27 @@ class Tail(str, Enum):
     LOGITS = "logits"
     SOFTMAX = "softmax"
     TOPK = "topk"
+    EMBEDDING = "embedding"
+    UNIT_EMBEDDING = "unit-embedding"
+    TOKENS = "tokens"
+    FEATURES = "features"
+
+    @property
+    def output(self) -> str:
+        """What the model inside gives: logits, embedding, tokens or features."""
+        if self in (Tail.EMBEDDING, Tail.UNIT_EMBEDDING, Tail.TOKENS, Tail.FEATURES):
+            return self.value.removeprefix("unit-")
+        return Tail.LOGITS.value
+
+    @property
+    def appended(self) -> bool:
+        """Whether it stands behind the model's own output; else it is that output."""
+        return self.value != self.output
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it tells classes."""
+        return self.output == Tail.LOGITS.value
 
 
 @dataclass(frozen=True, slots=True)

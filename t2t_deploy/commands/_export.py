@@ -135,7 +135,8 @@ def export_onnx(
     tail: Annotated[
         str | Tail,
         Opt(
-            "softmax: all probabilities; topk: the five largest and their classes.",
+            "softmax: all probabilities; topk: the five largest and their classes; without the "
+            "classifier: embedding, unit-embedding (of length 1), tokens, features (maps).",
             choice(of=Tail),
             shown="logits",
             recorded="ends.tail",
@@ -176,7 +177,9 @@ def export_onnx(
         GraphIO(embed_preprocess, Tail(tail)),
     )
     size = cast("int | tuple[int, int] | None", image_size)
-    model = load_model(form, variant, config, checkpoint, num_classes, size, progress)
+    model = with_output(
+        load_model(form, variant, config, checkpoint, num_classes, size, progress), form.graph_io
+    )
     from t2t_deploy.model import reference_from_state_dict, save_weights
 
     steps = {
@@ -285,6 +288,27 @@ def load_model(
     for note in model.notes:
         progress.note(note)
     return model
+
+
+def with_output(model: LoadedModel, graph_io: GraphIO) -> LoadedModel:
+    """The model with what its tail is made of: without a classifier where that is not needed.
+
+    Raises UsageError for classes of a model without a classifier.
+    """
+    from t2t_deploy.model import ModelOutput, weight_shapes
+
+    output = ModelOutput(graph_io.tail.output)
+    if output is model.config.output:
+        return model
+    if output is ModelOutput.LOGITS:
+        raise UsageError(
+            f"the weights have no classifier, and the tail {graph_io.tail.value} needs one; give "
+            "the tail embedding, unit-embedding, tokens or features"
+        )
+    config = model.config.headless(output)
+    kept = weight_shapes(config).keys()
+    state_dict = {key: one for key, one in model.state_dict.items() if key in kept}
+    return replace(model, config=config, state_dict=state_dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from t2t_deploy.runtime import (
     open_session,
     why_not_runnable,
 )
-from t2t_deploy.types import TOLERANCES, Status, Tail
+from t2t_deploy.types import TOLERANCES, Status
 from t2t_deploy.verify import (
     NODEWISE_PICTURES,
     Located,
@@ -224,7 +224,7 @@ def _verify_engine(artifact: Artifact, weights: Path, pictures: PictureSet | Non
     tolerance = TOLERANCES[manifest.precision]
     graph_io = manifest.graph_io
     reason = why_not_runnable(manifest.engine.backend)
-    if reason is None and graph_io.tail is not Tail.LOGITS:
+    if reason is None and graph_io.tail.appended:
         reason = (
             f"it gives {graph_io.tail.value}, and an engine's logits cannot be shown afterwards: "
             "verify its graph, or an engine without --tail"

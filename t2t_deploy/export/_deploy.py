@@ -32,7 +32,15 @@ from t2t_deploy.export._token_block import (
     StablePerformer,
     TokenTransformer,
 )
-from t2t_deploy.model import Block, PerformerBlock, T2TViT, TransformerBlock, Transition
+from t2t_deploy.model import (
+    Block,
+    ModelOutput,
+    PerformerBlock,
+    T2TViT,
+    TransformerBlock,
+    Transition,
+    restructure,
+)
 from t2t_deploy.types import Precision
 
 _DTYPES = {
@@ -70,14 +78,22 @@ class DeployT2TViT(nn.Module):
         self.head = None if head is None else deploy_linear(head, dtype)
         self.report = RewriteReport(applied=dict(counter.applied), refused=counter.refused)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised pictures (B, C, H, W) float32 -> logits (B, num_classes) float32.
-
-        Without a classifier: the class token after the last norm, (B, head_dim).
-        """
-        z = functional.pad(self.tokens(x), (0, 0, 1, 0)) + self.position
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Normalised pictures (B, C, H, W) float32 -> the outputs of the reference, float32."""
+        *maps, tokens = self.tokens.maps(x)
+        z = functional.pad(tokens, (0, 0, 1, 0)) + self.position
         for block in self.blocks:
             z = block(z)
+        output = self.config.output
+        if output is ModelOutput.TOKENS:
+            return self.norm(z).float()
+        if output is ModelOutput.FEATURES:
+            *grids, last = self.config.grids()
+            maps.append(self.norm(z[:, 1:]))
+            return tuple(
+                restructure(one.float(), grid)
+                for one, grid in zip(maps, (*grids, last), strict=True)
+            )
         z = self.norm(z[:, 0])
         if self.head_norm is not None:
             z = self.head_norm(z)
@@ -128,10 +144,16 @@ class DeployTokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) float32 -> (B, N, embed_dim) in the compute dtype, bias not added."""
+        return self.maps(x)[-1]
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """The outputs of both token blocks, (B, rows * columns, token_dim), and the tokens."""
+        found = []
         for split, block in zip(self.splits, self.blocks, strict=True):
             x = block(split(x))
+            found.append(x)
         (tokens,) = self.project(x).values
-        return tokens
+        return [*found, tokens]
 
 
 def deploy_token_block(
@@ -164,13 +186,14 @@ def deploy_token_block(
 def deploy_blocks(
     reference: T2TViT, strategies: Strategies, dtype: torch.dtype, counter: _Counter
 ) -> nn.ModuleList:
-    """The backbone's layers; the last one computes the class row only."""
+    """The backbone's layers; the last one computes the class row only, if no other is an output."""
     blocks = nn.ModuleList()
     num_tokens = reference.config.num_patches + 1
     fuse = strategies.fuse_attention and dtype is torch.float32
     if strategies.fuse_attention and not fuse:
         counter.refused["fused_attention"] = "ONNX Runtime's CPU kernel takes float32 only"
-    last = len(reference.blocks) - 1
+    class_row = reference.config.output in (ModelOutput.LOGITS, ModelOutput.EMBEDDING)
+    last = len(reference.blocks) - 1 if class_row else None
     for index, layer in enumerate(reference.blocks):
         if isinstance(layer, Transition):
             blocks.append(DeployTransition(layer, dtype))

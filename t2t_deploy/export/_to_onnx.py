@@ -20,7 +20,7 @@ from t2t_deploy._optional import require
 from t2t_deploy.errors import ExportError, UsageError
 from t2t_deploy.export._deploy import DeployT2TViT
 from t2t_deploy.graph import CONTRIB_DOMAIN
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME
+from t2t_deploy.types import INPUT_NAME
 
 # From 20 on exporters may turn the deploy form's GELU into an operator that ONNX Runtime's CPU
 # kernels run slower than the form it fuses itself.
@@ -41,7 +41,7 @@ def onnx_from_deploy(
     """Trace the deploy form into a self-contained, simplified ONNX model.
 
     batch: fixed batch size; None leaves it dynamic. Input ``image`` (batch, C, H, W) float32,
-    output ``logits`` (batch, classes) float32. The same module gives the same bytes. merge_bias:
+    outputs as of the config, such as ``logits`` (batch, classes), float32. The same module gives the same bytes. merge_bias:
     whether a product and its bias may become one Gemm, which takes matrices only, between two
     Reshapes; a graph to be quantised keeps them separate.
 
@@ -49,6 +49,7 @@ def onnx_from_deploy(
     """
     check_opset(opset)
     onnxsim = require("onnxsim")
+    outputs = list(deploy.config.output_shapes)
     traced_batch = _TRACED_BATCH if batch is None else batch
     example = torch.zeros(traced_batch, *deploy.config.input_shape)
     buffer = io.BytesIO()
@@ -59,11 +60,11 @@ def onnx_from_deploy(
             buffer,  # type: ignore[arg-type]  # the TorchScript exporter takes a stream
             dynamo=False,
             opset_version=opset,
-            dynamic_axes={name: {0: "batch"} for name in (INPUT_NAME, OUTPUT_NAME)}
+            dynamic_axes={name: {0: "batch"} for name in (INPUT_NAME, *outputs)}
             if batch is None
             else None,
             input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
+            output_names=outputs,
             do_constant_folding=False,  # onnxsim folds more, and without warnings
         )
     traced = onnx.load_from_string(buffer.getvalue())

@@ -21,6 +21,7 @@ from t2t_deploy.types import (
     INPUT_NAME,
     OUTPUT_NAME,
     PROBABILITIES_NAME,
+    UNIT_NAME,
     GraphIO,
     Tail,
 )
@@ -37,7 +38,8 @@ def with_graph_io(
     embed_preprocess: ``image`` becomes (batch, H, W, C) uint8, colours as RGB; it is cast,
     normalised as the preparation says by two operations (x - 255 mean) * 1/(255 std), and
     transposed. tail: ``probabilities`` (batch, classes) float32 replace the logits, or the
-    k = min(5, classes) largest of them, largest first, with ``indices`` (batch, k) int64.
+    k = min(5, classes) largest of them, largest first, with ``indices`` (batch, k) int64; or
+    ``unit_embedding`` (batch, channels), of length 1, replaces the embedding.
 
     Raises ExportError for a graph with other inputs or outputs than an exported one.
     """
@@ -45,7 +47,7 @@ def with_graph_io(
     extended.CopyFrom(model)
     if graph_io.embed_preprocess:
         _embed(extended.graph, preparation)
-    if graph_io.tail is not Tail.LOGITS:
+    if graph_io.tail.appended:
         _append(extended.graph, graph_io.tail)
     return extended
 
@@ -69,11 +71,13 @@ def without_graph_io(model: onnx.ModelProto) -> onnx.ModelProto:
         floats = _like(taken, batch, (channels, height, width))
         floats.type.tensor_type.elem_type = TensorProto.FLOAT
         taken.CopyFrom(floats)
-    if graph.output[0].name != OUTPUT_NAME:
-        logits = _inferred(graph, OUTPUT_NAME)
+    hidden = {PROBABILITIES_NAME: OUTPUT_NAME, UNIT_NAME: Tail.EMBEDDING.value}
+    inside = hidden.get(graph.output[0].name)
+    if inside is not None:
+        own = _inferred(graph, inside)
         del graph.output[:]
-        graph.output.append(logits)
-    kept = {name for node in graph.node for name in node.output} - {OUTPUT_NAME}
+        graph.output.append(own)
+    kept = {name for node in graph.node for name in node.output} - {inside}
     infos = [info for info in graph.value_info if info.name in kept]
     del graph.value_info[:]
     graph.value_info.extend(infos)
@@ -145,16 +149,34 @@ def _embed(graph: onnx.GraphProto, preparation: Preparation) -> None:
 
 def _append(graph: onnx.GraphProto, tail: Tail) -> None:
     only = graph.output[0] if len(graph.output) == 1 else None
-    if only is None or only.name != OUTPUT_NAME:
+    if only is None or only.name != tail.output:
         raise ExportError(
-            f"the graph gives {', '.join(info.name for info in graph.output)}; a tail needs "
-            f"one output {OUTPUT_NAME!r}: export the model again"
+            f"the graph gives {', '.join(info.name for info in graph.output)}; the tail "
+            f"{tail.value} needs one output {tail.output!r}: export the model again"
         )
     logits = onnx.ValueInfoProto()
     logits.CopyFrom(only)
     batch, classes = logits.type.tensor_type.shape.dim
     del graph.output[:]
     graph.value_info.append(logits)
+    if tail is Tail.UNIT_EMBEDDING:
+        # as torch.nn.functional.normalize: no division by zero
+        squares, sums, least, axes = (
+            f"{_PREFIX}/{w}" for w in ("squares", "sums", "least", "axes")
+        )
+        graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), axes))
+        graph.initializer.append(numpy_helper.from_array(np.array(1e-24, np.float32), least))
+        graph.node.extend(
+            [
+                _node("Mul", [tail.output, tail.output], [squares]),
+                _node("ReduceSum", [squares, axes], [sums], keepdims=1),
+                _node("Max", [sums, least], [f"{sums}_positive"]),
+                _node("Sqrt", [f"{sums}_positive"], [f"{_PREFIX}/length"]),
+                _node("Div", [tail.output, f"{_PREFIX}/length"], [UNIT_NAME]),
+            ]
+        )
+        graph.output.append(_like(logits, batch, (classes.dim_value,), UNIT_NAME))
+        return
     if tail is Tail.SOFTMAX:
         graph.node.append(_node("Softmax", [OUTPUT_NAME], [PROBABILITIES_NAME], axis=-1))
         graph.output.append(_like(logits, batch, (classes.dim_value,), PROBABILITIES_NAME))

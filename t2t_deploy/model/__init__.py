@@ -11,6 +11,7 @@ from t2t_deploy._lazy import lazy
 from t2t_deploy.model._config import (
     Backbone,
     ModelConfig,
+    ModelOutput,
     SoftSplit,
     TokensType,
     config_from_dict,
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
         reference_from_state_dict,
         save_weights,
     )
-    from t2t_deploy.model._random import random_state_dict
-    from t2t_deploy.model._t2t import T2TViT, soft_split
+    from t2t_deploy.model._random import random_state_dict, weight_shapes
+    from t2t_deploy.model._t2t import T2TViT, restructure, soft_split
     from t2t_deploy.model._tokens import PERFORMER_EPSILON, PerformerBlock, TransformerBlock
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "GhostAttention",
     "GhostMlp",
     "ModelConfig",
+    "ModelOutput",
     "PerformerBlock",
     "SoftSplit",
     "SqueezeExcite",
@@ -65,9 +67,11 @@ __all__ = [
     "load_reference",
     "random_state_dict",
     "reference_from_state_dict",
+    "restructure",
     "save_weights",
     "scale_channels",
     "soft_split",
+    "weight_shapes",
 ]
 
 if not TYPE_CHECKING:  # with it, any name would be right

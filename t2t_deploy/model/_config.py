@@ -42,6 +42,19 @@ class Backbone(str, Enum):
     GHOST = "ghost"
 
 
+class ModelOutput(str, Enum):
+    """What a model gives for each picture."""
+
+    LOGITS = "logits"
+    """(classes,)"""
+    EMBEDDING = "embedding"
+    """(head_dim,): the class token after the last norm"""
+    TOKENS = "tokens"
+    """(1 + N, head_dim): the class token and all others after the last norm"""
+    FEATURES = "features"
+    """maps (C, rows, columns): after both token blocks, and of the tokens after the last norm"""
+
+
 @dataclass(frozen=True, slots=True)
 class SoftSplit:
     """One soft split: overlapping square windows of a map, each flattened to a token.
@@ -97,7 +110,7 @@ LARGEST = {
 """The largest value of a dimension."""
 
 
-_ADDED = frozenset({"in_chans", "head_norm"})
+_ADDED = frozenset({"in_chans", "head_norm", "output"})
 """Fields that an earlier version did not know: written where they are not the default."""
 
 
@@ -112,8 +125,8 @@ class ModelConfig:
 
     The dense backbone runs ``stages`` of layers instead of ``depth`` and widens by ``growth`` a
     layer; the other backbones leave both unset. image_size: pixels, one number where square, else
-    (height, width). num_classes: 0 without a classifier, whose output is then the class token after
-    the last norm. head_norm: whether another LayerNorm stands before the classifier.
+    (height, width). num_classes: 0 without a classifier, where the output is another than logits.
+    head_norm: whether another LayerNorm stands before the classifier.
     """
 
     name: str
@@ -131,6 +144,7 @@ class ModelConfig:
     num_classes: int = 1000
     in_chans: int = 3
     head_norm: bool = False
+    output: ModelOutput = ModelOutput.LOGITS
 
     def __post_init__(self) -> None:
         if isinstance(self.image_size, tuple):
@@ -147,6 +161,11 @@ class ModelConfig:
                     )
                 if number > largest:
                     raise ConfigError(f"{field} is {value}; expected at most {largest}")
+        if (self.num_classes > 0) != (self.output is ModelOutput.LOGITS):
+            raise ConfigError(
+                f"num_classes is {self.num_classes} and the output {self.output.value}; logits "
+                "need a class at least, and the others have none"
+            )
         if self.head_norm and not self.num_classes:
             raise ConfigError("head_norm belongs to a classifier, and num_classes is 0")
         if not isinstance(self.growth, int) or not 0 <= self.growth <= LARGEST["embed_dim"]:
@@ -237,6 +256,23 @@ class ModelConfig:
         return (self.in_chans, *self.image_hw)
 
     @property
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name of each output -> its shape for one picture."""
+        if self.output is not ModelOutput.FEATURES:
+            shape = {
+                ModelOutput.LOGITS: (self.num_classes,),
+                ModelOutput.EMBEDDING: (self.head_dim,),
+                ModelOutput.TOKENS: (1 + self.num_patches, self.head_dim),
+            }[self.output]
+            return {self.output.value: shape}
+        channels = (self.token_dim, self.token_dim, self.head_dim)
+        found, stride = {}, 1
+        for split, depth, grid in zip(self.splits, channels, self.grids(), strict=True):
+            stride *= split.stride
+            found[f"features_s{stride}"] = (depth, *grid)
+        return found
+
+    @property
     def num_patches(self) -> int:
         """Tokens that enter the backbone, without the class token."""
         return math.prod(self.grids()[2])
@@ -277,6 +313,10 @@ class ModelConfig:
             num_classes=self.num_classes if num_classes is None else num_classes,
         )
 
+    def headless(self, output: ModelOutput) -> ModelConfig:
+        """The same model without its classifier, with another output."""
+        return dataclasses.replace(self, num_classes=0, head_norm=False, output=output)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; `config_from_dict` reads it back."""
         values = {
@@ -289,6 +329,7 @@ class ModelConfig:
         return values | {
             "tokens_type": self.tokens_type.value,
             "backbone": self.backbone.value,
+            **({"output": self.output.value} if "output" in values else {}),
             "stages": list(self.stages),
             "splits": [[s.kernel, s.overlap, s.padding] for s in self.splits],
         }
@@ -361,6 +402,7 @@ def _flag(value: Any) -> bool:
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "image_size": _size,
     "head_norm": _flag,
+    "output": ModelOutput,
     "name": str,
     "tokens_type": TokensType,
     "mlp_ratio": _number,

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from t2t_deploy.errors import InputError
 from t2t_deploy.model._backbone import make_blocks
-from t2t_deploy.model._config import ModelConfig, SoftSplit, TokensType
+from t2t_deploy.model._config import ModelConfig, ModelOutput, SoftSplit, TokensType
 from t2t_deploy.model._tokens import PerformerBlock, TransformerBlock
 
 
@@ -40,11 +40,15 @@ class TokensToToken(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, N, embed_dim)."""
+        return self.maps(x)[2]
+
+    def maps(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, H, W) -> maps (B, token_dim, rows, columns) after both blocks, and the tokens."""
         first, second, third = self.config.splits
         grid1, grid2, _ = self.config.grids()
-        y = self.attention1(soft_split(x, first))
-        y = self.attention2(soft_split(restructure(y, grid1), second))
-        return self.project(soft_split(restructure(y, grid2), third))
+        y1 = restructure(self.attention1(soft_split(x, first)), grid1)
+        y2 = restructure(self.attention2(soft_split(y1, second)), grid2)
+        return y1, y2, self.project(soft_split(y2, third))
 
 
 class T2TViT(nn.Module):
@@ -64,27 +68,31 @@ class T2TViT(nn.Module):
         self.head = nn.Linear(config.head_dim, config.num_classes) if config.num_classes else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised pictures (B, C, H, W) -> logits (B, num_classes).
+        """Normalised pictures (B, C, H, W) -> the first of `outputs`, such as the logits."""
+        return self.outputs(x)[0]
 
-        Without a classifier: the class token after the last norm, (B, head_dim). Raises InputError
-        where C, H, W are not the model's.
+    def outputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Normalised pictures (B, C, H, W) -> (B, ...) of each of the config's ``output_shapes``.
+
+        Raises InputError where C, H, W are not the model's.
         """
-        features = self.tokens(x)[:, 0]
-        if self.head_norm is not None:
-            features = self.head_norm(features)
-        return features if self.head is None else self.head(features)
-
-    def tokens(self, x: Tensor) -> Tensor:
-        """Normalised pictures (B, C, H, W) -> tokens after the last norm, (B, 1 + N, head_dim)."""
         if x.shape[1:] != self.config.input_shape:
             expected = ", ".join(map(str, self.config.input_shape))
             raise InputError(
                 f"input is {tuple(x.shape)}; expected (B, {expected}): resize the picture, "
                 "or load the model with another image size"
             )
-        tokens = self.tokens_to_token(x)
+        map1, map2, tokens = self.tokens_to_token.maps(x)
         cls = self.cls_token.expand(x.shape[0], -1, -1)
         z = torch.cat((cls, tokens), dim=1) + self.pos_embed
         for block in self.blocks:
             z = block(z)
-        return self.norm(z)
+        z = self.norm(z)
+        if self.config.output is ModelOutput.TOKENS:
+            return (z,)
+        if self.config.output is ModelOutput.FEATURES:
+            return map1, map2, restructure(z[:, 1:], self.config.grids()[2])
+        features = z[:, 0]
+        if self.head_norm is not None:
+            features = self.head_norm(features)
+        return (features if self.head is None else self.head(features),)

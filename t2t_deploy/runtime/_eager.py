@@ -17,7 +17,7 @@ from t2t_deploy.engine import Unavailable, why_no_device
 from t2t_deploy.errors import BackendError
 from t2t_deploy.runtime._backend import Backend
 from t2t_deploy.runtime._session import ClosingSession, SessionRequest, check_feeds, still_open
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, TensorSpec
+from t2t_deploy.types import INPUT_NAME, Precision, TensorSpec
 
 
 class TorchBackend(Backend):
@@ -79,25 +79,30 @@ class EagerSession(ClosingSession):
         if request.device is not None:
             # float32 is float32 here: convolutions would round to TensorFloat-32 by default
             torch.backends.cudnn.allow_tf32 = False
-        self._model: Any = load_reference(request.path, self.config).to(self._device)
+        self._model: Any = load_reference(request.path, self.config).to(self._device).outputs
         if request.backend == COMPILE.name:
             if request.cache is not None:
                 # torch reads the environment only, where the torch of a parent process may have
                 # written its own default
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(request.cache.absolute())
             self._model = torch.compile(self._model, dynamic=False)
-        columns = self.config.num_classes or self.config.head_dim
         self.inputs = (TensorSpec(INPUT_NAME, "float32", (None, *self.config.input_shape)),)
-        self.outputs = (TensorSpec(OUTPUT_NAME, "float32", (None, columns)),)
+        self.outputs = tuple(
+            TensorSpec(name, "float32", (None, *shape))
+            for name, shape in self.config.output_shapes.items()
+        )
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute the logits. Raises InputError, or BackendError on a closed session."""
+        """Compute the outputs. Raises InputError, or BackendError on a closed session."""
         check_feeds(self.inputs, feeds)
         model = still_open(self._model)  # kept until the call is done, if others close
         image = self._torch.from_numpy(feeds[INPUT_NAME]).to(self._device)
         with self._torch.inference_mode(), self._precision():
-            logits = model(image)
-        return {OUTPUT_NAME: logits.float().cpu().numpy()}
+            found = model(image)
+        return {
+            spec.name: one.float().cpu().numpy()
+            for spec, one in zip(self.outputs, found, strict=True)
+        }
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self._autocast is None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from t2t_deploy._files import temporary_folder
 from t2t_deploy._preparation import Preparation
+from t2t_deploy.errors import ArtifactError
 from t2t_deploy.graph import read_onnx
 from t2t_deploy.runtime import (
     DEFAULT_BACKEND,
@@ -30,6 +31,7 @@ from t2t_deploy.types import (
     OUTPUT_NAME,
     PROBABILITIES_NAME,
     TOLERANCES,
+    UNIT_NAME,
     Precision,
     Status,
     Tail,
@@ -116,12 +118,12 @@ def verify_file(
             if graph_io.embed_preprocess:
                 session = PixelSession(session, manifest.preparation)
         stack.enter_context(session)
-        if nodewise or graph_io.tail is Tail.LOGITS:
+        if nodewise or not graph_io.tail.appended:
             result = verify_session(reference, session, chosen, TOLERANCES[precision])
         else:
             # a folder in the workspace, which the stored weights are of
             folder = stack.enter_context(temporary_folder(weights.parent))
-            result = _verify_tail(reference, session, request, folder, chosen)
+            result = _verify_tail(reference, session, request, graph_io.tail, folder, chosen)
     result = _with_cause(result, path, manifest, chosen)
     if not nodewise:
         return result
@@ -140,30 +142,32 @@ def _verify_tail(
     reference: Session,
     session: Session,
     request: SessionRequest,
+    tail: Tail,
     folder: Path,
     pictures: PictureSet,
 ) -> Verification:
-    """The verdict on the logits inside a file, and on the tail behind them.
+    """The verdict on the model's output inside a file, and on the tail behind it.
 
     The file runs as it is, in ``session``, and once more as a copy that differs in one thing: its
-    logits are an output too. The copy's logits are compared with the reference's, and the file's
-    own probabilities with the softmax of the copy's logits.
+    logits, or embedding, are an output too. The copy's are compared with the reference's, and what
+    the file gives with what the tail makes of the copy's.
     """
     import onnx
 
     from t2t_deploy.graph import expose_tensors
 
     assert request.precision is not None
-    expected = logits_of(reference, pictures.pictures)
+    expected = outputs_of(reference, pictures.pictures)
     actual = outputs_of(session, pictures.pictures)
     copy = folder / "logits.onnx"
     model = read_onnx(request.path, external_data=True)
-    onnx.save(expose_tensors(model, [OUTPUT_NAME]), copy)
+    onnx.save(expose_tensors(model, [tail.output]), copy)
     with open_session(dataclasses.replace(request, path=copy)) as opened:
         exposed = session.around(opened) if isinstance(session, PixelSession) else opened
-        logits = logits_of(exposed, pictures.pictures)
-    result = compare_logits(expected, logits, pictures.names, TOLERANCES[request.precision])
-    fault = None if result.rel_l2 is None else tail_fault(actual, logits)
+        inside = outputs_of(exposed, pictures.pictures)
+    tolerance = TOLERANCES[request.precision]
+    result = compare_outputs(expected, inside, pictures.names, tolerance)
+    fault = None if result.rel_l2 is None else tail_fault(actual, inside[tail.output])
     if fault is None:
         return result
     reason = fault if result.reason is None else f"{result.reason}; {fault}"
@@ -188,13 +192,39 @@ def _with_cause(
 def verify_session(
     reference: Session, candidate: Session, pictures: PictureSet, tolerance: Tolerance
 ) -> Verification:
-    """Compare logits picture by picture.
+    """Compare logits, or what else a model gives, picture by picture.
 
     A dynamic batch is run at 1, then at 4; a fixed one in its own size, the last batch repeated
     full. The verdict is on the worst picture.
     """
-    expected, actual = (logits_of(one, pictures.pictures) for one in (reference, candidate))
-    return compare_logits(expected, actual, pictures.names, tolerance)
+    expected, actual = (outputs_of(one, pictures.pictures) for one in (reference, candidate))
+    return compare_outputs(expected, actual, pictures.names, tolerance)
+
+
+def compare_outputs(
+    expected: Mapping[str, np.ndarray],
+    actual: Mapping[str, np.ndarray],
+    names: tuple[str, ...],
+    tolerance: Tolerance,
+) -> Verification:
+    """The verdict on the worst of a model's outputs, (n, ...) each, by the reference's.
+
+    Raises ArtifactError where one is absent.
+    """
+    found = []
+    for name, own in expected.items():
+        if name not in actual:
+            raise ArtifactError(
+                f"the artifact gives {', '.join(actual)}; expected {', '.join(expected)}: export "
+                "the model again"
+            )
+        rows = [np.reshape(one, (len(one), -1)) for one in (own, actual[name])]
+        result = compare_logits(rows[0], rows[1], names, tolerance)
+        if name != OUTPUT_NAME:
+            of = None if result.reason is None else f"{name}: {result.reason}"
+            result = dataclasses.replace(result, top1_agreement=None, reason=of)
+        found.append(result)
+    return max(found, key=lambda one: np.inf if one.rel_l2 is None else one.rel_l2)
 
 
 def compare_logits(
@@ -294,10 +324,14 @@ def takes_pixels(session: Session) -> bool:
 
 
 def tail_fault(outputs: Mapping[str, np.ndarray], logits: np.ndarray) -> str | None:
-    """What is wrong with probabilities, all or the largest, of (n, classes) logits, or None.
+    """What is wrong with what a tail makes of (n, classes) logits, or of an embedding; or None.
 
-    Equal probabilities may be told in any order.
+    Equal probabilities may come in any order.
     """
+    if UNIT_NAME in outputs:
+        lengths = np.linalg.norm(logits.astype(np.float64), axis=1, keepdims=True)
+        off = np.abs(outputs[UNIT_NAME] - logits / np.maximum(lengths, 1e-12)).max()
+        return None if off <= TAIL_TOLERANCE else f"unit embeddings are {off:.1e} off"
     expected = softmax(logits)
     actual = outputs[PROBABILITIES_NAME].astype(np.float64)
     indices = outputs.get(INDICES_NAME)

@@ -26,7 +26,7 @@ from t2t_deploy.runtime import (
     fill_batch,
     open_session,
 )
-from t2t_deploy.types import OUTPUT_NAME, GraphIO, Precision
+from t2t_deploy.types import GraphIO, Precision
 from t2t_deploy.verify._nodewise_session import NodewiseSession
 from t2t_deploy.workspace import Manifest
 
@@ -253,17 +253,17 @@ def instrumented_graph(
     from t2t_deploy.model import config_from_dict
 
     graph_io = manifest.graph_io
-    scaled = _equalised_layers(manifest)
+    scaled, config = _equalised_layers(manifest), config_from_dict(manifest.config)
     tensors = layer_tensors(
         model,
         [layer for layer in layers if layer not in scaled],
         PerformerForm((manifest.strategies or {})["performer"]),
-        config_from_dict(manifest.config).token_dim,
+        config.token_dim,
     )
     for layer, factor in _factors(manifest).items():
         if layer in tensors:
             tensors[layer] = replace(tensors[layer], factor=tensors[layer].factor * factor)
-    exposed = [OUTPUT_NAME, *(tensor.tensor for tensor in tensors.values())]
+    exposed = [*config.output_shapes, *(tensor.tensor for tensor in tensors.values())]
     if graph_io.embed_preprocess:
         exposed.append(NORMALISED_NAME)
     with _opened(expose_tensors(model, exposed), manifest.precision) as session:

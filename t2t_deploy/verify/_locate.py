@@ -22,7 +22,7 @@ from t2t_deploy._optional import require
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.graph import read_onnx
 from t2t_deploy.runtime import DEFAULT_BACKEND, REFERENCE_BACKEND, why_not_runnable
-from t2t_deploy.types import OUTPUT_NAME, QUANTIZED, Precision, Status, Tail
+from t2t_deploy.types import QUANTIZED, Precision, Status
 from t2t_deploy.verify._compare import TAIL_TOLERANCE, tail_fault
 from t2t_deploy.verify._layer_tensors import (
     InstrumentedGraph,
@@ -259,9 +259,8 @@ def locate_file(
         for done, (name, picture) in enumerate(zip(chosen.names, chosen.pictures, strict=True)):
             values = graph.run(picture)
             found.append((name, _compared(reference, graph, manifest, name, picture, values)))
-            if graph.graph_io.tail is not Tail.LOGITS and (
-                fault := tail_fault(values.outputs, values.outputs[OUTPUT_NAME])
-            ):
+            tail = graph.graph_io.tail
+            if tail.appended and (fault := tail_fault(values.outputs, values.outputs[tail.output])):
                 faults.append(f"the tail is wrong on {name}: {fault}")
             progress.progress("comparing layers", done + 1, len(chosen.names))
     return located(

@@ -215,7 +215,7 @@ def evaluate_nodewise(
         names = ", ".join(spec.name for spec in graph.outputs)
         raise ArtifactError(
             f"the graph's outputs are {names}; node by node compares {OUTPUT_NAME!r}: export the "
-            "model with t2t-deploy"
+            "model with t2t-deploy, with the tail logits"
         )
     kernels = NodeKernels(graph)
     sums = CodeSums(graph)

@@ -254,7 +254,8 @@ def _probes(model: T2TViT) -> Iterator[_Probe]:
         elif isinstance(layer, Block):
             yield from _block_probes(path, layer, model.config.num_patches + 1)
     yield _Probe("norm")
-    yield _Probe("head", take=lambda x: x[:, None], put=lambda x, own: own[:, 0])
+    if model.head is not None:
+        yield _Probe("head", take=lambda x: x[:, None], put=lambda x, own: own[:, 0])
 
 
 def _token_block_probes(path: str, block: nn.Module, terms: int) -> Iterator[_Probe]:
