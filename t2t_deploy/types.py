@@ -78,7 +78,7 @@ class Tail(str, Enum):
     def output(self) -> str:
         """What the model inside gives: logits, embedding, tokens or features."""
         if self in (Tail.EMBEDDING, Tail.UNIT_EMBEDDING, Tail.TOKENS, Tail.FEATURES):
-            return self.value.removeprefix("unit-")
+            return str(self.value).removeprefix("unit-")
         return Tail.LOGITS.value
 
     @property

@@ -190,8 +190,12 @@ def package_values(package: Package) -> dict[str, Any]:
         },
         "ensemble": {
             "name": service.ensemble_name,
-            "steps": [service.preprocess_name, service.name, service.postprocess_name],
-            "top": service.top_count,
+            "steps": [
+                service.preprocess_name,
+                service.name,
+                *([service.postprocess_name] if service.classifies else []),
+            ],
+            "top": service.top_count if service.classifies else None,
             "labels": service.labels is not None,
         },
         "folders": [str(folder) for folder in package.folders],

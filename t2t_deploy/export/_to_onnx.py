@@ -41,9 +41,9 @@ def onnx_from_deploy(
     """Trace the deploy form into a self-contained, simplified ONNX model.
 
     batch: fixed batch size; None leaves it dynamic. Input ``image`` (batch, C, H, W) float32,
-    outputs as of the config, such as ``logits`` (batch, classes), float32. The same module gives the same bytes. merge_bias:
-    whether a product and its bias may become one Gemm, which takes matrices only, between two
-    Reshapes; a graph to be quantised keeps them separate.
+    outputs as of the config, such as ``logits`` (batch, classes), float32. The same module gives
+    the same bytes. merge_bias: whether a product and its bias may become one Gemm, which takes
+    matrices only, between two Reshapes; a graph to be quantised keeps them separate.
 
     Raises UsageError for an opset out of range, ExportError where a stage refuses the graph.
     """

@@ -266,7 +266,8 @@ class ModelConfig:
             }[self.output]
             return {self.output.value: shape}
         channels = (self.token_dim, self.token_dim, self.head_dim)
-        found, stride = {}, 1
+        found: dict[str, tuple[int, ...]] = {}
+        stride = 1
         for split, depth, grid in zip(self.splits, channels, self.grids(), strict=True):
             stride *= split.stride
             found[f"features_s{stride}"] = (depth, *grid)

@@ -30,7 +30,8 @@ class Signature:
     """What a classifier of images takes and gives.
 
     image: (N, C, H, W) float32, normalised, or (N, H, W, C) uint8. scores: (N, classes) or, behind
-    a top-k, (N, k), float. indices: (N, k) of the classes behind a top-k, else None.
+    a top-k, (N, k), float; of a backbone without classifier its first output. indices: (N, k) of
+    the classes behind a top-k, else None. others: further outputs of a backbone.
     classes: how many there are; None behind a top-k where nothing else says it. preparation: from
     a picture to the image.
     """
@@ -41,6 +42,7 @@ class Signature:
     graph_io: GraphIO
     classes: int | None
     preparation: Preparation
+    others: tuple[TensorSpec, ...] = ()
 
     @property
     def batch(self) -> int | None:
@@ -57,7 +59,8 @@ class Signature:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """All it gives."""
-        return (self.scores,) if self.indices is None else (self.scores, self.indices)
+        ranks = () if self.indices is None else (self.indices,)
+        return (self.scores, *ranks, *self.others)
 
 
 def read_signature(
@@ -80,6 +83,12 @@ def read_signature(
             f"{name} takes {_listed(inputs)}; expected pictures, {expected}: use a classifier that "
             "t2t-deploy exported"
         )
+    channels, *size = graph_io.input_shape(inputs[0])
+    prepared = (preparation or USUAL).fitted(channels, (size[0], size[1]))
+    if not graph_io.tail.classifies:
+        if not outputs or any(None in spec.shape[1:] for spec in outputs):
+            raise ArtifactError(f"{name} gives {_listed(outputs)}; expected tensors of fixed sizes")
+        return Signature(inputs[0], outputs[0], None, graph_io, None, prepared, tuple(outputs[1:]))
     rows = [spec for spec in outputs if len(spec.shape) == 2 and spec.shape[1] is not None]
     scores = [spec for spec in rows if spec.dtype in ("float32", "float16")]
     indices = [spec for spec in rows if spec.dtype in ("int64", "int32")]
@@ -95,8 +104,6 @@ def read_signature(
     found = classes if ranked else scores[0].shape[1]
     if classes not in (None, found):
         raise ArtifactError(f"{name} gives {scores[0]}, its manifest says {classes} classes")
-    channels, *size = graph_io.input_shape(inputs[0])
-    prepared = (preparation or USUAL).fitted(channels, (size[0], size[1]))
     ranks = indices[0] if ranked else None
     return Signature(inputs[0], scores[0], ranks, graph_io, found, prepared)
 
@@ -138,6 +145,11 @@ class Classifier:
             request.classes,
             request.preparation,
         )
+        if not self.signature.graph_io.tail.classifies:
+            raise ArtifactError(
+                f"the artifact gives {self.signature.graph_io.tail.value} and no classes; open it "
+                "with t2t_deploy.load_session, or export a classifier"
+            )
         fixed, profile = self.signature.batch, request.profile
         if fixed is not None:
             self._least, self.batch = fixed, fixed

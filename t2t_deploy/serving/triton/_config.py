@@ -86,7 +86,13 @@ class Service:
     @property
     def folder_names(self) -> tuple[str, ...]:
         """Names of the folders, in the order in which they are to be published."""
-        return (self.name, self.preprocess_name, self.postprocess_name, self.ensemble_name)
+        post = (self.postprocess_name,) if self.classifies else ()
+        return (self.name, self.preprocess_name, *post, self.ensemble_name)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the last step tells classes; else the model's outputs are the ensemble's."""
+        return self.signature.graph_io.tail.classifies
 
 
 def model_config(service: Service) -> Message:
@@ -161,13 +167,26 @@ def postprocess_config(service: Service) -> Message:
 
 
 def ensemble_config(service: Service) -> Message:
-    """All three steps: bytes of an image -> classes, and the scores they are taken from.
+    """All steps: bytes of an image -> classes, and the scores they are taken from.
+
+    Without a classifier: bytes of an image -> what the model gives.
 
     All that it gives comes out of the last step, the scores too, which that hands on: where a
     tensor between steps is given as well, Triton 2.51 drops the step before it whenever a client
     asks for some of the outputs only, and answers with "unexpected deadlock".
     """
     signature = service.signature
+    if not service.classifies:
+        names = {spec.name: spec.name for spec in signature.outputs}
+        steps = [
+            _step(service.preprocess_name, {_BYTES: _BYTES}, {_PIXELS: _PIXELS}),
+            _step(service.name, {signature.image.name: _PIXELS}, names),
+        ]
+        tensors = [_tensor(spec) for spec in signature.outputs]
+        return {
+            **_model(service, service.ensemble_name, [_FILE], tensors, platform="ensemble"),
+            "ensemble_scheduling": {"step": steps},
+        }
     # labels come with the step that has them
     results = _results(service)
     given = {spec.name: f"model_{spec.name}" for spec in signature.outputs}

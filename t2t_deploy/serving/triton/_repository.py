@@ -209,12 +209,13 @@ def service_folders(
             f"{_VERSION}/model.py": _SERVER / "preprocess.py",
             **{f"{_VERSION}/t2t_deploy/{name}": _PACKAGE / name for name in _TRANSFORM},
         },
-        service.postprocess_name: {
-            CONFIG_FILE: pbtxt(postprocess_config(service)),
-            f"{_VERSION}/model.py": _SERVER / "postprocess.py",
-        },
         service.ensemble_name: {CONFIG_FILE: pbtxt(ensemble_config(service)), _KEEP: ""},
     }
+    if service.classifies:
+        steps[service.postprocess_name] = {
+            CONFIG_FILE: pbtxt(postprocess_config(service)),
+            f"{_VERSION}/model.py": _SERVER / "postprocess.py",
+        }
     if labels:
         files[LABELS_FILE] = labels
         steps[service.postprocess_name][LABELS_FILE] = labels
