@@ -272,6 +272,11 @@ class _Evaluator:
             reason = why_not_runnable(self.backend)
         else:
             reason = why_not_run(artifact, self.backend)
+        if manifest is not None and not manifest.graph_io.tail.classifies:
+            gives = f"{artifact.path.name} gives {manifest.graph_io.tail.value} and no classes"
+            if self.named:
+                raise UsageError(f"{gives}; evaluate a classifier")
+            return gives
         if reason is not None or self.named or manifest is None:
             return reason
         if self.images.has_labels:
