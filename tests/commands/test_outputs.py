@@ -133,8 +133,13 @@ def test_a_wrong_map_is_found_among_right_ones(tmp_path: Path) -> None:
     model.graph.node.append(onnx.helper.make_node("Mul", ["right", "scale"], ["features_s8"]))
     workspace = Workspace(tmp_path / "ws")
     manifest = made.require_manifest()
-    wrong = workspace.store(manifest, lambda path: onnx.save(model, path) or {}, stem="wrong")
-    (result,) = verify_artifacts([wrong.path], force=True, workspace=workspace)
+
+    def save(path: Path) -> dict[str, Any]:
+        onnx.save(model, path)
+        return {}
+
+    wrong = workspace.store(manifest, save, stem="wrong")
+    (result,) = verify_artifacts([wrong.path], workspace=workspace)
     assert result.verification.reason is not None
     assert result.verification.reason.startswith("features_s8: relative error 1.00e-03")
 
