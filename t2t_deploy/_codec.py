@@ -1,20 +1,4 @@
-"""Records as plain values, as in JSON, and back.
-
-A record is a dataclass. The annotations of its fields give their types:
-
-    in a record                      as a plain value
-    str, bool, None                  the same
-    int                              the same, of less than 64 bits
-    float                            the same, finite; read from an int too
-    Enum, Path                       the member's value; the path's text
-    tuple[X, ...], Sequence[X]       list, of any length; read as a tuple
-    tuple[X, Y], list[X]             list, of that length; of any
-    Mapping[str, X], dict[str, X]    dict
-    another record                   dict by field name, in order
-    X | None                         None, or the form of X
-    Annotated[X, Rule(...)]          the form of X, if the rule holds
-    Any                              anything
-"""
+"""Records, which are dataclasses, as plain values as in JSON, and back, by their annotations."""
 
 from __future__ import annotations
 

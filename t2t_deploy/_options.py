@@ -1,16 +1,4 @@
-"""One declaration of an option, for Python, the command line, recipes and their records alike.
-
-A command is a function whose parameters are annotated with an `Opt`:
-
-    def quantize_onnx(
-        artifact: Annotated[AnyPath | None, Opt()] = None,
-        *,
-        max_drop: Annotated[float | None, Opt("Return layers to float until ...")] = None,
-    ) -> Artifact
-
-Its signature is the Python interface; `cli/_adapter.py` derives the command line from it,
-`recipe/_tables.py` the keys of a recipe, `recipe/_fingerprint.py` what a step depends on.
-"""
+"""One declaration of an option, for Python, the command line, recipes and their records alike."""
 
 from __future__ import annotations
 

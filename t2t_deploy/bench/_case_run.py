@@ -6,13 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from statistics import median
 from time import monotonic
-from types import TracebackType
 from typing import Any
 
 from t2t_deploy._child import CLOSE_TIMEOUT_S, Child, ChildError, child_environment, module_command
 from t2t_deploy.bench._inputs import FixedBatchError
 from t2t_deploy.bench._results import BenchCase, BenchStatus, CaseResult, Round, WarmUp
-from t2t_deploy.bench._statistics import is_unstable, latency_of, rounds_spread
+from t2t_deploy.bench._statistics import UNSTABLE_SPREAD, latency_of, rounds_spread
 from t2t_deploy.runtime import CallTiming
 
 MIN_ITERATIONS = 3
@@ -43,24 +42,19 @@ class WorkerError(Exception):
         self.not_run = not_run
 
 
-class Worker:
-    """A worker process. Use as a context manager: its exit ends all that it started."""
+class Worker(Child):
+    """A worker process."""
 
     def __init__(self, threads: int | None) -> None:
-        self._child = Child(WORKER_COMMAND, child_environment(threads), "worker")
+        super().__init__(WORKER_COMMAND, child_environment(threads), "worker")
 
     def __enter__(self) -> Worker:
-        self._child.__enter__()
+        super().__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         try:
-            if kind is None and self._child.is_running:
+            if error[0] is None and self.is_running:
                 # the measurements of a runtime that crashes at shutdown are good
                 with contextlib.suppress(WorkerError):
                     self._ask({"command": "close"}, CLOSE_TIMEOUT_S)
@@ -88,14 +82,10 @@ class Worker:
         message = {"command": "run", "iterations": iterations, "settle": settle}
         return self._ask(message, timeout_s)
 
-    def kill(self) -> None:
-        """End the process and all it started; harmless when it has ended."""
-        self._child.kill()
-
     def _ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         try:
-            self._child.send(message)
-            answer = self._child.next_message(timeout_s).values
+            self.send(message)
+            answer = self.next_message(timeout_s).values
         except ChildError as err:
             raise WorkerError(str(err)) from err
         if not answer["ok"]:
@@ -142,6 +132,7 @@ class CaseRun:
             return CaseResult(*self.case.key, status, str(self._error))
         rounds_ms = [round_.samples_ms for round_ in self.rounds]
         latency = latency_of([value for samples in rounds_ms for value in samples])
+        spread = rounds_spread(rounds_ms)
         return CaseResult(
             *self.case.key,
             BenchStatus.OK,
@@ -150,8 +141,8 @@ class CaseRun:
             images_per_s=self.case.batch / (latency.p50 / 1e3),
             baseline_rss_bytes=self._loaded["baseline_rss_bytes"],
             peak_rss_bytes=self._peak_rss_bytes,
-            unstable=is_unstable(rounds_ms),
-            spread=rounds_spread(rounds_ms),
+            unstable=spread > UNSTABLE_SPREAD,
+            spread=spread,
             load_ms=self._loaded["load_ns"] / 1e6,
             first_call_ms=self._loaded["first_call_ns"] / 1e6,
             warm_up=self._warm_up,

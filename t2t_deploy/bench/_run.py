@@ -1,8 +1,4 @@
-"""Measure cases side by side: one worker each, warmed up, then in interleaved rounds.
-
-Machines drift (frequency, neighbours): cases measured one after the other are minutes apart, cases
-of one round seconds.
-"""
+"""Measure cases side by side: one worker each, warmed up, then in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -40,6 +36,7 @@ def run_bench(
 ) -> BenchReport:
     """Measure all cases; a failure becomes a failed result and the others go on.
 
+    Rounds are interleaved because machines drift: the cases of one round are seconds apart.
     round_seconds: about the time of one case in one round. seed: of the inputs, the order of turns
     and the bootstrap. progress: called with the next step, the steps done and the steps in all. All
     models are in memory at once, one process each; all processes end on return, and on errors.

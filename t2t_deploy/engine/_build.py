@@ -1,8 +1,4 @@
-"""Builds engines, with TensorRT-RTX also without a GPU, and describes them.
-
-The builder runs in its own process (`_worker`): a graph can crash its native code, and only a
-process can be stopped at once.
-"""
+"""Builds engines in a process of their own (`_worker`), and describes them."""
 
 from __future__ import annotations
 

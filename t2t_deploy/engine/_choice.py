@@ -15,8 +15,8 @@ from t2t_deploy.engine._module import (
     TensorRT,
     load_tensorrt,
 )
-from t2t_deploy.engine._network import SHOWN_NODES, numpy_name, product_operands
-from t2t_deploy.errors import BackendError, EngineError, UsageError
+from t2t_deploy.engine._network import numpy_name, product_operands
+from t2t_deploy.errors import BackendError, EngineError, UsageError, first_few
 from t2t_deploy.types import Precision
 
 if TYPE_CHECKING:
@@ -191,12 +191,8 @@ def check_computable(
             continue
         names = [name for name, types in product_operands(trt, network) if named in types]
         if names:
-            shown = ", ".join(names[:SHOWN_NODES]) + (", ..." if len(names) > SHOWN_NODES else "")
-            raise _cannot(
-                f"{len(names)} matrix products of the graph are {numpy_name(named)} ({shown})",
-                arithmetic,
-                who,
-            )
+            shown = f"{numpy_name(named)} ({first_few(names)})"
+            raise _cannot(f"{len(names)} matrix products of the graph are {shown}", arithmetic, who)
 
 
 def check_targets(module: BuilderModule, sm: Sequence[str], precision: Precision) -> None:

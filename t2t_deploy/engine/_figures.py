@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy.engine._log import Kernel, LogTotals, parse_log
+from t2t_deploy.errors import first_few
 from t2t_deploy.types import Precision, Status
 
 
@@ -135,9 +137,6 @@ def _macs_by_dtype(
     return dict(sorted(by_dtype.items())), unplaced
 
 
-_SHOWN_PRODUCTS = 3
-
-
 # the log's name of each precision
 DTYPE_NAMES = {
     Precision.FP32: "Float",
@@ -180,10 +179,8 @@ class Attestation:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
-        return asdict(self) | {
-            "status": self.status.value,
-            "bare_sums": list(self.bare_sums),
-        }
+        values: dict[str, Any] = to_plain(self)
+        return values
 
 
 def attest(figures: EngineFigures, precision: Precision) -> Attestation:
@@ -215,11 +212,9 @@ def attest(figures: EngineFigures, precision: Precision) -> Attestation:
 
 
 def _bare_sums_reason(products: Sequence[str]) -> str:
-    shown = ", ".join(products[:_SHOWN_PRODUCTS])
-    more = len(products) - _SHOWN_PRODUCTS
     return (
         f"{len(products)} products of 8-bit codes write their bare sums as Half, before the scale "
-        f"({shown}{f' and {more} more' if more > 0 else ''}); those of real pictures pass 65504, "
+        f"({first_few(products)}); those of real pictures pass 65504, "
         "where Half ends: give each weight one scale and multiply by channel afterwards, which "
         "t2t-deploy quantize --target tensorrt does"
     )
@@ -242,7 +237,8 @@ def bare_sums(kernels: Sequence[Kernel], engine: bytes = b"") -> tuple[str, ...]
     unscaled = frozenset(match.decode("utf-8", "replace") for match in _IN_ENGINE.findall(engine))
     products = []
     for kernel in kernels:
-        if not _multiplies_codes(kernel) or all(out.dtype != _HALF for out in kernel.outputs):
+        of_codes = kernel.is_gemm_like and kernel.dtype in EIGHT_BITS
+        if not of_codes or all(out.dtype != _HALF for out in kernel.outputs):
             continue
         name = _COMPILED.sub("", kernel.name)
         if (
@@ -252,11 +248,6 @@ def bare_sums(kernels: Sequence[Kernel], engine: bytes = b"") -> tuple[str, ...]
         ):
             products.append(name)
     return tuple(products)
-
-
-def _multiplies_codes(kernel: Kernel) -> bool:
-    """Whether both operands of a kernel are codes."""
-    return kernel.is_gemm_like and kernel.dtype in EIGHT_BITS
 
 
 def _scaled_afterwards(kernel: Kernel, kernels: Iterable[Kernel]) -> bool:

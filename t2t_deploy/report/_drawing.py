@@ -1,8 +1,4 @@
-"""The charts' frame, axes, labels and marks, in SVG that the style sheet colours.
-
-A chart is drawn twice, wide and narrow, and the style sheet shows one: text scaled down to a
-phone's width is unreadable. Sizes are CSS pixels.
-"""
+"""The charts' frame, axes, labels and marks, in SVG that the style sheet colours, in pixels."""
 
 from __future__ import annotations
 
@@ -43,7 +39,7 @@ class Chart:
 
 
 def chart(title: str, caption: str | None, draw: Callable[[Layout], Markup]) -> Chart:
-    """A chart, drawn for a large window and for a phone."""
+    """A chart, drawn for a large window and for a phone, where scaled text is unreadable."""
     return Chart(title, caption, draw(Layout(560.0, named=True)), draw(Layout(340.0, named=False)))
 
 

@@ -1,9 +1,4 @@
-"""Blocks of images through workers of a Ray cluster, with Ray Data.
-
-One task lists the images and yields block after block, as fast as these are taken; actors, each
-with a session of its own, take them; the driver receives what they make of them. So nothing here
-grows with the number of images.
-"""
+"""Blocks of images through workers of a Ray cluster: nothing grows with the number of images."""
 
 from __future__ import annotations
 

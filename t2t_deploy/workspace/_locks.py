@@ -1,10 +1,4 @@
-"""One command at a time for what two must not do at once.
-
-    <workspace>/.locks/NAME.lock    held by the command that works; free once that is gone
-    <workspace>/.locks/NAME.json    who holds it, for those that wait
-
-The system lets go of a lock when its holder dies, so a killed command blocks nobody.
-"""
+"""One command at a time for what two must not do at once; the lock of a dead one is free."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""What an artifact is, as it is written beside it.
-
-    FILE.manifest.json      the manifest of FILE, with a checksum
-      "superseded"          only while FILE is being replaced: what it was until then
-
-The manifest of a file that replaces another is written before the file, and tells of both: at any
-moment, one of them is the file that lies there.
-"""
+"""What an artifact is, as it is written beside it."""
 
 from __future__ import annotations
 
@@ -276,7 +269,10 @@ class Superseded:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What is written beside a file: its manifest, and what it may still be."""
+    """What is written beside a file: its manifest, and what it may still be.
+
+    The manifest of a file that replaces another is written before the file, with what that was.
+    """
 
     manifest: Manifest
     superseded: Superseded | None = None

@@ -202,7 +202,7 @@ def test_what_cannot_be_recorded_runs_plainly_and_says_why(
     def refuse(*_: Any) -> None:
         raise RuntimeError("capture failed\nat some line")
 
-    monkeypatch.setattr(_ort_replay._Graph, "bind_output", refuse)
+    monkeypatch.setattr(_ort_replay._Graph, "run", refuse)
     image = picture(2)
     for _ in range(2):
         found = replays.run({"image": image}).outputs["logits"]

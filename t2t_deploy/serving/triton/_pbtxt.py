@@ -1,17 +1,15 @@
-"""Protobuf's text format, as far as a model configuration needs it: nothing is needed to write it.
-
-A message is a mapping of field names; a list is a repeated field. Tests parse what is written with
-Triton's own protobuf.
-"""
+"""Protobuf's text format, as far as a model configuration needs it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
+from google.protobuf.text_encoding import CEscape
+
 _STEP = "  "
-_ESCAPED = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +25,7 @@ Message: TypeAlias = Mapping[str, "Value"]
 
 
 def pbtxt(message: Message) -> str:
-    """A message as text, fields in the order they are given; lists without members are left out."""
+    """A message, as a mapping of fields, as text in their order; empty lists are left out."""
     return "".join(f"{line}\n" for line in _lines(message))
 
 
@@ -50,27 +48,17 @@ def _lines(message: Message) -> Iterator[str]:
 
 
 def _block(name: str, message: Message) -> Iterator[str]:
-    inner = list(_lines(message))
-    if not inner:
+    if not message:
         yield f"{name} {{}}"
         return
     yield f"{name} {{"
-    yield from (f"{_STEP}{line}" for line in inner)
+    yield from (f"{_STEP}{line}" for line in _lines(message))
     yield "}"
 
 
 def _scalar(value: Scalar) -> str:
     if isinstance(value, Word):
         return value.name
-    if isinstance(value, bool):
-        return "true" if value else "false"
     if isinstance(value, str):
-        return f'"{"".join(map(_character, value))}"'
-    return repr(value)
-
-
-def _character(character: str) -> str:
-    if character in _ESCAPED:
-        return _ESCAPED[character]
-    # control characters as three octal digits, which a digit behind them cannot prolong
-    return character if character >= " " and character != "\x7f" else f"\\{ord(character):03o}"
+        return f'"{CEscape(value, as_utf8=True)}"'
+    return json.dumps(value)

@@ -1,9 +1,4 @@
-"""Model folders of a Triton repository: written whole or not at all, and only over our own.
-
-Folders are made next to the repository and renamed into it, so that a server that polls it never
-sees half of one. Each has a note of what this tool wrote: a folder without it, or one that was
-changed since, is left alone.
-"""
+"""Model folders of a Triton repository: written whole or not at all, and only over our own."""
 
 from __future__ import annotations
 
@@ -93,6 +88,7 @@ def check_folders(repository: Path, names: Sequence[str]) -> list[str]:
 def write_folders(repository: Path, folders: Sequence[ModelFolder]) -> list[Path]:
     """Put model folders into a repository, in this order, each in one rename; returns them.
 
+    A server that polls the repository never sees half of one.
     What is replaced is moved out first, and back should the rename fail; where the command is
     killed between both, `check_folders` moves it back when it is called the next time. Call that
     before. Raises ArtifactError where the disk does not take it.
