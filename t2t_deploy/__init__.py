@@ -58,7 +58,7 @@ __all__ = [
 if not TYPE_CHECKING:  # with it, any name would be right
 
     def __getattr__(name: str) -> Any:
-        from t2t_deploy._lazy import lazy
+        from t2t_deploy._optional import lazy
 
         return lazy(__name__, __all__, "model", "workspace", "commands", "recipe")(name)
 

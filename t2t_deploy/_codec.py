@@ -51,6 +51,8 @@ def to_plain(value: object) -> Any:
 def from_plain(kind: type[_T], values: Any, *, exact: bool = False) -> _T:
     """The record of ``kind`` with these plain values, as of `to_plain`.
 
+    A field is text, bool, int, float, Any, an Enum, a Path, another record, a tuple, list or
+    Mapping of such, one of them or None, or ``Annotated`` with a `Rule`.
     Missing fields get their defaults; unknown ones, as of a later version, are left out, or refused
     if ``exact``. Raises ValueError with the path and the value of the first that does not fit, as
     in "results[0].batch is 1.0; expected a whole number". A ValueError of the record itself gets

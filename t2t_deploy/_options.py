@@ -218,9 +218,7 @@ def _flag(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError
-    if not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError
     return float(value)
 
@@ -263,14 +261,8 @@ def several(kind: Kind) -> Kind:
         values = list(value) if isinstance(value, (list, tuple)) else [value]
         return tuple(dict.fromkeys(kind.read(one) for one in values))
 
-    return Kind(
-        f"{kind.expected}, or a list of such",
-        read,
-        kind.text,
-        names=kind.names,
-        several=True,
-        word=kind.word,
-    )
+    expected = f"{kind.expected}, or a list of such"
+    return dataclasses.replace(kind, expected=expected, read=read, several=True)
 
 
 def ending(*suffixes: str) -> Kind:

@@ -17,6 +17,7 @@ from t2t_deploy.errors import ArtifactError, ComparisonError, ConfigError, Deplo
 from t2t_deploy.model import config_from_toml
 from t2t_deploy.pictures import labels_from_file
 from t2t_deploy.serving.triton import signature_from_tensors
+from t2t_deploy.types import TensorSpec
 from t2t_deploy.workspace import manifest_text, read_manifest
 
 PLAIN = {
@@ -320,8 +321,8 @@ def test_benches_of_other_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("details", [{"tail": "sofmax"}, {"tail": ["softmax"]}, {"tail": None}])
 def test_a_tail_that_is_unknown(details: dict[str, Any]) -> None:
-    image = [{"name": "image", "dtype": "float32", "shape": [None, 3, 8, 8]}]
-    logits = [{"name": "logits", "dtype": "float32", "shape": [None, 10]}]
+    image = [TensorSpec("image", "float32", (None, 3, 8, 8))]
+    logits = [TensorSpec("logits", "float32", (None, 10))]
     with pytest.raises(ArtifactError, match=r"known are .*softmax.*: update t2t-deploy"):
         signature_from_tensors(Path("a.engine"), image, logits, details, 10)
 

@@ -1,4 +1,4 @@
-"""The process that loads one model and times it for `_case_run.Worker`; run as a module."""
+"""The process that loads one model and times it for `_run.Worker`; run as a module."""
 
 from __future__ import annotations
 
@@ -15,14 +15,8 @@ import numpy as np
 from t2t_deploy._child import Parent
 from t2t_deploy._codec import from_plain
 from t2t_deploy.bench._environment import peak_resident_bytes, resident_bytes
-from t2t_deploy.bench._inputs import make_inputs
-from t2t_deploy.runtime import (
-    ReplayingSession,
-    Session,
-    SessionRequest,
-    TimedSession,
-    open_session,
-)
+from t2t_deploy.bench._results import make_inputs
+from t2t_deploy.runtime import ReplayingSession, Session, SessionRequest, TimedSession, open_session
 from t2t_deploy.types import PROBABILITIES_NAME
 
 _TIMED_CALLS = 5

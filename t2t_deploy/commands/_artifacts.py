@@ -18,7 +18,6 @@ from t2t_deploy.runtime import (
     BACKENDS,
     CPU_BACKENDS,
     DEFAULT_BACKEND,
-    ClosingSession,
     Session,
     SessionRequest,
     open_session,
@@ -139,7 +138,7 @@ def usable_artifacts(
     return [workspace.checked(artifact, force=True) for artifact in usable]
 
 
-class TunedBatch(ClosingSession):
+class TunedBatch(Session):
     """An engine's session as one of a fixed batch: the one that its first profile is tuned for."""
 
     def __init__(self, session: Session, batch: int) -> None:

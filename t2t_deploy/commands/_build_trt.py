@@ -298,7 +298,7 @@ def build_engine(
         }
         details = {
             "engine": engine,
-            "attestation": attestation.to_dict(),
+            "attestation": to_plain(attestation),
             "graph_verification": known.verification if known else None,
             **of_graph,
             "calibration": known.details.get("calibration") if known else None,

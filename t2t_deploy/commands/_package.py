@@ -28,7 +28,7 @@ from t2t_deploy.serving.triton import (
     signature_from_tensors,
     write_folders,
 )
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, Target
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, Target, TensorSpec
 from t2t_deploy.workspace import Artifact, Workspace, manifest_path_for
 
 DEFAULT_TOP = 5
@@ -237,8 +237,8 @@ def _signature(artifact: Artifact) -> Signature:
         )
     # made before engines' tensors were noted: an image in, logits out
     batch, size = manifest.batch, manifest.config["image_size"]
-    image = {"name": INPUT_NAME, "dtype": "float32", "shape": [batch, 3, size, size]}
-    logits = {"name": OUTPUT_NAME, "dtype": "float32", "shape": [batch, classes]}
+    image = TensorSpec(INPUT_NAME, "float32", (batch, 3, size, size))
+    logits = TensorSpec(OUTPUT_NAME, "float32", (batch, classes))
     return signature_from_tensors(artifact.path, [image], [logits], manifest.details, classes)
 
 

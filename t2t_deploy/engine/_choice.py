@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.engine._device import device_capability
-from t2t_deploy.engine._module import (
-    BACKEND_CLASSIC,
-    BACKEND_RTX,
-    MODULES,
-    TensorRT,
-    load_tensorrt,
-)
+from t2t_deploy.engine._module import BACKEND_CLASSIC, BACKEND_RTX, MODULES, TensorRT, load_tensorrt
 from t2t_deploy.engine._network import numpy_name, product_operands
 from t2t_deploy.errors import BackendError, EngineError, UsageError, first_few
 from t2t_deploy.types import Precision

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from t2t_deploy._codec import to_plain
 from t2t_deploy.engine._log import Kernel, LogTotals, parse_log
 from t2t_deploy.errors import first_few
 from t2t_deploy.types import Precision, Status
@@ -176,11 +175,6 @@ class Attestation:
     by: str
     reason: str | None
     bare_sums: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        values: dict[str, Any] = to_plain(self)
-        return values
 
 
 def attest(figures: EngineFigures, precision: Precision) -> Attestation:

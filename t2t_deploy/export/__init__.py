@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2t_deploy._lazy import lazy
+from t2t_deploy._optional import lazy
 from t2t_deploy.export._strategies import (
     PerformerForm,
     RewriteReport,

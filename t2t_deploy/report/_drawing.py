@@ -38,12 +38,9 @@ class Chart:
     narrow: Markup
 
 
-def chart(title: str, caption: str | None, draw: Callable[[Layout], Markup]) -> Chart:
+def chart(title: str, caption: str, draw: Callable[[Layout], Markup]) -> Chart:
     """A chart, drawn for a large window and for a phone, where scaled text is unreadable."""
     return Chart(title, caption, draw(Layout(560.0, named=True)), draw(Layout(340.0, named=False)))
-
-
-# -- elements --------------------------------------------------------------------------------------
 
 
 def element(name: str, *children: str, **attributes: str | float | None) -> Markup:
@@ -128,9 +125,6 @@ def marker(x: float, y: float, precision: str) -> Markup:
     return element("rect", x=x - 5, y=y - 5, width=10, height=10, class_="mark")
 
 
-# -- words -----------------------------------------------------------------------------------------
-
-
 def case_key(layout: Layout, case: Case) -> str:
     """The label of a mark: the number, and the name if there is room."""
     return f"#{case.number} {case.name}" if layout.named else f"#{case.number}"
@@ -178,8 +172,6 @@ def spread_apart(at_y: Sequence[float], gap: float, low: float, high: float) -> 
         moved[index] = at
     return moved
 
-
-# -- scales and axes -------------------------------------------------------------------------------
 
 LOG_FROM = 8.0
 """Ratio of the largest to the smallest value from which a scale is logarithmic."""

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -130,8 +131,8 @@ def _charts(cases: Sequence[Case]) -> list[list[Chart]]:
     batches = batches_of(cases)
     kinds = [[throughput_chart(cases)]]
     for draw in (latency_chart, tradeoff_chart, memory_chart):
-        charts = (draw(cases, batch, first=batch == batches[0]) for batch in batches)
-        kinds.append([one for one in charts if one is not None])
+        charts = [one for batch in batches if (one := draw(cases, batch)) is not None]
+        kinds.append(charts[:1] + [replace(one, caption=None) for one in charts[1:]])
     return kinds if len(batches) > 1 else [[one for kind in kinds for one in kind]]
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.graph import mappable_model
-from t2t_deploy.runtime._backend import Backend
 from t2t_deploy.runtime._session import (
-    ClosingSession,
+    Backend,
+    Session,
     SessionRequest,
     check_feeds,
     check_model_file,
@@ -57,7 +57,7 @@ class OrtCpuBackend(Backend):
         return None
 
 
-class OrtSession(ClosingSession):
+class OrtSession(Session):
     """An ONNX file in ONNX Runtime, on the CPU and nowhere else.
 
     Weights are mapped from the file, which may be replaced while the session is open but not

@@ -17,11 +17,11 @@ from t2t_deploy._optional import require
 from t2t_deploy.engine import Unavailable
 from t2t_deploy.errors import BackendError, first_few
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.runtime._backend import Backend
 from t2t_deploy.runtime._ort import new_options, raise_refusal, tensor_spec
 from t2t_deploy.runtime._ort_replay import REPLAYABLE, Replays, run_bound
 from t2t_deploy.runtime._session import (
-    ClosingSession,
+    Backend,
+    Session,
     SessionRequest,
     TimedRun,
     check_feeds,
@@ -101,7 +101,7 @@ class OrtGpuBackend(Backend):
         yield self.why_no_provider()
 
 
-class OrtGpuSession(ClosingSession):
+class OrtGpuSession(Session):
     """An ONNX file in ONNX Runtime on one GPU, without nodes on the CPU.
 
     precision: of the graph; lets TensorRT compute in 16 bit.

@@ -29,12 +29,12 @@ from t2t_deploy.engine import (
     why_no_device,
 )
 from t2t_deploy.errors import ArtifactError, BackendError
-from t2t_deploy.runtime._backend import Backend
 from t2t_deploy.runtime._cuda import CUDA_MODULE, Cuda, Graph
 from t2t_deploy.runtime._pool import Pool
 from t2t_deploy.runtime._session import (
+    Backend,
     CallTiming,
-    ClosingSession,
+    Session,
     SessionRequest,
     TimedRun,
     batch_of,
@@ -78,7 +78,7 @@ def _unsupported_device(ordinal: int) -> Unavailable | None:
     )
 
 
-class TensorRTSession(ClosingSession):
+class TensorRTSession(Session):
     """An engine on one device; `run` may be called from several threads.
 
     Of the request, cache: folder for the kernels that TensorRT-RTX compiles here. cuda_graph:

@@ -14,13 +14,7 @@ import numpy as np
 from t2t_deploy.errors import ArtifactError, ImageError, UsageError
 from t2t_deploy.images import normalise
 from t2t_deploy.pictures import shown_name
-from t2t_deploy.runtime import (
-    ClosingSession,
-    Session,
-    SessionRequest,
-    fill_batch,
-    open_session,
-)
+from t2t_deploy.runtime import Session, SessionRequest, fill_batch, open_session
 from t2t_deploy.types import BARE, GraphIO, ShapeProfile, Tail, TensorSpec, softmax
 
 DEFAULT_BATCH = 8
@@ -126,7 +120,7 @@ class ClassifierRequest:
     classes: int | None = None
 
 
-class Classifier(ClosingSession):
+class Classifier(contextlib.AbstractContextManager["Classifier"]):
     """An open session that takes pixels and gives classes.
 
     Raises ArtifactError where the session's inputs or outputs are not those of the request.
@@ -179,6 +173,9 @@ class Classifier(ClosingSession):
     def close(self) -> None:
         """Free the session."""
         self._session.close()
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def open_classifier(request: ClassifierRequest) -> Classifier:

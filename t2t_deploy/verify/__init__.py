@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2t_deploy._lazy import lazy
+from t2t_deploy._optional import lazy
 from t2t_deploy.verify._accuracy import Accuracy, AccuracyRunner, AccuracySum, run_pictures
 from t2t_deploy.verify._compare import (
     NODEWISE_PICTURES,

@@ -17,7 +17,6 @@ from t2t_deploy.images import pixels_of
 from t2t_deploy.runtime import (
     DEFAULT_BACKEND,
     REFERENCE_BACKEND,
-    ClosingSession,
     Session,
     SessionRequest,
     fill_batch,
@@ -259,7 +258,7 @@ def outputs_of(
     return {name: np.concatenate([found[name] for found in results]) for name in results[0]}
 
 
-class PixelSession(ClosingSession):
+class PixelSession(Session):
     """A session that takes pixels, given normalised pictures (n, 3, S, S) float32.
 
     The pictures must have been made of pixels: these are what it is fed, bit for bit.

@@ -20,7 +20,7 @@ from t2t_deploy._optional import require
 from t2t_deploy._untrusted import first_line
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.runtime import ClosingSession, check_feeds
+from t2t_deploy.runtime import Session, check_feeds
 from t2t_deploy.types import INPUT_NAME
 from t2t_deploy.verify._typed_graph import Step, TypedGraph, float_format, typed_graph_from_onnx
 
@@ -76,7 +76,7 @@ def rounded(step: Step, computed: Sequence[np.ndarray]) -> list[np.ndarray]:
     ]
 
 
-class NodewiseSession(ClosingSession):
+class NodewiseSession(Session):
     """A typed graph as a `Session` that rounds after every node.
 
     Several times slower than a runtime, and right about overflow and bf16. Raises

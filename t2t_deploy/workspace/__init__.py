@@ -1,4 +1,15 @@
-"""Artifacts with lineage: files written whole, named by content and known by manifest."""
+"""Artifacts with lineage: files that are written whole, named by content and known by manifest.
+
+    <workspace>/onnx/<name>-<sha>.onnx          + .manifest.json
+    <workspace>/engines/<name>-<sha>.engine     + .manifest.json
+    <workspace>/weights/<sha>.safetensors       each set of weights once
+    <workspace>/calibration/<name>-<key>.ranges what pictures said of a graph
+    <workspace>/logs/, <workspace>/bench/       builder logs, measurements
+    <workspace>/cache/, <workspace>/timing/     what runtimes and builders need not do again
+    <workspace>/.locks/                         who works on what just now
+
+A manifest lies beside its file and names it without a folder, so a workspace can be moved.
+"""
 
 from __future__ import annotations
 

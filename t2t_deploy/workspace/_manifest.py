@@ -15,7 +15,7 @@ from t2t_deploy._codec import Rule, from_plain, to_plain
 from t2t_deploy._optional import WHEELS, installed_versions
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, first_line, json_from_file
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Status, Target
+from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Status, Target, TensorSpec
 
 MANIFEST_VERSION = 1
 MANIFEST_SUFFIX = ".manifest.json"
@@ -75,16 +75,15 @@ class Quantization:
 class EngineInfo:
     """What runs an engine, and on what: sm has the names of GPU architectures.
 
-    profiles: as `ShapeProfile` writes them. inputs, outputs: a ``TensorSpec`` each, as a mapping;
-    None in engines of earlier versions.
+    profiles: as `ShapeProfile` writes them. inputs, outputs: None in engines of earlier versions.
     """
 
     backend: str
     backend_version: str
     sm: tuple[str, ...]
     profiles: tuple[str, ...] | None = None
-    inputs: tuple[Mapping[str, Any], ...] | None = None
-    outputs: tuple[Mapping[str, Any], ...] | None = None
+    inputs: tuple[TensorSpec, ...] | None = None
+    outputs: tuple[TensorSpec, ...] | None = None
 
     @property
     def shape_profiles(self) -> tuple[ShapeProfile, ...]:

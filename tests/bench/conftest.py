@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from t2t_deploy.bench import BenchCase, BenchReport, _case_run, run_bench
+from t2t_deploy.bench import BenchCase, BenchReport, _run, run_bench
 from t2t_deploy.runtime import SessionRequest
 
 FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
@@ -31,7 +31,7 @@ def short(short_bench: None) -> None:
 @pytest.fixture
 def fake_case(monkeypatch: pytest.MonkeyPatch) -> MakeCase:
     """Makes cases that a fake session serves, in a worker that is otherwise the real one."""
-    monkeypatch.setattr(_case_run, "WORKER_COMMAND", FAKE_WORKER)
+    monkeypatch.setattr(_run, "WORKER_COMMAND", FAKE_WORKER)
 
     def make(
         name: str = "fake",

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from t2t_deploy.bench import BenchCase, BenchStatus, run_bench
-from t2t_deploy.bench._case_run import MAX_ITERATIONS, MIN_ITERATIONS, iterations_for
-from t2t_deploy.bench._run import turn_orders
+from t2t_deploy.bench._run import MAX_ITERATIONS, MIN_ITERATIONS, iterations_for, turn_orders
 from t2t_deploy.errors import UsageError
 from t2t_deploy.runtime import CallTiming, SessionRequest
 

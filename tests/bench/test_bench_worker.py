@@ -13,8 +13,8 @@ import pytest
 
 from t2t_deploy._child import child_environment
 from t2t_deploy._codec import to_plain
-from t2t_deploy.bench import BenchStatus, _case_run, run_bench
-from t2t_deploy.bench._case_run import Worker, WorkerError
+from t2t_deploy.bench import BenchStatus, _run, run_bench
+from t2t_deploy.bench._run import Worker, WorkerError
 
 from .conftest import MakeCase, WaitUntilEnded, bench
 
@@ -43,7 +43,7 @@ def test_a_worker_killed_mid_run_fails_one_case(fake_case: MakeCase, hold_pipe: 
 
 
 def test_a_worker_that_hangs_is_ended(fake_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_case_run, "LOAD_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(_run, "LOAD_TIMEOUT_S", 1.0)
     (hung,) = bench(fake_case(sleep_s=60)).results
     assert (hung.status, hung.reason) == (
         BenchStatus.FAILED,
@@ -113,7 +113,7 @@ def test_a_worker_ends_with_its_parent_even_in_a_call(
     case = fake_case("a", sleep_s=60, log=str(log), pids=str(pids))
     message = {"command": "load", "request": to_plain(case.request), "batch": 1, "seed": 0}
     worker = subprocess.Popen(
-        _case_run.WORKER_COMMAND, stdin=subprocess.PIPE, env=child_environment(None)
+        _run.WORKER_COMMAND, stdin=subprocess.PIPE, env=child_environment(None)
     )
     assert worker.stdin
     try:

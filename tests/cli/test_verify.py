@@ -188,7 +188,7 @@ def test_files_that_cannot_be_verified(run: Run, onnx_file: Path) -> None:
 
 
 def test_without_onnxruntime(run: Run, tiny_toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2t_deploy.runtime._backend.is_installed", lambda module: False)
+    monkeypatch.setattr("t2t_deploy.runtime._session.is_installed", lambda module: False)
     verification = run.json("export", "--config", tiny_toml, "--batch", 1, status=0)["verification"]
     assert (verification["status"], verification["reason"]) == (
         *("not_run", "onnxruntime is not installed: pip install 't2t-deploy[cpu]'"),

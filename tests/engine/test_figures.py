@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy.engine._figures import MIN_SHARES, EngineFigures, attest, figures_from_log
 from t2t_deploy.types import Precision, Status
 
@@ -104,7 +105,7 @@ def test_bare_sums_fail_whatever_the_shares_are() -> None:
         assert verdict.reason is not None
         told = "5 products of 8-bit codes write their bare sums as Half, before the scale "
         assert verdict.reason.startswith(f"{told}(q, k, v and 2 more); ")
-    assert attest(made_of(Int8=100), Precision.INT8).to_dict()["bare_sums"] == []
+    assert to_plain(attest(made_of(Int8=100), Precision.INT8))["bare_sums"] == []
 
 
 def test_bytes_in_all_are_those_moved_and_the_weights() -> None:
@@ -130,7 +131,7 @@ def test_small_islands_pass_and_a_wrong_build_fails() -> None:
     assert wrong.reason is not None
     assert "fp16 was asked and 2.0% Half, 98.0% Float" in wrong.reason
     assert "at least 75% Half" in wrong.reason
-    assert wrong.to_dict()["status"] == "failed"
+    assert to_plain(wrong)["status"] == "failed"
 
 
 @pytest.mark.parametrize("precision", list(Precision))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy.engine._build import EngineBuild
 from t2t_deploy.engine._figures import attest, bare_sums
 from t2t_deploy.engine._log import Kernel, LogTensor
@@ -51,7 +52,7 @@ def test_a_scale_by_output_in_the_operator_leaves_bare_sums(tmp_path: Path, sm: 
     verdict = attest(engine.figures, Precision.INT8)
     assert (verdict.status, verdict.bare_sums) == (Status.FAILED, ("fc",))
     assert verdict.found == {"Int8": 1.0}  # the types alone tell nothing
-    assert verdict.to_dict()["bare_sums"] == ["fc"]
+    assert to_plain(verdict)["bare_sums"] == ["fc"]
     assert verdict.reason is not None
     assert "1 products of 8-bit codes write their bare sums as Half, before the scale (fc)" in (
         verdict.reason

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,9 +170,9 @@ def test_it_fits_the_window_in_both_schemes(
     # most of it is paper, and it is no empty page: words, and all of the cases' colours
     paper = (picture == picture[0, 0]).all(axis=2).mean()
     assert 0.5 < paper < 0.99
-    wanted = "['--c0', '--c1', '--c2'].map((name) => getComputedStyle(document.documentElement)"
-    for code in browser.run(f"{wanted}.getPropertyValue(name))"):
-        colour = [int(code[i : i + 2], 16) for i in (1, 3, 5)]
+    swatches = "['c0', 'c1', 'c2'].map((name) => document.querySelector(`.${name} .swatch`))"
+    for code in browser.run(f"{swatches}.map((one) => getComputedStyle(one).color)"):
+        colour = [int(part) for part in re.findall(r"\d+", code)]
         assert (picture == colour).all(axis=2).sum() > 100, code
     assert browser.complaints() == []
 

@@ -12,7 +12,7 @@ import pytest
 
 from t2t_deploy.errors import ArtifactError, ImageError, UsageError
 from t2t_deploy.images import normalise
-from t2t_deploy.runtime import ClosingSession, SessionRequest, check_feeds
+from t2t_deploy.runtime import Session, SessionRequest, check_feeds
 from t2t_deploy.serving import (
     Classifier,
     ClassifierRequest,
@@ -38,7 +38,7 @@ SCORES = spec("logits", None, 4)
 TOP = (spec("indices", None, 2, dtype="int64"), spec("probabilities", None, 2))
 
 
-class FakeSession(ClosingSession):
+class FakeSession(Session):
     """Checks what it is fed as real sessions do, keeps it, and answers with given rows."""
 
     backend = "fake"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2t_deploy.runtime import ClosingSession
+from t2t_deploy.runtime import Session
 from t2t_deploy.types import Tail, TensorSpec, softmax
 from t2t_deploy.verify import Accuracy, AccuracyRunner, AccuracySum
 
@@ -154,7 +154,7 @@ def test_a_sum_travels_light() -> None:
 # -- sessions that give probabilities ------------------------------------------------------------
 
 
-class Fixed(ClosingSession):
+class Fixed(Session):
     """Gives the same outputs for every picture."""
 
     backend = "fixed"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from t2t_deploy.runtime import ClosingSession
+from t2t_deploy.runtime import Session
 from t2t_deploy.types import (
     INDICES_NAME,
     PROBABILITIES_NAME,
@@ -102,7 +102,7 @@ def test_not_run_is_not_passed() -> None:
     }
 
 
-class FakeSession(ClosingSession):
+class FakeSession(Session):
     """Logits that name their picture; remembers the batches it was given."""
 
     backend = "fake"

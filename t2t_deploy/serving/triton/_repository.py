@@ -27,11 +27,11 @@ from t2t_deploy.serving.triton._config import (
     Service,
     ensemble_config,
     model_config,
+    pbtxt,
     postprocess_config,
     preprocess_config,
 )
 from t2t_deploy.serving.triton._formats import ServingFormat
-from t2t_deploy.serving.triton._pbtxt import pbtxt
 
 NOTE = "t2t-deploy.json"
 _WHOSE = "repository.txt"
@@ -157,12 +157,11 @@ def _changes(folder: Path, stated: Mapping[str, str]) -> list[str]:
         if not path.is_dir() and "__pycache__" not in path.parts
     }
     there.pop(NOTE, None)
-    changed = [
+    return [
         name
         for name in sorted(stated.keys() | there.keys())
         if name not in stated or name not in there or file_sha256(there[name]) != stated[name]
     ]
-    return changed
 
 
 def put_back(parent: Path, repository: str | None = None) -> None:
