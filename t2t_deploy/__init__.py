@@ -5,6 +5,7 @@ The functions are loaded on first use: importing the package loads no framework.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -58,9 +59,11 @@ __all__ = [
 if not TYPE_CHECKING:  # with it, any name would be right
 
     def __getattr__(name: str) -> Any:
-        from t2t_deploy._optional import lazy
-
-        return lazy(__name__, __all__, "model", "workspace", "commands", "recipe")(name)
+        for home in ("model", "workspace", "commands", "recipe") if name in __all__ else ():
+            value = getattr(importlib.import_module(f"t2t_deploy.{home}"), name, None)
+            if value is not None:
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

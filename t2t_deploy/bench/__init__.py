@@ -19,7 +19,6 @@ from t2t_deploy.bench._results import (
     Round,
     WarmUp,
     make_inputs,
-    not_run_result,
     report_from_dict,
 )
 from t2t_deploy.bench._run import (
@@ -63,7 +62,6 @@ __all__ = [
     "figure_cell",
     "make_inputs",
     "not_run_lines",
-    "not_run_result",
     "read_environment",
     "read_processor",
     "report_from_dict",

@@ -173,13 +173,6 @@ class CaseResult:
         return round_medians([one.samples_ms for one in self.rounds])
 
 
-def not_run_result(
-    *, backend: str, artifact: str | None, precision: str, batch: int, reason: str
-) -> CaseResult:
-    """The row of a case that was not measured, with the reason."""
-    return CaseResult(backend, artifact, precision, batch, BenchStatus.NOT_RUN, reason)
-
-
 @dataclass(frozen=True, slots=True)
 class BenchSettings:
     """How a bench measured; thread counts are in the environment.
@@ -202,6 +195,15 @@ class BenchReport:
     environment: Environment
     results: tuple[CaseResult, ...]
     settings: BenchSettings | None = None
+
+    @property
+    def not_run(self) -> dict[str, list[CaseResult]]:
+        """The cases that were not run, by the reason."""
+        reasons: dict[str, list[CaseResult]] = {}
+        for row in self.results:
+            if row.status is BenchStatus.NOT_RUN:
+                reasons.setdefault(str(row.reason), []).append(row)
+        return reasons
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with the field names of the command-line contract."""

@@ -295,7 +295,7 @@ def _examine(
         return
     figures = built.figures
     row.engine = EngineSummary(
-        figures.kernels, built.moved_bytes, figures.activation_bytes, figures.fused_attention
+        figures.kernels, built.sized.moved_bytes, figures.activation_bytes, figures.fused_attention
     )
 
 

@@ -164,7 +164,7 @@ def package_artifact(
         "format": chosen.value,
     }
     beside = manifest_path_for(source.path) if manifest is not None else None
-    folders = write_folders(repository, service_folders(service, source.path, beside, about))
+    folders = write_folders(repository, service_folders(service, source.path, beside), about)
     for note in notes:
         progress.note(note)
     return Package(source, service, repository, tuple(folders), tuple(notes))

@@ -103,11 +103,6 @@ class EngineBuild(BuildResult):
     options: BuildOptions
 
     @property
-    def moved_bytes(self) -> int | None:
-        """Bytes moved between kernels at the tuned batch."""
-        return self.sized.moved_bytes
-
-    @property
     def sized(self) -> EngineFigures:
         """The figures with sizes at the tuned batch: this engine's, else those of ``pinned``."""
         if self.figures.moved_bytes is None and self.pinned is not None:
@@ -159,7 +154,7 @@ def build_engine(
     try:
         with Child(WORKER_COMMAND, child_environment(), _NAME) as child:
             built = _run(child, job, progress)
-            if options.pin_figures and built.moved_bytes is None:
+            if options.pin_figures and built.figures.moved_bytes is None:
                 opt = built.profiles[0].opt
                 only = _with(job, profiles=(ShapeProfile(opt, opt, opt),))
                 built = replace(built, pinned=_run(child, only, progress).figures)

@@ -25,10 +25,7 @@ PORTABLE_FROM = "80"
 
 
 class _Arithmetic(NamedTuple):
-    """A type of a product's operands and the first compute capability that multiplies in it.
-
-    hint: what to do below that one.
-    """
+    """A type of operands, the first compute capability that multiplies in it, a hint below that."""
 
     precision: Precision
     dtype: str

@@ -192,7 +192,13 @@ def attest(figures: EngineFigures, precision: Precision) -> Attestation:
     if total == 0:
         status, reason = Status.NOT_RUN, "the engine has no matrix product"
     elif figures.bare_sums:
-        status, reason = Status.FAILED, _bare_sums_reason(figures.bare_sums)
+        status = Status.FAILED
+        reason = (
+            f"{len(figures.bare_sums)} products of 8-bit codes write their bare sums as Half, "
+            f"before the scale ({first_few(figures.bare_sums)}); those of real pictures pass "
+            "65504, where Half ends: give each weight one scale and multiply by channel afterwards, "
+            "which t2t-deploy quantize --target tensorrt does"
+        )
     elif weights.get(expected, 0) / total >= least:
         status = Status.PASSED
     else:
@@ -203,15 +209,6 @@ def attest(figures: EngineFigures, precision: Precision) -> Attestation:
             f"{least:.0%} {expected}: build from a graph exported in {precision.value}"
         )
     return Attestation(status, precision.value, shares, by, reason, figures.bare_sums)
-
-
-def _bare_sums_reason(products: Sequence[str]) -> str:
-    return (
-        f"{len(products)} products of 8-bit codes write their bare sums as Half, before the scale "
-        f"({first_few(products)}); those of real pictures pass 65504, "
-        "where Half ends: give each weight one scale and multiply by channel afterwards, which "
-        "t2t-deploy quantize --target tensorrt does"
-    )
 
 
 EIGHT_BITS = ("Int8", "FP8")

@@ -101,9 +101,8 @@ class Kernel:
         weights = [c for c in self.constants if sum(dim != 1 for dim in c.dims) >= 2]
         if self.is_gemm_like and weights:
             stored = max(weights, key=lambda tensor: tensor.fixed_elements).dtype
-            if stored not in _CODES or not self.inputs:
-                return stored
-            if any(tensor.dtype == stored for tensor in self.inputs):
+            widened = stored in _CODES and all(one.dtype != stored for one in self.inputs)
+            if not self.inputs or not widened:
                 return stored
         tensors = self.inputs or self.outputs or self.constants
         return max(tensors, key=lambda tensor: tensor.fixed_elements).dtype

@@ -144,11 +144,6 @@ def width_of(words: str) -> float:
     return len(words) * _CHARACTER_WIDTH
 
 
-def figure_of(value: float) -> str:
-    """A number on an axis."""
-    return f"{value:,.6g}"
-
-
 def power_of_ten(value: float) -> str:
     """An error on an axis, such as 1e-5."""
     digits, _, exponent = f"{value:.0e}".partition("e")
@@ -247,7 +242,7 @@ def horizontal_axis(
     drawn = []
     before: float | None = None
     for value in scale.ticks:
-        x, words = scale(value), figure_of(value)
+        x, words = scale(value), f"{value:,.6g}"
         if before is not None and abs(x - before) < width_of(words) + 2 * _CHARACTER_WIDTH:
             continue
         before = x
@@ -269,7 +264,7 @@ def vertical_axis(scale: Scale, left: float, right: float) -> list[Markup]:
     for value in scale.ticks:
         y = scale(value)
         drawn.append(line(left, y, right, y, "grid"))
-        words = power_of_ten(value) if scale.log else figure_of(value)
+        words = power_of_ten(value) if scale.log else f"{value:,.6g}"
         drawn.append(text(left - 6, y + 4, words, "tick", "end"))
     return drawn
 

@@ -240,6 +240,6 @@ def _spec(port: Any, usual: str) -> TensorSpec:
 
 
 def _reason(err: RuntimeError) -> str:
-    """The last line with text: those before it are places in OpenVINO's source."""
+    """The last line with text: those before it are positions in OpenVINO's source."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     return lines[-1] if lines else type(err).__name__

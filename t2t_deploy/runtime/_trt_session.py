@@ -315,12 +315,8 @@ class _Context:
         self._owned.close()
 
     def _new_context(self, config: Any) -> tensorrt.IExecutionContext:
-        engine = self._loaded.engine
-        context = (
-            engine.create_execution_context()
-            if config is None
-            else engine.create_execution_context(runtime_config=config)
-        )
+        settings = {} if config is None else {"runtime_config": config}
+        context = self._loaded.engine.create_execution_context(**settings)
         self._check(context is not None, "an execution context")
         return context
 

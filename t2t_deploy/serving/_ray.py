@@ -36,7 +36,7 @@ _ADDRESS = re.compile(r"local|auto|(ray://)?(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d+")
 # Ray asks for at least 75 MiB. What waits here is names and results: a few kB a block.
 _OBJECT_STORE_BYTES = 256 * 2**20
 _QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # it would tell its maker of every cluster
+    "RAY_USAGE_STATS_ENABLED": "0",  # it would report every cluster to its maker
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what it will become; it warns otherwise
     # It warns that a restarted worker needs its arguments; they are kept until the end.
@@ -82,9 +82,13 @@ def ray_cluster(address: str, *, cpus: int, shared_bytes: int) -> Iterator[Clust
     local = address == LOCAL
     with contextlib.ExitStack() as stack:
         private = _LOCAL_ONLY | {_TOKEN: secrets.token_hex(32)} if local else {}
-        stack.enter_context(_environment(_QUIET | private))
+        # Ray reads these when it is imported or started
+        added = {key: word for key, word in (_QUIET | private).items() if key not in os.environ}
+        os.environ.update(added)
+        for name in added:
+            stack.callback(os.environ.pop, name, None)
         stack.callback(_handle_sigterm, signal.getsignal(signal.SIGTERM))  # Ray replaces it
-        # of a worker that died Ray tells on stdout, which belongs to results
+        # Ray reports a worker that died on stdout, which belongs to results
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         ray = require("ray")
         options: dict[str, Any] = {
@@ -111,18 +115,6 @@ def ray_cluster(address: str, *, cpus: int, shared_bytes: int) -> Iterator[Clust
                 f"a Ray cluster cannot {what}: {why}; see 'ray status', or use --ray local"
             ) from err
         yield Cluster(ray, int(ray.cluster_resources().get("CPU", 0)))
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set what is not set, and take it back: Ray reads these when it is imported or started."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 def _handle_sigterm(handler: Any) -> None:
@@ -275,7 +267,7 @@ def map_blocks(
             yield block, pickle.loads(row["result"])
     if skipped is None or len(seen) + len(skipped.names) != skipped.blocks:
         raise BackendError(
-            f"{len(seen)} blocks came back, and the listing tells {skipped}: was a picture added "
+            f"{len(seen)} blocks came back, and the listing counted {skipped}: was a picture added "
             "or removed meanwhile? Finished blocks are kept: run the same command again"
         )
 

@@ -15,7 +15,7 @@ from t2t_deploy.errors import ArtifactError, BusyError
 FOLDER = ".locks"
 CHANGES = "workspace"
 """The lock around the moments in which manifests change."""
-# Changes take milliseconds: nobody is told of a wait, or refused, before this.
+# Changes take milliseconds: nobody learns of a wait, or is refused, before this.
 _GRACE_S = 1.0
 
 
@@ -65,7 +65,7 @@ def locked(root: Path, name: str, lock_policy: LockPolicy) -> Iterator[None]:
 
 
 def is_locked(root: Path, name: str) -> bool:
-    """Whether another process holds a lock, or that cannot be told."""
+    """Whether another process holds a lock, or that is unknown."""
     from filelock import FileLock, Timeout
 
     path = root / FOLDER / f"{name}.lock"

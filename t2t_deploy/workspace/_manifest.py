@@ -310,7 +310,7 @@ def read_records(path: Path) -> Records:
                 f"{path} was altered: its checksum is {_checksum(values)[:12]}, it states "
                 f"{str(stated)[:12]}; remove it and make the artifact again"
             )
-        json.dumps(values, allow_nan=False)  # an infinity would be no JSON where it is told
+        json.dumps(values, allow_nan=False)  # an infinity would be no JSON where it is printed
         old = values.pop(_SUPERSEDED, None)
         superseded = None
         if old is not None:

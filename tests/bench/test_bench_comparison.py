@@ -20,7 +20,6 @@ from t2t_deploy.bench import (
     check_comparable,
     compare_reports,
     comparison_table,
-    not_run_result,
 )
 from t2t_deploy.bench._comparison import MIN_DIFFERENCE, verdict_of
 from t2t_deploy.errors import ComparisonError
@@ -117,9 +116,7 @@ def test_a_file_made_anew_is_found_where_it_is_the_only_one() -> None:
 
 
 def test_what_was_not_measured_is_not_compared() -> None:
-    not_run = not_run_result(
-        backend="ort-cpu", artifact="a", precision="fp32", batch=1, reason="no device"
-    )
+    not_run = CaseResult("ort-cpu", "a", "fp32", 1, BenchStatus.NOT_RUN, "no device")
     failed = row("a", status=BenchStatus.FAILED, rounds=())
     measured = row("a")
     pairs = {

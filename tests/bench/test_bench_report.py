@@ -17,7 +17,6 @@ from t2t_deploy.bench import (
     WarmUp,
     bench_table,
     not_run_lines,
-    not_run_result,
 )
 from t2t_deploy.bench._environment import load_average, read_environment
 
@@ -36,9 +35,7 @@ def test_environment() -> None:
 
 
 def test_not_run_has_its_reason_and_no_figures() -> None:
-    found = not_run_result(
-        backend="ort-cuda", artifact="a.onnx", precision="fp16", batch=8, reason="no CUDA device"
-    )
+    found = CaseResult("ort-cuda", "a.onnx", "fp16", 8, BenchStatus.NOT_RUN, "no CUDA device")
     assert (found.status, found.reason) == (BenchStatus.NOT_RUN, "no CUDA device")
     assert found.latency_ms is found.images_per_s is found.peak_rss_bytes is None
     assert found.unstable is False
@@ -57,9 +54,7 @@ def test_table_shows_every_row_for_what_it_is() -> None:
         warm_up=WarmUp(9, stable=False),
     )
     failed = CaseResult("openvino", "b.onnx", "bf16", 1, BenchStatus.FAILED, "KeyError: [x]")
-    not_run = not_run_result(
-        backend="tensorrt", artifact=None, precision="fp16", batch=1, reason="no device"
-    )
+    not_run = CaseResult("tensorrt", None, "fp16", 1, BenchStatus.NOT_RUN, "no device")
     console = Console(width=240, record=True, file=io.StringIO())
     console.print(bench_table(BenchReport(HERE, (measured, failed, not_run))))
     rows = [

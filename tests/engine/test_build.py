@@ -48,7 +48,7 @@ def test_figures_of_a_fixed_batch(fixed_build: EngineBuild) -> None:
     assert figures.macs_unplaced == 0
     rows = 4 * TOKENS
     moved = rows * WIDTH * (4 + 2) + rows * (WIDTH + OUT) * 2 + rows * OUT * (2 + 4)
-    assert fixed_build.moved_bytes == figures.moved_bytes == moved
+    assert fixed_build.sized.moved_bytes == figures.moved_bytes == moved
     assert fixed_build.pinned is None
 
 
@@ -79,7 +79,7 @@ def test_same_input_same_bytes_with_a_free_batch(free_fp32: Path, free_build: En
     again = build(free_fp32, sm=["86", "86"], profiles=[ShapeProfile(1, 2, 8)], pin_figures=False)
     assert again.engine == free_build.engine
     assert again.pinned is None
-    assert again.moved_bytes is None
+    assert again.sized.moved_bytes is None
 
 
 def test_a_free_batch_is_counted_at_the_tuned_one(free_build: EngineBuild) -> None:
@@ -89,7 +89,7 @@ def test_a_free_batch_is_counted_at_the_tuned_one(free_build: EngineBuild) -> No
     rows = 2 * TOKENS
     # one gemm, then bias and relu
     moved = rows * (WIDTH + OUT) * 4 + rows * (OUT + OUT) * 4
-    assert free_build.moved_bytes == free_build.pinned.moved_bytes == moved
+    assert free_build.sized.moved_bytes == free_build.pinned.moved_bytes == moved
     assert free_build.figures.macs_by_dtype == {"Float": rows * WIDTH * OUT}
 
 

@@ -19,7 +19,6 @@ from t2t_deploy.bench import (
     Speedup,
     WarmUp,
     compare_reports,
-    not_run_result,
 )
 from t2t_deploy.report import BenchDocument
 from t2t_deploy.types import Precision
@@ -133,9 +132,7 @@ def document() -> BenchDocument:
         measured_row(artifact="half.onnx", precision="fp16", batch=8, p50=320.0),
         CaseResult("openvino", "fast.onnx", "bf16", 1, BenchStatus.FAILED, "KeyError: [x]"),
         *(
-            not_run_result(
-                backend=backend, artifact="fast.onnx", precision="fp32", batch=1, reason="no device"
-            )
+            CaseResult(backend, "fast.onnx", "fp32", 1, BenchStatus.NOT_RUN, "no device")
             for backend in ("ort-cuda", "tensorrt")
         ),
     )

@@ -13,8 +13,6 @@ from t2t_deploy.serving._classifier import Signature
 from t2t_deploy.serving.triton._formats import Accelerator, Batching, ServingFormat
 from t2t_deploy.types import Precision, Tail, TensorSpec
 
-_STEP = "  "
-
 
 class Word(str):
     """The name of an enumeration's value: written without quotes."""
@@ -309,7 +307,7 @@ def _block(name: str, message: Message) -> Iterator[str]:
         yield f"{name} {{}}"
         return
     yield f"{name} {{"
-    yield from (f"{_STEP}{line}" for line in _lines(message))
+    yield from (f"  {line}" for line in _lines(message))
     yield "}"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +44,8 @@ _PACKAGE = Path(__file__).parents[2]
 _TRANSFORM = ("__init__.py", "errors.py", "images.py", "types.py")
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFolder:
-    """A model of the repository. files: path within the folder -> text, or the file to copy."""
-
-    name: str
-    files: Mapping[str, str | Path]
-    about: Mapping[str, Any] = field(default_factory=dict)
+_Files = Mapping[str, str | Path]
+"""Of a model's folder: path within it -> text, or the file to copy."""
 
 
 def check_folders(repository: Path, names: Sequence[str]) -> list[str]:
@@ -85,9 +79,12 @@ def check_folders(repository: Path, names: Sequence[str]) -> list[str]:
     return replaced
 
 
-def write_folders(repository: Path, folders: Sequence[ModelFolder]) -> list[Path]:
+def write_folders(
+    repository: Path, folders: Mapping[str, _Files], about: Mapping[str, Any]
+) -> list[Path]:
     """Put model folders into a repository, in this order, each in one rename; returns them.
 
+    folders: their files by name. about: what each folder's note says besides.
     A server that polls the repository never sees half of one.
     What is replaced is moved out first, and back should the rename fail; where the command is
     killed between both, `check_folders` moves it back when it is called the next time. Call that
@@ -98,11 +95,11 @@ def write_folders(repository: Path, folders: Sequence[ModelFolder]) -> list[Path
         resolved = repository.resolve()
         with temporary_folder(resolved.parent, there=True) as staging:
             (staging / _WHOSE).write_text(resolved.name, encoding="utf-8")
-            for folder in folders:
-                _write(folder, staging / "new" / folder.name)
+            for name, files in folders.items():
+                _write(staging / "new" / name, files, about)
             (staging / "old").mkdir()
             with locked_folder(repository):
-                return [_publish(staging, repository, folder.name) for folder in folders]
+                return [_publish(staging, repository, name) for name in folders]
     except OSError as err:
         raise ArtifactError(
             f"cannot write the model repository {repository}: {err.strerror or err}; free some "
@@ -125,9 +122,9 @@ def _publish(staging: Path, repository: Path, name: str) -> Path:
     return target
 
 
-def _write(folder: ModelFolder, target: Path) -> None:
+def _write(target: Path, files: _Files, about: Mapping[str, Any]) -> None:
     hashes = {}
-    for name, content in folder.files.items():
+    for name, content in files.items():
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, Path):
@@ -136,7 +133,7 @@ def _write(folder: ModelFolder, target: Path) -> None:
             path.write_bytes(content.encode())
         settle(path)
         hashes[name] = file_sha256(path)
-    note = {"t2t_deploy": __version__, **folder.about, "files": hashes}
+    note = {"t2t_deploy": __version__, **about, "files": hashes}
     (target / NOTE).write_text(json.dumps(note, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -182,13 +179,10 @@ def put_back(parent: Path, repository: str | None = None) -> None:
         remove(staging)
 
 
-def service_folders(
-    service: Service, model: Path, manifest: Path | None, about: Mapping[str, Any]
-) -> tuple[ModelFolder, ...]:
-    """All folders, the ensemble last.
+def service_folders(service: Service, model: Path, manifest: Path | None) -> dict[str, _Files]:
+    """The files of all folders, the ensemble last.
 
-    model: the artifact's file. manifest: of the artifact, to lie beside it. about: what each
-    folder's note says besides.
+    model: the artifact's file. manifest: of the artifact, to lie beside it.
     """
     file = f"{_VERSION}/{MODEL_FILES[service.format]}"
     files: dict[str, str | Path] = {CONFIG_FILE: pbtxt(model_config(service)), file: model}
@@ -196,9 +190,11 @@ def service_folders(
         files[f"{file}.manifest.json"] = manifest
     if service.format is ServingFormat.PYTHON:
         files[f"{_VERSION}/model.py"] = _SERVER / "classifier.py"
-    labels = "".join(f"{label}\n" for label in service.labels or ())
-    steps: dict[str, dict[str, str | Path]] = {
-        service.name: files,
+    labels = {}
+    if service.labels:
+        labels[LABELS_FILE] = "".join(f"{label}\n" for label in service.labels)
+    return {
+        service.name: files | labels,
         service.preprocess_name: {
             CONFIG_FILE: pbtxt(preprocess_config(service)),
             f"{_VERSION}/model.py": _SERVER / "preprocess.py",
@@ -207,10 +203,7 @@ def service_folders(
         service.postprocess_name: {
             CONFIG_FILE: pbtxt(postprocess_config(service)),
             f"{_VERSION}/model.py": _SERVER / "postprocess.py",
+            **labels,
         },
         service.ensemble_name: {CONFIG_FILE: pbtxt(ensemble_config(service)), _KEEP: ""},
     }
-    if labels:
-        files[LABELS_FILE] = labels
-        steps[service.postprocess_name][LABELS_FILE] = labels
-    return tuple(ModelFolder(name, steps[name], about) for name in service.folder_names)

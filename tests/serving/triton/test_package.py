@@ -24,7 +24,6 @@ from t2t_deploy.serving.triton import (
     signature_from_onnx,
     write_folders,
 )
-from t2t_deploy.serving.triton._repository import ModelFolder
 from t2t_deploy.types import BARE, GraphIO, Precision, ShapeProfile, Tail, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
@@ -100,8 +99,7 @@ def test_a_changed_folder_is_left_alone(package: Make, tmp_path: Path) -> None:
 def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of two folders does not arrive: what it was to replace is back."""
     models = tmp_path / "models"
-    first = [ModelFolder(name, {"1/model.py": name}) for name in ("a", "b")]
-    write_folders(models, first)
+    write_folders(models, {name: {"1/model.py": name} for name in ("a", "b")}, {})
     rename = Path.rename
 
     def failing(self: Path, target: Path) -> Path:
@@ -113,7 +111,7 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(ArtifactError, match="No space left on device"):
-        write_folders(models, [ModelFolder(name, {"1/model.py": "new"}) for name in ("a", "b")])
+        write_folders(models, {name: {"1/model.py": "new"} for name in ("a", "b")}, {})
     assert (models / "a/1/model.py").read_text() == "new"
     assert (models / "b/1/model.py").read_text() == "b"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]

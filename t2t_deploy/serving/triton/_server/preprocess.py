@@ -36,17 +36,17 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         contents = pb_utils.get_input_tensor_by_name(request, "image").as_numpy().reshape(-1)
         try:
-            pictures = [
+            images = [
                 self._pixels(
-                    content, "sent" if len(contents) == 1 else f"{place} of {len(contents)}"
+                    content, "sent" if len(contents) == 1 else f"{index} of {len(contents)}"
                 )
-                for place, content in enumerate(contents, 1)
+                for index, content in enumerate(contents, 1)
             ]
         except ImageError as err:
             return _failed(str(err))
         except Exception as err:  # of one request: those beside it are to be answered
             return _failed(f"cannot prepare the picture: {type(err).__name__}: {err}")
-        tensor = pb_utils.Tensor("pixels", np.stack(pictures))
+        tensor = pb_utils.Tensor("pixels", np.stack(images))
         return pb_utils.InferenceResponse(output_tensors=[tensor])
 
     def _pixels(self, content: bytes, name: str) -> np.ndarray:
