@@ -196,8 +196,8 @@ def attest(figures: EngineFigures, precision: Precision) -> Attestation:
         reason = (
             f"{len(figures.bare_sums)} products of 8-bit codes write their bare sums as Half, "
             f"before the scale ({first_few(figures.bare_sums)}); those of real pictures pass "
-            "65504, where Half ends: give each weight one scale and multiply by channel afterwards, "
-            "which t2t-deploy quantize --target tensorrt does"
+            "65504, where Half ends: give each weight one scale and multiply by channel "
+            "afterwards, which t2t-deploy quantize --target tensorrt does"
         )
     elif weights.get(expected, 0) / total >= least:
         status = Status.PASSED

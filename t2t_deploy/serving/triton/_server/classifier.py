@@ -1,7 +1,4 @@
-"""Triton's Python backend: model.onnx beside this file, in ONNX Runtime on the CPU.
-
-Needs numpy and onnxruntime in the server, nothing else.
-"""
+"""Triton's Python backend: model.onnx beside it on the CPU; needs numpy and onnxruntime alone."""
 
 from __future__ import annotations
 

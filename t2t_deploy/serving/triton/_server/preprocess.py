@@ -1,8 +1,4 @@
-"""Triton's Python backend: the bytes of picture files -> what the model takes.
-
-Needs numpy and Pillow in the server. The transform is a copy of t2t_deploy's own modules, which
-lie beside this file and come before an installed t2t_deploy.
-"""
+"""Triton's Python backend: picture files -> what the model takes; needs numpy and Pillow."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+# the transform is a copy of t2t_deploy's own modules, which comes before an installed one
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from t2t_deploy.errors import ImageError  # by the path above
