@@ -242,12 +242,11 @@ def _reference_logits(model: T2TViT, precision: Precision) -> _Logits:
     size = model.config.image_size
     exact = model.double()
     found = {}
-    for error, some in (("rel_l2", standard_pictures(size)), ("rel_l2_flat", flat_pictures(size))):
-        pictures = some
+    sets = {"rel_l2": standard_pictures(size), "rel_l2_flat": flat_pictures(size)}
+    for error, pictures in sets.items():
         if precision is Precision.BF16:
-            kept = [i for i, name in enumerate(some.names) if name in _NODEWISE_PICTURES]
-            names = tuple(some.names[index] for index in kept)
-            pictures = PictureSet(names, some.pictures[kept], some.absent)
+            names = enumerate(pictures.names)
+            pictures = pictures.subset([i for i, name in names if name in _NODEWISE_PICTURES])
         with torch.inference_mode():
             chunks = torch.from_numpy(pictures.pictures).split(_REFERENCE_BATCH)
             logits = np.concatenate([exact(chunk.double()).numpy() for chunk in chunks])

@@ -33,7 +33,7 @@ from t2t_deploy.errors import BackendError, CalibrationError, ImageError, UsageE
 from t2t_deploy.pictures import LabelledSet, labelled_set_from_folder, overlap
 from t2t_deploy.runtime import REFERENCE_BACKEND, why_not_in, why_not_runnable
 from t2t_deploy.types import Precision, Status
-from t2t_deploy.verify import Accuracy, ConfusionPanel, plot_confusion, run_pictures
+from t2t_deploy.verify import Accuracy, plot_confusion, run_pictures
 from t2t_deploy.workspace import Artifact, Workspace
 
 DEFAULT_BATCH = 8
@@ -341,6 +341,6 @@ def _draw(evaluation: Evaluation, path: Path) -> None:
     for name, found in figures:
         share = found.top1 if labelled else found.agreement
         title = f"{name}\n{'top-1' if labelled else 'agreement'} {share or 0:.2%}"
-        panels.append(ConfusionPanel(title, found.confusion))
+        panels.append((title, found.confusion))
     truth = "class of the picture" if labelled else "class the reference finds"
     plot_confusion(panels, path, truth=truth)

@@ -1,7 +1,4 @@
-"""Comparison of artifacts with the reference, with a verdict.
-
-The reference layer by layer needs torch; it is imported on first use.
-"""
+"""Comparison of artifacts with the reference, with a verdict; torch is imported on first use."""
 
 from __future__ import annotations
 
@@ -43,11 +40,7 @@ from t2t_deploy.verify._pictures import (
     pictures_for,
     standard_pictures,
 )
-from t2t_deploy.verify._plots import (
-    ConfusionPanel,
-    plot_confusion,
-    plot_nodewise,
-)
+from t2t_deploy.verify._plots import plot_confusion, plot_nodewise
 from t2t_deploy.verify._typed_graph import bare_graph
 
 if TYPE_CHECKING:
@@ -59,7 +52,6 @@ __all__ = [
     "Accuracy",
     "AccuracyRunner",
     "AccuracySum",
-    "ConfusionPanel",
     "FeatureColumn",
     "Features",
     "Located",

@@ -29,6 +29,7 @@ from t2t_deploy.types import (
     OUTPUT_NAME,
     PROBABILITIES_NAME,
     TOLERANCES,
+    GraphIO,
     Precision,
     Status,
     Tail,
@@ -213,25 +214,32 @@ def compare_logits(
             )
             return Verification(Status.FAILED, tolerance.rel_l2, reason=reason)
     a, b = actual.astype(np.float64), expected.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
-    tiny = np.finfo(np.float64).tiny
-    errors = np.linalg.norm(a - b, axis=1) / np.maximum(norms[1], tiny)
-    cosines = (a * b).sum(axis=1) / np.maximum(norms[0] * norms[1], tiny)
+    errors = relative_errors(a, b)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = (a * b).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
     worst = int(np.argmax(errors))
-    passed = bool(errors[worst] <= tolerance.rel_l2)
-    return Verification(
-        status=Status.PASSED if passed else Status.FAILED,
-        tolerance=tolerance.rel_l2,
+    result = Verification(
+        Status.PASSED,
+        tolerance.rel_l2,
         rel_l2=float(errors[worst]),
         max_abs=float(np.abs(a - b).max()),
         cosine=float(cosines.min()),
         top1_agreement=float((a.argmax(axis=1) == b.argmax(axis=1)).mean()),
-        reason=None
-        if passed
-        else f"relative error {errors[worst]:.2e} on {names[worst]}, tolerance "
-        f"{tolerance.rel_l2:.0e}",
         pictures=dict(zip(names, errors.tolist(), strict=True)),
     )
+    if errors[worst] <= tolerance.rel_l2:
+        return result
+    reason = (
+        f"relative error {errors[worst]:.2e} on {names[worst]}, tolerance {tolerance.rel_l2:.0e}"
+    )
+    return dataclasses.replace(result, status=Status.FAILED, reason=reason)
+
+
+def relative_errors(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """||a - b|| / ||b|| of each row of (n, classes), (n,) float64."""
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
+    norms = np.linalg.norm(b, axis=1)
+    return np.asarray(np.linalg.norm(a - b, axis=1) / np.maximum(norms, np.finfo(np.float64).tiny))
 
 
 def logits_of(session: Session, pictures: np.ndarray) -> np.ndarray:
@@ -283,19 +291,14 @@ class PixelSession(Session):
 
 def takes_pixels(session: Session) -> bool:
     """Whether a session's one input is (batch, S, S, 3) uint8."""
-    (taken,) = session.inputs if len(session.inputs) == 1 else (None,)
-    return (
-        taken is not None
-        and taken.dtype == "uint8"
-        and len(taken.shape) == 4
-        and taken.shape[-1] == 3
-    )
+    pixels = GraphIO(embed_preprocess=True)
+    return len(session.inputs) == 1 and pixels.takes(session.inputs[0])
 
 
 def tail_fault(outputs: Mapping[str, np.ndarray], logits: np.ndarray) -> str | None:
     """What is wrong with probabilities, all or the largest, of (n, classes) logits, or None.
 
-    Equal probabilities may be told in any order.
+    Equal probabilities may come in any order.
     """
     expected = softmax(logits)
     actual = outputs[PROBABILITIES_NAME].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Token maps of the reference and of artifacts at stages of the model, and their picture."""
+"""Token maps of the reference and of artifacts at stages of the model, drawn side by side."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from t2t_deploy.verify._plots import new_figure, write_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, LogNorm
-    from matplotlib.figure import Figure
 
 PICTURE = "picture"
 _TOP = 5
@@ -31,7 +30,7 @@ _LEAST_SINGULAR_VALUE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A place in the model. layer: the reference's, as `reference_layers` names it, or `PICTURE`.
+    """A stage of the model. layer: the reference's, as `reference_layers` names it, or `PICTURE`.
 
     grid: rows and columns of its tokens, None where it has none. expected: what the reference
     computes, (rows, channels) float64; a row more than the grid has is the class row, the first.
@@ -85,7 +84,7 @@ class Features:
             {
                 "artifact": column.name,
                 "stage": stage.layer,
-                "grid": _grid_of(stage, seen),
+                "grid": None if token_errors(stage, seen) is None else list(stage.grid or ()),
                 "channels": stage.expected.shape[1],
                 "rel_l2": None if seen.rel_l2 is None or math.isinf(seen.rel_l2) else seen.rel_l2,
                 "note": seen.note,
@@ -191,12 +190,6 @@ def top_classes(logits: np.ndarray) -> Sequence[tuple[int, float]]:
     return [(int(index), float(probabilities[index])) for index in order]
 
 
-def _grid_of(stage: Stage, seen: SeenStage) -> list[int] | None:
-    if stage.grid is None or seen.actual is None or stage.tokens(seen.actual) is None:
-        return None
-    return list(stage.grid)
-
-
 # -- the picture ---------------------------------------------------------------------------------
 
 _DPI = 100
@@ -252,7 +245,8 @@ def plot_features(features: Features, path: Path, *, title: str) -> None:
     bar.minorticks_off()
     bar.tick_params(labelsize=7)
     bar.set_title("error of a token", fontsize=7, loc="left", pad=2)
-    _write_caption(figure, width, height)
+    caption = textwrap.fill(_CAPTION, round(width * 19))
+    figure.text(0.1 / width, 0.08 / height, caption, va="bottom", fontsize=6.5, color=_GREY)
     write_figure(figure, path, pil_kwargs={"optimize": True})
 
 
@@ -368,8 +362,3 @@ def _figure_of(seen: SeenStage) -> str:
     if seen.rel_l2 is None:
         return "not comparable"
     return f"rel. error {seen.rel_l2:.1e}" if np.isfinite(seen.rel_l2) else (seen.note or "")
-
-
-def _write_caption(figure: Figure, width: float, height: float) -> None:
-    caption = textwrap.fill(_CAPTION, round(width * 19))
-    figure.text(0.1 / width, 0.08 / height, caption, va="bottom", fontsize=6.5, color=_GREY)

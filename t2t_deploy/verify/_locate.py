@@ -1,15 +1,9 @@
-"""Which layer of a graph differs first from the reference, and by how much.
-
-Every layer that has a tensor in both is compared, in one run of the graph with those tensors as
-outputs, and the reference's layer is given what the graph's layer before it gave
-(`_stepwise.py`). Halving the list of layers would run the graph several times and trust that
-an error persists, which a softmax or a LayerNorm may undo; one pass over all layers costs two runs
-of the reference for each picture.
-"""
+"""Which layer of a graph differs first from the reference, and by how much."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._optional import require
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.graph import read_onnx
@@ -57,7 +52,7 @@ _ROUNDINGS = {Precision.FP32: 2.0**-24, Precision.FP16: 2.0**-11, Precision.BF16
 
 @dataclass(frozen=True, slots=True)
 class ComparedLayer:
-    """A layer in both worlds: module path of the reference, tensor of the graph.
+    """A layer of both: module path of the reference, tensor of the graph.
 
     rel_l2, limit: its own error, and what its precision may make of it; channel_error,
     channel_limit: the same of its worst channel. on: the worst picture. non_finite: how many
@@ -99,7 +94,7 @@ class ComparedLayer:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; an error that is not finite is null."""
-        values = dataclasses.asdict(self)
+        values = to_plain(self)
         for name in ("rel_l2", "channel_error"):
             if not math.isfinite(values[name]):
                 values[name] = None
@@ -129,11 +124,8 @@ class Located:
     @property
     def last_agreeing(self) -> ComparedLayer | None:
         """The layer before it; None where the first one differs, or none does."""
-        first = self.first
-        if first is None:
-            return None
-        index = self.layers.index(first)
-        return self.layers[index - 1] if index else None
+        agreeing = list(itertools.takewhile(lambda layer: not layer.differs, self.layers))
+        return agreeing[-1] if agreeing and len(agreeing) < len(self.layers) else None
 
     def summary(self) -> dict[str, Any]:
         """The verdict without the other layers, for a manifest."""
@@ -236,6 +228,10 @@ def locate_file(
 ) -> Located:
     """Compare every layer of an ONNX file with the reference's, each given the same input.
 
+    All that have a tensor in both, in one run of the graph with those tensors as outputs. Halving
+    the list of layers would run it several times and trust that an error persists, which a softmax
+    or a LayerNorm may undo.
+
     On noise, a photograph and cream, or on other pictures. An engine, or a file without the runtime
     to compute its tensors, is reported as not run.
     """
@@ -280,12 +276,12 @@ def _compared(
     picture: np.ndarray,
     values: LayerValues,
 ) -> list[ComparedLayer]:
-    """Every layer for a picture (3, S, S) float32, the ends around them too.
+    """Every layer for a picture (3, S, S) float32, the graph's own preprocessing too.
 
     reference: float64. values: what the graph computed for it.
     """
     torch = require("torch")
-    from t2t_deploy.verify._stepwise import Arithmetic, layer_errors
+    from t2t_deploy.verify._stepwise import layer_errors
 
     precision = base = manifest.precision
     if precision in QUANTIZED:  # what activations are rounded to
@@ -296,13 +292,11 @@ def _compared(
         compared.append(_preprocessing(values.picture, seen, name))
         if np.isfinite(values.picture).all():
             seen = values.picture
-    arithmetic = Arithmetic(
-        _ROUNDINGS[base],
-        _ROUNDINGS[Precision.FP32],
-        precision.value if precision in QUANTIZED else None,
-    )
+    eight_bit = precision.value if precision in QUANTIZED else None
     layers = {layer: torch.from_numpy(own) for layer, own in values.layers.items()}
-    for error in layer_errors(reference, torch.from_numpy(seen), layers, arithmetic):
+    for error in layer_errors(
+        reference, torch.from_numpy(seen), layers, _ROUNDINGS[base], eight_bit
+    ):
         tensor = graph.tensors[error.layer].tensor
         compared.append(compared_layer(error, tensor, name, precision, base))
     return compared

@@ -1,11 +1,4 @@
-"""A typed ONNX graph evaluated one node at a time, each result rounded to its tensor's type.
-
-Why not the whole graph: ONNX Runtime's CPU provider runs chains of fp16 nodes in float32, so that a
-value beyond 65504 passes unseen, and it has no bf16 matrix product. Here every node is a model of
-its own, computed in float32 on inputs that are exact values of their types, and its result is
-rounded to nearest even, to infinity where the type ends. That is float32 accumulation with 16-bit
-storage, as on tensor cores.
-"""
+"""A typed ONNX graph evaluated one node at a time, each result rounded to its tensor's type."""
 
 from __future__ import annotations
 
@@ -79,8 +72,12 @@ def rounded(step: Step, computed: Sequence[np.ndarray]) -> list[np.ndarray]:
 class NodewiseSession(Session):
     """A typed graph as a `Session` that rounds after every node.
 
-    Several times slower than a runtime, and right about overflow and bf16. Raises
-    ArtifactError where the graph cannot be evaluated node by node.
+    Several times slower than a runtime, and right about overflow and bf16: ONNX Runtime's CPU
+    provider runs chains of fp16 nodes in float32, so that a value beyond 65504 passes unseen, and
+    has no bf16 matrix product. Here every node is computed in float32 on inputs that are exact
+    values of their types, and its result is rounded to nearest even, to infinity where the type
+    ends: float32 accumulation with 16-bit storage, as on tensor cores. Raises ArtifactError where
+    the graph cannot be evaluated so.
     """
 
     backend = "nodewise"

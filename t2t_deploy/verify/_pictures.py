@@ -1,15 +1,11 @@
-"""The pictures that checks take: fixed noise, photographs, and flat ones.
-
-Photographs are those that scikit-learn and scikit-image ship, known by their hashes. Flat pictures
-stand for the worst case of the first LayerNorm: a window without contrast.
-"""
+"""The pictures that checks take: fixed noise, photographs, and flat ones."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +13,7 @@ import numpy as np
 from t2t_deploy.images import normalise, pixels_of, preprocess, read_image
 from t2t_deploy.workspace import Manifest
 
-# module and folder inside it -> file -> SHA-256
+# Those that scikit-learn and scikit-image ship: module and folder inside it -> file -> SHA-256
 _PHOTOGRAPHS = {
     ("sklearn", "datasets/images"): {
         "china.jpg": "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29",
@@ -41,9 +37,14 @@ class PictureSet:
     pictures: np.ndarray
     absent: tuple[str, ...] = ()
 
+    def subset(self, indices: Sequence[int]) -> PictureSet:
+        """Those with these indices."""
+        names = tuple(self.names[index] for index in indices)
+        return PictureSet(names, self.pictures[list(indices)], self.absent)
+
     def first(self, count: int) -> PictureSet:
         """The first of them."""
-        return PictureSet(self.names[:count], self.pictures[:count], self.absent)
+        return self.subset(range(min(count, len(self.names))))
 
 
 def standard_pictures(size: int) -> PictureSet:
@@ -70,11 +71,10 @@ def nodewise_pictures(size: int) -> PictureSet:
     """
     standard, flat = standard_pictures(size), flat_pictures(size)
     photographs = [i for i, name in enumerate(standard.names) if not name.startswith("noise")]
-    chosen = [0, *photographs[:1]]
-    cream = flat.names.index("cream")
+    chosen, cream = standard.subset([0, *photographs[:1]]), flat.subset([flat.names.index("cream")])
     return PictureSet(
-        names=(*(standard.names[i] for i in chosen), "cream"),
-        pictures=np.concatenate((standard.pictures[chosen], flat.pictures[cream : cream + 1])),
+        names=chosen.names + cream.names,
+        pictures=np.concatenate((chosen.pictures, cream.pictures)),
         absent=standard.absent,
     )
 
@@ -86,13 +86,10 @@ def pictures_for(
 ) -> PictureSet:
     """The pictures given, else the usual ones, such as the artifact's graph can take exactly."""
     chosen = usual(manifest.config["image_size"]) if given is None else given
-    return _on_pixel_grid(chosen) if manifest.graph_io.embed_preprocess else chosen
-
-
-def _on_pixel_grid(pictures: PictureSet) -> PictureSet:
-    """The nearest pictures that pixels can hold; photographs are such already, noise is not."""
-    nearest = normalise(pixels_of(pictures.pictures))
-    return PictureSet(pictures.names, nearest, pictures.absent)
+    if not manifest.graph_io.embed_preprocess:
+        return chosen
+    # the nearest that pixels can hold; photographs are such already, noise is not
+    return replace(chosen, pictures=normalise(pixels_of(chosen.pictures)))
 
 
 def flat_pictures(size: int) -> PictureSet:

@@ -269,7 +269,7 @@ def test_what_has_no_tensor_is_told_and_not_drawn(
     run: Run, onnx_file: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "t2t_deploy.verify._layer_tensors._equalised_layers", lambda manifest: {LAYERS[4]}
+        "t2t_deploy.verify._layer_tensors._units", lambda manifest: {LAYERS[4]: None}
     )
     stages = stages_of(run("inspect", onnx_file, "--features", image, "--json"))
     told = {stage["stage"]: stage for stage in stages}[LAYERS[4]]

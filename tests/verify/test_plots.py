@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_deploy.verify import ConfusionPanel, plot_confusion, plot_nodewise
+from t2t_deploy.verify import plot_confusion, plot_nodewise
 
 from .test_nodewise import evaluate, scaled_up_and_down
 
@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 
 def drawn(path: Path, *confusions: np.ndarray) -> np.ndarray:
     """The picture's pixels, (height, width, 3)."""
-    panels = [ConfusionPanel(f"artifact {n}", each) for n, each in enumerate(confusions)]
+    panels = [(f"artifact {n}", each) for n, each in enumerate(confusions)]
     plot_confusion(panels, path, truth="class of the picture")
     return pixels_of(path)
 
