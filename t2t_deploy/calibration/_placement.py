@@ -8,8 +8,10 @@ Biases, sums, norms, softmax, GELU and products of two activations stay in the g
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -123,7 +125,7 @@ def place_dynamic(
         )
         steps = [f"{layer.name}/{part}" for part in ("sum", "float", "step")]
         work.add("MatMulInteger", [codes, stored, zero, zeros], steps[0])
-        work.add("Cast", steps[:1], steps[1], attributes={"to": TensorProto.FLOAT})
+        work.add("Cast", steps[:1], steps[1], to=TensorProto.FLOAT)
         work.add("Mul", [scale, scales], steps[2])
         work.add("Mul", steps[1:], node.output[0])
     return work.finish()
@@ -133,8 +135,7 @@ class _Rewrite:
     """A graph being written anew, node by node. before: its nodes; chosen: decisions by node."""
 
     def __init__(self, model: onnx.ModelProto, decisions: Sequence[Decision]) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
+        self.model = copy.deepcopy(model)
         graph = self.model.graph
         self.before = list(graph.node)
         del graph.node[:]
@@ -163,31 +164,25 @@ class _Rewrite:
         inputs: Sequence[str],
         *outputs: str,
         name: str = "",
-        attributes: Mapping[str, int] | None = None,
+        **attributes: Any,
     ) -> None:
-        node = helper.make_node(op, list(inputs), list(outputs), name=name or outputs[0])
-        for key, value in (attributes or {}).items():
-            node.attribute.append(helper.make_attribute(key, value))
-        self.model.graph.node.append(node)
+        made = helper.make_node(op, inputs, outputs, name=name or outputs[0], **attributes)
+        self.model.graph.node.append(made)
 
     def constant(self, name: str, value: np.ndarray) -> str:
         if name in self._stored:
             return name
         self._stored.add(name)
-        tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        # ascontiguousarray makes a scalar a vector
-        tensor.ClearField("dims")
-        tensor.dims.extend(value.shape)
-        self.model.graph.initializer.append(tensor)
+        self.model.graph.initializer.append(numpy_helper.from_array(value, name))
         return name
 
     def finish(self) -> QuantizedGraph:
         """Drop what is no longer read, count the products."""
         graph = self.model.graph
         read = {name for node in graph.node for name in node.input}
-        kept = [tensor for tensor in graph.initializer if tensor.name in read]
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
+        for index in reversed(range(len(graph.initializer))):
+            if graph.initializer[index].name not in read:
+                del graph.initializer[index]
         ops = [node for node in graph.node if node.op_type in _PRODUCTS]
         made = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
         quantized = sum(
@@ -299,6 +294,6 @@ class _Static(_Rewrite):
             self.constant(f"{layer.name}/zero", np.broadcast_to(self.zero, scale.shape)),
         ]
         # one scale for each output is along the weight's second axis; one in all has none
-        axis = {"axis": 1} if scale.ndim else {}
-        self.add("DequantizeLinear", constants, f"{layer.name}/weight", attributes=axis)
+        axis = 1 if scale.ndim else None
+        self.add("DequantizeLinear", constants, f"{layer.name}/weight", axis=axis)
         return f"{layer.name}/weight"

@@ -1,7 +1,4 @@
-"""Deploy form (exact rewrites of the reference), torch -> ONNX.
-
-Strategies need no torch; the deploy form imports it on first use.
-"""
+"""Deploy form (exact rewrites of the reference), torch -> ONNX; torch is imported on first use."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Variant registry, reference T2T-ViT, checkpoint loading.
-
-The registry and the dimensions need no torch; other modules import it on first use.
-"""
+"""Variant registry, reference T2T-ViT, checkpoint loading; torch is imported on first use."""
 
 from __future__ import annotations
 

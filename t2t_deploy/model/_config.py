@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._untrusted import (
     MAX_CONFIG_BYTES,
     did_you_mean,
@@ -239,13 +240,8 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; `config_from_dict` reads it back."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return values | {
-            "tokens_type": self.tokens_type.value,
-            "backbone": self.backbone.value,
-            "stages": list(self.stages),
-            "splits": [[s.kernel, s.overlap, s.padding] for s in self.splits],
-        }
+        splits = [[split.kernel, split.overlap, split.padding] for split in self.splits]
+        return to_plain(self) | {"splits": splits}
 
 
 def config_from_dict(values: Mapping[str, Any], source: str = "model description") -> ModelConfig:
@@ -267,13 +263,10 @@ def config_from_dict(values: Mapping[str, Any], source: str = "model description
     if missing:
         raise ConfigError(f"{source} lacks {', '.join(missing)}; add them")
     try:
-        return ModelConfig(**{key: _READERS.get(key, _unchanged)(v) for key, v in values.items()})
+        read = {key: _READERS[key](v) if key in _READERS else v for key, v in values.items()}
+        return ModelConfig(**read)
     except (TypeError, ValueError, OverflowError) as err:
         raise ConfigError(f"{source}: {first_line(err)}") from err
-
-
-def _unchanged(value: Any) -> Any:
-    return value
 
 
 def _number(value: Any) -> float:
