@@ -1,10 +1,4 @@
-"""Quantize and dequantize operators around the linear layers that the policy names, no others.
-
-    static     x -> QuantizeLinear -> DequantizeLinear -> MatMul <- DequantizeLinear <- codes of W
-    dynamic    x -> DynamicQuantizeLinear -> MatMulInteger(codes of W) -> Cast -> Mul(scales)
-
-Biases, sums, norms, softmax, GELU and products of two activations stay in the graph's own type.
-"""
+"""Quantize and dequantize operators around the linear layers that the policy names, no others."""
 
 from __future__ import annotations
 
@@ -83,6 +77,10 @@ def place_static(
 ) -> QuantizedGraph:
     """Quantize and dequantize operators around the layers that are to be quantised.
 
+        x -> QuantizeLinear -> DequantizeLinear -> MatMul <- DequantizeLinear <- codes of W
+
+    Biases, sums, norms, softmax, GELU and products of activations stay in the graph's own type.
+
     model: float32, float16 or bfloat16 graph; it is left as it is. weights: by layer. ranges: the
     largest magnitude of each tensor that layers read, and that layers whose result is quantised
     write, in the float32 graph. Scales have the graph's type. Raises CalibrationError for a range
@@ -102,6 +100,8 @@ def place_dynamic(
     model: onnx.ModelProto, decisions: Sequence[Decision], weights: Mapping[str, RoundedWeight]
 ) -> QuantizedGraph:
     """Layers as integer products whose activations get their range at run time, for all rows alike.
+
+        x -> DynamicQuantizeLinear -> MatMulInteger(codes of W) -> Cast -> Mul(scales)
 
     model: float32 graph for ONNX Runtime on the CPU; it is left as it is.
     """
@@ -159,12 +159,7 @@ class _Rewrite:
         return kept
 
     def add(
-        self,
-        op: str,
-        inputs: Sequence[str],
-        *outputs: str,
-        name: str = "",
-        **attributes: Any,
+        self, op: str, inputs: Sequence[str], *outputs: str, name: str = "", **attributes: Any
     ) -> None:
         made = helper.make_node(op, inputs, outputs, name=name or outputs[0], **attributes)
         self.model.graph.node.append(made)
@@ -193,7 +188,7 @@ class _Rewrite:
 
 
 class _Static(_Rewrite):
-    """A graph in which layers read codes, each written as its form says (module `_forms`).
+    """A graph in which layers read codes, each written as its form says.
 
     cuts: nodes that cut a row out for quantised layers alone, by what they give. Such a layer is
     given all rows, and its result is cut; the norm before it then writes codes and nothing else.

@@ -228,7 +228,7 @@ def half_bound(weight: RoundedWeight, form: Form, step: float) -> float | None:
     """The largest magnitude that a product can write in 16 bit, whatever codes it reads.
 
     step: of the activation's codes. None where it writes codes, or no product of codes is. A scale
-    in the operator counts for nothing: the bare sums may be written (module `_forms`).
+    in the operator counts for nothing: the bare sums may be written (see `Form`).
     """
     if form is Form.RESULT or not form.reads_codes:
         return None

@@ -131,9 +131,13 @@ def verify_file(
     )
     if not graph_io.bare:
         how += ", and of the graph inside its ends"
-    return dataclasses.replace(
-        result, reason=how if result.reason is None else f"{result.reason}; {how}"
-    )
+    return _with_reason(result, how)
+
+
+def _with_reason(result: Verification, reason: str) -> Verification:
+    """The same with one more reason."""
+    reasons = reason if result.reason is None else f"{result.reason}; {reason}"
+    return dataclasses.replace(result, reason=reasons)
 
 
 def _verify_tail(
@@ -166,8 +170,7 @@ def _verify_tail(
     fault = None if result.rel_l2 is None else tail_fault(actual, logits)
     if fault is None:
         return result
-    reason = fault if result.reason is None else f"{result.reason}; {fault}"
-    return dataclasses.replace(result, status=Status.FAILED, reason=reason)
+    return _with_reason(dataclasses.replace(result, status=Status.FAILED), fault)
 
 
 def _with_cause(
@@ -181,7 +184,7 @@ def _with_cause(
         fed = fill_batch(picture[None], manifest.batch)
         cause = why_non_finite(path, pixels_of(fed) if of_pixels else fed)
         if cause is not None:
-            return dataclasses.replace(result, reason=f"{result.reason}; {cause}")
+            return _with_reason(result, cause)
     return result
 
 

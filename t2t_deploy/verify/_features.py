@@ -190,7 +190,7 @@ def top_classes(logits: np.ndarray) -> Sequence[tuple[int, float]]:
     return [(int(index), float(probabilities[index])) for index in order]
 
 
-# -- the picture ---------------------------------------------------------------------------------
+# -- the drawing ---------------------------------------------------------------------------------
 
 _DPI = 100
 # inches
@@ -207,7 +207,7 @@ _CAPTION = (
 
 
 def features_size(features: Features) -> tuple[int, int]:
-    """Width and height of the picture in pixels."""
+    """Width and height of the drawing in pixels."""
     columns = 1 + 2 * len(features.columns)
     width = _LABELS + columns * _CELL
     height = _HEAD + len(features.stages) * _CELL + _FOOT
@@ -320,35 +320,24 @@ def _name_columns(cells: list[Axes], columns: tuple[FeatureColumn, ...]) -> None
     for column in columns:
         names += [column.name, "error"]
     for axes, name in zip(cells, names, strict=True):
-        axes.text(
-            0.5,
-            1.12,
-            textwrap.fill(name, 22, break_on_hyphens=True),
-            transform=axes.transAxes,
-            ha="center",
-            va="bottom",
-            fontsize=7.5,
-            fontweight="bold",
-        )
+        style = {"ha": "center", "va": "bottom", "fontsize": 7.5, "fontweight": "bold"}
+        _text(axes, 0.5, 1.12, textwrap.fill(name, 22), **style)
 
 
 def _label(axes: Axes, stage: Stage, size: str) -> None:
+    _text(axes, -0.06, 0.5, f"{stage.title}\n{size}", ha="right", va="center", fontsize=8)
     layer = textwrap.fill(stage.layer, 30)
-    axes.text(
-        -0.06,
-        0.5,
-        f"{stage.title}\n{size}",
-        transform=axes.transAxes,
-        ha="right",
-        va="center",
-        fontsize=8,
-    )
-    axes.text(-0.06, 0.02, layer, transform=axes.transAxes, ha="right", fontsize=5.5, color=_GREY)
+    _text(axes, -0.06, 0.02, layer, ha="right", fontsize=5.5, color=_GREY)
 
 
 def _write(axes: Axes, text: str) -> None:
     shown = "\n".join(textwrap.fill(line, 22) for line in text.splitlines())
-    axes.text(0.5, 0.5, shown, transform=axes.transAxes, ha="center", va="center", fontsize=8)
+    _text(axes, 0.5, 0.5, shown, ha="center", va="center", fontsize=8)
+
+
+def _text(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
+    """Text at a point in shares of the axes."""
+    axes.text(x, y, text, transform=axes.transAxes, **style)
 
 
 def _ranking(logits: np.ndarray) -> str:

@@ -250,6 +250,8 @@ def instrumented_graph(
 
     Raises ExportError for a tensor without a type, BackendError.
     """
+    import onnx
+
     from t2t_deploy.graph import NORMALISED_NAME, expose_tensors
 
     graph_io = manifest.graph_io
@@ -257,8 +259,18 @@ def instrumented_graph(
     exposed = [OUTPUT_NAME, *(tensor.tensor for tensor in tensors.values())]
     if graph_io.embed_preprocess:
         exposed.append(NORMALISED_NAME)
-    with _opened(expose_tensors(model, exposed), manifest.precision) as session:
-        yield InstrumentedGraph(session, tensors, graph_io)
+    model = expose_tensors(model, exposed)
+    with contextlib.ExitStack() as stack:
+        if manifest.precision is Precision.BF16:  # of which no kernel is here
+            session: Session = NodewiseSession(model)
+        else:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="t2t-deploy-locate-"))
+            path = Path(folder) / "exposed.onnx"
+            onnx.save(model, path)
+            session = open_session(
+                SessionRequest(DEFAULT_BACKEND, path, precision=manifest.precision)
+            )
+        yield InstrumentedGraph(stack.enter_context(session), tensors, graph_io)
 
 
 def _units(manifest: Manifest) -> dict[str, float | None]:
@@ -282,19 +294,3 @@ def _units(manifest: Manifest) -> dict[str, float | None]:
         else:
             units[producer] = None
     return units
-
-
-@contextlib.contextmanager
-def _opened(model: onnx.ModelProto, precision: Precision) -> Iterator[Session]:
-    """A session on a copy of a graph; bf16, of which no kernel is here, is rounded node by node."""
-    if precision is Precision.BF16:
-        with NodewiseSession(model) as session:
-            yield session
-        return
-    import onnx
-
-    with tempfile.TemporaryDirectory(prefix="t2t-deploy-locate-") as folder:
-        path = Path(folder) / "exposed.onnx"
-        onnx.save(model, path)
-        with open_session(SessionRequest(DEFAULT_BACKEND, path, precision=precision)) as session:
-            yield session

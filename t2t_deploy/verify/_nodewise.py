@@ -80,11 +80,6 @@ class NodeFigures:
         """max_abs as a share of the largest finite number of the type; above 1 it overflows."""
         return 0.0 if self.max_abs is None else self.max_abs / self.dtype_max
 
-    @property
-    def moves_only(self) -> bool:
-        """Whether the node copies numbers without computing any."""
-        return self.op in _MOVES
-
 
 @dataclass(frozen=True, slots=True)
 class NodewiseReport:
@@ -403,5 +398,5 @@ def _worst(errors: Iterable[float | None]) -> float | None:
 def _largest(
     nodes: Sequence[NodeFigures], key: Callable[[NodeFigures], float]
 ) -> tuple[NodeFigures, ...]:
-    computing = (node for node in nodes if not node.moves_only and key(node) > 0.0)
+    computing = (node for node in nodes if node.op not in _MOVES and key(node) > 0.0)
     return tuple(itertools.islice(sorted(computing, key=key, reverse=True), SHOWN_NODES))

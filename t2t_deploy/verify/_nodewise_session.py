@@ -82,11 +82,11 @@ class NodewiseSession(Session):
 
     backend = "nodewise"
 
-    def __init__(self, source: Path | onnx.ModelProto, *, threads: int | None = None) -> None:
+    def __init__(self, source: Path | onnx.ModelProto) -> None:
         graph = typed_graph_from_onnx(source)
         self.inputs, self.outputs = graph.inputs, graph.outputs
         self._graph: TypedGraph | None = graph
-        self._kernels = NodeKernels(graph, threads=threads)
+        self._kernels = NodeKernels(graph)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute all outputs. Raises InputError, or BackendError on a closed session."""
@@ -152,7 +152,7 @@ class NodeKernels:
     Nodes of the same operator, attributes and types share one: its inputs have no fixed shape.
     """
 
-    def __init__(self, graph: TypedGraph, *, threads: int | None = None) -> None:
+    def __init__(self, graph: TypedGraph) -> None:
         self._ort: Any = require("onnxruntime")
         self._graph = graph
         self._sessions: dict[tuple[object, ...], Any] = {}
@@ -161,8 +161,6 @@ class NodeKernels:
         self._options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Each session has its own threads: those that wait must not take the cores.
         self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if threads is not None:
-            self._options.intra_op_num_threads = threads
         self.float32_ops: set[str] = set()
         """Operators computed in float32 although float64 was asked for: there is no kernel."""
 
