@@ -46,25 +46,16 @@ class CodeStorage:
     two signed operands take several times as long. TensorRT takes signed ones only.
     """
 
-    unsigned: bool
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the stored codes."""
-        return np.dtype(np.uint8 if self.unsigned else np.int8)
-
-    @property
-    def zero(self) -> int:
-        """The code of zero."""
-        return 128 if self.unsigned else 0
+    dtype: np.dtype
+    zero: int
 
     def store(self, codes: np.ndarray) -> np.ndarray:
         """Signed codes as they are stored."""
         return (codes.astype(np.int16) + self.zero).astype(self.dtype)
 
 
-SIGNED = CodeStorage(False)
-UNSIGNED = CodeStorage(True)
+SIGNED = CodeStorage(np.dtype(np.int8), 0)
+UNSIGNED = CodeStorage(np.dtype(np.uint8), 128)
 
 
 def place_static(

@@ -205,11 +205,6 @@ class ModelConfig:
         """Tokens that enter the backbone, without the class token."""
         return math.prod(self.grids()[2])
 
-    @property
-    def num_features(self) -> int:
-        """Random features of the performer (kernel ratio 0.5)."""
-        return self.token_dim // 2
-
     def block_widths(self) -> list[int]:
         """Width of each backbone layer."""
         if self.backbone is not Backbone.DENSE:

@@ -157,16 +157,12 @@ class TokenColours:
         """The first three principal components of the reference's tokens (tokens, channels)."""
         mean = tokens.mean(axis=0)
         _, values, vectors = np.linalg.svd(tokens - mean, full_matrices=False)
-        most = float(values[0])
-        kept = [
-            # either sign is a component: the largest entry is positive
-            vector * np.sign(vector[np.abs(vector).argmax()])
-            for value, vector in zip(values[:_COMPONENTS], vectors, strict=False)
-            if value > _LEAST_SINGULAR_VALUE * most
-        ]
+        rank = int((values > _LEAST_SINGULAR_VALUE * values[0]).sum())
+        kept = vectors[: min(rank, _COMPONENTS)]
+        # either sign is a component: the largest entry is positive
+        largest = np.take_along_axis(kept, np.abs(kept).argmax(axis=1)[:, None], axis=1)
         components = np.zeros((tokens.shape[1], _COMPONENTS))
-        for index, vector in enumerate(kept):
-            components[:, index] = vector
+        components[:, : len(kept)] = (kept * np.sign(largest)).T
         total = float(np.square(values).sum())
         share = float(np.square(values[: len(kept)]).sum()) / total if total else 1.0
         low, high = np.percentile((tokens - mean) @ components, _PERCENTILES, axis=0)

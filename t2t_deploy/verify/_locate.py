@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,44 +176,6 @@ def not_located(reason: str) -> Located:
     return Located(Status.NOT_RUN, reason)
 
 
-def located(
-    pictures: Sequence[tuple[str, Sequence[ComparedLayer]]],
-    *,
-    not_compared: Iterable[str] = (),
-    stored_non_finite: Iterable[str] = (),
-    faults: Iterable[str] = (),
-) -> Located:
-    """Verdict over pictures, each with the same layers in the same order; the worst one counts.
-
-    faults: what else is wrong with the graph.
-    """
-    layers = tuple(
-        max(same, key=lambda layer: layer.excess)
-        for same in zip(*(found for _, found in pictures), strict=True)
-    )
-    result = Located(
-        Status.PASSED,
-        layers=layers,
-        not_compared=tuple(not_compared),
-        stored_non_finite=tuple(stored_non_finite),
-        pictures=tuple(name for name, _ in pictures),
-    )
-    first, last = result.first, result.last_agreeing
-    parts = []
-    if result.stored_non_finite:
-        parts.append(f"NaN or infinity is stored in {', '.join(result.stored_non_finite[:3])}")
-    if first is not None:
-        before = "the picture" if last is None else last.layer
-        parts.append(
-            f"{first.layer} differs first, on {first.on} ({first.words}); the last that agrees is "
-            f"{before}"
-        )
-    parts += faults
-    if not parts:
-        return result
-    return dataclasses.replace(result, status=Status.FAILED, reason="; ".join(parts))
-
-
 # -- of a file -----------------------------------------------------------------------------------
 
 _PREPROCESSING = "preprocessing"
@@ -232,8 +194,8 @@ def locate_file(
     the list of layers would run it several times and trust that an error persists, which a softmax
     or a LayerNorm may undo.
 
-    On noise, a photograph and cream, or on other pictures. An engine, or a file without the runtime
-    to compute its tensors, is reported as not run.
+    On noise, a photograph and cream, or on other pictures; the worst one counts. An engine, or a
+    file without the runtime to compute its tensors, is reported as not run.
     """
     if manifest.kind == "engine":
         return not_located("an engine shows no tensors; name the ONNX file it is of")
@@ -248,24 +210,44 @@ def locate_file(
     config = config_from_dict(manifest.config)
     chosen = pictures_for(manifest, pictures, nodewise_pictures)
     every = reference_layers(config)
-    found = []
-    faults: list[str] = []
+    found: list[list[ComparedLayer]] = []
+    faults = []
     with instrumented_graph(model, manifest, every) as graph:
         reference = load_reference(weights, config).double()
         for done, (name, picture) in enumerate(zip(chosen.names, chosen.pictures, strict=True)):
             values = graph.run(picture)
-            found.append((name, _compared(reference, graph, manifest, name, picture, values)))
+            found.append(_compared(reference, graph, manifest, name, picture, values))
             if graph.graph_io.tail is not Tail.LOGITS and (
                 fault := tail_fault(values.outputs, values.outputs[OUTPUT_NAME])
             ):
                 faults.append(f"the tail is wrong on {name}: {fault}")
             progress.progress("comparing layers", done + 1, len(chosen.names))
-    return located(
-        found,
-        not_compared=[layer for layer in every if layer not in graph.tensors],
+    result = Located(
+        Status.PASSED,
+        layers=tuple(
+            max(same, key=lambda layer: layer.excess) for same in zip(*found, strict=True)
+        ),
+        not_compared=tuple(layer for layer in every if layer not in graph.tensors),
         stored_non_finite=stored_non_finite(model),
-        faults=faults[:1],
+        pictures=chosen.names,
     )
+    problems = [*_problems(result), *faults[:1]]
+    if not problems:
+        return result
+    return dataclasses.replace(result, status=Status.FAILED, reason="; ".join(problems))
+
+
+def _problems(result: Located) -> Iterator[str]:
+    """What the layers and the stored tensors show to be wrong."""
+    if result.stored_non_finite:
+        yield f"NaN or infinity is stored in {', '.join(result.stored_non_finite[:3])}"
+    first, last = result.first, result.last_agreeing
+    if first is not None:
+        before = "the picture" if last is None else last.layer
+        yield (
+            f"{first.layer} differs first, on {first.on} ({first.words}); the last that agrees is "
+            f"{before}"
+        )
 
 
 def _compared(

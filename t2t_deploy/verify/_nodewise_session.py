@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
 
+@dataclass(slots=True)
 class Evaluation:
     """The tensors of one run through a graph; a tensor is freed after its last use.
 
@@ -28,23 +30,20 @@ class Evaluation:
     has such kernels, for the one that is never rounded.
     """
 
-    def __init__(
-        self, graph: TypedGraph, kernels: NodeKernels, wide: type[np.floating[Any]]
-    ) -> None:
-        self._graph = graph
-        self._kernels = kernels
-        self._wide = wide
-        self._values: dict[str, np.ndarray] = {}
+    graph: TypedGraph
+    kernels: NodeKernels
+    wide: type[np.floating[Any]]
+    _values: dict[str, np.ndarray] = field(default_factory=dict)
 
     def start(self, feeds: Mapping[str, np.ndarray]) -> None:
         """Take the graph's inputs. Raises InputError where one does not fit."""
-        check_feeds(self._graph.inputs, feeds)
+        check_feeds(self.graph.inputs, feeds)
         self._values = dict(feeds)
 
     def compute(self, step: Step) -> list[np.ndarray]:
         """What a node computes from the values at hand, before any rounding."""
         arrays = [self._value(name) if name else None for name in step.inputs]
-        return self._kernels.run(step, arrays, self._wide)
+        return self.kernels.run(step, arrays, self.wide)
 
     def keep(self, step: Step, results: Sequence[np.ndarray]) -> None:
         """Store a node's outputs and free what nobody reads any more."""
@@ -54,11 +53,11 @@ class Evaluation:
 
     def results(self) -> dict[str, np.ndarray]:
         """The graph's outputs."""
-        return {spec.name: self._value(spec.name) for spec in self._graph.outputs}
+        return {spec.name: self._value(spec.name) for spec in self.graph.outputs}
 
     def _value(self, name: str) -> np.ndarray:
-        value = self._values[name] if name in self._values else self._graph.constants[name]
-        return value.astype(self._wide, copy=False) if name in self._graph.floats else value
+        value = self._values[name] if name in self._values else self.graph.constants[name]
+        return value.astype(self.wide, copy=False) if name in self.graph.floats else value
 
 
 def rounded(step: Step, computed: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -31,16 +31,20 @@ NOISE_SEED = 2021
 
 @dataclass(frozen=True, slots=True)
 class PictureSet:
-    """Named normalised pictures, (n, 3, S, S) float32, and what is missing from the set."""
+    """Named normalised pictures, (n, 3, S, S) float32."""
 
     names: tuple[str, ...]
     pictures: np.ndarray
-    absent: tuple[str, ...] = ()
+
+    def __add__(self, other: PictureSet) -> PictureSet:
+        """Those of both."""
+        pictures = np.concatenate((self.pictures, other.pictures))
+        return PictureSet(self.names + other.names, pictures)
 
     def subset(self, indices: Sequence[int]) -> PictureSet:
         """Those with these indices."""
         names = tuple(self.names[index] for index in indices)
-        return PictureSet(names, self.pictures[list(indices)], self.absent)
+        return PictureSet(names, self.pictures[list(indices)])
 
     def first(self, count: int) -> PictureSet:
         """The first of them."""
@@ -52,16 +56,13 @@ def standard_pictures(size: int) -> PictureSet:
     noise = np.random.RandomState(NOISE_SEED).standard_normal((2, 3, size, size))
     names = ["noise 0", "noise 1"]
     pictures = list(noise.astype(np.float32))
-    absent = []
     for (module, folder), hashes in _PHOTOGRAPHS.items():
         for file, sha256 in hashes.items():
             path = _shipped_file(module, f"{folder}/{file}")
-            if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-                absent.append(Path(file).stem)
-                continue
-            names.append(path.stem)
-            pictures.append(preprocess(read_image(path), size))
-    return PictureSet(tuple(names), np.stack(pictures), tuple(absent))
+            if path is not None and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+                names.append(path.stem)
+                pictures.append(preprocess(read_image(path), size))
+    return PictureSet(tuple(names), np.stack(pictures))
 
 
 def nodewise_pictures(size: int) -> PictureSet:
@@ -71,12 +72,8 @@ def nodewise_pictures(size: int) -> PictureSet:
     """
     standard, flat = standard_pictures(size), flat_pictures(size)
     photographs = [i for i, name in enumerate(standard.names) if not name.startswith("noise")]
-    chosen, cream = standard.subset([0, *photographs[:1]]), flat.subset([flat.names.index("cream")])
-    return PictureSet(
-        names=chosen.names + cream.names,
-        pictures=np.concatenate((chosen.pictures, cream.pictures)),
-        absent=standard.absent,
-    )
+    chosen = standard.subset([0, *photographs[:1]])
+    return chosen + flat.subset([flat.names.index("cream")])
 
 
 def pictures_for(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _COLOURS = {"float16": "#1f77b4", "bfloat16": "#1f77b4", "float32": "#c9a227"}
 _BAD = "#d62728"
 _GREY = "#666666"
+_LEADER = {"arrowstyle": "-", "color": _GREY, "linewidth": 0.6}
 _GAP_DECADES = 8.0
 # The first numbered module in a tensor's name, such as tokens/splits.0 or blocks.12.
 _STAGE = re.compile(r"^/?((?:[^/]+/)*?[^/]+\.\d+)(?:/|$)")
@@ -104,12 +105,7 @@ def _draw_errors(axes: Axes, report: NodewiseReport) -> None:
             ha="right" if late else "left",
             fontsize=8,
             color=_GREY,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": _GREY,
-                "linewidth": 0.6,
-                "relpos": (1, 1) if late else (0, 1),
-            },
+            arrowprops=_LEADER | {"relpos": (int(late), 1)},
         )
     axes.set_ylabel("relative error against\nthe unrounded run")
     axes.legend(loc="lower right", fontsize=9, framealpha=0.9)
