@@ -65,7 +65,7 @@ class RoundedWeight:
 
 
 def storable_scale(scale: np.ndarray | float, dtype: np.dtype) -> np.ndarray:
-    """A step as a graph of this type stores it: rounded to it, and no smaller than it can tell."""
+    """A step as a graph of this type stores it: rounded to it, and never subnormal."""
     smallest = float(ml_dtypes.finfo(dtype).smallest_normal)  # type: ignore[no-untyped-call]
     return np.asarray(np.maximum(np.asarray(scale, np.float64), smallest).astype(dtype))
 
