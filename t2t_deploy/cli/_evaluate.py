@@ -8,8 +8,7 @@ from t2t_deploy.cli._adapter import command_line
 from t2t_deploy.cli._output import Output
 from t2t_deploy.cli._results import SHOWN_UNREADABLE, fell_short
 from t2t_deploy.commands import Evaluation, evaluate_artifacts, evaluate_values
-from t2t_deploy.errors import counted
-from t2t_deploy.types import Precision, Status
+from t2t_deploy.types import Precision
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,14 +27,7 @@ def evaluate(found: Evaluation, output: Output) -> int:
     t2t-deploy evaluate --images photos/ artifacts/onnx/14-...-int8.onnx
     """
     output.result(evaluate_values(found), lambda console: _show(console, found))
-    if not found.failed:
-        return 0
-    short = [r.artifact.path.name for r in found.results if r.status is Status.FAILED]
-    what = (
-        [f"{counted(len(found.unreadable), 'picture')} cannot be read"] if found.unreadable else []
-    )
-    what += [f"failed: {', '.join(short)}"] if short else []
-    return fell_short("; ".join(what))
+    return 0 if found.failure is None else fell_short(found.failure)
 
 
 def _show(console: Console, found: Evaluation) -> None:

@@ -26,7 +26,13 @@ from t2t_deploy.commands._doctor import (
     prune_workspace,
 )
 from t2t_deploy.commands._evaluate import Evaluation, evaluate_artifacts, evaluate_values
-from t2t_deploy.commands._export import GraphForm, export_onnx, export_values, load_model
+from t2t_deploy.commands._export import (
+    GraphForm,
+    LoadedModel,
+    export_onnx,
+    export_values,
+    load_model,
+)
 from t2t_deploy.commands._inspect import DrawnFeatures, draw_features, inspect_artifact
 from t2t_deploy.commands._package import Package, package_artifact, package_values
 from t2t_deploy.commands._predict import Prediction, predict_images
@@ -49,6 +55,7 @@ __all__ = [
     "DrawnFeatures",
     "Evaluation",
     "GraphForm",
+    "LoadedModel",
     "Package",
     "Prediction",
     "QuantizationMode",

@@ -70,9 +70,15 @@ class Evaluation:
     plot: Path | None = None
 
     @property
-    def failed(self) -> bool:
-        """Whether a picture was not read, or an artifact gave logits that are no numbers."""
-        return bool(self.unreadable) or any(r.status is Status.FAILED for r in self.results)
+    def failure(self) -> str | None:
+        """What fell short: pictures not read, artifacts with logits that are no numbers."""
+        failed = [r.artifact.path.name for r in self.results if r.status is Status.FAILED]
+        short = []
+        if self.unreadable:
+            short.append(f"{counted(len(self.unreadable), 'picture')} cannot be read")
+        if failed:
+            short.append(f"failed: {', '.join(failed)}")
+        return "; ".join(short) or None
 
 
 @command
