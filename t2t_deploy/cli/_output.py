@@ -10,14 +10,14 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.errors import DeployError, one_line
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress
 
 
@@ -35,14 +35,16 @@ class Output:
     verbosity: int = 0
     _bar: Progress | None = None
 
-    def result(self, values: dict[str, Any], show: Callable[[Console], None]) -> None:
-        """Print a command's result: the JSON object, or what ``show`` prints."""
+    def result(self, values: dict[str, Any], shown: Iterable[RenderableType]) -> None:
+        """Print a command's result: the JSON object, or the lines and tables of ``shown``."""
         self.finish()
         try:
             if self.as_json:
                 print(json.dumps(values, indent=1, allow_nan=False), flush=True)
             else:
-                show(_console(stderr=False))
+                console = _console(stderr=False)
+                for one in shown:
+                    console.print(one, markup=False)
                 sys.stdout.flush()
         except BrokenPipeError:
             raise

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from t2t_deploy.cli._output import Output
 from t2t_deploy.errors import CheckFailed, counted, one_line, shown_path
 from t2t_deploy.types import Status
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
     from t2t_deploy.workspace import Artifact, WorkspaceCheck
 
@@ -24,14 +28,44 @@ def locating(artifact: Artifact) -> str:
     return f"which layer: t2t-deploy verify --locate {shown_path(artifact.path)}"
 
 
-def lines(*texts: str) -> Callable[[Console], None]:
-    """What prints lines as a result."""
+def table(
+    columns: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    *,
+    numbers: Collection[str] = (),
+    title: str | None = None,
+) -> Table:
+    """A table of texts. numbers: the columns that are aligned to the right."""
+    from rich.table import Table  # rich is slow to import
+    from rich.text import Text
 
-    def show(console: Console) -> None:
-        for text in texts:
-            console.print(text, markup=False)
+    made = Table(title=title)
+    for name in columns:
+        made.add_column(name, justify="right" if name in numbers else "left")
+    for cells in rows:
+        made.add_row(*map(Text, cells))  # square brackets in a str would be read as markup
+    return made
 
-    return show
+
+def dim(text: str) -> Text:
+    """A line of less weight."""
+    from rich.text import Text
+
+    return Text(text, style="dim")
+
+
+def unwrapped(text: str) -> Iterator[RenderableType]:
+    """Prints a text for another program, whose lines no window's width may break."""
+    click.echo(text)
+    yield from ()
+
+
+def some_of(names: Sequence[str]) -> Iterator[str]:
+    """The first of many lines, and how many are left."""
+    yield from names[:SHOWN_UNREADABLE]
+    left = len(names) - SHOWN_UNREADABLE
+    if left > 0:
+        yield f"and {left} more; --json names them all"
 
 
 def verification_line(verification: Mapping[str, Any] | None) -> str:

@@ -234,8 +234,8 @@ class CheckModel(Step):
         file = self.job.given.get("checkpoint")
         what = "the seeded random weights" if file is None else file.name
         raise CheckpointError(
-            f"{name.replace('_', '-')} of {what} is {actual}; the recipe expects {expected}: use the "
-            "file that the recipe is about, or correct [expected]"
+            f"{name.replace('_', '-')} of {what} is {actual}; the recipe expects {expected}: use "
+            "the file that the recipe is about, or correct [expected]"
         )
 
 
