@@ -12,8 +12,7 @@ import click
 from t2t_deploy._options import parameters
 from t2t_deploy.bench import BenchStatus, bench_table, comparison_table, not_run_lines
 from t2t_deploy.cli._adapter import click_parameters, command_line, plain_command
-from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import dim, fell_short, some_of, table
+from t2t_deploy.cli._output import Output, dim, fell_short, some_of, table
 from t2t_deploy.commands import (
     DocumentedBench,
     Evaluation,

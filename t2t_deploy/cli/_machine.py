@@ -11,8 +11,7 @@ from click.shell_completion import get_completion_class
 
 from t2t_deploy._codec import to_plain
 from t2t_deploy.cli._adapter import HelpNames, plain_command
-from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import check_lines, table, unwrapped
+from t2t_deploy.cli._output import Output, check_lines, table, unwrapped
 from t2t_deploy.errors import CheckFailed
 from t2t_deploy.model import VARIANTS
 

@@ -9,8 +9,7 @@ import click
 
 from t2t_deploy.bench import figure_cell
 from t2t_deploy.cli._adapter import command_line
-from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import dim, fail_if, locating, table, verification_line
+from t2t_deploy.cli._output import Output, dim, fail_if, locating, table, verification_line
 from t2t_deploy.commands import (
     CalibratedRanges,
     ComparedStrategies,

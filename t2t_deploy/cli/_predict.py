@@ -12,8 +12,7 @@ import click
 
 from t2t_deploy._options import parameters
 from t2t_deploy.cli._adapter import click_parameters, command_line
-from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import SHOWN_UNREADABLE, fell_short
+from t2t_deploy.cli._output import SHOWN_UNREADABLE, Output, fell_short
 from t2t_deploy.commands import (
     ClusterPrediction,
     Prediction,

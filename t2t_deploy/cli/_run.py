@@ -10,8 +10,7 @@ import click
 from click.core import ParameterSource
 
 from t2t_deploy.cli._adapter import plain_command
-from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import table
+from t2t_deploy.cli._output import Output, table
 from t2t_deploy.errors import CheckFailed, RecipeError, UsageError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import installed_versions
 from t2t_deploy._options import Role, parameters
 from t2t_deploy.bench import read_processor, visible_gpus
-from t2t_deploy.commands import MAX_PICTURES, calibration_images
+from t2t_deploy.commands import MAX_IMAGES, calibration_images
 from t2t_deploy.engine import device_capability
 from t2t_deploy.errors import RecipeError, shown_path
 from t2t_deploy.pictures import image_set_from_folder, labelled_set_from_folder
@@ -154,7 +154,7 @@ def _images(kind: str, folder: Path, given: Mapping[str, Any]) -> str:
         images = list(zip(names, map(file_sha256, found.paths), strict=True))
     else:
         if kind.startswith("verification"):
-            some = image_set_from_folder(folder, count=MAX_PICTURES)
+            some = image_set_from_folder(folder, count=MAX_IMAGES)
         else:
             some = calibration_images(folder, given["count"])
         images = [("", digest) for digest in some.digests()]

@@ -75,12 +75,8 @@ class RecipeRun:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with the field names of the command-line contract."""
-        return {
-            "recipe": str(self.recipe),
-            "workspace": str(self.workspace),
-            "exit_status": self.exit_status,
-            "steps": to_plain(self.steps),
-        }
+        values: dict[str, Any] = to_plain(self)
+        return {"exit_status": self.exit_status, **values}
 
 
 def run_recipe(
