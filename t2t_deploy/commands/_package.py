@@ -9,8 +9,14 @@ from typing import Annotated, Any, cast
 
 from t2t_deploy._options import FILE, FOLDER, AnyPath, Opt, Role, choice, command, whole
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy.commands._artifacts import ArtifactFile, Force, artifact_values, workspace_of
-from t2t_deploy.commands._classifier import num_classes_of
+from t2t_deploy.commands._artifacts import (
+    ArtifactFile,
+    Force,
+    artifact_values,
+    named_or_newest,
+    workspace_of,
+)
+from t2t_deploy.commands._predict import num_classes_of
 from t2t_deploy.engine import BACKEND_RTX
 from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.pictures import labels_from_file
@@ -208,15 +214,12 @@ def _source(
     force: bool,
 ) -> Artifact:
     """The artifact that was named, or the newest of the format asked for."""
-    if path is not None:
-        return workspace.open(Path(path), force=force)
     kind = "engine" if asked is ServingFormat.TENSORRT else "onnx"
-    if asked is None:
+    if path is None and asked is None:
         usable = [a for a in workspace.artifacts() if force or not a.require_manifest().failed]
         kind = usable[-1].kind if usable else kind
-    found = workspace.newest(kind, force=force)
-    progress.note(f"taking the newest artifact, {found.path.name}")
-    return workspace.checked(found, force=force)
+    taking = "taking the newest artifact"
+    return named_or_newest(workspace, path, kind, taking, progress, force=force)
 
 
 def _signature(artifact: Artifact) -> Signature:

@@ -14,7 +14,7 @@ from PIL import Image
 from t2t_deploy.bench import BenchCase
 from t2t_deploy.commands import _artifacts as _engine
 from t2t_deploy.commands._bench import Bench
-from t2t_deploy.commands._classifier import classifier_request
+from t2t_deploy.commands._predict import classifier_request
 from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import EngineError
 from t2t_deploy.runtime import Backend, SessionRequest, open_session

@@ -8,13 +8,13 @@ from unittest.mock import Mock
 
 import pytest
 
-from t2t_deploy.commands._classifier import classifier_request, labels_for
+from t2t_deploy.commands._predict import classifier_request, labels_for
 from t2t_deploy.errors import BackendError, UsageError
 from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Tail
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 HERE = Workspace(Path())
-ROOM = "t2t_deploy.commands._classifier"
+ROOM = "t2t_deploy.commands._predict"
 RUNS = "t2t_deploy.commands._artifacts"
 
 

@@ -10,7 +10,7 @@ import torch
 
 from t2t_deploy.model import VARIANTS, config_for_variant, random_state_dict
 from t2t_deploy.recipe import follow_recipe, load_recipe, plan_steps
-from t2t_deploy.recipe._recipe import Recipe
+from t2t_deploy.recipe._load import Recipe
 from t2t_deploy.workspace import Workspace
 
 RECIPES = sorted((Path(__file__).parents[2] / "docs" / "recipes").glob("*.toml"))

@@ -119,7 +119,7 @@ def test_a_newer_tool(
 ) -> None:
     """Steps after one that made the very same file again are skipped."""
     if tool == "t2t-deploy":
-        monkeypatch.setattr("t2t_deploy.recipe._parts.__version__", "99")
+        monkeypatch.setattr("t2t_deploy.recipe._fingerprint.__version__", "99")
     else:
         known: Callable[[str], str] = importlib.metadata.version
         monkeypatch.setattr(
