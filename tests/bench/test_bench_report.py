@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import io
 import platform
-import subprocess
-import sys
 
 import numpy as np
 from rich.console import Console
@@ -76,10 +74,3 @@ def test_table_shows_every_row_for_what_it_is() -> None:
     ]
     report = BenchReport(HERE, (measured, failed, not_run, not_run))
     assert not_run_lines(report) == ["not run: tensorrt (-): no device"]
-
-
-def test_importing_the_package_loads_no_runtime() -> None:
-    heavy = ("torch", "onnxruntime", "onnx", "openvino", "rich")
-    code = f"import sys, t2t_deploy.bench; print([m for m in {heavy} if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"

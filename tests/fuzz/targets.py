@@ -13,8 +13,8 @@ import math
 import re
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
 from t2t_deploy._files import file_sha256
-from t2t_deploy.bench import BenchReport, check_comparable, compare_reports, report_from_dict
+from t2t_deploy.bench import check_comparable, compare_reports
 from t2t_deploy.calibration import load_calibration
 from t2t_deploy.calibration._ranges_file import FORMAT, _digest
 from t2t_deploy.commands import inspect_artifact
@@ -36,6 +36,9 @@ from t2t_deploy.serving.triton import signature_from_onnx
 from t2t_deploy.types import GraphIO
 from t2t_deploy.workspace import Workspace, manifest_path_for, manifest_text
 
+from ..manifests import DRAFT
+from ..reports import GPU, full_report
+from ..small import OTHER_BACKBONES, TINY
 from .harness import Target
 
 CONFIG = ModelConfig("tiny", TokensType.PERFORMER, 16, 1, 2, 2.0, 16, image_size=32, num_classes=4)
@@ -161,23 +164,20 @@ ONNX_WORDS = (
 def manifest_seeds(folder: Path) -> list[bytes]:
     (model, _) = onnx_seeds(folder)
     (folder / "model.onnx").write_bytes(model)
-    values: dict[str, Any] = {
-        "kind": "onnx", "file": "model.onnx", "sha256": file_sha256(folder / "model.onnx"),
-        "size_bytes": 5, "variant": "14", "precision": "fp32", "batch": None, "target": "portable",
-        "config": CONFIG.to_dict(), "opset": 18, "strategies": {"soft_split": ["unfold"] * 3},
-        "weights": {"sha256": "b" * 64, "source": {"kind": "random", "seed": 0}},
-        "parents": [{"kind": "weights", "sha256": "b" * 64}],
-        "verification": {"status": "passed", "rel_l2": 1e-6, "reason": None, "tolerance": 1e-5},
-        "details": {"image_input": "float32_nchw", "tail": "logits", "asked": {}},
-        "tools": {"torch": "2"}, "sequence": 1, "created": "2026", "manifest_version": 1,
-    }  # fmt: skip
+    made = replace(
+        DRAFT, file="model.onnx", sha256=file_sha256(folder / "model.onnx"), size_bytes=5,
+        config=CONFIG.to_dict(), opset=18, strategies={"soft_split": ["unfold"] * 3},
+        parents=({"kind": "weights", "sha256": "b" * 64},),
+        verification={"status": "passed", "rel_l2": 1e-6, "reason": None, "tolerance": 1e-5},
+        details={"image_input": "float32_nchw", "tail": "logits", "asked": {}},
+        tools={"torch": "2"}, sequence=1, created="2026",
+    )  # fmt: skip
     engine = {
         "backend": "tensorrt", "backend_version": "10", "sm": ["86"], "profiles": ["1:1:32"],
         "inputs": [{"name": "image", "dtype": "float32", "shape": [None, 3, 32, 32]}],
     }  # fmt: skip
     details = {"engine": engine, "attestation": {"status": "failed", "reason": "no"}}
-    built = {**values, "kind": "engine", "details": details}
-    return [manifest_text(one).encode() for one in (values, built)]
+    return [one.to_json().encode() for one in (made, replace(made, kind="engine", details=details))]
 
 
 def read_manifest(path: Path) -> None:
@@ -228,47 +228,17 @@ def read_ranges(path: Path) -> None:
 
 
 def config_seeds(folder: Path) -> list[bytes]:
-    plain = (
-        b'tokens_type = "performer"\nembed_dim = 16\ndepth = 2\nnum_heads = 2\nmlp_ratio = 2.0\n'
-        b"token_dim = 16\nimage_size = 32\nnum_classes = 10\n"
-    )
-    dense = (
-        b'tokens_type = "transformer"\nembed_dim = 128\ndepth = 19\nnum_heads = 8\n'
-        b'mlp_ratio = 2.0\nbackbone = "dense"\nstages = [3, 6, 6, 4]\ngrowth = 64\n'
-        b"splits = [[7, 3, 2], [3, 1, 1], [3, 1, 1]]\n"
-    )
-    return [plain, dense]
+    splits = "splits = [[7, 3, 2], [3, 1, 1], [3, 1, 1]]\n"
+    return [TINY.encode(), (OTHER_BACKBONES["dense"] + splits).encode()]
 
 
 def bench_seeds(folder: Path) -> list[bytes]:
-    row: dict[str, Any] = {
-        "backend": "ort-cpu", "artifact": "a.onnx", "precision": "fp32", "batch": 1, "status": "ok",
-        "reason": None, "images_per_s": 20.0, "speedup_vs_eager": {"ratio": 2.0, "low": 1.9,
-        "high": 2.1}, "baseline_rss_bytes": 1, "peak_rss_bytes": 2, "unstable": False,
-        "latency_ms": {"p50": 50.0, "p90": 51.0, "p99": 52.0, "mean": 50.0, "stdev": 1.0,
-                       "samples": [49.0, 50.0, 51.0]},
-        "spread": 0.1, "load_ms": 1.0, "first_call_ms": 2.0,
-        "warm_up": {"iterations": 3, "stable": True}, "parts_ms": None, "speedup_vs_plain": None,
-        "rounds": [{"number": 1, "turn": 1, "samples_ms": [49.0, 50.0, 51.0]}], "rel_l2": None,
-    }  # fmt: skip
-    environment = {
-        "date_utc": "2026-01-02T03:04:05+00:00", "platform": "Linux", "cpu_model": "CPU",
-        "cpu_flags": ["avx2"], "logical_cores": 4, "usable_cores": 2, "memory_bytes": 16,
-        "governor": None, "python": "3.11", "versions": {"numpy": "2"}, "threads": [2],
-        "load_before": [0.25, 0.5, 0.75], "load_after": None, "gpus": [],
-    }  # fmt: skip
-    settings = {
-        "rounds": 5, "round_seconds": 0.5, "warm_up_limit_s": 5.0, "seed": 0, "devices": [None],
-    }  # fmt: skip
-    values = {"environment": environment, "settings": settings, "results": [row, row]}
-    return [json.dumps(values).encode()]
+    return [json.dumps(full_report(*gpus).to_dict()).encode() for gpus in ((), (GPU,))]
 
 
 def read_bench(path: Path) -> None:
-    found = read_report(path)
-    (seed,) = bench_seeds(path.parent)
-    now: BenchReport = report_from_dict(json.loads(seed))
-    check_comparable(found, now.environment, devices=(None,), name="old")
+    found, now = read_report(path), full_report()
+    check_comparable(found, now.environment, devices=(None, 0), name="old")
     for case in compare_reports(found, now, name="old").cases:
         assert case.ratio is None or math.isfinite(case.ratio.ratio)
 
