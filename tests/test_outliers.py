@@ -21,24 +21,14 @@ from t2t_deploy.model import (
 from .outliers import Outliers, StateDict, with_outliers
 
 PERFORMER = ModelConfig(
-    name="small",
-    tokens_type=TokensType.PERFORMER,
-    embed_dim=32,
-    depth=2,
-    num_heads=2,
-    mlp_ratio=2.0,
-    token_dim=32,
-    image_size=32,
-    num_classes=10,
+    "small", TokensType.PERFORMER, 32, 2, 2, 2.0, 32, image_size=32, num_classes=10
 )
 CONFIGS = {
     "performer": PERFORMER,
     "transformer": dataclasses.replace(PERFORMER, tokens_type=TokensType.TRANSFORMER),
     "se": dataclasses.replace(PERFORMER, backbone=Backbone.SE),
     "ghost": dataclasses.replace(PERFORMER, backbone=Backbone.GHOST, mlp_ratio=3.0),
-    "dense": dataclasses.replace(
-        PERFORMER, backbone=Backbone.DENSE, stages=(1, 1), growth=32, depth=2
-    ),
+    "dense": dataclasses.replace(PERFORMER, backbone=Backbone.DENSE, stages=(1, 1), growth=32),
 }
 # Products are the same up to the rounding of a factor and its inverse; float64 rounds at 1e-16.
 EXACT = 1e-13

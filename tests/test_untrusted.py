@@ -59,11 +59,15 @@ def test_values_are_shown_on_one_short_line() -> None:
     assert one_line("a\nb\ud800") == "a\\nb\\ud800"
 
 
-READERS: dict[str, tuple[Callable[[Path], object], type[DeployError]]] = {
-    "config": (config_from_toml, ConfigError),
-    "manifest": (read_manifest, ArtifactError),
-    "bench": (read_report, ComparisonError),
-    "labels": (lambda path: labels_from_file(path, 3), ArtifactError),
+READERS: dict[str, tuple[Callable[[Path], object], type[DeployError], str]] = {
+    "config": (config_from_toml, ConfigError, "model._config.MAX_CONFIG_BYTES"),
+    "manifest": (read_manifest, ArtifactError, "workspace._manifest.MAX_MANIFEST_BYTES"),
+    "bench": (read_report, ComparisonError, "commands._bench.MAX_BENCH_BYTES"),
+    "labels": (
+        lambda path: labels_from_file(path, 3),
+        ArtifactError,
+        "pictures._labels.MAX_LABELS_BYTES",
+    ),
 }
 
 
@@ -72,18 +76,12 @@ READERS: dict[str, tuple[Callable[[Path], object], type[DeployError]]] = {
 def test_readers_refuse_in_one_line(
     reader: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, error = READERS[reader]
+    read, error, limit = READERS[reader]
     path = tmp_path / "file"
     if content == "pipe":
         os.mkfifo(path)
     elif content == "large":
-        for name in ("CONFIG", "MANIFEST", "BENCH", "LABELS"):
-            for module in (
-                *("model._config", "workspace._manifest"),
-                *("commands._bench", "pictures._labels"),
-            ):
-                target = f"t2t_deploy.{module}.MAX_{name}_BYTES"
-                monkeypatch.setattr(target, 1 << 20, raising=False)
+        monkeypatch.setattr(f"t2t_deploy.{limit}", 1 << 20)
         path.write_bytes(b"#" * (2 << 20))
     else:
         deep = b"a = " * (reader == "config") + DEEP.encode()

@@ -12,6 +12,8 @@ import pytest
 
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import is_installed
+from t2t_deploy.model import ModelConfig, config_from_toml
+from t2t_deploy.runtime import Backend
 from t2t_deploy.workspace import manifest_path_for, manifest_text
 
 from ..program import called
@@ -90,6 +92,23 @@ def built(built_once: Path, empty_folder: Path) -> Path:
 def onnx_file(workspace: Path) -> Path:
     (path,) = (workspace / "onnx").glob("*.onnx")
     return path
+
+
+@pytest.fixture
+def weights_file(workspace: Path) -> Path:
+    (path,) = (workspace / "weights").iterdir()
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_toml: Path) -> ModelConfig:
+    return config_from_toml(tiny_toml)
+
+
+@pytest.fixture
+def runs_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every backend can run here, as far as the commands can tell."""
+    monkeypatch.setattr(Backend, "run_unavailable", lambda backend, device=None: None)
 
 
 @pytest.fixture

@@ -19,7 +19,18 @@ from t2t_deploy.workspace import Workspace
 
 from ..small import tiny_model
 from .command import Change, Run, manifest_of
-from .graphs import Alter, edited, scaled, store, stored, turned, with_value
+from .graphs import (
+    FORMS,
+    Alter,
+    each_form,
+    edited,
+    scaled,
+    some_slow,
+    store,
+    stored,
+    turned,
+    with_value,
+)
 
 pytest.importorskip("onnxruntime")
 
@@ -177,10 +188,7 @@ FAST = (
 HIDDEN = "no epsilon in a middle block's norm"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in WRONG],
-)
+@pytest.mark.parametrize("name", some_slow(WRONG, FAST))
 def test_the_wrong_layer_is_named(run: Run, exported: Path, alter: Change, name: str) -> None:
     wrong, layer = WRONG[name]
     alter(exported, wrong)
@@ -266,28 +274,17 @@ def test_a_computed_infinity_is_named(run: Run, exported: Path, alter: Change) -
     assert " numbers are so first in tensor /blocks.1/" in result["reason"]
 
 
-FORMS = {
-    "bf16 from pixels to classes, batch 3": (
-        ("--precision", "bf16", "--batch", 3, "--embed-preprocess", "--tail", "topk"),
-        1 + 56,
-    ),
-    "for the CPU, probabilities": (("--target", "cpu", "--tail", "softmax"), 54),
-    "fp16 for TensorRT": (("--precision", "fp16", "--target", "tensorrt", "--batch", 1), 56),
-    "as the paper writes it": (("--soft-split", "conv", "--performer", "plain"), 62),
-}
+LAYERS = dict(zip(FORMS, (1 + 56, 54, 56, 62), strict=True))
 
 
-@pytest.mark.parametrize(
-    "form",
-    [pytest.param(form, marks=() if "bf16" in form else pytest.mark.slow) for form in FORMS],
-)
+@each_form
 def test_right_graphs_of_other_forms(run: Run, form: str) -> None:
-    options, layers = FORMS[form]
+    options, _ = FORMS[form]
     Path("small.toml").write_text(MODEL)
     assert run("export", "--config", "small.toml", *options).status == 0
     (result,) = run.json("verify", "--locate", "--nodewise", status=0)["results"]
     assert result["located"]["status"] == "passed"
-    assert len(result["located"]["layers"]) == layers
+    assert len(result["located"]["layers"]) == LAYERS[form]
     # node by node is about the graph inside its ends
     assert result["nodewise"]["status"] == "passed"
 

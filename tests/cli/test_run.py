@@ -40,10 +40,7 @@ def statuses(values: dict[str, Any]) -> dict[str, str]:
 
 def test_it_prints_each_step_and_each_commands_own_json(run: Run, recipe: Path) -> None:
     first = run("run", recipe, "--json", status=0)
-    assert statuses(first.json) == {
-        "export float": "done",
-        "package float": "done",
-    }
+    assert statuses(first.json) == {"export float": "done", "package float": "done"}
     assert first.json["exit_status"] == 0 and first.json["workspace"] == "artifacts"
     assert "[1/2] export float: not done before ..." in first.err
     export, package = (step["result"] for step in first.json["steps"])

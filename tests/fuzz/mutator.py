@@ -8,6 +8,7 @@ without them.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 
 _INTERESTING = (
@@ -17,6 +18,7 @@ _INTERESTING = (
     b"{}", b'""', b"[" * 40, b"{\"a\":" * 40, b"../", b"/etc/passwd", b"\\u0000", b"<script>",
     b"\xc0\xaf", b"\xed\xa0\x80", b"\r\n", b"\x1b[31m", b"cos\nsystem\n", b"(S'x'\ntR.",
 )  # fmt: skip
+_WORD = re.compile(rb'"[^"\n]*"|[\w.-]+|\[+\w+\]+')
 _STEPS = (1, 1, 1, 1, 2, 2, 3, 6)
 _LONGEST_RUN = 4096
 
@@ -28,13 +30,15 @@ def mutations(
 ) -> Iterator[bytes]:
     """Endless variants of the seeds, first the seeds themselves.
 
-    words: keys, names and numbers of the format, that are put in and exchanged for each other.
+    words: keys, names and numbers of the format, that are put in and exchanged for each other;
+    without any, those of the seeds, whose format is a text.
     """
     yield from seeds
+    words = words or sorted({*_WORD.findall(b"\n".join(seeds)), *_INTERESTING})
     while True:
         content = bytearray(stream.choice(seeds))
         for _ in range(stream.choice(_STEPS)):
-            if words and stream.random() < 0.4:
+            if stream.random() < 0.4:
                 _exchange_words(content, words, stream)
             else:
                 _mutate(content, stream.choice(_KINDS), seeds, stream)
