@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+
+from rich.console import Console
 
 from t2t_deploy.bench import (
     BenchReport,
@@ -57,3 +60,14 @@ def full_report(*gpus: GpuRecord) -> BenchReport:
     failed = CaseResult("openvino", None, "bf16", 1, BenchStatus.FAILED, "RuntimeError: no")
     environment = dataclasses.replace(HERE, threads=(1, None), load_after=None, gpus=gpus)
     return BenchReport(environment, (measured, failed), BenchSettings(5, 0.5, 5.0, 0, (None, 0)))
+
+
+def cells(table: object) -> list[list[str]]:
+    """The cells of a table as it is printed, row by row."""
+    console = Console(width=240, record=True, file=io.StringIO())
+    console.print(table)
+    return [
+        [cell.strip() for cell in line[1:-1].replace("┃", "│").split("│")]
+        for line in console.export_text().splitlines()
+        if line[0] in "│┃"
+    ]

@@ -22,11 +22,8 @@ from t2t_deploy.types import TensorSpec
 from t2t_deploy.workspace import manifest_text, read_manifest
 
 from .reports import full_report
+from .small import tiny_model
 
-PLAIN = {
-    "tokens_type": '"performer"', "embed_dim": "16", "depth": "2", "num_heads": "2",
-    "mlp_ratio": "2.0", "token_dim": "16", "image_size": "32", "num_classes": "10",
-}  # fmt: skip
 DEEP = "[" * 100_000
 
 
@@ -100,12 +97,6 @@ def test_readers_refuse_in_one_line(
 # -- model descriptions --------------------------------------------------------------------------
 
 
-def toml(path: Path, **changes: str) -> Path:
-    values = {name: value for name, value in (PLAIN | changes).items() if value}
-    path.write_text("".join(f"{name} = {value}\n" for name, value in values.items()))
-    return path
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -140,8 +131,10 @@ def toml(path: Path, **changes: str) -> Path:
     ],
 )
 def test_model_descriptions(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(tiny_model(**changes))
     with pytest.raises(ConfigError) as refused:
-        config_from_toml(toml(tmp_path / "a.toml", **changes))
+        config_from_toml(path)
     told = str(refused.value)
     assert message in told
     assert told.isprintable() and len(told) < 500

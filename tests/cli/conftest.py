@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 import pytest
 
+import t2t_deploy.export
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import is_installed
 from t2t_deploy.model import ModelConfig, config_from_toml
@@ -141,6 +142,22 @@ def alter(change_manifest: Change) -> Callable[[Path, Alter], None]:
         change_manifest(path, sha256=None)
 
     return change
+
+
+@pytest.fixture
+def wrong_exporter(monkeypatch: pytest.MonkeyPatch) -> Callable[[Alter], None]:
+    """Make every export from now on wrong."""
+    right = t2t_deploy.export.onnx_from_deploy
+
+    def patch(work: Alter) -> None:
+        def wrong(*arguments: Any, **options: Any) -> onnx.ModelProto:
+            model = right(*arguments, **options)
+            work(model)
+            return model
+
+        monkeypatch.setattr(t2t_deploy.export, "onnx_from_deploy", wrong)
+
+    return patch
 
 
 @pytest.fixture

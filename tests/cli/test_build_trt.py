@@ -47,14 +47,12 @@ def test_another_precision_is_exported_from_the_stored_weights(run: Run, built: 
 
 
 def test_the_builders_log_is_kept(built: Path, engine_file: Path) -> None:
-    manifest = manifest_of(engine_file)
-    log = built / manifest["details"]["engine"]["log"]
+    log = built / manifest_of(engine_file)["details"]["engine"]["log"]
     assert "Layers:" in log.read_text()
 
 
-def test_whether_it_runs_here_and_why_not(run: Run, engine_file: Path) -> None:
-    manifest = manifest_of(engine_file)
-    details = manifest["details"]
+def test_whether_it_runs_here_and_why_not(engine_file: Path) -> None:
+    details = manifest_of(engine_file)["details"]
     assert details["runnable_here"] is (details["why_not"] is None)
     if device_capability() is None:
         assert details["runnable_here"] is False

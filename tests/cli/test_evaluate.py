@@ -20,7 +20,6 @@ from .command import Change, Run, Temporaries, manifest_of
 from .graphs import edited, scaled
 
 CLASSES = 10
-ROW = {"artifact", "images", "top1", "top5", "agreement", "status"}
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +61,6 @@ def always_one_class(onnx_file: Path, alter: Change) -> Change:
 def test_labels_and_reference(run: Run, workspace: Path, val: Path) -> None:
     done = run.json("evaluate", "--images", val, status=0)
     (row,) = done["results"]
-    assert set(row) >= ROW
     assert (row["images"], row["status"], row["reason"], row["batch"]) == (30, "passed", None, 8)
     assert row["agreement"] == 1.0
     assert 0 <= row["rel_l2_mean"] <= row["rel_l2_max"] < 1e-5

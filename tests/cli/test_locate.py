@@ -5,14 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-import t2t_deploy.export
 from t2t_deploy.commands import export_onnx
 from t2t_deploy.model import config_from_toml, random_state_dict, save_weights
 from t2t_deploy.workspace import Workspace
@@ -50,11 +48,14 @@ def flipped(name: str, bit: int = 23, row: int = 3, column: int = 5) -> Alter:
     return edited(name, flip)
 
 
-def swapped(first: str, second: str) -> Alter:
+def swapped(block: int) -> Alter:
+    """The weights of queries and keys."""
+    q, k = (f"blocks.{block}.attn.{part}.weight" for part in "qk")
+
     def alter(model: onnx.ModelProto) -> None:
-        a, b = stored(model, first), stored(model, second)
-        store(model, first, b)
-        store(model, second, a)
+        queries, keys = stored(model, q), stored(model, k)
+        store(model, q, keys)
+        store(model, k, queries)
 
     return alter
 
@@ -98,50 +99,40 @@ def constant_set(value: float, where: Callable[[float], bool], op: str, scope: s
     return alter
 
 
+T1, T2 = "tokens_to_token.attention1", "tokens_to_token.attention2"
+BLOCK = "blocks.1.attn"
 WRONG = {
-    "bit in block 1 of the tokens": (
-        flipped("tokens.blocks.0.tail.mlp.fc2.weight"),
-        "tokens_to_token.attention1.mlp.2",
-    ),
-    "bit in a soft split": (
-        flipped("tokens.splits.0.weights.1"),
-        "tokens_to_token.attention1.kqv (keys)",
-    ),
+    "bit in block 1 of the tokens": (flipped("tokens.blocks.0.tail.mlp.fc2.weight"), f"{T1}.mlp.2"),
+    "bit in a soft split": (flipped("tokens.splits.0.weights.1"), f"{T1}.kqv (keys)"),
     "bit in a middle block": (flipped("blocks.1.mlp.fc1.weight"), "blocks.1.mlp.fc1"),
     "bit in the head": (flipped("head.weight"), "head"),
-    "q and k swapped in the first block": (
-        swapped("blocks.0.attn.q.weight", "blocks.0.attn.k.weight"),
-        "blocks.0.attn.qkv (queries)",
-    ),
-    "q and k swapped in the last block": (
-        swapped("blocks.2.attn.q.weight", "blocks.2.attn.k.weight"),
-        "blocks.2.attn.qkv (queries)",
-    ),
-    "k transposed": (turned("blocks.1.attn.k.weight"), "blocks.1.attn.qkv (keys)"),
+    "q and k swapped in the first block": (swapped(0), "blocks.0.attn.qkv (queries)"),
+    "q and k swapped in the last block": (swapped(2), "blocks.2.attn.qkv (queries)"),
+    "k transposed": (turned(f"{BLOCK}.k.weight"), f"{BLOCK}.qkv (keys)"),
     "projection of block 2 of the tokens transposed": (
         turned("tokens.blocks.1.proj_weight"),
-        "tokens_to_token.attention2 (sum after attention)",
+        f"{T2} (sum after attention)",
     ),
     "projection of a middle block transposed": (
-        turned("blocks.1.attn.proj.weight"),
-        "blocks.1.attn.proj",
+        turned(f"{BLOCK}.proj.weight"),
+        f"{BLOCK}.proj",
     ),
     "projection of the last block transposed": (
         turned("blocks.2.attn.proj.weight"),
         "blocks.2.attn.proj",
     ),
     "attention scale of the width, not of the head": (
-        scaled("blocks.1.attn.q.weight", 0.5**0.5),
-        "blocks.1.attn.qkv (queries)",
+        scaled(f"{BLOCK}.q.weight", 0.5**0.5),
+        f"{BLOCK}.qkv (queries)",
     ),
     "positions column by column": (rows_moved, "pos_embed"),
     "no epsilon in the first soft split": (
         constant_set(0.0, lambda x: 9e-6 < x < 1.1e-5, "Add", "/tokens/splits.0/"),
-        "tokens_to_token.attention1.kqv (keys)",
+        f"{T1}.kqv (keys)",
     ),
     "no epsilon in a performer": (
         constant_set(-1e30, lambda x: -17 < x < -16, "Sub", "/tokens/blocks.0/"),
-        "tokens_to_token.attention1 (sum after attention)",
+        f"{T1} (sum after attention)",
     ),
     "no epsilon in a middle block's norm": (
         without_norm_epsilon("/blocks.1/norm2"),
@@ -235,16 +226,9 @@ def test_a_right_graph_has_no_wrong_layer(run: Run, exported: Path) -> None:
     ]
 
 
-def test_export_finds_a_wrong_exporter(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_finds_a_wrong_exporter(run: Run, wrong_exporter: Change) -> None:
     """The message names the command that finds the layer, and the command finds it."""
-    right_one = t2t_deploy.export.onnx_from_deploy
-
-    def wrong(*arguments: Any, **options: Any) -> onnx.ModelProto:
-        model = right_one(*arguments, **options)
-        turned("blocks.1.attn.proj.weight")(model)
-        return model
-
-    monkeypatch.setattr(t2t_deploy.export, "onnx_from_deploy", wrong)
+    wrong_exporter(turned("blocks.1.attn.proj.weight"))
     Path("small.toml").write_text(MODEL)
     done = run("export", "--config", "small.toml", "--json", status=3)
     assert done.json["verification"]["status"] == "failed"

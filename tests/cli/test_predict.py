@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnxruntime
@@ -349,9 +350,7 @@ def test_an_interrupted_run_leaves_the_old_table(
 ) -> None:
     Path("table.csv").write_text("old")
 
-    def stop(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
+    stop = Mock(side_effect=KeyboardInterrupt)
     monkeypatch.setattr("t2t_deploy.cli._output.Output.progress", stop)
     run("predict", onnx_file, pictures, "--csv", "table.csv", status=130)
     assert Path("table.csv").read_text() == "old"

@@ -14,7 +14,7 @@ import pytest
 from t2t_deploy import export
 from t2t_deploy._optional import is_installed
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult
-from t2t_deploy.commands import ComparedStrategies, StrategyComparison, _compare, compare_exports
+from t2t_deploy.commands import ComparedStrategies, _compare, compare_exports
 from t2t_deploy.commands._compare import strategies_to_compare, strategy_name
 from t2t_deploy.engine import BuildOptions
 from t2t_deploy.errors import CheckpointError, EngineError, ExportError, UsageError
@@ -102,24 +102,22 @@ def breaking(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(export, "DeployT2TViT", construct, raising=False)
 
 
-def by_name(comparison: StrategyComparison) -> dict[str, Any]:
-    return {row.name: row for row in comparison.rows}
+def rows_of(**request: Any) -> list[Any]:
+    return list(compare_exports(**request).rows)
 
 
 def test_all_are_compared(tiny: Options, measured: Measured, empty_folders: Path) -> None:
-    comparison = compare_exports(**tiny)
-    rows = comparison.rows
+    rows = rows_of(**tiny)
     assert (len(rows), [row.default for row in rows].count(True)) == (10, 1)
     (default,) = (row for row in rows if row.default)
     assert default.strategies == choose_strategies(Target.PORTABLE)
     for row in rows:
-        assert row.exported and row.nodes is not None and row.nodes > 50
-        assert row.rel_l2 is not None and row.rel_l2 < 1e-5
+        assert row.exported and row.nodes > 50 and row.rel_l2 < 1e-5
         assert row.rel_l2_flat is not None and row.engine is None
         assert row.reason == "no latency: not today"
         hazardous = row.strategies.soft_split[0] is SoftSplitForm.FOLDED
         assert any("on the picture" in hazard for hazard in row.hazards) == hazardous
-    named = by_name(comparison)
+    named = {row.name: row for row in rows}
     assert named["folded, stable"].rel_l2_flat > 20 * named["centred, stable"].rel_l2_flat
     assert not list(empty_folders.iterdir())
     assert not list(Path.cwd().iterdir())
@@ -142,7 +140,7 @@ def test_openvino_is_timed_where_it_is(
         "why_not_in",
         lambda name, kind: f"no {kind.value}" if kind != "fp32" else None,
     )
-    rows = compare_exports(**tiny).rows
+    rows = rows_of(**tiny)
     *cases, eager = measured[0]["cases"]
     assert [(case.artifact, case.backend) for case in cases] == [
         (row.name, runtime) for row in rows for runtime in ("ort-cpu", "openvino")
@@ -150,8 +148,7 @@ def test_openvino_is_timed_where_it_is(
     assert eager.backend == "eager" and {case.request.precision for case in cases} == {"fp32"}
     for row in rows:
         assert row.reason == "no latency: not today; no OpenVINO latency: not today"
-    for row in compare_exports(**tiny, precision=Precision.FP16).rows:
-        assert row.reason is not None
+    for row in rows_of(**tiny, precision=Precision.FP16):
         assert row.reason.endswith("no latency: no fp16; no OpenVINO latency: no fp16")
     assert len(measured) == 1
 
@@ -203,7 +200,7 @@ def test_one_that_fails_is_a_row(
     reason: str,
 ) -> None:
     breaking(monkeypatch, error)
-    rows = by_name(compare_exports(**tiny))
+    rows = {row.name: row for row in rows_of(**tiny)}
     failed = rows.pop("conv, stable")
     assert not failed.exported and failed.reason == reason
     assert (failed.nodes, failed.rel_l2, failed.latency_ms, failed.engine) == (None,) * 4
@@ -239,7 +236,7 @@ def test_a_wrong_request_is_said_once(
 
 def test_what_is_asked_is_one_more_row(tiny: Options, measured: Measured, two: None) -> None:
     forms: Options = {"soft_split": "unfold,conv,auto", "performer": "plain"}
-    *_, asked = compare_exports(**tiny, **forms).rows
+    *_, asked = rows_of(**tiny, **forms)
     assert asked.name == "unfold,conv,unfold, plain"
     assert not asked.default and asked.exported and len(asked.hazards) == 1
 
@@ -266,19 +263,17 @@ def test_query_groups_that_do_not_divide(tmp_path: Path, measured: Measured, two
     request = request_of(tmp_path, "transformer")
     with request["config"].open("a") as file:
         file.write("splits = [[7, 3, 2], [3, 2, 1], [3, 2, 1]]\n")  # at 20 px, maps of 5 x 5 tokens
-    default, _ = compare_exports(**dict(request, target=Target.TENSORRT, image_size=20)).rows
-    assert default.reason is not None
+    default, _ = rows_of(**request, target=Target.TENSORRT, image_size=20)
     assert "25 tokens do not divide into 2 groups of queries" in default.reason
 
 
 def test_bf16_is_evaluated_node_by_node(tiny: Options, measured: Measured, two: None) -> None:
-    default, folded = compare_exports(**tiny, precision=Precision.BF16).rows
-    assert default.rel_l2 is not None and 1e-4 < default.rel_l2 < 4e-2
+    default, folded = rows_of(**tiny, precision=Precision.BF16)
+    assert 1e-4 < default.rel_l2 < 4e-2
     assert default.rel_l2_flat is not None and default.latency_ms is None
-    assert default.reason is not None
     assert "node by node, on noise 0" in default.reason and "no bf16" in default.reason
     # ONNX has no bf16 convolution at this opset
-    assert folded.reason is not None and folded.reason.startswith("not exported: ")
+    assert folded.reason.startswith("not exported: ")
     assert not measured
 
 
@@ -291,7 +286,7 @@ def test_an_engine_that_is_refused(
 
     monkeypatch.setattr(_compare, "is_installed", lambda module: module == "tensorrt_rtx")
     monkeypatch.setattr(_compare, "build_engine", refuse)
-    for row in compare_exports(**tiny).rows:
+    for row in rows_of(**tiny):
         assert row.engine is None and row.rel_l2 is not None
         assert row.reason == "no engine: too large; no latency: not today"
 

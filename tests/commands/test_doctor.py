@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -113,9 +114,7 @@ def test_known_places_may_have_spaces(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown() -> str:
-        raise KeyError("getpwuid(): uid not found: 1234")
-
+    unknown = Mock(side_effect=KeyError("getpwuid(): uid not found: 1234"))
     monkeypatch.setattr(getpass, "getuser", unknown)
     assert without_places("nobody") == "nobody"
 

@@ -20,6 +20,14 @@ from ..program import Done, environment
 from ..small import TINY
 
 OWN_MOUNTS = ("unshare", "--map-root-user", "--mount")
+# what only reads
+READING = (
+    ("workspace", "list"),
+    ("workspace", "check"),
+    ("inspect", "model.onnx"),
+    ("predict", "model.onnx", "pictures"),
+    ("evaluate", "model.onnx", "--images", "pictures"),
+)
 FORK_SERVER = Path(__file__).with_name("fork_server.py")
 
 

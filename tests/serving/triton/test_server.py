@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from triton_server import ServerError, ServerProcess, why_no_server
+from triton_server import ServerError, ServerProcess
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.commands import package_artifact
@@ -23,10 +23,9 @@ from t2t_deploy.workspace import Artifact, Workspace
 
 from ...natural import TEST, natural_crops, shipped
 from ...small import tiny_exports
-from .conftest import by_batch
+from .conftest import by_batch, needs_server
 
-SKIPPED = why_no_server()
-pytestmark = pytest.mark.skipif(SKIPPED is not None, reason=str(SKIPPED))
+pytestmark = needs_server
 SIZE = 32
 
 
