@@ -85,16 +85,16 @@ def constant_set(value: float, where: Callable[[float], bool], op: str, scope: s
         made |= {t.name: t for t in graph.initializer}
         found = []
         for node in graph.node:
-            for place, name in enumerate(node.input):
+            for index, name in enumerate(node.input):
                 if node.op_type != op or not node.name.startswith(scope) or name not in made:
                     continue
                 number = numpy_helper.to_array(made[name])
                 if number.size == 1 and where(float(number.reshape(()))):
-                    found.append((node, place, number))
-        ((node, place, number),) = found
+                    found.append((node, index, number))
+        ((node, index, number),) = found
         changed = numpy_helper.from_array(np.full_like(number, value), "changed")
         graph.initializer.append(changed)
-        node.input[place] = "changed"
+        node.input[index] = "changed"
 
     return alter
 
@@ -203,9 +203,9 @@ def test_the_wrong_layer_is_named(run: Run, exported: Path, alter: Change, name:
         # its windows differ by less than the epsilon counts: elsewhere it is a thousand times less
         assert found["first"]["rel_l2"] > 0.1, found["first"]
     layers = [compared["layer"] for compared in found["layers"]]
-    place = layers.index(layer)
+    index = layers.index(layer)
     before = found["last_agreeing"]
-    assert (None if before is None else before["layer"]) == (layers[place - 1] if place else None)
+    assert (None if before is None else before["layer"]) == (layers[index - 1] if index else None)
     assert found["reason"].startswith(f"{layer} differs first, on ")
     kept = manifest_of(exported)["details"]["located"]
     assert kept["first"]["layer"] == layer

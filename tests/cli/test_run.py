@@ -259,8 +259,8 @@ def test_a_run_killed_in_every_step_in_turn_ends_like_one_that_was_not(
     run: Run, whole: Path, number: signal.Signals
 ) -> None:
     wanted = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143}[number]
-    for place, step in enumerate(STEPS, start=1):
-        line = f"[{place}/{len(STEPS)}] {step}: "
+    for position, step in enumerate(STEPS, start=1):
+        line = f"[{position}/{len(STEPS)}] {step}: "
         left = kill_at(whole, line, number)
         assert left in (wanted, 0), step  # the last steps may have been done by then
         assert run("workspace", "check").status == 0

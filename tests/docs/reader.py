@@ -52,10 +52,10 @@ class Reader:
     def _type(self, command: Command, page: Path) -> None:
         self.typed.append(command.words)
         status, printed = self._run(command.words)
-        place = f"{page.name}:{command.line}: {command.words}"
-        assert status == command.status, f"{place}: exit status {status}\n{printed}"
+        where = f"{page.name}:{command.line}: {command.words}"
+        assert status == command.status, f"{where}: exit status {status}\n{printed}"
         wrong = difference(command.printed, printed)
-        assert wrong is None, f"{place}: {wrong}"
+        assert wrong is None, f"{where}: {wrong}"
 
     def _run(self, command: str) -> tuple[int, str]:
         words = shlex.split(command)

@@ -137,8 +137,8 @@ def check_rest(command: Commands, folder: Path, case: Case) -> None:
         for each in (command.site, folder)
     ]
     assert models[0] == models[1] and len(models[0]) > 1
-    places = (folder, folder / "repository", folder / "other")
-    command(folder, "workspace", "prune", *filter(Path.is_dir, places), status=0)
+    folders = (folder, folder / "repository", folder / "other")
+    command(folder, "workspace", "prune", *filter(Path.is_dir, folders), status=0)
     assert temporaries(folder) == []
     assert not list((folder / "artifacts").rglob("*.partial"))
     done = command(folder, "doctor", "--workspace", "artifacts", "--json", status=0)

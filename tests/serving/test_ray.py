@@ -190,9 +190,9 @@ def test_evaluate_as_the_local_run(made: Path, tmp_path: Path, labelled: bool) -
     pictures = runs.write_jpegs(tmp_path / "flat", 300, seed=2)
     if labelled:
         for index, path in enumerate(sorted(pictures.rglob("*.jpg"))):
-            place = tmp_path / "classes" / str(index % 10) / path.name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(place)
+            target = tmp_path / "classes" / str(index % 10) / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
         pictures = tmp_path / "classes"
     else:
         pictures = pictures / "000"

@@ -228,7 +228,7 @@ def test_bad_pictures_fail_alone_in_one_line(client: Client, files: list[bytes])
             for content in [*files, b"bad", *files]
         ]
     failed = [one.exception() for one in asked]
-    assert [place for place, error in enumerate(failed) if error is not None] == [len(files)]
+    assert [index for index, error in enumerate(failed) if error is not None] == [len(files)]
 
 
 def test_shapes_that_do_not_fit_are_refused(client: Client) -> None:
