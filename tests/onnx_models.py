@@ -38,3 +38,9 @@ def save_model(path: Path, *parts: Any, opset: int = 18) -> Path:
     """The file of `model_of`."""
     onnx.save(model_of(*parts, opset=opset), path)
     return path
+
+
+def parsed(graph: str, *, opset: int = 18) -> onnx.ModelProto:
+    """The model of a graph, and of functions behind it, in the text form of ONNX."""
+    opsets = f'"": {opset}, "local": 1' if "local." in graph else f'"": {opset}'
+    return onnx.parser.parse_model(f"<ir_version: 10, opset_import: [{opsets}]> {graph}")

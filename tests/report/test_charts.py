@@ -66,6 +66,11 @@ def attribute(marks: str, kind: str, name: str) -> float:
     return float(re.findall(rf' {name}="([-\d.]+)"', element)[0])
 
 
+def mark_of(marks: str) -> tuple[float, float]:
+    """Where the mark of a case lies."""
+    return attribute(marks, "mark", "cx"), attribute(marks, "mark", "cy")
+
+
 def test_latencies_stand_in_their_order_and_place() -> None:
     drawing = wide(latency_chart(cases_of(1e-6, 1e-6), 1))
     found = groups(drawing)
@@ -136,10 +141,7 @@ def test_errors_and_speeds_have_their_places() -> None:
     found = groups(wide(chart))
     assert set(found) == {1, 2, 3, 4}
     assert 'class="reference"' in found[1]
-    places = {
-        n: (attribute(found[n], "mark", "cx"), attribute(found[n], "mark", "cy")) for n in (2, 3, 4)
-    }
-    (x2, y2), (x3, y3), (x4, y4) = places.values()
+    (x2, y2), (x3, y3), (x4, y4) = (mark_of(found[number]) for number in (2, 3, 4))
     assert x2 < x3 < x4 and x4 - x3 == pytest.approx(x3 - x2, abs=0.02)
     assert y2 > y3 > y4 and (y2 - y3) == pytest.approx(2 * (y3 - y4), abs=0.03)
     assert "fp32 limit 1e-5</text>" in wide(chart)
@@ -163,10 +165,7 @@ def test_the_line_joins_what_nothing_beats_in_both() -> None:
     found = groups(drawing)
     (front,) = re.findall(r'<path d="M([^"]*)" class="front"', drawing)
     corners = [tuple(float(word) for word in pair.split()) for pair in front.split("L")]
-    expected = [
-        (attribute(found[n], "mark", "cx"), attribute(found[n], "mark", "cy")) for n in (4, 2)
-    ]
-    assert corners == expected
+    assert corners == [mark_of(found[number]) for number in (4, 2)]
 
 
 def test_what_was_not_verified_is_named_and_not_drawn() -> None:

@@ -48,43 +48,35 @@ def read(document: BenchDocument) -> Read:
     return Read(bench_page(document))
 
 
-def test_what_only_some_benches_have_is_text_too(unlike: BenchDocument) -> None:
-    plain, changed = read(unlike), read(hostile(unlike))
-    assert {name for name, _ in changed.elements} <= {name for name, _ in plain.elements}
-    assert plain.count("script") == changed.count("script") == 1
-    for text in (
-        "H100",
-        "580",
-        "power cap",
-        "14 are",
-        "5",
-        "parent.onnx",
-        "onnx",
-        "torch was 2.12",
-    ):
-        assert text in plain.text
-        assert f"{HOSTILE}{text}" in changed.text, text
-    assert f"{HOSTILE}not_run: {HOSTILE}no device".replace("_", " ") in changed.text
-
-
-def test_whatever_comes_from_files_is_text(document: BenchDocument) -> None:
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        (
+            "document",
+            ("fast.onnx", "t2t-deploy bench", "no device", "KeyError: [x]", "Some CPU", "old.json"),
+        ),
+        (
+            "unlike",
+            ("H100", "580", "power cap", "14 are", "5", "parent.onnx", "onnx", "torch was 2.12"),
+        ),
+    ],
+)
+def test_whatever_comes_from_files_is_text(
+    request: pytest.FixtureRequest, name: str, texts: tuple[str, ...]
+) -> None:
+    document: BenchDocument = request.getfixturevalue(name)
     plain, changed = read(document), read(hostile(document))
-    assert {name for name, _ in changed.elements} <= {name for name, _ in plain.elements}
+    assert {tag for tag, _ in changed.elements} <= {tag for tag, _ in plain.elements}
     assert plain.count("script") == changed.count("script") == 1
     assert changed.count("img") == 0
     allowed = {name for _, attributes in plain.elements for name in attributes}
     assert {name for _, attributes in changed.elements for name in attributes} <= allowed
     assert not [name for name in allowed if name.startswith("on")]
-    shown = changed.text
-    for text in (
-        "fast.onnx",
-        "t2t-deploy bench",
-        "no device",
-        "KeyError: [x]",
-        "Some CPU",
-        "old.json",
-    ):
-        assert f"{HOSTILE}{text}" in shown, text
+    for text in texts:
+        assert text in plain.text
+        assert f"{HOSTILE}{text}" in changed.text, text
+    if name == "unlike":
+        assert f"{HOSTILE}not_run: {HOSTILE}no device".replace("_", " ") in changed.text
 
 
 def test_a_variant_named_as_a_script_is_shown_by_that_name() -> None:

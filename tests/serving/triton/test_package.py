@@ -28,6 +28,7 @@ from t2t_deploy.types import BARE, GraphIO, Precision, ShapeProfile, Tail, Targe
 from t2t_deploy.workspace import Artifact, Workspace
 
 Make = Callable[..., Package]
+OfBatch = Callable[[int | None], Artifact]
 ALL = tuple(ServingFormat)
 
 
@@ -118,7 +119,7 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_failed_artifact_is_refused(
-    package: Make, workspace: Workspace, artifact: Callable[[int | None], Artifact]
+    package: Make, workspace: Workspace, artifact: OfBatch
 ) -> None:
     workspace.update(artifact(None), verification={"status": "failed", "reason": "off"})
     with pytest.raises(ArtifactError, match=r"failed its check \(off\)"):
@@ -150,7 +151,7 @@ def test_names_that_are_no_folder(package: Make, name: str) -> None:
         package(name=name)
 
 
-def test_a_fixed_batch(package: Make, artifact: Callable[[int | None], Artifact]) -> None:
+def test_a_fixed_batch(package: Make, artifact: OfBatch) -> None:
     with pytest.raises(ArtifactError, match=r"takes exactly 4 pictures, Triton sends 1 to 4"):
         package(artifact=artifact(4).path)
     filled = package(artifact=artifact(4).path, format=ServingFormat.PYTHON).service.batching
@@ -178,10 +179,7 @@ def test_a_fixed_batch(package: Make, artifact: Callable[[int | None], Artifact]
     ],
 )
 def test_batches_of_profiles(
-    artifact: Callable[[int | None], Artifact],
-    profiles: list[str],
-    max_batch: int | None,
-    expected: Any,
+    artifact: OfBatch, profiles: list[str], max_batch: int | None, expected: Any
 ) -> None:
     signature = signature_from_onnx(artifact(None).path, {}, 10)
     parsed = [ShapeProfile.parse(text) for text in profiles]
@@ -227,12 +225,8 @@ CHOICES = [
 def test_accelerators_by_format_target_and_precision(
     form: str, asked: str | None, target: str, precision: str, expected: str | None
 ) -> None:
-    ask = (
-        ServingFormat(form),
-        None if asked is None else Accelerator(asked),
-        Target(target),
-        Precision(precision),
-    )
+    accelerator = None if asked is None else Accelerator(asked)
+    ask = (ServingFormat(form), accelerator, Target(target), Precision(precision))
     if expected is None:
         with pytest.raises(UsageError):
             choose_accelerator(*ask)
