@@ -36,14 +36,16 @@ from t2t_deploy.graph import check_graph
 from t2t_deploy.types import HALF_MAX, Precision, Target
 
 from ..export.conftest import KINDS, relative_error
-from .conftest import logits, pictures, tiny
-from .placed import (
+from .graphs import (
     Formed,
     formed,
+    logits,
     makers_of,
     misplaced_forms,
     observed_ranges,
+    pictures,
     readers_of,
+    tiny,
     with_codes_before,
 )
 

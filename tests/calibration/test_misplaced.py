@@ -11,8 +11,16 @@ from onnx import helper
 from t2t_deploy.calibration import stored_arrays
 from t2t_deploy.types import Target
 
-from .conftest import EVERY_KIND, chosen, decisions_of, tiny
-from .placed import dynamic, misplaced, static, with_codes_before
+from .graphs import (
+    EVERY_KIND,
+    chosen,
+    decisions_of,
+    dynamic,
+    misplaced,
+    static,
+    tiny,
+    with_codes_before,
+)
 
 
 def attention_product(model: onnx.ModelProto) -> str:
