@@ -53,3 +53,20 @@ def save_model(path: Path, *parts: Any, opset: int = 18) -> Path:
     """The file of `model_of`."""
     onnx.save(model_of(*parts, opset=opset), path)
     return path
+
+
+def int8_product(path: Path, codes: np.ndarray, weight_scale: float, scale: float = 1 / 32) -> Path:
+    """logits = dequantised(image) @ dequantised(codes): a static Q/DQ graph, its batch free."""
+    values = {
+        "weight": codes.astype(np.int8),
+        "weight_scale": np.float32(weight_scale),
+        "scale": np.float32(scale),
+        "zero": np.int8(0),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"]),
+        helper.make_node("DequantizeLinear", ["weight", "weight_scale", "zero"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["logits"]),
+    ]
+    return save_model(path, nodes, constants(values), ["N", len(codes)], ["N", codes.shape[1]])

@@ -18,15 +18,7 @@ from t2t_deploy.errors import ArtifactError, BackendError, EngineError
 from t2t_deploy.types import Precision, ShapeProfile, Status, TensorSpec
 
 from ..onnx_models import save_model
-from .graphs import (
-    BF16,
-    attention,
-    build,
-    build_here,
-    fp8_linear,
-    linear,
-    needs_tensorrt_rtx,
-)
+from .graphs import BF16, attention, build, build_here, fp8_linear, linear, needs_tensorrt_rtx
 
 pytestmark = needs_tensorrt_rtx
 

@@ -15,15 +15,7 @@ from t2t_deploy.export._token_block import TokenTransformer
 from t2t_deploy.model import VARIANTS, T2TViT
 from t2t_deploy.types import TOLERANCES, Precision, Target
 
-from .conftest import (
-    KINDS,
-    deploy_error,
-    deployed,
-    drawn,
-    logits_of,
-    reference_of,
-    relative_error,
-)
+from .conftest import KINDS, deploy_error, deployed, drawn, logits_of, reference_of, relative_error
 
 FORMS = [
     "unfold",

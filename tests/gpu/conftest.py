@@ -10,27 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from t2t_deploy.commands import (
-    build_engine,
-    export_onnx,
-    quantize_onnx,
-)
+from t2t_deploy.commands import build_engine, export_onnx, quantize_onnx
 from t2t_deploy.errors import EngineError
-from t2t_deploy.runtime import (
-    BACKENDS,
-    Session,
-    SessionRequest,
-    open_session,
-    why_not_runnable,
-)
-from t2t_deploy.types import (
-    INPUT_NAME,
-    OUTPUT_NAME,
-    QUANTIZED,
-    Precision,
-    ShapeProfile,
-    Target,
-)
+from t2t_deploy.runtime import BACKENDS, Session, SessionRequest, open_session, why_not_runnable
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, QUANTIZED, Precision, ShapeProfile, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
 from ..natural import write_calibration_crops

@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from t2t_deploy.commands import (
-    build_engine,
-    evaluate_artifacts,
-    quantize_onnx,
-    verify_artifacts,
-)
+from t2t_deploy.commands import build_engine, evaluate_artifacts, quantize_onnx, verify_artifacts
 from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.types import TOLERANCES, Precision, ShapeProfile, Status, Target
 from t2t_deploy.verify import logits_of, standard_pictures
