@@ -34,21 +34,11 @@ def graph(workspace: Workspace) -> MakeArtifact:
 
     @cache
     def make(precision: Precision) -> Artifact:
-        if precision in QUANTIZED:
-            asked: dict[str, Any] = {
-                "artifact": make(Precision.FP32).path,
-                "type": precision,
-                "target": Target.TENSORRT,
-                "images": crops(),
-                "speed": False,
-            }
-            return quantize_onnx(**asked, workspace=workspace)
-        request: dict[str, Any] = {
-            "variant": VARIANT,
-            "precision": precision,
-            "target": Target.TENSORRT,
-        }
-        return export_onnx(**request, workspace=workspace)
+        asked: dict[str, Any] = {"target": Target.TENSORRT, "workspace": workspace}
+        if precision not in QUANTIZED:
+            return export_onnx(variant=VARIANT, precision=precision, **asked)
+        asked |= {"artifact": make(Precision.FP32).path, "images": crops(), "speed": False}
+        return quantize_onnx(type=precision, **asked)
 
     @cache
     def crops() -> Path:
@@ -68,13 +58,8 @@ def engine(workspace: Workspace, graph: MakeArtifact) -> MakeArtifact:
 
     @cache
     def make(precision: Precision) -> Artifact:
-        profiles = tuple(map(ShapeProfile.parse, PROFILES))
-        request: dict[str, Any] = {
-            "artifact": graph(precision).path,
-            "precision": precision,
-            "profile": profiles,
-        }
-        return build_engine(**request, workspace=workspace)
+        path, profiles = graph(precision).path, tuple(map(ShapeProfile.parse, PROFILES))
+        return build_engine(path, precision=precision, profile=profiles, workspace=workspace)
 
     def make_or_skip(precision: Precision) -> Artifact:
         try:
