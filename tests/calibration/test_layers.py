@@ -298,12 +298,8 @@ def test_windows_of_token_blocks_are_not_fp8() -> None:
     ]
     assert {(found.quantised, found.because) for found in windows} == {(False, FP8_WINDOWS)}
     assert decided["tokens.project.weights.0"].quantised
+    alone = decide(layers, precision=Precision.FP8, placement=WEIGHTS_COMPACT)
+    forms = [one.form for one in alone if one.quantised and ".splits." in one.layer.name]
+    assert forms == [Form.WEIGHTS] * 6  # where no product is in FP8, their weights are
     in_int8 = {found.layer.name: found for found in decide(layers)}
     assert all(in_int8[window.layer.name].quantised for window in windows)
-
-
-def test_weights_of_windows_are_fp8_where_no_product_is() -> None:
-    layers = find_layers(tiny("performer", Target.TENSORRT))
-    found = decide(layers, precision=Precision.FP8, placement=WEIGHTS_COMPACT)
-    windows = [one for one in found if one.layer.name.startswith("tokens.splits.")]
-    assert [(one.quantised, one.form) for one in windows] == [(True, Form.WEIGHTS)] * 6
