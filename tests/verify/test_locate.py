@@ -15,7 +15,7 @@ from t2t_deploy.verify._stepwise import LayerError
 from t2t_deploy.workspace import Artifact, Workspace
 
 from ..small import OTHER_BACKBONES, tiny_exports
-from ..trained import EIGHT_BITS, export_weights, trained_weights
+from ..trained import EIGHT_BITS, export_weights, trained_weights, write_digits
 
 pytest.importorskip("onnxruntime")
 
@@ -83,13 +83,14 @@ def check_passed(name: str, artifact: Artifact, workspace: Workspace) -> Located
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["performer", "transformer"])
-def test_float32_and_eight_bits(kind: str, tmp_path: Path, digit_pictures: Path) -> None:
+def test_float32_and_eight_bits(kind: str, tmp_path: Path) -> None:
     right = exported(tmp_path / "right", kind)
     (artifact,) = right.artifacts("onnx")
     check_passed(f"{kind} fp32", artifact, right)
     wrong = exported(tmp_path / "wrong", kind, wrong=True)
+    images = write_digits(tmp_path / "digits") / "calibration"
     for form, asked in EIGHT_BITS.items():
-        request = dict(asked, images=digit_pictures / "calibration", speed=False)
+        request = dict(asked, images=images, speed=False)
         made = quantize_onnx(**request, workspace=right)
         check_passed(f"{kind} {form}", made, right)
         other = quantize_onnx(**request, workspace=wrong)
