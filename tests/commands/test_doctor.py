@@ -14,7 +14,7 @@ import pytest
 from t2t_deploy.bench import _environment
 from t2t_deploy.cli._machine import _about
 from t2t_deploy.commands import _doctor, bug_report, examine_machine
-from t2t_deploy.commands._doctor import without_places
+from t2t_deploy.commands._doctor import without_paths
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_a_processor_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Mon
     ],
 )
 def test_paths_keep_their_last_part(text: str, wanted: str) -> None:
-    assert without_places(text) == wanted
+    assert without_paths(text) == wanted
 
 
 def test_user_and_host_are_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(getpass, "getuser", lambda: "ann")
     monkeypatch.setattr(platform, "node", lambda: "lab-7")
-    assert without_places("ann at lab-7: an annex of lab-70") == (
+    assert without_paths("ann at lab-7: an annex of lab-70") == (
         "<user> at <host>: an annex of lab-70"
     )
 
@@ -110,13 +110,13 @@ def test_known_places_may_have_spaces(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.chdir(here)
     monkeypatch.setattr(Path, "home", lambda: here.parent)
     text = f"{here}/a.onnx, {here.parent}/.cache/b"
-    assert without_places(text) == "<cwd>/a.onnx, ~/.cache/b"
+    assert without_paths(text) == "<cwd>/a.onnx, ~/.cache/b"
 
 
 def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     unknown = Mock(side_effect=KeyError("getpwuid(): uid not found: 1234"))
     monkeypatch.setattr(getpass, "getuser", unknown)
-    assert without_places("nobody") == "nobody"
+    assert without_paths("nobody") == "nobody"
 
 
 def test_the_report_holds_what_doctor_found_but_no_path_of_this_machine() -> None:
