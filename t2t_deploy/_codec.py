@@ -1,20 +1,4 @@
-"""Records as plain values, as in JSON, and back.
-
-A record is a dataclass. The annotations of its fields give their types:
-
-    in a record                      as a plain value
-    str, bool, None                  the same
-    int                              the same, of less than 64 bits
-    float                            the same, finite; read from an int too
-    Enum, Path                       the member's value; the path's text
-    tuple[X, ...], Sequence[X]       list, of any length; read as a tuple
-    tuple[X, Y], list[X]             list, of that length; of any
-    Mapping[str, X], dict[str, X]    dict
-    another record                   dict by field name, in order
-    X | None                         None, or the form of X
-    Annotated[X, Rule(...)]          the form of X, if the rule holds
-    Any                              anything
-"""
+"""Records, which are dataclasses, as plain values as in JSON, and back, by their annotations."""
 
 from __future__ import annotations
 
@@ -67,6 +51,8 @@ def to_plain(value: object) -> Any:
 def from_plain(kind: type[_T], values: Any, *, exact: bool = False) -> _T:
     """The record of ``kind`` with these plain values, as of `to_plain`.
 
+    A field is text, bool, int, float, Any, an Enum, a Path, another record, a tuple, list or
+    Mapping of such, one of them or None, or ``Annotated`` with a `Rule`.
     Missing fields get their defaults; unknown ones, as of a later version, are left out, or refused
     if ``exact``. Raises ValueError with the path and the value of the first that does not fit, as
     in "results[0].batch is 1.0; expected a whole number". A ValueError of the record itself gets

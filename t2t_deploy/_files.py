@@ -1,9 +1,4 @@
-"""Atomic writes: files get a temporary name first, then a rename in one step.
-
-A temporary file or folder is locked while its owner lives, which distinguishes leftovers of killed
-commands from the files of running ones. Windows has no such locks: there all temporary files count
-as leftovers, to be removed when no command runs.
-"""
+"""Atomic writes: files get a temporary name first, then a rename in one step."""
 
 from __future__ import annotations
 
@@ -21,7 +16,7 @@ from pathlib import Path
 from t2t_deploy.errors import ArtifactError
 
 TEMPORARY = ".t2t-tmp-"
-"""How the names of unfinished files and folders begin."""
+"""How the names of unfinished files and folders begin; they are locked while their owner lives."""
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
@@ -170,7 +165,7 @@ if sys.platform == "win32":
         yield
 
     def _is_owned(path: Path) -> bool:
-        return False
+        return False  # no such locks: all count as leftovers, to be removed when no command runs
 
 else:
     import fcntl

@@ -1,4 +1,4 @@
-"""Access to optional packages, which may be absent or broken."""
+"""Access to packages that may be absent or broken, and to names that are loaded on first use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+from collections.abc import Callable, Collection
 from types import ModuleType
+from typing import Any
 
 from t2t_deploy.errors import MissingDependencyError
 
@@ -43,9 +45,6 @@ _SPELLINGS = {"tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 # openvino over the network and stores a user identity in the home folder; without it openvino uses
 # a stub.
 _HIDDEN = {"openvino": "openvino_telemetry"}
-# The environment for any optional package. The telemetry in onnxruntime's wheels of 1.32 stores an
-# identity and a database in the home folder, also if another package (onnxsim) imports it.
-_ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 def is_installed(module: str) -> bool:
@@ -76,8 +75,9 @@ def require(module: str) -> ModuleType:
     if module in _HIDDEN:
         # None makes Python refuse the import; a loaded module stays
         sys.modules.setdefault(_HIDDEN[module], None)  # type: ignore[arg-type]  # as documented
-    for variable, value in _ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
+    # The telemetry in onnxruntime's wheels of 1.32 stores an identity and a database in the home
+    # folder, also if another package (onnxsim) imports it.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module(name)
     except Exception as err:
@@ -94,3 +94,16 @@ def _installed_name(module: str) -> str | None:
             if importlib.util.find_spec(name) is not None:
                 return name
     return None
+
+
+def lazy(package: str, names: Collection[str], *homes: str) -> Callable[[str], Any]:
+    """A package's ``__getattr__``: each of the names is in one of its modules ``homes``."""
+
+    def find(name: str) -> Any:
+        for home in homes if name in names else ():
+            module = importlib.import_module(f"{package}.{home}")
+            if hasattr(module, name):
+                return getattr(module, name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return find

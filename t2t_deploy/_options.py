@@ -1,16 +1,4 @@
-"""One declaration of an option, for Python, the command line, recipes and their records alike.
-
-A command is a function whose parameters are annotated with an `Opt`:
-
-    def quantize_onnx(
-        artifact: Annotated[AnyPath | None, Opt()] = None,
-        *,
-        max_drop: Annotated[float | None, Opt("Return layers to float until ...")] = None,
-    ) -> Artifact
-
-Its signature is the Python interface; `cli/_adapter.py` derives the command line from it,
-`recipe/_tables.py` the keys of a recipe, `recipe/_fingerprint.py` what a step depends on.
-"""
+"""One declaration of an option, for Python, the command line, recipes and their records alike."""
 
 from __future__ import annotations
 
@@ -232,9 +220,7 @@ def _flag(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError
-    if not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError
     return float(value)
 
@@ -277,14 +263,8 @@ def several(kind: Kind) -> Kind:
         values = list(value) if isinstance(value, (list, tuple)) else [value]
         return tuple(dict.fromkeys(kind.read(one) for one in values))
 
-    return Kind(
-        f"{kind.expected}, or a list of such",
-        read,
-        kind.text,
-        names=kind.names,
-        several=True,
-        word=kind.word,
-    )
+    expected = f"{kind.expected}, or a list of such"
+    return dataclasses.replace(kind, expected=expected, read=read, several=True)
 
 
 def ending(*suffixes: str) -> Kind:

@@ -19,14 +19,10 @@ class Progress(Protocol):
 
 
 class _Silent:
-    def step(self, text: str) -> None:
-        pass
+    def step(self, *args: object, **keywords: object) -> None:
+        """Show nothing."""
 
-    def note(self, text: str) -> None:
-        pass
-
-    def progress(self, text: str, done: int, total: int) -> None:
-        pass
+    note = progress = step
 
 
 silent: Progress = _Silent()

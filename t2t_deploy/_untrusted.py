@@ -1,8 +1,4 @@
-"""Limits of size and depth for untrusted files, checked before a reader gets them.
-
-No file can make a reader hang or fill the memory. Callers word the errors: each names the kind of
-file that it expected.
-"""
+"""Limits of size and depth for untrusted files, checked before a reader gets them."""
 
 from __future__ import annotations
 

@@ -1,32 +1,9 @@
-"""Every error a user can fix, in one tree.
-
-    DeployError                    exit 1: anything the user can fix
-    ├── UsageError                 exit 2: options that contradict each other
-    ├── CheckpointError            a weights file that does not fit the requested model
-    │   └── AmbiguousVariantError  its shapes fit several variants
-    ├── ConfigError                a model description that makes no sense
-    ├── RecipeError                a recipe that cannot be run
-    ├── ImageError                 a picture that cannot be read
-    ├── ExportError                the graph could not be written, or broke its contract
-    ├── ArtifactError              a workspace file that is missing, altered or unsuitable
-    │   └── BusyError              another command works on it, and this one was not to wait
-    ├── BackendError               a runtime that cannot run here
-    │   └── MissingDependencyError an optional package is absent or broken
-    ├── CalibrationError           pictures, ranges or a graph that do not fit each other
-    ├── EngineError                the builder refused the graph or the request
-    ├── InputError                 tensors whose name, dtype or shape do not fit a session
-    ├── ComparisonError            results that cannot be compared
-    ├── MemoryShortError           less memory than the work needs
-    ├── MachineError               disk, permissions or paths of this machine
-    ├── CrashError                 native code crashed
-    └── CheckFailed                exit 3: the work is done, a check failed
-
-A message gives the fault, the expected value where there is one, and the next step.
-"""
+"""Every error a user can fix: its message has the fault, what was expected, the next step."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -130,6 +107,12 @@ def shown_path(path: Path) -> str:
 def one_line(text: str) -> str:
     """A text that may quote a path, printable and on one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def first_few(names: Sequence[str], separator: str = ", ") -> str:
+    """The first three, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return separator.join(names[:3]) + more
 
 
 def counted(count: int, noun: str) -> str:

@@ -189,12 +189,8 @@ class TensorSpec:
         )
 
     def __str__(self) -> str:
-        return f"{self.name} {self.dtype} ({', '.join(shown_dim(d) for d in self.shape)})"
-
-
-def shown_dim(dim: int | None) -> str:
-    """A dimension for messages."""
-    return "N" if dim is None else str(dim)
+        shown = ", ".join("N" if dim is None else str(dim) for dim in self.shape)
+        return f"{self.name} {self.dtype} ({shown})"
 
 
 @dataclass(frozen=True, slots=True)

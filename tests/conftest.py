@@ -32,12 +32,12 @@ def why_no_cuda_device() -> str | None:
 @pytest.fixture
 def short_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bench in no time: what is measured does not matter, that it is does."""
-    from t2t_deploy.bench import _case_run
+    from t2t_deploy.bench import _run
     from t2t_deploy.commands import _bench
     from t2t_deploy.commands import _compare as _compare_speed
 
-    monkeypatch.setattr(_case_run, "WARM_UP_LIMIT_S", 0.05)
-    monkeypatch.setattr(_case_run, "WARM_UP_CHUNK_S", 0.01)
+    monkeypatch.setattr(_run, "WARM_UP_LIMIT_S", 0.05)
+    monkeypatch.setattr(_run, "WARM_UP_CHUNK_S", 0.01)
     for module in (_bench, _compare_speed):
         monkeypatch.setattr(module, "DEFAULT_ROUND_SECONDS", 0.01)
 

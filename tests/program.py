@@ -74,12 +74,14 @@ def start(*words: object, code: str | None = None, **options: Any) -> subprocess
     return subprocess.Popen([sys.executable, *what, *map(str, words)], **given)
 
 
-def finish(*words: object, timeout_s: float = 300, told: str | None = None, **options: Any) -> Done:
-    """Run it to its end; told: what it finds on stdin."""
-    stdin = {} if told is None else {"stdin": subprocess.PIPE}
+def finish(
+    *words: object, timeout_s: float = 300, stdin_text: str | None = None, **options: Any
+) -> Done:
+    """Run it to its end; stdin_text: what it finds on stdin."""
+    stdin = {} if stdin_text is None else {"stdin": subprocess.PIPE}
     with start(*words, **{**PIPES, **stdin, **options}) as process:
         try:
-            out, err = process.communicate(told, timeout_s)
+            out, err = process.communicate(stdin_text, timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from t2t_deploy.bench import BenchSettings, Environment
+import dataclasses
+import io
+
+from rich.console import Console
+
+from t2t_deploy.bench import (
+    BenchReport,
+    BenchSettings,
+    BenchStatus,
+    CaseResult,
+    Environment,
+    GpuRecord,
+    Latency,
+    Round,
+    Speedup,
+    WarmUp,
+)
+from t2t_deploy.runtime import CallTiming
 
 HERE = Environment(
     date_utc="2026-01-02T03:04:05+00:00",
@@ -20,3 +37,37 @@ HERE = Environment(
     load_after=(1.75, 1.0, 0.5),
 )
 SETTINGS = BenchSettings(rounds=5, round_seconds=0.5, warm_up_limit_s=5.0, seed=0)
+GPU = GpuRecord(0, "H100", "580", (1200, 1980), 1980, (2619, 2619), 61, 300.0, ("power cap",))
+
+
+def full_report(*gpus: GpuRecord) -> BenchReport:
+    """A report with something in every field."""
+    measured = CaseResult(
+        *("ort-cpu", 'a,\n"b".onnx', "fp32", 2, BenchStatus.OK),
+        latency_ms=Latency(1.5, 1.9, 2.0, 1.5, 0.25, (1.0, 2.0)),
+        images_per_s=1333.25,
+        speedup_vs_eager=Speedup(2.0, 1.875, 2.125),
+        baseline_rss_bytes=1000,
+        peak_rss_bytes=3000,
+        unstable=True,
+        spread=0.125,
+        load_ms=7.5,
+        first_call_ms=9.5,
+        warm_up=WarmUp(9, stable=False),
+        parts_ms=CallTiming(1.0, 2.0, 3.0, 7.0),
+        rounds=(Round(1, 2, (1.0,)), Round(2, 1, (2.0,))),
+    )
+    failed = CaseResult("openvino", None, "bf16", 1, BenchStatus.FAILED, "RuntimeError: no")
+    environment = dataclasses.replace(HERE, threads=(1, None), load_after=None, gpus=gpus)
+    return BenchReport(environment, (measured, failed), BenchSettings(5, 0.5, 5.0, 0, (None, 0)))
+
+
+def cells(table: object) -> list[list[str]]:
+    """The cells of a table as it is printed, row by row."""
+    console = Console(width=240, record=True, file=io.StringIO())
+    console.print(table)
+    return [
+        [cell.strip() for cell in line[1:-1].replace("┃", "│").split("│")]
+        for line in console.export_text().splitlines()
+        if line[0] in "│┃"
+    ]

@@ -9,9 +9,9 @@ from t2t_deploy.commands import export_onnx
 from t2t_deploy.workspace import Workspace
 
 
-def tiny_model(tokens_type: str = "performer", **changes: float) -> str:
+def tiny_model(tokens_type: str = "performer", **changes: float | str) -> str:
     """A description of the smallest model, but for some dimensions."""
-    dimensions: dict[str, float] = {
+    dimensions: dict[str, float | str] = {
         "embed_dim": 16,
         "depth": 2,
         "num_heads": 2,

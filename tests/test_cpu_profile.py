@@ -6,10 +6,11 @@ from pathlib import Path
 
 import cpu_profile
 import numpy as np
-import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+
+from .onnx_models import constants, save_model
 
 BATCH, TOKENS, WIDTH, OUT = 1, 24, 32, 48
 
@@ -18,23 +19,15 @@ BATCH, TOKENS, WIDTH, OUT = 1, 24, 32, 48
 def file(tmp_path: Path) -> Path:
     """One product with constant weights, one of two activations, one transposition."""
     weight = np.random.default_rng(0).standard_normal((WIDTH, OUT)).astype(np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["image", "weight"], ["y"]),
-            helper.make_node("Transpose", ["y"], ["turned"], perm=[0, 2, 1]),
-            helper.make_node("MatMul", ["y", "turned"], ["product"]),
-            helper.make_node("Softmax", ["product"], ["weights"]),
-            helper.make_node("Transpose", ["weights"], ["logits"], perm=[1, 0, 2]),
-        ],
-        "g",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [BATCH, TOKENS, WIDTH])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [TOKENS, BATCH, TOKENS])],
-        [numpy_helper.from_array(weight, "weight")],
-    )
-    path = tmp_path / "model.onnx"
-    opsets = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
-    return path
+    nodes = [
+        helper.make_node("MatMul", ["image", "weight"], ["y"]),
+        helper.make_node("Transpose", ["y"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["y", "turned"], ["product"]),
+        helper.make_node("Softmax", ["product"], ["weights"]),
+        helper.make_node("Transpose", ["weights"], ["logits"], perm=[1, 0, 2]),
+    ]
+    shapes = ([BATCH, TOKENS, WIDTH], [TOKENS, BATCH, TOKENS])
+    return save_model(tmp_path / "model.onnx", nodes, constants({"weight": weight}), *shapes)
 
 
 def test_products_are_counted_by_shape(file: Path, tmp_path: Path) -> None:

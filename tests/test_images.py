@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
 import os
@@ -27,6 +26,8 @@ from t2t_deploy.images import (
     read_image,
     resize_and_crop,
 )
+
+from .natural import CALIBRATION, TEST, shipped
 
 
 def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -174,21 +175,9 @@ def released(image: Image.Image, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [224, 384, 32])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "sklearn/datasets/images/china.jpg",
-        "sklearn/datasets/images/flower.jpg",
-        "skimage/data/chelsea.png",
-        "skimage/data/coffee.png",
-        "skimage/data/rocket.jpg",
-    ],
-)
+@pytest.mark.parametrize("name", [*TEST, *CALIBRATION[:2]])
 def test_preprocess_is_the_released_evaluation(name: str, size: int) -> None:
-    package, _, file = name.partition("/")
-    spec = importlib.util.find_spec(package)
-    assert spec is not None and spec.submodule_search_locations
-    image = read_image(Path(spec.submodule_search_locations[0]) / file)
+    image = read_image(shipped(name))
     for width in (image.width, image.width - 37):
         part = image.crop((0, 0, width, image.height))
         np.testing.assert_array_equal(preprocess(part, size), released(part, size))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,8 @@ import pytest
 from t2t_deploy import _optional
 from t2t_deploy._optional import EXTRAS, is_installed, require
 from t2t_deploy.errors import MissingDependencyError
+
+from .program import environment, finish
 
 NAME = "t2t_test_package"
 
@@ -86,12 +86,8 @@ def test_every_extra_is_declared() -> None:
 @pytest.mark.parametrize("module", ["onnxruntime", "onnxsim"])
 def test_onnxruntime_keeps_nothing_in_the_home_folder(tmp_path: Path, module: str) -> None:
     """Its telemetry would: a device's identity, and a database; onnxsim imports onnxruntime."""
-    root = Path(_optional.__file__).parents[1]
-    kept = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
-    subprocess.run(
-        [sys.executable, "-c", f"from t2t_deploy._optional import require; require({module!r})"],
-        env=kept | {"HOME": str(tmp_path), "PYTHONPATH": str(root)},
-        check=True,
-        timeout=60,
-    )
+    kept = {k: v for k, v in environment().items() if k != "ORT_DISABLE_TELEMETRY"}
+    code = f"from t2t_deploy._optional import require; require({module!r})"
+    done = finish(code=code, env=kept | {"HOME": str(tmp_path)}, timeout_s=60)
+    assert done.status == 0, done.err
     assert list(tmp_path.iterdir()) == []

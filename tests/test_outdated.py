@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,17 +14,13 @@ from t2t_deploy.commands import inspect_artifact
 from t2t_deploy.commands._artifacts import usable_artifacts
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.types import Precision, Target
-from t2t_deploy.workspace import Artifact, Manifest, Workspace
+from t2t_deploy.workspace import Manifest, Workspace
 
-GRAPH = Manifest(
-    kind="onnx",
-    file="",
-    sha256="",
-    size_bytes=0,
-    variant="tiny",
+from .manifests import DRAFT, store
+
+GRAPH = dataclasses.replace(
+    DRAFT,
     precision=Precision.INT8,
-    config={"image_size": 32},
-    batch=None,
     target=Target.TENSORRT.value,
     weights={},
     details={"quantization": {"base": "fp16", "placement": "balanced"}},
@@ -52,14 +49,6 @@ def with_details(manifest: Manifest, details: Mapping[str, Any], **changes: Any)
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "artifacts")
-
-
-def store(workspace: Workspace, draft: Manifest, content: bytes = b"content") -> Artifact:
-    def write(path: Path) -> Mapping[str, Any]:
-        path.write_bytes(content)
-        return {}
-
-    return workspace.store(draft, write, stem="tiny")
 
 
 @EIGHT_BITS
@@ -139,8 +128,8 @@ def test_engines_without_products_of_codes_are_not_outdated(precision: Precision
 def test_they_are_listed_and_refused_and_taken_by_force(
     workspace: Workspace, draft: Manifest
 ) -> None:
-    old = store(workspace, draft)
-    new = store(workspace, GRAPH, b"new")
+    old = store(workspace, draft=draft)
+    new = store(workspace, b"new", GRAPH)
     assert draft.outdated is not None
     assert workspace.check().problems == (f"{old.path}: {draft.outdated}",)
     with pytest.raises(ArtifactError, match="through float16"):
@@ -148,32 +137,24 @@ def test_they_are_listed_and_refused_and_taken_by_force(
     assert workspace.open(old.path, force=True) == old
     assert workspace.open(new.path) == new
     if draft.kind == "onnx":
-        notes: list[str] = []
-
-        class Notes:
-            note = staticmethod(notes.append)
-
-        def chosen(*, force: bool) -> list[Artifact]:
-            report: Any = Notes()
-            return usable_artifacts(workspace, (), force=force, purpose="bench", progress=report)
-
-        assert chosen(force=False) == [new]
-        assert notes == [f"left out {old.path.name}: {draft.outdated}"]
-        assert len(chosen(force=True)) == 2
+        progress = Mock()
+        options: dict[str, Any] = {"purpose": "bench", "progress": progress}
+        assert usable_artifacts(workspace, (), force=False, **options) == [new]
+        progress.note.assert_called_once_with(f"left out {old.path.name}: {draft.outdated}")
+        assert len(usable_artifacts(workspace, (), force=True, **options)) == 2
 
 
 def test_inspect_tells_of_it(workspace: Workspace) -> None:
     for draft in (with_details(ENGINE, OLD_ENGINE), ENGINE):
-        artifact = store(workspace, draft, repr(draft.outdated).encode())
+        artifact = store(workspace, repr(draft.outdated).encode(), draft)
         found = inspect_artifact(artifact.path, workspace=workspace)
         assert found["manifest"]["outdated"] == draft.outdated
 
 
 def test_a_workspace_of_new_ones_has_no_problems(workspace: Workspace) -> None:
-    for number, draft in enumerate((GRAPH, ENGINE)):
-        store(workspace, draft, str(number).encode())
     cpu = with_details(GRAPH, {"quantization": {"base": "fp32"}}, target=Target.CPU.value)
-    store(workspace, cpu, b"cpu")
-    store(workspace, dataclasses.replace(cpu, target=Target.PORTABLE.value), b"portable")
+    portable = dataclasses.replace(cpu, target=Target.PORTABLE.value)
+    for number, draft in enumerate((GRAPH, ENGINE, cpu, portable)):
+        store(workspace, bytes([number]), draft)
     assert workspace.check().problems == ()
     assert [artifact.require_manifest().failed for artifact in workspace.artifacts()] == [False] * 4

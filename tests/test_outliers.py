@@ -21,24 +21,14 @@ from t2t_deploy.model import (
 from .outliers import Outliers, StateDict, with_outliers
 
 PERFORMER = ModelConfig(
-    name="small",
-    tokens_type=TokensType.PERFORMER,
-    embed_dim=32,
-    depth=2,
-    num_heads=2,
-    mlp_ratio=2.0,
-    token_dim=32,
-    image_size=32,
-    num_classes=10,
+    "small", TokensType.PERFORMER, 32, 2, 2, 2.0, 32, image_size=32, num_classes=10
 )
 CONFIGS = {
     "performer": PERFORMER,
     "transformer": dataclasses.replace(PERFORMER, tokens_type=TokensType.TRANSFORMER),
     "se": dataclasses.replace(PERFORMER, backbone=Backbone.SE),
     "ghost": dataclasses.replace(PERFORMER, backbone=Backbone.GHOST, mlp_ratio=3.0),
-    "dense": dataclasses.replace(
-        PERFORMER, backbone=Backbone.DENSE, stages=(1, 1), growth=32, depth=2
-    ),
+    "dense": dataclasses.replace(PERFORMER, backbone=Backbone.DENSE, stages=(1, 1), growth=32),
 }
 # Products are the same up to the rounding of a factor and its inverse; float64 rounds at 1e-16.
 EXACT = 1e-13
@@ -84,7 +74,7 @@ def test_every_pair_is_there(name: str) -> None:
     config = CONFIGS[name]
     found = with_outliers(random_state_dict(config), 100)
     assert len(found.channels) == 8
-    assert {key: len(places) for key, places in found.channels.items() if "token" in key} == {
+    assert {key: len(indices) for key, indices in found.channels.items() if "token" in key} == {
         "tokens_to_token.attention1.norm1": 7,  # of 147
         "tokens_to_token.attention1.norm2": 2,  # of 32
         "tokens_to_token.attention2.norm1": 14,  # of 288
@@ -156,9 +146,9 @@ def outputs_of_norms(found: Outliers | None, config: ModelConfig) -> dict[str, t
 def test_channels_become_outliers() -> None:
     found = with_outliers(random_state_dict(PERFORMER), 100)
     plain, scaled = (outputs_of_norms(each, PERFORMER) for each in (None, found))
-    for name, places in found.channels.items():
+    for name, indices in found.channels.items():
         growth = (scaled[name] / plain[name]).numpy()
         wanted = np.ones(len(growth))
-        wanted[list(places)] = 100
+        wanted[list(indices)] = 100
         np.testing.assert_allclose(growth, wanted, rtol=1e-3)
     torch.testing.assert_close(scaled["norm"], plain["norm"], rtol=1e-4, atol=1e-4)

@@ -15,22 +15,9 @@ from train_digits import Schedule, moved, new_model, right_of, sinusoids, train
 
 from t2t_deploy.model import ModelConfig, T2TViT, TokensType, load_checkpoint
 
-CONFIG = ModelConfig(
-    name="tiny",
-    tokens_type=TokensType.PERFORMER,
-    embed_dim=16,
-    depth=1,
-    num_heads=2,
-    mlp_ratio=2.0,
-    token_dim=16,
-    image_size=32,
-    num_classes=10,
-)
-TOML = "\n".join(
-    f"{key} = {value!r}".replace("'", '"')
-    for key, value in CONFIG.to_dict().items()
-    if key not in ("stages", "growth", "splits")
-)
+from .small import tiny_model
+
+CONFIG = ModelConfig("tiny", TokensType.PERFORMER, 16, 1, 2, 2.0, 16, image_size=32, num_classes=10)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +96,7 @@ def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "tiny.toml"
-    config.write_text(TOML)
+    config.write_text(tiny_model(depth=1))
     monkeypatch.setattr(train_digits, "BATCH", 512)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode: None)

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -20,28 +21,10 @@ import t2t_deploy
 from t2t_deploy._files import atomic_write, file_sha256, publish, temporary_file
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.types import Precision, ShapeProfile
-from t2t_deploy.workspace import (
-    Artifact,
-    Manifest,
-    Workspace,
-    _artifact,
-    manifest_path_for,
-    read_manifest,
-)
+from t2t_deploy.workspace import Artifact, Workspace, _artifact, manifest_path_for, read_manifest
 from t2t_deploy.workspace._manifest import Records, Superseded, manifest_text
 
-DRAFT = Manifest(
-    kind="onnx",
-    file="",
-    sha256="",
-    size_bytes=0,
-    variant="tiny",
-    precision=Precision.FP32,
-    config={"image_size": 32},
-    batch=None,
-    target="portable",
-    weights={"sha256": "0" * 64, "source": {"kind": "random"}},
-)
+from .manifests import DRAFT, store
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -90,13 +73,10 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "artifacts")
 
 
-def store(workspace: Workspace, content: bytes = b"content", **options: Any) -> Artifact:
-    def write(path: Path) -> Mapping[str, Any]:
-        path.write_bytes(content)
-        return {"details": {"nodes": 3}}
-
-    draft = dataclasses.replace(DRAFT, **options.pop("draft", {}))
-    return workspace.store(draft, write, stem="tiny", **options)
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """A file outside of the workspace."""
+    return tmp_path / "model.onnx"
 
 
 def write_weights(path: Path) -> None:
@@ -117,7 +97,7 @@ def test_nothing_is_made_before_something_is_stored(workspace: Workspace) -> Non
 
 
 def test_a_stored_file_is_named_by_its_content(workspace: Workspace) -> None:
-    artifact = store(workspace)
+    artifact = store(workspace, details={"nodes": 3})
     sha256 = file_sha256(artifact.path)
     assert artifact.path == workspace.root / "onnx" / f"tiny-{sha256[:8]}.onnx"
     manifest = artifact.require_manifest()
@@ -147,9 +127,9 @@ def test_a_manifest_is_read_as_it_was_written(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt(), SystemExit(143)])
-def test_a_failing_write_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
-    workspace = Workspace(tmp_path / "artifacts")
-    output = tmp_path / "model.onnx"
+def test_a_failing_write_leaves_the_old_file(
+    workspace: Workspace, output: Path, error: BaseException
+) -> None:
     store(workspace, b"the old file", output=output)
     manifest = manifest_path_for(output).read_text()
 
@@ -161,7 +141,7 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, error: BaseExceptio
         workspace.store(DRAFT, write, stem="tiny", output=output)
     assert output.read_bytes() == b"the old file"
     assert manifest_path_for(output).read_text() == manifest
-    assert files(tmp_path) == ["model.onnx", "model.onnx.manifest.json"]
+    assert files(output.parent) == ["model.onnx", "model.onnx.manifest.json"]
 
 
 class Stopped(BaseException):
@@ -171,9 +151,12 @@ class Stopped(BaseException):
 @pytest.mark.parametrize("before", ["ours", "foreign", "altered", "nothing"])
 @pytest.mark.parametrize("renames", [0, 1, 2, 3])
 def test_stopped_while_a_file_is_replaced_the_old_or_the_new_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, renames: int
+    workspace: Workspace,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+    renames: int,
 ) -> None:
-    workspace, output = Workspace(tmp_path / "artifacts"), tmp_path / "model.onnx"
     old: Artifact | None = None
     if before == "foreign":
         output.write_bytes(b"foreign")
@@ -213,16 +196,11 @@ def test_stopped_while_a_file_is_replaced_the_old_or_the_new_is_whole(
 
 
 def test_a_verdict_on_the_old_file_of_a_stopped_replacement_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace, output = Workspace(tmp_path / "artifacts"), tmp_path / "model.onnx"
     store(workspace, b"old", output=output)
-
-    def stopped(temporary: Path, path: Path) -> None:
-        raise Stopped
-
     with monkeypatch.context() as patch:
-        patch.setattr(_artifact, "publish", stopped)
+        patch.setattr(_artifact, "publish", Mock(side_effect=Stopped))
         with pytest.raises(Stopped):
             store(workspace, b"new", output=output)
     workspace.update(workspace.open(output), verification={"status": "passed"})
@@ -231,9 +209,8 @@ def test_a_verdict_on_the_old_file_of_a_stopped_replacement_is_kept(
 
 
 def test_a_file_replaced_while_it_is_read_is_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace, output = Workspace(tmp_path / "artifacts"), tmp_path / "model.onnx"
     store(workspace, b"old", output=output)
     made: list[Artifact] = []
 
@@ -247,8 +224,9 @@ def test_a_file_replaced_while_it_is_read_is_read_again(
     assert [workspace.open(output)] == made
 
 
-def test_a_verdict_on_a_file_made_anew_meanwhile_is_refused(tmp_path: Path) -> None:
-    workspace, output = Workspace(tmp_path / "artifacts"), tmp_path / "model.onnx"
+def test_a_verdict_on_a_file_made_anew_meanwhile_is_refused(
+    workspace: Workspace, output: Path
+) -> None:
     old = store(workspace, b"old", output=output)
     new = store(workspace, b"new", output=output)
     with pytest.raises(ArtifactError) as raised:
@@ -261,24 +239,18 @@ def test_a_verdict_on_a_file_made_anew_meanwhile_is_refused(tmp_path: Path) -> N
 
 
 def test_two_verdicts_on_one_artifact_are_both_kept(workspace: Workspace) -> None:
-    artifact = store(workspace)
+    artifact = store(workspace, details={"nodes": 3})
     workspace.update(artifact, details={"nodewise": {"status": "passed"}})
     workspace.update(artifact, details={"other": 2})
-    workspace.update(artifact, verification={"status": "passed"})
+    found = workspace.update(artifact, verification={"status": "passed"})
     (kept,) = workspace.artifacts()
+    assert kept == found and found.path == artifact.path
     assert kept.require_manifest().details == {
         "nodes": 3,
         "nodewise": {"status": "passed"},
         "other": 2,
     }
     assert kept.require_manifest().verification == {"status": "passed"}
-
-
-def test_what_an_update_returns_is_what_is_kept(workspace: Workspace) -> None:
-    artifact = store(workspace)
-    found = workspace.update(artifact, details={"nodewise": {"status": "passed"}})
-    assert [found] == workspace.artifacts()
-    assert found.path == artifact.path
 
 
 def test_an_altered_file_is_told_by_its_first_digits(workspace: Workspace) -> None:
@@ -332,8 +304,9 @@ def test_versions_of_the_tools_are_those_installed(workspace: Workspace) -> None
         assert tools[name] == importlib.metadata.version(name)
 
 
-def test_a_file_of_nobody_over_a_damaged_manifest_is_replaced(tmp_path: Path) -> None:
-    workspace, output = Workspace(tmp_path / "artifacts"), tmp_path / "model.onnx"
+def test_a_file_of_nobody_over_a_damaged_manifest_is_replaced(
+    workspace: Workspace, output: Path
+) -> None:
     store(workspace, b"old", output=output)
     manifest_path_for(output).write_text("{")
     new = store(workspace, b"new", output=output)
@@ -382,7 +355,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_the_newest_is_the_last_made(workspace: Workspace) -> None:
-    first, second = store(workspace, b"1"), store(workspace, b"2", draft={"batch": 4})
+    first, second = store(workspace, b"1"), store(workspace, b"2", batch=4)
     workspace.update(first, created="2999-01-01T00:00:00+00:00")
     os.utime(first.path)
     assert workspace.newest("onnx").path == second.path
@@ -406,7 +379,7 @@ def test_there_is_no_newest(workspace: Workspace) -> None:
 def test_what_failed_is_not_the_newest_unless_forced(workspace: Workspace) -> None:
     failed = {"status": "failed", "reason": "far off"}
     good = store(workspace, b"1")
-    bad = store(workspace, b"2", draft={"verification": failed})
+    bad = store(workspace, b"2", verification=failed)
     assert bad.require_manifest().failed and bad.require_manifest().failure == "far off"
     assert workspace.newest("onnx").path == good.path
     assert workspace.newest("onnx", force=True).path == bad.path
@@ -430,14 +403,14 @@ def test_each_check_that_failed_is_a_failure(workspace: Workspace, check: str) -
 
 
 def test_an_engine_that_ran_is_judged_by_its_own_numbers(workspace: Workspace) -> None:
-    artifact = store(workspace, draft={"verification": {"status": "passed"}})
+    artifact = store(workspace, verification={"status": "passed"})
     details = {"graph_verification": {"status": "failed", "reason": "of the graph"}}
     assert not workspace.update(artifact, details=details).require_manifest().failed
 
 
 @pytest.mark.parametrize("status", ["passed", "not_run"])
 def test_not_run_is_no_failure(workspace: Workspace, status: str) -> None:
-    artifact = store(workspace, draft={"verification": {"status": status, "reason": None}})
+    artifact = store(workspace, verification={"status": status, "reason": None})
     assert not artifact.require_manifest().failed
     assert workspace.open(artifact.path) == artifact
 
@@ -466,8 +439,7 @@ def test_a_foreign_file_has_no_manifest(workspace: Workspace, tmp_path: Path) ->
 
 def test_check_counts_and_names(workspace: Workspace) -> None:
     weights = workspace.store_weights(write_weights)
-    draft = {"weights": {"sha256": weights}}
-    one, two = (store(workspace, content, draft=draft) for content in (b"1", b"2"))
+    one, two = (store(workspace, each, weights={"sha256": weights}) for each in (b"1", b"2"))
     assert dataclasses.astuple(workspace.check()) == (2, (), ())
     one.path.write_bytes(b"x")
     manifest_path_for(two.path).write_text("{")

@@ -30,7 +30,6 @@ from t2t_deploy.bench import (
     BenchReport,
     BenchStatus,
     CaseResult,
-    not_run_result,
     run_bench,
 )
 from t2t_deploy.commands import build_engine, export_onnx
@@ -171,9 +170,7 @@ def cases_of(
 
 
 def _not_run(backend: str, variant: str, precision: str, batch: int, reason: str) -> CaseResult:
-    return not_run_result(
-        backend=backend, artifact=variant, precision=precision, batch=batch, reason=reason
-    )
+    return CaseResult(backend, variant, precision, batch, BenchStatus.NOT_RUN, reason)
 
 
 @dataclass(slots=True)

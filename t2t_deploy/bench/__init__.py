@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from t2t_deploy.bench._comparison import (
-    Comparison,
-    Verdict,
-    check_comparable,
-    compare_reports,
-)
+from t2t_deploy.bench._comparison import Comparison, Verdict, check_comparable, compare_reports
 from t2t_deploy.bench._environment import (
     Environment,
     GpuRecord,
@@ -15,7 +10,6 @@ from t2t_deploy.bench._environment import (
     read_processor,
     visible_gpus,
 )
-from t2t_deploy.bench._inputs import make_inputs
 from t2t_deploy.bench._results import (
     BenchCase,
     BenchReport,
@@ -24,7 +18,7 @@ from t2t_deploy.bench._results import (
     CaseResult,
     Round,
     WarmUp,
-    not_run_result,
+    make_inputs,
     report_from_dict,
 )
 from t2t_deploy.bench._run import (
@@ -68,7 +62,6 @@ __all__ = [
     "figure_cell",
     "make_inputs",
     "not_run_lines",
-    "not_run_result",
     "read_environment",
     "read_processor",
     "report_from_dict",

@@ -9,7 +9,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -154,22 +154,15 @@ class Processor:
 
 def read_processor() -> Processor:
     """The processor of this machine; flags are read on Linux."""
-    info = _first_entry()
+    first = _CPUINFO.read_text().split("\n\n", 1)[0] if _CPUINFO.is_file() else ""
+    pairs = (line.partition(":") for line in first.splitlines())
+    info = {key.strip().lower(): value.strip() for key, _, value in pairs}
     flags = None
     if "flags" in info:
         present = set(info["flags"].split())
         flags = tuple(flag for flag in FLAGS_OF_INTEREST if flag in present)
     model = info.get("model name") or platform.processor() or platform.machine()
     return Processor(model, flags)
-
-
-def _first_entry() -> dict[str, str]:
-    """The first processor's entries of /proc/cpuinfo; empty elsewhere than Linux."""
-    if not _CPUINFO.is_file():
-        return {}
-    first = _CPUINFO.read_text().split("\n\n", 1)[0]
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip().lower(): value.strip() for key, _, value in pairs}
 
 
 def resident_bytes() -> int:
@@ -261,12 +254,9 @@ def _merged(states: tuple[GpuRecord, ...]) -> GpuRecord:
     first = states[0]
     powers = [state.power_w for state in states if state.power_w is not None]
     reasons = {reason for state in states for reason in state.throttled}
-    return GpuRecord(
-        index=first.index,
-        name=first.name,
-        driver=first.driver,
+    return replace(
+        first,
         sm_mhz=(min(s.sm_mhz[0] for s in states), max(s.sm_mhz[1] for s in states)),
-        max_sm_mhz=first.max_sm_mhz,
         memory_mhz=(min(s.memory_mhz[0] for s in states), max(s.memory_mhz[1] for s in states)),
         temperature_c=max(state.temperature_c for state in states),
         power_w=max(powers, default=None),

@@ -1,8 +1,8 @@
-"""The cases and results of a bench."""
+"""The cases of a bench, their inputs and their results."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -12,8 +12,9 @@ import numpy as np
 from t2t_deploy._codec import from_plain, to_plain
 from t2t_deploy.bench._environment import Environment
 from t2t_deploy.bench._statistics import Durations, Latency, Speedup, round_medians
-from t2t_deploy.errors import UsageError
+from t2t_deploy.errors import InputError, UsageError
 from t2t_deploy.runtime import CallTiming, SessionRequest
+from t2t_deploy.types import TensorSpec
 
 CaseKey = tuple[str, str | None, str, int]
 """Backend, artifact, precision and batch."""
@@ -57,6 +58,52 @@ class BenchCase:
     def key(self) -> CaseKey:
         """Its identity in a bench."""
         return (self.backend, self.artifact, self.precision, self.batch)
+
+
+class FixedBatchError(InputError):
+    """The model's fixed batch is not the batch to measure."""
+
+
+def make_inputs(specs: Sequence[TensorSpec], *, batch: int, seed: int) -> dict[str, np.ndarray]:
+    """Standard-normal arrays (bytes 0..255 for uint8) for a session's inputs.
+
+    A free first dimension becomes ``batch``. The values depend on seed, position and shape alone,
+    never on names or dtypes: every runtime gets the same numbers.
+    Raises FixedBatchError for another fixed batch, InputError for an unsupported input.
+    """
+    return {
+        spec.name: _random_array(spec, _shape(spec, batch), [seed, index])
+        for index, spec in enumerate(specs)
+    }
+
+
+def _shape(spec: TensorSpec, batch: int) -> tuple[int, ...]:
+    first, *rest = spec.shape or (None,)
+    if first is not None and first != batch:
+        raise FixedBatchError(
+            f"input {spec.name!r} has its batch fixed to {first}; batch {batch} was asked: bench "
+            f"with batch {first}, or export with batch dynamic"
+        )
+    sizes = [size for size in rest if size is not None]
+    if not spec.shape or len(sizes) < len(rest):
+        raise InputError(
+            f"input {spec} is not (batch, fixed sizes...); only the batch may be free to be "
+            "measured: export with fixed sizes"
+        )
+    return (batch, *sizes)
+
+
+def _random_array(spec: TensorSpec, shape: tuple[int, ...], seed: list[int]) -> np.ndarray:
+    rng = np.random.default_rng([*seed, *shape])
+    dtype = np.dtype(spec.dtype)
+    if dtype == np.uint8:
+        return rng.integers(0, 256, size=shape, dtype=np.uint8)
+    if dtype.kind != "f":
+        raise InputError(
+            f"input {spec} is neither floating point nor uint8; only these can be filled: export "
+            "with a picture as input"
+        )
+    return rng.standard_normal(shape, dtype=np.float32).astype(dtype, copy=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +173,6 @@ class CaseResult:
         return round_medians([one.samples_ms for one in self.rounds])
 
 
-def not_run_result(
-    *, backend: str, artifact: str | None, precision: str, batch: int, reason: str
-) -> CaseResult:
-    """The row of a case that was not measured, with the reason."""
-    return CaseResult(backend, artifact, precision, batch, BenchStatus.NOT_RUN, reason)
-
-
 @dataclass(frozen=True, slots=True)
 class BenchSettings:
     """How a bench measured; thread counts are in the environment.
@@ -155,6 +195,15 @@ class BenchReport:
     environment: Environment
     results: tuple[CaseResult, ...]
     settings: BenchSettings | None = None
+
+    @property
+    def not_run(self) -> dict[str, list[CaseResult]]:
+        """The cases that were not run, by the reason."""
+        reasons: dict[str, list[CaseResult]] = {}
+        for row in self.results:
+            if row.status is BenchStatus.NOT_RUN:
+                reasons.setdefault(str(row.reason), []).append(row)
+        return reasons
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with the field names of the command-line contract."""

@@ -74,9 +74,8 @@ def speedup_of(eager_p50_ms: np.ndarray, case_p50_ms: np.ndarray, *, seed: int) 
     samples of one round are not independent.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
     """
-    ratios = np.asarray(eager_p50_ms, np.float64) / np.asarray(case_p50_ms, np.float64)
-    low, high = np.percentile(_resampled_medians(ratios, np.random.default_rng(seed)), (2.5, 97.5))
-    return Speedup(float(np.median(ratios)), float(low), float(high))
+    ratios = eager_p50_ms / case_p50_ms
+    return _speedup(np.median(ratios), _resampled_medians(ratios, np.random.default_rng(seed)))
 
 
 def ratio_of_medians(old_p50_ms: np.ndarray, new_p50_ms: np.ndarray, *, seed: int) -> Speedup:
@@ -85,22 +84,20 @@ def ratio_of_medians(old_p50_ms: np.ndarray, new_p50_ms: np.ndarray, *, seed: in
     old_p50_ms: (Q,), new_p50_ms: (R,) round medians, ms. Rounds of two runs are no pairs: each
     run is resampled separately. Source: as `speedup_of`, chapter 13 and section 8.3.
     """
-    old, new = np.asarray(old_p50_ms, np.float64), np.asarray(new_p50_ms, np.float64)
     rng = np.random.default_rng(seed)
-    ratios = _resampled_medians(old, rng) / _resampled_medians(new, rng)
-    low, high = np.percentile(ratios, (2.5, 97.5))
-    return Speedup(float(np.median(old) / np.median(new)), float(low), float(high))
+    resampled = _resampled_medians(old_p50_ms, rng) / _resampled_medians(new_p50_ms, rng)
+    return _speedup(np.median(old_p50_ms) / np.median(new_p50_ms), resampled)
+
+
+def _speedup(ratio: np.floating, resampled: np.ndarray) -> Speedup:
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    return Speedup(float(ratio), float(low), float(high))
 
 
 def _resampled_medians(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Medians of `BOOTSTRAP_RESAMPLES` samples drawn with replacement."""
     picks = rng.integers(0, values.size, size=(BOOTSTRAP_RESAMPLES, values.size))
     return np.asarray(np.median(values[picks], axis=1))
-
-
-def round_means(rounds_ms: Sequence[Sequence[float]]) -> np.ndarray:
-    """The mean of each round: (R,) float64, ms."""
-    return np.array([np.mean(samples) for samples in rounds_ms], dtype=np.float64)
 
 
 def relative_spread(values: np.ndarray) -> float:
@@ -121,9 +118,5 @@ def rounds_spread(rounds_ms: Sequence[Sequence[float]]) -> float:
     scheduler wait seldom but long. With four busy processes on two cores the medians of a 0.26 ms
     call stayed the same, its means tripled.
     """
-    return max(relative_spread(round_medians(rounds_ms)), relative_spread(round_means(rounds_ms)))
-
-
-def is_unstable(rounds_ms: Sequence[Sequence[float]]) -> bool:
-    """Whether the rounds differ by more than `UNSTABLE_SPREAD`."""
-    return rounds_spread(rounds_ms) > UNSTABLE_SPREAD
+    means = np.array([np.mean(samples) for samples in rounds_ms])
+    return max(relative_spread(round_medians(rounds_ms)), relative_spread(means))

@@ -37,12 +37,8 @@ def bench_table(report: BenchReport) -> Table:
 
 def not_run_lines(report: BenchReport) -> list[str]:
     """The cases that were not run, one line per reason."""
-    skipped: dict[str, list[CaseResult]] = {}
-    for result in report.results:
-        if result.status is BenchStatus.NOT_RUN:
-            skipped.setdefault(str(result.reason), []).append(result)
     lines = []
-    for reason, results in skipped.items():
+    for reason, results in report.not_run.items():
         backends = ", ".join(dict.fromkeys(result.backend for result in results))
         artifacts = dict.fromkeys(result.artifact for result in results)
         which = f"{len(artifacts)} artifacts" if len(artifacts) > 1 else next(iter(artifacts))

@@ -1,21 +1,4 @@
-"""The process that loads one model and times it: JSON lines in, JSON lines out.
-
-    {"command": "load", "request": {...}, "batch": B, "seed": S,
-     "reference_logits": [...] or null}
-        -> {"ok": true, "load_ns", "first_call_ns", "baseline_rss_bytes", "peak_rss_bytes",
-            "rel_l2": of the first picture, null without reference logits, or if the model
-            takes pixels or gives probabilities}
-    {"command": "run", "iterations": N, "settle": K}
-        -> {"ok": true, "samples_ns": [N integers], "peak_rss_bytes"}
-           and of a session that times them "parts_ms": [{"h2d_ms", ...}, a few calls],
-           of one that cannot replay CUDA graphs "graph_refusal": why
-    {"command": "close"}
-        -> {"ok": true}
-    on any error
-        -> {"ok": false, "kind", "message"}
-
-Run as ``python -m t2t_deploy.bench._worker``; never imported by the parent.
-"""
+"""The process that loads one model and times it for `_run.Worker`; run as a module."""
 
 from __future__ import annotations
 
@@ -32,8 +15,8 @@ import numpy as np
 from t2t_deploy._child import Parent
 from t2t_deploy._codec import from_plain
 from t2t_deploy.bench._environment import peak_resident_bytes, resident_bytes
-from t2t_deploy.bench._inputs import make_inputs
-from t2t_deploy.runtime import ReplayingSession, Session, SessionRequest, TimedSession
+from t2t_deploy.bench._results import make_inputs
+from t2t_deploy.runtime import ReplayingSession, Session, SessionRequest, TimedSession, open_session
 from t2t_deploy.types import PROBABILITIES_NAME
 
 _TIMED_CALLS = 5
@@ -55,15 +38,16 @@ class _Bench:
             case "run":
                 return self._run(message["iterations"], message["settle"])
             case "close":
-                return self._close()
+                if self._session is not None:
+                    self._session.close()
+                return {}
             case other:
                 raise ValueError(f"command is {other!r}; expected load, run or close")
 
     def _load(
         self, request: SessionRequest, batch: int, seed: int, reference: list[float] | None
     ) -> dict[str, Any]:
-        from t2t_deploy.runtime import open_session
-
+        """rel_l2: None without reference logits, or of a model that takes or gives others."""
         baseline_rss_bytes = resident_bytes()
         started = time.perf_counter_ns()
         session = open_session(request)
@@ -73,14 +57,12 @@ class _Bench:
         before_call = time.perf_counter_ns()
         outputs = session.run(self._feeds)
         after_call = time.perf_counter_ns()
+        error = relative_l2(outputs, reference) if reference and gives_logits(session) else None
         return {
             "load_ns": loaded - started,
             "first_call_ns": after_call - before_call,
             "baseline_rss_bytes": baseline_rss_bytes,
-            "peak_rss_bytes": peak_resident_bytes(),
-            "rel_l2": None
-            if reference is None or not gives_logits(session)
-            else relative_l2(outputs, reference),
+            "rel_l2": error,
         }
 
     def _run(self, iterations: int, settle: int) -> dict[str, Any]:
@@ -107,12 +89,6 @@ class _Bench:
         if isinstance(self._session, ReplayingSession):
             answer["graph_refusal"] = self._session.graph_refusal
         return answer
-
-    def _close(self) -> dict[str, Any]:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-        return {}
 
 
 def gives_logits(session: Session) -> bool:

@@ -1,8 +1,4 @@
-"""Which layers go back to float so that the loss of accuracy stays within a budget.
-
-Layers that read one tensor are one group: they share its codes. Groups are ordered by what each
-alone costs; the fewest of them, worst first, that meet the budget go back.
-"""
+"""Which layers go back to float so that the loss of accuracy stays within a budget."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from t2t_deploy.calibration._layers import Decision
 
 @dataclass(frozen=True, slots=True)
 class LayerGroup:
-    """Layers that read the same tensor. macs: of them all, for one picture."""
+    """Layers that read the same tensor, and so share its codes. macs: of them, for one picture."""
 
     source: str
     layers: tuple[str, ...]

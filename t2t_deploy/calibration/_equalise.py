@@ -1,19 +1,4 @@
-"""Channels of very different size made alike, the function unchanged, before ranges are taken.
-
-One scale for a whole tensor leaves small channels no codes where others are a hundred times as
-large, as in trained ViTs. A channel that only linear layers read can be divided by any s, their
-weights' rows times s:
-
-    LayerNorm (gamma, beta) -> layers    gamma / s, beta / s; rows of the layers' weights times s
-    v -> proj of an attention            columns of v / s; rows of proj times s
-    q and k of an attention              q / s, k times s, one s for all channels
-
-s = sqrt(largest activation / largest weight) of a channel gives both the same size. fc1 -> fc2 is
-not among them: GELU(x / s) is not GELU(x) / s. The last gives q and k one size, and v is given it
-too: one scale then does for all weights that read one tensor.
-
-Source: Xiao et al., SmoothQuant (ICML 2023), with its exponent of a half.
-"""
+"""Channels of very different size made alike, the function unchanged, before ranges are taken."""
 
 from __future__ import annotations
 
@@ -73,6 +58,18 @@ def plan_equalisation(
 ) -> Equalisation:
     """Choose scales for a float32 graph; nothing of it is changed.
 
+    One scale for a whole tensor leaves small channels no codes where others are a hundred times as
+    large, as in trained ViTs. A channel that only linear layers read can be divided by any s, their
+    weights' rows times s:
+
+        LayerNorm (gamma, beta) -> layers    gamma / s, beta / s; rows of the layers' weights * s
+        v -> proj of an attention            columns of v / s; rows of proj * s
+        q and k of an attention              q / s, k * s, one s for all channels
+
+    s = sqrt(largest activation / largest weight) of a channel gives both the same size. The last
+    gives q and k one size, and v is given it too: one scale then does for all weights that read one
+    tensor. Source: Xiao et al., SmoothQuant (ICML 2023), with its exponent of a half.
+
     channel_max: the largest magnitude of each channel of the tensors that layers read; pairs whose
     tensor is not in it are refused. alike: queries, keys and values get one size, for weights that
     share a scale.
@@ -120,7 +117,7 @@ def replace_weights(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) ->
 def norm_channel_max(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """A guess at the size of LayerNorms' output channels without a picture: 3 |gamma| + |beta|.
 
-    Good where a normalised channel is nowhere near three deviations for long; pictures tell better.
+    Good where a normalised channel is nowhere near three deviations for long.
     """
     stored = stored_arrays(model)
     return {

@@ -1,17 +1,4 @@
-"""How a quantised layer stands in a graph for TensorRT, and which layers stand how.
-
-TensorRT-RTX 1.7.1 multiplies codes in integers, applies *one* float32 factor to the sums and writes
-them, as 16 bit or as codes again; what is done by channel is a kernel of its own, in 16 bit. So a
-scale that is a vector is applied after the bare sums were written, and those pass float16's 65504.
-Every form here has one scale for what the product writes:
-
-    channel     codes @ codes x s -> 16 bit, x ratio by channel     as exact as a scale by channel
-    tensor      codes @ codes x s -> 16 bit
-    result      codes @ codes x s -> codes                          half the bytes, no bias inside
-
-A layer of the form ``vector`` has its scales in the operator: right where kernels apply them in
-float32, as on a CPU.
-"""
+"""How a quantised layer stands in a graph for TensorRT, and which layers stand how."""
 
 from __future__ import annotations
 
@@ -21,12 +8,21 @@ from enum import Enum
 
 
 class Form(str, Enum):
-    """How the product of a quantised layer is written; see the module."""
+    """How the product of a quantised layer is written.
+
+    TensorRT-RTX 1.7.1 multiplies codes in integers, applies *one* float32 factor to the sums and
+    writes them, as 16 bit or as codes again; what is done by channel is a kernel of its own, in 16
+    bit. A scale that is a vector would come after the bare sums, and those pass float16's 65504.
+    """
 
     VECTOR = "vector"
+    """Scales in the operator: right where kernels apply them in float32, as on a CPU."""
     CHANNEL = "channel"
+    """One scale, written in 16 bit, then a ratio by channel: as exact as a scale by channel."""
     TENSOR = "tensor"
+    """One scale, written in 16 bit."""
     RESULT = "result"
+    """One scale, written as codes: half the bytes, no bias inside."""
     WEIGHTS = "weights"
     """Codes of the weights alone, a scale by channel: the product is of the graph's own type."""
     WEIGHTS_TENSOR = "weights-tensor"

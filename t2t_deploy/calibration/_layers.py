@@ -1,9 +1,4 @@
-"""The linear layers of an exported graph, and which of them are quantised.
-
-A layer is a matrix product with a constant weight. It is called by the module it was exported from,
-so that the layers of a float32 graph are found again in its 16-bit twin. What else multiplies (an
-attention's query by its keys, say) has no constant weight and is no layer: it cannot be quantised.
-"""
+"""The linear layers of an exported graph, and which of them are quantised."""
 
 from __future__ import annotations
 
@@ -25,12 +20,13 @@ _NORMALISED = "/normalise/"
 
 @dataclass(frozen=True, slots=True)
 class LinearLayer:
-    """A product ``source @ weight``.
+    """A product ``source @ weight`` with a constant weight.
 
-    name: module path, such as ``blocks.3.attn.q``. node: the product's name in the graph. weight:
-    initializer (inputs, outputs). source: the tensor it reads; result: the one it writes. rows:
-    rows of ``source`` for one picture. normalised: ``source`` is the output of a LayerNorm, or of
-    windows divided by their deviation. cut_from: the tensor that ``source`` is one row of, if any.
+    name: module path, such as ``blocks.3.attn.q``, the same in the graph's 16-bit twin. node: the
+    product's name in the graph. weight: initializer (inputs, outputs). source: the tensor it reads;
+    result: the one it writes. rows: rows of ``source`` for one picture. normalised: ``source`` is
+    the output of a LayerNorm, or of windows divided by their deviation. cut_from: the tensor that
+    ``source`` is one row of, if any.
     """
 
     name: str

@@ -1,10 +1,8 @@
-"""What linear layers read, summed over pictures, and the range that its 8-bit codes get.
-
-Nothing is kept of a picture.
-"""
+"""What linear layers read, summed over pictures, and the range that its 8-bit codes get."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,13 +20,12 @@ MAX_MOMENT_PICTURES = 128
 
 def observed_model(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
     """A copy whose outputs are these tensors, float32."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.output[:]
-    for name in tensors:
-        info = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        copy.graph.output.append(info)
-    return copy
+    observed = copy.deepcopy(model)
+    del observed.graph.output[:]
+    observed.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors
+    )
+    return observed
 
 
 def sources(layers: Iterable[LinearLayer]) -> tuple[str, ...]:
@@ -111,11 +108,10 @@ class Observation:
         """Read what `to_arrays` wrote. Raises CalibrationError where something is missing."""
         try:
             found = cls({}, int(arrays["pictures"]))
-            for key in arrays:
+            for key, counts in arrays.items():
                 kind, _, name = key.partition(":")
                 if kind != "counts":
                     continue
-                counts = arrays[key]
                 if counts.shape != (BINS,):
                     raise CalibrationError(
                         f"a histogram has {counts.shape} bins; expected {BINS}: calibrate again"
@@ -175,15 +171,12 @@ class MagnitudeHistogram:
         return (np.arange(BINS) + 0.5) * (self.top / BINS)
 
     def _reach(self, largest: float) -> None:
-        if largest <= _SMALLEST or largest <= self.top:
+        if largest <= _SMALLEST:
             return
         if self.top == 0:
             self.top = 2.0 ** math.ceil(math.log2(largest))
-            return
         while self.top < largest:
-            self.counts = np.concatenate(
-                (self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64))
-            )
+            self.counts = np.pad(self.counts.reshape(-1, 2).sum(axis=1), (0, BINS // 2))
             self.top *= 2
 
 
@@ -228,14 +221,11 @@ def _mse(histogram: MagnitudeHistogram) -> float:
     seen = histogram.counts > 0
     values, counts = histogram.centres[seen], histogram.counts[seen]
     ranges = _SHARES * histogram.largest
-    errors = [_squared_error(values, counts, limit) for limit in ranges]
+    errors = []
+    for step in ranges / INT8_LEVELS:
+        rounded = np.minimum(np.round(values / step), INT8_LEVELS) * step
+        errors.append(float((counts * (values - rounded) ** 2).sum()))
     return float(ranges[int(np.argmin(errors))])
-
-
-def _squared_error(values: np.ndarray, counts: np.ndarray, limit: float) -> float:
-    step = limit / INT8_LEVELS
-    rounded = np.minimum(np.round(values / step), INT8_LEVELS) * step
-    return float((counts * (values - rounded) ** 2).sum())
 
 
 def _entropy(histogram: MagnitudeHistogram) -> float:

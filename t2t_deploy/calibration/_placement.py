@@ -1,15 +1,11 @@
-"""Quantize and dequantize operators around the linear layers that the policy names, no others.
-
-    static     x -> QuantizeLinear -> DequantizeLinear -> MatMul <- DequantizeLinear <- codes of W
-    dynamic    x -> DynamicQuantizeLinear -> MatMulInteger(codes of W) -> Cast -> Mul(scales)
-
-Biases, sums, norms, softmax, GELU and products of two activations stay in the graph's own type.
-"""
+"""Quantize and dequantize operators around the linear layers that the policy names, no others."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -50,25 +46,16 @@ class CodeStorage:
     two signed operands take several times as long. TensorRT takes signed ones only.
     """
 
-    unsigned: bool
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the stored codes."""
-        return np.dtype(np.uint8 if self.unsigned else np.int8)
-
-    @property
-    def zero(self) -> int:
-        """The code of zero."""
-        return 128 if self.unsigned else 0
+    dtype: np.dtype
+    zero: int
 
     def store(self, codes: np.ndarray) -> np.ndarray:
         """Signed codes as they are stored."""
         return (codes.astype(np.int16) + self.zero).astype(self.dtype)
 
 
-SIGNED = CodeStorage(False)
-UNSIGNED = CodeStorage(True)
+SIGNED = CodeStorage(np.dtype(np.int8), 0)
+UNSIGNED = CodeStorage(np.dtype(np.uint8), 128)
 
 
 def place_static(
@@ -80,6 +67,10 @@ def place_static(
     storage: CodeStorage = SIGNED,
 ) -> QuantizedGraph:
     """Quantize and dequantize operators around the layers that are to be quantised.
+
+        x -> QuantizeLinear -> DequantizeLinear -> MatMul <- DequantizeLinear <- codes of W
+
+    Biases, sums, norms, softmax, GELU and products of activations stay in the graph's own type.
 
     model: float32, float16 or bfloat16 graph; it is left as it is. weights: by layer. ranges: the
     largest magnitude of each tensor that layers read, and that layers whose result is quantised
@@ -100,6 +91,8 @@ def place_dynamic(
     model: onnx.ModelProto, decisions: Sequence[Decision], weights: Mapping[str, RoundedWeight]
 ) -> QuantizedGraph:
     """Layers as integer products whose activations get their range at run time, for all rows alike.
+
+        x -> DynamicQuantizeLinear -> MatMulInteger(codes of W) -> Cast -> Mul(scales)
 
     model: float32 graph for ONNX Runtime on the CPU; it is left as it is.
     """
@@ -123,7 +116,7 @@ def place_dynamic(
         )
         steps = [f"{layer.name}/{part}" for part in ("sum", "float", "step")]
         work.add("MatMulInteger", [codes, stored, zero, zeros], steps[0])
-        work.add("Cast", steps[:1], steps[1], attributes={"to": TensorProto.FLOAT})
+        work.add("Cast", steps[:1], steps[1], to=TensorProto.FLOAT)
         work.add("Mul", [scale, scales], steps[2])
         work.add("Mul", steps[1:], node.output[0])
     return work.finish()
@@ -133,8 +126,7 @@ class _Rewrite:
     """A graph being written anew, node by node. before: its nodes; chosen: decisions by node."""
 
     def __init__(self, model: onnx.ModelProto, decisions: Sequence[Decision]) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
+        self.model = copy.deepcopy(model)
         graph = self.model.graph
         self.before = list(graph.node)
         del graph.node[:]
@@ -158,36 +150,25 @@ class _Rewrite:
         return kept
 
     def add(
-        self,
-        op: str,
-        inputs: Sequence[str],
-        *outputs: str,
-        name: str = "",
-        attributes: Mapping[str, int] | None = None,
+        self, op: str, inputs: Sequence[str], *outputs: str, name: str = "", **attributes: Any
     ) -> None:
-        node = helper.make_node(op, list(inputs), list(outputs), name=name or outputs[0])
-        for key, value in (attributes or {}).items():
-            node.attribute.append(helper.make_attribute(key, value))
-        self.model.graph.node.append(node)
+        made = helper.make_node(op, inputs, outputs, name=name or outputs[0], **attributes)
+        self.model.graph.node.append(made)
 
     def constant(self, name: str, value: np.ndarray) -> str:
         if name in self._stored:
             return name
         self._stored.add(name)
-        tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        # ascontiguousarray makes a scalar a vector
-        tensor.ClearField("dims")
-        tensor.dims.extend(value.shape)
-        self.model.graph.initializer.append(tensor)
+        self.model.graph.initializer.append(numpy_helper.from_array(value, name))
         return name
 
     def finish(self) -> QuantizedGraph:
         """Drop what is no longer read, count the products."""
         graph = self.model.graph
         read = {name for node in graph.node for name in node.input}
-        kept = [tensor for tensor in graph.initializer if tensor.name in read]
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
+        for index in reversed(range(len(graph.initializer))):
+            if graph.initializer[index].name not in read:
+                del graph.initializer[index]
         ops = [node for node in graph.node if node.op_type in _PRODUCTS]
         made = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
         quantized = sum(
@@ -198,7 +179,7 @@ class _Rewrite:
 
 
 class _Static(_Rewrite):
-    """A graph in which layers read codes, each written as its form says (module `_forms`).
+    """A graph in which layers read codes, each written as its form says.
 
     cuts: nodes that cut a row out for quantised layers alone, by what they give. Such a layer is
     given all rows, and its result is cut; the norm before it then writes codes and nothing else.
@@ -299,6 +280,6 @@ class _Static(_Rewrite):
             self.constant(f"{layer.name}/zero", np.broadcast_to(self.zero, scale.shape)),
         ]
         # one scale for each output is along the weight's second axis; one in all has none
-        axis = {"axis": 1} if scale.ndim else {}
-        self.add("DequantizeLinear", constants, f"{layer.name}/weight", attributes=axis)
+        axis = 1 if scale.ndim else None
+        self.add("DequantizeLinear", constants, f"{layer.name}/weight", axis=axis)
         return f"{layer.name}/weight"

@@ -1,8 +1,4 @@
-"""The ranges file: what pictures said of a graph, and of exactly which graph, pictures and method.
-
-A safetensors file: arrays, and a header of strings that says what they belong to and the SHA-256 of
-the arrays. It is read as data and nothing in it is executed.
-"""
+"""The ranges file: what pictures said of a graph, and of which graph, pictures and method."""
 
 from __future__ import annotations
 
@@ -99,7 +95,11 @@ _ALIKE = ("key", "ranges", "largest", "pictures", "unreadable")
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
-    """Write a ranges file; the same calibration gives the same bytes. Raises OSError."""
+    """Write a ranges file; the same calibration gives the same bytes. Raises OSError.
+
+    It is a safetensors file: arrays, and a header of strings that says what they belong to and the
+    SHA-256 of the arrays.
+    """
     applied = calibration.equalisation.applied
     arrays = {f"moments:{name}": value for name, value in calibration.moments.items()}
     arrays |= {f"scale:{pair.producer}": pair.scale for pair in applied}

@@ -1,16 +1,4 @@
-"""The steps of weights' codes, and weights rounded to them.
-
-What a product writes in 16 bit must not pass its end whatever is fed to it: the steps are chosen
-for that, and `half_bound` is the proof once the codes are there.
-
-The error of each row is paid back by the rows not yet rounded. Rounding every weight to the nearest
-code minimises the error of the weights. What counts is the error of the products with what the
-layer really reads: rows of the weight whose inputs move together can make up for each other. With
-H = sum of x xT over the rows x a layer reads, rounding row i by e costs least if the rows j after
-it move by -e (inv H)_ij / (inv H)_ii, inverses taken over the rows that are left.
-
-Source: Frantar et al., GPTQ (ICLR 2023), with its Cholesky form, damping and row order.
-"""
+"""The steps of weights' codes, and weights rounded to them."""
 
 from __future__ import annotations
 
@@ -27,6 +15,7 @@ from t2t_deploy.types import HALF_MAX, Precision
 INT8_MAX = 127
 FP8_MAX = 448.0
 """Largest finite number of E4M3."""
+_FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
 # Share of the mean of H's diagonal that is added to it.
 _DAMPING = 0.01
 _BLOCK = 128
@@ -68,7 +57,7 @@ class RoundedWeight:
     def largest_sum(self) -> float:
         """What a row of codes times these codes can reach, all of them at their largest."""
         codes = np.abs(self.codes.astype(np.float32)).sum(axis=0, dtype=np.float64)
-        return float(codes.max(initial=0.0)) * codes_max_of(self.codes.dtype)
+        return float(codes.max(initial=0.0)) * (FP8_MAX if self.codes.dtype == _FP8 else INT8_MAX)
 
     def values(self) -> np.ndarray:
         """The weight the codes stand for, float32."""
@@ -76,7 +65,7 @@ class RoundedWeight:
 
 
 def storable_scale(scale: np.ndarray | float, dtype: np.dtype) -> np.ndarray:
-    """A step as a graph of this type stores it: rounded to it, and no smaller than it can tell."""
+    """A step as a graph of this type stores it: rounded to it, and never subnormal."""
     smallest = float(ml_dtypes.finfo(dtype).smallest_normal)  # type: ignore[no-untyped-call]
     return np.asarray(np.maximum(np.asarray(scale, np.float64), smallest).astype(dtype))
 
@@ -90,6 +79,12 @@ def round_weight(
     parts: WeightScale | None = None,
 ) -> RoundedWeight:
     """A weight (inputs, outputs) on the grid of int8 or fp8.
+
+    The error of each row is paid back by the rows not yet rounded: rows whose inputs move together
+    can make up for each other. With H = sum of x xT over the rows x a layer reads, rounding row i
+    by e costs least if the rows j after it move by -e (inv H)_ij / (inv H)_ii, inverses taken over
+    the rows that are left. Source: Frantar et al., GPTQ (ICLR 2023), with its Cholesky form,
+    damping and row order.
 
     moments: H, (inputs, inputs); without it each weight goes to the nearest code. scale_dtype: the
     type of the graph that the codes are for. parts: the steps; without them int8 has a scale for
@@ -105,7 +100,7 @@ def round_weight(
         return RoundedWeight(_codes(weight / scale, precision), scale, parts)
     order, factor = _factor(moments)
     left = weight[order]
-    codes = np.empty(weight.shape, _dtype(precision))
+    codes = np.empty(weight.shape, _FP8 if precision is Precision.FP8 else np.int8)
     for start in range(0, len(left), _BLOCK):
         stop = min(start + _BLOCK, len(left))
         errors = np.empty((stop - start, left.shape[1]), np.float32)
@@ -124,11 +119,6 @@ def code_limit(precision: Precision) -> float:
     return FP8_MAX if precision is Precision.FP8 else INT8_MAX
 
 
-def codes_max_of(dtype: np.dtype) -> float:
-    """The largest code of codes that are stored."""
-    return INT8_MAX if dtype == np.int8 else FP8_MAX
-
-
 def _factor(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The order of rows, largest diagonal first, and the upper Cholesky factor of H's inverse."""
     h = moments.astype(np.float64)
@@ -143,12 +133,8 @@ def _factor(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _codes(values: np.ndarray, precision: Precision) -> np.ndarray:
     if precision is Precision.FP8:
-        return np.asarray(np.clip(values, -FP8_MAX, FP8_MAX).astype(ml_dtypes.float8_e4m3fn))
+        return np.asarray(np.clip(values, -FP8_MAX, FP8_MAX).astype(_FP8))
     return np.asarray(np.clip(np.round(values), -INT8_MAX, INT8_MAX).astype(np.int8))
-
-
-def _dtype(precision: Precision) -> np.dtype:
-    return np.dtype(ml_dtypes.float8_e4m3fn if precision is Precision.FP8 else np.int8)
 
 
 def weight_scales(
@@ -159,6 +145,8 @@ def weight_scales(
     dtype: np.dtype,
 ) -> dict[str, WeightScale]:
     """Steps for the quantised layers whose form has one scale for what the product writes.
+
+    What it writes in 16 bit must not pass its end whatever is fed to it: `half_bound` is the proof.
 
     weights: by layer, (inputs, outputs). steps: of the codes of each tensor that layers read.
     dtype: of the graph. Layers that read one tensor share their base, so that TensorRT makes one
@@ -193,10 +181,9 @@ def weight_scales(
             # sums of nothing but largest codes, times this, are the end of float16
             inputs = max(d.layer.inputs for d in group)
             limit = HALF_MAX / (code_limit(precision) ** 2 * inputs * steps[source])
+            stored = storable_scale(min(float(stored), limit), dtype)
             if float(stored) > limit:
-                stored = storable_scale(limit, dtype)
-                if float(stored) > limit:
-                    stored = np.nextafter(stored, np.zeros((), dtype))
+                stored = np.nextafter(stored, np.zeros((), dtype))
         if alone:
             stored = np.nextafter(stored, np.asarray(np.inf, dtype))
         shared = stored.astype(np.float32)
@@ -229,10 +216,9 @@ def tensor_scale(weight: np.ndarray, precision: Precision) -> float:
     largest = float(sizes.max(initial=0.0)) or float(np.finfo(np.float32).tiny)
     if precision is Precision.FP8:
         return largest / code_limit(precision)
-    limit = code_limit(precision)
-    steps = _CLIPS * largest / limit
+    steps = _CLIPS * largest / INT8_MAX
     errors = [
-        float(np.square(sizes - np.minimum(np.round(sizes / step), limit) * step).sum())
+        float(np.square(sizes - np.minimum(np.round(sizes / step), INT8_MAX) * step).sum())
         for step in steps
     ]
     return float(steps[int(np.argmin(errors))])
@@ -242,7 +228,7 @@ def half_bound(weight: RoundedWeight, form: Form, step: float) -> float | None:
     """The largest magnitude that a product can write in 16 bit, whatever codes it reads.
 
     step: of the activation's codes. None where it writes codes, or no product of codes is. A scale
-    in the operator counts for nothing: the bare sums may be written (module `_forms`).
+    in the operator counts for nothing: the bare sums may be written (see `Form`).
     """
     if form is Form.RESULT or not form.reads_codes:
         return None

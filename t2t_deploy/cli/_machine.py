@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,12 @@ from click.shell_completion import get_completion_class
 
 from t2t_deploy._codec import to_plain
 from t2t_deploy.cli._adapter import HelpNames, plain_command
-from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import check_lines, lines
+from t2t_deploy.cli._output import Output, check_lines, table, unwrapped
 from t2t_deploy.errors import CheckFailed
 from t2t_deploy.model import VARIANTS
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
 
 @plain_command("variants")
@@ -35,24 +35,26 @@ def variants(workspace: Any, output: Output) -> None:
         for variant in VARIANTS.values()
     ]
 
-    def show(console: Console) -> None:
-        from rich.table import Table
+    numbers = ("params M", "MACs G", "top-1 %")
+    shown = (
+        (
+            *(str(row[key]) for key in ("variant", "tokens_type", "backbone")),
+            f"{row['embed_dim']} x {row['depth']}, {row['num_heads']}",
+            f"{row['params'] / 1e6:.2f}",
+            *("" if row[key] is None else str(row[key]) for key in ("macs_g", "top1")),
+        )
+        for row in rows
+    )
 
-        table = Table(title="T2T-ViT, 224 px, 1000 classes; accuracy as its authors published it")
-        for name in ("variant", "tokens", "backbone", "width x depth, heads"):
-            table.add_column(name)
-        for name in ("params M", "MACs G", "top-1 %"):
-            table.add_column(name, justify="right")
-        for row in rows:
-            table.add_row(
-                *(str(row[key]) for key in ("variant", "tokens_type", "backbone")),
-                f"{row['embed_dim']} x {row['depth']}, {row['num_heads']}",
-                f"{row['params'] / 1e6:.2f}",
-                *("" if row[key] is None else str(row[key]) for key in ("macs_g", "top1")),
-            )
-        console.print(table)
+    def show() -> Iterator[RenderableType]:
+        yield table(
+            ("variant", "tokens", "backbone", "width x depth, heads", *numbers),
+            shown,
+            numbers=numbers,
+            title="T2T-ViT, 224 px, 1000 classes; accuracy as its authors published it",
+        )
 
-    output.result({"variants": rows}, show)
+    output.result({"variants": rows}, show())
 
 
 @plain_command("list")
@@ -62,14 +64,11 @@ def list_artifacts(workspace: Any, output: Output) -> None:
 
     artifacts = workspace.artifacts()
 
-    def show(console: Console) -> None:
-        from rich.table import Table
-
-        table = Table("artifact", "kind", "precision", "target", "MB", "state", "made")
-        for artifact in artifacts:
-            manifest = artifact.require_manifest()
-            table.add_row(
-                str(artifact.path),
+    def show() -> Iterator[RenderableType]:
+        manifests = [(str(one.path), one.require_manifest()) for one in artifacts]
+        rows = (
+            (
+                path,
                 manifest.kind,
                 manifest.precision.value,
                 manifest.target,
@@ -77,9 +76,11 @@ def list_artifacts(workspace: Any, output: Output) -> None:
                 f"failed: {manifest.failure}" if manifest.failed else "usable",
                 manifest.created,
             )
-        console.print(table)
+            for path, manifest in manifests
+        )
+        yield table(("artifact", "kind", "precision", "target", "MB", "state", "made"), rows)
 
-    output.result({"artifacts": [artifact_values(artifact) for artifact in artifacts]}, show)
+    output.result({"artifacts": [artifact_values(artifact) for artifact in artifacts]}, show())
 
 
 @plain_command("check")
@@ -88,7 +89,7 @@ def check(workspace: Any, output: Output) -> int:
     from t2t_deploy.commands import examine_workspace
 
     found = examine_workspace(workspace)
-    output.result(to_plain(found), lines(*check_lines(found)))
+    output.result(to_plain(found), check_lines(found))
     return CheckFailed.exit_status if found.problems else 0
 
 
@@ -113,7 +114,7 @@ def prune(workspace: Any, output: Output, folders: tuple[Path, ...], cache: bool
 
     removed = prune_workspace(workspace, folders, compiled=cache)
     names = [str(path) for path in removed]
-    output.result({"removed": names}, lines(f"removed {len(names)} files and folders", *names))
+    output.result({"removed": names}, [f"removed {len(names)} files and folders", *names])
 
 
 class _Group(HelpNames, click.Group):
@@ -138,48 +139,39 @@ _REPORT = click.Option(
 @plain_command("doctor", [_REPORT])
 def doctor(workspace: Any, output: Output, as_report: bool) -> int:
     """Tell what this machine can build and run, why not the rest, and check the workspace."""
-    from t2t_deploy.commands import (
-        backend_cells,
-        bug_report,
-        examine_machine,
-        examine_workspace,
-    )
+    from t2t_deploy.commands import backend_cells, bug_report, examine_machine, examine_workspace
 
     found = examine_machine()
     if as_report:
         report = bug_report(found)
-        output.result({"report": report}, lambda console: click.echo(report))
+        output.result({"report": report}, unwrapped(report))
         return 0
     checked = examine_workspace(workspace)
     found["workspace"] = {"path": str(workspace.root), **to_plain(checked)}
 
-    def show(console: Console) -> None:
-        from rich.table import Table
-
+    def show() -> Iterator[RenderableType]:
         device = found["cuda_device"]
-        machine = (
+        yield (
             f"t2t-deploy {found['t2t_deploy']}, Python {found['python']}, {found['platform']}, "
             + (f"CUDA device of compute capability {device}" if device else "no CUDA device")
         )
-        can = [f"{name}: {state['why_not'] or 'yes'}" for name, state in found["can"].items()]
-        lines(machine, *_about(found["processor"]), *can)(console)
-        table = Table("backend", "version", "imports", "device", "builds", "runs")
+        yield from _about(found["processor"])
+        yield from (f"{name}: {can['why_not'] or 'yes'}" for name, can in found["can"].items())
+        columns = ("backend", "version", "imports", "device", "builds", "runs")
+        yield table(columns, map(backend_cells, found["backends"]))
         steps: dict[str, list[str]] = {}
         for backend in found["backends"]:
-            table.add_row(*backend_cells(backend))
             for step in backend["steps"]:
                 steps.setdefault(step, []).append(backend["name"])
-        console.print(table)
-        problem = found["onnxruntime"]["problem"]
-        lines(
-            *(f"{', '.join(names)}: {step}" for step, names in steps.items()),
-            *([f"onnxruntime: {problem}"] if problem else []),
-            ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
-        )(console)
-        console.print(f"workspace {workspace.root}:", end=" ", markup=False)
-        lines(*check_lines(checked))(console)
+        yield from (f"{', '.join(names)}: {step}" for step, names in steps.items())
+        if found["onnxruntime"]["problem"]:
+            yield f"onnxruntime: {found['onnxruntime']['problem']}"
+        yield ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+        first, *problems = check_lines(checked)
+        yield f"workspace {workspace.root}: {first}"
+        yield from problems
 
-    output.result(found, show)
+    output.result(found, show())
     return CheckFailed.exit_status if checked.problems else 0
 
 
@@ -215,4 +207,4 @@ def completion(workspace: Any, output: Output, shell: str) -> None:
     name = root.info_name or "t2t-deploy"
     variable = f"_{name.replace('-', '_')}_COMPLETE".upper()
     script = made(root.command, {}, name, variable).source()
-    output.result({"shell": shell, "script": script}, lambda console: click.echo(script))
+    output.result({"shell": shell, "script": script}, unwrapped(script))

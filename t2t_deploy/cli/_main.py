@@ -26,11 +26,11 @@ _COMMANDS = {
     "calibrate": ("_make", "Pictures -> ranges file, for quantize."),
     "quantize": ("_make", "Export -> INT8 or FP8 graph, verified."),
     "build-trt": ("_make", "ONNX -> TensorRT engine, with what is in it."),
-    "verify": ("_verify", "Artifacts against the reference."),
-    "evaluate": ("_evaluate", "Accuracy on a folder, against the reference."),
-    "bench": ("_bench", "Latency, throughput and memory against eager PyTorch."),
+    "verify": ("_check", "Artifacts against the reference."),
+    "evaluate": ("_check", "Accuracy on a folder, against the reference."),
+    "bench": ("_check", "Latency, throughput and memory against eager PyTorch."),
     "predict": ("_predict", "Pictures -> classes."),
-    "inspect": ("_inspect", "What is in an ONNX file or an engine."),
+    "inspect": ("_check", "What is in an ONNX file or an engine."),
     "package": ("_make", "A model repository for Triton Inference Server."),
     "run": ("_run", "A whole recipe, going on where it stopped."),
     "workspace": ("_machine", "List, check and tidy the artifacts."),
@@ -121,10 +121,6 @@ def _end(words: list[str], output: Output, *, supervised: bool) -> None:
                 signal.signal(ending, _terminate)
         status = cli.main(args=words, prog_name="t2t-deploy", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
-    except DeployError as err:
-        shown = memory_short(err, _command(words)) or err
-        output.error(shown.kind, str(shown))
-        sys.exit(shown.exit_status)
     except click.ClickException as err:
         output.error("UsageError", _usage_message(err))
         sys.exit(err.exit_code)
@@ -135,7 +131,7 @@ def _end(words: list[str], output: Output, *, supervised: bool) -> None:
         output.error("Terminated", "terminated; nothing half-written was left")
         raise
     except Exception as err:
-        found = memory_short(err, _command(words)) or _of_the_machine(err)
+        found = memory_short(err, _command(words)) or _fixable(err)
         if found is None:
             raise  # a bug: it shows its traceback
         output.error(found.kind, str(found))
@@ -146,8 +142,10 @@ def _command(words: list[str]) -> str:
     return next((word for word in words if word in _COMMANDS), "t2t-deploy")
 
 
-def _of_the_machine(err: Exception) -> DeployError | None:
-    """The disk, the rights or the paths of this machine, where no code of ours expected them."""
+def _fixable(err: Exception) -> DeployError | None:
+    """An error of ours, or of the machine's disk, rights and paths where no code expected it."""
+    if isinstance(err, DeployError):
+        return err
     if not isinstance(err, OSError) or err.errno is None:
         return None
     path = "" if err.filename is None else f" ({err.filename})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,8 +10,7 @@ import click
 from t2t_deploy._options import parameters
 from t2t_deploy.bench import figure_cell
 from t2t_deploy.cli._adapter import command_line
-from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import fail_if, lines, locating, verification_line
+from t2t_deploy.cli._output import Output, dim, fail_if, locating, table, verification_line
 from t2t_deploy.commands import (
     CalibratedRanges,
     ComparedStrategies,
@@ -35,7 +34,7 @@ from t2t_deploy.types import Status
 from t2t_deploy.workspace import Artifact
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
 Cell = Callable[[ComparedStrategies], str]
 
@@ -75,30 +74,30 @@ def export(made: Artifact | StrategyComparison, output: Output) -> int:
     t2t-deploy export --variant 14 --precision fp16 --target tensorrt --compare
     """
     if isinstance(made, StrategyComparison):
-        output.result(made.to_dict(), lambda console: _show_comparison(console, made))
+        output.result(made.to_dict(), _comparison(made))
         return 0 if any(row.exported for row in made.rows) else 1
     verification = made.require_manifest().verification
-    output.result(export_values(made), lines(verification_line(verification), str(made.path)))
+    output.result(export_values(made), [verification_line(verification), str(made.path)])
     return fail_if(verification, hint=locating(made))
 
 
-def _show_comparison(console: Console, comparison: StrategyComparison) -> None:
+def _comparison(comparison: StrategyComparison) -> Iterator[RenderableType]:
     from rich.table import Table
     from rich.text import Text
 
     rows = comparison.rows
-    table = Table(
+    grid = Table(
         title=f"{comparison.variant} {comparison.precision.value}, batch {comparison.batch}"
     )
     columns = _columns(comparison)
     for name in columns:
         words = name in ("soft split", "performer")
-        table.add_column(name, justify="left" if words else "right", no_wrap=not words)
+        grid.add_column(name, justify="left" if words else "right", no_wrap=not words)
     for row in rows:
         cells = (Text(cell(row)) for cell in columns.values())
-        table.add_row(*cells, style="bold" if row.default else None)
-    console.print(table)
-    console.print(_legend(comparison, tuple(columns)), markup=False)
+        grid.add_row(*cells, style="bold" if row.default else None)
+    yield grid
+    yield _legend(comparison, tuple(columns))
     remarks: dict[str, list[str]] = {}
     for row in rows:
         for hazard in row.hazards:
@@ -107,7 +106,7 @@ def _show_comparison(console: Console, comparison: StrategyComparison) -> None:
             remarks.setdefault(row.reason, []).append(row.name)
     for line, names in remarks.items():
         whose = "all" if len(names) == len(rows) else " | ".join(names)
-        console.print(f"{whose}: {line}", markup=False, style="dim")
+        yield dim(f"{whose}: {line}")
 
 
 # Names and contents of columns; of those measured also the field without which there is none.
@@ -182,30 +181,31 @@ def calibrate(found: CalibratedRanges, output: Output) -> None:
     pairs = calibration.equalisation.applied
     values = calibrate_values(found)
 
-    def show(console: Console) -> None:
-        from rich.table import Table
-
-        table = Table("equalised, widest first", "read by", "largest / median channel", "after")
-        widest = sorted(pairs, key=lambda pair: -pair.spread_before)
-        for pair in widest[:_SHOWN_PAIRS]:
-            names = ", ".join(name.rpartition(".")[2] for name in pair.layers)
-            table.add_row(
-                pair.producer, names, f"{pair.spread_before:.1f}", f"{pair.spread_after:.1f}"
-            )
+    def show() -> Iterator[RenderableType]:
         if pairs:
-            console.print(table)
-            left = len(pairs) - _SHOWN_PAIRS
-            if left > 0:
-                console.print(f"and {left} more; --json names them all", markup=False)
+            columns = ("equalised, widest first", "read by", "largest / median channel", "after")
+            widest = sorted(pairs, key=lambda pair: -pair.spread_before)
+            rows = (
+                (
+                    pair.producer,
+                    ", ".join(name.rpartition(".")[2] for name in pair.layers),
+                    f"{pair.spread_before:.1f}",
+                    f"{pair.spread_after:.1f}",
+                )
+                for pair in widest[:_SHOWN_PAIRS]
+            )
+            yield table(columns, rows)
+        if len(pairs) > _SHOWN_PAIRS:
+            yield f"and {len(pairs) - _SHOWN_PAIRS} more; --json names them all"
         unreadable = len(calibration.unreadable)
-        lines(
+        yield (
             f"{len(calibration.ranges)} ranges ({values['calibration']['method']}) from "
             f"{counted(values['calibration']['images'], 'picture')}"
-            + (f", {unreadable} unreadable" if unreadable else ""),
-            str(found.path),
-        )(console)
+            + (f", {unreadable} unreadable" if unreadable else "")
+        )
+        yield str(found.path)
 
-    output.result(values, show)
+    output.result(values, show())
 
 
 @command_line("quantize", quantize_onnx)
@@ -236,7 +236,7 @@ def quantize(made: Artifact, output: Output) -> int:
     shown.append(verification_line(manifest.verification))
     if speed is not None:
         shown.append(_speed(speed))
-    output.result(values, lines(*shown, str(made.path)))
+    output.result(values, [*shown, str(made.path)])
     found = fail_if(manifest.verification, hint=locating(made))
     return found or fail_if(budget)
 
@@ -264,20 +264,18 @@ def build_trt(built: Artifact, output: Output) -> int:
     details = built.require_manifest().details
     attestation = details["attestation"]
 
-    def show(console: Console) -> None:
-        show_engine(console, dict(details["engine"]))
-        why_not = details["why_not"]
-        lines(
-            f"attestation {attestation['status']}: asked {attestation['asked']}",
-            *([] if why_not is None else [f"not runnable here: {why_not}"]),
-            str(built.path),
-        )(console)
+    def show() -> Iterator[RenderableType]:
+        yield from _engine(details["engine"])
+        yield f"attestation {attestation['status']}: asked {attestation['asked']}"
+        if details["why_not"] is not None:
+            yield f"not runnable here: {details['why_not']}"
+        yield str(built.path)
 
-    output.result(build_values(built), show)
+    output.result(build_values(built), show())
     return fail_if(attestation)
 
 
-def _moved(engine: dict[str, Any], moved: int) -> str:
+def _moved(engine: Mapping[str, Any], moved: int) -> str:
     """Whose figure it is: a log of a free batch has no sizes."""
     batch = engine["moved_by_batch"]
     twin = (
@@ -286,11 +284,8 @@ def _moved(engine: dict[str, Any], moved: int) -> str:
     return f"{moved / 1e6:.1f} MB{'' if batch is None else twin}"
 
 
-def show_engine(console: Console, engine: dict[str, Any]) -> None:
+def _engine(engine: Mapping[str, Any]) -> Iterator[RenderableType]:
     """A table of an engine's figures."""
-    from rich.table import Table
-
-    table = Table("figure", "value", title=f"{engine['backend']} {engine['backend_version']}")
     moved = engine["moved_bytes"]
     rows = {
         "compute capability": ", ".join(engine["sm"]),
@@ -305,9 +300,8 @@ def show_engine(console: Console, engine: dict[str, Any]) -> None:
         "file": f"{engine['size_bytes'] / 1e6:.1f} MB",
         "built in": f"{engine['build_s']:.1f} s",
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table)
+    title = f"{engine['backend']} {engine['backend_version']}"
+    yield table(("figure", "value"), rows.items(), title=title)
 
 
 @command_line("package", package_artifact)
@@ -323,11 +317,11 @@ def package(package: Package, output: Output) -> None:
     """
     values = package_values(package)
     model = values["model"]
-    shown = lines(
+    shown = [
         f"{model['name']}: {model['backend']}, {model['instances']}, "
         f"batches up to {model['max_batch_size']}",
         f"{values['ensemble']['name']}: picture files -> classes",
         *map(str, package.folders),
         f"tritonserver --model-repository={values['repository']}",
-    )
+    ]
     output.result(values, shown)

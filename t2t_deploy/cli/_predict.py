@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from t2t_deploy._options import parameters
 from t2t_deploy.cli._adapter import click_parameters, command_line
-from t2t_deploy.cli._output import Output
-from t2t_deploy.cli._results import SHOWN_UNREADABLE, fell_short
+from t2t_deploy.cli._output import SHOWN_UNREADABLE, Output, fell_short
 from t2t_deploy.commands import (
     ClusterPrediction,
     Prediction,
@@ -24,7 +23,7 @@ from t2t_deploy.commands import (
 from t2t_deploy.errors import UsageError, counted
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
     from t2t_deploy.serving import PredictedImage
 
@@ -84,13 +83,13 @@ def predict(
     """
     if isinstance(result, ClusterPrediction):
         across = result
-        output.result(_across_values(across), lambda console: _show_across(console, across))
+        output.result(_across_values(across), _shown_across(across))
         if not across.failed:
             return 0
         total = across.images + across.failed
         return fell_short(f"{across.failed} of {total} pictures have no class")
     found, kept = result
-    output.result(_values(found, kept), lambda console: _show(console, found, kept))
+    output.result(_values(found, kept), _shown(found, kept))
     what = []
     if found.unreadable:
         what.append(f"{len(found.unreadable)} of {found.images} pictures cannot be read")
@@ -146,9 +145,9 @@ def _named(images: Iterable[PredictedImage]) -> list[dict[str, Any]]:
     return [{"image": image.shown, "reason": image.error} for image in images]
 
 
-def _show(console: Console, found: Prediction, kept: list[PredictedImage]) -> None:
-    from rich.markup import escape
+def _shown(found: Prediction, kept: list[PredictedImage]) -> Iterator[RenderableType]:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     table.add_column("image", overflow="fold")
@@ -156,29 +155,25 @@ def _show(console: Console, found: Prediction, kept: list[PredictedImage]) -> No
     table.add_column("label", overflow="fold")
     table.add_column("probability", justify="right")
     for image in kept:
-        name = escape(image.shown)
+        name = image.shown
         for ranked in image.top:
-            label = escape(ranked.label or "")
-            table.add_row(name, str(ranked.index), label, f"{ranked.probability:.2%}")
+            cells = (name, str(ranked.index), ranked.label or "", f"{ranked.probability:.2%}")
+            table.add_row(*map(Text, cells))
             name = ""
         table.add_section()
     if kept:
-        console.print(table)
-    failed = [*found.unreadable, *found.not_finite]
-    left = found.images - len(failed) - len(kept)
+        yield table
+    left = found.images - len(found.unreadable) - len(found.not_finite) - len(kept)
     if left > 0:
-        console.print(f"and {left} more pictures; --csv FILE and --json tell them all")
-    for image in found.unreadable[:SHOWN_UNREADABLE]:
-        console.print(image.error, markup=False)
-    for image in found.not_finite[:SHOWN_UNREADABLE]:
-        console.print(f"{image.shown}: {image.error}", markup=False)
-    hidden = sum(
-        max(len(some) - SHOWN_UNREADABLE, 0) for some in (found.unreadable, found.not_finite)
-    )
+        yield f"and {left} more pictures; --csv FILE and --json tell them all"
+    yield from (str(image.error) for image in found.unreadable[:SHOWN_UNREADABLE])
+    yield from (f"{image.shown}: {image.error}" for image in found.not_finite[:SHOWN_UNREADABLE])
+    failed = (len(found.unreadable), len(found.not_finite))
+    hidden = sum(max(count - SHOWN_UNREADABLE, 0) for count in failed)
     if hidden:
-        console.print(f"and {hidden} more without a class; --json names them all", markup=False)
+        yield f"and {hidden} more without a class; --json names them all"
     if found.csv is not None:
-        console.print(f"table: {found.csv}", markup=False)
+        yield f"table: {found.csv}"
 
 
 def _across_values(found: ClusterPrediction) -> dict[str, Any]:
@@ -199,18 +194,15 @@ def _across_values(found: ClusterPrediction) -> dict[str, Any]:
     }
 
 
-def _show_across(console: Console, found: ClusterPrediction) -> None:
-    console.print(
+def _shown_across(found: ClusterPrediction) -> Iterator[str]:
+    yield (
         f"{counted(found.images, 'picture')} classified in {counted(found.blocks, 'file')} of "
         f"{found.output}/predictions, by {counted(found.workers, 'worker')} in "
-        f"{found.seconds:.1f} s",
-        markup=False,
+        f"{found.seconds:.1f} s"
     )
-    if not found.failed:
-        return
-    console.print(f"{found.failed:,} have no class: {found.output}/failed", markup=False)
-    for _, reason in found.unreadable[:SHOWN_UNREADABLE]:
-        console.print(reason, markup=False)
+    if found.failed:
+        yield f"{found.failed:,} have no class: {found.output}/failed"
+        yield from (reason for _, reason in found.unreadable[:SHOWN_UNREADABLE])
     left = found.failed - SHOWN_UNREADABLE
     if left > 0:
-        console.print(f"and {left:,} more", markup=False)
+        yield f"and {left:,} more"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,11 @@ import click
 from click.core import ParameterSource
 
 from t2t_deploy.cli._adapter import plain_command
-from t2t_deploy.cli._output import Output
+from t2t_deploy.cli._output import Output, table
 from t2t_deploy.errors import CheckFailed, RecipeError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
     from t2t_deploy.recipe import RecipeRun
 
@@ -61,8 +62,14 @@ def run(
     if followed.workspace is not None and source is ParameterSource.DEFAULT:
         workspace = Workspace(followed.workspace, workspace.lock_policy)
     done = follow_recipe(workspace, followed, output)
-    output.result(done.to_dict(), lambda console: _show(console, done))
-    return _status(done)
+    output.result(done.to_dict(), _statuses(done))
+    failed = [step for step in done.steps if step.exit_status]
+    if failed:
+        short = done.exit_status == CheckFailed.exit_status
+        kind = CheckFailed.__name__ if short else RecipeError.__name__
+        names = "; ".join(f"{step.step} ({step.reason})" for step in failed)
+        Output().error(kind, f"failed: {names}")
+    return done.exit_status
 
 
 def _write_example(file: Path | None, output: Output) -> int:
@@ -72,28 +79,10 @@ def _write_example(file: Path | None, output: Output) -> int:
     if file is not None:
         write_example(file)
     values = {"recipe": None if file is None else str(file), "text": text}
-    shown = text.rstrip("\n") if file is None else f"written: {file}"
-    output.result(values, lambda console: console.print(shown, markup=False))
+    output.result(values, [text.rstrip("\n") if file is None else f"written: {file}"])
     return 0
 
 
-def _show(console: Console, done: RecipeRun) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("step", "status", "why")
-    for step in done.steps:
-        status = step.status.value.replace("_", " ")
-        table.add_row(Text(step.step), status, Text(step.reason))
-    console.print(table)
-
-
-def _status(done: RecipeRun) -> int:
-    """The exit status, with the steps that failed on stderr."""
-    failed = [step for step in done.steps if step.exit_status]
-    if failed:
-        short = done.exit_status == CheckFailed.exit_status
-        kind = CheckFailed.__name__ if short else RecipeError.__name__
-        names = "; ".join(f"{step.step} ({step.reason})" for step in failed)
-        Output().error(kind, f"failed: {names}")
-    return done.exit_status
+def _statuses(done: RecipeRun) -> Iterator[RenderableType]:
+    rows = ((step.step, step.status.value.replace("_", " "), step.reason) for step in done.steps)
+    yield table(("step", "status", "why"), rows)

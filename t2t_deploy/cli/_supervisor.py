@@ -13,7 +13,7 @@ import sys
 from typing import NoReturn
 
 from t2t_deploy.cli._output import Output
-from t2t_deploy.errors import CrashError, MemoryShortError
+from t2t_deploy.errors import CrashError, DeployError, MemoryShortError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SI_KERNEL = 0x80  # asm-generic/siginfo.h: of a terminal, which the child has got as well
@@ -84,37 +84,32 @@ def _wait(child: int, command: str, output: Output) -> NoReturn:
         if ended:
             break
     code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        number = -code
-        if number in _REQUESTS:  # asked to end before it could answer in its own way
-            os._exit(128 + number)
-        output.error(CrashError.__name__, _what_died(command, number))
-        code = _FAILED
-    elif code == _SPEECHLESS:
-        output.error(
-            MemoryShortError.__name__,
-            f"out of memory in '{command}', with none left to say where: free some or raise the "
-            "limit (ulimit -v)",
-        )
-        code = _FAILED
-    elif _how is not None and _how[:] != _LEFT:
-        output.error(CrashError.__name__, _ended(command, f"status {code}"))
-        code = _FAILED
-    os._exit(code)
+    if -code in _REQUESTS:  # asked to end before it could answer in its own way
+        os._exit(128 - code)
+    error = _how_it_died(command, code)
+    if error is None:
+        os._exit(code)
+    output.error(error.kind, str(error))
+    os._exit(_FAILED)
 
 
-def _what_died(command: str, number: int) -> str:
-    names = {member.value: member.name for member in signal.Signals}
-    if number == signal.SIGKILL:
-        return (
+def _how_it_died(command: str, code: int) -> DeployError | None:
+    """What ended a command that did not end by itself. code: a signal's number if negative."""
+    if code == -signal.SIGKILL:
+        return CrashError(
             f"'{command}' was killed (SIGKILL), which the system does where memory runs out: free "
             "memory, or work on less at once (--batch, --count)"
         )
-    return _ended(command, names.get(number, f"signal {number}"))
-
-
-def _ended(command: str, how: str) -> str:
-    return (
+    if code == _SPEECHLESS:
+        return MemoryShortError(
+            f"out of memory in '{command}', with none left to say where: free some or raise the "
+            "limit (ulimit -v)"
+        )
+    if code >= 0 and (_how is None or _how[:] == _LEFT):
+        return None
+    names = {-member.value: member.name for member in signal.Signals}
+    how = f"status {code}" if code >= 0 else names.get(code, f"signal {-code}")
+    return CrashError(
         f"'{command}' crashed in native code ({how}), usually out of memory: free memory or raise "
         "the limit (ulimit -v) and retry; if it crashes again, report it with the lines above"
     )

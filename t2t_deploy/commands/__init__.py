@@ -11,7 +11,6 @@ from t2t_deploy.commands._calibrate import (
     calibrate_values,
     calibration_images,
 )
-from t2t_deploy.commands._classifier import load_session
 from t2t_deploy.commands._compare import (
     ComparedStrategies,
     StrategyComparison,
@@ -26,22 +25,28 @@ from t2t_deploy.commands._doctor import (
     prune_workspace,
 )
 from t2t_deploy.commands._evaluate import Evaluation, evaluate_artifacts, evaluate_values
-from t2t_deploy.commands._export import GraphForm, export_onnx, export_values, load_model
+from t2t_deploy.commands._export import (
+    GraphForm,
+    LoadedModel,
+    export_onnx,
+    export_values,
+    load_model,
+)
 from t2t_deploy.commands._inspect import DrawnFeatures, draw_features, inspect_artifact
 from t2t_deploy.commands._package import Package, package_artifact, package_values
-from t2t_deploy.commands._predict import Prediction, predict_images
+from t2t_deploy.commands._predict import Prediction, load_session, predict_images
 from t2t_deploy.commands._predict_across import ClusterPrediction, predict_across
 from t2t_deploy.commands._quantize import quantize_onnx, quantize_values
 from t2t_deploy.commands._quantize_plan import QuantizationMode, quantization_target
 from t2t_deploy.commands._verify import (
-    MAX_PICTURES,
+    MAX_IMAGES,
     VerifiedArtifact,
     verify_artifacts,
     verify_values,
 )
 
 __all__ = [
-    "MAX_PICTURES",
+    "MAX_IMAGES",
     "CalibratedRanges",
     "ClusterPrediction",
     "ComparedStrategies",
@@ -49,6 +54,7 @@ __all__ = [
     "DrawnFeatures",
     "Evaluation",
     "GraphForm",
+    "LoadedModel",
     "Package",
     "Prediction",
     "QuantizationMode",

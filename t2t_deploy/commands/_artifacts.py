@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,6 @@ from t2t_deploy.runtime import (
     BACKENDS,
     CPU_BACKENDS,
     DEFAULT_BACKEND,
-    ClosingSession,
     Session,
     SessionRequest,
     open_session,
@@ -26,7 +25,7 @@ from t2t_deploy.runtime import (
     why_not_runnable,
 )
 from t2t_deploy.types import TensorSpec
-from t2t_deploy.workspace import Artifact, Workspace
+from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 ArtifactFile = Annotated[AnyPath | None, Opt(role=Role.SWITCH, recipe=False)]
 ArtifactFiles = Annotated[Iterable[AnyPath], Opt(kind=PATHS, role=Role.SWITCH, recipe=False)]
@@ -139,7 +138,48 @@ def usable_artifacts(
     return [workspace.checked(artifact, force=True) for artifact in usable]
 
 
-class TunedBatch(ClosingSession):
+def named_or_newest(
+    workspace: Workspace,
+    path: AnyPath | None,
+    kind: str,
+    taking: str,
+    progress: Progress,
+    suits: Callable[[Manifest], bool] = lambda manifest: True,
+    *,
+    force: bool,
+) -> Artifact:
+    """The artifact that was named, or the newest of a kind that suits.
+
+    taking: begins the note about the newest. Raises ArtifactError.
+    """
+    if path is not None:
+        return workspace.open(Path(path), force=force)
+    newest = workspace.newest(kind, suits, force=force)
+    progress.note(f"{taking}, {newest.path.name}")
+    return workspace.checked(newest, force=force)
+
+
+def session_request(
+    workspace: Workspace, artifact: Artifact, backend: str, threads: int | None, device: int | None
+) -> SessionRequest:
+    """How a runtime opens an artifact, or the model of its weights, whichever it takes.
+
+    Raises ArtifactError where weights are needed and unknown.
+    """
+    if BACKENDS[backend].takes == "weights":
+        known = artifact.require_manifest()
+        return SessionRequest(backend, workspace.weights(known), threads, known.config, device)
+    return SessionRequest(
+        backend,
+        artifact.path,
+        threads,
+        device=device,
+        precision=None if artifact.manifest is None else artifact.manifest.precision,
+        sha256=engine_sha256(artifact),
+    )
+
+
+class TunedBatch(Session):
     """An engine's session as one of a fixed batch: the one that its first profile is tuned for."""
 
     def __init__(self, session: Session, batch: int) -> None:
@@ -151,11 +191,9 @@ class TunedBatch(ClosingSession):
         )
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """As `Session.run`."""
         return self._session.run(feeds)
 
     def close(self) -> None:
-        """Free the session inside."""
         self._session.close()
 
 

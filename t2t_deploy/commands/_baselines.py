@@ -137,10 +137,13 @@ def with_speedup_vs_plain(
     is one, else in float32.
     """
     fastest: dict[tuple[str, str | None, int, str], CaseResult] = {}
-    measured = [pair for pair in zip(cases, results, strict=True) if pair[1].latency_ms is not None]
-    for case, result in sorted(measured, key=lambda pair: _p50(pair[1])):
-        if case.artifact in EXPORTERS:
-            fastest.setdefault((case.backend, case.model, case.batch, case.precision), result)
+    plain = [
+        (result.latency_ms.p50, case, result)
+        for case, result in zip(cases, results, strict=True)
+        if case.artifact in EXPORTERS and result.latency_ms is not None
+    ]
+    for _, case, result in sorted(plain, key=lambda one: one[0]):
+        fastest.setdefault((case.backend, case.model, case.batch, case.precision), result)
     found = []
     for case, result in zip(cases, results, strict=True):
         same = (case.backend, case.model, case.batch)
@@ -150,11 +153,6 @@ def with_speedup_vs_plain(
             result = dataclasses.replace(result, speedup_vs_plain=speedup)
         found.append(result)
     return found
-
-
-def _p50(result: CaseResult) -> float:
-    assert result.latency_ms is not None
-    return result.latency_ms.p50
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ from t2t_deploy.commands._artifacts import (
     Trust,
     are_named,
     check_engine,
-    engine_sha256,
+    session_request,
     usable_artifacts,
     why_not_run,
     workspace_of,
@@ -194,21 +194,10 @@ class Bench:
         )
         if reason is not None:
             return CaseResult(backend, name, precision, batch, BenchStatus.NOT_RUN, reason)
-        request = SessionRequest(
-            backend,
-            artifact.path,
-            self.threads,
-            device=self.device,
-            cache=self.workspace.cache(backend),
-        )
+        request = session_request(self.workspace, artifact, backend, self.threads, self.device)
+        request = dataclasses.replace(request, cache=self.workspace.cache(backend))
         if manifest is not None and takes == "weights":
-            weights = self.workspace.weights(manifest)
-            request = dataclasses.replace(request, path=weights, config=manifest.config)
             name, precision = manifest.reference_name, Precision.FP32.value
-        else:
-            asked = None if manifest is None else manifest.precision
-            sha256 = engine_sha256(artifact)
-            request = dataclasses.replace(request, precision=asked, sha256=sha256)
         model = manifest.model_key if manifest is not None and manifest.weights else None
         return BenchCase(request, name, precision, batch, model)
 

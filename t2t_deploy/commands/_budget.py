@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from t2t_deploy._codec import to_plain
-from t2t_deploy._files import atomic_write, write_text
+from t2t_deploy._files import atomic_write
 from t2t_deploy._optional import is_installed
 from t2t_deploy._progress import Progress
 from t2t_deploy.calibration import (
@@ -50,7 +50,7 @@ from t2t_deploy.workspace import Workspace
 
 _BATCH = 8
 # Pictures on which each group alone is judged; a drop is measured on all.
-_COST_PICTURES = 32
+_COST_IMAGES = 32
 _RETURNED = "returned to float by the accuracy budget"
 
 
@@ -130,12 +130,12 @@ def write_budget(
     workspace: Workspace, outcome: BudgetOutcome, stem: str, progress: Progress
 ) -> str:
     """Keep the search as JSON and as a picture in the workspace's logs; the picture's name."""
-    logs = workspace.folder("logs")
-    write_text(logs / f"{stem}-budget.json", json.dumps(outcome.to_dict(), indent=1) + "\n")
+    text = json.dumps(outcome.to_dict(), indent=1) + "\n"
+    log = workspace.write_log(f"{stem}-budget.json", text)
     if not is_installed("matplotlib"):
         progress.note("no picture of the trade-off: pip install 't2t-deploy[plot]'")
-        return f"logs/{stem}-budget.json"
-    path = logs / f"{stem}-budget.png"
+        return f"logs/{log.name}"
+    path = log.with_suffix(".png")
     with atomic_write(path) as temporary:
         plot_budget(outcome.search, temporary, measure=outcome.measure)
     progress.note(f"trade-off of the budget: {path}")
@@ -172,8 +172,8 @@ class _Bench:
     @functools.cached_property
     def few(self) -> np.ndarray:
         """Pictures from all classes in turn, on which each group alone is judged."""
-        some = labelled_set_from_folder(self.images.folder, limit=_COST_PICTURES)
-        (batch,) = some.batches(self.preparation, _COST_PICTURES, self.classes)
+        some = labelled_set_from_folder(self.images.folder, limit=_COST_IMAGES)
+        (batch,) = some.batches(self.preparation, _COST_IMAGES, self.classes)
         return batch.pictures
 
     @functools.cached_property

@@ -23,7 +23,13 @@ from t2t_deploy._options import (
     whole,
 )
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy.commands._artifacts import ArtifactFile, Force, artifact_values, workspace_of
+from t2t_deploy.commands._artifacts import (
+    ArtifactFile,
+    Force,
+    artifact_values,
+    named_or_newest,
+    workspace_of,
+)
 from t2t_deploy.commands._calibrate import DEFAULT_COUNT, Count
 from t2t_deploy.commands._export import (
     OutputFile,
@@ -200,13 +206,9 @@ def build_engine(
     profiles = chosen_profiles(given, min_batch, opt_batch, max_batch)
     workspace = workspace_of(workspace)
     asked = None if precision is None else Precision(precision)
-    if artifact is None:
-        suits = functools.partial(_buildable, asked=asked, calibrates=images is not None)
-        newest = workspace.newest("onnx", suits, force=force)
-        progress.note(f"building from the newest export, {newest.path.name}")
-        source = workspace.checked(newest, force=force)
-    else:
-        source = workspace.open(Path(artifact), force=force)
+    suits = functools.partial(_buildable, asked=asked, calibrates=images is not None)
+    taking = "building from the newest export"
+    source = named_or_newest(workspace, artifact, "onnx", taking, progress, suits, force=force)
     if source.kind != "onnx":
         raise ArtifactError(
             f"{source.path} is an {source.kind}; an engine is built from an ONNX file: name one, "
@@ -298,7 +300,7 @@ def build_engine(
         }
         details = {
             "engine": engine,
-            "attestation": attestation.to_dict(),
+            "attestation": to_plain(attestation),
             "graph_verification": known.verification if known else None,
             **of_graph,
             "calibration": known.details.get("calibration") if known else None,

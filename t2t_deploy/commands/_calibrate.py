@@ -41,7 +41,7 @@ from t2t_deploy.calibration import (
     save_calibration,
     sources,
 )
-from t2t_deploy.commands._artifacts import ArtifactFile, Force, workspace_of
+from t2t_deploy.commands._artifacts import ArtifactFile, Force, named_or_newest, workspace_of
 from t2t_deploy.commands._export import ExportedGraph, OutputFile, forms_asked, graph_of_weights
 from t2t_deploy.errors import CalibrationError, counted
 from t2t_deploy.images import Assumed
@@ -196,12 +196,15 @@ def quantizable_export(
 
     Its weights are what counts, and how its form was asked for.
     """
-    if path is None:
-        newest = workspace.newest("onnx", lambda m: m.precision not in QUANTIZED, force=force)
-        artifact = workspace.checked(newest, force=force)
-        progress.note(f"from the newest export, {artifact.path.name}")
-    else:
-        artifact = workspace.open(Path(path), force=force)
+    artifact = named_or_newest(
+        workspace,
+        path,
+        "onnx",
+        "from the newest export",
+        progress,
+        lambda manifest: manifest.precision not in QUANTIZED,
+        force=force,
+    )
     manifest = artifact.require_manifest()
     if manifest.kind != "onnx":
         raise CalibrationError(

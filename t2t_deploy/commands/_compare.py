@@ -79,7 +79,7 @@ _WARM_UP_SECONDS = 4.0  # of one case, its process included
 _MIN_ROUND_SECONDS = 0.05  # a few calls, however little time is left
 _REFERENCE_BATCH = 4  # pictures at once in float64: half the time of one by one
 # Node by node a picture takes seconds: fixed noise and a photograph, black and cream.
-_NODEWISE_PICTURES = ("noise 0", "china", "black", "cream")
+_NODEWISE_IMAGES = ("noise 0", "china", "black", "cream")
 # What one combination may raise while the others go on; torch's exporter and ONNX Runtime raise
 # RuntimeError, a full disk OSError.
 _FAILURES = (DeployError, RuntimeError, OSError)
@@ -140,7 +140,7 @@ class StrategyComparison:
     """All combinations of one model, precision and target.
 
     batch: what latencies and engines are of: the graph's fixed batch, 1 where it is free.
-    token_attention: the form of the token blocks, which tells whether ``performer`` or
+    token_attention: the form of the token blocks, which decides whether ``performer`` or
     ``query_groups`` makes a difference. engine_sm: the compute capability of the engines.
     """
 
@@ -244,13 +244,11 @@ def _reference_logits(model: T2TViT, precision: Precision) -> _Logits:
     taken = USUAL.fitted(model.config.in_chans, model.config.image_hw)
     exact = model.double()
     found = {}
-    sets = (("rel_l2", standard_pictures(taken)), ("rel_l2_flat", flat_pictures(taken)))
-    for error, some in sets:
-        pictures = some
+    sets = {"rel_l2": standard_pictures(taken), "rel_l2_flat": flat_pictures(taken)}
+    for error, pictures in sets.items():
         if precision is Precision.BF16:
-            kept = [i for i, name in enumerate(some.names) if name in _NODEWISE_PICTURES]
-            names = tuple(some.names[index] for index in kept)
-            pictures = PictureSet(names, some.pictures[kept], some.absent)
+            names = enumerate(pictures.names)
+            pictures = pictures.subset([i for i, name in names if name in _NODEWISE_IMAGES])
         with torch.inference_mode():
             chunks = torch.from_numpy(pictures.pictures).split(_REFERENCE_BATCH)
             logits = np.concatenate([exact(chunk.double()).numpy() for chunk in chunks])
@@ -298,7 +296,7 @@ def _examine(
         return
     figures = built.figures
     row.engine = EngineSummary(
-        figures.kernels, built.moved_bytes, figures.activation_bytes, figures.fused_attention
+        figures.kernels, built.sized.moved_bytes, figures.activation_bytes, figures.fused_attention
     )
 
 

@@ -141,10 +141,10 @@ def bug_report(found: Mapping[str, Any]) -> str:
         "",
         "</details>",
     ]
-    return without_places("\n".join(lines))
+    return without_paths("\n".join(lines))
 
 
-def without_places(text: str) -> str:
+def without_paths(text: str) -> str:
     """The text with absolute paths cut to their last part, and user and host named as such."""
     # by name first: only there is it known where a path with spaces ends
     for path, stand_in in ((Path.cwd(), "<cwd>"), (Path.home(), "~"), (sys.prefix, "<python>")):

@@ -22,10 +22,10 @@ from t2t_deploy.commands._artifacts import (
     workspace_of,
 )
 from t2t_deploy.commands._evaluate_sessions import (
-    EvaluateAcross,
     ModelSessions,
     RayAddress,
     RayWorkers,
+    check_ray,
     is_nodewise,
     preparation_of,
     run_pictures_across,
@@ -34,7 +34,7 @@ from t2t_deploy.errors import BackendError, CalibrationError, ImageError, UsageE
 from t2t_deploy.pictures import LabelledSet, labelled_set_from_folder, overlap
 from t2t_deploy.runtime import REFERENCE_BACKEND, why_not_in, why_not_runnable
 from t2t_deploy.types import Precision, Status
-from t2t_deploy.verify import Accuracy, ConfusionPanel, plot_confusion, run_pictures
+from t2t_deploy.verify import Accuracy, plot_confusion, run_pictures
 from t2t_deploy.workspace import Artifact, Workspace
 
 DEFAULT_BATCH = 8
@@ -71,9 +71,15 @@ class Evaluation:
     plot: Path | None = None
 
     @property
-    def failed(self) -> bool:
-        """Whether a picture was not read, or an artifact gave logits that are no numbers."""
-        return bool(self.unreadable) or any(r.status is Status.FAILED for r in self.results)
+    def failure(self) -> str | None:
+        """What fell short: pictures not read, artifacts with logits that are no numbers."""
+        failed = [r.artifact.path.name for r in self.results if r.status is Status.FAILED]
+        short = []
+        if self.unreadable:
+            short.append(f"{counted(len(self.unreadable), 'picture')} cannot be read")
+        if failed:
+            short.append(f"failed: {', '.join(failed)}")
+        return "; ".join(short) or None
 
 
 @command
@@ -132,9 +138,8 @@ def evaluate_artifacts(
     if confusion is not None:
         require("matplotlib")
     runtime = cpu_backend(backend)
-    cluster = None if ray is None else EvaluateAcross(ray, workers)
-    if cluster is not None:
-        cluster.check()
+    if ray is not None:
+        check_ray(ray)
     labelled = labelled_set_from_folder(Path(images), limit=limit)
     if labelled.left_out:
         progress.note(
@@ -144,7 +149,9 @@ def evaluate_artifacts(
     models: dict[str, list[Artifact]] = {}
     for artifact in chosen:
         models.setdefault(_model_key(artifact), []).append(artifact)
-    evaluator = _Evaluator(workspace, labelled, runtime, batch, are_named(paths), cluster, progress)
+    evaluator = _Evaluator(
+        workspace, labelled, runtime, batch, are_named(paths), ray, workers, progress
+    )
     results: list[EvaluatedArtifact] = []
     references: dict[str, Accuracy] = {}
     for members in models.values():
@@ -210,7 +217,8 @@ class _Evaluator:
     backend: str
     batch: int
     named: bool
-    cluster: EvaluateAcross | None
+    ray: str | None
+    workers: int | None
     progress: Progress
     unreadable: dict[Path, str] = field(default_factory=dict)
 
@@ -239,10 +247,10 @@ class _Evaluator:
             self.progress.step(f"evaluating {names} on {counted(count, 'picture')}")
             preparation = preparation_of(running[0], runners[0].session)
             rest = runners, reference, self.images, preparation, self.unreadable, self.progress
-            if self.cluster is None:
+            if self.ray is None:
                 run_pictures(*rest)
             else:
-                run_pictures_across(self.cluster, sessions, *rest)
+                run_pictures_across(self.ray, self.workers, sessions, *rest)
         base = None if reference is None else reference.total.result()
         for artifact, runner in zip(running, runners, strict=True):
             accuracy = runner.total.result()
@@ -266,7 +274,7 @@ class _Evaluator:
         nodewise = is_nodewise(artifact, self.backend)
         if manifest is not None and manifest.kind == "engine":
             reason = why_not_run(artifact, manifest.engine.backend)
-            if reason is None and self.cluster is not None:
+            if reason is None and self.ray is not None:
                 reason = "engines are evaluated on this machine's device, not across a cluster"
         elif nodewise:
             reason = why_not_runnable(self.backend)
@@ -346,6 +354,6 @@ def _draw(evaluation: Evaluation, path: Path) -> None:
     for name, found in figures:
         share = found.top1 if labelled else found.agreement
         title = f"{name}\n{'top-1' if labelled else 'agreement'} {share or 0:.2%}"
-        panels.append(ConfusionPanel(title, found.confusion))
+        panels.append((title, found.confusion))
     truth = "class of the picture" if labelled else "class the reference finds"
     plot_confusion(panels, path, truth=truth)

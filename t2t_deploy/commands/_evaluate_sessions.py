@@ -167,22 +167,16 @@ RayWorkers = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluateAcross:
-    """A cluster: ``local``, ``auto`` or HOST:PORT. workers: None is one for each core of it."""
-
-    address: str = "local"
-    workers: int | None = None
-
-    def check(self) -> None:
-        """Raise UsageError for no address, MissingDependencyError without Ray."""
-        check_address(self.address)
-        if not is_installed("ray"):  # it is imported once its settings are made
-            require("ray")
+def check_ray(address: str) -> None:
+    """Raise UsageError for no address of a cluster, MissingDependencyError without Ray."""
+    check_address(address)
+    if not is_installed("ray"):  # it is imported once its settings are made
+        require("ray")
 
 
 def run_pictures_across(
-    across: EvaluateAcross,
+    address: str,
+    workers: int | None,
     sessions: ModelSessions,
     runners: Sequence[AccuracyRunner],
     reference: AccuracyRunner | None,
@@ -193,14 +187,14 @@ def run_pictures_across(
 ) -> None:
     """As `run_pictures`, by the workers of a cluster; the sums are added to those of ``runners``.
 
-    sessions: what the workers open. Raises BackendError where the cluster, or a worker thrice, is
-    lost.
+    workers: None is one for each core of it. sessions: what they open. Raises BackendError where
+    the cluster, or a worker thrice, is lost.
     """
     contents = [artifact.path.read_bytes() for artifact in sessions.artifacts]
     contents += [sessions.weights.read_bytes()] if sessions.weights is not None else []
-    cores = across.workers or available_threads()
+    cores = workers or available_threads()
     total = sum(map(len, contents))
-    with ray_cluster(across.address, cpus=cores, shared_bytes=total) as cluster:
+    with ray_cluster(address, cpus=cores, shared_bytes=total) as cluster:
         put = cluster.ray.put
         classes = dict(zip(map(str, images.paths), images.classes, strict=False))
         make = _EvaluateBlocks(
@@ -214,7 +208,7 @@ def run_pictures_across(
         listing = Listing(tuple(map(str, images.paths)), DEFAULT_BLOCK, "")
         found: dict[int, tuple[list[AccuracySum], dict[Path, str]]] = {}
         done = 0
-        for result in map_blocks(cluster, listing, make, workers=across.workers or cluster.cpus):
+        for result in map_blocks(cluster, listing, make, workers=workers or cluster.cpus):
             if isinstance(result, SkippedBlocks):
                 continue
             block, found[block.ordinal] = result

@@ -382,7 +382,7 @@ def store_graph(
     """Put a graph's inputs and outputs around it, write the file and verify it.
 
     draft: as of `draft_manifest`. stem: of the file's name; None is `artifact_stem`. details: what
-    else the manifest tells of the file that was written.
+    else the manifest has on the file that was written.
     """
     import onnx
 

@@ -12,7 +12,7 @@ import numpy as np
 from t2t_deploy._optional import require
 from t2t_deploy._options import AnyPath, Opt, command, ending
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy.commands._artifacts import ArtifactFiles, workspace_of
+from t2t_deploy.commands._artifacts import ArtifactFiles, artifact_values, workspace_of
 from t2t_deploy.errors import ArtifactError, BackendError, UsageError
 from t2t_deploy.graph import read_onnx
 from t2t_deploy.images import preprocess, read_image
@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from t2t_deploy.model import ModelConfig
 
 
+# as in the `artifact` object
+_SHARED = (
+    *("sha256", "variant", "precision", "target", "batch"),
+    *("image_size", "num_classes", "strategies"),
+)
+
+
 @command
 def inspect_artifact(
     artifact: Annotated[AnyPath, Opt()], *, workspace: Workspace | AnyPath | None = None
@@ -48,7 +55,7 @@ def inspect_artifact(
     ['image float32 (N, 3, 32, 32)']
     """
     opened = workspace_of(workspace).open(Path(artifact), force=True)
-    manifest = opened.manifest
+    manifest, values = opened.manifest, artifact_values(opened)
     summary: dict[str, Any] = {
         "path": str(opened.path),
         "size_bytes": opened.path.stat().st_size,
@@ -57,14 +64,7 @@ def inspect_artifact(
     }
     if manifest is not None:
         summary["manifest"] = {
-            "sha256": manifest.sha256,
-            "variant": manifest.variant,
-            "precision": manifest.precision.value,
-            "target": manifest.target,
-            "batch": "dynamic" if manifest.batch is None else manifest.batch,
-            "image_size": manifest.config.get("image_size"),
-            "num_classes": manifest.config.get("num_classes"),
-            "strategies": manifest.strategies,
+            **{name: values[name] for name in _SHARED},
             "verification": manifest.verification,
             "weights": dict(manifest.weights),
             "parents": [dict(parent) for parent in manifest.parents],
@@ -74,14 +74,12 @@ def inspect_artifact(
             "rewrites": manifest.details.get("rewrites"),
             "outdated": manifest.outdated,
         }
-    if manifest is not None and manifest.kind == "engine":
+    if opened.kind != "engine":
+        summary["graph"] = _graph(opened.path)
+    elif manifest is not None:
         summary["engine"] = manifest.details["engine"]
         summary["attestation"] = manifest.details.get("attestation")
         summary["graph_verification"] = manifest.details.get("graph_verification")
-        return summary
-    if opened.kind == "engine":
-        return summary
-    summary["graph"] = _graph(opened.path)
     return summary
 
 

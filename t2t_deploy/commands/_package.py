@@ -9,8 +9,14 @@ from typing import Annotated, Any, cast
 
 from t2t_deploy._options import FILE, FOLDER, AnyPath, Opt, Role, choice, command, whole
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy.commands._artifacts import ArtifactFile, Force, artifact_values, workspace_of
-from t2t_deploy.commands._classifier import num_classes_of
+from t2t_deploy.commands._artifacts import (
+    ArtifactFile,
+    Force,
+    artifact_values,
+    named_or_newest,
+    workspace_of,
+)
+from t2t_deploy.commands._predict import num_classes_of
 from t2t_deploy.engine import BACKEND_RTX
 from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.pictures import labels_from_file
@@ -28,7 +34,7 @@ from t2t_deploy.serving.triton import (
     signature_from_tensors,
     write_folders,
 )
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, Target
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, Target, TensorSpec
 from t2t_deploy.workspace import Artifact, Workspace, manifest_path_for
 
 DEFAULT_TOP = 5
@@ -164,7 +170,7 @@ def package_artifact(
         "format": chosen.value,
     }
     beside = manifest_path_for(source.path) if manifest is not None else None
-    folders = write_folders(repository, service_folders(service, source.path, beside, about))
+    folders = write_folders(repository, service_folders(service, source.path, beside), about)
     for note in notes:
         progress.note(note)
     return Package(source, service, repository, tuple(folders), tuple(notes))
@@ -212,15 +218,12 @@ def _source(
     force: bool,
 ) -> Artifact:
     """The artifact that was named, or the newest of the format asked for."""
-    if path is not None:
-        return workspace.open(Path(path), force=force)
     kind = "engine" if asked is ServingFormat.TENSORRT else "onnx"
-    if asked is None:
+    if path is None and asked is None:
         usable = [a for a in workspace.artifacts() if force or not a.require_manifest().failed]
         kind = usable[-1].kind if usable else kind
-    found = workspace.newest(kind, force=force)
-    progress.note(f"taking the newest artifact, {found.path.name}")
-    return workspace.checked(found, force=force)
+    taking = "taking the newest artifact"
+    return named_or_newest(workspace, path, kind, taking, progress, force=force)
 
 
 def _signature(artifact: Artifact) -> Signature:
@@ -240,9 +243,9 @@ def _signature(artifact: Artifact) -> Signature:
             artifact.path, engine.inputs, engine.outputs, manifest.details, classes
         )
     # made before engines' tensors were noted: an image in, logits out
-    batch, sizes = manifest.batch, manifest.preparation.input_shape
-    image = {"name": INPUT_NAME, "dtype": "float32", "shape": [batch, *sizes]}
-    logits = {"name": OUTPUT_NAME, "dtype": "float32", "shape": [batch, classes]}
+    batch = manifest.batch
+    image = TensorSpec(INPUT_NAME, "float32", (batch, *manifest.preparation.input_shape))
+    logits = TensorSpec(OUTPUT_NAME, "float32", (batch, classes))
     return signature_from_tensors(artifact.path, [image], [logits], manifest.details, classes)
 
 

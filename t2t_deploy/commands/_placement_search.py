@@ -1,8 +1,8 @@
 """Which form of each kind of layer gives the engine that moves least, asked of the builder itself.
 
 Forms interact: what one product writes decides what the next kernel can take in. So they are tried
-in engines, one kind of layer after the other, and what counts is the bytes that the builder's own
-figures tell, at a small and at a larger batch. No GPU is needed, and no time is measured.
+in engines, one kind of layer after the other, and what counts is the bytes by the builder's own
+figures, at a small and at a larger batch. No GPU is needed, and no time is measured.
 """
 
 from __future__ import annotations
@@ -96,13 +96,12 @@ class PlacementSearch:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        totals = [{str(b): n for b, n in one.total_bytes.items()} for one in self.candidates]
         return {
             "sm": self.sm,
             "rules": [{"pattern": r.pattern, "form": r.form.value} for r in self.placement.rules],
             "candidates": [
-                {**to_plain(candidate), "total_bytes": total}
-                for candidate, total in zip(self.candidates, totals, strict=True)
+                {**to_plain(one), "total_bytes": {str(b): n for b, n in one.total_bytes.items()}}
+                for one in self.candidates
             ],
         }
 
@@ -128,7 +127,7 @@ def search_placement(
         best = trials.look(best_placement, "start", "")
         tried = [dataclasses.replace(best, kept=True)]
         least = min(LEAST_SHARE, best.share)
-        kinds = [kind for kind in KINDS[inputs.plan.precision.codes] if trials.has(kind)]
+        kinds = [k for k in KINDS[inputs.plan.precision.codes] if trials.forms(best_placement, k)]
         for done, kind in enumerate(kinds):
             for form in kind.forms:
                 progress.progress("trying placements", done, len(kinds))
@@ -168,9 +167,6 @@ class _Trials:
     sm: str
     folder: Path
 
-    def has(self, kind: Kind) -> bool:
-        return bool(self.forms(self.inputs.plan.placement, kind))
-
     def forms(self, placement: Placement, kind: Kind) -> set[Form]:
         """The forms that a placement gives to the layers of a kind."""
         return {
@@ -193,7 +189,7 @@ class _Trials:
             options = BuildOptions(profiles=profile, sm=parse_sm(self.sm))
             figures = build_engine(path, options, module=self.module).figures
             kernels = kernels or figures.kernels
-            assert figures.total_bytes is not None  # a fixed batch tells sizes
+            assert figures.total_bytes is not None  # a fixed batch has sizes
             totals[batch] = figures.total_bytes
         macs = sum(decision.layer.macs for decision in decisions)
         coded = sum(

@@ -20,15 +20,17 @@ from typing import Annotated, Any
 
 from t2t_deploy import __version__
 from t2t_deploy._files import abandoned, atomic_write, file_sha256, make_folder, remove, write_text
-from t2t_deploy._optional import is_installed, require
-from t2t_deploy._options import FOLDER, AnyPath, Opt, Role, command
+from t2t_deploy._optional import require
+from t2t_deploy._options import FOLDER, AnyPath, Opt, Role, command, replaced
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, json_from_file
 from t2t_deploy.commands._artifacts import Force, Trust, workspace_of
-from t2t_deploy.commands._classifier import (
+from t2t_deploy.commands._evaluate_sessions import RayAddress, RayWorkers, check_ray
+from t2t_deploy.commands._predict import (
     Backend,
     Batch,
     Device,
+    Images,
     Labels,
     LabelsFile,
     NamedArtifact,
@@ -38,7 +40,6 @@ from t2t_deploy.commands._classifier import (
     classifier_request,
     labels_for,
 )
-from t2t_deploy.commands._predict import Images
 from t2t_deploy.errors import ArtifactError, counted
 from t2t_deploy.pictures import check_sources, shown_name
 from t2t_deploy.runtime import BACKENDS, available_threads
@@ -48,7 +49,6 @@ from t2t_deploy.serving import (
     Listing,
     PredictedImage,
     SkippedBlocks,
-    check_address,
     map_blocks,
     open_classifier,
     ray_cluster,
@@ -102,15 +102,8 @@ def predict_across(
             metavar="DIR",
         ),
     ],
-    ray: Annotated[
-        str,
-        Opt(
-            "Across a Ray cluster: local (of this machine), auto or HOST:PORT.",
-            metavar="[ADDRESS]",
-            bare="local",
-        ),
-    ] = "local",
-    workers: Annotated[int | None, Opt("With --ray: default one for each core there.")] = None,
+    ray: Annotated[str, replaced(RayAddress)] = "local",
+    workers: RayWorkers = None,
     block: Annotated[
         int, Opt("With --ray: pictures a file; default 256.", none=DEFAULT_BLOCK)
     ] = DEFAULT_BLOCK,
@@ -133,10 +126,8 @@ def predict_across(
     Raises as `predict_images`, and BackendError where the cluster, or a worker thrice, is lost,
     ArtifactError where the output holds something else, MissingDependencyError without Ray.
     """
-    check_address(ray)
+    check_ray(ray)
     check_sources(images)
-    if not is_installed("ray"):  # it is imported once its settings are made
-        require("ray")
     workspace = workspace_of(workspace)
     source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
     cpus = threads or 1

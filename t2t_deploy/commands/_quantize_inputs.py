@@ -89,8 +89,8 @@ class QuantizationInputs:
     ) -> QuantizationInputs:
         """The same in another placement.
 
-        progress: told while weights are rounded as they will be used; without it each goes to its
-        nearest code, which is enough to look at what a builder makes of it.
+        progress: of rounding the weights as they will be used; without it each goes to its nearest
+        code, which is enough to look at what a builder makes of it.
         """
         plan = dataclasses.replace(self.plan, placement=placement)
         return _rounded(

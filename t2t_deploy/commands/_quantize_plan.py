@@ -65,7 +65,7 @@ class QuantizationRequest:
 class QuantizationPlan:
     """What to quantise and how, the defaults filled in, the files found.
 
-    images, ranges: what tells ranges, at most one of them. evaluation: images to judge by, none of
+    images, ranges: what gives ranges, at most one of them. evaluation: images to judge by, none of
     which is calibrated on.
     """
 

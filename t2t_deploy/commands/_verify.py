@@ -50,7 +50,7 @@ from t2t_deploy.verify import (
 )
 from t2t_deploy.workspace import Artifact, Workspace
 
-MAX_PICTURES = 64
+MAX_IMAGES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +274,9 @@ def _kept(
 
 
 def _pictures_from_folder(folder: Path, preparation: Preparation, progress: Progress) -> PictureSet:
-    images = image_set_from_folder(folder, count=MAX_PICTURES)
+    images = image_set_from_folder(folder, count=MAX_IMAGES)
     if images.left_out:
-        progress.note(f"took the first {MAX_PICTURES} pictures, left out {images.left_out}")
+        progress.note(f"took the first {MAX_IMAGES} pictures, left out {images.left_out}")
     assumed = Assumed()
     (batch,) = images.readable_batches(preparation, len(images.paths), assumed=assumed)
     for line in assumed.lines():

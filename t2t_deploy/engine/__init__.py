@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from t2t_deploy.engine._build import (
-    BuilderDiedError,
-    BuildOptions,
-    build_engine,
-    trtexec_line,
-)
+from t2t_deploy.engine._build import BuilderDiedError, BuildOptions, build_engine, trtexec_line
 from t2t_deploy.engine._choice import (
     BUILDERS,
     BuilderModule,

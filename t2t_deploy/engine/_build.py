@@ -1,8 +1,4 @@
-"""Builds engines, with TensorRT-RTX also without a GPU, and describes them.
-
-The builder runs in its own process (`_worker`): a graph can crash its native code, and only a
-process can be stopped at once.
-"""
+"""Builds engines in a process of their own (`_worker`), and describes them."""
 
 from __future__ import annotations
 
@@ -107,11 +103,6 @@ class EngineBuild(BuildResult):
     options: BuildOptions
 
     @property
-    def moved_bytes(self) -> int | None:
-        """Bytes moved between kernels at the tuned batch."""
-        return self.sized.moved_bytes
-
-    @property
     def sized(self) -> EngineFigures:
         """The figures with sizes at the tuned batch: this engine's, else those of ``pinned``."""
         if self.figures.moved_bytes is None and self.pinned is not None:
@@ -163,7 +154,7 @@ def build_engine(
     try:
         with Child(WORKER_COMMAND, child_environment(), _NAME) as child:
             built = _run(child, job, progress)
-            if options.pin_figures and built.moved_bytes is None:
+            if options.pin_figures and built.figures.moved_bytes is None:
                 opt = built.profiles[0].opt
                 only = _with(job, profiles=(ShapeProfile(opt, opt, opt),))
                 built = replace(built, pinned=_run(child, only, progress).figures)

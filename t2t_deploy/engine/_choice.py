@@ -8,15 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.engine._device import device_capability
-from t2t_deploy.engine._module import (
-    BACKEND_CLASSIC,
-    BACKEND_RTX,
-    MODULES,
-    TensorRT,
-    load_tensorrt,
-)
-from t2t_deploy.engine._network import SHOWN_NODES, numpy_name, product_operands
-from t2t_deploy.errors import BackendError, EngineError, UsageError
+from t2t_deploy.engine._module import BACKEND_CLASSIC, BACKEND_RTX, MODULES, TensorRT, load_tensorrt
+from t2t_deploy.engine._network import numpy_name, product_operands
+from t2t_deploy.errors import BackendError, EngineError, UsageError, first_few
 from t2t_deploy.types import Precision
 
 if TYPE_CHECKING:
@@ -31,10 +25,7 @@ PORTABLE_FROM = "80"
 
 
 class _Arithmetic(NamedTuple):
-    """A type of a product's operands and the first compute capability that multiplies in it.
-
-    hint: what to do below that one.
-    """
+    """A type of operands, the first compute capability that multiplies in it, a hint below that."""
 
     precision: Precision
     dtype: str
@@ -191,12 +182,8 @@ def check_computable(
             continue
         names = [name for name, types in product_operands(trt, network) if named in types]
         if names:
-            shown = ", ".join(names[:SHOWN_NODES]) + (", ..." if len(names) > SHOWN_NODES else "")
-            raise _cannot(
-                f"{len(names)} matrix products of the graph are {numpy_name(named)} ({shown})",
-                arithmetic,
-                who,
-            )
+            shown = f"{numpy_name(named)} ({first_few(names)})"
+            raise _cannot(f"{len(names)} matrix products of the graph are {shown}", arithmetic, who)
 
 
 def check_targets(module: BuilderModule, sm: Sequence[str], precision: Precision) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from t2t_deploy.engine._log import Kernel, LogTotals, parse_log
+from t2t_deploy.errors import first_few
 from t2t_deploy.types import Precision, Status
 
 
@@ -135,9 +136,6 @@ def _macs_by_dtype(
     return dict(sorted(by_dtype.items())), unplaced
 
 
-_SHOWN_PRODUCTS = 3
-
-
 # the log's name of each precision
 DTYPE_NAMES = {
     Precision.FP32: "Float",
@@ -178,13 +176,6 @@ class Attestation:
     reason: str | None
     bare_sums: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return asdict(self) | {
-            "status": self.status.value,
-            "bare_sums": list(self.bare_sums),
-        }
-
 
 def attest(figures: EngineFigures, precision: Precision) -> Attestation:
     """Say whether the engine multiplies in ``precision``; `MIN_SHARES` is how much of it must be.
@@ -201,7 +192,13 @@ def attest(figures: EngineFigures, precision: Precision) -> Attestation:
     if total == 0:
         status, reason = Status.NOT_RUN, "the engine has no matrix product"
     elif figures.bare_sums:
-        status, reason = Status.FAILED, _bare_sums_reason(figures.bare_sums)
+        status = Status.FAILED
+        reason = (
+            f"{len(figures.bare_sums)} products of 8-bit codes write their bare sums as Half, "
+            f"before the scale ({first_few(figures.bare_sums)}); those of real pictures pass "
+            "65504, where Half ends: give each weight one scale and multiply by channel "
+            "afterwards, which t2t-deploy quantize --target tensorrt does"
+        )
     elif weights.get(expected, 0) / total >= least:
         status = Status.PASSED
     else:
@@ -212,17 +209,6 @@ def attest(figures: EngineFigures, precision: Precision) -> Attestation:
             f"{least:.0%} {expected}: build from a graph exported in {precision.value}"
         )
     return Attestation(status, precision.value, shares, by, reason, figures.bare_sums)
-
-
-def _bare_sums_reason(products: Sequence[str]) -> str:
-    shown = ", ".join(products[:_SHOWN_PRODUCTS])
-    more = len(products) - _SHOWN_PRODUCTS
-    return (
-        f"{len(products)} products of 8-bit codes write their bare sums as Half, before the scale "
-        f"({shown}{f' and {more} more' if more > 0 else ''}); those of real pictures pass 65504, "
-        "where Half ends: give each weight one scale and multiply by channel afterwards, which "
-        "t2t-deploy quantize --target tensorrt does"
-    )
 
 
 EIGHT_BITS = ("Int8", "FP8")
@@ -242,7 +228,8 @@ def bare_sums(kernels: Sequence[Kernel], engine: bytes = b"") -> tuple[str, ...]
     unscaled = frozenset(match.decode("utf-8", "replace") for match in _IN_ENGINE.findall(engine))
     products = []
     for kernel in kernels:
-        if not _multiplies_codes(kernel) or all(out.dtype != _HALF for out in kernel.outputs):
+        of_codes = kernel.is_gemm_like and kernel.dtype in EIGHT_BITS
+        if not of_codes or all(out.dtype != _HALF for out in kernel.outputs):
             continue
         name = _COMPILED.sub("", kernel.name)
         if (
@@ -252,11 +239,6 @@ def bare_sums(kernels: Sequence[Kernel], engine: bytes = b"") -> tuple[str, ...]
         ):
             products.append(name)
     return tuple(products)
-
-
-def _multiplies_codes(kernel: Kernel) -> bool:
-    """Whether both operands of a kernel are codes."""
-    return kernel.is_gemm_like and kernel.dtype in EIGHT_BITS
 
 
 def _scaled_afterwards(kernel: Kernel, kernels: Iterable[Kernel]) -> bool:

@@ -89,12 +89,10 @@ def load_engine(trt: TensorRT, serialized: bytes, name: str) -> LoadedEngine:
         kind = BackendError if device else EngineError
         raise kind(f"{name} does not load: {load_refusal(log)}; {advice}")
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    specs: dict[bool, list[TensorSpec]] = {True: [], False: []}
-    for tensor in names:
-        specs[engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT].append(
-            _spec(trt, engine, tensor)
-        )
-    inputs, outputs = tuple(specs[True]), tuple(specs[False])
+    inputs, outputs = (
+        tuple(_spec(trt, engine, one) for one in names if engine.get_tensor_mode(one) == mode)
+        for mode in (trt.TensorIOMode.INPUT, trt.TensorIOMode.OUTPUT)
+    )
     ranges = {
         spec.name: [
             [sizes(shape) for shape in engine.get_tensor_profile_shape(spec.name, index)]

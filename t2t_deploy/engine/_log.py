@@ -1,15 +1,4 @@
-"""Parses a builder log with detailed profiling: kernels, their tensors, memory totals.
-
-After ``Layers:`` the log has one line per layer:
-
-    Name: fc_myl0_1, LayerType: gemm, Inputs: [ { Name: x, Dimensions: [-1,32], ...}],
-    Constants: [...], Outputs: [...], TacticName: ..., StreamId: 0, Metadata: [ONNX Layer: fc]
-
-A dimension that depends on the batch is printed as -1, also a multiple of the batch (batch x
-tokens, batch x heads). An engine for several GPU architectures prints one list for all of them; one
-with several profiles prints a list per profile, and the later lists have ``[profile 1]``,
-``[profile 2]`` ... in some of their names.
-"""
+"""Parses a builder log with detailed profiling: kernels, their tensors, memory totals."""
 
 from __future__ import annotations
 
@@ -44,16 +33,11 @@ _CODES = ("Int8", "FP8", "Int4", "FP4")
 
 @dataclass(frozen=True, slots=True)
 class LogTensor:
-    """A tensor of a kernel as the log prints it; a -1 in ``dims`` follows the batch."""
+    """A tensor of a kernel as the log prints it; a -1 in ``dims`` is a multiple of the batch."""
 
     name: str
     dims: tuple[int, ...]
     dtype: str
-
-    @property
-    def is_dynamic(self) -> bool:
-        """Whether its size depends on the batch."""
-        return -1 in self.dims
 
     @property
     def fixed_elements(self) -> int:
@@ -63,7 +47,7 @@ class LogTensor:
     @property
     def size_bytes(self) -> int | None:
         """Bytes it occupies; None where its size depends on the batch."""
-        if self.is_dynamic:
+        if -1 in self.dims:
             return None
         return (math.prod(self.dims) * _BITS[self.dtype] + 7) // 8
 
@@ -117,9 +101,8 @@ class Kernel:
         weights = [c for c in self.constants if sum(dim != 1 for dim in c.dims) >= 2]
         if self.is_gemm_like and weights:
             stored = max(weights, key=lambda tensor: tensor.fixed_elements).dtype
-            if stored not in _CODES or not self.inputs:
-                return stored
-            if any(tensor.dtype == stored for tensor in self.inputs):
+            widened = stored in _CODES and all(one.dtype != stored for one in self.inputs)
+            if not self.inputs or not widened:
                 return stored
         tensors = self.inputs or self.outputs or self.constants
         return max(tensors, key=lambda tensor: tensor.fixed_elements).dtype
@@ -210,7 +193,10 @@ def _layer_lines(text: str) -> list[str]:
 
 
 def _split_profiles(lines: list[str]) -> tuple[tuple[Kernel, ...], ...]:
-    """A ``[profile N]`` in one layer is that of all layers of its compiled graph."""
+    """The layers of each profile; one list serves all GPU architectures of an engine.
+
+    Later profiles have ``[profile N]`` in some names: it is that of all layers of a compiled graph.
+    """
     graphs: dict[str, list[str]] = {}
     for line in lines:
         name = line.removeprefix("Name: ").split(", LayerType:")[0]

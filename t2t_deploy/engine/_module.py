@@ -1,10 +1,4 @@
-"""TensorRT's Python module as a value: its interface, its log, its progress.
-
-TensorRT and TensorRT-RTX share their builder interface, so the engine code takes the module as an
-argument, typed by what it uses. Types come from the stubs of whichever is type-checked (see
-the Makefile); enum values differ between them: always go by name, and ask ``hasattr`` before a
-feature that only one has.
-"""
+"""TensorRT's Python module as a value: its interface, its log, its progress."""
 
 from __future__ import annotations
 
@@ -26,7 +20,10 @@ Progress = Callable[[str, int, int], None]
 
 
 class TensorRT(Protocol):
-    """The part of the module in use, the same in TensorRT 10, 11 and TensorRT-RTX 1."""
+    """The part of the module in use, the same in TensorRT 10, 11 and TensorRT-RTX 1.
+
+    Values of enumerations differ: go by name. Ask ``hasattr`` before a feature that only one has.
+    """
 
     __name__: str
     __version__: str

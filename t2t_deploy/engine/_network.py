@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from t2t_deploy._progress import Progress
 from t2t_deploy.engine._module import TensorRT
-from t2t_deploy.errors import ArtifactError, EngineError
+from t2t_deploy.errors import ArtifactError, EngineError, first_few
 from t2t_deploy.graph import check_onnx_file
 from t2t_deploy.types import ShapeProfile, TensorSpec
 
@@ -25,7 +25,6 @@ NUMPY_NAMES = {
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "UINT8": "uint8",
     "INT32": "int32", "INT64": "int64", "BOOL": "bool",
 }  # fmt: skip
-SHOWN_NODES = 3
 _PLUGINS = "trt.plugins"
 _CONTRIB = frozenset(("com.microsoft", op) for op in ("QuantizeLinear", "DequantizeLinear"))
 
@@ -65,22 +64,21 @@ def _parser_message(parser: tensorrt.OnnxParser, onnx_path: Path) -> str:
     ]
     if not problems:
         return f"{onnx_path} is not an ONNX model that the parser reads; export it again"
-    more = f" and {len(problems) - SHOWN_NODES} more" if len(problems) > SHOWN_NODES else ""
     return (
-        f"the parser refused {onnx_path}: {'; '.join(problems[:SHOWN_NODES])}{more}. Export it "
-        "for the target 'tensorrt', or replace these operators"
+        f"the parser refused {onnx_path}: {first_few(problems, '; ')}. Export it for the target "
+        "'tensorrt', or replace these operators"
     )
 
 
 def tensor_specs(network: tensorrt.INetworkDefinition, *, outputs: bool) -> tuple[TensorSpec, ...]:
     """The network's inputs or outputs; a dimension free at run time is None."""
+    count, get = network.num_inputs, network.get_input
     if outputs:
-        return tuple(_spec(network.get_output(index)) for index in range(network.num_outputs))
-    return tuple(_spec(network.get_input(index)) for index in range(network.num_inputs))
-
-
-def _spec(tensor: tensorrt.ITensor) -> TensorSpec:
-    return TensorSpec(tensor.name, numpy_name(tensor.dtype), shape_of(tensor.shape))
+        count, get = network.num_outputs, network.get_output
+    return tuple(
+        TensorSpec(tensor.name, numpy_name(tensor.dtype), shape_of(tensor.shape))
+        for tensor in map(get, range(count))
+    )
 
 
 def sizes(dims: tensorrt.Dims) -> tuple[int, ...]:
@@ -252,11 +250,9 @@ def check_foreign(model: onnx.ModelProto, name: str, progress: Progress) -> None
         if node.op_type == "QuantizeLinear" and _is_unsigned(node, types)
     ]
     if unsigned:
-        more = f" and {len(unsigned) - SHOWN_NODES} more" if len(unsigned) > SHOWN_NODES else ""
         raise EngineError(
-            f"{name} quantises to unsigned codes, 0 to 255, in {', '.join(unsigned[:SHOWN_NODES])}"
-            f"{more}; TensorRT would read them as signed and clip at 127: quantise it with "
-            "int8 zero points"
+            f"{name} quantises to unsigned codes, 0 to 255, in {first_few(unsigned)}; "
+            "TensorRT would read them as signed and clip at 127: quantise it with int8 zero points"
         )
     stored = set(types)
     for info in graph.input:

@@ -1,13 +1,4 @@
-"""The process that builds engines, so that a crash of the builder ends it alone.
-
-    {"job": BuildJob, "progress": bool}
-        -> {"log": [severity, text]}, for each message of the builder
-           {"progress": [phase, done, steps]}, if requested
-           {"built": BuildResult}, the engine's bytes behind it
-    on any error -> {"error": kind, "message"}, and the process ends
-
-Run as ``python -m t2t_deploy.engine._worker``; never imported by the parent.
-"""
+"""The process that builds engines for `_build`: a crash ends it alone; run as a module."""
 
 from __future__ import annotations
 
@@ -106,7 +97,8 @@ def build(
             raise MemoryError(message)
         raise EngineError(message)
     if cache is not None:
-        _keep_times(cache, config)
+        with atomic_write(cache) as temporary:
+            temporary.write_bytes(to_bytes(config.get_timing_cache().serialize()))
     seconds = (time.perf_counter_ns() - started_ns) / 1e9
     version, entries = str(trt.__version__), len(log.entries)
     result = BuildResult(version, profiles, inputs, outputs, macs, seconds, entries)
@@ -138,12 +130,6 @@ def timing_cache_path(folder: Path, onnx_path: Path, version: str) -> Path:
     graph = hashlib.sha256(onnx_path.read_bytes()).hexdigest()
     key = "\n".join((graph, device_name() or "no device", version))
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.timing"
-
-
-def _keep_times(path: Path, config: tensorrt.IBuilderConfig) -> None:
-    times = to_bytes(config.get_timing_cache().serialize())
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(times)
 
 
 if __name__ == "__main__":

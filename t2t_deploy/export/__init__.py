@@ -1,13 +1,10 @@
-"""Deploy form (exact rewrites of the reference), torch -> ONNX.
-
-Strategies need no torch; the deploy form imports it on first use.
-"""
+"""Deploy form (exact rewrites of the reference), torch -> ONNX; torch is imported on first use."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2t_deploy._lazy import lazy
+from t2t_deploy._optional import lazy
 from t2t_deploy.export._strategies import (
     PerformerForm,
     RewriteReport,

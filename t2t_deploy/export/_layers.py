@@ -1,7 +1,4 @@
-"""Layers of the deploy form: small ones, and the backbone's blocks.
-
-A backbone block has its scale folded and separate q, k, v; the last one keeps the class row only.
-"""
+"""Layers of the deploy form: small ones, and the backbone's blocks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Deploy form -> ONNX ModelProto: trace, simplify, strip traces of the machine.
-
-Torch's TorchScript exporter, called here only, traces it. It maps operations one to
-one, where the default exporter's optimiser removes the performer's epsilon (docs/architecture.md).
-"""
+"""Deploy form -> ONNX ModelProto: trace, simplify, strip traces of the machine."""
 
 from __future__ import annotations
 
@@ -39,6 +35,9 @@ def onnx_from_deploy(
     merge_bias: bool = True,
 ) -> onnx.ModelProto:
     """Trace the deploy form into a self-contained, simplified ONNX model.
+
+    Torch's TorchScript exporter maps operations one to one, where the default exporter's optimiser
+    removes the performer's epsilon (docs/architecture.md).
 
     batch: fixed batch size; None leaves it dynamic. Input ``image`` (batch, C, H, W) float32,
     outputs as of the config, such as ``logits`` (batch, classes), float32. The same module gives

@@ -1,23 +1,15 @@
-"""ONNX files as data: safe reading, checks, inputs and outputs.
-
-Checking a file needs no onnx; other modules import it on first use.
-"""
+"""ONNX files as data: safe reading, checks, inputs and outputs; onnx is imported on first use."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2t_deploy._lazy import lazy
+from t2t_deploy._optional import lazy
 from t2t_deploy.graph._file import check_onnx_file, read_onnx
 from t2t_deploy.graph._mapped import mappable_model
 
 if TYPE_CHECKING:
-    from t2t_deploy.graph._check import (
-        CONTRIB_DOMAIN,
-        check_graph,
-        summarise_graph,
-        tensor_spec,
-    )
+    from t2t_deploy.graph._check import CONTRIB_DOMAIN, check_graph, summarise_graph, tensor_spec
     from t2t_deploy.graph._io import (
         NORMALISED_NAME,
         expose_tensors,

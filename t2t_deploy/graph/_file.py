@@ -1,8 +1,4 @@
-"""Reading ONNX files, checked before a parser, ours or a runtime's, gets them.
-
-Refused files could make a parser read other files, take memory without end or recurse until the
-process dies. Files that are merely wrong are left to the runtime.
-"""
+"""Reading ONNX files, checked before a parser, ours or a runtime's, gets them."""
 
 from __future__ import annotations
 
@@ -32,6 +28,9 @@ def check_onnx_file(
     path: Path, *, external_data: bool = True, domains: Callable[[str, str], bool] | None = None
 ) -> None:
     """Refuse files that must not reach a parser; maps the file, does not read its weights.
+
+    They could make it read other files, take memory without end or recurse until the process dies.
+    Files that are merely wrong are left to the runtime.
 
     Raises ArtifactError, in one line, for files that are no ONNX model, truncated, or larger than
     protobuf allows; for graphs that are cyclic, nest or call too deep, or have impossible shapes;

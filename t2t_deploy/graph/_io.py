@@ -1,11 +1,8 @@
-"""Graph inputs and outputs for services: pixels in, probabilities out.
-
-They are added to a finished graph of any precision, 8 bits included, in float32. The logits keep
-their name inside, so that a check can expose them again.
-"""
+"""Graph inputs and outputs for services: pixels in, probabilities out."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +32,8 @@ def with_graph_io(
 ) -> onnx.ModelProto:
     """A copy of an exported graph with these inputs and outputs; unchanged for `BARE`.
 
+    They are added in float32 to a graph of any precision. The logits keep their name inside.
+
     embed_preprocess: ``image`` becomes (batch, H, W, C) uint8, colours as RGB; it is cast,
     normalised as the preparation says by two operations (x - 255 mean) * 1/(255 std), and
     transposed. tail: ``probabilities`` (batch, classes) float32 replace the logits, or the
@@ -43,8 +42,7 @@ def with_graph_io(
 
     Raises ExportError for a graph with other inputs or outputs than an exported one.
     """
-    extended = onnx.ModelProto()
-    extended.CopyFrom(model)
+    extended = copy.deepcopy(model)
     if graph_io.embed_preprocess:
         _embed(extended.graph, preparation)
     if graph_io.tail.appended:
@@ -54,23 +52,18 @@ def with_graph_io(
 
 def without_graph_io(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a graph without them: normalised pictures in, logits out."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
+    bare = copy.deepcopy(model)
     graph = bare.graph
-    inner = [node for node in graph.node if not node.name.startswith(f"{_PREFIX}/")]
-    del graph.node[:]
-    graph.node.extend(inner)
-    stored = [t for t in graph.initializer if not t.name.startswith(f"{_PREFIX}/")]
-    del graph.initializer[:]
-    graph.initializer.extend(stored)
+    for items in (graph.node, graph.initializer):
+        for index in reversed(range(len(items))):
+            if items[index].name.startswith(f"{_PREFIX}/"):
+                del items[index]
     (taken,) = graph.input
     if taken.type.tensor_type.elem_type == TensorProto.UINT8:
         _rename_uses(graph, NORMALISED_NAME, INPUT_NAME)
         batch, *sides = taken.type.tensor_type.shape.dim
         height, width, channels = (side.dim_value for side in sides)
-        floats = _like(taken, batch, (channels, height, width))
-        floats.type.tensor_type.elem_type = TensorProto.FLOAT
-        taken.CopyFrom(floats)
+        taken.CopyFrom(_tensor(INPUT_NAME, TensorProto.FLOAT, batch, (channels, height, width)))
     hidden = {PROBABILITIES_NAME: OUTPUT_NAME, UNIT_NAME: Tail.EMBEDDING.value}
     inside = hidden.get(graph.output[0].name)
     if inside is not None:
@@ -86,8 +79,7 @@ def without_graph_io(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def expose_tensors(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
     """A copy with more outputs, else the same. Raises ExportError for one without a type."""
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
+    exposed = copy.deepcopy(model)
     added = dict.fromkeys(tensors).keys() - {info.name for info in model.graph.output}
     exposed.graph.output.extend(_inferred(model.graph, name) for name in sorted(added))
     kept = [info for info in model.graph.value_info if info.name not in added]
@@ -139,12 +131,10 @@ def _embed(graph: onnx.GraphProto, preparation: Preparation) -> None:
         graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), swap))
         nodes.insert(1, _node("Gather", [floats, swap], [swapped], axis=3))
         nodes[2].input[0] = swapped
-    rest = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
-    del graph.node[:]
-    graph.node.extend([*nodes, *rest])
-    pixels = _like(taken, dims[0], (*preparation.size, preparation.channels))
-    pixels.type.tensor_type.elem_type = TensorProto.UINT8
-    taken.CopyFrom(pixels)
+    for index, node in enumerate(nodes):
+        graph.node.insert(index, node)
+    sizes = (*preparation.size, preparation.channels)
+    taken.CopyFrom(_tensor(INPUT_NAME, TensorProto.UINT8, dims[0], sizes))
 
 
 def _append(graph: onnx.GraphProto, tail: Tail) -> None:
@@ -154,61 +144,53 @@ def _append(graph: onnx.GraphProto, tail: Tail) -> None:
             f"the graph gives {', '.join(info.name for info in graph.output)}; the tail "
             f"{tail.value} needs one output {tail.output!r}: export the model again"
         )
-    logits = onnx.ValueInfoProto()
-    logits.CopyFrom(only)
-    batch, classes = logits.type.tensor_type.shape.dim
+    graph.value_info.append(only)
     del graph.output[:]
-    graph.value_info.append(logits)
+    kind = graph.value_info[-1].type.tensor_type
+    batch, classes = kind.shape.dim
     if tail is Tail.UNIT_EMBEDDING:
-        # as torch.nn.functional.normalize: no division by zero
-        squares, sums, least, axes = (
-            f"{_PREFIX}/{w}" for w in ("squares", "sums", "least", "axes")
-        )
-        graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), axes))
-        graph.initializer.append(numpy_helper.from_array(np.array(1e-24, np.float32), least))
-        graph.node.extend(
-            [
-                _node("Mul", [tail.output, tail.output], [squares]),
-                _node("ReduceSum", [squares, axes], [sums], keepdims=1),
-                _node("Max", [sums, least], [f"{sums}_positive"]),
-                _node("Sqrt", [f"{sums}_positive"], [f"{_PREFIX}/length"]),
-                _node("Div", [tail.output, f"{_PREFIX}/length"], [UNIT_NAME]),
-            ]
-        )
-        graph.output.append(_like(logits, batch, (classes.dim_value,), UNIT_NAME))
+        _append_unit_embedding(graph, tail.output)
+        graph.output.append(_tensor(UNIT_NAME, kind.elem_type, batch, (classes.dim_value,)))
         return
-    if tail is Tail.SOFTMAX:
-        graph.node.append(_node("Softmax", [OUTPUT_NAME], [PROBABILITIES_NAME], axis=-1))
-        graph.output.append(_like(logits, batch, (classes.dim_value,), PROBABILITIES_NAME))
-        return
-    k = min(DEFAULT_TOP_K, classes.dim_value)
-    every, count = f"{_PREFIX}/{PROBABILITIES_NAME}", f"{_PREFIX}/k"
-    graph.initializer.append(numpy_helper.from_array(np.array([k], np.int64), count))
+    ranked = tail is Tail.TOPK
+    every = f"{_PREFIX}/{PROBABILITIES_NAME}" if ranked else PROBABILITIES_NAME
     graph.node.append(_node("Softmax", [OUTPUT_NAME], [every], axis=-1))
-    graph.node.append(
-        _node("TopK", [every, count], [PROBABILITIES_NAME, INDICES_NAME], axis=-1, sorted=1)
+    k = min(DEFAULT_TOP_K, classes.dim_value) if ranked else classes.dim_value
+    graph.output.append(_tensor(PROBABILITIES_NAME, kind.elem_type, batch, (k,)))
+    if ranked:
+        count = f"{_PREFIX}/k"
+        graph.initializer.append(numpy_helper.from_array(np.array([k], np.int64), count))
+        outputs = [PROBABILITIES_NAME, INDICES_NAME]
+        graph.node.append(_node("TopK", [every, count], outputs, axis=-1, sorted=1))
+        graph.output.append(_tensor(INDICES_NAME, TensorProto.INT64, batch, (k,)))
+
+
+def _append_unit_embedding(graph: onnx.GraphProto, embedding: str) -> None:
+    """x / max(||x||, 1e-12), as torch.nn.functional.normalize."""
+    names = ("squares", "axes", "sum", "least", "positive", "length")
+    squares, axes, total, least, positive, length = (f"{_PREFIX}/{name}" for name in names)
+    graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), axes))
+    graph.initializer.append(numpy_helper.from_array(np.array(1e-24, np.float32), least))
+    graph.node.extend(
+        [
+            _node("Mul", [embedding, embedding], [squares]),
+            _node("ReduceSum", [squares, axes], [total], keepdims=1),
+            _node("Max", [total, least], [positive]),
+            _node("Sqrt", [positive], [length]),
+            _node("Div", [embedding, length], [UNIT_NAME]),
+        ]
     )
-    graph.output.append(_like(logits, batch, (k,), PROBABILITIES_NAME))
-    indices = _like(logits, batch, (k,), INDICES_NAME)
-    indices.type.tensor_type.elem_type = TensorProto.INT64
-    graph.output.append(indices)
 
 
 def _node(op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(op, inputs, outputs, name=f"{_PREFIX}/{op}", **attributes)
 
 
-def _like(
-    info: onnx.ValueInfoProto,
-    batch: onnx.TensorShapeProto.Dimension,
-    sizes: tuple[int, ...],
-    name: str | None = None,
+def _tensor(
+    name: str, kind: int, batch: onnx.TensorShapeProto.Dimension, sizes: tuple[int, ...]
 ) -> onnx.ValueInfoProto:
-    """A tensor of the same type and batch, of other sizes."""
     first: int | str = batch.dim_param if batch.HasField("dim_param") else batch.dim_value
-    return helper.make_tensor_value_info(
-        name or info.name, info.type.tensor_type.elem_type, [first, *sizes]
-    )
+    return helper.make_tensor_value_info(name, kind, [first, *sizes])
 
 
 def _rename_uses(graph: onnx.GraphProto, old: str, new: str) -> None:

@@ -66,9 +66,9 @@ def foreign_operators(tree: ModelTree) -> Iterator[tuple[str, str]]:
     waiting = [*(graph.get(1, []) for graph in model.get(7, [])), *functions.values()]
     while waiting:
         for node in waiting.pop():
-            waiting += [inner.get(1, []) for inner in _inner_graphs([node])]
-            domain, op, overload = last(node, 7, ""), last(node, 4, ""), last(node, 8, "")
-            if domain not in _STANDARD and (domain, op, overload) not in functions:
+            waiting += [inner.get(1, []) for inner in _inner_graphs(node)]
+            domain, op, _ = called = _called(node)
+            if domain not in _STANDARD and called not in functions:
                 yield domain, op
 
 
@@ -102,9 +102,8 @@ def _check_nodes(nodes: list[Tree], scopes: list[set[str]]) -> None:
                     f"node {_node_name(node)} reads {shortened(name)}, which no earlier node "
                     "writes: the graph is cyclic, unsorted or incomplete"
                 )
-        for attribute in node.get(5, []):
-            for inner in (*attribute.get(6, []), *attribute.get(11, [])):
-                _check_order(inner, scopes)
+        for inner in _inner_graphs(node):
+            _check_order(inner, scopes)
         for name in node.get(2, []):
             if name and name in written:
                 raise ValueError(f"{shortened(name)} is written by two nodes")
@@ -184,15 +183,19 @@ def _training(model: Tree) -> list[Tree]:
     return [graph for one in model.get(20, []) for graph in (*one.get(1, []), *one.get(2, []))]
 
 
-def _inner_graphs(nodes: list[Tree]) -> Iterator[Tree]:
-    for node in nodes:
-        for attribute in node.get(5, []):
-            yield from (*attribute.get(6, []), *attribute.get(11, []))
+def _inner_graphs(node: Tree) -> Iterator[Tree]:
+    for attribute in node.get(5, []):
+        yield from (*attribute.get(6, []), *attribute.get(11, []))
 
 
 # -- functions -----------------------------------------------------------------------------------
 
 _Key = tuple[str, str, str]
+
+
+def _called(node: Tree) -> _Key:
+    """Domain, name and overload of a node's operator."""
+    return last(node, 7, ""), last(node, 4, ""), last(node, 8, "")
 
 
 def _functions(functions: list[Tree]) -> dict[_Key, list[Tree]]:
@@ -214,8 +217,8 @@ def _check_calls(graph: Tree, functions: dict[_Key, list[Tree]]) -> None:
         total = depth = 0
         for node in nodes:
             total += 1
-            key = (last(node, 7, ""), last(node, 4, ""), last(node, 8, ""))
-            inner_sizes = [size(inner.get(1, []), calling) for inner in _inner_graphs([node])]
+            key = _called(node)
+            inner_sizes = [size(inner.get(1, []), calling) for inner in _inner_graphs(node)]
             if key in functions:
                 if key in calling:
                     raise ValueError(f"its function {shortened(key[1])} calls itself")

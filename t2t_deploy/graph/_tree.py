@@ -1,14 +1,9 @@
-"""The structure of an ONNX file without its numbers: names, shapes, nodes, offsets of weights.
-
-It is read from protobuf's encoding without a package and without copying weights, before a parser
-of ONNX or a runtime gets the file. Encodings that parsers merge, skip or read in two ways are
-refused here, since they would disagree about the file.
-"""
+"""The structure of an ONNX file without its numbers: names, shapes, nodes, offsets of weights."""
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,8 +18,6 @@ MAX_NESTING = 64
 Tree = dict[int, list[Any]]
 """Field number -> values: int, str, or the tree of a message. LENGTH -> its size in bytes."""
 LENGTH = 0
-
-_Schema = Mapping[int, "_Kind"]
 
 
 @dataclass(slots=True)
@@ -105,7 +98,11 @@ class ModelTree:
 
 
 def model_tree(data: Data, size: int) -> ModelTree:
-    """Read a ModelProto. Raises ValueError if it is none, or ambiguous."""
+    """Read a ModelProto from protobuf's encoding, without a package and without copying weights.
+
+    Raises ValueError if it is none, or in an encoding that parsers merge, skip or read in two ways:
+    they would disagree about the file.
+    """
     reader = _Reader(data)
     root = reader.message(_MODEL, 0, size, 0)
     kinds = (reader.messages.get(id(schema), []) for schema in (_TENSOR, _SPARSE, _VALUE))

@@ -1,13 +1,10 @@
-"""Variant registry, reference T2T-ViT, checkpoint loading.
-
-The registry and the dimensions need no torch; other modules import it on first use.
-"""
+"""Variant registry, reference T2T-ViT, checkpoint loading; torch is imported on first use."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2t_deploy._lazy import lazy
+from t2t_deploy._optional import lazy
 from t2t_deploy.model._config import (
     Backbone,
     ModelConfig,

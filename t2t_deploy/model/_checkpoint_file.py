@@ -1,8 +1,4 @@
-"""Reading an untrusted weights file: nothing in it runs, and memory is bounded by its size.
-
-A pickle's instructions are counted, and its claimed sizes compared with the file's, before torch's
-weights-only reader gets it; then the tensors are checked.
-"""
+"""Reading an untrusted weights file: nothing in it runs, and memory is bounded by its size."""
 
 from __future__ import annotations
 
@@ -47,7 +43,8 @@ _PICKLE_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 def read_tensors_file(path: Path) -> Mapping[Any, Any]:
     """The content of a checkpoint or a safetensors file.
 
-    Executes nothing in the file: torch's weights-only unpickler reads pickles. Raises
+    Executes nothing in the file: torch's weights-only unpickler reads pickles, once their
+    instructions are counted and the sizes that they claim compared with the file's. Raises
     CheckpointError in one line.
     """
     if not path.exists():

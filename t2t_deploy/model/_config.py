@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._untrusted import (
     MAX_CONFIG_BYTES,
     did_you_mean,
@@ -278,11 +279,6 @@ class ModelConfig:
         """Tokens that enter the backbone, without the class token."""
         return math.prod(self.grids()[2])
 
-    @property
-    def num_features(self) -> int:
-        """Random features of the performer (kernel ratio 0.5)."""
-        return self.token_dim // 2
-
     def block_widths(self) -> list[int]:
         """Width of each backbone layer."""
         if self.backbone is not Backbone.DENSE:
@@ -320,20 +316,12 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; `config_from_dict` reads it back."""
-        values = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in _ADDED or getattr(self, field.name) != field.default
-        }
-        if isinstance(self.image_size, tuple):
-            values["image_size"] = list(self.image_size)
-        return values | {
-            "tokens_type": self.tokens_type.value,
-            "backbone": self.backbone.value,
-            **({"output": self.output.value} if "output" in values else {}),
-            "stages": list(self.stages),
-            "splits": [[s.kernel, s.overlap, s.padding] for s in self.splits],
-        }
+        splits = [[split.kernel, split.overlap, split.padding] for split in self.splits]
+        values: dict[str, Any] = to_plain(self) | {"splits": splits}
+        for field in dataclasses.fields(self):
+            if field.name in _ADDED and getattr(self, field.name) == field.default:
+                del values[field.name]
+        return values
 
 
 def config_from_dict(values: Mapping[str, Any], source: str = "model description") -> ModelConfig:
@@ -355,13 +343,10 @@ def config_from_dict(values: Mapping[str, Any], source: str = "model description
     if missing:
         raise ConfigError(f"{source} lacks {', '.join(missing)}; add them")
     try:
-        return ModelConfig(**{key: _READERS.get(key, _unchanged)(v) for key, v in values.items()})
+        read = {key: _READERS[key](v) if key in _READERS else v for key, v in values.items()}
+        return ModelConfig(**read)
     except (TypeError, ValueError, OverflowError) as err:
         raise ConfigError(f"{source}: {first_line(err)}") from err
-
-
-def _unchanged(value: Any) -> Any:
-    return value
 
 
 def _number(value: Any) -> float:

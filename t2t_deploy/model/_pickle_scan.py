@@ -1,9 +1,4 @@
-"""What a pickle would build, by its instructions, without executing them.
-
-torch's weights-only reader runs no code of a file, yet builds whatever it describes: a key that
-takes for ever to hash, tuples in tuples until the stack overflows, storages of any size. So the
-instructions are counted first.
-"""
+"""What a pickle would build, by its instructions, without executing them."""
 
 from __future__ import annotations
 
@@ -67,6 +62,8 @@ _MARK = _Object()
 def scan_pickle(stream: BinaryIO, *, budget: int = MAX_INSTRUCTIONS) -> PickleScan:
     """Scan the instructions of one pickle, to its end.
 
+    torch's weights-only reader runs no code of a file, yet builds whatever it describes: a key that
+    takes for ever to hash, tuples in tuples until the stack overflows, storages of any size.
     Raises PickleError for a harmful one; a damaged one may raise anything.
     stream: left after the pickle; must not read beyond its end in one call, as no file does.
     """

@@ -1,7 +1,4 @@
-"""The reference T2T-ViT: it computes what the paper says, in the paper's order.
-
-State-dict names and shapes are those of the released checkpoints.
-"""
+"""The reference T2T-ViT: the paper's formulas in its order, the released weights' names."""
 
 from __future__ import annotations
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from t2t_deploy._untrusted import did_you_mean, shortened
 from t2t_deploy.errors import ConfigError
 from t2t_deploy.model._config import Backbone, ModelConfig, TokensType
-
-_DENSE_STAGES = (3, 6, 6, 4)
-_DENSE_GROWTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +43,9 @@ def _variant(
     published: Published = Published(),
     *,
     tokens_type: TokensType = TokensType.PERFORMER,
-    backbone: Backbone = Backbone.PLAIN,
+    **others: Any,
 ) -> Variant:
-    embed_dim, depth, num_heads, mlp_ratio = dims
-    dense = backbone is Backbone.DENSE
-    config = ModelConfig(
-        name=name,
-        tokens_type=tokens_type,
-        embed_dim=embed_dim,
-        depth=depth,
-        num_heads=num_heads,
-        mlp_ratio=mlp_ratio,
-        backbone=backbone,
-        stages=_DENSE_STAGES if dense else (),
-        growth=_DENSE_GROWTH if dense else 0,
-    )
-    return Variant(config, params, published)
+    return Variant(ModelConfig(name, tokens_type, *dims, **others), params, published)
 
 
 _TRANSFORMER = TokensType.TRANSFORMER
@@ -87,7 +72,14 @@ VARIANTS: Mapping[str, Variant] = {
         ),
         _variant("14_resnext", (384, 14, 32, 3.0), 21_545_550),
         _variant("14_wide", (768, 4, 12, 3.0), 25_156_302),
-        _variant("dense", (128, sum(_DENSE_STAGES), 8, 2.0), 23_647_062, backbone=Backbone.DENSE),
+        _variant(
+            "dense",
+            (128, 19, 8, 2.0),
+            23_647_062,
+            backbone=Backbone.DENSE,
+            stages=(3, 6, 6, 4),
+            growth=64,
+        ),
         _variant("14_se", (384, 14, 6, 3.0), 21_803_598, backbone=Backbone.SE),
         _variant("16_ghost", (384, 16, 6, 3.0), 16_253_262, backbone=Backbone.GHOST),
     )

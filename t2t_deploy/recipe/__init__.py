@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from t2t_deploy.recipe._example import example_recipe, write_example
-from t2t_deploy.recipe._load import load_recipe
+from t2t_deploy.recipe._load import example_recipe, load_recipe, write_example
 from t2t_deploy.recipe._run import (
     RecipeRun,
     StepResult,

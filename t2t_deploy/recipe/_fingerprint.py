@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from t2t_deploy import __version__
+from t2t_deploy._codec import to_plain
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import installed_versions
 from t2t_deploy._options import Role, parameters
 from t2t_deploy.bench import read_processor, visible_gpus
-from t2t_deploy.commands import MAX_PICTURES, calibration_images
+from t2t_deploy.commands import MAX_IMAGES, calibration_images
 from t2t_deploy.engine import device_capability
 from t2t_deploy.errors import RecipeError, shown_path
 from t2t_deploy.pictures import image_set_from_folder, labelled_set_from_folder
@@ -66,9 +65,9 @@ def command_fingerprint(
         if role is Role.OPTION and recorded:
             whole, _, part = recorded.partition(".")
             if part:
-                options.setdefault(whole, {})[part] = _plain(value)
+                options.setdefault(whole, {})[part] = to_plain(value)
             else:
-                options[whole] = _plain(value)
+                options[whole] = to_plain(value)
         elif value is None or not files:
             continue
         elif recorded.endswith(_IMAGES):
@@ -156,20 +155,10 @@ def _images(kind: str, folder: Path, given: Mapping[str, Any]) -> str:
         names = [found.folders[index] for index in found.classes] or [""] * len(found.paths)
         images = list(zip(names, map(file_sha256, found.paths), strict=True))
     else:
-        verified = kind.startswith("verification")
-        some = (
-            image_set_from_folder(folder, count=MAX_PICTURES)
-            if verified
-            else calibration_images(folder, given["count"])
-        )
+        if kind.startswith("verification"):
+            some = image_set_from_folder(folder, count=MAX_IMAGES)
+        else:
+            some = calibration_images(folder, given["count"])
         images = [("", digest) for digest in some.digests()]
     every = [*((name, "") for name in classes), *images]
     return f"{len(every)} pictures {text_sha256(json.dumps(every))}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value

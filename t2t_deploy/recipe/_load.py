@@ -1,15 +1,17 @@
-"""Reading a recipe: its tables checked, its names resolved, its paths made absolute."""
+"""A recipe as values, and how it is read: tables checked, names resolved, paths absolute."""
 
 from __future__ import annotations
 
+import importlib.resources
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._files import write_text
 from t2t_deploy.commands import QuantizationMode, quantization_target
 from t2t_deploy.errors import RecipeError, shown_path
-from t2t_deploy.recipe._recipe import Expected, Job, Recipe
 from t2t_deploy.recipe._tables import read_tables
 from t2t_deploy.types import QUANTIZED, Precision, Target
 
@@ -19,6 +21,69 @@ else:
     import tomli as tomllib
 
 _LARGEST_FILE = 1 << 20
+TOP1_WITHIN = 0.2
+"""How far, in points, a measured top-1 may be from the published one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A command that the recipe asks for.
+
+    given: its arguments, paths as they can be opened from here. name: of the artifact that it
+    makes, or of the one that it is about. source: the name of what it starts from; None for
+    exports, and for commands that look at all artifacts.
+    """
+
+    command: str
+    given: Mapping[str, Any]
+    name: str = ""
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the model must turn out to be; None is not checked.
+
+    top1: of the float32 model on ``[evaluate]`` images, percent; within: how far off it may be.
+    """
+
+    sha256: str | None = None
+    classes: int | None = None
+    image_size: int | None = None
+    params: int | None = None
+    top1: float | None = None
+    within: float = TOP1_WITHIN
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe file, read.
+
+    calibration: how static quantisation takes ranges, without an artifact. None, or nothing in a
+    tuple, where the recipe does not ask for it.
+    """
+
+    file: Path
+    workspace: Path | None
+    exports: tuple[Job, ...]
+    expected: Expected | None
+    calibration: Job | None
+    quantizations: tuple[Job, ...]
+    builds: tuple[Job, ...]
+    verify: Job | None
+    evaluate: Job | None
+    bench: Job | None
+    packages: tuple[Job, ...]
+
+    @property
+    def folder(self) -> Path:
+        """What its paths are relative to."""
+        return self.file.parent
+
+    @property
+    def artifacts(self) -> tuple[Job, ...]:
+        """Everything that makes an artifact, in the order of the work."""
+        return (*self.exports, *self.quantizations, *self.builds)
 
 
 def load_recipe(file: Path) -> Recipe:
@@ -41,6 +106,21 @@ def load_recipe(file: Path) -> Recipe:
         # tomllib's errors, and a number or a nesting that is too large for Python
         first = (str(err).splitlines() or [type(err).__name__])[0]
         raise RecipeError(f"{shown} is not valid TOML: {first}") from err
+
+
+def example_recipe() -> str:
+    """A recipe that runs as it is; what needs files of one's own stands in it as a comment."""
+    return (importlib.resources.files(__package__) / "example.toml").read_text(encoding="utf-8")
+
+
+def write_example(file: Path) -> None:
+    """Write the example to a file. Raises RecipeError where something is there, ArtifactError."""
+    if file.exists():
+        raise RecipeError(
+            f"{shown_path(file)} is there already and may be a recipe of yours; name another file, "
+            "or remove it"
+        )
+    write_text(file, example_recipe())
 
 
 class _Reader:

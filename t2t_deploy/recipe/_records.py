@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._codec import from_plain, to_plain
 from t2t_deploy._files import file_sha256, write_text
 from t2t_deploy.workspace import manifest_text
 
 FOLDER = "recipes"
-_CHECKSUM = "checksum"
 _HASH = 64
 _SHOWN_CHANGES = 4
 
@@ -74,10 +74,11 @@ class Records:
     def keep(self, record: Record) -> None:
         """Write a record, whole or not at all. Raises ArtifactError."""
         last = max((known.sequence for known in self._known.values()), default=0)
-        values = {**asdict(record), "sequence": last + 1}
+        kept = replace(record, sequence=last + 1)
+        values = to_plain(kept)
         values["made"] = values.pop("outputs")
         write_text(self.folder / f"{record.key[:32]}.json", manifest_text(values))
-        self._known[record.key] = _record(values)
+        self._known[record.key] = kept
 
 
 def key_of(step: str, parts: Fingerprint) -> str:
@@ -124,18 +125,6 @@ def _read(path: Path) -> Record | None:
         values = json.loads(text)
         if text != manifest_text(values):
             return None
-        values.pop(_CHECKSUM)
-        return _record(values)
+        return from_plain(Record, {**values, "outputs": values["made"]})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _record(values: Mapping[str, Any]) -> Record:
-    return Record(
-        step=str(values["step"]),
-        recipe=str(values["recipe"]),
-        parts=dict(values["parts"]),
-        outputs=tuple(OutputFile(**one) for one in values["made"]),
-        result=values["result"],
-        sequence=int(values["sequence"]),
-    )

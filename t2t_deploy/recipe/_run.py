@@ -13,8 +13,7 @@ from t2t_deploy._options import AnyPath
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands import workspace_of
 from t2t_deploy.errors import ArtifactError, BackendError, CheckFailed, DeployError
-from t2t_deploy.recipe._load import load_recipe
-from t2t_deploy.recipe._recipe import Job, Recipe
+from t2t_deploy.recipe._load import Job, Recipe, load_recipe
 from t2t_deploy.recipe._records import Fingerprint, Record, Records, changes
 from t2t_deploy.recipe._steps import (
     Bench,
@@ -76,12 +75,8 @@ class RecipeRun:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with the field names of the command-line contract."""
-        return {
-            "recipe": str(self.recipe),
-            "workspace": str(self.workspace),
-            "exit_status": self.exit_status,
-            "steps": to_plain(self.steps),
-        }
+        values: dict[str, Any] = to_plain(self)
+        return {"exit_status": self.exit_status, **values}
 
 
 def run_recipe(
@@ -137,11 +132,11 @@ def plan_steps(recipe: Recipe) -> tuple[Step, ...]:
     """The steps of a recipe in the order of the work."""
     steps: list[Step] = []
     makers: dict[str, str] = {}
-    first = None
+    first: tuple[str, ...] = ()
     if recipe.expected is not None:
         evaluated = recipe.evaluate is not None
-        steps.append(CheckModel(recipe.exports[0], recipe.expected, evaluated))
-        first = steps[0].label
+        steps.append(CheckModel(recipe.exports[0], (), recipe.expected, evaluated))
+        first = (steps[0].label,)
     for job in recipe.exports:
         steps.append(MakeArtifact(job, first))
         makers[job.name] = steps[-1].label
@@ -150,27 +145,27 @@ def plan_steps(recipe: Recipe) -> tuple[Step, ...]:
         source, target = str(job.source), job.given["target"]
         if recipe.calibration is not None and (source, target) not in ranges:
             given = {**recipe.calibration.given, "target": target}
-            step = Calibrate(Job("calibrate", given, job.name, source), makers[source])
-            ranges[source, target] = step.label
-            steps.append(step)
-        steps.append(MakeArtifact(job, makers[source], ranges.get((source, target))))
+            steps.append(Calibrate(Job("calibrate", given, job.name, source), (makers[source],)))
+            ranges[source, target] = steps[-1].label
+        taken = ranges.get((source, target))
+        steps.append(MakeArtifact(job, (makers[source], *([] if taken is None else [taken]))))
         makers[job.name] = steps[-1].label
     for job in recipe.builds:
-        steps.append(Build(job, makers[str(job.source)]))
+        steps.append(Build(job, (makers[str(job.source)],)))
         makers[job.name] = steps[-1].label
     names = tuple(job.name for job in recipe.artifacts)
     if recipe.verify is not None:
-        steps.append(Verify(recipe.verify, names))
+        steps.append(Verify(recipe.verify, (), names))
     if recipe.evaluate is not None:
         expected = recipe.expected
         top1 = expected if expected is not None and expected.top1 is not None else None
-        steps.append(Evaluate(recipe.evaluate, names, top1))
+        steps.append(Evaluate(recipe.evaluate, (), names, top1))
     if recipe.bench is not None:
-        steps.append(Bench(recipe.bench, names))
+        steps.append(Bench(recipe.bench, (), names))
         if recipe.bench.given.keys() & {"report", "csv"}:
-            steps.append(ReportPages(recipe.bench, names))
+            steps.append(ReportPages(recipe.bench, ("bench",), names))
     for job in recipe.packages:
-        steps.append(PackageStep(job, makers[str(job.source)]))
+        steps.append(PackageStep(job, (makers[str(job.source)],)))
     return tuple(steps)
 
 
@@ -187,6 +182,7 @@ def _follow(
         if states[need] in (StepStatus.FAILED, StepStatus.NOT_RUN):
             state = "failed" if states[need] is StepStatus.FAILED else "was not run"
             return StepResult(step.label, StepStatus.NOT_RUN, f"it needs {need}, which {state}")
+    name = context.recipe.file.name
     try:
         fingerprint = step.fingerprint(context)
         known = records.find(step.label, fingerprint)
@@ -194,40 +190,37 @@ def _follow(
         if known is not None:
             try:
                 outcome = step.reuse(context, known)
+                reason = outcome.failed_check
             except ArtifactError as err:
                 reason = str(err)
-            else:
-                if outcome.failed_check is None:
-                    why = f"{_UNCHANGED}; {outcome.note}" if outcome.note else _UNCHANGED
-                    return StepResult(step.label, StepStatus.SKIPPED, why, result=outcome.result)
-                reason = outcome.failed_check
-        reason = reason or _why_now(step, context, records, fingerprint)
+            if reason is None:
+                why = _with_note(_UNCHANGED, step, context)
+                return StepResult(step.label, StepStatus.SKIPPED, why, result=outcome.result)
+        context.last = records.latest(step.label, name)
+        reason = reason or _why_now(context.last, records, fingerprint)
         progress.step(reason)
-        context.last = records.latest(step.label, context.recipe.file.name)
         outcome = step.run(context, progress)
-    except BackendError as err:
-        if not step.lacks_tools:
-            return _failed(step, err)
-        return StepResult(step.label, StepStatus.NOT_RUN, str(err))
     except DeployError as err:
-        return _failed(step, err)
-    if outcome.failed_check is not None:
+        if step.lacks_tools and isinstance(err, BackendError):
+            return StepResult(step.label, StepStatus.NOT_RUN, str(err))
+        status = err.exit_status if err.exit_status == CheckFailed.exit_status else 1
+        return StepResult(step.label, StepStatus.FAILED, str(err), status)
+    failed = outcome.failed_check
+    if failed is not None:
         return StepResult(
-            step.label, StepStatus.FAILED, outcome.failed_check, outcome.exit_status, outcome.result
+            step.label, StepStatus.FAILED, failed, outcome.exit_status, outcome.result
         )
-    name = context.recipe.file.name
     records.keep(Record(step.label, name, dict(fingerprint), outcome.outputs, outcome.result))
-    why = reason if outcome.note is None else f"{reason}; {outcome.note}"
+    why = _with_note(reason, step, context)
     return StepResult(step.label, StepStatus.DONE, why, result=outcome.result)
 
 
-def _failed(step: Step, err: DeployError) -> StepResult:
-    status = err.exit_status if err.exit_status == CheckFailed.exit_status else 1
-    return StepResult(step.label, StepStatus.FAILED, str(err), exit_status=status)
+def _with_note(reason: str, step: Step, context: Context) -> str:
+    note = step.note(context)
+    return reason if note is None else f"{reason}; {note}"
 
 
-def _why_now(step: Step, context: Context, records: Records, fingerprint: Fingerprint) -> str:
-    last = records.latest(step.label, context.recipe.file.name)
+def _why_now(last: Record | None, records: Records, fingerprint: Fingerprint) -> str:
     if last is None:
         return "not done before, or its record is damaged" if records.damaged else "not done before"
     return changes(last.parts, fingerprint) or "what it made is not there as it was"
@@ -241,13 +234,10 @@ class _StepProgress:
     step_name: str
 
     def step(self, text: str) -> None:
-        """A new piece of work begins."""
         self.inner.step(f"{self.step_name}: {text}")
 
     def note(self, text: str) -> None:
-        """Something the user should know."""
         self.inner.note(f"{self.step_name}: {text}")
 
     def progress(self, text: str, done: int, total: int) -> None:
-        """How far the present piece of work is."""
         self.inner.progress(f"{self.step_name}: {text}", done, total)

@@ -15,19 +15,20 @@ from t2t_deploy._progress import Progress
 from t2t_deploy.bench import BenchStatus
 from t2t_deploy.commands import (
     CalibratedRanges,
+    DocumentedBench,
     Evaluation,
     GraphForm,
+    LoadedModel,
     Package,
+    VerifiedArtifact,
     benchmark,
     build_values,
     calibrate_values,
-    evaluate_artifacts,
     evaluate_values,
     export_values,
     load_model,
     package_values,
     quantize_values,
-    verify_artifacts,
     verify_values,
 )
 from t2t_deploy.errors import ArtifactError, BackendError, CheckpointError, counted
@@ -44,11 +45,11 @@ from t2t_deploy.recipe._fingerprint import (
     tools,
     versions,
 )
-from t2t_deploy.recipe._recipe import Expected, Job, Recipe
+from t2t_deploy.recipe._load import Expected, Job, Recipe
 from t2t_deploy.recipe._records import Fingerprint, OutputFile, Record, tree_sha256
 from t2t_deploy.recipe._tables import COMMANDS
 from t2t_deploy.runtime import BACKENDS, DEFAULT_BACKEND
-from t2t_deploy.types import Precision, Status, Target
+from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
 PERCENT = 100.0
@@ -59,16 +60,16 @@ class Context:
     """One run under way.
 
     artifacts: what there is, by its name in the recipe. missing: why another is not there.
-    ranges: files of ranges by step. bench: what was measured. last: the record of the step at hand
-    as it was done last.
+    ranges: their files, by the source's name and the target. bench: what was measured. last: the
+    record of the step at hand as it was done last.
     """
 
     workspace: Workspace
     recipe: Recipe
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    ranges: dict[str, Path] = field(default_factory=dict)
-    bench: dict[str, Any] = field(default_factory=dict)
+    ranges: dict[tuple[str | None, Any], Path] = field(default_factory=dict)
+    bench: Mapping[str, Any] = field(default_factory=dict)
     last: Record | None = None
 
     def output(self, path: Path, sha256: str | None = None) -> OutputFile:
@@ -122,24 +123,25 @@ class Outcome:
     """A step that was done.
 
     result: what its command prints with --json. failed_check: why the step counts as failed
-    although it was done. exit_status: of that. note: what else should be known.
+    although it was done. exit_status: of that.
     """
 
     result: Mapping[str, Any]
     outputs: tuple[OutputFile, ...] = ()
     failed_check: str | None = None
     exit_status: int = 3
-    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Step(ABC):
     """A step of a recipe, about one of its jobs.
 
-    lacks_tools: whether a runtime or builder that cannot run here leaves it not run.
+    needs: labels of the steps without which there is nothing to do. lacks_tools: whether a runtime
+    or builder that cannot run here leaves it not run.
     """
 
     job: Job
+    needs: tuple[str, ...] = ()
 
     lacks_tools: ClassVar[bool] = False
 
@@ -148,23 +150,27 @@ class Step(ABC):
         """The command and the name, as people read it."""
         return f"{self.job.command} {self.job.name}".rstrip()
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Labels of the steps without which there is nothing to do."""
-        return ()
+    @abstractmethod
+    def arguments(self, context: Context) -> dict[str, Any]:
+        """The command's arguments, with what steps before made."""
 
     @abstractmethod
     def fingerprint(self, context: Context) -> Fingerprint:
         """All that the outcome depends on. Raises DeployError for what cannot be read."""
 
     @abstractmethod
+    def outcome(self, context: Context, found: Any) -> Outcome:
+        """What the command's result means for the recipe."""
+
     def run(self, context: Context, progress: Progress) -> Outcome:
         """Do it. Raises DeployError."""
+        given = self.arguments(context) | {"workspace": context.workspace, "progress": progress}
+        return self.outcome(context, COMMANDS[self.job.command](**given))
 
     def reuse(self, context: Context, record: Record) -> Outcome:
         """Take what was made before. Raises ArtifactError where it is not there as it was."""
         context.check_unchanged(record.outputs)
-        return Outcome(record.result, record.outputs, note=self.note(context))
+        return Outcome(record.result, record.outputs)
 
     def note(self, context: Context) -> str | None:
         """What else should be known of the outcome."""
@@ -175,10 +181,15 @@ class Step(ABC):
 class CheckModel(Step):
     """Compares the model with what the recipe expects, before anything is made."""
 
-    expected: Expected
-    evaluated: bool
+    expected: Expected = field(default_factory=Expected)
+    evaluated: bool = False
 
     label: ClassVar[str] = "model"
+
+    def arguments(self, context: Context) -> dict[str, Any]:
+        """Those of `load_model`: the model as it is stored."""
+        names = ("variant", "config", "checkpoint")
+        return {name: self.job.given.get(name) for name in names}
 
     def fingerprint(self, context: Context) -> Fingerprint:
         """The weights and what is expected of them."""
@@ -188,26 +199,27 @@ class CheckModel(Step):
 
     def run(self, context: Context, progress: Progress) -> Outcome:
         """Read the weights. Raises CheckpointError where they are not as expected."""
-        asked, given = self.expected, self.job.given
-        found: dict[str, Any] = content("checkpoint", given.get("checkpoint"))
-        if found:
-            found = {"sha256": found["checkpoint"]}
-            self._compare("sha256", asked.sha256, found["sha256"])
-        elif asked.sha256 is not None:
+        given = self.arguments(context)
+        sha256 = content("checkpoint", given["checkpoint"]).get("checkpoint")
+        if sha256 is None and self.expected.sha256 is not None:
             raise CheckpointError(
                 "[expected] has a sha256 and [model] no checkpoint; name the file, or leave sha256 "
                 "out"
             )
-        as_stored = {name: given.get(name) for name in ("variant", "config", "checkpoint")}
-        model = load_model(GraphForm(), **as_stored, progress=progress)
-        found |= {
-            "classes": model.config.num_classes,
-            "image_size": model.config.image_size,
-            "params": sum(tensor.numel() for tensor in model.state_dict.values()),
+        self._compare("sha256", sha256)
+        done = self.outcome(context, load_model(GraphForm(), **given, progress=progress))
+        return done if sha256 is None else Outcome({"sha256": sha256, **done.result})
+
+    def outcome(self, context: Context, found: LoadedModel) -> Outcome:
+        """The figures of the model, compared."""
+        figures = {
+            "classes": found.config.num_classes,
+            "image_size": found.config.image_size,
+            "params": sum(tensor.numel() for tensor in found.state_dict.values()),
         }
-        for name in ("classes", "image_size", "params"):
-            self._compare(name.replace("_", "-"), getattr(asked, name), found[name])
-        return Outcome(found, note=self.note(context))
+        for name, actual in figures.items():
+            self._compare(name, actual)
+        return Outcome(figures)
 
     def note(self, context: Context) -> str | None:
         """Whether the accuracy is not looked at."""
@@ -215,32 +227,22 @@ class CheckModel(Step):
             return None
         return f"top1 {self.expected.top1:g} is not checked: the recipe has no [evaluate]"
 
-    def _compare(self, name: str, expected: Any, actual: Any) -> None:
+    def _compare(self, name: str, actual: Any) -> None:
+        expected = getattr(self.expected, name)
         if expected is None or expected == actual:
             return
         file = self.job.given.get("checkpoint")
         what = "the seeded random weights" if file is None else file.name
         raise CheckpointError(
-            f"{name} of {what} is {actual}; the recipe expects {expected}: use the file that the "
-            "recipe is about, or correct [expected]"
+            f"{name.replace('_', '-')} of {what} is {actual}; the recipe expects {expected}: use "
+            "the file that the recipe is about, or correct [expected]"
         )
 
 
-@dataclass(frozen=True, slots=True)
 class SourceStep(Step):
-    """What steps about one artifact, or one file of ranges, share.
+    """What steps about one artifact, or one file of ranges, share."""
 
-    source_step: the label of the step that makes what this one starts from. ranges: of the one that
-    takes the ranges it uses.
-    """
-
-    source_step: str | None = None
-    ranges: str | None = None
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The steps that make what this one starts from."""
-        return tuple(step for step in (self.source_step, self.ranges) if step is not None)
+    __slots__ = ()
 
     def source(self, context: Context) -> Artifact:
         """What it starts from."""
@@ -248,31 +250,27 @@ class SourceStep(Step):
         return context.artifacts[self.job.source]
 
     def arguments(self, context: Context) -> dict[str, Any]:
-        """The command's arguments, with what steps before made."""
         given = dict(self.job.given)
         if self.job.source is not None:
             given["artifact"] = self.source(context).path
-        if self.ranges is not None:
-            given["ranges"] = context.ranges[self.ranges]
+        ranges = context.ranges.get((self.job.source, given.get("target")))
+        if self.job.command == "quantize" and ranges is not None:
+            given["ranges"] = ranges
         return given
 
     def fingerprint(self, context: Context) -> Fingerprint:
-        """What it starts from, the arguments, the tools."""
+        """What it starts from, the arguments, the tools; of an export the weights."""
         found = command_fingerprint(
             COMMANDS[self.job.command], self.arguments(context), context.recipe.folder
         )
         if self.job.source is not None:
             found |= artifact_fingerprint(self.job.source, self.source(context))
-        return found | self.tools(context)
+        weights = _weights(self.job) if self.job.command == "export" else {}
+        return found | self.tools(context) | weights
 
     def tools(self, context: Context) -> dict[str, str]:
         """What traces and verifies."""
         return tools(*GRAPH_TOOLS, *CHECK_TOOLS)
-
-    def call(self, context: Context, progress: Progress) -> Any:
-        """The command's result."""
-        given = self.arguments(context) | {"workspace": context.workspace, "progress": progress}
-        return COMMANDS[self.job.command](**given)
 
 
 class MakeArtifact(SourceStep):
@@ -285,15 +283,6 @@ class MakeArtifact(SourceStep):
         "build-trt": build_values,
     }
 
-    def fingerprint(self, context: Context) -> Fingerprint:
-        """The weights too, which an export reads."""
-        weights = _weights(self.job) if self.job.command == "export" else {}
-        return {**SourceStep.fingerprint(self, context), **weights}
-
-    def run(self, context: Context, progress: Progress) -> Outcome:
-        """Make it."""
-        return self._outcome(context, self.call(context, progress))
-
     def reuse(self, context: Context, record: Record) -> Outcome:
         """The artifact, its file, its manifest and its weights as they were."""
         context.check_unchanged(record.outputs)
@@ -303,15 +292,15 @@ class MakeArtifact(SourceStep):
             raise ArtifactError(f"{record.outputs[0].path} was replaced by another")
         if manifest.weights and artifact.kind == "onnx":
             context.workspace.weights(manifest)
-        return self._outcome(context, artifact)
+        return self.outcome(context, artifact)
 
-    def _outcome(self, context: Context, artifact: Artifact) -> Outcome:
-        manifest = artifact.require_manifest()
+    def outcome(self, context: Context, found: Artifact) -> Outcome:
+        manifest = found.require_manifest()
         failed_check = manifest.failure if manifest.failed else None
         if failed_check is None:
-            context.artifacts[self.job.name] = artifact
-        output = context.output(artifact.path, manifest.sha256)
-        return Outcome(self.values[self.job.command](artifact), (output,), failed_check)
+            context.artifacts[self.job.name] = found
+        output = context.output(found.path, manifest.sha256)
+        return Outcome(self.values[self.job.command](found), (output,), failed_check)
 
 
 class Build(MakeArtifact):
@@ -335,13 +324,14 @@ class Calibrate(SourceStep):
     __slots__ = ()
 
     def run(self, context: Context, progress: Progress) -> Outcome:
-        """Take the ranges."""
         last = context.last
         if last is not None and versions(last.parts) != versions(self.fingerprint(context)):
             # the command would take the file that other versions made
             context.path(last.outputs[0]).unlink(missing_ok=True)
-        found: CalibratedRanges = self.call(context, progress)
-        context.ranges[self.label] = found.path
+        return Step.run(self, context, progress)
+
+    def outcome(self, context: Context, found: CalibratedRanges) -> Outcome:
+        context.ranges[self.job.source, self.job.given["target"]] = found.path
         return Outcome(calibrate_values(found), (context.output(found.path),))
 
     def reuse(self, context: Context, record: Record) -> Outcome:
@@ -352,7 +342,7 @@ class Calibrate(SourceStep):
         except ArtifactError:
             path.unlink(missing_ok=True)
             raise
-        context.ranges[self.label] = path
+        context.ranges[self.job.source, self.job.given["target"]] = path
         # the file may have been moved since
         ranges = {**record.result["ranges"], "path": str(path), "reused": True}
         return Outcome({**record.result, "ranges": ranges}, record.outputs)
@@ -368,17 +358,18 @@ class PackageStep(SourceStep):
         return tools("onnx")
 
     def run(self, context: Context, progress: Progress) -> Outcome:
-        """Write the folders."""
         context.workspace.open(self.source(context).path)
-        package: Package = self.call(context, progress)
-        return Outcome(package_values(package), tuple(map(context.output, package.folders)))
+        return Step.run(self, context, progress)
+
+    def outcome(self, context: Context, found: Package) -> Outcome:
+        return Outcome(package_values(found), tuple(map(context.output, found.folders)))
 
 
 @dataclass(frozen=True, slots=True)
 class CheckStep(Step):
     """What steps that look at all artifacts share; names: the artifacts of the recipe."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
     expected: Expected | None = None
 
     lacks_tools: ClassVar[bool] = True
@@ -396,9 +387,8 @@ class CheckStep(Step):
         return found
 
     def arguments(self, context: Context) -> dict[str, Any]:
-        """The command's arguments."""
         paths = Among(artifact.path for artifact in self.artifacts(context).values())
-        return {"artifacts": paths, **self.job.given, "workspace": context.workspace}
+        return {"artifacts": paths, **self.job.given}
 
     def fingerprint(self, context: Context) -> Fingerprint:
         """The artifacts there are, the arguments, the tools."""
@@ -420,15 +410,10 @@ class Verify(CheckStep):
 
     __slots__ = ()
 
-    def run(self, context: Context, progress: Progress) -> Outcome:
-        """Verify."""
-        results = verify_artifacts(**self.arguments(context), progress=progress)
-        failed = [result.artifact.path.name for result in results if result.failed]
-        return Outcome(
-            verify_values(results),
-            failed_check=f"failed verification: {', '.join(failed)}" if failed else None,
-            note=self.note(context),
-        )
+    def outcome(self, context: Context, found: list[VerifiedArtifact]) -> Outcome:
+        failed = ", ".join(result.artifact.path.name for result in found if result.failed)
+        failed_check = f"failed verification: {failed}" if failed else None
+        return Outcome(verify_values(found), failed_check=failed_check)
 
 
 class Evaluate(CheckStep):
@@ -443,19 +428,10 @@ class Evaluate(CheckStep):
             found["expected top1"] = f"{self.expected.top1} ± {self.expected.within}"
         return found
 
-    def run(self, context: Context, progress: Progress) -> Outcome:
-        """Evaluate."""
-        found = evaluate_artifacts(**self.arguments(context), progress=progress)
-        short = [_what_failed(found)] if found.failed else []
-        top1 = self._top1(found)
-        short += [] if top1 is None else [top1]
+    def outcome(self, context: Context, found: Evaluation) -> Outcome:
+        short = [text for text in (found.failure, self._top1(found)) if text is not None]
         outputs = () if found.plot is None else (context.output(found.plot),)
-        return Outcome(
-            evaluate_values(found),
-            outputs,
-            "; ".join(short) or None,
-            note=self.note(context),
-        )
+        return Outcome(evaluate_values(found), outputs, "; ".join(short) or None)
 
     def _top1(self, found: Evaluation) -> str | None:
         """Why the float32 model is not as accurate as it should be; None where it is."""
@@ -491,23 +467,16 @@ class Bench(CheckStep):
         found = CheckStep.arguments(self, context)
         return {k: v for k, v in found.items() if k not in ("report", "csv", "compare")}
 
-    def run(self, context: Context, progress: Progress) -> Outcome:
-        """Measure."""
-        done = benchmark(**self.arguments(context), progress=progress)
-        rows = [row for row in done.report.results if row.status is BenchStatus.FAILED]
+    def outcome(self, context: Context, found: DocumentedBench) -> Outcome:
+        context.bench = found.to_dict()
+        rows = [row for row in found.report.results if row.status is BenchStatus.FAILED]
         reasons = "; ".join(f"{row.backend} {row.artifact}: {row.reason}" for row in rows)
-        outcome = Outcome(
-            done.to_dict(),
-            failed_check=f"failed: {reasons}" if rows else None,
-            exit_status=1,
-            note=self.note(context),
-        )
-        context.bench = dict(outcome.result)
-        return outcome
+        failed_check = f"failed: {reasons}" if rows else None
+        return Outcome(context.bench, failed_check=failed_check, exit_status=1)
 
     def reuse(self, context: Context, record: Record) -> Outcome:
         """The figures as they were measured."""
-        context.bench = dict(record.result)
+        context.bench = record.result
         return Step.reuse(self, context, record)
 
 
@@ -516,11 +485,6 @@ class ReportPages(CheckStep):
 
     __slots__ = ()
     label: ClassVar[str] = "report"
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The figures."""
-        return ("bench",)
 
     def fingerprint(self, context: Context) -> Fingerprint:
         """The figures, the manifests described beside them, the older bench, the files."""
@@ -532,13 +496,14 @@ class ReportPages(CheckStep):
         measured = text_sha256(json.dumps(context.bench, sort_keys=True))
         return {**found, "measured figures": measured, **kept, **tools()}
 
-    def run(self, context: Context, progress: Progress) -> Outcome:
-        """Write the files."""
-        arguments = self.arguments(context)
-        done = benchmark(**arguments, measured=context.bench, progress=progress)
-        values = done.to_dict()
+    def arguments(self, context: Context) -> dict[str, Any]:
+        """With the figures, which are not measured again."""
+        return {**CheckStep.arguments(self, context), "measured": context.bench}
+
+    def outcome(self, context: Context, found: DocumentedBench) -> Outcome:
+        values = found.to_dict()
         result = {name: values[name] for name in ("command", "comparison", "written")}
-        return Outcome(result, tuple(map(context.output, done.written)))
+        return Outcome(result, tuple(map(context.output, found.written)))
 
 
 _PAGE = ("older bench", "option report", "option csv")
@@ -547,16 +512,5 @@ _PAGE = ("older bench", "option report", "option csv")
 def _weights(job: Job) -> dict[str, str]:
     """The contents that an export reads, and the name that a file of dimensions gives a model."""
     config = job.given.get("config")
-    named = {} if config is None else {"model's name": config.stem}
-    checkpoint = content("checkpoint", job.given.get("checkpoint"))
-    return {**checkpoint, **content("config", config), **named}
-
-
-def _what_failed(found: Evaluation) -> str:
-    failed = [r.artifact.path.name for r in found.results if r.status is Status.FAILED]
-    what: list[str] = []
-    if found.unreadable:
-        what.append(f"{counted(len(found.unreadable), 'picture')} cannot be read")
-    if failed:
-        what.append(f"failed: {', '.join(failed)}")
-    return "; ".join(what)
+    found = content("checkpoint", job.given.get("checkpoint")) | content("config", config)
+    return found if config is None else {**found, "model's name": config.stem}

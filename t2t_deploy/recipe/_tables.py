@@ -165,18 +165,17 @@ def _value(key: Key, value: Any, name: str, where: str) -> Any:
 def _hint(key: str, table: str) -> str:
     """The nearest known key; one of another table where it is that."""
     keys = TABLES[table].keys
-    homes = [name for name, other in TABLES.items() if key in other.keys]
-    if homes:
-        return f"it belongs into {' or '.join(f'[{home}]' for home in homes)}"
-    return _nearest(key, keys) or f"known keys: {', '.join(keys)}"
+    return _homes(key) or _nearest(key, keys) or f"known keys: {', '.join(keys)}"
 
 
 def _hint_top(name: str) -> str:
-    homes = [table for table, other in TABLES.items() if name in other.keys]
     near = _nearest(name, [*TABLES, *TOP])
-    if near is None and homes:
-        return f"it belongs into {' or '.join(f'[{home}]' for home in homes)}"
-    return near or f"known tables: {', '.join(TABLES)}"
+    return near or _homes(name) or f"known tables: {', '.join(TABLES)}"
+
+
+def _homes(key: str) -> str | None:
+    homes = " or ".join(f"[{name}]" for name, table in TABLES.items() if key in table.keys)
+    return f"it belongs into {homes}" if homes else None
 
 
 def _nearest(name: str, known: Iterable[str]) -> str | None:

@@ -45,11 +45,8 @@ _DRAWN = (0.5, 99.0)
 """Percentiles between which samples are drawn."""
 
 
-def latency_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Chart:
-    """Latency densities, one per case, the fastest at the top.
-
-    first: whether it is the first of several, which has the caption; here as below.
-    """
+def latency_chart(cases: Sequence[Case], batch: int) -> Chart:
+    """Latency densities, one per case, the fastest at the top."""
     rows = sorted(cases_of_batch(cases, batch), key=lambda case: case.latency.p50)
 
     def draw(layout: Layout) -> Markup:
@@ -64,7 +61,7 @@ def latency_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Chart:
         "is not drawn. The long line is the median, the short ones are the 90th and 99th "
         "percentile. Left is faster; the axis need not begin at zero."
     )
-    return chart(f"Latency, batch {batch}", caption if first else None, draw)
+    return chart(f"Latency, batch {batch}", caption, draw)
 
 
 def _latency_row(case: Case, scale: Scale, top: float) -> Row:
@@ -106,7 +103,7 @@ def _density(samples_ms: Sequence[float], scale: Scale) -> str:
     return "M" + "L".join(above + below) + "Z"
 
 
-def memory_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Chart:
+def memory_chart(cases: Sequence[Case], batch: int) -> Chart:
     """Resident memory of each process: before loading, and at its highest."""
     rows = sorted(
         (case for case in cases_of_batch(cases, batch) if case.peak_mb),
@@ -123,7 +120,7 @@ def memory_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Chart:
         "Resident memory of the case's own process. Pale: before it loaded anything; full: what "
         "runtime and model added at the highest. Shorter is better."
     )
-    return chart(f"Peak memory, batch {batch}", caption if first else None, draw)
+    return chart(f"Peak memory, batch {batch}", caption, draw)
 
 
 def _memory_row(case: Case, scale: Scale, top: float) -> Row:
@@ -223,7 +220,7 @@ def _throughput_bars(cases: Sequence[Case], batch: int) -> Chart:
     return chart(f"Throughput, batch {batch}", caption, draw)
 
 
-def tradeoff_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Chart | None:
+def tradeoff_chart(cases: Sequence[Case], batch: int) -> Chart | None:
     """Error against speed; None without known errors."""
     rows = cases_of_batch(cases, batch)
     # a logarithmic axis has no zero, and no error is zero in practice
@@ -294,7 +291,7 @@ def tradeoff_chart(cases: Sequence[Case], batch: int, *, first: bool) -> Chart |
     unknown = [case.name for case in rows if case.error is None and not case.is_reference]
     if unknown:
         caption += f" Not verified, and not shown: {', '.join(unknown)}."
-    return chart(f"Error against speed, batch {batch}", caption if first else None, draw)
+    return chart(f"Error against speed, batch {batch}", caption, draw)
 
 
 def _front(known: Sequence[tuple[Case, float]]) -> list[tuple[Case, float]]:

@@ -105,10 +105,7 @@ def cases_of_batch(cases: Sequence[Case], batch: int) -> list[Case]:
 
 
 def _names(document: BenchDocument, rows: Sequence[CaseResult]) -> list[str]:
-    """Backend and precision, and variant and target where they distinguish cases.
-
-    The number beside each name distinguishes the others.
-    """
+    """Backend and precision, and variant and target where they distinguish cases."""
     manifests = [document.artifacts.get(row.artifact or "") for row in rows]
     several = len({manifest.variant for manifest in manifests if manifest is not None}) > 1
     names = [

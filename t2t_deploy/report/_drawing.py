@@ -1,8 +1,4 @@
-"""The charts' frame, axes, labels and marks, in SVG that the style sheet colours.
-
-A chart is drawn twice, wide and narrow, and the style sheet shows one: text scaled down to a
-phone's width is unreadable. Sizes are CSS pixels.
-"""
+"""The charts' frame, axes, labels and marks, in SVG that the style sheet colours, in pixels."""
 
 from __future__ import annotations
 
@@ -42,12 +38,9 @@ class Chart:
     narrow: Markup
 
 
-def chart(title: str, caption: str | None, draw: Callable[[Layout], Markup]) -> Chart:
-    """A chart, drawn for a large window and for a phone."""
+def chart(title: str, caption: str, draw: Callable[[Layout], Markup]) -> Chart:
+    """A chart, drawn for a large window and for a phone, where scaled text is unreadable."""
     return Chart(title, caption, draw(Layout(560.0, named=True)), draw(Layout(340.0, named=False)))
-
-
-# -- elements --------------------------------------------------------------------------------------
 
 
 def element(name: str, *children: str, **attributes: str | float | None) -> Markup:
@@ -132,9 +125,6 @@ def marker(x: float, y: float, precision: str) -> Markup:
     return element("rect", x=x - 5, y=y - 5, width=10, height=10, class_="mark")
 
 
-# -- words -----------------------------------------------------------------------------------------
-
-
 def case_key(layout: Layout, case: Case) -> str:
     """The label of a mark: the number, and the name if there is room."""
     return f"#{case.number} {case.name}" if layout.named else f"#{case.number}"
@@ -152,11 +142,6 @@ def shortened(words: str, width: float) -> str:
 def width_of(words: str) -> float:
     """Approximate width of words."""
     return len(words) * _CHARACTER_WIDTH
-
-
-def figure_of(value: float) -> str:
-    """A number on an axis."""
-    return f"{value:,.6g}"
 
 
 def power_of_ten(value: float) -> str:
@@ -182,8 +167,6 @@ def spread_apart(at_y: Sequence[float], gap: float, low: float, high: float) -> 
         moved[index] = at
     return moved
 
-
-# -- scales and axes -------------------------------------------------------------------------------
 
 LOG_FROM = 8.0
 """Ratio of the largest to the smallest value from which a scale is logarithmic."""
@@ -259,7 +242,7 @@ def horizontal_axis(
     drawn = []
     before: float | None = None
     for value in scale.ticks:
-        x, words = scale(value), figure_of(value)
+        x, words = scale(value), f"{value:,.6g}"
         if before is not None and abs(x - before) < width_of(words) + 2 * _CHARACTER_WIDTH:
             continue
         before = x
@@ -281,7 +264,7 @@ def vertical_axis(scale: Scale, left: float, right: float) -> list[Markup]:
     for value in scale.ticks:
         y = scale(value)
         drawn.append(line(left, y, right, y, "grid"))
-        words = power_of_ten(value) if scale.log else figure_of(value)
+        words = power_of_ten(value) if scale.log else f"{value:,.6g}"
         drawn.append(text(left - 6, y + 4, words, "tick", "end"))
     return drawn
 

@@ -6,8 +6,8 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
@@ -29,9 +29,6 @@ from t2t_deploy.report._document import (
 )
 from t2t_deploy.report._drawing import Chart
 
-if TYPE_CHECKING:
-    from t2t_deploy.bench import CaseResult
-
 _BUSY = 0.5  # load average per usable core, before the bench, above which it is mentioned
 _Tile = tuple[str, str, str, Case]
 
@@ -51,7 +48,6 @@ def bench_page(document: BenchDocument) -> str:
     )
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     cases = measured_cases(document)
-    results = document.report.results
     artifacts = document.artifacts.items()
     page = environment.from_string(_joined(_resource("page.html.j2"))).render(
         version=__version__,
@@ -65,8 +61,7 @@ def bench_page(document: BenchDocument) -> str:
         cases=cases,
         tiles=_tiles(cases) if cases else [],
         charts=_charts(cases) if cases else [],
-        failed=[row for row in results if row.status.value == "failed"],
-        not_run=_not_run(results),
+        failed=[row for row in document.report.results if row.status.value == "failed"],
         sparkline=rounds_sparkline,
         counted=counted,
     )
@@ -128,18 +123,9 @@ def _charts(cases: Sequence[Case]) -> list[list[Chart]]:
     batches = batches_of(cases)
     kinds = [[throughput_chart(cases)]]
     for draw in (latency_chart, tradeoff_chart, memory_chart):
-        charts = (draw(cases, batch, first=batch == batches[0]) for batch in batches)
-        kinds.append([one for one in charts if one is not None])
+        charts = [one for batch in batches if (one := draw(cases, batch)) is not None]
+        kinds.append(charts[:1] + [replace(one, caption=None) for one in charts[1:]])
     return kinds if len(batches) > 1 else [[one for kind in kinds for one in kind]]
-
-
-def _not_run(results: Sequence[CaseResult]) -> dict[str, list[CaseResult]]:
-    """The cases not measured, by the reason."""
-    reasons: dict[str, list[CaseResult]] = {}
-    for row in results:
-        if row.status.value == "not_run":
-            reasons.setdefault(str(row.reason), []).append(row)
-    return reasons
 
 
 def _joined(template: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from t2t_deploy.runtime._backend import Backend
 from t2t_deploy.runtime._backends import (
     BACKENDS,
     CPU_BACKENDS,
@@ -15,8 +14,8 @@ from t2t_deploy.runtime._backends import (
     why_not_runnable,
 )
 from t2t_deploy.runtime._session import (
+    Backend,
     CallTiming,
-    ClosingSession,
     ReplayingSession,
     Session,
     SessionRequest,
@@ -33,7 +32,6 @@ __all__ = [
     "REFERENCE_BACKEND",
     "Backend",
     "CallTiming",
-    "ClosingSession",
     "ReplayingSession",
     "Session",
     "SessionRequest",

@@ -6,12 +6,11 @@ import os
 from collections.abc import Mapping
 
 from t2t_deploy.errors import BackendError, UsageError
-from t2t_deploy.runtime._backend import Backend
 from t2t_deploy.runtime._eager import COMPILE, EAGER
 from t2t_deploy.runtime._openvino import OPENVINO
 from t2t_deploy.runtime._ort import ORT_CPU
 from t2t_deploy.runtime._ort_gpu import ORT_CUDA, ORT_TENSORRT
-from t2t_deploy.runtime._session import Session, SessionRequest
+from t2t_deploy.runtime._session import Backend, Session, SessionRequest
 from t2t_deploy.runtime._trt_session import TENSORRT, TENSORRT_RTX
 from t2t_deploy.types import Precision, Target
 

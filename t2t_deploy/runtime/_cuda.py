@@ -1,8 +1,4 @@
-"""The part of the CUDA runtime that sessions use; every call is checked, errors are one line.
-
-A thin typed layer over cuda-python, whose functions return ``(error, value...)``. Each resource
-is a context manager, which always frees it.
-"""
+"""The part of the CUDA runtime that sessions use, typed; every call is checked."""
 
 from __future__ import annotations
 
@@ -49,8 +45,6 @@ class Cuda:
         """Free device memory, after the use of all processes."""
         return int(self._call(self._api.cudaMemGetInfo)[0])
 
-    # -- resources -------------------------------------------------------------------------------
-
     def stream(self) -> AbstractContextManager[Stream]:
         """A stream that does not synchronise with the legacy default stream."""
         api = self._api
@@ -90,8 +84,6 @@ class Cuda:
         finally:
             self._call(free, resource)
 
-    # -- work on a stream -----------------------------------------------------------------------
-
     def copy_to_device(self, address: int, array: np.ndarray, stream: Stream) -> None:
         """Start copying a contiguous pinned array to the device."""
         kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice
@@ -115,8 +107,6 @@ class Cuda:
     def elapsed_ms(self, start: Event, end: Event) -> float:
         """Time between two events that have both been reached."""
         return float(self._call(self._api.cudaEventElapsedTime, start, end))
-
-    # -- graphs ---------------------------------------------------------------------------------
 
     def capture(self, stream: Stream, enqueue: Callable[[], None]) -> Graph:
         """Record what ``enqueue`` puts on the stream, without running it, as a launchable graph.

@@ -15,8 +15,7 @@ import numpy as np
 from t2t_deploy._optional import require
 from t2t_deploy.engine import Unavailable, why_no_device
 from t2t_deploy.errors import BackendError
-from t2t_deploy.runtime._backend import Backend
-from t2t_deploy.runtime._session import ClosingSession, SessionRequest, check_feeds, still_open
+from t2t_deploy.runtime._session import Backend, Session, SessionRequest, check_feeds, still_open
 from t2t_deploy.types import INPUT_NAME, Precision, TensorSpec
 
 
@@ -54,7 +53,7 @@ def _torch_without_cuda() -> Unavailable | None:
     )
 
 
-class EagerSession(ClosingSession):
+class EagerSession(Session):
     """The reference T2T-ViT under ``inference_mode``, float32.
 
     Of the request, ``path`` is a safetensors file of a state dict. precision: fp16 or bf16

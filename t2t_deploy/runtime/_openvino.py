@@ -12,9 +12,9 @@ import numpy as np
 
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, BackendError
-from t2t_deploy.runtime._backend import Backend
 from t2t_deploy.runtime._session import (
-    ClosingSession,
+    Backend,
+    Session,
     SessionRequest,
     batch_of,
     check_feeds,
@@ -70,7 +70,7 @@ class OpenVinoBackend(Backend):
         return "it takes ranges at run time, and OpenVINO would compute it in float32"
 
 
-class OpenVinoSession(ClosingSession):
+class OpenVinoSession(Session):
     """An ONNX file in OpenVINO on the CPU; calls of several threads take turns.
 
     A graph with bf16 tensors is computed as typed, with its float32 islands. A float32 graph is
@@ -240,6 +240,6 @@ def _spec(port: Any, usual: str) -> TensorSpec:
 
 
 def _reason(err: RuntimeError) -> str:
-    """The last line with text: those before it are places in OpenVINO's source."""
+    """The last line with text: those before it are positions in OpenVINO's source."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     return lines[-1] if lines else type(err).__name__

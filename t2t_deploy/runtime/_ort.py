@@ -12,9 +12,9 @@ import numpy as np
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.graph import mappable_model
-from t2t_deploy.runtime._backend import Backend
 from t2t_deploy.runtime._session import (
-    ClosingSession,
+    Backend,
+    Session,
     SessionRequest,
     check_feeds,
     check_model_file,
@@ -35,8 +35,6 @@ _CPU = "CPUExecutionProvider"
 _EXACT_PRODUCTS = "session.x64quantprecision"
 _FLOAT_ACTIVATIONS = "session.qdq_matmulnbits_accuracy_level"
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
-
-
 _FIRST_WITH_FP8 = (1, 32)
 
 
@@ -57,7 +55,7 @@ class OrtCpuBackend(Backend):
         return None
 
 
-class OrtSession(ClosingSession):
+class OrtSession(Session):
     """An ONNX file in ONNX Runtime, on the CPU and nowhere else.
 
     Weights are mapped from the file, which may be replaced while the session is open but not
@@ -74,9 +72,12 @@ class OrtSession(ClosingSession):
         # else 1.32 rounds the activations of products with 8-bit weights to 8 bits too
         options.add_session_config_entry(_FLOAT_ACTIVATIONS, "1")
         before = path.stat()
-        model = _source_of(path, options)
+        model = mappable_model(path)
+        if model.mapped_bytes:  # the weights are left in the file
+            options.add_session_config_entry(_EXTERNAL_FOLDER, str(path.absolute().parent))
+        source = model.graph if model.mapped_bytes else str(path)
         try:
-            session = ort.InferenceSession(model, options, providers=[_CPU])
+            session = ort.InferenceSession(source, options, providers=[_CPU])
         except Exception as err:
             raise_refusal(err, path)
         if _identity(path.stat()) != _identity(before):
@@ -120,15 +121,6 @@ def new_options(ort: Any, threads: int | None) -> Any:
     if threads is not None:
         options.intra_op_num_threads = threads
     return options
-
-
-def _source_of(path: Path, options: Any) -> bytes | str:
-    """A session's source: the graph with its weights left in the file, or the file."""
-    model = mappable_model(path)
-    if not model.mapped_bytes:
-        return str(path)
-    options.add_session_config_entry(_EXTERNAL_FOLDER, str(path.absolute().parent))
-    return model.graph
 
 
 def _identity(stat: os.stat_result) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import ctypes
 import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,13 @@ import numpy as np
 
 from t2t_deploy._optional import require
 from t2t_deploy.engine import Unavailable
-from t2t_deploy.errors import BackendError
+from t2t_deploy.errors import BackendError, first_few
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.runtime._backend import Backend
 from t2t_deploy.runtime._ort import new_options, raise_refusal, tensor_spec
 from t2t_deploy.runtime._ort_replay import REPLAYABLE, Replays, run_bound
 from t2t_deploy.runtime._session import (
-    ClosingSession,
+    Backend,
+    Session,
     SessionRequest,
     TimedRun,
     check_feeds,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 # a session option that records where nodes run
 RECORD_PLACEMENT = ("session.record_ep_graph_assignment_info", "1")
 _SHAPE_SOURCES = ("Shape", "Size", "Constant")
-_SHOWN_NODES = 3
 _GRAPHS_REFUSED = "cannot use the graph capture feature"
 _FALLBACK_REFUSED = "fallback to CPU EP has been explicitly disabled"
 
@@ -102,7 +101,7 @@ class OrtGpuBackend(Backend):
         yield self.why_no_provider()
 
 
-class OrtGpuSession(ClosingSession):
+class OrtGpuSession(Session):
     """An ONNX file in ONNX Runtime on one GPU, without nodes on the CPU.
 
     precision: of the graph; lets TensorRT compute in 16 bit.
@@ -215,13 +214,11 @@ ORT_CUDA = OrtGpuBackend(
     library="onnxruntime_providers_cuda",
     install="pip install 'onnxruntime-gpu[cuda,cudnn]'",
 )
-ORT_TENSORRT = OrtGpuBackend(
+ORT_TENSORRT = replace(
+    ORT_CUDA,
     name="ort-tensorrt",
     about="ONNX Runtime, TensorRT",
-    takes="onnx",
-    module="onnxruntime",
-    open=OrtGpuSession,
-    needs_gpu=True,
+    cuda_graphs=False,
     provider="TensorrtExecutionProvider",
     library="onnxruntime_providers_tensorrt",
     install="pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt, and put TensorRT's libraries on "
@@ -273,11 +270,10 @@ def check_placement(nodes: Sequence[PlacedNode], provider: str, path: Path) -> N
     sizes = shape_work(read_onnx(path).graph.node)
     wrong = [node for node in elsewhere if node.name not in sizes]
     if wrong:
-        shown = ", ".join(f"{node.op} {node.name!r}" for node in wrong[:_SHOWN_NODES])
-        more = f" and {len(wrong) - _SHOWN_NODES} more" if len(wrong) > _SHOWN_NODES else ""
+        shown = first_few([f"{node.op} {node.name!r}" for node in wrong])
         raise BackendError(
             f"{len(wrong)} of {len(nodes)} nodes of {path.name} are not on {provider}: "
-            f"{shown}{more} on {wrong[0].provider}; export with target tensorrt, or choose "
+            f"{shown} on {wrong[0].provider}; export with target tensorrt, or choose "
             "another backend"
         )
 

@@ -61,45 +61,45 @@ class Replays:
             result = run_bound(self._ort, self._session, feeds, self._outputs, self._device, plain)
             if self.refusal is None:
                 try:
-                    self._graphs[shapes] = self._recorded(feeds, result.outputs)
+                    number = len(self._graphs) + 1
+                    graph = _Graph(
+                        self._ort, self._session, self._device, number, feeds, result.outputs
+                    )
+                    graph.run(feeds, time.perf_counter_ns())
+                    self._graphs[shapes] = graph
                 except Exception as err:  # ONNX Runtime's errors have no common class
                     self.refusal = first_line(err)
             return result
 
-    def _recorded(
-        self, feeds: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
-    ) -> _Graph:
-        graph = _Graph(self._ort, self._session, self._device, len(self._graphs) + 1)
-        for spec in self._inputs:
-            graph.bind_input(spec.name, feeds[spec.name])
-        for spec in self._outputs:
-            graph.bind_output(spec.name, outputs[spec.name])
-        graph.run(feeds, time.perf_counter_ns())
-        return graph
-
 
 class _Graph:
-    """Buffers on the device for one set of shapes, and the calls over them."""
+    """Buffers on the device for feeds and outputs of one set of shapes, and calls over them."""
 
-    def __init__(self, ort: Any, session: Any, device: int, number: int) -> None:
-        self._values, self._session, self._device = ort.OrtValue, session, device
-        self._binding = session.io_binding()
+    def __init__(
+        self,
+        ort: Any,
+        session: Any,
+        device: int,
+        number: int,
+        feeds: Mapping[str, np.ndarray],
+        outputs: Mapping[str, np.ndarray],
+    ) -> None:
+        self._session, self._binding = session, session.io_binding()
         self._options = ort.RunOptions()
         self._options.add_run_config_entry(_GRAPH_ID, str(number))
-        self._inputs: dict[str, Any] = {}
-        self._outputs: dict[str, Any] = {}
-
-    def bind_input(self, name: str, array: np.ndarray) -> None:
-        value = self._values.ortvalue_from_numpy(np.ascontiguousarray(array), DEVICE, self._device)
-        self._binding.bind_ortvalue_input(name, value)
-        self._inputs[name] = value
-
-    def bind_output(self, name: str, like: np.ndarray) -> None:
-        value = self._values.ortvalue_from_shape_and_type(
-            list(like.shape), like.dtype, DEVICE, self._device
-        )
-        self._binding.bind_ortvalue_output(name, value)
-        self._outputs[name] = value
+        new, on_device = ort.OrtValue, (DEVICE, device)
+        self._inputs = {
+            name: new.ortvalue_from_numpy(np.ascontiguousarray(array), *on_device)
+            for name, array in feeds.items()
+        }
+        self._outputs = {
+            name: new.ortvalue_from_shape_and_type(list(like.shape), like.dtype, *on_device)
+            for name, like in outputs.items()
+        }
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name, value in self._outputs.items():
+            self._binding.bind_ortvalue_output(name, value)
 
     def run(self, feeds: Mapping[str, np.ndarray], started_ns: int) -> TimedRun:
         for name, value in self._inputs.items():

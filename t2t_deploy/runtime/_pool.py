@@ -20,62 +20,42 @@ class Pool(Generic[_T]):
     """
 
     def __init__(self, make: Callable[[], _T], free: Callable[[_T], None], limit: int) -> None:
-        self._make, self._free, self._limit = make, free, limit
+        self._make, self._free = make, free
         self._idle: list[_T] = []
-        self._count = 0
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._slots = threading.Semaphore(limit)
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[_T]:
         """One item, for the block; waits while all are lent. Raises BackendError once closed."""
-        item, sound = self._take(), False
-        try:
-            yield item
-            sound = True
-        finally:
-            self._give_back(item, sound)
+        with self._slots:
+            item, sound = self._take(), False
+            try:
+                yield item
+                sound = True
+            finally:
+                with self._lock:
+                    kept = sound and not self._closed
+                    if kept:
+                        self._idle.append(item)
+                if not kept:
+                    self._free(item)
 
     def close(self) -> None:
         """Free the idle items; those lent are freed when they come back. Twice is harmless."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-            self._count -= len(idle)
-            self._changed.notify_all()
+        self._slots.release()  # wakes one of those that wait, which is refused and wakes the next
         with contextlib.ExitStack() as stack:  # frees the others if one raises
             for item in idle:
                 stack.callback(self._free, item)
 
     def _take(self) -> _T:
-        with self._changed:
-            while True:
-                if self._closed:
-                    raise BackendError("the session is closed; open a new one")
-                if self._idle:
-                    return self._idle.pop()
-                if self._count < self._limit:
-                    self._count += 1
-                    break
-                self._changed.wait()
-        try:
-            return self._make()
-        except BaseException:
-            self._forget()
-            raise
-
-    def _give_back(self, item: _T, sound: bool) -> None:
-        with self._changed:
-            if sound and not self._closed:
-                self._idle.append(item)
-                self._changed.notify()
-                return
-        try:
-            self._free(item)
-        finally:
-            self._forget()
-
-    def _forget(self) -> None:
-        with self._changed:
-            self._count -= 1
-            self._changed.notify()
+        with self._lock:
+            if self._closed:
+                raise BackendError("the session is closed; open a new one")
+            if self._idle:
+                return self._idle.pop()
+        return self._make()

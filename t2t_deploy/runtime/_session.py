@@ -1,18 +1,21 @@
-"""The interface of every runtime: named arrays in and out, checked before anything runs."""
+"""The interface of every runtime: its description, and sessions that check what they take."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from t2t_deploy.errors import ArtifactError, BackendError, InputError
+from t2t_deploy._optional import EXTRAS, WHEELS, is_installed, require
+from t2t_deploy.engine import Unavailable, why_no_device
+from t2t_deploy.errors import ArtifactError, BackendError, InputError, MissingDependencyError
 from t2t_deploy.graph import check_onnx_file
-from t2t_deploy.types import Precision, TensorSpec
+from t2t_deploy.types import Precision, Target, TensorSpec
+
+_T = TypeVar("_T")
 
 
 class Session(Protocol):
@@ -25,17 +28,12 @@ class Session(Protocol):
     belong to the caller.
     """
 
-    @property
-    def backend(self) -> str:
-        """Name of the runtime, as on the command line."""
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` takes."""
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` returns."""
+    backend: str
+    """Name of the runtime, as on the command line."""
+    inputs: tuple[TensorSpec, ...]
+    """What `run` takes."""
+    outputs: tuple[TensorSpec, ...]
+    """What `run` returns."""
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute all outputs.
@@ -46,29 +44,7 @@ class Session(Protocol):
     def close(self) -> None:
         """Free the session's resources; a second call does nothing."""
 
-    def __enter__(self) -> Session: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None: ...
-
-
-_Session = TypeVar("_Session", bound="ClosingSession")
-_T = TypeVar("_T")
-
-
-class ClosingSession:
-    """Base of sessions: a context manager that closes on leaving."""
-
-    def close(self) -> None:
-        """Free the session's resources."""
-        raise NotImplementedError
-
-    def __enter__(self: _Session) -> _Session:
+    def __enter__(self: _T) -> _T:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -137,6 +113,95 @@ class SessionRequest:
     cache: Path | None = None
     cuda_graph: bool = True
     sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A runtime by its command-line name.
+
+    module: its optional package. open: opens a session if `run_unavailable` is None;
+    raises as `open_session`.
+    """
+
+    name: str
+    about: str
+    takes: str
+    """weights, onnx or engine"""
+    module: str
+    open: Callable[[SessionRequest], Session]
+    needs_gpu: bool = False
+    """for every request"""
+    cuda_graphs: bool = False
+    """whether `SessionRequest.cuda_graph` changes anything"""
+    compiles: bool = False
+    """whether opening it on a CPU takes minutes"""
+    made_for: tuple[Target, ...] = ()
+    """the targets whose graphs it usually runs"""
+    float32_in: tuple[Precision, ...] = (Precision.FP32,)
+    """precisions it can compute float32 graphs in"""
+
+    @property
+    def extra(self) -> str:
+        """The extra of t2t-deploy that installs it."""
+        return EXTRAS[self.module]
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """The distributions whose versions its results depend on."""
+        return WHEELS.get(self.module, (self.module,))
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it runs ONNX files without a device, so that they can be compared on it."""
+        return self.takes == "onnx" and not self.needs_gpu
+
+    def run_unavailable(self, device: int | None = None) -> Unavailable | None:
+        """The first reason why it cannot run here; opens nothing.
+
+        device: ordinal of the CUDA device; None as in `SessionRequest`.
+        """
+        return next(filter(None, self._missing(device)), None)
+
+    def import_unavailable(self) -> Unavailable | None:
+        """Why its package cannot be imported: it is absent or broken."""
+        absent = self._absent(self.module)
+        if absent is not None:
+            return absent
+        try:
+            require(self.module)
+        except MissingDependencyError as err:
+            cause = err.__cause__
+            return Unavailable(
+                f"{self.module} is installed but does not import ({type(cause).__name__}: {cause})",
+                "reinstall it",
+            )
+        return None
+
+    def build_unavailable(self) -> Unavailable | None:
+        """The first reason why its engines cannot be built here, if it has any."""
+        return self.import_unavailable()
+
+    def why_not_in(self, precision: Precision) -> str | None:
+        """Why it cannot compute in a precision, None if it can; only for one that runs here."""
+        return None
+
+    @property
+    def why_no_dynamic_ranges(self) -> str | None:
+        """Why 8-bit products may not take their ranges at run time; None if they may."""
+        return None
+
+    def _missing(self, device: int | None) -> Iterator[Unavailable | None]:
+        """Each requirement, in the order to fix them: why it is missing, or None."""
+        if self.needs_gpu:
+            yield why_no_device(device or 0)
+        yield self._absent(self.module)
+        if self.needs_gpu:
+            yield self.import_unavailable()
+
+    def _absent(self, module: str) -> Unavailable | None:
+        if is_installed(module):
+            return None
+        return Unavailable(f"{module} is not installed", f"pip install 't2t-deploy[{self.extra}]'")
 
 
 def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> None:

@@ -29,12 +29,12 @@ from t2t_deploy.engine import (
     why_no_device,
 )
 from t2t_deploy.errors import ArtifactError, BackendError
-from t2t_deploy.runtime._backend import Backend
 from t2t_deploy.runtime._cuda import CUDA_MODULE, Cuda, Graph
 from t2t_deploy.runtime._pool import Pool
 from t2t_deploy.runtime._session import (
+    Backend,
     CallTiming,
-    ClosingSession,
+    Session,
     SessionRequest,
     TimedRun,
     batch_of,
@@ -78,7 +78,7 @@ def _unsupported_device(ordinal: int) -> Unavailable | None:
     )
 
 
-class TensorRTSession(ClosingSession):
+class TensorRTSession(Session):
     """An engine on one device; `run` may be called from several threads.
 
     Of the request, cache: folder for the kernels that TensorRT-RTX compiles here. cuda_graph:
@@ -315,12 +315,8 @@ class _Context:
         self._owned.close()
 
     def _new_context(self, config: Any) -> tensorrt.IExecutionContext:
-        engine = self._loaded.engine
-        context = (
-            engine.create_execution_context()
-            if config is None
-            else engine.create_execution_context(runtime_config=config)
-        )
+        settings = {} if config is None else {"runtime_config": config}
+        context = self._loaded.engine.create_execution_context(**settings)
         self._check(context is not None, "an execution context")
         return context
 

@@ -13,7 +13,7 @@ from t2t_deploy.serving._classifier import (
     open_classifier,
     top_count,
 )
-from t2t_deploy.serving._ray_blocks import (
+from t2t_deploy.serving._ray import (
     DEFAULT_BLOCK,
     ClassifyBlocks,
     ImageBlock,
@@ -21,9 +21,10 @@ from t2t_deploy.serving._ray_blocks import (
     SkippedBlocks,
     Work,
     blocks_to_do,
+    check_address,
     map_blocks,
+    ray_cluster,
 )
-from t2t_deploy.serving._ray_cluster import check_address, ray_cluster
 
 __all__ = [
     "DEFAULT_BATCH",

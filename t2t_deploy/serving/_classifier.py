@@ -129,7 +129,7 @@ class ClassifierRequest:
     preparation: Preparation | None = None
 
 
-class Classifier:
+class Classifier(contextlib.AbstractContextManager["Classifier"]):
     """An open session that takes pixels and gives classes.
 
     Raises ArtifactError where the session's inputs or outputs are not those of the request.
@@ -191,9 +191,6 @@ class Classifier:
     def close(self) -> None:
         """Free the session."""
         self._session.close()
-
-    def __enter__(self) -> Classifier:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -1,13 +1,10 @@
-"""Comparison of artifacts with the reference, with a verdict.
-
-The reference layer by layer needs torch; it is imported on first use.
-"""
+"""Comparison of artifacts with the reference, with a verdict; torch is imported on first use."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from t2t_deploy._lazy import lazy
+from t2t_deploy._optional import lazy
 from t2t_deploy.verify._accuracy import Accuracy, AccuracyRunner, AccuracySum, run_pictures
 from t2t_deploy.verify._compare import (
     NODEWISE_PICTURES,
@@ -43,11 +40,7 @@ from t2t_deploy.verify._pictures import (
     pictures_for,
     standard_pictures,
 )
-from t2t_deploy.verify._plots import (
-    ConfusionPanel,
-    plot_confusion,
-    plot_nodewise,
-)
+from t2t_deploy.verify._plots import plot_confusion, plot_nodewise
 from t2t_deploy.verify._typed_graph import bare_graph
 
 if TYPE_CHECKING:
@@ -59,7 +52,6 @@ __all__ = [
     "Accuracy",
     "AccuracyRunner",
     "AccuracySum",
-    "ConfusionPanel",
     "FeatureColumn",
     "Features",
     "Located",

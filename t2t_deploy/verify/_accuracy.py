@@ -17,7 +17,7 @@ from t2t_deploy.images import Assumed
 from t2t_deploy.pictures import LabelledSet
 from t2t_deploy.runtime import Session
 from t2t_deploy.types import INDICES_NAME, Tail, softmax
-from t2t_deploy.verify._compare import outputs_of
+from t2t_deploy.verify._compare import outputs_of, relative_errors
 
 TOP = 5
 
@@ -81,7 +81,9 @@ class AccuracySum:
             truth = expected if labels is None else labels
             counts["compared"] = len(reference)
             counts["agreeing"] = int(((found == expected) & finite).sum())
-            errors = relative_errors(logits, reference)
+            sound = finite & np.isfinite(reference).all(axis=1)
+            errors = np.full(len(logits), np.inf)
+            errors[sound] = relative_errors(logits[sound], reference[sound])
             self._error += float(errors.sum())
             self._largest = max(self._largest, float(errors.max(initial=0.0)))
         self._counts.update(counts)
@@ -161,7 +163,7 @@ class AccuracyRunner:
             return
         expected = softmax(reference)
         if self.tail is Tail.TOPK:
-            # what the session does not tell counts for nothing, but for the reference's class
+            # what the session leaves out counts for nothing, but for the reference's class
             kept = found > 0
             kept[np.arange(len(expected)), expected.argmax(axis=1)] = True
             expected = np.where(kept, expected, 0)
@@ -211,18 +213,6 @@ def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     lower = np.arange(logits.shape[1]) < labels[:, None]
     before: np.ndarray = (logits > own) | ((logits == own) & lower)
     return np.asarray(before.sum(axis=1))
-
-
-def relative_errors(logits: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """||a - b|| / ||b|| of each row, (n,) float64; infinite where one of both is not finite."""
-    a, b = logits.astype(np.float64), reference.astype(np.float64)
-    finite = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
-    errors = np.full(len(a), np.inf)
-    norms = np.linalg.norm(b[finite], axis=1)
-    errors[finite] = np.linalg.norm(a[finite] - b[finite], axis=1) / np.maximum(
-        norms, np.finfo(np.float64).tiny
-    )
-    return errors
 
 
 def _share(part: float, whole: int) -> float | None:

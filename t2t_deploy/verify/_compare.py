@@ -18,7 +18,6 @@ from t2t_deploy.graph import read_onnx
 from t2t_deploy.runtime import (
     DEFAULT_BACKEND,
     REFERENCE_BACKEND,
-    ClosingSession,
     Session,
     SessionRequest,
     fill_batch,
@@ -32,6 +31,7 @@ from t2t_deploy.types import (
     PROBABILITIES_NAME,
     TOLERANCES,
     UNIT_NAME,
+    GraphIO,
     Precision,
     Status,
     Tail,
@@ -133,9 +133,13 @@ def verify_file(
     )
     if not graph_io.bare:
         how += ", and of the graph inside its ends"
-    return dataclasses.replace(
-        result, reason=how if result.reason is None else f"{result.reason}; {how}"
-    )
+    return _with_reason(result, how)
+
+
+def _with_reason(result: Verification, reason: str) -> Verification:
+    """The same with one more reason."""
+    reasons = reason if result.reason is None else f"{result.reason}; {reason}"
+    return dataclasses.replace(result, reason=reasons)
 
 
 def _verify_tail(
@@ -170,8 +174,7 @@ def _verify_tail(
     fault = None if result.rel_l2 is None else tail_fault(actual, inside[tail.output])
     if fault is None:
         return result
-    reason = fault if result.reason is None else f"{result.reason}; {fault}"
-    return dataclasses.replace(result, status=Status.FAILED, reason=reason)
+    return _with_reason(dataclasses.replace(result, status=Status.FAILED), fault)
 
 
 def _with_cause(
@@ -185,7 +188,7 @@ def _with_cause(
         fed = fill_batch(picture[None], manifest.batch)
         cause = why_non_finite(path, preparation.pixels_of(fed) if of_pixels else fed)
         if cause is not None:
-            return dataclasses.replace(result, reason=f"{result.reason}; {cause}")
+            return _with_reason(result, cause)
     return result
 
 
@@ -244,25 +247,32 @@ def compare_logits(
             )
             return Verification(Status.FAILED, tolerance.rel_l2, reason=reason)
     a, b = actual.astype(np.float64), expected.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
-    tiny = np.finfo(np.float64).tiny
-    errors = np.linalg.norm(a - b, axis=1) / np.maximum(norms[1], tiny)
-    cosines = (a * b).sum(axis=1) / np.maximum(norms[0] * norms[1], tiny)
+    errors = relative_errors(a, b)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = (a * b).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
     worst = int(np.argmax(errors))
-    passed = bool(errors[worst] <= tolerance.rel_l2)
-    return Verification(
-        status=Status.PASSED if passed else Status.FAILED,
-        tolerance=tolerance.rel_l2,
+    result = Verification(
+        Status.PASSED,
+        tolerance.rel_l2,
         rel_l2=float(errors[worst]),
         max_abs=float(np.abs(a - b).max()),
         cosine=float(cosines.min()),
         top1_agreement=float((a.argmax(axis=1) == b.argmax(axis=1)).mean()),
-        reason=None
-        if passed
-        else f"relative error {errors[worst]:.2e} on {names[worst]}, tolerance "
-        f"{tolerance.rel_l2:.0e}",
         pictures=dict(zip(names, errors.tolist(), strict=True)),
     )
+    if errors[worst] <= tolerance.rel_l2:
+        return result
+    reason = (
+        f"relative error {errors[worst]:.2e} on {names[worst]}, tolerance {tolerance.rel_l2:.0e}"
+    )
+    return dataclasses.replace(result, status=Status.FAILED, reason=reason)
+
+
+def relative_errors(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """||a - b|| / ||b|| of each row of (n, classes), (n,) float64."""
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
+    norms = np.linalg.norm(b, axis=1)
+    return np.asarray(np.linalg.norm(a - b, axis=1) / np.maximum(norms, np.finfo(np.float64).tiny))
 
 
 def logits_of(session: Session, pictures: np.ndarray) -> np.ndarray:
@@ -289,7 +299,7 @@ def outputs_of(
     return {name: np.concatenate([found[name] for found in results]) for name in results[0]}
 
 
-class PixelSession(ClosingSession):
+class PixelSession(Session):
     """A session that takes pixels, given normalised pictures (n, C, H, W) float32.
 
     The pictures must have been made of pixels: these are what it is fed, bit for bit.
@@ -319,8 +329,8 @@ class PixelSession(ClosingSession):
 
 def takes_pixels(session: Session) -> bool:
     """Whether a session's one input is (batch, H, W, C) uint8."""
-    (taken,) = session.inputs if len(session.inputs) == 1 else (None,)
-    return taken is not None and taken.dtype == "uint8" and len(taken.shape) == 4
+    pixels = GraphIO(embed_preprocess=True)
+    return len(session.inputs) == 1 and pixels.takes(session.inputs[0])
 
 
 def tail_fault(outputs: Mapping[str, np.ndarray], logits: np.ndarray) -> str | None:

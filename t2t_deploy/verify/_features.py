@@ -1,4 +1,4 @@
-"""Token maps of the reference and of artifacts at stages of the model, and their picture."""
+"""Token maps of the reference and of artifacts at stages of the model, drawn side by side."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from t2t_deploy.verify._plots import new_figure, write_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, LogNorm
-    from matplotlib.figure import Figure
 
 PICTURE = "picture"
 _TOP = 5
@@ -31,7 +30,7 @@ _LEAST_SINGULAR_VALUE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A place in the model. layer: the reference's, as `reference_layers` names it, or `PICTURE`.
+    """A stage of the model. layer: the reference's, as `reference_layers` names it, or `PICTURE`.
 
     grid: rows and columns of its tokens, None where it has none. expected: what the reference
     computes, (rows, channels) float64; a row more than the grid has is the class row, the first.
@@ -89,7 +88,7 @@ class Features:
             {
                 "artifact": column.name,
                 "stage": stage.layer,
-                "grid": _grid_of(stage, seen),
+                "grid": None if token_errors(stage, seen) is None else list(stage.grid or ()),
                 "channels": stage.expected.shape[1],
                 "rel_l2": None if seen.rel_l2 is None or math.isinf(seen.rel_l2) else seen.rel_l2,
                 "note": seen.note,
@@ -162,16 +161,12 @@ class TokenColours:
         """The first three principal components of the reference's tokens (tokens, channels)."""
         mean = tokens.mean(axis=0)
         _, values, vectors = np.linalg.svd(tokens - mean, full_matrices=False)
-        most = float(values[0])
-        kept = [
-            # either sign is a component: the largest entry is positive
-            vector * np.sign(vector[np.abs(vector).argmax()])
-            for value, vector in zip(values[:_COMPONENTS], vectors, strict=False)
-            if value > _LEAST_SINGULAR_VALUE * most
-        ]
+        rank = int((values > _LEAST_SINGULAR_VALUE * values[0]).sum())
+        kept = vectors[: min(rank, _COMPONENTS)]
+        # either sign is a component: the largest entry is positive
+        largest = np.take_along_axis(kept, np.abs(kept).argmax(axis=1)[:, None], axis=1)
         components = np.zeros((tokens.shape[1], _COMPONENTS))
-        for index, vector in enumerate(kept):
-            components[:, index] = vector
+        components[:, : len(kept)] = (kept * np.sign(largest)).T
         total = float(np.square(values).sum())
         share = float(np.square(values[: len(kept)]).sum()) / total if total else 1.0
         low, high = np.percentile((tokens - mean) @ components, _PERCENTILES, axis=0)
@@ -195,13 +190,7 @@ def top_classes(logits: np.ndarray) -> Sequence[tuple[int, float]]:
     return [(int(index), float(probabilities[index])) for index in order]
 
 
-def _grid_of(stage: Stage, seen: SeenStage) -> list[int] | None:
-    if stage.grid is None or seen.actual is None or stage.tokens(seen.actual) is None:
-        return None
-    return list(stage.grid)
-
-
-# -- the picture ---------------------------------------------------------------------------------
+# -- the drawing ---------------------------------------------------------------------------------
 
 _DPI = 100
 # inches
@@ -218,7 +207,7 @@ _CAPTION = (
 
 
 def features_size(features: Features) -> tuple[int, int]:
-    """Width and height of the picture in pixels."""
+    """Width and height of the drawing in pixels."""
     columns = 1 + 2 * len(features.columns)
     width = _LABELS + columns * _CELL
     height = _HEAD + len(features.stages) * _CELL + _FOOT
@@ -256,7 +245,8 @@ def plot_features(features: Features, path: Path, *, title: str) -> None:
     bar.minorticks_off()
     bar.tick_params(labelsize=7)
     bar.set_title("error of a token", fontsize=7, loc="left", pad=2)
-    _write_caption(figure, width, height)
+    caption = textwrap.fill(_CAPTION, round(width * 19))
+    figure.text(0.1 / width, 0.08 / height, caption, va="bottom", fontsize=6.5, color=_GREY)
     write_figure(figure, path, pil_kwargs={"optimize": True})
 
 
@@ -334,35 +324,24 @@ def _name_columns(cells: list[Axes], columns: tuple[FeatureColumn, ...]) -> None
     for column in columns:
         names += [column.name, "error"]
     for axes, name in zip(cells, names, strict=True):
-        axes.text(
-            0.5,
-            1.12,
-            textwrap.fill(name, 22, break_on_hyphens=True),
-            transform=axes.transAxes,
-            ha="center",
-            va="bottom",
-            fontsize=7.5,
-            fontweight="bold",
-        )
+        style = {"ha": "center", "va": "bottom", "fontsize": 7.5, "fontweight": "bold"}
+        _text(axes, 0.5, 1.12, textwrap.fill(name, 22), **style)
 
 
 def _label(axes: Axes, stage: Stage, size: str) -> None:
+    _text(axes, -0.06, 0.5, f"{stage.title}\n{size}", ha="right", va="center", fontsize=8)
     layer = textwrap.fill(stage.layer, 30)
-    axes.text(
-        -0.06,
-        0.5,
-        f"{stage.title}\n{size}",
-        transform=axes.transAxes,
-        ha="right",
-        va="center",
-        fontsize=8,
-    )
-    axes.text(-0.06, 0.02, layer, transform=axes.transAxes, ha="right", fontsize=5.5, color=_GREY)
+    _text(axes, -0.06, 0.02, layer, ha="right", fontsize=5.5, color=_GREY)
 
 
 def _write(axes: Axes, text: str) -> None:
     shown = "\n".join(textwrap.fill(line, 22) for line in text.splitlines())
-    axes.text(0.5, 0.5, shown, transform=axes.transAxes, ha="center", va="center", fontsize=8)
+    _text(axes, 0.5, 0.5, shown, ha="center", va="center", fontsize=8)
+
+
+def _text(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
+    """Text at a point in shares of the axes."""
+    axes.text(x, y, text, transform=axes.transAxes, **style)
 
 
 def _ranking(logits: np.ndarray) -> str:
@@ -376,8 +355,3 @@ def _figure_of(seen: SeenStage) -> str:
     if seen.rel_l2 is None:
         return "not comparable"
     return f"rel. error {seen.rel_l2:.1e}" if np.isfinite(seen.rel_l2) else (seen.note or "")
-
-
-def _write_caption(figure: Figure, width: float, height: float) -> None:
-    caption = textwrap.fill(_CAPTION, round(width * 19))
-    figure.text(0.1 / width, 0.08 / height, caption, va="bottom", fontsize=6.5, color=_GREY)

@@ -1,8 +1,4 @@
-"""Where in an exported graph the reference's layers are found again, and a session that gives them.
-
-Tensors keep the names of the modules that gave them, through onnxsim and through quantisation; what
-a rewrite folds away has no tensor, and the comparison goes on at the next layer that has one.
-"""
+"""Where an exported graph has the reference's layers, and a session that gives them."""
 
 from __future__ import annotations
 
@@ -58,20 +54,28 @@ class LayerTensor:
         return wide[:, self.rows or every, self.columns or every] * self.factor
 
 
-def layer_tensors(
-    model: onnx.ModelProto, layers: Iterable[str], performer: PerformerForm, token_dim: int
+def _layer_tensors(
+    model: onnx.ModelProto, manifest: Manifest, layers: Iterable[str]
 ) -> dict[str, LayerTensor]:
     """Those of the reference's layers that a graph has a tensor of.
 
-    model: float, quantised, or with ends. performer, token_dim: of the model it was made of.
+    Tensors keep the names of the modules that gave them, through onnxsim and through quantisation;
+    what a rewrite folds away has none.
     """
+    from t2t_deploy.model import config_from_dict
+
     graph = _Graph(model)
-    found = {layer: _tensor_of(layer, graph, performer, token_dim) for layer in layers}
-    return {
-        layer: tensor
-        for layer, tensor in found.items()
-        if tensor is not None and tensor.tensor in graph.producers
-    }
+    kqv = _kqv_tensors(
+        PerformerForm((manifest.strategies or {})["performer"]),
+        config_from_dict(manifest.config).token_dim,
+    )
+    units = _units(manifest)
+    found = {}
+    for layer in layers:
+        tensor, unit = _tensor_of(layer, graph, kqv), units.get(layer, 1.0)
+        if tensor is not None and tensor.tensor in graph.producers and unit is not None:
+            found[layer] = replace(tensor, factor=tensor.factor * unit)
+    return found
 
 
 class _Graph:
@@ -103,9 +107,7 @@ class _Graph:
         return name
 
 
-def _tensor_of(
-    layer: str, graph: _Graph, performer: PerformerForm, token_dim: int
-) -> LayerTensor | None:
+def _tensor_of(layer: str, graph: _Graph, kqv: Mapping[str, LayerTensor]) -> LayerTensor | None:
     if layer == "head":
         return LayerTensor("logits")
     token_block, block = _TOKEN_BLOCK.match(layer), _BLOCK.match(layer)
@@ -116,7 +118,7 @@ def _tensor_of(
     elif block is not None:
         scope, inside, nodes = f"/{block[0]}", layer[block.end() :], _IN_BLOCK
     if inside.startswith(".kqv "):
-        part = _kqv_tensors(performer, token_dim).get(inside)
+        part = kqv.get(inside)
         return None if part is None else replace(part, tensor=f"{scope}/{part.tensor}")
     find = _FINDERS.get(inside, _Graph.output)
     tensors = [find(graph, f"{scope}/{name}_output_0") for name in nodes[inside].split()]
@@ -249,75 +251,52 @@ def instrumented_graph(
 
     Raises ExportError for a tensor without a type, BackendError.
     """
+    import onnx
+
     from t2t_deploy.graph import NORMALISED_NAME, expose_tensors
     from t2t_deploy.model import config_from_dict
 
     graph_io = manifest.graph_io
-    scaled, config = _equalised_layers(manifest), config_from_dict(manifest.config)
-    tensors = layer_tensors(
-        model,
-        [layer for layer in layers if layer not in scaled],
-        PerformerForm((manifest.strategies or {})["performer"]),
-        config.token_dim,
-    )
-    for layer, factor in _factors(manifest).items():
-        if layer in tensors:
-            tensors[layer] = replace(tensors[layer], factor=tensors[layer].factor * factor)
-    exposed = [*config.output_shapes, *(tensor.tensor for tensor in tensors.values())]
+    tensors = _layer_tensors(model, manifest, layers)
+    exposed = [
+        *config_from_dict(manifest.config).output_shapes,
+        *(tensor.tensor for tensor in tensors.values()),
+    ]
     if graph_io.embed_preprocess:
         exposed.append(NORMALISED_NAME)
-    with _opened(expose_tensors(model, exposed), manifest.precision) as session:
-        yield InstrumentedGraph(session, tensors, graph_io, manifest.preparation)
-
-
-def _equalised_layers(manifest: Manifest) -> set[str]:
-    """Layers whose channels an 8-bit graph holds in other units than the reference.
-
-    The layers that read them take it back, and are compared.
-    """
-    scaled: set[str] = set()
-    for layer in manifest.quantization.equalised:
-        if layer.factor is not None:
-            continue  # in units that are known
-        producer = layer.producer
-        in_tokens = re.fullmatch(r"tokens\.blocks\.(\d)\.tail\.norm", producer)
-        values = re.fullmatch(r"(blocks\.\d+)\.attn\.v", producer)
-        if in_tokens is not None:
-            scaled.add(f"tokens_to_token.attention{int(in_tokens[1]) + 1}.norm2")
-        elif values is not None:
-            path = values[1]
-            scaled |= {f"{path}.attn.qkv (values)", f"{path}.attn.v", f"{path} (attention)"}
+    model = expose_tensors(model, exposed)
+    with contextlib.ExitStack() as stack:
+        if manifest.precision is Precision.BF16:  # of which no kernel is here
+            session: Session = NodewiseSession(model)
         else:
-            scaled.add(producer)
-    return scaled
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="t2t-deploy-locate-"))
+            path = Path(folder) / "exposed.onnx"
+            onnx.save(model, path)
+            session = open_session(
+                SessionRequest(DEFAULT_BACKEND, path, precision=manifest.precision)
+            )
+        opened = stack.enter_context(session)
+        yield InstrumentedGraph(opened, tensors, graph_io, manifest.preparation)
 
 
-def _factors(manifest: Manifest) -> dict[str, float]:
-    """What brings queries and keys of an 8-bit graph back to the reference's units."""
-    found: dict[str, float] = {}
-    for layer in manifest.quantization.equalised:
-        if layer.factor is None:
-            continue
-        path, factor = layer.producer.removesuffix(".q"), layer.factor
-        for queries, keys in (
-            (f"{path}.qkv (queries)", f"{path}.qkv (keys)"),
-            (f"{path}.q", f"{path}.k"),
-        ):
-            found |= {queries: factor, keys: 1 / factor}
-    return found
+def _units(manifest: Manifest) -> dict[str, float | None]:
+    """What brings layers of an equalised graph back to the reference's units.
 
-
-@contextlib.contextmanager
-def _opened(model: onnx.ModelProto, precision: Precision) -> Iterator[Session]:
-    """A session on a copy of a graph; bf16, of which no kernel is here, is rounded node by node."""
-    if precision is Precision.BF16:
-        with NodewiseSession(model) as session:
-            yield session
-        return
-    import onnx
-
-    with tempfile.TemporaryDirectory(prefix="t2t-deploy-locate-") as folder:
-        path = Path(folder) / "exposed.onnx"
-        onnx.save(model, path)
-        with open_session(SessionRequest(DEFAULT_BACKEND, path, precision=precision)) as session:
-            yield session
+    None where each channel has a unit of its own: the layers that read them take that back, and
+    are compared.
+    """
+    units: dict[str, float | None] = {}
+    for pair in manifest.quantization.equalised:
+        producer = pair.producer
+        if pair.factor is not None:
+            path = producer.removesuffix(".q")
+            units |= dict.fromkeys((f"{path}.qkv (queries)", f"{path}.q"), pair.factor)
+            units |= dict.fromkeys((f"{path}.qkv (keys)", f"{path}.k"), 1 / pair.factor)
+        elif in_tokens := re.fullmatch(r"tokens\.blocks\.(\d)\.tail\.norm", producer):
+            units[f"tokens_to_token.attention{int(in_tokens[1]) + 1}.norm2"] = None
+        elif values := re.fullmatch(r"(blocks\.\d+)\.attn\.v", producer):
+            of_values = (".attn.qkv (values)", ".attn.v", " (attention)")
+            units |= dict.fromkeys(f"{values[1]}{layer}" for layer in of_values)
+        else:
+            units[producer] = None
+    return units

@@ -1,23 +1,18 @@
-"""Which layer of a graph differs first from the reference, and by how much.
-
-Every layer that has a tensor in both is compared, in one run of the graph with those tensors as
-outputs, and the reference's layer is given what the graph's layer before it gave
-(`_stepwise.py`). Halving the list of layers would run the graph several times and trust that
-an error persists, which a softmax or a LayerNorm may undo; one pass over all layers costs two runs
-of the reference for each picture.
-"""
+"""Which layer of a graph differs first from the reference, and by how much."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._optional import require
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.graph import read_onnx
@@ -57,7 +52,7 @@ _ROUNDINGS = {Precision.FP32: 2.0**-24, Precision.FP16: 2.0**-11, Precision.BF16
 
 @dataclass(frozen=True, slots=True)
 class ComparedLayer:
-    """A layer in both worlds: module path of the reference, tensor of the graph.
+    """A layer of both: module path of the reference, tensor of the graph.
 
     rel_l2, limit: its own error, and what its precision may make of it; channel_error,
     channel_limit: the same of its worst channel. on: the worst picture. non_finite: how many
@@ -99,7 +94,7 @@ class ComparedLayer:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; an error that is not finite is null."""
-        values = dataclasses.asdict(self)
+        values = to_plain(self)
         for name in ("rel_l2", "channel_error"):
             if not math.isfinite(values[name]):
                 values[name] = None
@@ -129,11 +124,8 @@ class Located:
     @property
     def last_agreeing(self) -> ComparedLayer | None:
         """The layer before it; None where the first one differs, or none does."""
-        first = self.first
-        if first is None:
-            return None
-        index = self.layers.index(first)
-        return self.layers[index - 1] if index else None
+        agreeing = list(itertools.takewhile(lambda layer: not layer.differs, self.layers))
+        return agreeing[-1] if agreeing and len(agreeing) < len(self.layers) else None
 
     def summary(self) -> dict[str, Any]:
         """The verdict without the other layers, for a manifest."""
@@ -184,44 +176,6 @@ def not_located(reason: str) -> Located:
     return Located(Status.NOT_RUN, reason)
 
 
-def located(
-    pictures: Sequence[tuple[str, Sequence[ComparedLayer]]],
-    *,
-    not_compared: Iterable[str] = (),
-    stored_non_finite: Iterable[str] = (),
-    faults: Iterable[str] = (),
-) -> Located:
-    """Verdict over pictures, each with the same layers in the same order; the worst one counts.
-
-    faults: what else is wrong with the graph.
-    """
-    layers = tuple(
-        max(same, key=lambda layer: layer.excess)
-        for same in zip(*(found for _, found in pictures), strict=True)
-    )
-    result = Located(
-        Status.PASSED,
-        layers=layers,
-        not_compared=tuple(not_compared),
-        stored_non_finite=tuple(stored_non_finite),
-        pictures=tuple(name for name, _ in pictures),
-    )
-    first, last = result.first, result.last_agreeing
-    parts = []
-    if result.stored_non_finite:
-        parts.append(f"NaN or infinity is stored in {', '.join(result.stored_non_finite[:3])}")
-    if first is not None:
-        before = "the picture" if last is None else last.layer
-        parts.append(
-            f"{first.layer} differs first, on {first.on} ({first.words}); the last that agrees is "
-            f"{before}"
-        )
-    parts += faults
-    if not parts:
-        return result
-    return dataclasses.replace(result, status=Status.FAILED, reason="; ".join(parts))
-
-
 # -- of a file -----------------------------------------------------------------------------------
 
 _PREPROCESSING = "preprocessing"
@@ -236,8 +190,12 @@ def locate_file(
 ) -> Located:
     """Compare every layer of an ONNX file with the reference's, each given the same input.
 
-    On noise, a photograph and cream, or on other pictures. An engine, or a file without the runtime
-    to compute its tensors, is reported as not run.
+    All that have a tensor in both, in one run of the graph with those tensors as outputs. Halving
+    the list of layers would run it several times and trust that an error persists, which a softmax
+    or a LayerNorm may undo.
+
+    On noise, a photograph and cream, or on other pictures; the worst one counts. An engine, or a
+    file without the runtime to compute its tensors, is reported as not run.
     """
     if manifest.kind == "engine":
         return not_located("an engine shows no tensors; name the ONNX file it is of")
@@ -252,23 +210,43 @@ def locate_file(
     config = config_from_dict(manifest.config)
     chosen = pictures_for(manifest, pictures, nodewise_pictures)
     every = reference_layers(config)
-    found = []
-    faults: list[str] = []
+    found: list[list[ComparedLayer]] = []
+    faults = []
     with instrumented_graph(model, manifest, every) as graph:
         reference = load_reference(weights, config).double()
         for done, (name, picture) in enumerate(zip(chosen.names, chosen.pictures, strict=True)):
             values = graph.run(picture)
-            found.append((name, _compared(reference, graph, manifest, name, picture, values)))
+            found.append(_compared(reference, graph, manifest, name, picture, values))
             tail = graph.graph_io.tail
             if tail.appended and (fault := tail_fault(values.outputs, values.outputs[tail.output])):
                 faults.append(f"the tail is wrong on {name}: {fault}")
             progress.progress("comparing layers", done + 1, len(chosen.names))
-    return located(
-        found,
-        not_compared=[layer for layer in every if layer not in graph.tensors],
+    result = Located(
+        Status.PASSED,
+        layers=tuple(
+            max(same, key=lambda layer: layer.excess) for same in zip(*found, strict=True)
+        ),
+        not_compared=tuple(layer for layer in every if layer not in graph.tensors),
         stored_non_finite=stored_non_finite(model),
-        faults=faults[:1],
+        pictures=chosen.names,
     )
+    problems = [*_problems(result), *faults[:1]]
+    if not problems:
+        return result
+    return dataclasses.replace(result, status=Status.FAILED, reason="; ".join(problems))
+
+
+def _problems(result: Located) -> Iterator[str]:
+    """What the layers and the stored tensors show to be wrong."""
+    if result.stored_non_finite:
+        yield f"NaN or infinity is stored in {', '.join(result.stored_non_finite[:3])}"
+    first, last = result.first, result.last_agreeing
+    if first is not None:
+        before = "the picture" if last is None else last.layer
+        yield (
+            f"{first.layer} differs first, on {first.on} ({first.words}); the last that agrees is "
+            f"{before}"
+        )
 
 
 def _compared(
@@ -279,12 +257,12 @@ def _compared(
     picture: np.ndarray,
     values: LayerValues,
 ) -> list[ComparedLayer]:
-    """Every layer for a picture (3, S, S) float32, the ends around them too.
+    """Every layer for a picture (3, S, S) float32, the graph's own preprocessing too.
 
     reference: float64. values: what the graph computed for it.
     """
     torch = require("torch")
-    from t2t_deploy.verify._stepwise import Arithmetic, layer_errors
+    from t2t_deploy.verify._stepwise import layer_errors
 
     precision = base = manifest.precision
     if precision in QUANTIZED:  # what activations are rounded to
@@ -295,13 +273,11 @@ def _compared(
         compared.append(_preprocessing(values.picture, seen, name))
         if np.isfinite(values.picture).all():
             seen = values.picture
-    arithmetic = Arithmetic(
-        _ROUNDINGS[base],
-        _ROUNDINGS[Precision.FP32],
-        precision.value if precision in QUANTIZED else None,
-    )
+    eight_bit = precision.value if precision in QUANTIZED else None
     layers = {layer: torch.from_numpy(own) for layer, own in values.layers.items()}
-    for error in layer_errors(reference, torch.from_numpy(seen), layers, arithmetic):
+    for error in layer_errors(
+        reference, torch.from_numpy(seen), layers, _ROUNDINGS[base], eight_bit
+    ):
         tensor = graph.tensors[error.layer].tensor
         compared.append(compared_layer(error, tensor, name, precision, base))
     return compared

@@ -1,10 +1,4 @@
-"""Where a typed graph overflows, how large its tensors get, how its error grows: node by node.
-
-Each picture goes through the graph twice from the same stored weights: rounded after every node,
-and not rounded at all, in float64 where ONNX Runtime has such a kernel. Their difference is the
-error of the activations' rounding, by depth; that of the logits from a float64 reference on the
-original weights is the error of the file.
-"""
+"""Where a typed graph overflows, how large its tensors get, how its error grows: node by node."""
 
 from __future__ import annotations
 
@@ -18,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._optional import require
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.errors import ArtifactError
@@ -34,7 +29,6 @@ from t2t_deploy.verify._nodewise_sums import CodeSum, CodeSums
 from t2t_deploy.verify._pictures import PictureSet, nodewise_pictures, pictures_for
 from t2t_deploy.verify._typed_graph import (
     FloatFormat,
-    Step,
     TypedGraph,
     bare_graph,
     typed_graph_from_onnx,
@@ -85,11 +79,6 @@ class NodeFigures:
     def range_share(self) -> float:
         """max_abs as a share of the largest finite number of the type; above 1 it overflows."""
         return 0.0 if self.max_abs is None else self.max_abs / self.dtype_max
-
-    @property
-    def moves_only(self) -> bool:
-        """Whether the node copies numbers without computing any."""
-        return self.op in _MOVES
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +131,15 @@ class NodewiseReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The ``nodewise`` object of the JSON output."""
-        overflow, non_finite = self.first_overflow, self.first_non_finite
-        as_dict = dataclasses.asdict
         return {
             **self.summary(),
             "float32_ops": list(self.float32_ops),
-            "first_overflow": None if overflow is None else as_dict(overflow),
-            "first_non_finite": None if non_finite is None else as_dict(non_finite),
+            "first_overflow": to_plain(self.first_overflow),
+            "first_non_finite": to_plain(self.first_non_finite),
             "largest_range": [node.tensor for node in self.largest_range],
             "largest_jumps": [node.tensor for node in self.largest_jumps],
-            "sums": [as_dict(one) for one in self.sums],
-            "nodes": [as_dict(node) for node in self.nodes],
+            "sums": to_plain(self.sums),
+            "nodes": to_plain(self.nodes),
         }
 
 
@@ -205,6 +192,10 @@ def evaluate_nodewise(
 ) -> NodewiseReport:
     """Evaluate a typed graph with true rounding and overflow after every node.
 
+    Each picture goes through it twice from the same stored weights: rounded after every node, and
+    not at all, in float64 where ONNX Runtime has such a kernel. Their difference is the error of
+    the activations' rounding, by depth; that of the logits from the reference's is the file's.
+
     expected: float64 logits (n, classes) of the reference on the n pictures, the original weights.
     A dynamic batch runs one picture at a time; a fixed one in its size, the last batch repeated
     full. Raises ArtifactError where the graph cannot be evaluated, InputError where the pictures
@@ -221,32 +212,29 @@ def evaluate_nodewise(
     sums = CodeSums(graph)
     rounding = Evaluation(graph, kernels, np.float32)
     exact = Evaluation(graph, kernels, np.float64)
-    size = graph.inputs[0].shape[0] or 1
+    size, steps = graph.inputs[0].shape[0] or 1, len(graph.steps)
     starts = range(0, len(pictures.names), size)
-    merged: list[NodeFigures] = []
+    figures: list[list[NodeFigures]] = []
     found, unrounded = [], []
     for done, start in enumerate(starts):
         chunk = pictures.pictures[start : start + size]
-        count = len(chunk)
-        figures = []
-        for index, rows in enumerate(_rows(graph, rounding, exact, sums, fill_batch(chunk, size))):
-            figures += rows
-            steps = len(graph.steps)
+        names = ", ".join(pictures.names[start : start + size])
+        figures.append([])
+        rows = _rows(graph, rounding, exact, sums, fill_batch(chunk, size), names)
+        for index, row in enumerate(rows):
+            figures[-1] += row
             progress.progress("node by node", done * steps + index + 1, len(starts) * steps)
-        on = ", ".join(pictures.names[start : start + size])
-        figures = [dataclasses.replace(f, overflow_on=on) if f.overflow else f for f in figures]
-        if merged:
-            figures = [_merged(*pair) for pair in zip(merged, figures, strict=True)]
-        merged = figures
-        found.append(rounding.results()[OUTPUT_NAME][:count])
-        unrounded.append(exact.results()[OUTPUT_NAME][:count])
-    logits = compare_logits(expected, np.concatenate(found), pictures.names, tolerance)
-    weights = compare_logits(expected, np.concatenate(unrounded), pictures.names, tolerance)
+        found.append(rounding.results()[OUTPUT_NAME][: len(chunk)])
+        unrounded.append(exact.results()[OUTPUT_NAME][: len(chunk)])
+    logits, weights = (
+        compare_logits(expected, np.concatenate(each), pictures.names, tolerance)
+        for each in (found, unrounded)
+    )
     report = NodewiseReport(
         status=logits.status,
         logits=logits,
         reason=logits.reason,
-        nodes=tuple(merged),
+        nodes=tuple(_merged(same) for same in zip(*figures, strict=True)),
         weights_rel_l2=weights.rel_l2,
         float32_ops=tuple(sorted(kernels.float32_ops)),
         sums=sums.found(),
@@ -284,11 +272,16 @@ def _problem(report: NodewiseReport) -> str | None:
 
 
 def _rows(
-    graph: TypedGraph, rounding: Evaluation, exact: Evaluation, sums: CodeSums, pictures: np.ndarray
+    graph: TypedGraph,
+    rounding: Evaluation,
+    exact: Evaluation,
+    sums: CodeSums,
+    pictures: np.ndarray,
+    names: str,
 ) -> Iterator[list[NodeFigures]]:
     """Take pictures through two runs of one graph; the figures of each node's float outputs.
 
-    The runs go side by side, so that few tensors are held at a time.
+    The runs go side by side, so that few tensors are held at a time. names: of the pictures.
     """
     errors: dict[str, float] = {}
     broken: set[str] = set()
@@ -305,30 +298,33 @@ def _rows(
         for output, form in enumerate(step.formats):
             if form is None:
                 continue
-            values = computed[output], kept[output], truth[output]
-            row = _figures(step, output, form, *values, finite_inputs)
-            error = math.inf if row.rel_error is None else row.rel_error
-            jump = None if row.rel_error is None else max(error - error_before, 0.0)
-            errors[row.tensor] = error
+            error = _relative_error(kept[output], truth[output])
+            row = NodeFigures(
+                index=index,
+                name=step.name,
+                op=step.op,
+                tensor=step.outputs[output],
+                dtype=form.name,
+                dtype_max=form.max,
+                elements=kept[output].size,
+                **_magnitudes(form, computed[output], kept[output], finite_inputs),
+                rel_error=error,
+                error_jump=None if error is None else max(error - error_before, 0.0),
+            )
+            errors[row.tensor] = math.inf if error is None else error
             if row.non_finite:
                 broken.add(row.tensor)
-            rows.append(dataclasses.replace(row, index=index, error_jump=jump))
+            rows.append(dataclasses.replace(row, overflow_on=names) if row.overflow else row)
             index += 1
         rounding.keep(step, kept)
         exact.keep(step, truth)
         yield rows
 
 
-def _figures(
-    step: Step,
-    output: int,
-    form: FloatFormat,
-    computed: np.ndarray,
-    kept: np.ndarray,
-    truth: np.ndarray,
-    finite_inputs: bool,
-) -> NodeFigures:
-    """One output of a node: as computed, as its type holds it, as it should be."""
+def _magnitudes(
+    form: FloatFormat, computed: np.ndarray, kept: np.ndarray, finite_inputs: bool
+) -> dict[str, Any]:
+    """What `NodeFigures` says of numbers: as computed, and as their type holds them."""
     size = np.abs(computed)
     non_finite = overflow = underflow = subnormal = 0
     if not np.isfinite(kept).all():
@@ -346,23 +342,14 @@ def _figures(
         stored = form.round(size[size > 0])
         underflow = int((stored == 0).sum())
         subnormal = int((stored < form.smallest_normal).sum())
-    return NodeFigures(
-        index=0,
-        name=step.name,
-        op=step.op,
-        tensor=step.outputs[output],
-        dtype=form.name,
-        dtype_max=form.max,
-        elements=kept.size,
-        max_abs=largest,
-        min_nonzero_abs=smallest,
-        non_finite=non_finite,
-        overflow=overflow,
-        underflow=underflow,
-        subnormal_share=subnormal / max(kept.size, 1),
-        rel_error=_relative_error(kept, truth),
-        error_jump=None,
-    )
+    return {
+        "max_abs": largest,
+        "min_nonzero_abs": smallest,
+        "non_finite": non_finite,
+        "overflow": overflow,
+        "underflow": underflow,
+        "subnormal_share": subnormal / max(kept.size, 1),
+    }
 
 
 def _relative_error(actual: np.ndarray, expected: np.ndarray) -> float | None:
@@ -381,36 +368,35 @@ def _norm(array: np.ndarray) -> float:
     return math.sqrt(float(np.square(array).sum()))
 
 
-def _merged(a: NodeFigures, b: NodeFigures) -> NodeFigures:
-    elements = a.elements + b.elements
-    subnormals = a.subnormal_share * a.elements + b.subnormal_share * b.elements
+def _merged(same: Sequence[NodeFigures]) -> NodeFigures:
+    """One node's figures over all pictures."""
+    elements = sum(one.elements for one in same)
+    subnormals = sum(one.subnormal_share * one.elements for one in same)
+    sizes = [one.max_abs for one in same if one.max_abs is not None]
+    smallest = [one.min_nonzero_abs for one in same if one.min_nonzero_abs is not None]
     return dataclasses.replace(
-        a,
+        same[0],
         elements=elements,
-        max_abs=_chosen(max, a.max_abs, b.max_abs),
-        min_nonzero_abs=_chosen(min, a.min_nonzero_abs, b.min_nonzero_abs),
-        non_finite=a.non_finite + b.non_finite,
-        overflow=a.overflow + b.overflow,
-        underflow=a.underflow + b.underflow,
+        max_abs=max(sizes, default=None),
+        min_nonzero_abs=min(smallest, default=None),
+        non_finite=sum(one.non_finite for one in same),
+        overflow=sum(one.overflow for one in same),
+        underflow=sum(one.underflow for one in same),
         subnormal_share=subnormals / max(elements, 1),
-        rel_error=_worst(a.rel_error, b.rel_error),
-        error_jump=_worst(a.error_jump, b.error_jump),
-        overflow_on=a.overflow_on or b.overflow_on,
+        rel_error=_worst(one.rel_error for one in same),
+        error_jump=_worst(one.error_jump for one in same),
+        overflow_on=next((one.overflow_on for one in same if one.overflow_on), None),
     )
 
 
-def _worst(a: float | None, b: float | None) -> float | None:
-    """The larger error; None, which is not finite, is larger than any."""
-    return None if a is None or b is None else max(a, b)
-
-
-def _chosen(choose: Callable[[Iterable[float]], float], *values: float | None) -> float | None:
-    known = [value for value in values if value is not None]
-    return choose(known) if known else None
+def _worst(errors: Iterable[float | None]) -> float | None:
+    """The largest error; None, which is not finite, is larger than any."""
+    worst = max(math.inf if error is None else error for error in errors)
+    return worst if math.isfinite(worst) else None
 
 
 def _largest(
     nodes: Sequence[NodeFigures], key: Callable[[NodeFigures], float]
 ) -> tuple[NodeFigures, ...]:
-    computing = (node for node in nodes if not node.moves_only and key(node) > 0.0)
+    computing = (node for node in nodes if node.op not in _MOVES and key(node) > 0.0)
     return tuple(itertools.islice(sorted(computing, key=key, reverse=True), SHOWN_NODES))

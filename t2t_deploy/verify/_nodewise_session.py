@@ -1,15 +1,9 @@
-"""A typed ONNX graph evaluated one node at a time, each result rounded to its tensor's type.
-
-Why not the whole graph: ONNX Runtime's CPU provider runs chains of fp16 nodes in float32, so that a
-value beyond 65504 passes unseen, and it has no bf16 matrix product. Here every node is a model of
-its own, computed in float32 on inputs that are exact values of their types, and its result is
-rounded to nearest even, to infinity where the type ends. That is float32 accumulation with 16-bit
-storage, as on tensor cores.
-"""
+"""A typed ONNX graph evaluated one node at a time, each result rounded to its tensor's type."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +14,7 @@ from t2t_deploy._optional import require
 from t2t_deploy._untrusted import first_line
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.runtime import ClosingSession, check_feeds
+from t2t_deploy.runtime import Session, check_feeds
 from t2t_deploy.types import INPUT_NAME
 from t2t_deploy.verify._typed_graph import Step, TypedGraph, float_format, typed_graph_from_onnx
 
@@ -28,6 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
 
+@dataclass(slots=True)
 class Evaluation:
     """The tensors of one run through a graph; a tensor is freed after its last use.
 
@@ -35,23 +30,20 @@ class Evaluation:
     has such kernels, for the one that is never rounded.
     """
 
-    def __init__(
-        self, graph: TypedGraph, kernels: NodeKernels, wide: type[np.floating[Any]]
-    ) -> None:
-        self._graph = graph
-        self._kernels = kernels
-        self._wide = wide
-        self._values: dict[str, np.ndarray] = {}
+    graph: TypedGraph
+    kernels: NodeKernels
+    wide: type[np.floating[Any]]
+    _values: dict[str, np.ndarray] = field(default_factory=dict)
 
     def start(self, feeds: Mapping[str, np.ndarray]) -> None:
         """Take the graph's inputs. Raises InputError where one does not fit."""
-        check_feeds(self._graph.inputs, feeds)
+        check_feeds(self.graph.inputs, feeds)
         self._values = dict(feeds)
 
     def compute(self, step: Step) -> list[np.ndarray]:
         """What a node computes from the values at hand, before any rounding."""
         arrays = [self._value(name) if name else None for name in step.inputs]
-        return self._kernels.run(step, arrays, self._wide)
+        return self.kernels.run(step, arrays, self.wide)
 
     def keep(self, step: Step, results: Sequence[np.ndarray]) -> None:
         """Store a node's outputs and free what nobody reads any more."""
@@ -61,11 +53,11 @@ class Evaluation:
 
     def results(self) -> dict[str, np.ndarray]:
         """The graph's outputs."""
-        return {spec.name: self._value(spec.name) for spec in self._graph.outputs}
+        return {spec.name: self._value(spec.name) for spec in self.graph.outputs}
 
     def _value(self, name: str) -> np.ndarray:
-        value = self._values[name] if name in self._values else self._graph.constants[name]
-        return value.astype(self._wide, copy=False) if name in self._graph.floats else value
+        value = self._values[name] if name in self._values else self.graph.constants[name]
+        return value.astype(self.wide, copy=False) if name in self.graph.floats else value
 
 
 def rounded(step: Step, computed: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -76,20 +68,24 @@ def rounded(step: Step, computed: Sequence[np.ndarray]) -> list[np.ndarray]:
     ]
 
 
-class NodewiseSession(ClosingSession):
+class NodewiseSession(Session):
     """A typed graph as a `Session` that rounds after every node.
 
-    Several times slower than a runtime, and right about overflow and bf16. Raises
-    ArtifactError where the graph cannot be evaluated node by node.
+    Several times slower than a runtime, and right about overflow and bf16: ONNX Runtime's CPU
+    provider runs chains of fp16 nodes in float32, so that a value beyond 65504 passes unseen, and
+    has no bf16 matrix product. Here every node is computed in float32 on inputs that are exact
+    values of their types, and its result is rounded to nearest even, to infinity where the type
+    ends: float32 accumulation with 16-bit storage, as on tensor cores. Raises ArtifactError where
+    the graph cannot be evaluated so.
     """
 
     backend = "nodewise"
 
-    def __init__(self, source: Path | onnx.ModelProto, *, threads: int | None = None) -> None:
+    def __init__(self, source: Path | onnx.ModelProto) -> None:
         graph = typed_graph_from_onnx(source)
         self.inputs, self.outputs = graph.inputs, graph.outputs
         self._graph: TypedGraph | None = graph
-        self._kernels = NodeKernels(graph, threads=threads)
+        self._kernels = NodeKernels(graph)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute all outputs. Raises InputError, or BackendError on a closed session."""
@@ -155,7 +151,7 @@ class NodeKernels:
     Nodes of the same operator, attributes and types share one: its inputs have no fixed shape.
     """
 
-    def __init__(self, graph: TypedGraph, *, threads: int | None = None) -> None:
+    def __init__(self, graph: TypedGraph) -> None:
         self._ort: Any = require("onnxruntime")
         self._graph = graph
         self._sessions: dict[tuple[object, ...], Any] = {}
@@ -164,8 +160,6 @@ class NodeKernels:
         self._options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Each session has its own threads: those that wait must not take the cores.
         self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if threads is not None:
-            self._options.intra_op_num_threads = threads
         self.float32_ops: set[str] = set()
         """Operators computed in float32 although float64 was asked for: there is no kernel."""
 

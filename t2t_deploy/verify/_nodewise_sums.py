@@ -1,11 +1,4 @@
-"""Products of 8-bit codes as TensorRT-RTX writes them: how large their sums are, and where they go.
-
-In float the product of two dequantised tensors is one number. An engine has two: the sum of the
-codes' products, and that times both scales. Scales that are single numbers are multiplied in before
-anything is written. The bare sum is what is written, in the graph's 16-bit type, where a weight has
-a scale for each output, and for SM89 where FP8 products that read one tensor have different scales:
-the next kernel scales it then (seen in TensorRT-RTX 1.7.1's kernel lists).
-"""
+"""Products of 8-bit codes as TensorRT-RTX writes them: how large their sums get."""
 
 from __future__ import annotations
 
@@ -14,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t2t_deploy.verify._typed_graph import Step, TypedGraph
+from t2t_deploy.verify._typed_graph import FLOAT32, Step, TypedGraph
 
 _PRODUCTS = {"MatMul": -1, "Gemm": -1, "Conv": 1}
 """Operators and the axis of their result that a weight's outputs lie on."""
@@ -25,7 +18,7 @@ class CodeSum:
     """One product of codes, over all pictures.
 
     possible, seen: the largest bare sum that its weights allow, and that the pictures gave.
-    bare: the scales come after it is written (see the module). written_possible, written_seen:
+    bare: the scales come after it is written (see `CodeSums`). written_possible, written_seen:
     what a 16-bit engine writes: the bare sum, or the sum times the scales.
     """
 
@@ -61,7 +54,12 @@ class _Product:
 class CodeSums:
     """The products of codes in a graph, and what pictures made of them.
 
-    Products whose codes have a zero other than 0 are left out: no engine takes them.
+    In float the product of two dequantised tensors is one number. An engine has two: the sum of
+    the codes' products, and that times both scales. Scales that are single numbers are multiplied
+    in before anything is written. The bare sum is what is written, in the graph's 16-bit type,
+    where a weight has a scale for each output, and for SM89 where FP8 products that read one tensor
+    have different scales: the next kernel scales it then (seen in TensorRT-RTX 1.7.1's kernel
+    lists). Products whose codes have a zero other than 0 are left out: no engine takes them.
     """
 
     def __init__(self, graph: TypedGraph) -> None:
@@ -73,7 +71,7 @@ class CodeSums:
             if one.fp8:
                 readers.setdefault(one.read, []).append(one)
         for group in readers.values():
-            merged_apart = len({float(one.scales.flat[0]) for one in group}) > 1
+            merged_apart = len({float(one.scales[0]) for one in group}) > 1
             for one in group:
                 one.bare |= merged_apart
 
@@ -87,13 +85,11 @@ class CodeSums:
         scales = product.step * product.along(product.scales.astype(np.float64), result)
         sums = plain / scales
         product.seen = max(product.seen, float(np.abs(sums).max(initial=0.0)))
-        form = step.formats[0]
-        narrow = form is not None and form.max < np.finfo(np.float32).max
         written = sums if product.bare else plain
         product.written = max(product.written, float(np.abs(written).max(initial=0.0)))
-        if not (product.bare and narrow):
+        form = step.formats[0]
+        if not product.bare or form is None or form == FLOAT32:
             return list(computed)
-        assert form is not None
         with np.errstate(invalid="ignore"):
             scaled = form.round(sums.astype(np.float32)) * scales.astype(np.float32)
         if product.bias is not None:
@@ -109,9 +105,7 @@ class CodeSums:
                 seen=one.seen,
                 bare=one.bare,
                 written_possible=float(
-                    one.sums.max()
-                    if one.bare
-                    else (one.sums * one.step * float(one.scales.flat[0])).max()
+                    (one.sums if one.bare else one.sums * one.step * float(one.scales[0])).max()
                 ),
                 written_seen=one.written,
             )
@@ -124,19 +118,14 @@ def _product(
 ) -> _Product | None:
     if step.op not in _PRODUCTS:
         return None
-    axis = _PRODUCTS[step.op]
-    sides = [_dequantised(name, made) for name in step.inputs[:2]]
-    if None in sides:
+    read, weight = (_dequantised(name, made) for name in step.inputs[:2])
+    if read is None or weight is None or _zero(read, constants) or _zero(weight, constants):
         return None
-    read, weight = sides
-    assert read is not None and weight is not None
-    codes = constants.get(weight.inputs[0])
-    steps = [constants.get(one.inputs[1]) for one in (read, weight)]
-    if codes is None or steps[0] is None or steps[1] is None or steps[0].size != 1:
+    codes, stored = constants.get(weight.inputs[0]), constants.get(weight.inputs[1])
+    reading = constants.get(read.inputs[1])
+    if codes is None or stored is None or reading is None or reading.size != 1:
         return None
-    if any(_zero(one, constants) for one in (read, weight)):
-        return None
-    scales = steps[1].astype(np.float32)
+    scales = stored.astype(np.float32)
     sizes = np.abs(codes.astype(np.float32))
     outputs = _outputs(step, weight, scales, sizes)
     rest = tuple(index for index in range(sizes.ndim) if index != outputs)
@@ -144,8 +133,8 @@ def _product(
     bias = constants.get(step.inputs[2]) if len(step.inputs) > 2 else None
     return _Product(
         name=step.name,
-        axis=axis,
-        step=float(steps[0].astype(np.float32)),
+        axis=_PRODUCTS[step.op],
+        step=float(reading.astype(np.float32)),
         scales=scales.ravel(),
         sums=sizes.sum(axis=rest, dtype=np.float64) * largest,
         bias=None if bias is None else bias.astype(np.float32).ravel(),

@@ -1,15 +1,11 @@
-"""The pictures that checks take: fixed noise, photographs, and flat ones.
-
-Photographs are those that scikit-learn and scikit-image ship, known by their hashes. Flat pictures
-stand for the worst case of the first LayerNorm: a window without contrast.
-"""
+"""The pictures that checks take: fixed noise, photographs, and flat ones."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +15,7 @@ from t2t_deploy._preparation import Preparation, Resize
 from t2t_deploy.images import preprocess, read_image
 from t2t_deploy.workspace import Manifest
 
-# module and folder inside it -> file -> SHA-256
+# Those that scikit-learn and scikit-image ship: module and folder inside it -> file -> SHA-256
 _PHOTOGRAPHS = {
     ("sklearn", "datasets/images"): {
         "china.jpg": "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29",
@@ -37,15 +33,24 @@ NOISE_SEED = 2021
 
 @dataclass(frozen=True, slots=True)
 class PictureSet:
-    """Named normalised pictures, (n, C, H, W) float32, and what is missing from the set."""
+    """Named normalised pictures, (n, C, H, W) float32."""
 
     names: tuple[str, ...]
     pictures: np.ndarray
-    absent: tuple[str, ...] = ()
+
+    def __add__(self, other: PictureSet) -> PictureSet:
+        """Those of both."""
+        pictures = np.concatenate((self.pictures, other.pictures))
+        return PictureSet(self.names + other.names, pictures)
+
+    def subset(self, indices: Sequence[int]) -> PictureSet:
+        """Those with these indices."""
+        names = tuple(self.names[index] for index in indices)
+        return PictureSet(names, self.pictures[list(indices)])
 
     def first(self, count: int) -> PictureSet:
         """The first of them."""
-        return PictureSet(self.names[:count], self.pictures[:count], self.absent)
+        return self.subset(range(min(count, len(self.names))))
 
 
 def standard_pictures(preparation: Preparation) -> PictureSet:
@@ -53,16 +58,13 @@ def standard_pictures(preparation: Preparation) -> PictureSet:
     noise = np.random.RandomState(NOISE_SEED).standard_normal((2, *preparation.input_shape))
     names = ["noise 0", "noise 1"]
     pictures = list(noise.astype(np.float32))
-    absent = []
     for (module, folder), hashes in _PHOTOGRAPHS.items():
         for file, sha256 in hashes.items():
             path = _shipped_file(module, f"{folder}/{file}")
-            if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-                absent.append(Path(file).stem)
-                continue
-            names.append(path.stem)
-            pictures.append(_photograph(path, preparation))
-    return PictureSet(tuple(names), np.stack(pictures), tuple(absent))
+            if path is not None and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+                names.append(path.stem)
+                pictures.append(_photograph(path, preparation))
+    return PictureSet(tuple(names), np.stack(pictures))
 
 
 def _photograph(path: Path, preparation: Preparation) -> np.ndarray:
@@ -82,13 +84,8 @@ def nodewise_pictures(preparation: Preparation) -> PictureSet:
     """
     standard, flat = standard_pictures(preparation), flat_pictures(preparation)
     photographs = [i for i, name in enumerate(standard.names) if not name.startswith("noise")]
-    chosen = [0, *photographs[:1]]
-    cream = flat.names.index("cream")
-    return PictureSet(
-        names=(*(standard.names[i] for i in chosen), "cream"),
-        pictures=np.concatenate((standard.pictures[chosen], flat.pictures[cream : cream + 1])),
-        absent=standard.absent,
-    )
+    chosen = standard.subset([0, *photographs[:1]])
+    return chosen + flat.subset([flat.names.index("cream")])
 
 
 def pictures_for(
@@ -99,13 +96,11 @@ def pictures_for(
     """The pictures given, else the usual ones, such as the artifact's graph can take exactly."""
     preparation = manifest.preparation
     chosen = usual(preparation) if given is None else given
-    return _on_pixel_grid(chosen, preparation) if manifest.graph_io.embed_preprocess else chosen
-
-
-def _on_pixel_grid(pictures: PictureSet, preparation: Preparation) -> PictureSet:
-    """The nearest pictures that pixels can hold; photographs are such already, noise is not."""
-    nearest = preparation.normalise(preparation.pixels_of(pictures.pictures))
-    return PictureSet(pictures.names, nearest, pictures.absent)
+    if not manifest.graph_io.embed_preprocess:
+        return chosen
+    # the nearest that pixels can hold; photographs are such already, noise is not
+    nearest = preparation.normalise(preparation.pixels_of(chosen.pictures))
+    return dataclasses.replace(chosen, pictures=nearest)
 
 
 def flat_pictures(preparation: Preparation) -> PictureSet:

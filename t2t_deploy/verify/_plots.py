@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 _COLOURS = {"float16": "#1f77b4", "bfloat16": "#1f77b4", "float32": "#c9a227"}
 _BAD = "#d62728"
 _GREY = "#666666"
+_LEADER = {"arrowstyle": "-", "color": _GREY, "linewidth": 0.6}
 _GAP_DECADES = 8.0
 # The first numbered module in a tensor's name, such as tokens/splits.0 or blocks.12.
 _STAGE = re.compile(r"^/?((?:[^/]+/)*?[^/]+\.\d+)(?:/|$)")
@@ -71,16 +71,7 @@ def plot_nodewise(report: NodewiseReport, path: Path, *, title: str) -> None:
 
 
 def _draw_errors(axes: Axes, report: NodewiseReport) -> None:
-    for dtype, nodes in _by_dtype(report.nodes).items():
-        shown = [node for node in nodes if node.rel_error]
-        axes.plot(
-            [node.index for node in shown],
-            [node.rel_error or math.nan for node in shown],
-            ".",
-            markersize=4,
-            color=_COLOURS[dtype],
-            label=f"{dtype} tensors",
-        )
+    _draw_nodes(axes, report.nodes, lambda node: node.rel_error)
     broken = [node.index for node in report.nodes if node.rel_error is None]
     if broken:
         axes.plot(
@@ -114,37 +105,23 @@ def _draw_errors(axes: Axes, report: NodewiseReport) -> None:
             ha="right" if late else "left",
             fontsize=8,
             color=_GREY,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": _GREY,
-                "linewidth": 0.6,
-                "relpos": (1, 1) if late else (0, 1),
-            },
+            arrowprops=_LEADER | {"relpos": (int(late), 1)},
         )
     axes.set_ylabel("relative error against\nthe unrounded run")
     axes.legend(loc="lower right", fontsize=9, framealpha=0.9)
 
 
 def _draw_ranges(axes: Axes, nodes: Sequence[NodeFigures]) -> None:
-    for dtype, members in _by_dtype(nodes).items():
-        shown = [node for node in members if node.max_abs]
-        axes.plot(
-            [node.index for node in shown],
-            [node.max_abs or math.nan for node in shown],
-            ".",
-            markersize=4,
-            color=_COLOURS[dtype],
-        )
+    _draw_nodes(axes, nodes, lambda node: node.max_abs)
     largest = max((node.max_abs or 0.0 for node in nodes), default=0.0)
-    for dtype, members in _by_dtype(nodes).items():
-        end = members[0].dtype_max
+    for dtype, end in {node.dtype: node.dtype_max for node in nodes}.items():
         # A line far above every number would flatten them.
         if math.log10(end) < math.log10(max(largest, 1.0)) + _GAP_DECADES:
             axes.axhline(end, color=_BAD, linestyle="--", linewidth=1)
             _label_line(axes, end, f"{dtype} ends at {end:.5g}", _BAD)
     overflows = [node for node in nodes if node.overflow]
     if overflows:
-        axes.plot(
+        (marks,) = axes.plot(
             [node.index for node in overflows],
             [node.max_abs or node.dtype_max for node in overflows],
             "X",
@@ -153,7 +130,7 @@ def _draw_ranges(axes: Axes, nodes: Sequence[NodeFigures]) -> None:
             markeredgecolor="white",
             label=f"overflow in {counted(len(overflows), 'tensor')}, first {_short(overflows[0])}",
         )
-        axes.legend(loc="lower left", fontsize=9, framealpha=0.9)
+        axes.legend(handles=[marks], loc="lower left", fontsize=9, framealpha=0.9)
     axes.set_ylabel("largest |x|")
 
 
@@ -177,11 +154,17 @@ def _mark_stages(above: Axes, below: Axes, nodes: Sequence[NodeFigures]) -> None
     top.spines["top"].set_visible(False)
 
 
-def _by_dtype(nodes: Sequence[NodeFigures]) -> dict[str, list[NodeFigures]]:
-    found: dict[str, list[NodeFigures]] = {}
-    for node in nodes:
-        found.setdefault(node.dtype, []).append(node)
-    return found
+def _draw_nodes(
+    axes: Axes, nodes: Sequence[NodeFigures], height: Callable[[NodeFigures], float | None]
+) -> None:
+    """A dot for each node, coloured by its type; zero has no logarithm."""
+    for dtype in dict.fromkeys(node.dtype for node in nodes):
+        heights = {node.index: height(node) for node in nodes if node.dtype == dtype}
+        shown = {index: y for index, y in heights.items() if y}
+        label = f"{dtype} tensors"
+        axes.plot(
+            list(shown), list(shown.values()), ".", markersize=4, color=_COLOURS[dtype], label=label
+        )
 
 
 def _label_line(axes: Axes, y: float, text: str, colour: str = _GREY) -> None:
@@ -204,7 +187,7 @@ def _short(node: NodeFigures) -> str:
 
 _COLUMNS = 3
 _PANEL_INCHES = 4.6
-# Up to this many classes, each has its name on the axes and each pair its number of pictures.
+# Up to this many classes, each is on the axes and each pair has its number of pictures.
 _MOST_NAMED = 20
 _RIGHT = "#1f5fa8"
 _DARK = 0.5
@@ -213,29 +196,20 @@ _DOT_POINTS = 20.0
 _SMALLEST_DOT_POINTS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class ConfusionPanel:
-    """One artifact: its heading and its (classes, classes) numbers of pictures."""
-
-    title: str
-    confusion: np.ndarray
-
-
-def plot_confusion(
-    panels: Sequence[ConfusionPanel], path: Path, *, truth: str, names: Sequence[str] = ()
-) -> None:
+def plot_confusion(panels: Sequence[tuple[str, np.ndarray]], path: Path, *, truth: str) -> None:
     """Write a PNG: rows are the true classes, columns the classes found.
 
-    truth: what the rows are, for their axis; names: the classes, else their numbers.
-    Raises MissingDependencyError without matplotlib.
+    panels: of each artifact, a heading and its (classes, classes) numbers of pictures. truth: what
+    the rows are, for their axis. Raises MissingDependencyError without matplotlib.
     """
     columns = min(len(panels), _COLUMNS)
     rows = math.ceil(len(panels) / columns)
     width, height = _PANEL_INCHES * columns, _PANEL_INCHES * 1.1 * rows
     figure = new_figure(width, height, dpi=110, layout="constrained")
     cells = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, panel in zip(cells, panels, strict=False):
-        _draw_panel(axes, panel, names)
+    for axes, (title, confusion) in zip(cells, panels, strict=False):
+        axes.set_title(title, fontsize=9, loc="left")
+        _draw_panel(axes, confusion)
         axes.set_xlabel("class found")
         axes.set_ylabel(truth)
     for axes in cells[len(panels) :]:
@@ -243,19 +217,15 @@ def plot_confusion(
     write_figure(figure, path)
 
 
-def _draw_panel(axes: Axes, panel: ConfusionPanel, names: Sequence[str]) -> None:
-    counts = panel.confusion
+def _draw_panel(axes: Axes, counts: np.ndarray) -> None:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.set_title(panel.title, fontsize=9, loc="left")
     axes.tick_params(length=0, labelsize=8)
     if len(counts) > _MOST_NAMED:
         _draw_dots(axes, shares)
     else:
         _draw_numbers(axes, counts, shares)
-        labels = names or [str(index) for index in range(len(counts))]
-        long = max(len(label) for label in labels) > 3
-        axes.set_xticks(range(len(counts)), labels, rotation=90 if long else 0)
-        axes.set_yticks(range(len(counts)), labels)
+        axes.set_xticks(range(len(counts)))
+        axes.set_yticks(range(len(counts)))
 
 
 def _draw_numbers(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:

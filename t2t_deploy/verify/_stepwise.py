@@ -1,14 +1,10 @@
-"""The reference layer by layer, each given what another implementation's layer before it gave.
-
-So the error of a layer is its own: nothing adds up over depth, and a wrong layer is not hidden
-behind an earlier one. A second run tells how exactly a layer can be computed at all: its inputs are
-moved by one rounding of the arithmetic in question, at random.
-"""
+"""The reference layer by layer, each given what another implementation's layer before it gave."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,24 +26,12 @@ from t2t_deploy.model import (
 )
 
 _SEED = 8
+_FLOAT32_ROUNDING = 2.0**-24
 _INT8_STEPS = 127
 _FP8_MAX = 448.0
 _QKV = ("queries", "keys", "values")
 _MLP = ("fc1", "act", "fc2")
 _ALL = slice(None)
-
-
-@dataclass(frozen=True, slots=True)
-class Arithmetic:
-    """What another implementation computes in.
-
-    rounding: the largest relative error of one rounding of an activation. picture_rounding: that of
-    the picture. eight_bit: int8 or fp8, what linear layers multiply in, or None.
-    """
-
-    rounding: float
-    picture_rounding: float
-    eight_bit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,32 +81,36 @@ def reference_layers(config: ModelConfig) -> tuple[str, ...]:
 
 
 def layer_errors(
-    model: T2TViT, picture: Tensor, found: Mapping[str, Tensor], arithmetic: Arithmetic
+    model: T2TViT,
+    picture: Tensor,
+    found: Mapping[str, Tensor],
+    rounding: float,
+    eight_bit: str | None = None,
 ) -> tuple[LayerError, ...]:
     """Errors of the layers in ``found``, in order.
 
+    The error of a layer is its own: nothing adds up over depth. How exactly it can be computed at
+    all is seen in a second run, whose inputs are moved by one rounding at random.
+
     model: float64; picture: (1, 3, S, S) normalised float64; found: layer -> (1, rows, channels)
-    float64, rows 1 where only the class row was computed.
+    float64, rows 1 where only the class row was computed. rounding: the largest relative error of
+    rounding an activation; pictures are float32. eight_bit: int8 or fp8, what linear layers
+    multiply in, or None.
     """
-    moved: dict[str, Tensor] = {}
-    errors: list[LayerError] = []
     generator = torch.Generator().manual_seed(_SEED)
 
     def jittered(x: Tensor, rounding: float) -> Tensor:
         noise = torch.rand(x.shape, generator=generator, dtype=x.dtype)
         return x * (1 + rounding * (2 * noise - 1))
 
-    def keep(probe: _Probe, expected: Tensor) -> None:
-        moved[probe.layer] = expected
-
-    def compare(probe: _Probe, expected: Tensor) -> None:
-        errors.append(_error(probe, found[probe.layer], expected, moved.pop(probe.layer)))
-
-    shaken = {name: jittered(x, arithmetic.rounding) for name, x in found.items()}
-    shaken_picture = jittered(picture, arithmetic.picture_rounding)
-    _run_replacing(_in_eight_bits(model, arithmetic.eight_bit), shaken_picture, shaken, keep)
-    _run_replacing(model, picture, found, compare)
-    return tuple(errors)
+    shaken = {name: jittered(x, rounding) for name, x in found.items()}
+    shaken_picture = jittered(picture, _FLOAT32_ROUNDING)
+    moved = _run(_in_eight_bits(model, eight_bit), shaken_picture, shaken, shaken)
+    expected = _run(model, picture, found, found)
+    return tuple(
+        _error(probe, found[probe.layer], x, moved[probe.layer][1])
+        for probe, x in expected.values()
+    )
 
 
 def reference_tensors(model: T2TViT, picture: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
@@ -130,52 +118,35 @@ def reference_tensors(model: T2TViT, picture: Tensor, layers: Iterable[str]) -> 
 
     model, picture: as in `layer_errors`.
     """
-    kept: dict[str, Tensor] = {}
-
-    def keep(probe: _Probe, x: Tensor) -> None:
-        kept[probe.layer] = probe.take(x)
-
-    _run(model, picture, frozenset(layers), keep)
-    return kept
-
-
-def _run_replacing(
-    model: T2TViT,
-    picture: Tensor,
-    found: Mapping[str, Tensor],
-    see: Callable[[_Probe, Tensor], None],
-) -> None:
-    """Run with every layer's tensor shown to ``see`` and then replaced by the one in ``found``."""
-
-    def replaced(probe: _Probe, x: Tensor) -> Tensor:
-        own = found[probe.layer]
-        see(probe, probe.take(x)[:, : own.shape[1]])
-        return probe.put(x, own)
-
-    _run(model, picture, found, replaced)
+    return {layer: x for layer, (_, x) in _run(model, picture, frozenset(layers), {}).items()}
 
 
 def _run(
-    model: T2TViT,
-    picture: Tensor,
-    layers: Container[str],
-    pass_on: Callable[[_Probe, Tensor], Tensor | None],
-) -> None:
-    """Run with what stands at some layers handed to ``pass_on``; None leaves it as it is."""
+    model: T2TViT, picture: Tensor, layers: Container[str], given: Mapping[str, Tensor]
+) -> dict[str, tuple[_Probe, Tensor]]:
+    """What the model computes at some layers, each given the tensors in ``given`` before it."""
+    seen: dict[str, tuple[_Probe, Tensor]] = {}
+
+    def visit(
+        probe: _Probe, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None
+    ) -> Tensor | None:
+        x = inputs[0] if output is None else output
+        own = given.get(probe.layer)
+        seen[probe.layer] = probe, probe.take(x)[:, : None if own is None else own.shape[1]]
+        return None if own is None else probe.put(x, own)
+
     with contextlib.ExitStack() as stack, torch.inference_mode():
         for probe in _probes(model):
             if probe.layer in layers:
-                stack.enter_context(_attach(model, probe, pass_on))
+                module = model.get_submodule(probe.module or probe.layer)
+                hook = functools.partial(visit, probe)
+                stack.enter_context(
+                    module.register_forward_pre_hook(hook)
+                    if probe.reads
+                    else module.register_forward_hook(hook)
+                )
         model(picture)
-
-
-def _attach(
-    model: T2TViT, probe: _Probe, pass_on: Callable[[_Probe, Tensor], Tensor | None]
-) -> torch.utils.hooks.RemovableHandle:
-    module = model.get_submodule(probe.module or probe.layer)
-    if probe.reads:
-        return module.register_forward_pre_hook(lambda _, inputs: pass_on(probe, inputs[0]))
-    return module.register_forward_hook(lambda _, inputs, output: pass_on(probe, output))
+    return seen
 
 
 def _error(probe: _Probe, actual: Tensor, expected: Tensor, moved: Tensor) -> LayerError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from t2t_deploy._optional import require
@@ -33,13 +34,16 @@ class FloatFormat:
     max: float
     smallest_normal: float
 
+    @classmethod
+    def of(cls, name: str) -> FloatFormat:
+        """The type that numpy, with ml_dtypes, has by this name."""
+        info: Any = ml_dtypes.finfo(np.dtype(name))  # type: ignore[no-untyped-call]
+        return cls(name, float(info.max), float(info.smallest_normal))
+
     @property
     def dtype(self) -> np.dtype[Any]:
-        """As numpy knows it, bfloat16 by the package that onnx brings."""
-        import onnx
-
-        code = onnx.TensorProto.DataType.Value(_ONNX_NAMES[self.name])
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
+        """As numpy knows it."""
+        return np.dtype(self.name)
 
     def round(self, values: np.ndarray) -> np.ndarray:
         """float32 values as the nearest of this type, ties to even, infinite where it ends."""
@@ -52,12 +56,8 @@ class FloatFormat:
             return values.astype(self.dtype).astype(np.float32)
 
 
-# Largest finite and smallest normal number, IEEE 754 binary32 and binary16, and bfloat16.
-FLOAT32 = FloatFormat("float32", float(np.finfo(np.float32).max), 2.0**-126)
-FLOAT16 = FloatFormat("float16", 65504.0, 2.0**-14)
-BFLOAT16 = FloatFormat("bfloat16", (2 - 2.0**-7) * 2.0**127, 2.0**-126)
-_ONNX_NAMES = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
-FORMATS = {_ONNX_NAMES[form.name]: form for form in (FLOAT32, FLOAT16, BFLOAT16)}
+FLOAT32, FLOAT16, BFLOAT16 = map(FloatFormat.of, ("float32", "float16", "bfloat16"))
+FORMATS = {"FLOAT": FLOAT32, "FLOAT16": FLOAT16, "BFLOAT16": BFLOAT16}
 """By the names that ONNX has for them."""
 
 
@@ -97,7 +97,7 @@ def _float16_and_back() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One node. outputs: those that are used, by their place among the node's outputs.
+    """One node. outputs: those that are used, in the node's order.
 
     formats: of each output, None where it is no float. last_use: tensors nobody reads after it.
     """
@@ -180,7 +180,7 @@ def typed_graph_from_onnx(source: Path | onnx.ModelProto) -> TypedGraph:
 
 
 def bare_graph(path: Path, graph_io: GraphIO) -> Path | onnx.ModelProto:
-    """The graph inside its ends, which node by node is about; the file itself where it has none."""
+    """A file, or, of one with a service's inputs and outputs, the graph without them."""
     if graph_io.bare:
         return path
     from t2t_deploy.graph import without_graph_io
@@ -223,15 +223,13 @@ def _constant(node: onnx.NodeProto) -> np.ndarray:
     (attribute,) = node.attribute
     if attribute.name == "value":
         return onnx.numpy_helper.to_array(attribute.t)
-    value = onnx.helper.get_attribute_value(attribute)
-    if attribute.name in ("value_float", "value_floats"):
-        return np.asarray(value, np.float32)
-    if attribute.name in ("value_int", "value_ints"):
-        return np.asarray(value, np.int64)
-    raise ArtifactError(
-        f"constant {node.output[0]!r} is given as {attribute.name}; node by node takes numbers: "
-        "export the model again"
-    )
+    dtype = {"value_float": np.float32, "value_int": np.int64}.get(attribute.name.removesuffix("s"))
+    if dtype is None:
+        raise ArtifactError(
+            f"constant {node.output[0]!r} is given as {attribute.name}; node by node takes "
+            "numbers: export the model again"
+        )
+    return np.asarray(onnx.helper.get_attribute_value(attribute), dtype)
 
 
 def _check_type(code: int, name: str, node: onnx.NodeProto | None) -> None:

@@ -72,7 +72,7 @@ def artifact_of_file(path: Path) -> Artifact:
 
 
 def replace_file(temporary: Path, path: Path, manifest: Manifest) -> None:
-    """Put a finished file and its manifest in the place of what is there.
+    """Put a finished file and its manifest over what is there.
 
     Whenever this is cut short, the file that lies there is one that its manifest knows: the old
     one, or the new one.

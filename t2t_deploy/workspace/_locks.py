@@ -1,10 +1,4 @@
-"""One command at a time for what two must not do at once.
-
-    <workspace>/.locks/NAME.lock    held by the command that works; free once that is gone
-    <workspace>/.locks/NAME.json    who holds it, for those that wait
-
-The system lets go of a lock when its holder dies, so a killed command blocks nobody.
-"""
+"""One command at a time for what two must not do at once; the lock of a dead one is free."""
 
 from __future__ import annotations
 
@@ -21,7 +15,7 @@ from t2t_deploy.errors import ArtifactError, BusyError
 FOLDER = ".locks"
 CHANGES = "workspace"
 """The lock around the moments in which manifests change."""
-# Changes take milliseconds: nobody is told of a wait, or refused, before this.
+# Changes take milliseconds: nobody learns of a wait, or is refused, before this.
 _GRACE_S = 1.0
 
 
@@ -71,7 +65,7 @@ def locked(root: Path, name: str, lock_policy: LockPolicy) -> Iterator[None]:
 
 
 def is_locked(root: Path, name: str) -> bool:
-    """Whether another process holds a lock, or that cannot be told."""
+    """Whether another process holds a lock, or that is unknown."""
     from filelock import FileLock, Timeout
 
     path = root / FOLDER / f"{name}.lock"

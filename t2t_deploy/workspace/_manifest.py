@@ -1,11 +1,4 @@
-"""What an artifact is, as it is written beside it.
-
-    FILE.manifest.json      the manifest of FILE, with a checksum
-      "superseded"          only while FILE is being replaced: what it was until then
-
-The manifest of a file that replaces another is written before the file, and tells of both: at any
-moment, one of them is the file that lies there.
-"""
+"""What an artifact is, as it is written beside it."""
 
 from __future__ import annotations
 
@@ -23,7 +16,7 @@ from t2t_deploy._optional import WHEELS, installed_versions
 from t2t_deploy._preparation import USUAL, Preparation
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, first_line, json_from_file
 from t2t_deploy.errors import ArtifactError, UsageError
-from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Status, Target
+from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Status, Target, TensorSpec
 
 MANIFEST_VERSION = 2
 """Written where pictures or sizes are not the released models'; 1 everywhere else."""
@@ -90,16 +83,15 @@ class Quantization:
 class EngineInfo:
     """What runs an engine, and on what: sm has the names of GPU architectures.
 
-    profiles: as `ShapeProfile` writes them. inputs, outputs: a ``TensorSpec`` each, as a mapping;
-    None in engines of earlier versions.
+    profiles: as `ShapeProfile` writes them. inputs, outputs: None in engines of earlier versions.
     """
 
     backend: str
     backend_version: str
     sm: tuple[str, ...]
     profiles: tuple[str, ...] | None = None
-    inputs: tuple[Mapping[str, Any], ...] | None = None
-    outputs: tuple[Mapping[str, Any], ...] | None = None
+    inputs: tuple[TensorSpec, ...] | None = None
+    outputs: tuple[TensorSpec, ...] | None = None
 
     @property
     def shape_profiles(self) -> tuple[ShapeProfile, ...]:
@@ -324,7 +316,10 @@ class Superseded:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What is written beside a file: its manifest, and what it may still be."""
+    """What is written beside a file: its manifest, and what it may still be.
+
+    The manifest of a file that replaces another is written before the file, with what that was.
+    """
 
     manifest: Manifest
     superseded: Superseded | None = None
@@ -363,7 +358,7 @@ def read_records(path: Path) -> Records:
                 f"{path} was altered: its checksum is {_checksum(values)[:12]}, it states "
                 f"{str(stated)[:12]}; remove it and make the artifact again"
             )
-        json.dumps(values, allow_nan=False)  # an infinity would be no JSON where it is told
+        json.dumps(values, allow_nan=False)  # an infinity would be no JSON where it is printed
         old = values.pop(_SUPERSEDED, None)
         superseded = None
         if old is not None:

@@ -26,12 +26,7 @@ from t2t_deploy._files import (
     write_text,
 )
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.workspace._artifact import (
-    Artifact,
-    artifact_of_file,
-    change_manifest,
-    replace_file,
-)
+from t2t_deploy.workspace._artifact import Artifact, artifact_of_file, change_manifest, replace_file
 from t2t_deploy.workspace._locks import CHANGES, LockPolicy, is_locked, locked
 from t2t_deploy.workspace._manifest import (
     MANIFEST_SUFFIX,
@@ -77,8 +72,6 @@ class Workspace:
     ) -> None:
         self.root = root
         self.lock_policy = lock_policy or patience or LockPolicy()
-
-    # -- reading -------------------------------------------------------------------------------
 
     def artifacts(self, kind: str | None = None) -> list[Artifact]:
         """All artifacts, oldest first. Raises ArtifactError for an unreadable manifest."""
@@ -197,8 +190,6 @@ class Workspace:
     def _find(self, name: str) -> Path | None:
         candidates = (self.root / folder / name for folder in _FOLDERS.values())
         return next((path for path in candidates if os.path.isfile(path)), None)
-
-    # -- writing -------------------------------------------------------------------------------
 
     def store_weights(self, write: Callable[[Path], None]) -> str:
         """Keep weights under the hash of their content; returns it."""

@@ -1,21 +1,18 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from t2t_deploy.bench import BenchCase, BenchReport, _case_run, run_bench
+from t2t_deploy.bench import BenchCase, BenchReport, _run, run_bench
 from t2t_deploy.runtime import SessionRequest
 
 FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 
 MakeCase = Callable[..., BenchCase]
-WaitUntilEnded = Callable[[list[int]], None]
 
 
 def bench(*cases: BenchCase) -> BenchReport:
@@ -31,7 +28,7 @@ def short(short_bench: None) -> None:
 @pytest.fixture
 def fake_case(monkeypatch: pytest.MonkeyPatch) -> MakeCase:
     """Makes cases that a fake session serves, in a worker that is otherwise the real one."""
-    monkeypatch.setattr(_case_run, "WORKER_COMMAND", FAKE_WORKER)
+    monkeypatch.setattr(_run, "WORKER_COMMAND", FAKE_WORKER)
 
     def make(
         name: str = "fake",
@@ -45,22 +42,3 @@ def fake_case(monkeypatch: pytest.MonkeyPatch) -> MakeCase:
         return BenchCase(request, name, "fp32", batch, model)
 
     return make
-
-
-@pytest.fixture
-def wait_until_ended() -> WaitUntilEnded:
-    """Fails unless all processes end soon; a zombie that nobody collects has ended."""
-
-    def alive(pid: int) -> bool:
-        try:
-            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-    def wait(pids: list[int]) -> None:
-        deadline = time.monotonic() + 5
-        while left := [pid for pid in pids if alive(pid)]:
-            assert time.monotonic() < deadline, f"still running: {left}"
-            time.sleep(0.02)
-
-    return wait

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-import t2t_deploy.runtime
 from t2t_deploy.bench import _worker
 from t2t_deploy.runtime import CallTiming, SessionRequest, TimedRun
 from t2t_deploy.types import TensorSpec
@@ -70,5 +69,5 @@ class FakeSession:
 
 
 if __name__ == "__main__":
-    t2t_deploy.runtime.open_session = FakeSession  # type: ignore[assignment]
+    _worker.open_session = FakeSession  # type: ignore[assignment, attr-defined]
     _worker.main()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from t2t_deploy.bench._inputs import FixedBatchError, make_inputs
+from t2t_deploy.bench._results import FixedBatchError, make_inputs
 from t2t_deploy.errors import InputError
 from t2t_deploy.types import TensorSpec
 

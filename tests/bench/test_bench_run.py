@@ -6,12 +6,12 @@ import dataclasses
 import json
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from t2t_deploy.bench import BenchCase, BenchStatus, run_bench
-from t2t_deploy.bench._case_run import MAX_ITERATIONS, MIN_ITERATIONS, iterations_for
-from t2t_deploy.bench._run import turn_orders
+from t2t_deploy.bench._run import MAX_ITERATIONS, MIN_ITERATIONS, iterations_for, turn_orders
 from t2t_deploy.errors import UsageError
 from t2t_deploy.runtime import CallTiming, SessionRequest
 
@@ -126,29 +126,20 @@ def test_a_fixed_batch_is_not_run(fake_case: MakeCase) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"rounds": 4}, "rounds is 4.*at least 5"), ({"round_seconds": 0.0}, "expected a positive")],
+    ("cases", "options", "message"),
+    [
+        ([{}], {"rounds": 4}, "rounds is 4.*at least 5"),
+        ([{}], {"round_seconds": 0.0}, "expected a positive"),
+        ([], {}, "no case to bench"),
+        ([{"backend": "eager", "model": "14"}] * 2, {}, "2 eager cases of 14 at batch 1"),
+        ([{"batch": 0}], {}, "batch is 0"),
+    ],
 )
 def test_arguments_out_of_range(
-    fake_case: MakeCase, arguments: dict[str, float], message: str
+    fake_case: MakeCase, cases: list[dict[str, Any]], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        run_bench([fake_case()], **arguments)  # type: ignore[arg-type]
-
-
-def test_nothing_to_bench() -> None:
-    with pytest.raises(UsageError, match="no case to bench"):
-        run_bench([])
-
-
-def test_two_bases_are_ambiguous(fake_case: MakeCase) -> None:
-    with pytest.raises(UsageError, match="2 eager cases of 14 at batch 1"):
-        bench(fake_case("a", "eager", model="14"), fake_case("b", "eager", model="14"))
-
-
-def test_a_batch_of_none_is_refused(fake_case: MakeCase) -> None:
-    with pytest.raises(UsageError, match="batch is 0"):
-        fake_case(batch=0)
+        run_bench([fake_case(**case) for case in cases], **options)
 
 
 def test_progress_counts_every_step(fake_case: MakeCase) -> None:

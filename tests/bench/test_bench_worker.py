@@ -13,10 +13,11 @@ import pytest
 
 from t2t_deploy._child import child_environment
 from t2t_deploy._codec import to_plain
-from t2t_deploy.bench import BenchStatus, _case_run, run_bench
-from t2t_deploy.bench._case_run import Worker, WorkerError
+from t2t_deploy.bench import BenchStatus, _run, run_bench
+from t2t_deploy.bench._run import Worker, WorkerError
 
-from .conftest import MakeCase, WaitUntilEnded, bench
+from ..children import wait_until_ended
+from .conftest import MakeCase, bench
 
 
 def test_an_error_fails_one_case_and_the_thread_count_reaches_the_worker(
@@ -43,7 +44,7 @@ def test_a_worker_killed_mid_run_fails_one_case(fake_case: MakeCase, hold_pipe: 
 
 
 def test_a_worker_that_hangs_is_ended(fake_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_case_run, "LOAD_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(_run, "LOAD_TIMEOUT_S", 1.0)
     (hung,) = bench(fake_case(sleep_s=60)).results
     assert (hung.status, hung.reason) == (
         BenchStatus.FAILED,
@@ -79,7 +80,7 @@ def test_a_command_that_is_no_command(fake_case: MakeCase) -> None:
 
 @pytest.mark.parametrize("step", [0, 1, 3], ids=["first", "second load", "in a round"])
 def test_no_process_is_left_after_an_interrupt(
-    fake_case: MakeCase, wait_until_ended: WaitUntilEnded, tmp_path: Path, step: int
+    fake_case: MakeCase, tmp_path: Path, step: int
 ) -> None:
     pids = tmp_path / "pids"
     pids.touch()
@@ -93,27 +94,23 @@ def test_no_process_is_left_after_an_interrupt(
         run_bench(cases, rounds=5, round_seconds=0.005, progress=interrupt)
     left = [int(line) for line in pids.read_text().split()]
     assert len(left) == 3 * min(step, 2)  # each worker has two children
-    wait_until_ended(left)
+    wait_until_ended(*left, timeout_s=5)
 
 
-def test_no_process_is_left_after_a_bench(
-    fake_case: MakeCase, wait_until_ended: WaitUntilEnded, tmp_path: Path
-) -> None:
+def test_no_process_is_left_after_a_bench(fake_case: MakeCase, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     bench(fake_case(pids=str(pids)), fake_case(pids=str(pids), die_at=10))
     left = [int(line) for line in pids.read_text().split()]
     assert len(left) == 4
-    wait_until_ended(left)
+    wait_until_ended(*left, timeout_s=5)
 
 
-def test_a_worker_ends_with_its_parent_even_in_a_call(
-    fake_case: MakeCase, wait_until_ended: WaitUntilEnded, tmp_path: Path
-) -> None:
+def test_a_worker_ends_with_its_parent_even_in_a_call(fake_case: MakeCase, tmp_path: Path) -> None:
     log, pids = tmp_path / "log", tmp_path / "pids"
     case = fake_case("a", sleep_s=60, log=str(log), pids=str(pids))
     message = {"command": "load", "request": to_plain(case.request), "batch": 1, "seed": 0}
     worker = subprocess.Popen(
-        _case_run.WORKER_COMMAND, stdin=subprocess.PIPE, env=child_environment(None)
+        _run.WORKER_COMMAND, stdin=subprocess.PIPE, env=child_environment(None)
     )
     assert worker.stdin
     try:

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from t2t_deploy.bench import BenchCase, BenchStatus, WarmUp, _case_run
-from t2t_deploy.bench._case_run import CaseRun, Worker
+from t2t_deploy.bench import BenchCase, BenchStatus, WarmUp, _run
+from t2t_deploy.bench._run import CaseRun, Worker
 from t2t_deploy.runtime import SessionRequest
 
 
@@ -35,9 +35,9 @@ def prepared(
     monkeypatch: pytest.MonkeyPatch, chunks_ms: list[float]
 ) -> tuple[CaseRun, SimulatedWorker]:
     worker = SimulatedWorker(iter(chunks_ms))
-    monkeypatch.setattr(_case_run, "monotonic", lambda: worker.now)
-    monkeypatch.setattr(_case_run, "WARM_UP_LIMIT_S", 5.0)
-    monkeypatch.setattr(_case_run, "WARM_UP_CHUNK_S", 0.25)
+    monkeypatch.setattr(_run, "monotonic", lambda: worker.now)
+    monkeypatch.setattr(_run, "WARM_UP_LIMIT_S", 5.0)
+    monkeypatch.setattr(_run, "WARM_UP_CHUNK_S", 0.25)
     case = BenchCase(SessionRequest("ort-cpu", Path("a")), "a", "fp32", 4)
     case_run = CaseRun(case, cast(Worker, worker))
     case_run.prepare(seed=0)

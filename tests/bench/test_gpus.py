@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -23,17 +23,8 @@ from ..reports import HERE, SETTINGS
 
 pytestmark = pytest.mark.skipif(not is_installed("pynvml"), reason="nvidia-ml-py is not installed")
 
-RECORD = GpuRecord(
-    index=0,
-    name="Test GPU",
-    driver="580.1",
-    sm_mhz=(900, 1800),
-    max_sm_mhz=2100,
-    memory_mhz=(5000, 5000),
-    temperature_c=83,
-    power_w=290.5,
-    throttled=("power cap", "software thermal slowdown"),
-)
+THROTTLED = ("power cap", "software thermal slowdown")
+RECORD = GpuRecord(0, "Test GPU", "580.1", (900, 1800), 2100, (5000, 5000), 83, 290.5, THROTTLED)
 
 
 @pytest.fixture
@@ -41,36 +32,29 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The real pynvml, of which the functions that ask a driver are replaced."""
     import pynvml
 
-    looks: dict[str, Iterator[Any]] = {
-        "sm": iter([900, 1800, 1700]),
-        "power": iter([100_000, 290_500, 200_000]),
-        "temperature": iter([60, 83, 80]),
-        "reasons": iter(
-            [
-                pynvml.nvmlClocksEventReasonGpuIdle,
-                pynvml.nvmlClocksEventReasonSwThermalSlowdown,
-                pynvml.nvmlClocksEventReasonSwPowerCap
-                | pynvml.nvmlClocksEventReasonApplicationsClocksSetting,
-            ]
-        ),
-    }
+    clocks = iter([900, 1800, 1700])
+    reasons = [
+        pynvml.nvmlClocksEventReasonGpuIdle,
+        pynvml.nvmlClocksEventReasonSwThermalSlowdown,
+        pynvml.nvmlClocksEventReasonSwPowerCap
+        | pynvml.nvmlClocksEventReasonApplicationsClocksSetting,
+    ]
     answers = {
-        "nvmlInit": lambda: None,
-        "nvmlShutdown": lambda: None,
-        "nvmlDeviceGetCount": lambda: 1,
-        "nvmlDeviceGetHandleByIndex": lambda index: index,
-        "nvmlDeviceGetName": lambda handle: "Test GPU",
-        "nvmlSystemGetDriverVersion": lambda: "580.1",
+        "nvmlInit": Mock(),
+        "nvmlShutdown": Mock(),
+        "nvmlDeviceGetCount": Mock(return_value=1),
+        "nvmlDeviceGetHandleByIndex": Mock(),
+        "nvmlDeviceGetName": Mock(return_value="Test GPU"),
+        "nvmlSystemGetDriverVersion": Mock(return_value="580.1"),
         "nvmlDeviceGetClockInfo": lambda handle, kind: (
-            next(looks["sm"]) if kind == pynvml.NVML_CLOCK_SM else 5000
+            next(clocks) if kind == pynvml.NVML_CLOCK_SM else 5000
         ),
-        "nvmlDeviceGetMaxClockInfo": lambda handle, kind: 2100,
-        "nvmlDeviceGetTemperature": lambda handle, kind: next(looks["temperature"]),
-        "nvmlDeviceGetPowerUsage": lambda handle: next(looks["power"]),
-        "nvmlDeviceGetCurrentClocksEventReasons": lambda handle: next(looks["reasons"]),
+        "nvmlDeviceGetMaxClockInfo": Mock(return_value=2100),
+        "nvmlDeviceGetTemperature": Mock(side_effect=[60, 83, 80]),
+        "nvmlDeviceGetPowerUsage": Mock(side_effect=[100_000, 290_500, 200_000]),
+        "nvmlDeviceGetCurrentClocksEventReasons": Mock(side_effect=reasons),
     }
     for name, answer in answers.items():
-        assert hasattr(pynvml, name)
         monkeypatch.setattr(pynvml, name, answer)
     return pynvml
 
@@ -82,22 +66,14 @@ def test_looks_are_merged_and_idling_is_no_throttling(nvml: Any) -> None:
         assert watch.records() == (RECORD,)
 
 
-def test_power_that_is_not_told(nvml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(handle: object) -> int:
-        raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
-
-    monkeypatch.setattr(nvml, "nvmlDeviceGetPowerUsage", refused)
+def test_power_that_is_not_told(nvml: Any) -> None:
+    nvml.nvmlDeviceGetPowerUsage.side_effect = nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
     (found,) = visible_gpus()
     assert found.power_w is None
 
 
-def test_a_machine_without_a_driver_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    import pynvml
-
-    def refused() -> None:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
-
-    monkeypatch.setattr(pynvml, "nvmlInit", refused)
+def test_a_machine_without_a_driver_has_none(nvml: Any) -> None:
+    nvml.nvmlInit.side_effect = nvml.NVMLError(nvml.NVML_ERROR_LIBRARY_NOT_FOUND)
     assert visible_gpus() == ()
 
 

@@ -19,7 +19,7 @@ from t2t_deploy.calibration import (
     search_budget,
 )
 
-from .conftest import layer
+from .graphs import layer
 
 LIMIT = Loss(1.0, 0.1)
 
@@ -46,16 +46,17 @@ class Losses:
 
 
 def searched(
-    count: int, by_count: Callable[[int], Loss], limit: Loss = LIMIT
+    count: int,
+    by_count: Callable[[int], Loss],
+    *,
+    total: int | None = None,
+    cost: Callable[[LayerGroup], float] = number,
 ) -> tuple[BudgetSearch, Losses]:
-    """Where a later group costs more."""
+    """total: the groups' own multiply-adds unless given. cost: a later group's is larger."""
     losses = Losses(by_count)
     groups = groups_of(count)
-    total = sum(group.macs for group in groups)
-    found = search_budget(
-        groups, total, limit, cost_of=lambda group: float(number(group)), loss_of=losses
-    )
-    return found, losses
+    macs = sum(group.macs for group in groups) if total is None else total
+    return search_budget(groups, macs, LIMIT, cost_of=cost, loss_of=losses), losses
 
 
 def enough(needed: int) -> Callable[[int], Loss]:
@@ -79,26 +80,16 @@ def test_layers_that_read_one_tensor_are_one_group() -> None:
 
 def test_groups_are_ordered_by_cost_and_of_equal_ones_the_first_comes_first() -> None:
     costs = [0.1, 0.3, 0.1, 0.7, 0.3]
-    found = search_budget(
-        groups_of(5),
-        150,
-        LIMIT,
-        cost_of=lambda group: costs[number(group)],
-        loss_of=Losses(lambda _: Loss(0, 0)),
-    )
-    assert [number(group) for group in found.order] == [3, 1, 4, 0, 2]
-    assert found.costs == (0.7, 0.3, 0.3, 0.1, 0.1)
-
-
-def test_each_group_is_measured_once() -> None:
-    asked: list[str] = []
+    asked: list[int] = []
 
     def cost(group: LayerGroup) -> float:
-        asked.append(group.source)
-        return 1.0
+        asked.append(number(group))
+        return costs[number(group)]
 
-    search_budget(groups_of(4), 100, LIMIT, cost_of=cost, loss_of=Losses(enough(2)))
-    assert asked == ["t0", "t1", "t2", "t3"]
+    found, _ = searched(5, lambda _: Loss(0, 0), cost=cost)
+    assert asked == [0, 1, 2, 3, 4]  # each once
+    assert [number(group) for group in found.order] == [3, 1, 4, 0, 2]
+    assert found.costs == (0.7, 0.3, 0.3, 0.1, 0.1)
 
 
 def test_nothing_goes_back_where_the_budget_is_met() -> None:
@@ -118,10 +109,7 @@ def test_the_fewest_groups_that_meet_the_budget_go_back_the_costliest_first(coun
 
 
 def test_what_is_left_in_8_bits_is_a_share_of_all_multiply_adds() -> None:
-    groups = groups_of(4)  # 10, 20, 30 and 40
-    found = search_budget(
-        groups, 200, LIMIT, cost_of=lambda group: number(group), loss_of=Losses(enough(2))
-    )
+    found, _ = searched(4, enough(2), total=200)  # the groups': 10, 20, 30 and 40
     shares = {trial.returned: trial.share for trial in found.trials}
     assert shares == {0: 100 / 200, 1: 60 / 200, 2: 30 / 200, 3: 10 / 200}
 
@@ -150,21 +138,29 @@ def test_the_last_group_never_goes_back(count: int) -> None:
     assert found.chosen.share > 0
 
 
-def test_where_it_cannot_be_met_the_smallest_loss_is_chosen() -> None:
-    drops = {0: 3.0, 7: 5.0}
-    found, losses = searched(8, lambda count: Loss(drops[count], 0.0))
-    assert not found.met and found.chosen == Trial(0, 3.0, 0.0, 1.0) and found.returned == ()
-    assert len(losses.asked) == 2  # no bisection towards what is not there
-    drops = {0: 5.0, 7: 3.0}
-    found, _ = searched(8, lambda count: Loss(drops[count], 0.0))
-    assert not found.met and found.chosen.returned == 7 and len(found.returned) == 14
-
-
-def test_of_equal_drops_the_smaller_error_is_chosen_and_then_fewer_groups() -> None:
-    found, _ = searched(4, lambda count: Loss(3.0, 0.5 - count / 10))
-    assert found.chosen.returned == 3
-    found, _ = searched(4, lambda count: Loss(3.0, 0.5))
-    assert found.chosen.returned == 0
+@pytest.mark.parametrize(
+    ("count", "by_count", "met", "returned"),
+    [
+        # the answers are right everywhere; the logits are not close enough
+        (9, lambda n: Loss(0.0, 0.2 if n < 4 else 0.1), True, 4),
+        # a loss that is no number meets no budget
+        (4, lambda n: Loss(0 if n >= 2 else math.nan, 0.0), True, 2),
+        (4, lambda n: Loss(0.0, 0 if n >= 2 else math.nan), True, 2),
+        # where none meets it, the smallest drop; there is no bisection towards what is not there
+        (8, {0: Loss(3.0, 0.0), 7: Loss(5.0, 0.0)}.__getitem__, False, 0),
+        (8, {0: Loss(5.0, 0.0), 7: Loss(3.0, 0.0)}.__getitem__, False, 7),
+        # of equal drops the smaller error, then fewer groups
+        (4, lambda n: Loss(3.0, 0.5 - n / 10), False, 3),
+        (4, lambda n: Loss(3.0, 0.5), False, 0),
+    ],
+)
+def test_the_trial_that_is_chosen(
+    count: int, by_count: Callable[[int], Loss], met: bool, returned: int
+) -> None:
+    found, losses = searched(count, by_count)
+    assert (found.met, found.chosen.returned) == (met, returned)
+    assert len(found.returned) == 2 * returned
+    assert met or len(losses.asked) == 2
 
 
 @pytest.mark.parametrize(
@@ -177,18 +173,6 @@ def test_drop_and_error_both_count_and_may_equal_their_limit(
     found, losses = searched(4, lambda _: Loss(drop, rel_l2))
     assert found.met == met
     assert len(losses.asked) == (1 if met else 2)
-
-
-def test_groups_go_back_for_the_error_alone() -> None:
-    """The answers are right everywhere; the logits are not close enough."""
-    found, _ = searched(9, lambda count: Loss(0.0, 0.2 if count < 4 else 0.1))
-    assert found.met and found.chosen.returned == 4
-
-
-@pytest.mark.parametrize("unknown", [Loss(math.nan, 0.0), Loss(0.0, math.nan)])
-def test_a_loss_that_is_no_number_meets_no_budget(unknown: Loss) -> None:
-    found, _ = searched(4, lambda count: Loss(0, 0) if count >= 2 else unknown)
-    assert found.met and found.chosen.returned == 2
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from t2t_deploy.calibration import (
     Equalisation,
-    LinearLayer,
     equalised_weights,
     find_layers,
     norm_channel_max,
@@ -21,7 +20,8 @@ from t2t_deploy.calibration._equalise import GELU_BETWEEN, SKIP_READS_VALUES, Eq
 from t2t_deploy.types import Precision, Target
 
 from ..export.conftest import KINDS, relative_error
-from .conftest import EVERY_KIND, TARGETS, channel_max, logits, pictures, run, tiny
+from ..onnx_models import Shape, constants, graph_model
+from .graphs import EVERY_KIND, TARGETS, channel_max, logits, pictures, run, tiny
 
 SAME = 2e-6  # float32 sums of scaled numbers
 READ_BY_OTHERS = "something other than a linear layer reads it"
@@ -167,24 +167,17 @@ def test_what_moves_between_queries_and_keys_leaves_their_product_as_it_is() -> 
     assert error_of(model, {**changed, **wrong}) > 10 * SAME
 
 
-def test_scales_by_output_need_no_size_in_common() -> None:
-    model = tiny("performer", Target.CPU, factor=100)
-    layers, channels = find_layers(model), channel_max(model, pictures())
-    plan = plan_equalisation(model, layers, channels, alike=False)
+@pytest.mark.parametrize(("target", "alike"), [(Target.CPU, False), (Target.TENSORRT, True)])
+def test_values_keep_their_size_where_none_is_in_common(target: Target, alike: bool) -> None:
+    """With scales by output, or without keys beside them: their geometric mean is one."""
+    model = tiny("performer", target, factor=100)
+    layers = [
+        layer for layer in find_layers(model) if not (alike and layer.name.endswith((".q", ".k")))
+    ]
+    plan = plan_equalisation(model, layers, channel_max(model, pictures()), alike=alike)
     assert not any(pair.columns for pair in plan.applied)
     values = [pair for pair in plan.applied if pair.producer.endswith(".v")]
-    assert values
-    for pair in values:
-        assert np.exp(np.log(pair.scale).mean()) == pytest.approx(1)
-
-
-def test_a_projection_whose_values_have_no_keys_beside_them_keeps_its_size() -> None:
-    """Their geometric mean is one, as a norm's."""
-    model = tiny("performer", Target.TENSORRT)
-    layers = [layer for layer in find_layers(model) if not layer.name.endswith((".q", ".k"))]
-    plan = plan_equalisation(model, layers, channel_max(model, pictures()))
-    values = [pair for pair in plan.applied if pair.producer.endswith(".v")]
-    assert [pair.producer for pair in values] == ["blocks.0.attn.v", "blocks.1.attn.v"]
+    assert len(values) == (2 if target is Target.TENSORRT else 1)
     for pair in values:
         assert np.exp(np.log(pair.scale).mean()) == pytest.approx(1)
 
@@ -318,70 +311,57 @@ def normed_graph(other: str | None = None, *, shared: bool = False) -> onnx.Mode
         "a.weight": np.random.RandomState(0).standard_normal((4, 3)).astype(np.float32),
         "b.weight": np.random.RandomState(1).standard_normal((4, 3)).astype(np.float32),
     }
+    norm = ["x", "n.weight", "n.bias"]
     nodes = [
-        helper.make_node("LayerNormalization", ["x", "n.weight", "n.bias"], ["normed"], name="ln"),
+        helper.make_node("LayerNormalization", norm, ["normed"], name="ln"),
         helper.make_node("MatMul", ["normed", "a.weight"], ["left"], name="/a"),
         helper.make_node("MatMul", ["normed", "b.weight"], ["right"], name="/b"),
         helper.make_node("Add", ["left", "right"], ["sum"], name="/sum"),
     ]
-    outputs = ["sum"]
+    outputs: dict[str, Shape | None] = {"sum": None}
     if other is not None:
         nodes.append(helper.make_node(other, ["normed"], ["third"], name="/third"))
-        outputs.append("third")
+        outputs["third"] = None
     if shared:
-        words = ["x", "n.weight", "n.bias"]
-        nodes.append(helper.make_node("LayerNormalization", words, ["again"], name="ln2"))
-        outputs.append("again")
-    graph = helper.make_graph(
-        nodes,
-        "by hand",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 5, 4])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-        [numpy_helper.from_array(value, name) for name, value in arrays.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+        nodes.append(helper.make_node("LayerNormalization", norm, ["again"], name="ln2"))
+        outputs["again"] = None
+    model = graph_model(nodes, constants(arrays), {"x": ["batch", 5, 4]}, outputs)
     return onnx.shape_inference.infer_shapes(model)
 
 
-def hand_made_plan(model: onnx.ModelProto) -> tuple[Equalisation, tuple[LinearLayer, ...]]:
-    layers = find_layers(model)
-    return plan_equalisation(model, layers, norm_channel_max(model)), layers
+def largest_rows(model: onnx.ModelProto) -> np.ndarray:
+    stored = stored_arrays(model)
+    rows = np.hstack([stored["a.weight"], stored["b.weight"]]).astype(np.float64)
+    return np.asarray(np.abs(rows).max(axis=1))
 
 
 def test_scales_of_a_graph_by_hand_are_those_of_the_formula() -> None:
     model = normed_graph()
-    plan, layers = hand_made_plan(model)
-    (pair,) = plan.applied
+    layers = find_layers(model)
+    (pair,) = plan_equalisation(model, layers, norm_channel_max(model)).applied
     assert (pair.producer, pair.layers, pair.tensor) == ("n", ("a", "b"), "normed")
-    stored = stored_arrays(model)
-    rows = np.abs(np.hstack([stored["a.weight"], stored["b.weight"]])).max(axis=1)
-    scale = np.sqrt(np.array([3.5, 6.25, 30, 7]) / rows)
+    scale = np.sqrt(np.array([3.5, 6.25, 30, 7]) / largest_rows(model))
     scale /= np.prod(scale) ** 0.25
     np.testing.assert_allclose(pair.scale, scale, rtol=1e-12)
     assert pair.spread_before == pytest.approx(30 / np.median([3.5, 6.25, 30, 7]))
     x = np.random.RandomState(2).standard_normal((2, 5, 4)).astype(np.float32)
-    changed = equalised_weights(model, layers, plan.applied)
+    changed = equalised_weights(model, layers, [pair])
     found, wanted = (run(m, x=x)["sum"] for m in (with_weights(model, changed), model))
     assert relative_error(found, wanted) < SAME
 
 
-@pytest.mark.parametrize("other", ["Erf", "Identity", "Softmax"])
-def test_a_norm_that_something_else_reads_is_left_alone(other: str) -> None:
-    plan, _ = hand_made_plan(normed_graph(other))
-    assert plan.applied == ()
-    assert plan.refused == {"n": READ_BY_OTHERS}
-
-
-def test_a_norm_whose_weights_another_shares_is_left_alone() -> None:
-    plan, _ = hand_made_plan(normed_graph(shared=True))
-    assert plan.applied == ()
-    assert plan.refused["n"] == "another norm shares its weights"
-
-
-def test_a_norm_nothing_told_the_size_of_is_left_alone() -> None:
-    model = normed_graph()
-    plan = plan_equalisation(model, find_layers(model), {})
-    assert (plan.applied, plan.refused) == ((), {"n": NO_PICTURES})
+@pytest.mark.parametrize(
+    ("model", "measured", "reason"),
+    [
+        *((normed_graph(other), True, READ_BY_OTHERS) for other in ("Erf", "Identity", "Softmax")),
+        (normed_graph(shared=True), True, "another norm shares its weights"),
+        (normed_graph(), False, NO_PICTURES),
+    ],
+)
+def test_norms_that_are_left_alone(model: onnx.ModelProto, measured: bool, reason: str) -> None:
+    channels = norm_channel_max(model) if measured else {}
+    plan = plan_equalisation(model, find_layers(model), channels)
+    assert (plan.applied, plan.refused) == ((), {"n": reason})
 
 
 def test_channels_that_are_always_zero_are_left_alone() -> None:
@@ -394,12 +374,6 @@ def test_channels_that_are_always_zero_are_left_alone() -> None:
     # no scale of its own: it gets the one that is common to all
     rest = np.sqrt(np.array([1, 2, 4]) / largest_rows(model)[1:])
     np.testing.assert_allclose(pair.scale[1:] / pair.scale[0], rest, rtol=1e-6)
-
-
-def largest_rows(model: onnx.ModelProto) -> np.ndarray:
-    stored = stored_arrays(model)
-    rows = np.hstack([stored["a.weight"], stored["b.weight"]]).astype(np.float64)
-    return np.asarray(np.abs(rows).max(axis=1))
 
 
 def test_weights_are_replaced_in_the_type_they_have() -> None:

@@ -36,14 +36,16 @@ from t2t_deploy.graph import check_graph
 from t2t_deploy.types import HALF_MAX, Precision, Target
 
 from ..export.conftest import KINDS, relative_error
-from .conftest import logits, pictures, tiny
-from .placed import (
+from .graphs import (
     Formed,
     formed,
+    logits,
     makers_of,
     misplaced_forms,
     observed_ranges,
+    pictures,
     readers_of,
+    tiny,
     with_codes_before,
 )
 
@@ -221,15 +223,6 @@ def test_a_scale_by_channel_is_a_product_by_ratios_behind_the_sum(kind: str) -> 
         assert [reader.name for reader, _ in readers[bare]] == [product.name]
 
 
-def test_ratios_that_are_left_out_are_seen() -> None:
-    model = copy.deepcopy(formed("performer", ACCURATE).model)
-    for tensor in model.graph.initializer:
-        if tensor.name == "blocks.0.mlp.fc1/ratio":
-            ones = np.ones(tensor.dims, np.float16)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(ones, tensor.name))
-    assert error_of("performer", model) > 2 * MOST[Precision.INT8]
-
-
 @pytest.mark.parametrize("kind", ["performer", "transformer"])
 def test_what_leaves_in_codes_is_quantised_behind_its_product(kind: str) -> None:
     found = formed(kind, BALANCED)
@@ -368,12 +361,17 @@ def test_a_product_of_activations_in_codes_is_misplaced(index: int) -> None:
     assert f"{scores.name}/wide{index} leads to MatMul {scores.name}" in wrong
 
 
-def test_a_second_scale_is_misplaced() -> None:
-    """The old form: a scale for each output, in the operator."""
+def with_stored(name: str, value: np.ndarray) -> onnx.ModelProto:
+    """The accurate graph with another stored tensor."""
     model = copy.deepcopy(formed("performer", ACCURATE).model)
-    name = "blocks.0.mlp.fc1"
-    for tensor in model.graph.initializer:
-        if tensor.name == f"{name}/scale":
-            vector = np.full(96, 0.1, np.float16)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(vector, tensor.name))
-    assert misplaced_forms(model) == [f"{name}/weight has more than one scale"]
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float16), name))
+    return model
+
+
+def test_a_second_scale_is_misplaced_and_ratios_that_are_left_out_are_seen() -> None:
+    # the old form: a scale for each output, in the operator
+    vector = with_stored("blocks.0.mlp.fc1/scale", np.full(96, 0.1))
+    assert misplaced_forms(vector) == ["blocks.0.mlp.fc1/weight has more than one scale"]
+    without = with_stored("blocks.0.mlp.fc1/ratio", np.ones(96))
+    assert error_of("performer", without) > 2 * MOST[Precision.INT8]

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from t2t_deploy.calibration import SIGNED, UNSIGNED, RoundedWeight
 from t2t_deploy.types import Target
 
 from ..export.conftest import relative_error
-from .conftest import chosen, pictures, rounded_weights, run, tiny
-from .placed import dynamic
+from ..onnx_models import constants, graph_model
+from .graphs import chosen, dynamic, pictures, rounded_weights, run, tiny
 
 
 def product(rows: int, codes: np.ndarray, *, signed: bool = False) -> onnx.ModelProto:
@@ -27,15 +27,10 @@ def product(rows: int, codes: np.ndarray, *, signed: bool = False) -> onnx.Model
         "zx": np.array(128, np.uint8),
         "zw": np.full(codes.shape[1], zero, stored.dtype),
     }
-    graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["x", "w", "zx", "zw"], ["y"], "product")],
-        "by hand",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, [rows, len(codes)])],
-        [helper.make_tensor_value_info("y", TensorProto.INT32, [rows, codes.shape[1]])],
-        [numpy_helper.from_array(value, name) for name, value in arrays.items()],
-    )
-    opset = helper.make_opsetid("", 18)
-    return helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    node = helper.make_node("MatMulInteger", ["x", "w", "zx", "zw"], ["y"], "product")
+    shapes = {"x": [rows, len(codes)]}, {"y": [rows, codes.shape[1]]}
+    types = TensorProto.UINT8, TensorProto.INT32
+    return graph_model([node], constants(arrays), *shapes, types=types)
 
 
 def extremes() -> tuple[np.ndarray, np.ndarray]:
@@ -109,6 +104,7 @@ def dynamic_layer() -> tuple[onnx.ModelProto, RoundedWeight, str]:
 def test_a_dynamic_layer_is_what_the_specification_says() -> None:
     model, weight, source = dynamic_layer()
     found = run(model, image=pictures())
+    assert found[f"{source}/scale"].shape == ()  # one range for all rows of a batch
     codes, scale, zero = quantised_by_the_spec(found[source])
     assert found[f"{source}/scale"] == pytest.approx(scale, rel=1e-6)
     assert found[f"{source}/zero"] == zero
@@ -118,8 +114,3 @@ def test_a_dynamic_layer_is_what_the_specification_says() -> None:
     *_, result = found.values()
     wanted = sums.astype(np.float64) * float(scale) * weight.scale.astype(np.float64)
     np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-7)
-
-
-def test_one_range_holds_for_all_rows_of_a_batch() -> None:
-    model, _, source = dynamic_layer()
-    assert run(model, image=pictures())[f"{source}/scale"].shape == ()

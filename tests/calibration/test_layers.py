@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from t2t_deploy.calibration import (
     WEIGHTS_COMPACT,
@@ -25,7 +27,8 @@ from t2t_deploy.model import VARIANTS, config_for_variant
 from t2t_deploy.types import Precision, Target
 
 from ..export.conftest import KINDS
-from .conftest import chosen, decisions_of, graph_of, layer, tiny
+from ..onnx_models import constants, graph_model
+from .graphs import TARGETS, chosen, decisions_of, graph_of, layer, tiny
 
 # One line for each module: its layers in the graph's order, those that stay float with a minus.
 # What a token block makes of its windows; for the CPU a performer's are other ones.
@@ -68,25 +71,7 @@ BLOCKS = {
     "se": dict.fromkeys(LAST, SE_BLOCKS),
     "ghost": PLAIN_BLOCKS,
 }
-# (kind, target) -> quantised layers, float layers
-COUNTS = {
-    ("performer", Target.CPU): (17, 9),
-    ("performer", Target.TENSORRT): (19, 7),
-    ("performer", Target.PORTABLE): (16, 10),
-    ("transformer", Target.CPU): (19, 5),
-    ("transformer", Target.TENSORRT): (21, 5),
-    ("transformer", Target.PORTABLE): (18, 8),
-    ("dense", Target.CPU): (33, 10),
-    ("dense", Target.TENSORRT): (35, 8),
-    ("dense", Target.PORTABLE): (32, 11),
-    ("se", Target.CPU): (21, 11),
-    ("se", Target.TENSORRT): (21, 9),
-    ("se", Target.PORTABLE): (18, 12),
-    ("ghost", Target.CPU): (17, 9),
-    ("ghost", Target.TENSORRT): (19, 7),
-    ("ghost", Target.PORTABLE): (16, 10),
-}
-CASES = pytest.mark.parametrize(("kind", "target"), COUNTS)
+CASES = pytest.mark.parametrize(("kind", "target"), list(itertools.product(KINDS, TARGETS)))
 
 
 def expected(kind: str, target: Target) -> dict[str, bool]:
@@ -113,17 +98,10 @@ def expected(kind: str, target: Target) -> dict[str, bool]:
 
 
 @CASES
-def test_layers_are_named_by_module_in_the_order_of_the_graph(kind: str, target: Target) -> None:
-    found = [layer.name for layer in find_layers(tiny(kind, target))]
-    assert found == list(expected(kind, target))
-
-
-@CASES
-def test_each_layer_is_quantised_or_float_as_written_down(kind: str, target: Target) -> None:
+def test_layers_are_quantised_or_float_as_written_down(kind: str, target: Target) -> None:
+    """They are named by module and in the order of the graph."""
     found = {made.layer.name: made.quantised for made in decisions_of(tiny(kind, target))}
-    assert found == expected(kind, target)
-    quantised = sum(found.values())
-    assert (quantised, len(found) - quantised) == COUNTS[kind, target]
+    assert list(found.items()) == list(expected(kind, target).items())
 
 
 def test_a_layer_knows_its_node_sizes_and_source() -> None:
@@ -166,33 +144,20 @@ def test_a_layer_that_reads_one_row_of_a_tensor_knows_the_tensor(
 
 
 def test_layers_are_the_same_in_the_16_bit_twin() -> None:
-    def described(precision: Precision) -> list[tuple[str, str, int]]:
-        found = find_layers(tiny("performer", Target.TENSORRT, precision))
-        return [(layer.name, layer.source, layer.rows) for layer in found]
-
-    names = [name for name, _, _ in described(Precision.FP32)]
-    assert [name for name, _, _ in described(Precision.FP16)] == names
-    assert [rows for *_, rows in described(Precision.FP16)] == [
-        rows for *_, rows in described(Precision.FP32)
-    ]
+    wide, half = (
+        [(layer.name, layer.rows) for layer in find_layers(tiny("performer", Target.TENSORRT, p))]
+        for p in (Precision.FP32, Precision.FP16)
+    )
+    assert half == wide
 
 
-def test_every_rule_matches_a_layer_of_some_model() -> None:
-    names = {
-        found.name
-        for kind in KINDS
-        for target in (Target.CPU, Target.TENSORRT)
-        for found in find_layers(tiny(kind, target))
-    }
-    for rule in POLICY:
-        assert any(re.fullmatch(rule.pattern, name) for name in names), rule.pattern
-
-
-def test_no_layer_matches_two_rules() -> None:
-    for kind in KINDS:
-        for found in find_layers(tiny(kind, Target.CPU)):
-            matching = [rule for rule in POLICY if re.fullmatch(rule.pattern, found.name)]
-            assert len(matching) == 1, found.name
+def test_every_layer_matches_one_rule_and_every_rule_a_layer() -> None:
+    matched = set()
+    for kind, target in itertools.product(KINDS, (Target.CPU, Target.TENSORRT)):
+        for found in find_layers(tiny(kind, target)):
+            (rule,) = (rule for rule in POLICY if re.fullmatch(rule.pattern, found.name))
+            matched.add(rule.pattern)
+    assert matched == {rule.pattern for rule in POLICY}
 
 
 @pytest.mark.parametrize(
@@ -205,36 +170,32 @@ def test_a_layer_that_no_rule_knows_is_refused_by_name(name: str) -> None:
         decide([layer(name, "x")])
 
 
-def test_a_layer_of_one_row_stays_float_whatever_its_rule_says() -> None:
-    (one,) = decide([layer("blocks.3.mlp.fc1", "x", rows=1)])
-    (two,) = decide([layer("blocks.3.mlp.fc1", "x", rows=2)])
-    assert (one.quantised, one.because) == (False, ONE_ROW)
-    assert (two.quantised, two.because) == (True, "linear layer of an MLP")
-
-
-def test_the_first_split_is_quantised_after_its_norm_only() -> None:
-    name = "tokens.splits.0.weights.q"
-    before, after = decide([layer(name, "x", normalised=known) for known in (False, True)])
-    assert (before.quantised, before.because) == (False, NOT_NORMALISED)
-    assert after.quantised
-
-
-def test_the_second_split_needs_no_norm() -> None:
-    (found,) = decide([layer("tokens.splits.1.weights.q", "x", normalised=False)])
-    assert found.quantised
-
-
-def test_returned_layers_are_float_for_the_reason_given() -> None:
-    layers = [layer("blocks.0.mlp.fc1", "x"), layer("blocks.0.mlp.fc2", "x")]
-    first, second = decide(layers, {"blocks.0.mlp.fc2": "its error is above the budget"})
-    assert first.quantised
-    assert (second.layer, second.quantised) == (layers[1], False)
-    assert second.because == "its error is above the budget"
-
-
-def test_returned_comes_before_every_other_reason() -> None:
-    (found,) = decide([layer("head", "x", rows=1)], {"head": "asked for"})
-    assert found.because == "asked for"
+@pytest.mark.parametrize(
+    ("name", "properties", "returned", "quantised", "because"),
+    [
+        ("blocks.3.mlp.fc1", {"rows": 1}, {}, False, ONE_ROW),
+        ("blocks.3.mlp.fc1", {"rows": 2}, {}, True, "linear layer of an MLP"),
+        # the first split after its norm only, the second needs none
+        ("tokens.splits.0.weights.q", {"normalised": False}, {}, False, NOT_NORMALISED),
+        ("tokens.splits.0.weights.q", {}, {}, True, None),
+        ("tokens.splits.1.weights.q", {"normalised": False}, {}, True, None),
+        # what was returned, before every other reason
+        ("blocks.0.mlp.fc2", {}, {"blocks.0.mlp.fc2": "over budget"}, False, "over budget"),
+        ("blocks.0.mlp.fc1", {}, {"blocks.0.mlp.fc2": "over budget"}, True, None),
+        ("head", {"rows": 1}, {"head": "asked for"}, False, "asked for"),
+    ],
+)
+def test_what_decides_about_a_layer(
+    name: str,
+    properties: dict[str, Any],
+    returned: dict[str, str],
+    quantised: bool,
+    because: str | None,
+) -> None:
+    one = layer(name, "x", **properties)
+    (found,) = decide([one], returned)
+    assert (found.layer, found.quantised) == (one, quantised)
+    assert because is None or found.because == because
 
 
 def test_products_of_two_activations_are_no_layers() -> None:
@@ -259,20 +220,19 @@ def test_a_graph_without_inferred_shapes_is_refused() -> None:
 
 def test_a_graph_whose_tokens_are_not_counted_is_refused() -> None:
     """Of the batch nothing need be known, of each other dimension it must."""
-    made = [helper.make_node("MatMul", ["x", "head.weight"], ["y"], name="/head/MatMul")]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "rows", 3, 4])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "rows", 3, 2])
-    weight = numpy_helper.from_array(np.ones((4, 2), np.float32), "head.weight")
-    model = helper.make_model(helper.make_graph(made, "uncounted", [x], [y], [weight]))
+
+    def with_rows(rows: int | str) -> onnx.ModelProto:
+        made = [helper.make_node("MatMul", ["x", "head.weight"], ["y"], name="/head/MatMul")]
+        weights = constants({"head.weight": np.ones((4, 2), np.float32)})
+        return graph_model(made, weights, {"x": ["n", rows, 3, 4]}, {"y": ["n", rows, 3, 2]})
+
     told = (
         r"^the shape of x, which /head/MatMul reads, is unknown; expected a graph with inferred "
         r"shapes: export the model again$"
     )
     with pytest.raises(CalibrationError, match=told):
-        find_layers(model)
-    x.type.tensor_type.shape.dim[1].dim_value = 5
-    model.graph.input[0].CopyFrom(x)
-    (found,) = find_layers(model)
+        find_layers(with_rows("rows"))
+    (found,) = find_layers(with_rows(5))
     assert (found.name, found.rows, found.inputs, found.outputs) == ("head", 15, 4, 2)
 
 
@@ -338,12 +298,8 @@ def test_windows_of_token_blocks_are_not_fp8() -> None:
     ]
     assert {(found.quantised, found.because) for found in windows} == {(False, FP8_WINDOWS)}
     assert decided["tokens.project.weights.0"].quantised
+    alone = decide(layers, precision=Precision.FP8, placement=WEIGHTS_COMPACT)
+    forms = [one.form for one in alone if one.quantised and ".splits." in one.layer.name]
+    assert forms == [Form.WEIGHTS] * 6  # where no product is in FP8, their weights are
     in_int8 = {found.layer.name: found for found in decide(layers)}
     assert all(in_int8[window.layer.name].quantised for window in windows)
-
-
-def test_weights_of_windows_are_fp8_where_no_product_is() -> None:
-    layers = find_layers(tiny("performer", Target.TENSORRT))
-    found = decide(layers, precision=Precision.FP8, placement=WEIGHTS_COMPACT)
-    windows = [one for one in found if one.layer.name.startswith("tokens.splits.")]
-    assert [(one.quantised, one.form) for one in windows] == [(True, Form.WEIGHTS)] * 6

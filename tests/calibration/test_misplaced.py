@@ -11,8 +11,16 @@ from onnx import helper
 from t2t_deploy.calibration import stored_arrays
 from t2t_deploy.types import Target
 
-from .conftest import EVERY_KIND, chosen, decisions_of, tiny
-from .placed import dynamic, misplaced, static, with_codes_before
+from .graphs import (
+    EVERY_KIND,
+    chosen,
+    decisions_of,
+    dynamic,
+    misplaced,
+    static,
+    tiny,
+    with_codes_before,
+)
 
 
 def attention_product(model: onnx.ModelProto) -> str:
@@ -31,6 +39,11 @@ def test_a_quantised_product_of_two_activations_is_misplaced(
     name = attention_product(model)
     wrong = misplaced(with_codes_before(model, name, inputs))
     assert wrong == [f"{name}/wide{index} leads to MatMul {name}" for index in inputs]
+    # and of a layer, of which one side alone is quantised
+    plain = tiny(kind, Target.TENSORRT)
+    node = next(layer.node for layer in chosen(decisions_of(plain)))
+    wrong = misplaced(with_codes_before(plain, node, (0,)))
+    assert wrong == [f"{node}/wide0 leads to MatMul {node}"]
 
 
 @pytest.mark.parametrize("op", ["Add", "LayerNormalization", "Softmax", "Erf", "Div", "Mul"])
@@ -50,14 +63,6 @@ def test_a_quantised_bias_is_misplaced() -> None:
     index = next(i for i, name in enumerate(node.input) if name in stored)
     wrong = misplaced(with_codes_before(model, node.name, (index,)))
     assert f"{node.name}/short{index} quantises a constant at run time" in wrong
-
-
-def test_a_layer_with_one_side_quantised_is_misplaced() -> None:
-    model = tiny("performer", Target.TENSORRT)
-    node = next(layer.node for layer in chosen(decisions_of(model)))
-    assert misplaced(with_codes_before(model, node, (0,))) == [
-        f"{node}/wide0 leads to MatMul {node}"
-    ]
 
 
 def test_an_integer_product_of_two_activations_is_misplaced() -> None:

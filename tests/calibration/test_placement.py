@@ -26,16 +26,21 @@ from t2t_deploy.graph import check_graph
 from t2t_deploy.types import Precision, Target
 
 from ..export.conftest import relative_error
-from .conftest import (
+from .graphs import (
     EVERY_KIND,
+    QUANTIZERS,
     chosen,
     decisions_of,
+    dynamic,
     logits,
+    misplaced,
     pictures,
+    readers_of,
     rounded_weights,
+    static,
     tiny,
+    tiny_ranges,
 )
-from .placed import QUANTIZERS, dynamic, misplaced, readers_of, static, tiny_ranges
 
 STATIC_TARGETS = (Target.CPU, Target.TENSORRT)
 # (kind, target) -> quantised nodes, float nodes: the float layers, 2 for each attention and each
@@ -60,9 +65,8 @@ def quantised_weights(model: onnx.ModelProto) -> list[str]:
     return [t.name.removesuffix("/codes") for t in model.graph.initializer if "/codes" in t.name]
 
 
-def quantised_graphs(kind: str, target: Target) -> list[onnx.ModelProto]:
-    dynamic_ones = [dynamic(kind).model] if target is Target.CPU else []
-    return [static(kind, target).model, *dynamic_ones]
+def quantised_graphs(kind: str, target: Target) -> list[QuantizedGraph]:
+    return [static(kind, target), *([dynamic(kind)] if target is Target.CPU else [])]
 
 
 def assert_in_layers_only(placed: QuantizedGraph) -> None:
@@ -92,11 +96,6 @@ def test_products_of_a_dynamic_graph_are_counted(kind: str) -> None:
     assert ops["DynamicQuantizeLinear"] == len({x.source for x in chosen(placed.decisions)})
 
 
-@EVERY_CASE
-def test_static_operators_lead_to_layers_only(kind: str, target: Target) -> None:
-    assert_in_layers_only(static(kind, target))
-
-
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8])
 @pytest.mark.parametrize("kind", ["performer", "transformer"])
 def test_operators_of_a_16_bit_graph_lead_to_layers_only(kind: str, precision: Precision) -> None:
@@ -106,47 +105,40 @@ def test_operators_of_a_16_bit_graph_lead_to_layers_only(kind: str, precision: P
     )
 
 
-@EVERY_KIND
-def test_dynamic_operators_lead_to_layers_only(kind: str) -> None:
-    assert_in_layers_only(dynamic(kind))
+@EVERY_CASE
+def test_operators_lead_to_layers_only(kind: str, target: Target) -> None:
+    for placed in quantised_graphs(kind, target):
+        assert_in_layers_only(placed)
+        check_graph(placed.model, batch=None, contrib=target is Target.CPU)
 
 
 @EVERY_CASE
 def test_biases_and_norms_keep_their_own_numbers(kind: str, target: Target) -> None:
     before = stored_arrays(tiny(kind, target))
     gone = {layer.weight for layer in chosen(decisions_of(tiny(kind, target)))}
-    for model in quantised_graphs(kind, target):
-        after = stored_arrays(model)
+    for placed in quantised_graphs(kind, target):
+        after = stored_arrays(placed.model)
         assert gone.isdisjoint(after)
-        for name, value in before.items():
-            if name not in gone:
-                assert after[name].dtype == value.dtype
-                np.testing.assert_array_equal(after[name], value)
-
-
-@EVERY_CASE
-def test_the_graphs_keep_the_export_contract(kind: str, target: Target) -> None:
-    for model in quantised_graphs(kind, target):
-        check_graph(model, batch=None, contrib=target is Target.CPU)
+        for name in before.keys() - gone:
+            assert after[name].dtype == before[name].dtype
+            np.testing.assert_array_equal(after[name], before[name])
 
 
 @EVERY_CASE
 def test_a_source_that_layers_share_is_quantised_once(kind: str, target: Target) -> None:
-    for model in quantised_graphs(kind, target):
-        read = Counter(n.input[0] for n in model.graph.node if n.op_type in QUANTIZERS)
-        assert set(read.values()) == {1}
-        readers = readers_of(model.graph)
-        (codes,) = (
-            n.output[0]
-            for n in model.graph.node
-            if n.op_type in QUANTIZERS and n.input[0].startswith("/blocks.0/norm1/")
-        )
-        assert len(readers[codes]) == 3  # query, key and value
+    for placed in quantised_graphs(kind, target):
+        graph = placed.model.graph
+        codes = {n.input[0]: n.output[0] for n in graph.node if n.op_type in QUANTIZERS}
+        assert len(codes) == sum(n.op_type in QUANTIZERS for n in graph.node)
+        (shared,) = (name for name in codes if name.startswith("/blocks.0/norm1/"))
+        assert len(readers_of(graph)[codes[shared]]) == 3  # query, key and value
 
 
 @EVERY_CASE
 def test_signed_and_unsigned_codes_give_the_same_logits(kind: str, target: Target) -> None:
+    np.testing.assert_array_equal(UNSIGNED.store(np.array([-127, 0, 127], np.int8)), [1, 128, 255])
     signed, unsigned = (static(kind, target, storage=s).model for s in (SIGNED, UNSIGNED))
+    assert {one.version for one in signed.opset_import if not one.domain} == {18}
     one, other = (stored_arrays(model) for model in (signed, unsigned))
     for name in quantised_weights(signed):
         assert one[f"{name}/codes"].dtype == np.int8 and one[f"{name}/zero"].dtype == np.int8
@@ -165,14 +157,6 @@ def test_dynamic_logits_are_near_the_float_ones(kind: str) -> None:
     images = pictures(seed=1)
     wanted = logits(tiny(kind, Target.CPU), images)
     assert 1e-4 < relative_error(logits(dynamic(kind).model, images), wanted) < 0.1
-
-
-def test_codes_at_the_ends_are_stored_without_wrapping() -> None:
-    codes = np.array([[-127, 0, 127]], np.int8)
-    np.testing.assert_array_equal(SIGNED.store(codes), codes)
-    found = UNSIGNED.store(codes)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, [[1, 128, 255]])
 
 
 def test_scales_are_ranges_over_the_largest_code() -> None:
@@ -215,24 +199,22 @@ def test_fp8_has_one_scale_for_each_weight_and_float8_zeros() -> None:
     assert (placed.quantized_nodes, placed.float_nodes) == (quantised - 3, others + 3)
 
 
-@pytest.mark.parametrize("base", [Precision.FP16, Precision.BF16])
-def test_a_16_bit_graph_of_an_older_opset_is_refused(base: Precision) -> None:
+@pytest.mark.parametrize(
+    ("base", "precision"),
+    [
+        (Precision.FP16, Precision.INT8),
+        (Precision.BF16, Precision.INT8),
+        (Precision.FP32, Precision.FP8),
+    ],
+)
+def test_graphs_of_an_older_opset_are_refused(base: Precision, precision: Precision) -> None:
     with pytest.raises(CalibrationError, match=r"of opset 18; .+ at least 19: .+--opset 19"):
-        static("performer", Target.TENSORRT, base=base, opset=18)
-    scales = stored_arrays(static("performer", Target.TENSORRT, base=base, opset=19).model)
-    dtype = {Precision.FP16: np.float16, Precision.BF16: ml_dtypes.bfloat16}[base]
+        static("performer", Target.TENSORRT, precision, base=base, opset=18)
+    scales = stored_arrays(
+        static("performer", Target.TENSORRT, precision, base=base, opset=19).model
+    )
+    dtype = {Precision.FP16: np.float16, Precision.BF16: ml_dtypes.bfloat16}.get(base, np.float32)
     assert {v.dtype for k, v in scales.items() if k.endswith("/scale")} == {np.dtype(dtype)}
-
-
-def test_fp8_of_an_older_opset_is_refused() -> None:
-    with pytest.raises(CalibrationError, match="of opset 18"):
-        static("performer", Target.TENSORRT, Precision.FP8, opset=18)
-
-
-def test_a_float32_graph_of_an_older_opset_is_taken() -> None:
-    opsets = tiny("performer", Target.TENSORRT).opset_import
-    assert [entry.version for entry in opsets if not entry.domain] == [18]
-    assert static("performer", Target.TENSORRT).quantized_nodes == 19
 
 
 def test_a_missing_range_is_named_with_the_layer_that_reads() -> None:
@@ -248,15 +230,12 @@ def test_a_missing_range_is_named_with_the_layer_that_reads() -> None:
 
 
 def test_ranges_of_float_layers_are_not_asked_for() -> None:
-    model = tiny("performer", Target.TENSORRT)
-    needed = {layer.source for layer in chosen(decisions_of(model))}
-    known = tiny_ranges("performer", Target.TENSORRT)
-    assert known.keys() > needed
-    ranges = {name: known[name] for name in needed}
-    placed = place_static(
-        model, decisions_of(model), rounded_weights(model), ranges, Precision.INT8
-    )
-    assert placed.quantized_nodes == len(chosen(placed.decisions))
+    model, known = tiny("performer", Target.TENSORRT), tiny_ranges("performer", Target.TENSORRT)
+    decisions = decisions_of(model)
+    needed = {layer.source: known[layer.source] for layer in chosen(decisions)}
+    assert known.keys() > needed.keys()
+    placed = place_static(model, decisions, rounded_weights(model), needed, Precision.INT8)
+    assert placed.quantized_nodes == len(chosen(decisions))
 
 
 def test_weights_of_two_types_are_refused() -> None:

@@ -19,9 +19,10 @@ from t2t_deploy.calibration import (
 from t2t_deploy.calibration._weights import FP8_MAX, WeightScale, tensor_scale
 from t2t_deploy.types import HALF_MAX, Precision
 
-from .conftest import layer
+from .graphs import layer
 
 INT8, FP8 = Precision.INT8, Precision.FP8
+CODES = {INT8: np.dtype(np.int8), FP8: np.dtype(ml_dtypes.float8_e4m3fn)}
 EIGHT_BIT = pytest.mark.parametrize("precision", [INT8, FP8])
 FLOAT32, FLOAT16, BFLOAT16 = map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16))
 
@@ -46,21 +47,14 @@ def lost(x: np.ndarray, weight: np.ndarray, rounded: np.ndarray) -> float:
     return float(np.linalg.norm(x @ (weight - rounded)))
 
 
-def test_int8_has_a_scale_for_each_output() -> None:
+@EIGHT_BIT
+def test_int8_has_a_scale_for_each_output_and_fp8_one_for_all(precision: Precision) -> None:
     weight = weight_of(40)
-    found = round_weight(weight, INT8)
-    assert found.codes.dtype == np.int8 and found.scale.dtype == np.float32
-    np.testing.assert_allclose(found.scale, np.abs(weight).max(axis=0) / 127, rtol=1e-6)
-    assert np.abs(found.codes.astype(int)).max(axis=0).tolist() == [127] * weight.shape[1]
-
-
-def test_fp8_has_one_scale_for_all() -> None:
-    weight = weight_of(40)
-    found = round_weight(weight, FP8)
-    assert found.codes.dtype == ml_dtypes.float8_e4m3fn and found.scale.dtype == np.float32
-    assert found.scale.shape == ()
-    assert float(found.scale) == pytest.approx(np.abs(weight).max() / 448, rel=1e-6)
-    assert np.abs(found.codes.astype(np.float32)).max() == 448
+    axis, largest = (0, 127) if precision is INT8 else (None, 448)
+    found = round_weight(weight, precision)
+    assert (found.codes.dtype, found.scale.dtype) == (CODES[precision], np.float32)
+    np.testing.assert_allclose(found.scale, np.abs(weight).max(axis=axis) / largest, rtol=1e-6)
+    assert (np.abs(found.codes.astype(np.float32)).max(axis=axis) == largest).all()
 
 
 @EIGHT_BIT
@@ -71,19 +65,13 @@ def test_values_are_codes_times_scale(precision: Precision) -> None:
     np.testing.assert_array_equal(values, found.codes.astype(np.float32) * found.scale)
 
 
-def test_without_moments_an_int8_code_is_the_nearest() -> None:
-    weight = weight_of(50)
-    found = round_weight(weight, INT8)
-    np.testing.assert_array_equal(found.codes, np.round(weight / found.scale))
-    assert (np.abs(found.values() - weight) <= found.scale * 0.5001).all()
-
-
-def test_without_moments_an_fp8_code_is_the_nearest() -> None:
-    """Of all the finite numbers that E4M3 has."""
-    grid = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
-    grid = grid[np.isfinite(grid)]
+@EIGHT_BIT
+def test_without_moments_a_code_is_the_nearest(precision: Precision) -> None:
+    """Of all the finite numbers that its type has, but for -128."""
+    grid = np.arange(256, dtype=np.uint8).view(CODES[precision]).astype(np.float32)
+    grid = grid[np.isfinite(grid) & (grid > -128 if precision is INT8 else True)]
     weight = weight_of(20, 6)
-    found = round_weight(weight, FP8)
+    found = round_weight(weight, precision)
     steps = weight / found.scale
     nearest = np.abs(steps[..., None] - grid).min(axis=-1)
     np.testing.assert_array_equal(np.abs(steps - found.codes.astype(np.float32)), nearest)
@@ -102,7 +90,7 @@ def test_inputs_that_move_together_pay_for_each_other(
 
 
 @EIGHT_BIT
-@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("size", [0, 1e-6, 1.0, 1e6])
 def test_inputs_that_do_not_move_together_round_to_nearest(
     precision: Precision, size: float
 ) -> None:
@@ -133,13 +121,6 @@ def test_inputs_that_are_always_zero_cost_nothing(precision: Precision) -> None:
     nearest = round_weight(weight, precision)
     np.testing.assert_array_equal(found.codes[dead], nearest.codes[dead])
     assert lost(x, weight, found.values()) < 0.3 * lost(x, weight, nearest.values())
-
-
-@EIGHT_BIT
-def test_a_layer_that_reads_zeros_alone_rounds_to_nearest(precision: Precision) -> None:
-    weight = weight_of(20)
-    found = round_weight(weight, precision, np.zeros((20, 20), np.float32))
-    np.testing.assert_array_equal(found.codes, round_weight(weight, precision).codes)
 
 
 @EIGHT_BIT
@@ -262,7 +243,7 @@ def products(codes: np.ndarray, weight: RoundedWeight, step: float) -> np.ndarra
 @pytest.mark.parametrize("form", [Form.TENSOR, Form.CHANNEL, Form.VECTOR])
 def test_no_codes_pass_the_bound_and_the_worst_reach_it(form: Form, precision: Precision) -> None:
     random = np.random.default_rng(1)
-    dtype = ml_dtypes.float8_e4m3fn if precision is FP8 else np.int8
+    dtype = CODES[precision]
     limit = code_limit(precision)
     for seed in range(5):
         weight = rounded(gaussian(seed, 0.1), form, precision, STEP)
@@ -336,15 +317,6 @@ def test_a_dead_channel_has_a_small_ratio_that_is_no_subnormal(precision: Precis
     assert not found.values()[:, 3].any() and np.isfinite(found.values()).all()
 
 
-def test_weights_of_zeros_have_a_scale_all_the_same() -> None:
-    zeros = {"a": np.zeros((64, 8), np.float32)}
-    for form in (Form.TENSOR, Form.RESULT, Form.CHANNEL, Form.WEIGHTS):
-        parts = scales_of(decision("a", form), weights=zeros)["a"]
-        assert parts.base >= np.finfo(np.float16).smallest_normal
-        assert np.isfinite(parts.values).all()
-        assert not round_weight(zeros["a"], INT8, parts=parts).codes.any()
-
-
 def squared_error(weight: np.ndarray, step: float) -> float:
     codes = np.clip(np.round(weight / step), -127, 127)
     return float(np.square(weight - codes * step).sum())
@@ -361,16 +333,19 @@ def test_one_step_clips_gaussian_weights_where_that_costs_less() -> None:
     assert squared_error(weight, step) < 1.02 * min(squared_error(weight, s) for s in shares)
 
 
-def test_one_step_clips_nothing_where_all_weights_are_as_large() -> None:
-    signs = np.random.default_rng(0).choice([-0.3, 0.3], (64, 8)).astype(np.float32)
-    assert tensor_scale(signs, INT8) == pytest.approx(0.3 / 127, rel=1e-6)
-
-
-def test_fp8_codes_are_never_clipped() -> None:
-    """Their steps grow with the numbers: the largest cost no small one its bits."""
-    weight = gaussian()
-    found = tensor_scale(weight, FP8)
-    assert found == pytest.approx(float(np.abs(weight).max()) / 448, rel=1e-6)
+@pytest.mark.parametrize(
+    ("weight", "precision", "largest"),
+    [
+        (np.where(gaussian() > 0, 0.3, -0.3).astype(np.float32), INT8, 127),
+        # steps of FP8 grow with the numbers: the largest cost no small one its bits
+        (gaussian(), FP8, 448),
+    ],
+)
+def test_one_step_clips_nothing_where_that_gains_nothing(
+    weight: np.ndarray, precision: Precision, largest: int
+) -> None:
+    found = tensor_scale(weight, precision)
+    assert found == pytest.approx(float(np.abs(weight).max()) / largest, rel=1e-6)
 
 
 def test_layers_that_read_one_tensor_have_the_largest_step_of_them() -> None:
@@ -422,6 +397,7 @@ def test_layers_of_the_old_form_and_float_ones_are_left_out() -> None:
 @EIGHT_BIT
 @pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16, FLOAT32])
 def test_a_base_is_a_number_of_the_graph_type(precision: Precision, dtype: np.dtype) -> None:
+    zeros = np.zeros((64, 8), np.float32)
     for form in (Form.TENSOR, Form.CHANNEL, Form.RESULT, Form.WEIGHTS):
         parts = scales_of(
             decision("a", form), weights={"a": gaussian()}, precision=precision, dtype=dtype
@@ -430,6 +406,12 @@ def test_a_base_is_a_number_of_the_graph_type(precision: Precision, dtype: np.dt
         assert float(parts.base.astype(dtype)) == float(parts.base)
         if parts.ratio is not None:
             assert parts.ratio.dtype == dtype
+        none = scales_of(
+            decision("a", form), weights={"a": zeros}, precision=precision, dtype=dtype
+        )["a"]
+        assert none.base >= np.finfo(np.float16).smallest_normal or dtype != FLOAT16
+        assert np.isfinite(none.values).all()
+        assert not round_weight(zeros, precision, parts=none).values().any()
 
 
 def test_steps_of_weights_alone_reach_each_channels_largest() -> None:

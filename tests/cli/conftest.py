@@ -10,8 +10,11 @@ from typing import Any
 import onnx
 import pytest
 
+import t2t_deploy.export
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import is_installed
+from t2t_deploy.model import ModelConfig, config_from_toml
+from t2t_deploy.runtime import Backend
 from t2t_deploy.workspace import manifest_path_for, manifest_text
 
 from ..program import called
@@ -93,6 +96,23 @@ def onnx_file(workspace: Path) -> Path:
 
 
 @pytest.fixture
+def weights_file(workspace: Path) -> Path:
+    (path,) = (workspace / "weights").iterdir()
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_toml: Path) -> ModelConfig:
+    return config_from_toml(tiny_toml)
+
+
+@pytest.fixture
+def runs_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every backend can run here, as far as the commands can tell."""
+    monkeypatch.setattr(Backend, "run_unavailable", lambda backend, device=None: None)
+
+
+@pytest.fixture
 def engine_file(built: Path) -> Path:
     (path,) = (built / "engines").glob("*.engine")
     return path
@@ -122,6 +142,22 @@ def alter(change_manifest: Change) -> Callable[[Path, Alter], None]:
         change_manifest(path, sha256=None)
 
     return change
+
+
+@pytest.fixture
+def wrong_exporter(monkeypatch: pytest.MonkeyPatch) -> Callable[[Alter], None]:
+    """Make every export from now on wrong."""
+    right = t2t_deploy.export.onnx_from_deploy
+
+    def patch(work: Alter) -> None:
+        def wrong(*arguments: Any, **options: Any) -> onnx.ModelProto:
+            model = right(*arguments, **options)
+            work(model)
+            return model
+
+        monkeypatch.setattr(t2t_deploy.export, "onnx_from_deploy", wrong)
+
+    return patch
 
 
 @pytest.fixture

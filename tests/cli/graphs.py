@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
+from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import numpy_helper
 
 Alter = Callable[[onnx.ModelProto], None]
+
+
+# options of an export, precision
+FORMS: dict[str, tuple[tuple[object, ...], str]] = {
+    "bf16 from pixels to classes, batch 3": (
+        ("--precision", "bf16", "--batch", 3, "--embed-preprocess", "--tail", "topk"),
+        "bf16",
+    ),
+    "for the CPU, probabilities": (("--target", "cpu", "--tail", "softmax"), "fp32"),
+    "fp16 for TensorRT": (
+        ("--precision", "fp16", "--target", "tensorrt", "--batch", 1),
+        "fp16",
+    ),
+    "as the paper writes it": (("--soft-split", "conv", "--performer", "plain"), "fp32"),
+}
+
+
+def some_slow(names: Iterable[str], fast: Container[str]) -> list[Any]:
+    """Names for a test, which is slow but for some of them."""
+    return [pytest.param(one, marks=() if one in fast else pytest.mark.slow) for one in names]
+
+
+BF16, *_ = FORMS
+each_form = pytest.mark.parametrize("form", some_slow(FORMS, [BF16]))
 
 
 def stored(model: onnx.ModelProto, name: str) -> np.ndarray:

@@ -67,20 +67,20 @@ def test_eager_on_a_device_that_is_not_there(run: Run, workspace: Path) -> None:
     assert done.err == f"error: backend eager cannot run here: {why_no_device()}\n"
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:x", "0"])
-def test_a_device_that_is_no_device(run: Run, workspace: Path, device: str) -> None:
-    done = run("bench", "--device", device, status=2)
-    assert f"'{device}'; expected 'cuda:0', 'cuda:1' and so on" in done.err
-
-
-def test_a_backend_that_does_not_exist(run: Run, workspace: Path) -> None:
-    done = run("bench", "--backend", "cuda", status=2)
-    assert done.err.startswith("error: Invalid value for '--backend': 'cuda' is not one of 'eager'")
-
-
-def test_too_few_rounds(run: Run, workspace: Path) -> None:
-    done = run("bench", "--rounds", 4, status=2)
-    assert "rounds is 4" in done.err and "set rounds to 5 or more" in done.err
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        *(
+            ("--device", device, f"'{device}'; expected 'cuda:0', 'cuda:1' and so on")
+            for device in ("cpu", "cuda", "cuda:x", "0")
+        ),
+        ("--backend", "cuda", "error: Invalid value for '--backend': 'cuda' is not one of 'eager'"),
+        ("--rounds", "4", "rounds is 4"),
+        ("--rounds", "4", "set rounds to 5 or more"),
+    ],
+)
+def test_wrong_usage(run: Run, workspace: Path, option: str, value: str, message: str) -> None:
+    assert message in run("bench", option, value, status=2).err
 
 
 def test_a_fixed_batch_is_not_run_at_another(run: Run, tiny_toml: Path) -> None:

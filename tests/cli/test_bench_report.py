@@ -7,6 +7,7 @@ import json
 import shlex
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -23,10 +24,7 @@ QUICK = ("bench", "--backend", "ort-cpu", "--rounds", 5, "--threads", 1)
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever measures fails: what is refused is refused before."""
 
-    def measure(*arguments: object, **options: object) -> None:
-        raise AssertionError("it was measured")
-
-    monkeypatch.setattr(_bench, "run_bench", measure)
+    monkeypatch.setattr(_bench, "run_bench", Mock(side_effect=AssertionError("it was measured")))
 
 
 @pytest.fixture

@@ -47,14 +47,12 @@ def test_another_precision_is_exported_from_the_stored_weights(run: Run, built: 
 
 
 def test_the_builders_log_is_kept(built: Path, engine_file: Path) -> None:
-    manifest = manifest_of(engine_file)
-    log = built / manifest["details"]["engine"]["log"]
+    log = built / manifest_of(engine_file)["details"]["engine"]["log"]
     assert "Layers:" in log.read_text()
 
 
-def test_whether_it_runs_here_and_why_not(run: Run, engine_file: Path) -> None:
-    manifest = manifest_of(engine_file)
-    details = manifest["details"]
+def test_whether_it_runs_here_and_why_not(engine_file: Path) -> None:
+    details = manifest_of(engine_file)["details"]
     assert details["runnable_here"] is (details["why_not"] is None)
     if device_capability() is None:
         assert details["runnable_here"] is False
@@ -71,22 +69,24 @@ def test_what_people_read(run: Run, built: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sm", "message"),
+    ("words", "status", "message"),
     [
-        ("90", "cannot target SM 90; it targets 75, 80, 86, 89, 120, 121"),
-        ("86,90", "cannot target SM 90; "),
-        ("75", "SM 75 cannot multiply in it, SM 80 is the first"),
+        ("--fp32 --sm 90", 1, "cannot target SM 90; it targets 75, 80, 86, 89, 120, 121"),
+        ("--fp32 --sm 86,90", 1, "cannot target SM 90; "),
+        ("--fp32 --sm 75", 1, "SM 75 cannot multiply in it, SM 80 is the first"),
+        ("--sm 86 --max-batch 8", 1, "takes batches of exactly 1, and profile 1:1:8 asks for oth"),
+        ("junk.onnx", 1, "error: junk.onnx is no readable ONNX file ("),
+        ("--sm ampere", 2, "sm is 'ampere'; expected capabilities such as '86,89', or 'portable'"),
     ],
 )
-def test_targets_that_cannot_be_built_for(run: Run, built: Path, sm: str, message: str) -> None:
-    assert message in run.fails("EngineError", "build-trt", "--fp32", "--sm", sm)
+def test_what_cannot_be_built(run: Run, built: Path, words: str, status: int, message: str) -> None:
+    Path("junk.onnx").write_bytes(bytes(range(256)) * 10)
+    assert message in run("build-trt", *words.split(), status=status).err
     assert len(list((built / "engines").glob("*.engine"))) == 1
 
 
-def test_targets_that_are_none(run: Run, built: Path) -> None:
-    assert run.fails("UsageError", "build-trt", "--sm", "ampere", status=2) == (
-        "sm is 'ampere'; expected capabilities such as '86,89', or 'portable' or 'native'"
-    )
+def test_without_the_builder(run: Run, workspace: Path, bare_machine: None) -> None:
+    run.fails("MissingDependencyError", "build-trt", "--sm", "86")
 
 
 def test_native_without_a_device(run: Run, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,11 +95,6 @@ def test_native_without_a_device(run: Run, built: Path, monkeypatch: pytest.Monk
         "'native' builds for this machine's GPU and no CUDA device was found: name the "
         "targets (sm 86,89) or build a portable engine (sm portable)"
     )
-
-
-def test_a_profile_that_a_fixed_batch_cannot_have(run: Run, built: Path) -> None:
-    done = run("build-trt", "--sm", "86", "--max-batch", 8, status=1)
-    assert "the graph takes batches of exactly 1, and profile 1:1:8 asks for others" in done.err
 
 
 def test_an_engine_is_no_source(run: Run, engine_file: Path) -> None:
@@ -147,13 +142,3 @@ def test_an_engine_of_the_wrong_precision_exits_3_and_is_refused(run: Run, forei
     path = done.json["engine"]["path"]
     assert Path(path).is_file()
     assert f"{path} failed its check (fp32 was asked and " in run("bench", path, status=1).err
-
-
-def test_a_file_that_is_no_graph(run: Run) -> None:
-    Path("junk.onnx").write_bytes(bytes(range(256)) * 10)
-    done = run("build-trt", "junk.onnx", status=1)
-    assert "error: junk.onnx is no readable ONNX file (" in done.err
-
-
-def test_without_the_builder(run: Run, workspace: Path, bare_machine: None) -> None:
-    run.fails("MissingDependencyError", "build-trt", "--sm", "86")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from t2t_deploy._files import file_sha256
-from t2t_deploy.model import ModelConfig, config_for_variant, config_from_toml, random_state_dict
+from t2t_deploy.model import ModelConfig, config_for_variant, random_state_dict
 from t2t_deploy.workspace import read_manifest
 
 from .command import Run
@@ -21,11 +21,6 @@ from .command import Run
 StateDict = dict[str, torch.Tensor]
 Exported = tuple[Any, StateDict]
 Export = Callable[..., Exported]
-
-
-@pytest.fixture(scope="session")
-def tiny(tiny_toml: Path) -> ModelConfig:
-    return config_from_toml(tiny_toml)
 
 
 @pytest.fixture(scope="session")
@@ -77,25 +72,27 @@ def test_a_released_file(export: Export, tiny: ModelConfig, weights: StateDict) 
     assert manifest.weights["source"]["container"] == "state_dict_ema"
 
 
-@pytest.mark.parametrize("form", ["state_dict", "net", "bare", "module.", "legacy", "float16"])
+def with_prefix(weights: StateDict) -> StateDict:
+    return {f"module.{key}": value for key, value in weights.items()}
+
+
+# what is saved of weights, and the container that is found
+FORMS: dict[str, tuple[Callable[[StateDict], object], str]] = {
+    "state_dict": (lambda w: {"state_dict": w, "state_dict_ema": None}, "state_dict"),
+    # as the authors' transfer_learning.py saves it
+    "net": (lambda w: {"net": with_prefix(w), "acc": 98.3, "epoch": 59}, "net"),
+    "bare": (lambda w: w, "file"),
+    "module.": (with_prefix, "file"),
+    "float16": (lambda w: {key: value.half() for key, value in w.items()}, "file"),
+}
+
+
+@pytest.mark.parametrize("form", [*FORMS, "legacy"])
 def test_other_forms(export: Export, weights: StateDict, form: str) -> None:
-    container, wanted = "file", weights
-    if form == "state_dict":
-        path, container = saved({"state_dict": weights, "state_dict_ema": None}), "state_dict"
-    elif form == "net":  # as the authors' transfer_learning.py saves it
-        wrapped = {f"module.{key}": value for key, value in weights.items()}
-        path, container = saved({"net": wrapped, "acc": 98.3, "epoch": 59}), "net"
-    elif form == "bare":
-        path = saved(weights)
-    elif form == "module.":
-        path = saved({f"module.{key}": value for key, value in weights.items()})
-    elif form == "legacy":
-        path = Path("model.pth")
-        torch.save(weights, path, _use_new_zipfile_serialization=False)
-    else:
-        wanted = {key: value.half() for key, value in weights.items()}
-        path = saved(wanted)
-    manifest, stored = export(path)
+    make, container = FORMS.get(form, FORMS["bare"])
+    torch.save(make(weights), "model.pth", _use_new_zipfile_serialization=form != "legacy")
+    manifest, stored = export(Path("model.pth"))
+    wanted = {key: value.half() for key, value in weights.items()} if form == "float16" else weights
     assert same(stored, wanted)
     assert manifest.weights["source"]["container"] == container
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,46 +23,25 @@ def test_no_workspace_is_none_to_complain_of(run: Run) -> None:
     assert not Path("missing").exists()
 
 
-def altered_artifact(workspace: Path) -> str:
-    (path,) = (workspace / "onnx").glob("*.onnx")
-    path.write_bytes(b"altered")
-    return f"{path.name} was altered"
-
-
-def gone_artifact(workspace: Path) -> str:
-    (path,) = (workspace / "onnx").glob("*.onnx")
-    path.unlink()
-    return f"{path.name} is gone"
-
-
-def unused_weights(workspace: Path) -> str:
-    path = workspace / "weights" / f"{'0' * 64}.safetensors"
-    path.write_bytes(b"no such content")
-    return f"{path.name} was altered"
-
-
-def missing_weights(workspace: Path) -> str:
-    (path,) = (workspace / "weights").iterdir()
-    path.unlink()
-    return f"lacks the weights {path.stem[:12]}"
-
-
-def damaged_ranges(workspace: Path) -> str:
-    path = workspace / "calibration" / "a.ranges"
-    path.parent.mkdir()
-    path.write_bytes(b"no ranges")
-    return "a.ranges"
-
-
 @pytest.mark.parametrize(
-    "damage",
-    [altered_artifact, gone_artifact, unused_weights, missing_weights, damaged_ranges],
+    ("pattern", "content", "named"),
+    [
+        ("onnx/*.onnx", b"altered", "{0.name} was altered"),
+        ("onnx/*.onnx", None, "{0.name} is gone"),
+        (f"weights/{'0' * 64}.safetensors", b"no such content", "{0.name} was altered"),
+        ("weights/*.safetensors", None, "lacks the weights {0.stem:.12}"),
+        ("calibration/a.ranges", b"no ranges", "{0.name}"),
+    ],
 )
-def test_damage_is_a_problem(run: Run, workspace: Path, damage: Callable[[Path], str]) -> None:
-    named = damage(workspace)
+def test_damage_is_a_problem(
+    run: Run, workspace: Path, pattern: str, content: bytes | None, named: str
+) -> None:
+    (path,) = list(workspace.glob(pattern)) or [workspace / pattern]
+    path.parent.mkdir(exist_ok=True)
+    path.unlink() if content is None else path.write_bytes(content)
     (problem,) = run.json("doctor", status=3)["workspace"]["problems"]
-    assert named in problem
-    assert named in run("doctor").out
+    assert named.format(path) in problem
+    assert named.format(path) in run("doctor").out
 
 
 def test_leftovers_harm_nothing_and_are_pruned(run: Run, workspace: Path, onnx_file: Path) -> None:

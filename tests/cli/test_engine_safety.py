@@ -14,10 +14,10 @@ from PIL import Image
 from t2t_deploy.bench import BenchCase
 from t2t_deploy.commands import _artifacts as _engine
 from t2t_deploy.commands._bench import Bench
-from t2t_deploy.commands._classifier import classifier_request
+from t2t_deploy.commands._predict import classifier_request
 from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import EngineError
-from t2t_deploy.runtime import Backend, SessionRequest, open_session
+from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.workspace import Workspace, manifest_path_for
 
 from .command import Change, Run, manifest_of
@@ -119,7 +119,12 @@ COMMANDS = (
 @pytest.mark.parametrize("what", ["foreign", "altered"])
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words))
 def test_no_command_loads_an_engine_that_nobody_answers_for(
-    run: Run, engine_file: Path, monkeypatch: pytest.MonkeyPatch, what: str, words: tuple[str, ...]
+    run: Run,
+    engine_file: Path,
+    runs_everywhere: None,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    words: tuple[str, ...],
 ) -> None:
     """On a machine that could, as far as the commands can tell; loading one fails the test."""
     loaded: list[str] = []
@@ -129,7 +134,6 @@ def test_no_command_loads_an_engine_that_nobody_answers_for(
         raise EngineError("it would be running now")
 
     monkeypatch.setattr("t2t_deploy.runtime._trt_session.load_engine", load)
-    monkeypatch.setattr(Backend, "run_unavailable", lambda backend, device=None: None)
     monkeypatch.setattr("t2t_deploy.runtime._trt_session.Cuda", lambda device: None)
     content = bytearray(engine_file.read_bytes())
     if what == "foreign":
@@ -144,7 +148,7 @@ def test_no_command_loads_an_engine_that_nobody_answers_for(
     # beside a foreign one the known engine is verified, which its manifest answers for
     known = [engine_file.name] if (words, what) == (("verify",), "foreign") else []
     assert [Path(one).name for one in loaded] == known
-    if "{engine}" in words and words[0] != "inspect":
+    if "{engine}" in words and (words[0], what) != ("inspect", "foreign"):
         assert done.status == 1
         assert re.search("has no manifest|was altered|is an engine", done.err), done.err
 
@@ -163,16 +167,14 @@ def test_what_is_loaded_is_what_was_checked(built: Path, engine_file: Path) -> N
 
 @pytest.mark.parametrize("sha256", [None, "a" * 64])
 def test_a_session_of_an_engine_that_nobody_answers_for(
-    engine_file: Path, monkeypatch: pytest.MonkeyPatch, sha256: str | None
+    engine_file: Path, runs_everywhere: None, sha256: str | None
 ) -> None:
-    monkeypatch.setattr(Backend, "run_unavailable", lambda backend, device=None: None)
     request = SessionRequest("tensorrt-rtx", engine_file, sha256=sha256)
     with pytest.raises(EngineError, match=r"is not trusted|changed after it was checked"):
         open_session(request)
 
 
-def test_hash_is_handed_on(built: Path, engine_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Backend, "run_unavailable", lambda backend, device=None: None)
+def test_hash_is_handed_on(built: Path, engine_file: Path, runs_everywhere: None) -> None:
     workspace = Workspace(built)
     artifact = workspace.open(engine_file)
     wanted = artifact.require_manifest().sha256

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,12 @@ from PIL import Image
 from t2t_deploy import draw_features
 from t2t_deploy.errors import UsageError
 from t2t_deploy.images import preprocess, read_image
-from t2t_deploy.model import (
-    config_from_toml,
-    load_reference,
-    random_state_dict,
-    save_weights,
-)
+from t2t_deploy.model import ModelConfig, load_reference, random_state_dict, save_weights
 from t2t_deploy.runtime import SessionRequest, open_session
 
 from ..small import OTHER_BACKBONES, tiny_model
 from .command import Change, Run
-from .graphs import turned, with_value
+from .graphs import FORMS, each_form, turned, with_value
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("matplotlib")
@@ -63,11 +58,6 @@ def image(empty_folder: Path) -> Path:
     return path
 
 
-def stored_reference(tiny_toml: Path, workspace: Path) -> Any:
-    (weights,) = (workspace / "weights").glob("*.safetensors")
-    return load_reference(weights, config_from_toml(tiny_toml)).double()
-
-
 def hooked(model: Any, picture: np.ndarray) -> dict[str, np.ndarray]:
     """What plain hooks on modules see, and the sum of tokens and positions."""
     kept: dict[str, torch.Tensor] = {}
@@ -91,12 +81,23 @@ def hooked(model: Any, picture: np.ndarray) -> dict[str, np.ndarray]:
     return {layer: values[0].numpy() for layer, values in kept.items()}
 
 
-def stages_of(done: Any) -> list[dict[str, Any]]:
-    return list(done.json["features"]["stages"])
+def stages_of(run: Run, path: object, image: Path) -> list[dict[str, Any]]:
+    found = run.json("inspect", path, "--features", image, status=0)
+    return list(found["features"]["stages"])
+
+
+def quantised(run: Run, onnx_file: Path, image: Path, *form: str) -> str:
+    """A file in 8 bits, whose ranges are those of the one picture."""
+    Path("train").mkdir()
+    shutil.copy(image, "train")
+    words = ("quantize", onnx_file, *form, "--no-speed", "--force", "--json", "-o", "8.onnx")
+    done = run(*words, *([] if "dynamic" in form else ["--images", "train"]))
+    assert done.status in (0, 3), done.err
+    return "8.onnx"
 
 
 def test_stages_and_errors_are_those_of_hooks_and_the_graph(
-    run: Run, onnx_file: Path, workspace: Path, tiny_toml: Path, image: Path, tmp_path: Path
+    run: Run, onnx_file: Path, weights_file: Path, tiny: ModelConfig, image: Path, tmp_path: Path
 ) -> None:
     found = run.json("inspect", onnx_file, "--features", image, status=0)["features"]
     assert found["image"] == str(image)
@@ -107,7 +108,7 @@ def test_stages_and_errors_are_those_of_hooks_and_the_graph(
     assert {stage["artifact"] for stage in found["stages"]} == {onnx_file.name}
 
     picture = preprocess(read_image(image), 32)
-    wanted = hooked(stored_reference(tiny_toml, workspace), picture)
+    wanted = hooked(load_reference(weights_file, tiny).double(), picture)
     model = onnx.load(onnx_file)
     shown = [name for name in TENSORS.values() if name != "logits"]
     infos = {info.name: info for info in model.graph.value_info}
@@ -139,26 +140,11 @@ def test_stages_and_errors_are_those_of_hooks_and_the_graph(
     assert [one["index"] for one in own["classes"]] == list(order)
 
 
-FORMS: dict[str, tuple[str, Sequence[object]]] = {
-    "bf16 from pixels to classes, batch 3": (
-        "bf16",
-        ("--batch", 3, "--embed-preprocess", "--tail", "topk"),
-    ),
-    "fp32 for the CPU, probabilities": ("fp32", ("--target", "cpu", "--tail", "softmax")),
-    "fp16 for TensorRT": ("fp16", ("--target", "tensorrt", "--batch", 1)),
-    "as the paper writes it": ("fp32", ("--soft-split", "conv", "--performer", "plain")),
-}
-
-
-@pytest.mark.parametrize(
-    "form",
-    [pytest.param(form, marks=() if "bf16" in form else pytest.mark.slow) for form in FORMS],
-)
+@each_form
 def test_other_forms(run: Run, tiny_toml: Path, image: Path, form: str) -> None:
-    precision, options = FORMS[form]
-    made = run.json("export", "--config", tiny_toml, "--precision", precision, *options)
-    path = made["artifact"]["path"]
-    stages = stages_of(run("inspect", path, "--features", image, "--json"))
+    options, precision = FORMS[form]
+    made = run.json("export", "--config", tiny_toml, *options)
+    stages = stages_of(run, made["artifact"]["path"], image)
     assert [stage["stage"] for stage in stages] == LAYERS
     assert [stage["grid"] for stage in stages] == GRIDS
     assert all(stage["rel_l2"] < ALLOWED[precision] for stage in stages)
@@ -166,20 +152,18 @@ def test_other_forms(run: Run, tiny_toml: Path, image: Path, form: str) -> None:
     assert stages[1]["rel_l2"] > {"fp32": 1e-9, "fp16": 1e-5, "bf16": 1e-4}[precision]
 
 
+def usual_blocks(width: int) -> list[tuple[str, list[int] | None, int]]:
+    return [
+        ("blocks.0 (sum after mlp)", [2, 2], width),
+        ("blocks.1 (sum after mlp)", None, width),
+    ]
+
+
 # the backbone's stages: layer, grid, channels
 BACKBONES: dict[str, list[tuple[str, list[int] | None, int]]] = {
-    "transformer": [
-        ("blocks.0 (sum after mlp)", [2, 2], 16),
-        ("blocks.1 (sum after mlp)", None, 16),
-    ],
-    "se": [
-        ("blocks.0 (sum after mlp)", [2, 2], 32),
-        ("blocks.1 (sum after mlp)", None, 32),
-    ],
-    "ghost": [
-        ("blocks.0 (sum after mlp)", [2, 2], 32),
-        ("blocks.1 (sum after mlp)", None, 32),
-    ],
+    "transformer": usual_blocks(16),
+    "se": usual_blocks(32),
+    "ghost": usual_blocks(32),
     # the channels that a block appends, and what the transition between two stages hands on
     "dense": [
         ("blocks.0.dense_linear", [2, 2], 16),
@@ -194,20 +178,15 @@ def test_other_models(run: Run, image: Path, kind: str) -> None:
     model = {**OTHER_BACKBONES, "transformer": tiny_model("transformer")}[kind]
     Path("model.toml").write_text(model)
     run("export", "--config", "model.toml", "-o", "model.onnx", status=0)
-    stages = stages_of(run("inspect", "model.onnx", "--features", image, "--json"))
-    told = [(stage["stage"], stage["grid"], stage["channels"]) for stage in stages]
-    assert [stage for stage, _, _ in told[:4]] == LAYERS[:4]
-    assert told[4:-1] == BACKBONES[kind]
+    stages = stages_of(run, "model.onnx", image)
+    assert [stage["stage"] for stage in stages[:4]] == LAYERS[:4]
+    found = [(stage["stage"], stage["grid"], stage["channels"]) for stage in stages[4:-1]]
+    assert found == BACKBONES[kind]
     assert all(0 < stage["rel_l2"] < ALLOWED["fp32"] for stage in stages[1:])
 
 
 def test_fp8_is_seen_from_the_first_tokens_on(run: Run, onnx_file: Path, image: Path) -> None:
-    Path("train").mkdir()
-    shutil.copy(image, "train")
-    form = ("--type", "fp8", "--images", "train", "--no-speed", "--force")
-    made = run("quantize", onnx_file, *form, "--json", "-o", "8.onnx")
-    assert made.status in (0, 3), made.err
-    stages = stages_of(run("inspect", "8.onnx", "--features", image, "--json"))
+    stages = stages_of(run, quantised(run, onnx_file, image, "--type", "fp8"), image)
     assert [stage["grid"] for stage in stages] == GRIDS
     # E4M3 has 3 bits behind the point: up to 2**-4 for each number
     assert all(2**-8 < stage["rel_l2"] < 0.2 for stage in stages[1:])
@@ -216,24 +195,17 @@ def test_fp8_is_seen_from_the_first_tokens_on(run: Run, onnx_file: Path, image: 
 
 @pytest.mark.parametrize("mode", ["static", pytest.param("dynamic", marks=pytest.mark.slow)])
 def test_float_and_int8_side_by_side(run: Run, onnx_file: Path, image: Path, mode: str) -> None:
-    Path("train").mkdir()
-    shutil.copy(image, "train")
-    given = ("--images", "train") if mode == "static" else ("--mode", "dynamic")
-    made = run("quantize", onnx_file, *given, "--no-speed", "--force", "--json", "-o", "8.onnx")
-    assert made.status in (0, 3), made.err
-    done = run(
-        "inspect", onnx_file, "8.onnx", "--features", image, "--plot", "a.png", "--json", status=0
-    )
-    stages = stages_of(done)
+    path = quantised(run, onnx_file, image, "--mode", mode)
+    words = ("inspect", onnx_file, path, "--features", image, "--plot", "a.png")
+    found = run.json(*words, status=0)["features"]
+    stages = found["stages"]
     floats, ints = stages[: len(LAYERS)], stages[len(LAYERS) :]
     assert {stage["artifact"] for stage in floats} == {onnx_file.name}
     assert {stage["artifact"] for stage in ints} == {"8.onnx"}
     assert [stage["grid"] for stage in ints] == GRIDS
     for one, other in zip(floats[1:], ints[1:], strict=True):
         assert one["rel_l2"] < ALLOWED["fp32"] < 1e-4 < other["rel_l2"] < 0.2
-    assert [top["of"] for top in done.json["features"]["top"]] == [
-        *("reference", onnx_file.name, "8.onnx"),
-    ]
+    assert [top["of"] for top in found["top"]] == ["reference", onnx_file.name, "8.onnx"]
     with Image.open("a.png") as picture:
         pixels = np.asarray(picture.convert("RGB"), np.int32)
     # labels, five columns; head, seven stages, foot; a hundred pixels an inch
@@ -247,7 +219,7 @@ def test_float_and_int8_side_by_side(run: Run, onnx_file: Path, image: Path, mod
 
 def test_a_wrong_graph(run: Run, onnx_file: Path, image: Path, alter: Change) -> None:
     alter(onnx_file, turned("tokens.blocks.1.tail.mlp.fc2.weight"))
-    stages = stages_of(run("inspect", onnx_file, "--features", image, "--json"))
+    stages = stages_of(run, onnx_file, image)
     errors = [stage["rel_l2"] for stage in stages]
     assert max(errors[:2]) < ALLOWED["fp32"]
     assert min(errors[2:]) > 1e-3
@@ -255,13 +227,13 @@ def test_a_wrong_graph(run: Run, onnx_file: Path, image: Path, alter: Change) ->
 
 def test_infinity_is_told(run: Run, onnx_file: Path, image: Path, alter: Change) -> None:
     alter(onnx_file, with_value("position", (0, 2, 5), np.inf))
-    done = run("inspect", onnx_file, "--features", image, "--json", status=0)
-    stages = stages_of(done)
+    found = run.json("inspect", onnx_file, "--features", image, status=0)["features"]
+    stages = found["stages"]
     assert all(stage["rel_l2"] is not None for stage in stages[:3])
     assert (stages[3]["rel_l2"], stages[3]["note"]) == (None, "1 of 80 numbers are not finite")
     assert stages[6]["note"] == "10 of 10 numbers are not finite"
-    assert done.json["features"]["top"][1] == {"of": onnx_file.name, "classes": []}
-    with Image.open(done.json["features"]["plot"]) as picture:
+    assert found["top"][1] == {"of": onnx_file.name, "classes": []}
+    with Image.open(found["plot"]) as picture:
         assert picture.width == 210 + 3 * 160
 
 
@@ -269,12 +241,11 @@ def test_what_has_no_tensor_is_told_and_not_drawn(
     run: Run, onnx_file: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "t2t_deploy.verify._layer_tensors._equalised_layers", lambda manifest: {LAYERS[4]}
+        "t2t_deploy.verify._layer_tensors._units", lambda manifest: {LAYERS[4]: None}
     )
-    stages = stages_of(run("inspect", onnx_file, "--features", image, "--json"))
-    told = {stage["stage"]: stage for stage in stages}[LAYERS[4]]
-    assert (told["grid"], told["rel_l2"]) == (None, None)
-    assert told["note"] == "not comparable: the graph holds no tensor of it in its units"
+    stage = {one["stage"]: one for one in stages_of(run, onnx_file, image)}[LAYERS[4]]
+    assert (stage["grid"], stage["rel_l2"]) == (None, None)
+    assert stage["note"] == "not comparable: the graph holds no tensor of it in its units"
 
 
 def test_the_table_and_the_place(run: Run, onnx_file: Path, image: Path) -> None:
@@ -324,8 +295,10 @@ def test_an_engine(run: Run, engine_file: Path, image: Path) -> None:
     )
 
 
-def test_artifacts_of_two_models(run: Run, onnx_file: Path, tiny_toml: Path, image: Path) -> None:
-    save_weights(random_state_dict(config_from_toml(tiny_toml), seed=1), Path("other.safetensors"))
+def test_artifacts_of_two_models(
+    run: Run, onnx_file: Path, tiny: ModelConfig, tiny_toml: Path, image: Path
+) -> None:
+    save_weights(random_state_dict(tiny, seed=1), Path("other.safetensors"))
     form = ("--config", tiny_toml, "--checkpoint", "other.safetensors", "-o", "other.onnx")
     assert run("export", *form).status == 0
     done = run("inspect", onnx_file, "other.onnx", "--features", image, status=2)

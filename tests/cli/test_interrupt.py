@@ -6,7 +6,10 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from unittest.mock import DEFAULT, Mock
 
 import pytest
 
@@ -111,25 +114,15 @@ def test_the_second_signal_does_not_stop_the_clean_up(name: str, status: int) ->
     assert done.err == "error: terminated; nothing half-written was left\n"
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_ctrl_c_in_the_clean_up(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Path] = []
-    remove = _files.remove
-
-    def stopped_once(path: Path) -> None:
-        calls.append(path)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        remove(path)
-
-    monkeypatch.setattr(_files, "remove", stopped_once)
-
-    def write_half() -> None:
-        made = temporary_file(tmp_path, ".x") if kind == "file" else temporary_folder(tmp_path)
-        with made as path:
-            (path if kind == "file" else path / "more").write_bytes(b"half")
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert len(calls) == 2
+@pytest.mark.parametrize("made", [partial(temporary_file, suffix=".x"), temporary_folder])
+def test_ctrl_c_in_the_clean_up(
+    made: Callable[[Path], AbstractContextManager[Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remove = Mock(wraps=_files.remove, side_effect=[KeyboardInterrupt, DEFAULT])
+    monkeypatch.setattr(_files, "remove", remove)
+    with pytest.raises(KeyboardInterrupt), made(tmp_path) as path:
+        (path / "more" if path.is_dir() else path).write_bytes(b"half")
+    assert remove.call_count == 2
     assert list(tmp_path.iterdir()) == []

@@ -5,21 +5,30 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-import t2t_deploy.export
 from t2t_deploy.commands import export_onnx
 from t2t_deploy.model import config_from_toml, random_state_dict, save_weights
 from t2t_deploy.workspace import Workspace
 
 from ..small import tiny_model
 from .command import Change, Run, manifest_of
-from .graphs import Alter, edited, scaled, store, stored, turned, with_value
+from .graphs import (
+    FORMS,
+    Alter,
+    each_form,
+    edited,
+    scaled,
+    some_slow,
+    store,
+    stored,
+    turned,
+    with_value,
+)
 
 pytest.importorskip("onnxruntime")
 
@@ -39,11 +48,14 @@ def flipped(name: str, bit: int = 23, row: int = 3, column: int = 5) -> Alter:
     return edited(name, flip)
 
 
-def swapped(first: str, second: str) -> Alter:
+def swapped(block: int) -> Alter:
+    """The weights of queries and keys."""
+    q, k = (f"blocks.{block}.attn.{part}.weight" for part in "qk")
+
     def alter(model: onnx.ModelProto) -> None:
-        a, b = stored(model, first), stored(model, second)
-        store(model, first, b)
-        store(model, second, a)
+        queries, keys = stored(model, q), stored(model, k)
+        store(model, q, keys)
+        store(model, k, queries)
 
     return alter
 
@@ -73,64 +85,54 @@ def constant_set(value: float, where: Callable[[float], bool], op: str, scope: s
         made |= {t.name: t for t in graph.initializer}
         found = []
         for node in graph.node:
-            for place, name in enumerate(node.input):
+            for index, name in enumerate(node.input):
                 if node.op_type != op or not node.name.startswith(scope) or name not in made:
                     continue
                 number = numpy_helper.to_array(made[name])
                 if number.size == 1 and where(float(number.reshape(()))):
-                    found.append((node, place, number))
-        ((node, place, number),) = found
+                    found.append((node, index, number))
+        ((node, index, number),) = found
         changed = numpy_helper.from_array(np.full_like(number, value), "changed")
         graph.initializer.append(changed)
-        node.input[place] = "changed"
+        node.input[index] = "changed"
 
     return alter
 
 
+T1, T2 = "tokens_to_token.attention1", "tokens_to_token.attention2"
+BLOCK = "blocks.1.attn"
 WRONG = {
-    "bit in block 1 of the tokens": (
-        flipped("tokens.blocks.0.tail.mlp.fc2.weight"),
-        "tokens_to_token.attention1.mlp.2",
-    ),
-    "bit in a soft split": (
-        flipped("tokens.splits.0.weights.1"),
-        "tokens_to_token.attention1.kqv (keys)",
-    ),
+    "bit in block 1 of the tokens": (flipped("tokens.blocks.0.tail.mlp.fc2.weight"), f"{T1}.mlp.2"),
+    "bit in a soft split": (flipped("tokens.splits.0.weights.1"), f"{T1}.kqv (keys)"),
     "bit in a middle block": (flipped("blocks.1.mlp.fc1.weight"), "blocks.1.mlp.fc1"),
     "bit in the head": (flipped("head.weight"), "head"),
-    "q and k swapped in the first block": (
-        swapped("blocks.0.attn.q.weight", "blocks.0.attn.k.weight"),
-        "blocks.0.attn.qkv (queries)",
-    ),
-    "q and k swapped in the last block": (
-        swapped("blocks.2.attn.q.weight", "blocks.2.attn.k.weight"),
-        "blocks.2.attn.qkv (queries)",
-    ),
-    "k transposed": (turned("blocks.1.attn.k.weight"), "blocks.1.attn.qkv (keys)"),
+    "q and k swapped in the first block": (swapped(0), "blocks.0.attn.qkv (queries)"),
+    "q and k swapped in the last block": (swapped(2), "blocks.2.attn.qkv (queries)"),
+    "k transposed": (turned(f"{BLOCK}.k.weight"), f"{BLOCK}.qkv (keys)"),
     "projection of block 2 of the tokens transposed": (
         turned("tokens.blocks.1.proj_weight"),
-        "tokens_to_token.attention2 (sum after attention)",
+        f"{T2} (sum after attention)",
     ),
     "projection of a middle block transposed": (
-        turned("blocks.1.attn.proj.weight"),
-        "blocks.1.attn.proj",
+        turned(f"{BLOCK}.proj.weight"),
+        f"{BLOCK}.proj",
     ),
     "projection of the last block transposed": (
         turned("blocks.2.attn.proj.weight"),
         "blocks.2.attn.proj",
     ),
     "attention scale of the width, not of the head": (
-        scaled("blocks.1.attn.q.weight", 0.5**0.5),
-        "blocks.1.attn.qkv (queries)",
+        scaled(f"{BLOCK}.q.weight", 0.5**0.5),
+        f"{BLOCK}.qkv (queries)",
     ),
     "positions column by column": (rows_moved, "pos_embed"),
     "no epsilon in the first soft split": (
         constant_set(0.0, lambda x: 9e-6 < x < 1.1e-5, "Add", "/tokens/splits.0/"),
-        "tokens_to_token.attention1.kqv (keys)",
+        f"{T1}.kqv (keys)",
     ),
     "no epsilon in a performer": (
         constant_set(-1e30, lambda x: -17 < x < -16, "Sub", "/tokens/blocks.0/"),
-        "tokens_to_token.attention1 (sum after attention)",
+        f"{T1} (sum after attention)",
     ),
     "no epsilon in a middle block's norm": (
         without_norm_epsilon("/blocks.1/norm2"),
@@ -177,10 +179,7 @@ FAST = (
 HIDDEN = "no epsilon in a middle block's norm"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in WRONG],
-)
+@pytest.mark.parametrize("name", some_slow(WRONG, FAST))
 def test_the_wrong_layer_is_named(run: Run, exported: Path, alter: Change, name: str) -> None:
     wrong, layer = WRONG[name]
     alter(exported, wrong)
@@ -204,9 +203,9 @@ def test_the_wrong_layer_is_named(run: Run, exported: Path, alter: Change, name:
         # its windows differ by less than the epsilon counts: elsewhere it is a thousand times less
         assert found["first"]["rel_l2"] > 0.1, found["first"]
     layers = [compared["layer"] for compared in found["layers"]]
-    place = layers.index(layer)
+    index = layers.index(layer)
     before = found["last_agreeing"]
-    assert (None if before is None else before["layer"]) == (layers[place - 1] if place else None)
+    assert (None if before is None else before["layer"]) == (layers[index - 1] if index else None)
     assert found["reason"].startswith(f"{layer} differs first, on ")
     kept = manifest_of(exported)["details"]["located"]
     assert kept["first"]["layer"] == layer
@@ -227,16 +226,9 @@ def test_a_right_graph_has_no_wrong_layer(run: Run, exported: Path) -> None:
     ]
 
 
-def test_export_finds_a_wrong_exporter(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_finds_a_wrong_exporter(run: Run, wrong_exporter: Change) -> None:
     """The message names the command that finds the layer, and the command finds it."""
-    right_one = t2t_deploy.export.onnx_from_deploy
-
-    def wrong(*arguments: Any, **options: Any) -> onnx.ModelProto:
-        model = right_one(*arguments, **options)
-        turned("blocks.1.attn.proj.weight")(model)
-        return model
-
-    monkeypatch.setattr(t2t_deploy.export, "onnx_from_deploy", wrong)
+    wrong_exporter(turned("blocks.1.attn.proj.weight"))
     Path("small.toml").write_text(MODEL)
     done = run("export", "--config", "small.toml", "--json", status=3)
     assert done.json["verification"]["status"] == "failed"
@@ -266,28 +258,17 @@ def test_a_computed_infinity_is_named(run: Run, exported: Path, alter: Change) -
     assert " numbers are so first in tensor /blocks.1/" in result["reason"]
 
 
-FORMS = {
-    "bf16 from pixels to classes, batch 3": (
-        ("--precision", "bf16", "--batch", 3, "--embed-preprocess", "--tail", "topk"),
-        1 + 56,
-    ),
-    "for the CPU, probabilities": (("--target", "cpu", "--tail", "softmax"), 54),
-    "fp16 for TensorRT": (("--precision", "fp16", "--target", "tensorrt", "--batch", 1), 56),
-    "as the paper writes it": (("--soft-split", "conv", "--performer", "plain"), 62),
-}
+LAYERS = dict(zip(FORMS, (1 + 56, 54, 56, 62), strict=True))
 
 
-@pytest.mark.parametrize(
-    "form",
-    [pytest.param(form, marks=() if "bf16" in form else pytest.mark.slow) for form in FORMS],
-)
+@each_form
 def test_right_graphs_of_other_forms(run: Run, form: str) -> None:
-    options, layers = FORMS[form]
+    options, _ = FORMS[form]
     Path("small.toml").write_text(MODEL)
     assert run("export", "--config", "small.toml", *options).status == 0
     (result,) = run.json("verify", "--locate", "--nodewise", status=0)["results"]
     assert result["located"]["status"] == "passed"
-    assert len(result["located"]["layers"]) == layers
+    assert len(result["located"]["layers"]) == LAYERS[form]
     # node by node is about the graph inside its ends
     assert result["nodewise"]["status"] == "passed"
 

@@ -40,10 +40,7 @@ def statuses(values: dict[str, Any]) -> dict[str, str]:
 
 def test_it_prints_each_step_and_each_commands_own_json(run: Run, recipe: Path) -> None:
     first = run("run", recipe, "--json", status=0)
-    assert statuses(first.json) == {
-        "export float": "done",
-        "package float": "done",
-    }
+    assert statuses(first.json) == {"export float": "done", "package float": "done"}
     assert first.json["exit_status"] == 0 and first.json["workspace"] == "artifacts"
     assert "[1/2] export float: not done before ..." in first.err
     export, package = (step["result"] for step in first.json["steps"])
@@ -262,8 +259,8 @@ def test_a_run_killed_in_every_step_in_turn_ends_like_one_that_was_not(
     run: Run, whole: Path, number: signal.Signals
 ) -> None:
     wanted = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143}[number]
-    for place, step in enumerate(STEPS, start=1):
-        line = f"[{place}/{len(STEPS)}] {step}: "
+    for position, step in enumerate(STEPS, start=1):
+        line = f"[{position}/{len(STEPS)}] {step}: "
         left = kill_at(whole, line, number)
         assert left in (wanted, 0), step  # the last steps may have been done by then
         assert run("workspace", "check").status == 0

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
+from ..children import wait_until_ended
 from ..program import start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="commands are supervised on Linux")
@@ -37,12 +38,7 @@ def test_a_killed_command_takes_its_work_along(working: subprocess.Popen[str]) -
     working.send_signal(signal.SIGKILL)
     assert working.wait(60) == -signal.SIGKILL
     try:
-        deadline = time.monotonic() + 60
-        while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
-            assert time.monotonic() < deadline, "the work outlives its command"
-            time.sleep(0.01)
-    except psutil.NoSuchProcess:
-        pass  # gone between the two questions
+        wait_until_ended(worker.pid)
     finally:
-        if worker.is_running():
+        with contextlib.suppress(psutil.NoSuchProcess):
             worker.kill()

@@ -15,20 +15,6 @@ from t2t_deploy.export import DEFAULT_OPSET
 from ..program import finish
 from .command import Run
 
-ARTIFACT = {
-    *("path", "sha256", "variant", "precision", "batch", "image_size", "num_classes", "opset"),
-    "strategies",
-}
-VERIFICATION = {"status", "rel_l2", "max_abs", "cosine", "tolerance", "reason"}
-ENGINE = {
-    *("path", "sha256", "backend", "backend_version", "sm", "size_bytes", "activation_bytes"),
-    *("weights_bytes", "kernels", "kernels_by_dtype", "moved_bytes", "fused_attention", "build_s"),
-}
-ROW = {
-    *("backend", "artifact", "precision", "batch", "status", "reason", "latency_ms"),
-    *("images_per_s", "speedup_vs_eager", "peak_rss_bytes", "unstable"),
-}
-
 
 def test_in_order_in_an_empty_folder(tiny_toml: Path, tmp_path: Path, tensorrt_rtx: None) -> None:
     def t2t_deploy(*words: str) -> Any:
@@ -37,9 +23,7 @@ def test_in_order_in_an_empty_folder(tiny_toml: Path, tmp_path: Path, tensorrt_r
         return done.json
 
     exported = t2t_deploy("export", "--config", str(tiny_toml))
-    assert set(exported) >= {"artifact", "verification"}
     artifact = exported["artifact"]
-    assert set(artifact) >= ARTIFACT
     onnx_path = Path(artifact["path"])
     assert onnx_path.parent == Path("artifacts/onnx")
     assert sha256(tmp_path / onnx_path) == artifact["sha256"]
@@ -50,14 +34,11 @@ def test_in_order_in_an_empty_folder(tiny_toml: Path, tmp_path: Path, tensorrt_r
     assert artifact["opset"] == DEFAULT_OPSET
     assert set(artifact["strategies"]) >= {"soft_split", "performer"}
     assert len(artifact["strategies"]["soft_split"]) == 3
-    assert set(exported["verification"]) >= VERIFICATION
     assert exported["verification"]["status"] == "passed"
     assert exported["verification"]["tolerance"] == 1e-5
     assert exported["verification"]["rel_l2"] <= 1e-5
 
     built = t2t_deploy("build-trt", "--fp16", "--sm", "86")
-    assert set(built) >= {"artifact", "engine", "attestation", "runnable_here", "why_not"}
-    assert set(built["artifact"]) >= ARTIFACT and set(built["engine"]) >= ENGINE
     assert built["artifact"]["precision"] == "fp16"
     engine = built["engine"]
     assert (engine["backend"], engine["sm"]) == ("tensorrt-rtx", ["86"])
@@ -76,10 +57,7 @@ def test_in_order_in_an_empty_folder(tiny_toml: Path, tmp_path: Path, tensorrt_r
     stored = {manifest["weights"]["sha256"]}
     assert {file.stem for file in (tmp_path / "artifacts/weights").iterdir()} == stored
 
-    measured = t2t_deploy("bench", "--rounds", "5", "--threads", "1")
-    assert set(measured) >= {"environment", "results"}
-    rows = measured["results"]
-    assert all(set(row) >= ROW for row in rows)
+    rows = t2t_deploy("bench", "--rounds", "5", "--threads", "1")["results"]
     ok = {row["backend"]: row for row in rows if row["status"] == "ok"}
     assert set(ok) == {"eager", "ort-cpu"} | ({"openvino"} if is_installed("openvino") else set())
     assert ok["ort-cpu"]["artifact"] == onnx_path.name

@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import onnx
 import pytest
 from PIL import Image
 
-import t2t_deploy.export
 from t2t_deploy._optional import is_installed
 
 from ..noise import write_noise
 from .command import Change, Run, manifest_of
 from .graphs import scaled
 
-Wrong = Callable[[float], None]
-RESULT = {
-    *("artifact", "status", "rel_l2", "max_abs", "cosine", "top1_agreement", "tolerance"),
-    "reason",
-}
-
-
-@pytest.fixture
-def wrong_exporter(monkeypatch: pytest.MonkeyPatch) -> Wrong:
-    """Make every export from now on wrong by a factor."""
-    right = t2t_deploy.export.onnx_from_deploy
-
-    def patch(scale: float) -> None:
-        def wrong(*arguments: Any, **options: Any) -> onnx.ModelProto:
-            model = right(*arguments, **options)
-            scaled("head.weight", scale)(model)
-            return model
-
-        monkeypatch.setattr(t2t_deploy.export, "onnx_from_deploy", wrong)
-
-    return patch
+A_BIT_OFF = scaled("head.weight", 1.01)
 
 
 @pytest.fixture
 def wrong_file(onnx_file: Path, alter: Change) -> Path:
     """An export whose file does not compute what its manifest says it verified."""
-    alter(onnx_file, scaled("head.weight", 1.01))
+    alter(onnx_file, A_BIT_OFF)
     return onnx_file
 
 
-def test_a_wrong_export_exits_3(run: Run, tiny_toml: Path, wrong_exporter: Wrong) -> None:
-    wrong_exporter(1.01)
+def test_a_wrong_export_exits_3(run: Run, tiny_toml: Path, wrong_exporter: Change) -> None:
+    wrong_exporter(A_BIT_OFF)
     done = run("export", "--config", tiny_toml, "--batch", 1, "--json", status=3)
     verification = done.json["verification"]
     assert verification["status"] == "failed"
@@ -61,8 +37,8 @@ def test_a_wrong_export_exits_3(run: Run, tiny_toml: Path, wrong_exporter: Wrong
     assert Path(path).is_file()
 
 
-def test_a_failed_artifact_is_refused(run: Run, tiny_toml: Path, wrong_exporter: Wrong) -> None:
-    wrong_exporter(1.01)
+def test_a_failed_artifact_is_refused(run: Run, tiny_toml: Path, wrong_exporter: Change) -> None:
+    wrong_exporter(A_BIT_OFF)
     path = run.json("export", "--config", tiny_toml, "--batch", 1)["artifact"]["path"]
     for command in ("build-trt", "bench"):
         done = run(command, path, status=1)
@@ -81,15 +57,15 @@ def test_a_failed_artifact_is_refused(run: Run, tiny_toml: Path, wrong_exporter:
 
 
 def test_build_trt_with_force(
-    run: Run, tiny_toml: Path, wrong_exporter: Wrong, tensorrt_rtx: None
+    run: Run, tiny_toml: Path, wrong_exporter: Change, tensorrt_rtx: None
 ) -> None:
-    wrong_exporter(1.01)
+    wrong_exporter(A_BIT_OFF)
     run("export", "--config", tiny_toml, "--batch", 1)
     assert run.json("build-trt", "--force", status=0)["artifact"]["precision"] == "fp32"
 
 
-def test_nan_logits(run: Run, tiny_toml: Path, wrong_exporter: Wrong) -> None:
-    wrong_exporter(float("nan"))
+def test_nan_logits(run: Run, tiny_toml: Path, wrong_exporter: Change) -> None:
+    wrong_exporter(scaled("head.weight", float("nan")))
     done = run("export", "--config", tiny_toml, "--batch", 1)
     reason = (
         "80 of 80 logits of the artifact are NaN or infinite, first on noise 0; NaN or infinity is "
@@ -103,7 +79,6 @@ def test_nan_logits(run: Run, tiny_toml: Path, wrong_exporter: Wrong) -> None:
 def test_verify_finds_a_wrong_file(run: Run, wrong_file: Path) -> None:
     done = run("verify", "--json", status=3)
     (result,) = done.json["results"]
-    assert set(result) >= RESULT
     assert result["artifact"] == str(Path("artifacts/onnx", wrong_file.name))
     assert (result["status"], result["top1_agreement"]) == ("failed", 1.0)
     assert result["reason"].startswith("relative error ")
@@ -188,7 +163,7 @@ def test_files_that_cannot_be_verified(run: Run, onnx_file: Path) -> None:
 
 
 def test_without_onnxruntime(run: Run, tiny_toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2t_deploy.runtime._backend.is_installed", lambda module: False)
+    monkeypatch.setattr("t2t_deploy.runtime._session.is_installed", lambda module: False)
     verification = run.json("export", "--config", tiny_toml, "--batch", 1, status=0)["verification"]
     assert (verification["status"], verification["reason"]) == (
         *("not_run", "onnxruntime is not installed: pip install 't2t-deploy[cpu]'"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from t2t_deploy.bench import BenchStatus
 from t2t_deploy.commands._bench import CudaGraphs
 from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import ArtifactError, BackendError, UsageError
-from t2t_deploy.types import Precision, Target
-from t2t_deploy.workspace import Artifact, Manifest, Workspace
+from t2t_deploy.types import Precision
+from t2t_deploy.workspace import Artifact, Workspace
 
+from ..manifests import store
 from .benches import UnmeasuredBench
 
 
@@ -32,25 +32,12 @@ class Bench(UnmeasuredBench):
     def add(self, config: Mapping[str, Any] | None = None, **fields: Any) -> Artifact:
         """Store an artifact of the given facts; its content is of no matter."""
         weights = self.workspace.store_weights(_write_weights)
-        draft = Manifest(
-            kind="onnx",
-            file="",
-            sha256="",
-            size_bytes=0,
-            variant="tiny",
-            precision=Precision.FP32,
-            config={"image_size": 32, "num_heads": 2, **(config or {})},
-            batch=None,
-            target=Target.PORTABLE.value,
-            weights={"sha256": weights, "source": {"kind": "random"}},
-        )
+        usual: dict[str, Any] = {
+            "config": {"image_size": 32, "num_heads": 2, **(config or {})},
+            "weights": {"sha256": weights, "source": {"kind": "random"}},
+        }
         content = bytes([len(self.workspace.artifacts())])
-
-        def write(path: Path) -> Mapping[str, Any]:
-            path.write_bytes(content)
-            return {}
-
-        return self.workspace.store(dataclasses.replace(draft, **fields), write, stem="tiny")
+        return store(self.workspace, content, **(usual | fields))
 
     def add_engine(self, profiles: Sequence[str] = (), **fields: Any) -> str:
         """The file name of a portable engine that TensorRT-RTX built."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from t2t_deploy.commands import QuantizationMode, quantize_onnx
-from t2t_deploy.errors import CalibrationError, UsageError
+from t2t_deploy.errors import CalibrationError
 from t2t_deploy.types import Target
 from t2t_deploy.workspace import Workspace
 
@@ -67,12 +67,6 @@ def test_an_impossible_budget_fails_the_artifact(tmp_path: Path, digit_pictures:
     assert manifest.details["budget"]["status"] == "failed" and manifest.failed
     assert "where at most -1 may be" in manifest.failure
     assert manifest.details["quantization"]["quantized_nodes"] > 0
-
-
-def test_a_budget_needs_pictures(tmp_path: Path, digit_pictures: Path) -> None:
-    workspace = Workspace(tmp_path / "artifacts")
-    with pytest.raises(UsageError, match="give them with eval"):
-        quantize_onnx(images=digit_pictures / "calibration", max_drop=0.5, workspace=workspace)
 
 
 def test_it_is_not_measured_on_calibration_pictures(tmp_path: Path, digit_pictures: Path) -> None:

@@ -48,6 +48,38 @@ def check(engine: Artifact, precision: Precision, sm: str, fused: int) -> None:
         assert details["engine"]["fused_attention"] >= fused
 
 
+def engine_of(folder: Path, variant: str, batch: int | None) -> dict[str, Any]:
+    """Figures of an engine in the default form: SM86, fp16."""
+    workspace = exported(folder, variant, Precision.FP16, batch)
+    built = build_engine(sm="86", profile=() if batch else (MANY,), workspace=workspace)
+    return dict(built.require_manifest().details["engine"])
+
+
+@pytest.mark.parametrize(
+    ("variant", "kernels", "moved_mb", "activation_mb", "fused"),
+    [
+        # The last block asks one query: a fused kernel of its own. The t_ variants fuse both token
+        # attentions besides.
+        ("14", 138, 80, 12, 14),
+        ("t_14", 131, 82, 11.5, 16),
+        ("7", 92, 46, 11.5, 7),
+    ],
+)
+def test_no_more_than_the_figures_to_beat(
+    tmp_path: Path, variant: str, kernels: int, moved_mb: float, activation_mb: float, fused: int
+) -> None:
+    engine = engine_of(tmp_path, variant, batch=1)
+    assert engine["kernels"] <= kernels
+    assert engine["moved_bytes"] <= moved_mb * 1e6
+    assert engine["activation_bytes"] <= activation_mb * 1e6
+    assert engine["fused_attention"] == fused
+
+
+@pytest.mark.parametrize(("variant", "fused"), [("7", 7), ("t_14", 16)])
+def test_attention_stays_fused_with_a_free_batch(tmp_path: Path, variant: str, fused: int) -> None:
+    assert engine_of(tmp_path, variant, batch=None)["fused_attention"] == fused
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_builds_in_fp16(tmp_path: Path, variant: str) -> None:
     workspace = exported(tmp_path, variant, Precision.FP16, None)

@@ -14,26 +14,19 @@ import pytest
 from t2t_deploy import export
 from t2t_deploy._optional import is_installed
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult
-from t2t_deploy.commands import ComparedStrategies, StrategyComparison, _compare, compare_exports
+from t2t_deploy.commands import ComparedStrategies, _compare, compare_exports
 from t2t_deploy.commands._compare import strategies_to_compare, strategy_name
 from t2t_deploy.engine import BuildOptions
 from t2t_deploy.errors import CheckpointError, EngineError, ExportError, UsageError
 from t2t_deploy.export import PerformerForm, SoftSplitForm, Strategies, choose_strategies
 from t2t_deploy.types import Precision, Target
 
-from ..program import exit_status
+from ..program import called
 from ..small import tiny_model
 
+EXPORT = ("export", "--config")
 Options = dict[str, Any]
 Measured = list[dict[str, Any]]
-# kernel, overlap, padding; at 20 px, maps of 5 x 5 tokens
-ODD_GRIDS = """\
-splits = [
-    [7, 3, 2],
-    [3, 2, 1],
-    [3, 2, 1],
-]
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -62,46 +55,32 @@ def request_of(folder: Path, tokens: str) -> Options:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
-    """What `run_bench` was asked, instead of its running; no case can be measured, no engine
-    built."""
+    """What `run_bench` was asked, instead of its running: no case is measured, no engine built."""
     asked: Measured = []
 
     def fake(cases: Sequence[BenchCase], **options: Any) -> BenchReport:
         asked.append({"cases": list(cases), **options})
         assert all(case.request.path.is_file() for case in cases)
-        results = (
-            CaseResult(case.backend, case.artifact, case.precision, case.batch, BenchStatus.FAILED)
-            for case in cases
-        )
-        because = tuple(dataclasses.replace(result, reason="not today") for result in results)
-        return BenchReport(environment=None, results=because)  # type: ignore[arg-type]  # unseen
+        ended = (BenchStatus.FAILED, "not today")
+        results = (CaseResult(c.backend, c.artifact, c.precision, c.batch, *ended) for c in cases)
+        return BenchReport(None, tuple(results))  # type: ignore[arg-type]  # unseen
 
     monkeypatch.setattr(_compare, "run_bench", fake)
     monkeypatch.setattr(_compare, "is_installed", lambda name: False)
     return asked
 
 
-def comparing(monkeypatch: pytest.MonkeyPatch, *forms: SoftSplitForm) -> None:
-    """Compare the default and few forms of all three soft splits."""
-
-    def few(default: Strategies, *, performer: bool) -> tuple[Strategies, ...]:
-        return default, *(dataclasses.replace(default, soft_split=(form,) * 3) for form in forms)
-
-    monkeypatch.setattr(_compare, "strategies_to_compare", few)
-
-
 def compare_only(monkeypatch: pytest.MonkeyPatch, *splits: SoftSplitForm) -> None:
     """Compare the default, and it with three of each of the soft splits."""
 
     def few(default: Strategies, *, performer: bool) -> tuple[Strategies, ...]:
-        others = (dataclasses.replace(default, soft_split=(split,) * 3) for split in splits)
-        return default, *others
+        return default, *(dataclasses.replace(default, soft_split=(form,) * 3) for form in splits)
 
     monkeypatch.setattr(_compare, "strategies_to_compare", few)
 
 
 @pytest.fixture
-def three(monkeypatch: pytest.MonkeyPatch) -> None:
+def three(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     compare_only(monkeypatch, SoftSplitForm.CONV, SoftSplitForm.CENTRED)
 
 
@@ -123,24 +102,22 @@ def breaking(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(export, "DeployT2TViT", construct, raising=False)
 
 
-def by_name(comparison: StrategyComparison) -> dict[str, Any]:
-    return {row.name: row for row in comparison.rows}
+def rows_of(**request: Any) -> list[Any]:
+    return list(compare_exports(**request).rows)
 
 
 def test_all_are_compared(tiny: Options, measured: Measured, empty_folders: Path) -> None:
-    comparison = compare_exports(**tiny)
-    rows = comparison.rows
+    rows = rows_of(**tiny)
     assert (len(rows), [row.default for row in rows].count(True)) == (10, 1)
     (default,) = (row for row in rows if row.default)
     assert default.strategies == choose_strategies(Target.PORTABLE)
     for row in rows:
-        assert row.exported and row.nodes is not None and row.nodes > 50
-        assert row.rel_l2 is not None and row.rel_l2 < 1e-5
+        assert row.exported and row.nodes > 50 and row.rel_l2 < 1e-5
         assert row.rel_l2_flat is not None and row.engine is None
         assert row.reason == "no latency: not today"
         hazardous = row.strategies.soft_split[0] is SoftSplitForm.FOLDED
         assert any("on the picture" in hazard for hazard in row.hazards) == hazardous
-    named = by_name(comparison)
+    named = {row.name: row for row in rows}
     assert named["folded, stable"].rel_l2_flat > 20 * named["centred, stable"].rel_l2_flat
     assert not list(empty_folders.iterdir())
     assert not list(Path.cwd().iterdir())
@@ -163,7 +140,7 @@ def test_openvino_is_timed_where_it_is(
         "why_not_in",
         lambda name, kind: f"no {kind.value}" if kind != "fp32" else None,
     )
-    rows = compare_exports(**tiny).rows
+    rows = rows_of(**tiny)
     *cases, eager = measured[0]["cases"]
     assert [(case.artifact, case.backend) for case in cases] == [
         (row.name, runtime) for row in rows for runtime in ("ort-cpu", "openvino")
@@ -171,8 +148,7 @@ def test_openvino_is_timed_where_it_is(
     assert eager.backend == "eager" and {case.request.precision for case in cases} == {"fp32"}
     for row in rows:
         assert row.reason == "no latency: not today; no OpenVINO latency: not today"
-    for row in compare_exports(**tiny, precision=Precision.FP16).rows:
-        assert row.reason is not None
+    for row in rows_of(**tiny, precision=Precision.FP16):
         assert row.reason.endswith("no latency: no fp16; no OpenVINO latency: no fp16")
     assert len(measured) == 1
 
@@ -224,7 +200,7 @@ def test_one_that_fails_is_a_row(
     reason: str,
 ) -> None:
     breaking(monkeypatch, error)
-    rows = by_name(compare_exports(**tiny))
+    rows = {row.name: row for row in rows_of(**tiny)}
     failed = rows.pop("conv, stable")
     assert not failed.exported and failed.reason == reason
     assert (failed.nodes, failed.rel_l2, failed.latency_ms, failed.engine) == (None,) * 4
@@ -233,11 +209,7 @@ def test_one_that_fails_is_a_row(
 
 
 def test_a_bug_is_not_a_row(
-    tiny: Options,
-    measured: Measured,
-    three: None,
-    monkeypatch: pytest.MonkeyPatch,
-    empty_folders: Path,
+    tiny: Options, three: None, monkeypatch: pytest.MonkeyPatch, empty_folders: Path
 ) -> None:
     breaking(monkeypatch, KeyError("of ours"))
     with pytest.raises(KeyError):
@@ -245,23 +217,26 @@ def test_a_bug_is_not_a_row(
     assert not list(empty_folders.iterdir())
 
 
-def test_a_wrong_request_is_said_once(tiny: Options, measured: Measured, two: None) -> None:
-    wrong: dict[str, Options] = {
-        "opset is 3": dict(tiny, opset=3),
-        "nothing says which model to export": {},
-        "both describe the model": dict(tiny, variant="7"),
-    }
-    for message, request in wrong.items():
-        with pytest.raises(UsageError, match=message):
-            compare_exports(**request)
-    with pytest.raises(CheckpointError):
-        compare_exports(**tiny, checkpoint=Path("absent.pth"))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"opset": 3}, "opset is 3"),
+        ({"config": None}, "nothing says which model to export"),
+        ({"variant": "7"}, "both describe the model"),
+        ({"checkpoint": "absent.pth"}, "there is no file absent.pth"),
+    ],
+)
+def test_a_wrong_request_is_said_once(
+    tiny: Options, measured: Measured, two: None, change: Options, message: str
+) -> None:
+    with pytest.raises((UsageError, CheckpointError), match=message):
+        compare_exports(**(tiny | change))
     assert not measured
 
 
 def test_what_is_asked_is_one_more_row(tiny: Options, measured: Measured, two: None) -> None:
     forms: Options = {"soft_split": "unfold,conv,auto", "performer": "plain"}
-    *_, asked = compare_exports(**tiny, **forms).rows
+    *_, asked = rows_of(**tiny, **forms)
     assert asked.name == "unfold,conv,unfold, plain"
     assert not asked.default and asked.exported and len(asked.hazards) == 1
 
@@ -286,22 +261,19 @@ def test_query_groups(tmp_path: Path, measured: Measured, monkeypatch: pytest.Mo
 
 def test_query_groups_that_do_not_divide(tmp_path: Path, measured: Measured, two: None) -> None:
     request = request_of(tmp_path, "transformer")
-    assert request["config"] is not None
     with request["config"].open("a") as file:
-        file.write(ODD_GRIDS)
-    default, _ = compare_exports(**dict(request, target=Target.TENSORRT, image_size=20)).rows
-    assert default.reason is not None
+        file.write("splits = [[7, 3, 2], [3, 2, 1], [3, 2, 1]]\n")  # at 20 px, maps of 5 x 5 tokens
+    default, _ = rows_of(**request, target=Target.TENSORRT, image_size=20)
     assert "25 tokens do not divide into 2 groups of queries" in default.reason
 
 
 def test_bf16_is_evaluated_node_by_node(tiny: Options, measured: Measured, two: None) -> None:
-    default, folded = compare_exports(**tiny, precision=Precision.BF16).rows
-    assert default.rel_l2 is not None and 1e-4 < default.rel_l2 < 4e-2
+    default, folded = rows_of(**tiny, precision=Precision.BF16)
+    assert 1e-4 < default.rel_l2 < 4e-2
     assert default.rel_l2_flat is not None and default.latency_ms is None
-    assert default.reason is not None
     assert "node by node, on noise 0" in default.reason and "no bf16" in default.reason
     # ONNX has no bf16 convolution at this opset
-    assert folded.reason is not None and folded.reason.startswith("not exported: ")
+    assert folded.reason.startswith("not exported: ")
     assert not measured
 
 
@@ -314,21 +286,16 @@ def test_an_engine_that_is_refused(
 
     monkeypatch.setattr(_compare, "is_installed", lambda module: module == "tensorrt_rtx")
     monkeypatch.setattr(_compare, "build_engine", refuse)
-    for row in compare_exports(**tiny).rows:
+    for row in rows_of(**tiny):
         assert row.engine is None and row.rel_l2 is not None
         assert row.reason == "no engine: too large; no latency: not today"
 
 
 @pytest.mark.slow
 def test_latencies_and_engines_for_real(
-    tiny: Options,
-    two: None,
-    short_bench: None,
-    empty_folders: Path,
-    capfd: pytest.CaptureFixture[str],
+    tiny: Options, two: None, short_bench: None, empty_folders: Path
 ) -> None:
-    assert exit_status("export", "--config", tiny["config"], "--compare", "--json") == 0
-    default, folded = json.loads(capfd.readouterr().out)["rows"]
+    default, folded = called(*EXPORT, tiny["config"], "--compare", "--json").json["rows"]
     for row in (default, folded):
         assert row["latency_ms"]["p50"] > 0 and len(row["latency_ms"]["samples"]) >= 15
         speedup = row["speedup_vs_eager"]
@@ -342,11 +309,9 @@ def test_latencies_and_engines_for_real(
     assert not list(empty_folders.iterdir()) and not list(Path.cwd().iterdir())
 
 
-def test_the_table(
-    tiny: Options, measured: Measured, two: None, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert exit_status("export", "--config", tiny["config"], "--compare") == 0
-    done = capfd.readouterr()
+def test_the_table(tiny: Options, measured: Measured, two: None) -> None:
+    done = called(*EXPORT, tiny["config"], "--compare")
+    assert done.status == 0
     default, folded = (line for line in done.out.splitlines() if line.startswith("│"))
     assert [cell.strip() for cell in default.split("│")[1:4]] == [
         *("*", "centred,unfold,unfold", "stable")
@@ -360,24 +325,20 @@ def test_the_table(
 
 
 def test_where_none_can_be_exported(
-    tiny: Options,
-    measured: Measured,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    tiny: Options, measured: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conv = Strategies((SoftSplitForm.CONV,) * 3, PerformerForm.STABLE)
     monkeypatch.setattr(_compare, "strategies_to_compare", lambda default, performer: (conv,))
     breaking(monkeypatch, ExportError("no"))
-    words = ("--config", tiny["config"], "--soft-split", "conv", "--compare")
-    assert exit_status("export", *words) == 1
-    assert "all: not exported: no" in capfd.readouterr().out
+    done = called(*EXPORT, tiny["config"], "--soft-split", "conv", "--compare")
+    assert done.status == 1 and "all: not exported: no" in done.out
     assert not measured
 
 
-def test_no_output(tiny: Options, measured: Measured, capfd: pytest.CaptureFixture[str]) -> None:
-    words = ("--config", tiny["config"], "--compare", "-o", "x.onnx")
-    assert exit_status("export", *words) == 2
-    assert "error: --compare writes no artifact and -o names a file" in capfd.readouterr().err
+def test_no_output(tiny: Options, measured: Measured) -> None:
+    done = called(*EXPORT, tiny["config"], "--compare", "-o", "x.onnx")
+    assert done.status == 2
+    assert "error: --compare writes no artifact and -o names a file" in done.err
     assert not list(Path.cwd().iterdir()) and not measured
 
 

@@ -48,8 +48,7 @@ def evaluate(tmp_path: Path, digit_pictures: Path) -> Evaluate:
     return run
 
 
-def right(share: float | None) -> int:
-    assert share is not None
+def right(share: float) -> int:
     return round(share * 600)
 
 
@@ -95,9 +94,8 @@ def test_checkpoints_are_small_and_of_the_released_layout(kind: str) -> None:
     assert checkpoint.container == "state_dict_ema"
 
 
-def check_accuracy(result: EvaluatedArtifact) -> None:
+def check_accuracy(result: Any) -> None:
     assert result.status is Status.PASSED
-    assert result.accuracy is not None and result.reference is not None
     assert result.accuracy.images == 600
     assert right(result.reference.top1) >= LEAST_RIGHT
     assert right(result.accuracy.top1) >= right(result.reference.top1) - MOST_LOST

@@ -13,6 +13,9 @@ from t2t_deploy._optional import is_installed
 from ..noise import write_noise
 from ..small import TINY_FOR_8_BITS
 
+needs_builder = pytest.mark.skipif(
+    not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
+)
 GUIDE = Path(__file__).parents[2] / "docs" / "python-api.md"
 SLOW = {"benchmark", "build_engine", "calibrate_onnx", "quantize_onnx", "run_recipe"}
 ORDER = (
@@ -81,15 +84,13 @@ def test_the_examples_do_what_they_say(folder: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
+@needs_builder
 def test_all_examples_in_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if not is_installed("tensorrt_rtx"):
-        pytest.skip("tensorrt_rtx is not installed")
     run(examples(), capsys)
 
 
 @pytest.mark.slow
+@needs_builder
 def test_the_guide_does_what_it_says(folder: Path) -> None:
-    if not is_installed("tensorrt_rtx"):
-        pytest.skip("tensorrt_rtx is not installed")
     result = doctest.testfile(str(GUIDE), module_relative=False, optionflags=doctest.REPORT_NDIFF)
     assert result.attempted > 10 and result.failed == 0

@@ -6,10 +6,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, call
 
-import pytest
-
 from t2t_deploy.commands import export_onnx
-from t2t_deploy.errors import UsageError
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
 
@@ -48,12 +45,3 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
         export_onnx(**request, workspace=Workspace(tmp_path / name)) for name in ("one", "two")
     )
     assert one.require_manifest().sha256 == two.require_manifest().sha256
-
-
-def test_contradictions(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "ws")
-    with pytest.raises(UsageError, match="variant and config both describe the model"):
-        export_onnx(variant="7", config=tmp_path / "x.toml", workspace=workspace)
-    with pytest.raises(UsageError, match="nothing says which model to export"):
-        export_onnx(workspace=workspace)
-    assert not workspace.root.exists()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
-from t2t_deploy.commands._classifier import classifier_request, labels_for
+from t2t_deploy.commands._predict import classifier_request, labels_for
 from t2t_deploy.errors import BackendError, UsageError
-from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Tail
-from t2t_deploy.workspace import Artifact, Manifest, Workspace
+from t2t_deploy.types import GraphIO, ShapeProfile, Tail
+from t2t_deploy.workspace import Artifact, Workspace
+
+from ..manifests import DRAFT
 
 HERE = Workspace(Path())
-ROOM = "t2t_deploy.commands._classifier"
+ROOM = "t2t_deploy.commands._predict"
 RUNS = "t2t_deploy.commands._artifacts"
 
 
@@ -23,21 +26,8 @@ def everything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{RUNS}.why_not_runnable", lambda *_: None)
 
 
-def artifact(kind: str = "onnx", classes: int = 10, **details: Any) -> Artifact:
-    manifest = Manifest(
-        kind=kind,
-        file="model",
-        sha256="0",
-        size_bytes=1,
-        variant="7",
-        precision=Precision.FP32,
-        config={"num_classes": classes},
-        batch=None,
-        target="portable",
-        weights={},
-        details=details,
-    )
-    return Artifact(Path("model"), manifest)
+def artifact(kind: str = "onnx", **details: Any) -> Artifact:
+    return Artifact(Path("model"), dataclasses.replace(DRAFT, kind=kind, details=details))
 
 
 def test_an_onnx_file_runs_on_the_cpu() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +12,24 @@ import click
 import pytest
 
 import t2t_deploy
-from t2t_deploy import (
-    Workspace,
-    benchmark,
-    build_engine,
-    calibrate_onnx,
-    compare_exports,
-    draw_features,
-    evaluate_artifacts,
-    examine_machine,
-    export_onnx,
-    inspect_artifact,
-    load_session,
-    package_artifact,
-    predict_across,
-    predict_images,
-    quantize_onnx,
-    run_recipe,
-    verify_artifacts,
-)
+from t2t_deploy import Workspace, verify_artifacts
 from t2t_deploy.cli._main import cli
 from t2t_deploy.errors import DeployError, UsageError
 from t2t_deploy.types import Precision
 
-FUNCTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "export": (export_onnx, compare_exports),
-    "calibrate": (calibrate_onnx,),
-    "quantize": (quantize_onnx,),
-    "build-trt": (build_engine,),
-    "verify": (verify_artifacts,),
-    "evaluate": (evaluate_artifacts,),
-    "bench": (benchmark,),
-    "predict": (predict_images, predict_across),
-    "inspect": (inspect_artifact, draw_features),
-    "package": (package_artifact,),
-    "run": (run_recipe,),
-    "doctor": (examine_machine,),
+FUNCTIONS = {
+    "export": ("export_onnx", "compare_exports"),
+    "calibrate": ("calibrate_onnx",),
+    "quantize": ("quantize_onnx",),
+    "build-trt": ("build_engine",),
+    "verify": ("verify_artifacts",),
+    "evaluate": ("evaluate_artifacts",),
+    "bench": ("benchmark",),
+    "predict": ("predict_images", "predict_across"),
+    "inspect": ("inspect_artifact", "draw_features"),
+    "package": ("package_artifact",),
+    "run": ("run_recipe",),
+    "doctor": ("examine_machine",),
 }
 # commands that are no function, and where their things are
 ELSEWHERE = {"variants": "VARIANTS", "workspace": "Workspace"}
@@ -77,6 +60,10 @@ def command_of(name: str) -> click.Command:
     return command
 
 
+def parameters_of(function: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(getattr(t2t_deploy, function)).parameters
+
+
 def test_every_command_is_a_function() -> None:
     assert sorted({*FUNCTIONS, *ELSEWHERE, *SHELL}) == sorted(cli.list_commands(click.Context(cli)))
     assert all(hasattr(t2t_deploy, name) for name in ELSEWHERE.values())
@@ -86,14 +73,11 @@ def test_every_command_is_a_function() -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_option_is_an_argument(name: str) -> None:
-    taken = {
-        word for function in FUNCTIONS[name] for word in inspect.signature(function).parameters
-    }
+    taken = set().union(*map(parameters_of, FUNCTIONS[name]))
     lacking = []
     for parameter in command_of(name).params:
-        if not isinstance(parameter, click.Option):
-            words = {parameter.name or ""}
-        else:
+        words = {parameter.name or ""}
+        if isinstance(parameter, click.Option):
             words = set(parameter.opts) - TALK
         for word in words:
             plain = SHORT.get(word, word.lstrip("-").replace("-", "_"))
@@ -105,9 +89,8 @@ def test_every_option_is_an_argument(name: str) -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_options_are_given_by_name(name: str) -> None:
-    for function in FUNCTIONS[name]:
-        kinds = [one.kind for one in inspect.signature(function).parameters.values()]
-        by_place = [kind for kind in kinds if kind is not inspect.Parameter.KEYWORD_ONLY]
+    for parameters in map(parameters_of, FUNCTIONS[name]):
+        by_place = [p for p in parameters.values() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
         assert len(by_place) <= 2
 
 
@@ -119,55 +102,56 @@ def test_what_is_public_is_there_and_nothing_else_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("function", "options", "message"),
     [
+        ("export_onnx", {"variant": "7", "precision": "int4"}, "precision is 'int4'; expected one"),
+        ("export_onnx", {"variant": "7", "target": "gpu"}, "target is 'gpu'; expected one of 'por"),
+        ("export_onnx", {"variant": "7", "batch": 0}, "batch is 0; expected 'dynamic' or a whole "),
+        ("export_onnx", {}, "nothing says which model to export"),
+        ("verify_artifacts", {"artifacts": "a.onnx"}, "'a.onnx'; expected a list of paths: write"),
         (
-            lambda: export_onnx(variant="7", precision="int4"),
-            "precision is 'int4'; expected one of",
+            "load_session",
+            {"artifact": "a.onnx", "device": "gpu"},
+            "device is 'gpu'; expected 'cuda:0'",
         ),
-        (lambda: export_onnx(variant="7", target="gpu"), "target is 'gpu'; expected one of 'port"),
-        (
-            lambda: export_onnx(variant="7", batch=0),
-            "batch is 0; expected 'dynamic' or a whole number",
-        ),
-        (lambda: export_onnx(), "nothing says which model to export"),
-        (
-            lambda: verify_artifacts("a.onnx"),
-            "artifacts is 'a.onnx'; expected a list of paths: write it in",
-        ),
-        (
-            lambda: load_session("a.onnx", device="gpu"),
-            "device is 'gpu'; expected 'cuda:0', 'cuda:1'",
-        ),
-        (lambda: build_engine(profile="1:8:32", max_batch=4), "both set the batch; use one way"),
-        (
-            lambda: evaluate_artifacts(images="v", workers=2),
-            "workers are about a cluster; give ray",
-        ),
-        (lambda: package_artifact(triton="m", format="zip"), "format is 'zip'; expected one of"),
+        ("build_engine", {"profile": "1:8:32", "max_batch": 4}, "both set the batch; use one way"),
+        ("evaluate_artifacts", {"images": "v", "workers": 2}, "are about a cluster; give ray"),
+        ("package_artifact", {"triton": "m", "format": "zip"}, "format is 'zip'; expected one of"),
     ],
 )
 def test_a_wrong_argument_is_said_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    options: dict[str, Any],
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError) as refused:
-        call()
-    assert message in str(refused.value)
+    with pytest.raises(UsageError, match=re.escape(message)) as refused:
+        getattr(t2t_deploy, function)(**options)
+    assert "\n" not in str(refused.value)
     assert isinstance(refused.value, DeployError) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("variable", "given", "used"),
+    [
+        ("elsewhere", None, "elsewhere"),
+        ("", None, "artifacts"),
+        ("", "mine", "mine"),
+        ("", Workspace(Path("own")), "own"),
+    ],
+)
 def test_the_workspace_is_the_command_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    given: str | Workspace | None,
+    used: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("T2T_DEPLOY_WORKSPACE", "elsewhere")
-    with pytest.raises(DeployError, match="workspace elsewhere has no artifact"):
-        verify_artifacts()
-    monkeypatch.delenv("T2T_DEPLOY_WORKSPACE")
-    with pytest.raises(DeployError, match="workspace artifacts has no artifact"):
-        verify_artifacts()
-    with pytest.raises(DeployError, match="workspace mine has no artifact"):
-        verify_artifacts(workspace="mine")
-    with pytest.raises(DeployError, match="workspace own has no artifact"):
-        verify_artifacts(workspace=Workspace(Path("own")))
+    monkeypatch.setenv("T2T_DEPLOY_WORKSPACE", variable)
+    if not variable:
+        monkeypatch.delenv("T2T_DEPLOY_WORKSPACE")
+    with pytest.raises(DeployError, match=f"workspace {used} has no artifact"):
+        verify_artifacts(workspace=given)

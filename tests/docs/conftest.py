@@ -19,8 +19,8 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rea
     def make(
         *, in_process: bool, marks: frozenset[str] = frozenset(), beside: bool = False
     ) -> Reader:
-        place = tmp_path / "work" if beside else checkout
-        place.mkdir(exist_ok=True)
-        return Reader(place, in_process, marks)
+        folder = tmp_path / "work" if beside else checkout
+        folder.mkdir(exist_ok=True)
+        return Reader(folder, in_process, marks)
 
     return make

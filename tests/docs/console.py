@@ -27,6 +27,8 @@ _FENCE = re.compile(
     r"^(?P<indent> *)```+ *(?P<info>[^`\n]*)\n(?P<body>.*?)^(?P=indent)```+ *$",
     re.MULTILINE | re.DOTALL,
 )
+# a command, of several lines where they end in a backslash, and what it prints
+_COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*(?<!\\))\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 _CLASS = re.compile(r"\.([\w-]+)")
 _TITLE = re.compile(r'title="([^"]+)"')
 _EXIT = re.compile(r"exit-(\d+)")
@@ -74,33 +76,16 @@ def _commands(body: str, line: int, classes: set[str]) -> Iterator[Command]:
     unknown = {name for name in classes if not _EXIT.fullmatch(name)} - _KNOWN
     if unknown or len(exits) > 1:
         raise ValueError(f"line {line}: no such fence: {sorted(classes)}")
-    words: list[str] = []
-    printed: list[str] = []
-    start = line
-    wants_more = False
-
-    def made() -> Command:
-        status = exits[0] if exits else 0
-        return Command(
-            " ".join(words), tuple(printed), start, status, frozenset(classes - {"console"})
+    found = list(_COMMAND.finditer(body))
+    if not found or "".join(match[0] for match in found) != body:
+        raise ValueError(
+            f"line {line}: a console fence holds whole commands, '$ COMMAND': {body!r}"
         )
-
-    for number, text in enumerate(body.splitlines(), line + 1):
-        if wants_more:
-            words.append(text.strip().removesuffix("\\").strip())
-        elif text.startswith("$ "):
-            if words:
-                yield made()
-            words, printed, start = [text[2:].removesuffix("\\").strip()], [], number
-        elif not words:
-            raise ValueError(f"line {number}: a console fence begins with '$ COMMAND': {text!r}")
-        else:
-            printed.append(text)
-            continue
-        wants_more = text.endswith("\\")
-    if not words or wants_more:
-        raise ValueError(f"line {line}: a console fence without a whole command")
-    yield made()
+    for match in found:
+        lines = [text.strip().removesuffix("\\").strip() for text in match[1].splitlines()]
+        start = line + 1 + body.count("\n", 0, match.start())
+        marks = frozenset(classes - {"console"})
+        yield Command(" ".join(lines), tuple(match[2].splitlines()), start, sum(exits), marks)
 
 
 def difference(expected: tuple[str, ...], found: str) -> str | None:

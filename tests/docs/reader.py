@@ -17,6 +17,7 @@ from pathlib import Path
 import t2t_deploy
 from t2t_deploy.cli import main
 
+from ..program import environment
 from .console import Command, FileShown, difference, steps_of
 
 ROOT = Path(t2t_deploy.__file__).parents[1]
@@ -51,10 +52,10 @@ class Reader:
     def _type(self, command: Command, page: Path) -> None:
         self.typed.append(command.words)
         status, printed = self._run(command.words)
-        place = f"{page.name}:{command.line}: {command.words}"
-        assert status == command.status, f"{place}: exit status {status}\n{printed}"
+        where = f"{page.name}:{command.line}: {command.words}"
+        assert status == command.status, f"{where}: exit status {status}\n{printed}"
         wrong = difference(command.printed, printed)
-        assert wrong is None, f"{place}: {wrong}"
+        assert wrong is None, f"{where}: {wrong}"
 
     def _run(self, command: str) -> tuple[int, str]:
         words = shlex.split(command)
@@ -106,9 +107,8 @@ def _run_script(words: list[str]) -> None:
 
 def _environment() -> dict[str, str]:
     """The installed program is `t2t-deploy`, and its Python `python`."""
-    kept = {name: value for name, value in os.environ.items() if name != "T2T_DEPLOY_WORKSPACE"}
     programs = Path(sys.executable).parent
-    return kept | {"PATH": f"{programs}{os.pathsep}{kept['PATH']}", "PYTHONPATH": str(ROOT)}
+    return environment() | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
 
 
 def checkout_in(folder: Path) -> Path:

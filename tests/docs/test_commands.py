@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import sys
@@ -79,12 +80,9 @@ def test_the_command_line_takes_it(command: Typed) -> None:
     context = click.Context(cli, info_name="t2t-deploy")
     found = cli.get_command(context, name)
     assert found is not None, f"there is no command {name}"
-    try:
+    # a line that shows one option, and --help
+    with contextlib.suppress(click.MissingParameter, click.exceptions.Exit):
         found.make_context(name, arguments, parent=context)
-    except click.MissingParameter:
-        pass  # a line that shows one option
-    except click.exceptions.Exit:
-        pass  # --help
 
 
 @pytest.mark.parametrize("page", FILES, ids=lambda page: page.name)

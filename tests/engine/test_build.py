@@ -27,7 +27,7 @@ from .graphs import BF16, OUT, TOKENS, WIDTH, attention, build, linear, needs_te
 pytestmark = needs_tensorrt_rtx
 
 
-def test_what_a_build_tells(fixed_build: EngineBuild) -> None:
+def test_what_a_build_holds(fixed_build: EngineBuild) -> None:
     assert fixed_build.backend == "tensorrt-rtx"
     assert fixed_build.backend_version == load_tensorrt().__version__
     assert fixed_build.sm == ("86",)
@@ -48,15 +48,12 @@ def test_figures_of_a_fixed_batch(fixed_build: EngineBuild) -> None:
     assert figures.macs_unplaced == 0
     rows = 4 * TOKENS
     moved = rows * WIDTH * (4 + 2) + rows * (WIDTH + OUT) * 2 + rows * OUT * (2 + 4)
-    assert fixed_build.moved_bytes == figures.moved_bytes == moved
+    assert fixed_build.sized.moved_bytes == figures.moved_bytes == moved
     assert fixed_build.pinned is None
 
 
-def test_same_input_same_bytes(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
+def test_same_bytes_here_and_in_another_process(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
     assert build(fixed_fp16, sm=["86"]).engine == fixed_build.engine
-
-
-def test_same_bytes_in_another_process(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
     code = (
         "import hashlib, pathlib, sys; from t2t_deploy.engine import BuildOptions, build_engine; "
         "engine = build_engine(pathlib.Path(sys.argv[1]), BuildOptions(sm=['86'])).engine; "
@@ -79,7 +76,7 @@ def test_same_input_same_bytes_with_a_free_batch(free_fp32: Path, free_build: En
     again = build(free_fp32, sm=["86", "86"], profiles=[ShapeProfile(1, 2, 8)], pin_figures=False)
     assert again.engine == free_build.engine
     assert again.pinned is None
-    assert again.moved_bytes is None
+    assert again.sized.moved_bytes is None
 
 
 def test_a_free_batch_is_counted_at_the_tuned_one(free_build: EngineBuild) -> None:
@@ -89,7 +86,7 @@ def test_a_free_batch_is_counted_at_the_tuned_one(free_build: EngineBuild) -> No
     rows = 2 * TOKENS
     # one gemm, then bias and relu
     moved = rows * (WIDTH + OUT) * 4 + rows * (OUT + OUT) * 4
-    assert free_build.moved_bytes == free_build.pinned.moved_bytes == moved
+    assert free_build.sized.moved_bytes == free_build.pinned.moved_bytes == moved
     assert free_build.figures.macs_by_dtype == {"Float": rows * WIDTH * OUT}
 
 
@@ -134,22 +131,20 @@ def test_portable(fixed_fp16: Path, sm: tuple[str, ...]) -> None:
     assert built.figures.kernels == 3
 
 
-def test_bf16(graph_folder: Path) -> None:
-    built = build(linear(graph_folder / "bf16.onnx", BF16, 2), sm=["86"])
-    assert attest(built.figures, Precision.BF16).status is Status.PASSED
-    assert attest(built.figures, Precision.FP16).status is Status.FAILED
-
-
 def test_the_wrong_precision_fails_attestation(
-    fixed_build: EngineBuild, free_build: EngineBuild
+    fixed_build: EngineBuild, free_build: EngineBuild, tmp_path: Path
 ) -> None:
-    assert attest(fixed_build.figures, Precision.FP16).status is Status.PASSED
-    assert attest(free_build.figures, Precision.FP32).status is Status.PASSED
+    bf16 = build(linear(tmp_path / "bf16.onnx", BF16, 2), sm=["86"])
+    for built, precision in (
+        (fixed_build, Precision.FP16),
+        (free_build, Precision.FP32),
+        (bf16, Precision.BF16),
+    ):
+        assert attest(built.figures, precision).status is Status.PASSED
+    assert attest(bf16.figures, Precision.FP16).status is Status.FAILED
     wrong = attest(free_build.figures, Precision.FP16)
-    assert wrong.status is Status.FAILED
-    assert wrong.found == {"Float": 1.0}
-    assert wrong.reason is not None
-    assert "fp16 was asked and 100.0% Float" in wrong.reason
+    assert (wrong.status, wrong.found) == (Status.FAILED, {"Float": 1.0})
+    assert wrong.reason is not None and "fp16 was asked and 100.0% Float" in wrong.reason
 
 
 def test_settings_reach_the_builder(fixed_fp16: Path, fixed_build: EngineBuild) -> None:
@@ -206,18 +201,18 @@ def test_progress_that_raises_cancels(
 def test_ctrl_c_cancels(fixed_fp16: Path) -> None:
     asked, running = threading.Event(), children()
 
-    def progress(phase: str, done: int, steps: int) -> None:
+    def progress(*_: object) -> None:
         if not asked.is_set():
             asked.set()
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         build(fixed_fp16, sm=["86"], progress=progress)
-    assert asked.is_set()
-    assert children() <= running
+    assert asked.is_set() and children() <= running
 
 
 def test_loading_says_why_not(fixed_build: EngineBuild) -> None:
+    assert why_not_loaded(b"not an engine")
     if device_capability() is not None:
         pytest.skip("this machine has a CUDA device")
     why_not = why_not_loaded(fixed_build.engine)
@@ -232,10 +227,6 @@ def test_a_portable_engine_loads_on_a_supported_device(fixed_fp16: Path) -> None
     if device not in supported_sms(load_tensorrt()):
         pytest.skip(f"TensorRT-RTX does not support SM {device}")
     assert why_not_loaded(build(fixed_fp16, sm=["native"]).engine) is None
-
-
-def test_an_engine_that_is_none_does_not_run() -> None:
-    assert why_not_loaded(b"not an engine")
 
 
 def test_trtexec_line(fixed_build: EngineBuild, free_build: EngineBuild) -> None:

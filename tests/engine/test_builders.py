@@ -11,11 +11,7 @@ import pytest
 from t2t_deploy.engine import BACKEND_CLASSIC, BACKEND_RTX, _worker
 from t2t_deploy.engine import _choice as _trt_choice
 from t2t_deploy.engine._build import EngineBuild
-from t2t_deploy.engine._choice import (
-    BuilderModule,
-    check_strong_typing,
-    choose_builder,
-)
+from t2t_deploy.engine._choice import BuilderModule, check_strong_typing, choose_builder
 from t2t_deploy.engine._module import load_tensorrt
 from t2t_deploy.engine._worker import timing_cache_path
 from t2t_deploy.errors import BackendError, UsageError

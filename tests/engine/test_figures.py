@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy.engine._figures import MIN_SHARES, EngineFigures, attest, figures_from_log
 from t2t_deploy.types import Precision, Status
 
@@ -40,6 +41,9 @@ def test_every_multiply_add_has_its_kernel() -> None:
     figures = figures_from_log(FIXED, MACS)
     assert figures.macs_by_dtype == {"Half": sum(MACS.values())}
     assert figures.macs_unplaced == 0
+    # its products have the default factor too, and no sums of codes
+    assert re.search(r"_alpha(_myl\d+)?, Dim", FIXED)
+    assert figures.bare_sums == ()
     assert figures_from_log(FIXED, {**MACS, "gone": 7}).macs_unplaced == 7
 
 
@@ -59,20 +63,6 @@ def test_a_free_batch_has_no_moved_bytes() -> None:
     figures = figures_from_log(LOG)
     assert figures.moved_bytes is None
     assert (figures.kernels, figures.shape_ops, figures.profiles) == (5, 5, 2)
-
-
-def test_json_form_keeps_the_contract() -> None:
-    values = figures_from_log(FIXED, MACS).to_dict()
-    contract = {
-        "activation_bytes",
-        "weights_bytes",
-        "kernels",
-        "kernels_by_dtype",
-        "moved_bytes",
-        "fused_attention",
-    }
-    assert contract <= set(values)
-    assert values["kernels_by_dtype"] == {"Float": 1, "Half": 4}
 
 
 def made_of(**macs: int) -> EngineFigures:
@@ -104,33 +94,20 @@ def test_bare_sums_fail_whatever_the_shares_are() -> None:
         assert verdict.reason is not None
         told = "5 products of 8-bit codes write their bare sums as Half, before the scale "
         assert verdict.reason.startswith(f"{told}(q, k, v and 2 more); ")
-    assert attest(made_of(Int8=100), Precision.INT8).to_dict()["bare_sums"] == []
+    assert to_plain(attest(made_of(Int8=100), Precision.INT8))["bare_sums"] == []
 
 
 def test_bytes_in_all_are_those_moved_and_the_weights() -> None:
     figures = figures_from_log(FIXED, MACS)
     assert figures.weights_bytes > 0
     assert figures.total_bytes == 1_048_576 + figures.weights_bytes
-    assert figures.to_dict()["total_bytes"] == figures.total_bytes
+    values = figures.to_dict()
+    assert values["total_bytes"] == figures.total_bytes
+    contract = {"activation_bytes", "weights_bytes", "kernels", "moved_bytes", "fused_attention"}
+    assert contract <= values.keys()
+    assert values["kernels_by_dtype"] == {"Float": 1, "Half": 4}
     free = figures_from_log(LOG)
     assert free.total_bytes is None and free.to_dict()["total_bytes"] is None
-
-
-def test_an_engine_of_half_has_no_sums_of_codes() -> None:
-    """Its products have the default factor too."""
-    assert re.search(r"_alpha(_myl\d+)?, Dim", FIXED)
-    assert figures_from_log(FIXED, MACS).bare_sums == ()
-
-
-def test_small_islands_pass_and_a_wrong_build_fails() -> None:
-    assert attest(made_of(Half=89, Float=11), Precision.FP16).status is Status.PASSED
-    wrong = attest(made_of(Half=2, Float=98), Precision.FP16)
-    assert wrong.status is Status.FAILED
-    assert wrong.found == {"Half": 0.02, "Float": 0.98}
-    assert wrong.reason is not None
-    assert "fp16 was asked and 2.0% Half, 98.0% Float" in wrong.reason
-    assert "at least 75% Half" in wrong.reason
-    assert wrong.to_dict()["status"] == "failed"
 
 
 @pytest.mark.parametrize("precision", list(Precision))
@@ -145,11 +122,18 @@ def test_the_least_share_is_the_border(precision: Precision) -> None:
 
 
 def test_without_the_graph_kernels_are_counted() -> None:
-    verdict = attest(figures_from_log(FIXED), Precision.FP16)
+    figures = figures_from_log(FIXED)
+    verdict = attest(figures, Precision.FP16)
     assert (verdict.status, verdict.by, verdict.found) == (Status.PASSED, "kernels", {"Half": 1.0})
-    assert attest(figures_from_log(FIXED), Precision.FP32).status is Status.FAILED
-
-
-def test_nothing_to_judge_is_not_passed() -> None:
-    nothing = dataclasses.replace(figures_from_log(FIXED), gemms_by_dtype={})
+    assert attest(figures, Precision.FP32).status is Status.FAILED
+    nothing = dataclasses.replace(figures, gemms_by_dtype={})
     assert attest(nothing, Precision.FP16).status is Status.NOT_RUN
+
+
+def test_a_wrong_build_fails_with_its_shares() -> None:
+    wrong = attest(made_of(Half=2, Float=98), Precision.FP16)
+    assert (wrong.status, wrong.found) == (Status.FAILED, {"Half": 0.02, "Float": 0.98})
+    assert wrong.reason is not None
+    assert "fp16 was asked and 2.0% Half, 98.0% Float" in wrong.reason
+    assert "at least 75% Half" in wrong.reason
+    assert to_plain(wrong)["status"] == "failed"

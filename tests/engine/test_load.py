@@ -11,14 +11,8 @@ from onnx import helper
 
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import is_installed
-from t2t_deploy.engine._build import BuildOptions, build_engine
 from t2t_deploy.engine._device import device_capability
-from t2t_deploy.engine._load import (
-    batch_profiles,
-    choose_profile,
-    load_engine,
-    read_engine,
-)
+from t2t_deploy.engine._load import batch_profiles, choose_profile, load_engine, read_engine
 from t2t_deploy.engine._module import load_tensorrt
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError, InputError
 from t2t_deploy.runtime import SessionRequest
@@ -27,10 +21,8 @@ from t2t_deploy.runtime._trt_session import TENSORRT_RTX, buffer_bytes
 from t2t_deploy.types import ShapeProfile, TensorSpec
 
 from ..onnx_models import save_model
+from .graphs import build, needs_tensorrt_rtx
 
-needs_rtx = pytest.mark.skipif(
-    not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
-)
 needs_no_device = pytest.mark.skipif(
     device_capability() is not None, reason="a CUDA device is here: the engine may load"
 )
@@ -43,16 +35,10 @@ def profiles(*texts: str) -> list[ShapeProfile]:
 
 
 @pytest.mark.parametrize(
-    ("batch", "index"),
-    [(1, 0), (2, 0), (4, 0), (5, 1), (8, 1), (16, 1), (32, 1)],
-)
-def test_the_only_profile_that_takes_a_batch(batch: int, index: int) -> None:
-    assert choose_profile(profiles("1:1:4", "5:8:32"), batch) == index
-
-
-@pytest.mark.parametrize(
     ("texts", "batch", "index"),
     [
+        *((("1:1:4", "5:8:32"), batch, 0) for batch in (1, 2, 4)),
+        *((("1:1:4", "5:8:32"), batch, 1) for batch in (5, 8, 16, 32)),
         (("1:1:32", "1:16:32"), 2, 0),
         (("1:1:32", "1:16:32"), 12, 1),
         (("1:32:32", "1:1:32"), 1, 1),
@@ -113,11 +99,6 @@ def test_buffer_sizes() -> None:
         buffer_bytes(IMAGE, (-1, 3, 8, 8))
 
 
-def test_a_missing_engine(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="build one first: t2t-deploy build-trt"):
-        read_engine(tmp_path / "none.engine", None)
-
-
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real engine of one operator."""
@@ -125,11 +106,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nodes = [helper.make_node("Relu", ["image"], ["logits"])]
     save_model(folder / "relu.onnx", nodes, [], ["batch", 3], ["batch", 3])
     path = folder / "relu.engine"
-    path.write_bytes(build_engine(folder / "relu.onnx", BuildOptions(pin_figures=False)).engine)
+    path.write_bytes(build(folder / "relu.onnx", pin_figures=False).engine)
     return path
 
 
-@needs_rtx
+@needs_tensorrt_rtx
 @needs_no_device
 def test_an_engine_where_no_device_is(engine: Path) -> None:
     with pytest.raises(BackendError) as raised:
@@ -140,7 +121,7 @@ def test_an_engine_where_no_device_is(engine: Path) -> None:
     assert message.endswith("run it on a machine with a GPU that it was built for")
 
 
-@needs_rtx
+@needs_tensorrt_rtx
 @needs_no_device
 @pytest.mark.skipif(not is_installed("cuda.bindings.runtime"), reason="cuda.bindings is missing")
 def test_a_session_where_no_device_is(engine: Path) -> None:
@@ -154,6 +135,8 @@ def test_only_a_trusted_engine_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.engine"
     path.write_bytes(b"engine")
     assert read_engine(path, file_sha256(path)) == b"engine"
+    with pytest.raises(ArtifactError, match="build one first: t2t-deploy build-trt"):
+        read_engine(tmp_path / "none.engine", None)
     with pytest.raises(EngineError, match=r"a\.engine is not trusted, .*option trust"):
         read_engine(path, None)
     checked = file_sha256(path)

@@ -48,15 +48,9 @@ def test_fused_attention_names_all_its_nodes() -> None:
     assert attention.onnx_layers == ("mix", "softmax", "scores")
 
 
-def test_shape_work_is_told_from_kernels() -> None:
-    layers = parse_log(LOG).profiles[0]
-    assert [layer.kind for layer in layers if layer.is_shape_work] == [
-        "shape_call",
-        "reshape",
-        "cast",
-        "reshape",
-        "cast",
-    ]
+def test_shape_work_is_no_kernel() -> None:
+    work = [layer.kind for layer in parse_log(LOG).profiles[0] if layer.is_shape_work]
+    assert work == ["shape_call", "reshape", "cast", "reshape", "cast"]
 
 
 def test_totals_are_those_of_the_hungriest_profile() -> None:
@@ -98,31 +92,35 @@ def test_dtype_without_weights_is_that_of_the_largest_input() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
-        ("LayerType: gemm, ", "", "the line"),
-        ("Datatype: Half", "Datatype: Quarter", "the tensor '{ Name: __mye5598_myl0"),
-        ("Dimensions: [-1,128]", "Dims: [-1,128]", "the tensor '{ Name: __mye5598_myl0"),
-        ("StreamId: 0", "StreamId: none", "the line"),
+        ("LayerType: gemm, ", "", "layer 'proj_myl0_8.* the line"),
+        (
+            "Datatype: Half",
+            "Datatype: Quarter",
+            r"layer 'proj_.* the tensor '\{ Name: __mye5",
+        ),
+        (
+            "Dimensions: [-1,128]",
+            "Dims: [-1,128]",
+            r"layer 'proj_.* the tensor '\{ Name: __mye5",
+        ),
+        ("StreamId: 0", "StreamId: none", "layer 'proj_myl0_8.* the line"),
+        (LINE, "something else", "layer 'something else'"),
     ],
 )
-def test_a_line_that_does_not_fit_is_an_error(old: str, new: str, told: str) -> None:
-    text = LOG.replace(LINE, LINE.replace(old, new, 1))
-    with pytest.raises(EngineError, match="layer 'proj_myl0_8") as caught:
-        parse_log(text)
-    assert told in str(caught.value)
+def test_a_line_that_does_not_fit_is_an_error(old: str, new: str, message: str) -> None:
+    with pytest.raises(EngineError, match=f"(?s){message}"):
+        parse_log(LOG.replace(LINE, LINE.replace(old, new, 1)))
 
 
-def test_a_line_that_is_no_layer_is_an_error() -> None:
-    with pytest.raises(EngineError, match="layer 'something else'"):
-        parse_log(LOG.replace(LINE, "something else"))
-
-
-def test_a_log_without_layers_is_an_error() -> None:
-    with pytest.raises(EngineError, match="no 'Layers:' section"):
-        parse_log(LOG.replace("VERBOSE: Layers:", ""))
-
-
-def test_a_log_without_totals_is_an_error() -> None:
-    with pytest.raises(EngineError, match="does not state 'Total Weights Memory'"):
-        parse_log(LOG.replace("Total Weights Memory", ""))
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [
+        ("VERBOSE: Layers:", "no 'Layers:' section"),
+        ("Total Weights Memory", "does not state 'Total Weights Memory'"),
+    ],
+)
+def test_a_log_that_lacks_a_part_is_an_error(lacking: str, message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        parse_log(LOG.replace(lacking, ""))

@@ -87,45 +87,31 @@ say([name for name in {sorted(names)} if missing(name)])
 
 
 def test_what_is_asked_for_first(ask: Asked) -> None:
-    """Each `hasattr` of the engine code, and which way it goes."""
+    """Each `hasattr` of the engine code, and which way it goes; flags that are gone; the types."""
     found = ask("""
+from t2t_deploy.engine import _choice as _trt_choice, _network as _trt_network
+config, flags = trt.IRuntimeConfig, trt.NetworkDefinitionCreationFlag.__members__
+gone = ("FP16", "BF16", "INT8", "FP8")
+names = {*_trt_network.NUMPY_NAMES, *(a.dtype for a in _trt_choice._ARITHMETIC)}
+types = trt.DataType.__members__
 say({
     "targets": hasattr(trt, "ComputeCapability"),
     "runtime config": hasattr(trt.ICudaEngine, "create_runtime_config"),
-    "specialization": hasattr(trt.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy"),
-    "kernels kept": hasattr(trt.IRuntimeConfig, "create_runtime_cache"),
+    "specialization": hasattr(config, "dynamic_shapes_kernel_specialization_strategy"),
+    "kernels kept": hasattr(config, "create_runtime_cache"),
     "stream": hasattr(trt.IExecutionContext, "is_stream_capturable"),
+    "flags": [name for name in gone if name in trt.BuilderFlag.__members__],
+    "old": ["EXPLICIT_BATCH" in flags, hasattr(trt.IBuilderConfig, "int8_calibrator")],
+    "types": [sorted(names - set(types)), _trt_network.numpy_name(types["BF16"])],
 })
 """)
     assert found == {
-        "targets": False,
+        **dict.fromkeys(("targets", "specialization", "kernels kept", "stream"), False),
         "runtime config": True,
-        "specialization": False,
-        "kernels kept": False,
-        "stream": False,
+        "flags": [],
+        "old": [False, False],
+        "types": [[], "bfloat16"],
     }
-
-
-def test_flags_that_are_gone(ask: Asked) -> None:
-    found = ask("""
-flags = trt.NetworkDefinitionCreationFlag.__members__
-say([
-    [name for name in ("FP16", "BF16", "INT8", "FP8") if name in trt.BuilderFlag.__members__],
-    "EXPLICIT_BATCH" in flags, hasattr(trt.IBuilderConfig, "int8_calibrator"),
-])
-""")
-    assert found == [[], False, False]
-
-
-def test_types_are_known_by_name(ask: Asked) -> None:
-    found = ask("""
-from t2t_deploy.engine import _choice as _trt_choice, _network as _trt_network
-names = {*_trt_network.NUMPY_NAMES}
-names.update(arithmetic.dtype for arithmetic in _trt_choice._ARITHMETIC)
-known = trt.DataType.__members__
-say([sorted(names - set(known)), _trt_network.numpy_name(known["BF16"])])
-""")
-    assert found == [[], "bfloat16"]
 
 
 def test_its_classes_do_what_ours_ask(ask: Asked) -> None:

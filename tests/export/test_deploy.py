@@ -15,15 +15,7 @@ from t2t_deploy.export._token_block import TokenTransformer
 from t2t_deploy.model import VARIANTS, T2TViT
 from t2t_deploy.types import TOLERANCES, Precision, Target
 
-from .conftest import (
-    KINDS,
-    deploy_error,
-    deployed,
-    drawn,
-    logits_of,
-    reference_of,
-    relative_error,
-)
+from .conftest import KINDS, deploy_error, deployed, drawn, logits_of, reference_of, relative_error
 
 FORMS = [
     "unfold",
@@ -89,15 +81,6 @@ def test_what_was_rewritten_is_counted(kind: str, reference: T2TViT) -> None:
 
 
 @pytest.mark.parametrize(
-    ("soft_split", "folded"), [("centred,folded,unfold", 2), ("conv,unfold,folded", None)]
-)
-def test_folded_norms_are_counted(soft_split: str, folded: int | None) -> None:
-    """There is no norm before the third split."""
-    report = deployed("performer", Target.PORTABLE, soft_split).report
-    assert report.applied.get("folded_layer_norm") == folded
-
-
-@pytest.mark.parametrize(
     ("groups", "applied", "refused"), [(1, None, None), (2, 2, None), (32, 1, 16), (3, None, 16)]
 )
 def test_queries_are_grouped_where_their_number_divides(
@@ -127,17 +110,6 @@ def test_the_cpu_forms_are_counted(kind: str, reference: T2TViT) -> None:
     assert applied.get("folded_class_keys", 0) == (0 if kind == "se" else 1)
     assert list(refused) == (["class_query_only", "folded_class_keys"] if kind == "se" else [])
     assert deploy_error(deploy, reference) < 2e-6
-
-
-def test_what_is_refused_is_told_with_the_reason() -> None:
-    gated = deployed("se", Target.CPU, precision=Precision.FP16).report
-    averaged = "the squeeze-excite gate averages all rows"
-    assert gated.refused == {
-        "fused_attention": "ONNX Runtime's CPU kernel takes float32 only",
-        "class_query_only": averaged,
-        "folded_class_keys": averaged,
-    }
-    assert "fused_attention" not in gated.applied
 
 
 @pytest.mark.parametrize("target", [Target.TENSORRT, Target.CPU])
@@ -199,7 +171,23 @@ def test_a_wrong_version_is_far_outside_the_tolerance(mistake: str) -> None:
     assert deploy_error(deploy, reference) > 1e-3
 
 
-def test_quantised_precisions_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("soft_split", "folded"), [("centred,folded,unfold", 2), ("conv,unfold,folded", None)]
+)
+def test_folded_norms_are_counted(soft_split: str, folded: int | None) -> None:
+    """There is no norm before the third split."""
+    report = deployed("performer", Target.PORTABLE, soft_split).report
+    assert report.applied.get("folded_layer_norm") == folded
+
+
+def test_refusals_have_their_reasons() -> None:
+    report = deployed("se", Target.CPU, precision=Precision.FP16).report
+    averaged = "the squeeze-excite gate averages all rows"
+    assert report.refused == {
+        "fused_attention": "ONNX Runtime's CPU kernel takes float32 only",
+        "class_query_only": averaged,
+        "folded_class_keys": averaged,
+    }
     message = "precision int8 comes from quantisation, not export; export one of fp32, fp16, bf16"
     with pytest.raises(UsageError, match=re.escape(message)):
         deployed("performer", Target.CPU, precision=Precision.INT8)

@@ -37,7 +37,9 @@ from t2t_deploy.model import (
 )
 from t2t_deploy.model._checkpoint import resize_position
 from t2t_deploy.types import Precision, Target
-from t2t_deploy.verify import PictureSet, flat_pictures, standard_pictures
+from t2t_deploy.verify import flat_pictures
+
+from ..float64 import errors, every_picture, in_float64, logits
 
 pytestmark = pytest.mark.slow
 
@@ -99,33 +101,9 @@ def weights_at(variant: str, size: int) -> tuple[dict[str, torch.Tensor], ModelC
     return state, config
 
 
-@functools.lru_cache(maxsize=2)
-def all_pictures(size: int) -> PictureSet:
-    standard, flat = standard_pictures(size), flat_pictures(size)
-    assert not standard.absent, "the photographs come with t2t-deploy[export]"
-    return PictureSet(
-        standard.names + flat.names, np.concatenate((standard.pictures, flat.pictures))
-    )
-
-
 def pictures_at(size: int, names: tuple[str, ...]) -> torch.Tensor:
-    known = all_pictures(size)
+    known = every_picture(size)
     return torch.from_numpy(known.pictures[[known.names.index(name) for name in names]])
-
-
-def logits(model: torch.nn.Module, pictures: torch.Tensor, *, batch: int = 1) -> torch.Tensor:
-    with torch.inference_mode():
-        return torch.cat([model(chunk) for chunk in pictures.split(batch)]).double()
-
-
-def errors(found: torch.Tensor, wanted: torch.Tensor) -> np.ndarray:
-    """Relative L2 of each picture's logits."""
-    relative: np.ndarray = ((found - wanted).norm(dim=1) / wanted.norm(dim=1)).numpy()
-    return relative
-
-
-def in_float64(state: Mapping[str, torch.Tensor], config: ModelConfig) -> T2TViT:
-    return reference_from_state_dict({key: t.double() for key, t in state.items()}, config)
 
 
 def complaints(
@@ -213,10 +191,7 @@ def test_the_table_of_rewrites_has_every_variant() -> None:
 )
 def test_a_first_split_that_cancels_is_caught(soft_split: str, broken: set[str]) -> None:
     """The wrong version, a picture's windows folded away; folding later ones is right."""
-    state, config = weights_at("7", 224)
-    reference = reference_from_state_dict(state, config)
-    pictures = pictures_at(224, FLAT)
-    wanted = logits(in_float64(state, config), pictures.double())
+    reference, pictures, wanted = flat_case(FLAT)
     eager = dict(zip(FLAT, errors(logits(reference, pictures), wanted).tolist(), strict=True))
     strategies = choose_strategies(Target.PORTABLE, soft_split)
     deploy = DeployT2TViT(reference, strategies, Precision.FP32)
@@ -225,15 +200,19 @@ def test_a_first_split_that_cancels_is_caught(soft_split: str, broken: set[str])
     assert bool(found) is bool(broken)
 
 
+def flat_case(names: tuple[str, ...]) -> tuple[T2TViT, torch.Tensor, np.ndarray]:
+    """The reference of variant 7, pictures, and their float64 logits."""
+    state, config = weights_at("7", 224)
+    pictures = pictures_at(224, names)
+    wanted = logits(in_float64(state, config), pictures.double())
+    return reference_from_state_dict(state, config), pictures, wanted
+
+
 @pytest.mark.parametrize("performer", PerformerForm)
 @pytest.mark.parametrize("first", SoftSplitForm)
 def test_any_combination_is_near_or_warns(first: SoftSplitForm, performer: PerformerForm) -> None:
     """All 25 forms of the later splits, on flat pictures, noise and a photograph."""
-    state, config = weights_at("7", 224)
-    reference = reference_from_state_dict(state, config)
-    names = ("noise 0", "china", *FLAT)
-    pictures = pictures_at(224, names)
-    wanted = logits(in_float64(state, config), pictures.double())
+    reference, pictures, wanted = flat_case(("noise 0", "china", *FLAT))
     worst = {}
     for second, third in itertools.product(SoftSplitForm, repeat=2):
         strategies = Strategies((first, second, third), performer)

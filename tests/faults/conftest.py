@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,10 +16,18 @@ from typing import Any
 import pytest
 
 from ..noise import write_noise
-from ..program import environment
+from ..program import Done, environment
 from ..small import TINY
 
 OWN_MOUNTS = ("unshare", "--map-root-user", "--mount")
+# what only reads
+READING = (
+    ("workspace", "list"),
+    ("workspace", "check"),
+    ("inspect", "model.onnx"),
+    ("predict", "model.onnx", "pictures"),
+    ("evaluate", "model.onnx", "--images", "pictures"),
+)
 FORK_SERVER = Path(__file__).with_name("fork_server.py")
 
 
@@ -33,19 +40,12 @@ def _has_own_mounts() -> bool:
 
 
 @dataclass(frozen=True)
-class Ran:
+class Ran(Done):
     """What a command left. changes: how many there were below the folder it ran in."""
 
-    status: int
-    out: str
-    err: str
     changes: int
     seconds: float
     pid: int
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 class ForkServer:
@@ -64,30 +64,9 @@ class ForkServer:
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 
-    def __call__(
-        self,
-        folder: Path,
-        *words: object,
-        at: int | None = None,
-        after_s: float | None = None,
-        number: int = signal.SIGKILL,
-        environment: dict[str, str | None] | None = None,
-        file_bytes: int | None = None,
-        clock_s: float | None = None,
-    ) -> Ran:
-        return self._ask(
-            {
-                "words": [str(word) for word in words],
-                "cwd": str(folder),
-                "root": str(folder),
-                "at": at,
-                "after_s": after_s,
-                "signal": int(number),
-                "environment": environment or {},
-                "file_bytes": file_bytes,
-                "clock_s": clock_s,
-            }
-        )
+    def __call__(self, folder: Path, *words: object, **how: Any) -> Ran:
+        """Run a command line in a folder; how: as `fork_server.py` says."""
+        return self._ask({"words": [str(word) for word in words], "cwd": str(folder), **how})
 
     def shell(self, text: str, *words: object) -> None:
         """Run a shell command, its $1, $2 ... being ``words``, in the processes' mounts."""

@@ -2,14 +2,13 @@
 
 Started as a program: reads a JSON object a line, answers with one.
 
-    words, cwd     the command line, and where it runs
+    words, cwd     the command line, and the folder it runs in, whose changes are counted
     environment    what to change in the environment
-    root           the folder whose changes are counted
-    at             send the signal before the change of this number, from 1; null sends none
-    after_s        send it this long after the start; null does not
-    signal         its number
-    file_bytes     no file may become larger (RLIMIT_FSIZE); null is no limit
-    clock_s        what the clock says, seconds since 1970; null is the time
+    at             send a signal before the change of this number, from 1
+    after_s        send it this long after the start
+    number         of the signal, SIGKILL where none is given
+    file_bytes     no file may become larger (RLIMIT_FSIZE)
+    clock_s        what the clock says, seconds since 1970
     shell          instead of all that: a shell command, where this process sees its mounts
 
 Answer: status as `subprocess` has it, changes (how many there were), seconds, out, err, pid.
@@ -58,6 +57,10 @@ _CHANGES = frozenset(
     for name in ("rename", "remove", "mkdir", "rmdir", "truncate", "chmod", "link", "symlink")
 )
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+
+def number_of(order: dict[str, Any]) -> int:
+    return int(order.get("number", signal.SIGKILL))
 
 
 def install(root: str, at: int | None, number: int, count: mmap.mmap) -> None:
@@ -111,7 +114,7 @@ def child(order: dict[str, Any], count: mmap.mmap, out: int, err: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_bytes"],) * 2)
     if order.get("clock_s") is not None:
         set_clock(order["clock_s"])
-    install(os.path.realpath(order["root"]), order.get("at"), order["signal"], count)
+    install(os.path.realpath(order["cwd"]), order.get("at"), number_of(order), count)
     code: Any = 99
     try:
         main(order["words"])
@@ -170,7 +173,7 @@ def run(order: dict[str, Any]) -> dict[str, Any]:
         while not ended:
             read()
             if after_s is not None and time.monotonic() - started >= after_s:
-                os.kill(pid, order["signal"])
+                os.kill(pid, number_of(order))
                 after_s = None
             ended, status = os.waitpid(pid, os.WNOHANG)
             time.sleep(0.001)

@@ -12,7 +12,6 @@ from pathlib import Path
 import onnx
 import psutil
 import pytest
-from onnx import TensorProto, helper
 
 from t2t_deploy._child import ChildError
 from t2t_deploy._optional import is_installed
@@ -21,7 +20,8 @@ from t2t_deploy.engine import _build as _engine_build
 from t2t_deploy.errors import EngineError
 from t2t_deploy.workspace import Workspace
 
-from ..children import children
+from ..children import children, wait_until_ended
+from ..onnx_models import parsed
 from ..program import PIPES, start
 
 pytestmark = pytest.mark.skipif(
@@ -32,53 +32,11 @@ BUILDER = "t2t_deploy.engine._worker"
 
 @pytest.fixture
 def graph(tmp_path: Path) -> Path:
-    nodes = [helper.make_node("Relu", ["image"], ["logits"], "act")]
-    graph_io = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 16])
-        for name in ("image", "logits")
-    ]
-    made = helper.make_model(
-        helper.make_graph(nodes, "graph", graph_io[:1], graph_io[1:]),
-        opset_imports=[helper.make_opsetid("", 18)],
-        ir_version=10,
-    )
     path = tmp_path / "graph.onnx"
-    onnx.save(made, path)
+    onnx.save(
+        parsed("g (float[2,16] image) => (float[2,16] logits) { logits = Relu(image) }"), path
+    )
     return path
-
-
-def builders(of: int) -> list[psutil.Process]:
-    found = psutil.Process(of).children(recursive=True)
-    return [process for process in found if BUILDER in process.cmdline()]
-
-
-# The real builder on the real graph, struck in the middle of its work.
-STRUCK = """
-import os
-from t2t_deploy.engine import _worker as worker
-make = worker.new_monitor
-worker.new_monitor = lambda trt, progress: make(trt, lambda *step: os.kill(os.getpid(), {number}))
-worker.main()
-"""
-
-
-@pytest.mark.parametrize("name", ["SIGFPE", "SIGSEGV", "SIGABRT", "SIGKILL"])
-def test_a_builder_that_dies(graph: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    struck = (sys.executable, "-c", STRUCK.format(number=int(signal.Signals[name])))
-    running = children()
-    with monkeypatch.context() as patch:
-        patch.setattr(_engine_build, "WORKER_COMMAND", struck)
-        with pytest.raises(BuilderDiedError) as caught:
-            build_engine(graph, BuildOptions(sm=["86"]))
-    hint = " (often: out of memory)" if name == "SIGKILL" else ""
-    text = str(caught.value)
-    assert text.startswith(f"the engine builder died of {name}{hint} while it built {graph} for")
-    assert "\n" not in text
-    assert isinstance(caught.value.__cause__, ChildError)
-    log = caught.value.log.splitlines()
-    assert f"INFO: Input filename:   {graph}" in log and name in log[-1]
-    assert children() <= running
-    assert build_engine(graph, BuildOptions(sm=["86"])).engine
 
 
 # The real command; the builder's process waits before it answers, as one that hangs does.
@@ -89,6 +47,14 @@ from t2t_deploy.engine import _build as _engine_build
 _engine_build.WORKER_COMMAND = (sys.executable, "-c", {SLEEPS!r}, "{BUILDER}")
 from t2t_deploy.cli import main
 main()
+"""
+# The real builder on the real graph, stopped in the middle of its work.
+STOPPED = """
+import os, threading
+from t2t_deploy.engine import _worker as worker
+make = worker.new_monitor
+worker.new_monitor = lambda trt, progress: make(trt, lambda *step: {call})
+worker.main()
 """
 WAIT_S = 60
 
@@ -102,10 +68,12 @@ def hanging(graph: Path, tmp_path: Path) -> subprocess.Popen[str]:
 
 def its_builder(process: subprocess.Popen[str]) -> psutil.Process:
     deadline = time.monotonic() + WAIT_S
-    while not (found := builders(process.pid)):
+    while True:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if BUILDER in child.cmdline():
+                return child
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
-    return found[0]
 
 
 @pytest.mark.parametrize(
@@ -120,37 +88,43 @@ def test_a_builder_that_hangs_ends_with_the_command(
     assert hanging.returncode == status
     if kind is signal.SIGINT:
         assert json.loads(out)["error"]["kind"] == "Interrupted"
-    deadline = time.monotonic() + WAIT_S
-    while builder.is_running() and builder.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the builder outlives its command"
-        time.sleep(0.05)
+    wait_until_ended(builder.pid)
     assert not list(tmp_path.rglob("*.engine"))
 
 
-# The real builder, waiting for ever in the middle of its work.
-STANDS_STILL = """
-import threading
-from t2t_deploy.engine import _worker as worker
-make = worker.new_monitor
-worker.new_monitor = lambda trt, progress: make(trt, lambda *step: threading.Event().wait())
-worker.main()
-"""
-
-
-def test_a_builder_that_hangs_is_killed(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def died_of(
+    graph: Path, call: str, monkeypatch: pytest.MonkeyPatch, stalled_s: float = 60.0
+) -> BuilderDiedError:
+    """What is said of a builder that is stopped so, after which another one builds."""
     running = children()
     with monkeypatch.context() as patch:
-        patch.setattr(_engine_build, "WORKER_COMMAND", (sys.executable, "-c", STANDS_STILL))
-        patch.setattr(_engine_build, "STALLED_S", 2.0)
+        command = (sys.executable, "-c", STOPPED.format(call=call))
+        patch.setattr(_engine_build, "WORKER_COMMAND", command)
+        patch.setattr(_engine_build, "STALLED_S", stalled_s)
         with pytest.raises(BuilderDiedError) as caught:
             build_engine(graph, BuildOptions(sm=["86"]))
-    text = str(caught.value)
-    hung = "the engine builder used no processor time for 2 s"
-    assert text.startswith(f"{hung} while it built {graph} for")
-    assert "free memory and retry" in text and "\n" not in text
-    assert f"INFO: Input filename:   {graph}" in caught.value.log
+    assert f"INFO: Input filename:   {graph}" in caught.value.log.splitlines()
+    assert "\n" not in str(caught.value)
     assert children() <= running
     assert build_engine(graph, BuildOptions(sm=["86"])).engine
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["SIGFPE", "SIGSEGV", "SIGABRT", "SIGKILL"])
+def test_a_builder_that_dies(graph: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = int(signal.Signals[name])
+    err = died_of(graph, f"os.kill(os.getpid(), {number})", monkeypatch)
+    hint = " (often: out of memory)" if name == "SIGKILL" else ""
+    died = f"the engine builder died of {name}{hint} while it built {graph} for"
+    assert str(err).startswith(died) and name in err.log.splitlines()[-1]
+    assert isinstance(err.__cause__, ChildError)
+
+
+def test_a_builder_that_stands_still(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = str(died_of(graph, "threading.Event().wait()", monkeypatch, stalled_s=2.0))
+    hung = "the engine builder used no processor time for 2 s"
+    assert text.startswith(f"{hung} while it built {graph} for")
+    assert "free memory and retry" in text
 
 
 def test_a_dead_builder_leaves_its_log(hanging: subprocess.Popen[str], tmp_path: Path) -> None:

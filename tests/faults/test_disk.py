@@ -7,33 +7,33 @@ from pathlib import Path
 import pytest
 
 from ..program import finish
-from .conftest import Commands, Ran
-from .test_kill import ALL, CASES, check, temporaries
+from .conftest import READING, Commands, Ran
+from .test_kill import CASES, check, slowly, temporaries
 
 # of an artifact, weights, a manifest and a picture of a plot
 SIZES = (0, 1, 500, 1_000, 3_000, 10_000, 40_000, 90_000, 120_000, 400_000)
 ROOM_KB = (0, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-WRITING = [
-    one
-    for one in ALL
-    if not str(one.values[0]).startswith(("workspace", "inspect", "doctor", "export-again"))
-]
 
 
 def is_told(done: Ran, reason: str) -> bool:
     """Whether a command ended in one line that says so, and was not cut short otherwise."""
     last = done.err.splitlines()[-1]
-    return (
-        done.status == 1
-        and last.startswith("error: ")
-        and reason in last
-        and "Traceback" not in done.err
-    )
+    clean = done.status == 1 and "Traceback" not in done.err
+    return clean and last.startswith("error: ") and reason in last
 
 
-def files_limited(command: Commands, name: str,
-                  sizes: tuple[int, ...]) -> int:  # fmt: skip
-    """How often the command could not do its work."""
+READING_ONLY = tuple(
+    name for name in CASES if name.startswith(("workspace", "inspect", "doctor", "export-again"))
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "too_small"),
+    [("predict", (0, 100), 2), *slowly(SIZES, None, without=READING_ONLY)],
+)
+def test_files_may_not_grow(
+    command: Commands, name: str, sizes: tuple[int, ...], too_small: int | None
+) -> None:
     case, failed = CASES[name], 0
     for size in sizes:
         folder = command.copy()
@@ -44,53 +44,32 @@ def files_limited(command: Commands, name: str,
         assert temporaries(folder) == []
         check(command, folder)
     command(folder, *case.words, status=case.status)
-    return failed
+    print(f"{name}: {failed} of {len(sizes)} sizes were too small")
+    assert failed > 0 if too_small is None else failed == too_small
 
 
-@pytest.mark.parametrize("name", ["predict"])
-def test_a_file_may_not_grow(command: Commands, name: str) -> None:
-    assert files_limited(command, name, (0, 100)) == 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", WRITING)
-def test_files_may_not_grow(command: Commands, name: str) -> None:
-    failed = files_limited(command, name, SIZES)
-    print(f"{name}: {failed} of {len(SIZES)} sizes were too small")
-    assert failed > 0
-
-
-def disk_filled(command: Commands, disk: Path, name: str, rooms_kb: tuple[int, ...]) -> int:
-    """How often the command could not do its work on a disk with that much room."""
-    case, failed = CASES[name], 0
-    command.server.shell('cp -r "$1" "$1.kept" && mv "$1.kept" "$1/kept"', disk / "artifacts")
+@pytest.mark.parametrize(
+    ("name", "rooms_kb", "too_full"),
+    [("predict", (0,), 1), *slowly(ROOM_KB, None, without=READING_ONLY)],
+)
+def test_a_disk_with_less_room_than_needed(
+    command: Commands, disk: Path, name: str, rooms_kb: tuple[int, ...], too_full: int | None
+) -> None:
+    case, failed, shell = CASES[name], 0, command.server.shell
+    shell('cp -r "$1" "$1.kept" && mv "$1.kept" "$1/kept"', disk / "artifacts")
     for room in rooms_kb:
-        command.server.shell(
-            'cat /dev/zero > "$1/filler" 2> /dev/null; '
-            'truncate -s "-$2K" "$1/filler"', disk, room,
-        )  # fmt: skip
+        filler = 'cat /dev/zero > "$1/filler" 2> /dev/null; truncate -s "-$2K" "$1/filler"'
+        shell(filler, disk, room)
         done = command(disk, *case.words)
         if done.status != case.status:
             assert is_told(done, "No space left on device"), (room, done.err)
             failed += 1
-        command.server.shell('rm "$1/filler" && ! find "$1" -name ".t2t-tmp-*" | grep .', disk)
+        shell('rm "$1/filler" && ! find "$1" -name ".t2t-tmp-*" | grep .', disk)
         assert command(disk, "workspace", "check", "--json", status=0).json["problems"] == []
         assert command(disk, "inspect", "model.onnx").status == 0
     command(disk, *case.words, status=case.status)
-    return failed
-
-
-@pytest.mark.parametrize("name", ["predict"])
-def test_a_full_disk(command: Commands, disk: Path, name: str) -> None:
-    assert disk_filled(command, disk, name, (0,)) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", WRITING)
-def test_a_disk_with_less_room_than_needed(command: Commands, disk: Path, name: str) -> None:
-    failed = disk_filled(command, disk, name, ROOM_KB)
-    print(f"{name}: {failed} of {len(ROOM_KB)} disks had too little room")
-    assert failed > 0
+    print(f"{name}: {failed} of {len(rooms_kb)} disks had too little room")
+    assert failed > 0 if too_full is None else failed == too_full
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
@@ -104,12 +83,8 @@ def test_an_unprintable_result(tmp_path: Path) -> None:
     )
 
 
-READING = (
-    ("workspace", "list"),
-    ("workspace", "check"),
-    ("inspect", "model.onnx"),
-    ("predict", "model.onnx", "pictures"),
-    ("evaluate", "model.onnx", "--images", "pictures"),
+READING_OR_SHOWING = (
+    *READING,
     ("doctor",),
     ("verify", "model.onnx"),
     ("package", "model.onnx", "--triton", "../elsewhere"),
@@ -120,7 +95,7 @@ CHANGING = ("predict", "package")
 def test_a_read_only_workspace(command: Commands, disk: Path) -> None:
     command.server.shell('mount -o remount,ro "$1"', disk)
     try:
-        for words in READING:
+        for words in READING_OR_SHOWING:
             done = command(disk, *words)
             assert done.status == 0, (words, done.err)
             if words[0] == "verify":

@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 import shutil
 import signal
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +20,7 @@ import pytest
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import is_installed
 from t2t_deploy.types import Precision
-from t2t_deploy.workspace import Workspace
+from t2t_deploy.workspace import Workspace, manifest_path_for
 
 from .conftest import Commands
 
@@ -62,7 +64,21 @@ CASES = {
 NO_BUILDER = pytest.mark.skipif(
     not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
 )
-ALL = [pytest.param(name, marks=NO_BUILDER if name == "build-trt" else ()) for name in CASES]
+
+
+def slowly(
+    *values: object, only: Iterable[str] = CASES, without: tuple[str, ...] = ()
+) -> list[Any]:
+    """Every command, with these values: for `make test-slow`."""
+    return [
+        pytest.param(
+            *(name, *values),
+            marks=[pytest.mark.slow, *([NO_BUILDER] if name == "build-trt" else [])],
+            id=name,
+        )
+        for name in only
+        if name not in without
+    ]
 
 
 def litter(folder: Path) -> None:
@@ -121,8 +137,8 @@ def check_rest(command: Commands, folder: Path, case: Case) -> None:
         for each in (command.site, folder)
     ]
     assert models[0] == models[1] and len(models[0]) > 1
-    places = (folder, folder / "repository", folder / "other")
-    command(folder, "workspace", "prune", *filter(Path.is_dir, places), status=0)
+    folders = (folder, folder / "repository", folder / "other")
+    command(folder, "workspace", "prune", *filter(Path.is_dir, folders), status=0)
     assert temporaries(folder) == []
     assert not list((folder / "artifacts").rglob("*.partial"))
     done = command(folder, "doctor", "--workspace", "artifacts", "--json", status=0)
@@ -136,10 +152,19 @@ def prepared(folder: Path, case: Case) -> Path:
     return folder
 
 
-def killed_at_each_change(command: Commands, case: Case, points: list[int] | None) -> int:
-    """Kill before each change, or before some; returns how many kills there were."""
+@pytest.mark.parametrize(
+    ("name", "points"),
+    [
+        ("predict", [3, 4, 5]),
+        ("package", [36, 38, 40]),
+        ("workspace-prune", [2, 4, 6]),
+        *slowly(None),
+    ],
+)
+def test_killed_at_each_change(command: Commands, name: str, points: list[int] | None) -> None:
+    """Before each change, or before some; a check and the next command after each kill."""
+    case, kills = CASES[name], 0
     whole = command(prepared(command.copy(), case), *case.words, status=case.status)
-    kills = 0
     moments = points or range(1, whole.changes + 1)
     for at in moments:
         folder = prepared(command.copy(), case)
@@ -153,40 +178,29 @@ def killed_at_each_change(command: Commands, case: Case, points: list[int] | Non
         if at == moments[-1] or at % case.every == 0:
             check_rest(command, folder, case)
         shutil.rmtree(folder)
-    return kills
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ALL)
-def test_killed_at_each_change(command: Commands, name: str) -> None:
-    kills = killed_at_each_change(command, CASES[name], None)
     print(f"{name}: killed before each of {kills} changes")
+    assert points is None or kills == len(points)
 
 
 @pytest.mark.parametrize(
-    ("name", "points"),
-    [
-        ("predict", [3, 4, 5]),
-        ("package", [36, 38, 40]),
-        ("workspace-prune", [2, 4, 6]),
-    ],
+    ("name", "number"), [*slowly(signal.SIGKILL), *slowly(signal.SIGINT, only=("build-trt",))]
 )
-def test_killed_before_some_changes(command: Commands, name: str, points: list[int]) -> None:
-    assert killed_at_each_change(command, CASES[name], points) == len(points)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ALL)
-def test_killed_at_20_moments(command: Commands, name: str) -> None:
+def test_killed_at_20_moments(command: Commands, name: str, number: signal.Signals) -> None:
     case, stream, kills = CASES[name], random.Random(0), 0
     whole_s = min(command(prepared(command.copy(), case), *case.words).seconds for _ in range(2))
     latest = 1.0
+    # before the program has started, Python itself answers Ctrl-C
+    cut_short = {signal.SIGKILL: (-signal.SIGKILL,), signal.SIGINT: (130, 99, 1)}[number]
     while kills < 20:
         folder = prepared(command.copy(), case)
-        done = command(folder, *case.words, after_s=stream.uniform(0, latest * whole_s))
-        kills += done.status == -signal.SIGKILL
-        latest *= 1 if done.status == -signal.SIGKILL else 0.95
+        engine = folder / "model.engine"
+        after_s = stream.uniform(0, latest * whole_s)
+        done = command(folder, *case.words, after_s=after_s, number=number)
+        assert done.status in (case.status, *cut_short)
+        kills += done.status in cut_short
+        latest *= 1 if done.status in cut_short else 0.95
         check(command, folder)
+        assert engine.exists() == manifest_path_for(engine).exists()
         if kills % 10 == 0:
             check_rest(command, folder, case)
         shutil.rmtree(folder)

@@ -19,7 +19,7 @@ from t2t_deploy.errors import ArtifactError, BusyError
 from t2t_deploy.workspace import LockPolicy, Workspace, _locks, read_manifest
 
 from ..program import PIPES, start
-from .conftest import Commands
+from .conftest import READING, Commands
 
 HOLDER = """
 import sys
@@ -160,13 +160,7 @@ def test_the_wait_is_told_and_ends(command: Commands) -> None:
             told = waiting.stderr.readline()
             assert told == f"note: waiting for {who}; --no-wait to fail instead\n"
             # what only reads waits for nobody
-            for words in (
-                ("workspace", "list"),
-                ("workspace", "check"),
-                ("inspect", "model.onnx"),
-                ("predict", "model.onnx", "pictures"),
-                ("evaluate", "model.onnx", "--images", "pictures"),
-            ):
+            for words in READING:
                 assert command(folder, *words, "--no-wait").status == 0
             assert waiting.poll() is None
             finish(holder)

@@ -99,24 +99,33 @@ def test_too_little_memory_anywhere(folder: Path, stage: str, kind: str) -> None
     assert run(folder, LIMITED, *unlimited, *words).status in (0, 3)
 
 
-# Compiled code that gives up in the middle of an export.
-ABORTS = """
+# Compiled code that ends the program in the middle of an export.
+ENDS = """
 import os
 import pathlib
 from t2t_deploy.cli import main
 
-pathlib.Path.replace = lambda *paths: os.kill(os.getpid(), {number})
+pathlib.Path.replace = lambda *paths: os.{call}
 main()
 """
 
 
 @linux
-@pytest.mark.parametrize(("name", "number"), [("SIGABRT", 6), ("SIGKILL", 9)])
-def test_a_crash_of_compiled_code_is_one_line(folder: Path, name: str, number: int) -> None:
-    done = run(folder, ABORTS.format(number=number), *EXPORT)
-    said = check(folder, done)
+@pytest.mark.parametrize(
+    ("call", "how"),
+    [
+        ("kill(os.getpid(), 6)", "'export' crashed in native code (SIGABRT), usually out of"),
+        ("kill(os.getpid(), 9)", "'export' was killed (SIGKILL), which the system does where"),
+        # what libraries do where they have no memory: the loader with 127, OpenBLAS with 1
+        ("_exit(127)", "'export' crashed in native code (status 127), usually out of memory: free"),
+        ("_exit(1)", "'export' crashed in native code (status 1), usually out of memory: free"),
+        ("_exit(0)", "'export' crashed in native code (status 0), usually out of memory: free"),
+    ],
+)
+def test_a_crash_of_compiled_code_is_one_line(folder: Path, call: str, how: str) -> None:
+    done = run(folder, ENDS.format(call=call), *EXPORT)
+    assert check(folder, done).startswith(how)
     assert done.json["error"]["kind"] == "CrashError"
-    assert name in said and "'export'" in said
     # what was being written is seen by nobody, and goes with the next prune
     workspace = Workspace(folder / "artifacts")
     assert workspace.artifacts() == []
@@ -125,25 +134,6 @@ def test_a_crash_of_compiled_code_is_one_line(folder: Path, name: str, number: i
 
 
 # What libraries do where they have no memory: the loader with 127, OpenBLAS with 1.
-LEAVES = """
-import os
-import pathlib
-from t2t_deploy.cli import main
-
-pathlib.Path.replace = lambda *paths: os._exit({status})
-main()
-"""
-
-
-@linux
-@pytest.mark.parametrize("status", [127, 1, 0])
-def test_what_compiled_code_ends_is_one_line(folder: Path, status: int) -> None:
-    done = run(folder, LEAVES.format(status=status), *EXPORT)
-    said = check(folder, done)
-    assert done.json["error"]["kind"] == "CrashError"
-    assert said.startswith(
-        f"'export' crashed in native code (status {status}), usually out of memory: free"
-    )
 
 
 # No memory left where the error would be told.
@@ -168,83 +158,90 @@ def test_an_error_that_cannot_be_told_is_told_by_the_supervisor(folder: Path) ->
     )
 
 
-def test_what_onednn_says_means_memory_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    err = RuntimeError("could not create a primitive")
-    assert memory_short(err, "export") is None
-    monkeypatch.setattr(_memory, "_ROOM", 1 << 60)
-    assert memory_short(err, "export") is not None
-
-
 # -- which errors mean memory --------------------------------------------------------------------
 
 
-def python_allocates() -> None:
-    np.empty(1 << 60, np.uint8)
+def error(
+    err: Exception, *, cause: Exception | None = None, after: Exception | None = None
+) -> Exception:
+    """An error as it is caught: raised from another one, or beside one that was handled."""
+    err.__context__ = after
+    if cause is not None:
+        err.__cause__ = cause
+    return err
 
 
-def torch_allocates() -> None:
-    torch = pytest.importorskip("torch")
-    torch.empty(1 << 60, dtype=torch.uint8)
+def in_spite_of_it(err: Exception) -> Exception:
+    """Raised `from None`: what it came after was dealt with."""
+    err.__context__, err.__suppress_context__ = MemoryError(), True
+    return err
 
 
-def wrapped() -> None:
-    try:
-        python_allocates()
-    except MemoryError as err:
-        raise ArtifactError("ONNX Runtime refuses it; export the model again") from err
-
-
-def beside_it() -> None:
-    try:
-        python_allocates()
-    except MemoryError:
-        raise ValueError("no array")  # noqa: B904  # as libraries do
-
-
-def the_system_refuses() -> None:
-    raise OSError(errno.ENOMEM, "Out of memory")  # as musl says it
-
-
+ABSENT = "cannot open shared object file: No such file or directory"
 EXPECTED = (
     ": free some or raise the limit; less is needed with a smaller --batch or --max-batch, and "
     "with fewer pictures (--count)"
 )
 
 
-@pytest.mark.parametrize(
-    "work", [python_allocates, torch_allocates, wrapped, beside_it, the_system_refuses]
-)
-def test_what_means_memory(work: Callable[[], None]) -> None:
-    with pytest.raises(Exception) as caught:  # noqa: PT011  # each library has its own
-        work()
-    short = memory_short(caught.value, "export")
+def assert_memory(err: Exception) -> None:
+    short = memory_short(err, "export")
     assert isinstance(short, MemoryShortError)
     used = r"out of memory in 'export': \d+ MiB were in use at most(, ulimit -[vd] allows \d+ MiB)*"
     assert re.fullmatch(used + re.escape(EXPECTED), str(short))
 
 
 @pytest.mark.parametrize(
-    "said",
+    "allocate",
     [
-        "std::bad_alloc",
-        "bad allocation",
-        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
-        "libx.so: cannot map zero-fill pages: Cannot allocate memory",
-        "libgomp.so.1: cannot allocate memory in static TLS block",
-        "[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 8",
-        "libtorch_cpu.so: failed to map segment from shared object",
-        "can't start new thread",
+        lambda: np.empty(1 << 60, np.uint8),
+        lambda: pytest.importorskip("torch").empty(1 << 60),
     ],
+    ids=["numpy", "torch"],
 )
-def test_what_compiled_code_says_of_memory(said: str) -> None:
-    assert isinstance(memory_short(RuntimeError(said), "export"), MemoryShortError)
+def test_an_allocation_that_fails(allocate: Callable[[], object]) -> None:
+    with pytest.raises((MemoryError, RuntimeError)) as caught:
+        allocate()
+    assert_memory(caught.value)
 
 
-def test_a_library_that_another_one_needs_and_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2t_deploy.cli._memory._ROOM", 1 << 62)
-    with pytest.raises(ImportError) as caught:
-        a_library_that_is_absent()
-    assert isinstance(memory_short(caught.value, "export"), MemoryShortError)
+@pytest.mark.parametrize(
+    "err",
+    [
+        error(ArtifactError("ONNX Runtime refuses it"), cause=MemoryError()),
+        error(ValueError("no array"), after=MemoryError()),
+        OSError(errno.ENOMEM, "Out of memory"),  # as musl says it
+        *map(
+            RuntimeError,
+            (
+                "std::bad_alloc",
+                "bad allocation",
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+                "libx.so: cannot map zero-fill pages: Cannot allocate memory",
+                "libgomp.so.1: cannot allocate memory in static TLS block",
+                "[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 8",
+                "libtorch_cpu.so: failed to map segment from shared object",
+                "can't start new thread",
+            ),
+        ),
+    ],
+    ids=str,
+)
+def test_what_means_memory(err: Exception) -> None:
+    assert_memory(err)
+
+
+@pytest.mark.parametrize(
+    "err",
+    [RuntimeError("could not create a primitive"), ImportError(f"libx.so.1: {ABSENT}")],
+    ids=["oneDNN", "a library"],
+)
+def test_what_means_memory_where_there_is_none(
+    err: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert memory_short(err, "export") is None
+    monkeypatch.setattr(_memory, "_ROOM", 1 << 62)
+    assert_memory(err)
 
 
 def test_where_no_limits_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,47 +250,16 @@ def test_where_no_limits_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(memory_short(MemoryError(), "export")) == f"out of memory in 'export'{EXPECTED}"
 
 
-def a_bug() -> None:
-    raise RuntimeError("shapes (2, 3) and (4, 5) do not fit")
-
-
-def a_file_of_that_name() -> None:
-    raise ArtifactError("there is no file std::bad_alloc; export the model first")
-
-
-def after_one_that_was_dealt_with() -> None:
-    try:
-        python_allocates()
-    except MemoryError:
-        raise ArtifactError("another matter") from None
-
-
-def a_bug_after_one_that_was_dealt_with() -> None:
-    try:
-        python_allocates()
-    except MemoryError:
-        raise RuntimeError("another matter") from None
-
-
-def one_of_ours_that_names_no_cause() -> None:
-    try:
-        python_allocates()
-    except MemoryError:
-        raise ArtifactError("another matter")  # noqa: B904  # on purpose
-
-
-def a_library_that_is_absent() -> None:
-    raise ImportError("libx.so.1: cannot open shared object file: No such file or directory")
-
-
 @pytest.mark.parametrize(
-    "work",
+    "err",
     [
-        *(a_bug, a_file_of_that_name, after_one_that_was_dealt_with, a_library_that_is_absent),
-        *(a_bug_after_one_that_was_dealt_with, one_of_ours_that_names_no_cause),
+        RuntimeError("shapes (2, 3) and (4, 5) do not fit"),
+        ArtifactError("there is no file std::bad_alloc; export the model first"),
+        in_spite_of_it(ArtifactError("another matter")),
+        in_spite_of_it(RuntimeError("another matter")),
+        # one of ours that names no cause
+        error(ArtifactError("another matter"), after=MemoryError()),
     ],
 )
-def test_what_does_not(work: Callable[[], None]) -> None:
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        work()
-    assert memory_short(caught.value, "export") is None
+def test_what_does_not(err: Exception) -> None:
+    assert memory_short(err, "export") is None

@@ -8,15 +8,21 @@ import signal
 import pytest
 
 from .conftest import Commands
-from .test_kill import ALL, CASES, check, temporaries
+from .test_kill import CASES, check, slowly, temporaries
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGTERM")
 
 
-def terminated_at_each_change(command: Commands, name: str, points: list[int] | None) -> int:
-    """Send SIGTERM before each change, or before some; returns how often."""
+@pytest.mark.parametrize(
+    ("name", "points"), [("predict", [2, 3, 4]), *slowly(None, without=("workspace-prune",))]
+)
+def test_terminated_before_each_change(
+    command: Commands, name: str, points: list[int] | None
+) -> None:
+    """Before each change, or before some."""
     case = CASES[name]
     changes = command(command.copy(), *case.words).changes
+    assert points is None or changes >= max(points)
     for at in points or range(1, changes + 1):
         folder = command.copy()
         done = command(folder, *case.words, at=at, number=signal.SIGTERM)
@@ -30,19 +36,7 @@ def terminated_at_each_change(command: Commands, name: str, points: list[int] | 
         assert temporaries(folder) == [], at
         check(command, folder)
         shutil.rmtree(folder)
-    return changes
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [one for one in ALL if one.values != ("workspace-prune",)])
-def test_terminated_before_each_change(command: Commands, name: str) -> None:
-    changes = terminated_at_each_change(command, name, None)
     print(f"{name}: SIGTERM before each of {changes} changes")
-
-
-@pytest.mark.parametrize(("name", "points"), [("predict", [2, 3, 4])])
-def test_terminated_before_some_changes(command: Commands, name: str, points: list[int]) -> None:
-    assert terminated_at_each_change(command, name, points) >= max(points)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")

@@ -13,17 +13,17 @@ import math
 import re
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
 from t2t_deploy._files import file_sha256
-from t2t_deploy.bench import BenchReport, check_comparable, compare_reports, report_from_dict
+from t2t_deploy.bench import check_comparable, compare_reports
 from t2t_deploy.calibration import load_calibration
 from t2t_deploy.calibration._ranges_file import FORMAT, _digest
 from t2t_deploy.commands import inspect_artifact
@@ -36,6 +36,10 @@ from t2t_deploy.serving.triton import signature_from_onnx
 from t2t_deploy.types import GraphIO
 from t2t_deploy.workspace import Workspace, manifest_path_for, manifest_text
 
+from ..manifests import DRAFT
+from ..onnx_models import parsed
+from ..reports import GPU, full_report
+from ..small import OTHER_BACKBONES, TINY
 from .harness import Target
 
 CONFIG = ModelConfig("tiny", TokensType.PERFORMER, 16, 1, 2, 2.0, 16, image_size=32, num_classes=4)
@@ -93,52 +97,33 @@ PICKLE_WORDS = (
 # -- ONNX files ----------------------------------------------------------------------------------
 
 
+PLAIN = """
+plain (float[n,3,1,1] image) => (float[n,4] logits)
+  <float[3,4] w = {0,1,2,3,4,5,6,7,8,9,10,11}, float[4] b = {0,1,2,3}, float[n,3] flat> {
+    [flatten] flat = Flatten(image)
+    [product] product = MatMul(flat, w)
+    [add] logits = Add(product, b)
+}"""
+NESTED = """
+nested (float[n,3,1,1] image) => (float[n,4] logits)
+  <float[4,4] w = ["location": "beside.bin", "offset": "0", "length": "64"],
+   int64[3] typed = {1,2,3}> {
+    yes = Constant<value = bool {1}>()
+    out = If(yes) <
+        then_branch = branch () => (float[n,3,1,1] inner) { inner = Identity(image) },
+        else_branch = branch () => (float[n,3,1,1] inner) { inner = Identity(image) }
+    >
+    logits = local.twice(out)
+}
+<domain: "local", opset_import: ["": 18]> twice (x) => (y) { y = Add(x, x) }"""
+
+
 def onnx_seeds(folder: Path) -> list[bytes]:
     """A graph with weights, one with subgraphs, functions and external data."""
     (folder / "beside.bin").write_bytes(bytes(64))
-    spec = helper.make_tensor_value_info
-    weight = np.arange(24, dtype=np.float32).reshape(6, 4)
-    nodes = [
-        helper.make_node("Flatten", ["image"], ["flat"], name="flatten"),
-        helper.make_node("MatMul", ["flat", "w"], ["product"], name="product"),
-        helper.make_node("Add", ["product", "b"], ["logits"], name="add"),
-    ]
-    image = spec("image", TensorProto.FLOAT, ["n", 3, 1, 1])
-    logits = spec("logits", TensorProto.FLOAT, ["n", 4])
-    plain = helper.make_graph(
-        nodes, "plain", [image], [logits],
-        [numpy_helper.from_array(weight[:3], "w"), numpy_helper.from_array(weight[0], "b")],
-        value_info=[spec("flat", TensorProto.FLOAT, ["n", 3])],
-    )  # fmt: skip
-    branch = helper.make_graph(
-        [helper.make_node("Identity", ["image"], ["inner"])], "branch", [],
-        [spec("inner", TensorProto.FLOAT, ["n", 3, 1, 1])],
-    )  # fmt: skip
-    away = helper.make_tensor("w", TensorProto.FLOAT, [4, 4], bytes(64), raw=True)
-    away.ClearField("raw_data")
-    away.data_location = TensorProto.EXTERNAL
-    for key, value in {"location": "beside.bin", "offset": "0", "length": "64"}.items():
-        away.external_data.add(key=key, value=value)
-    typed = helper.make_tensor("typed", TensorProto.INT64, [3], [1, 2, 3])
-    condition = helper.make_node(
-        "Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))
-    )
-    nested = helper.make_graph(
-        [
-            condition,
-            helper.make_node("If", ["yes"], ["out"], then_branch=branch, else_branch=branch),
-            helper.make_node("twice", ["out"], ["logits"], domain="local"),
-        ],
-        "nested", [image], [logits], [away, typed],
-    )  # fmt: skip
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
-    twice = helper.make_function(
-        "local", "twice", ["x"], ["y"], [helper.make_node("Add", ["x", "x"], ["y"])], opsets[:1]
-    )
-    models = (
-        helper.make_model(plain, opset_imports=opsets[:1], ir_version=9),
-        helper.make_model(nested, opset_imports=opsets, functions=[twice], ir_version=9),
-    )
+    models = [parsed(text) for text in (PLAIN, NESTED)]
+    for tensor in models[0].graph.initializer:  # as exporters store it: raw
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
     return [model.SerializeToString() for model in models]
 
 
@@ -161,23 +146,20 @@ ONNX_WORDS = (
 def manifest_seeds(folder: Path) -> list[bytes]:
     (model, _) = onnx_seeds(folder)
     (folder / "model.onnx").write_bytes(model)
-    values: dict[str, Any] = {
-        "kind": "onnx", "file": "model.onnx", "sha256": file_sha256(folder / "model.onnx"),
-        "size_bytes": 5, "variant": "14", "precision": "fp32", "batch": None, "target": "portable",
-        "config": CONFIG.to_dict(), "opset": 18, "strategies": {"soft_split": ["unfold"] * 3},
-        "weights": {"sha256": "b" * 64, "source": {"kind": "random", "seed": 0}},
-        "parents": [{"kind": "weights", "sha256": "b" * 64}],
-        "verification": {"status": "passed", "rel_l2": 1e-6, "reason": None, "tolerance": 1e-5},
-        "details": {"image_input": "float32_nchw", "tail": "logits", "asked": {}},
-        "tools": {"torch": "2"}, "sequence": 1, "created": "2026", "manifest_version": 1,
-    }  # fmt: skip
+    made = replace(
+        DRAFT, file="model.onnx", sha256=file_sha256(folder / "model.onnx"), size_bytes=5,
+        config=CONFIG.to_dict(), opset=18, strategies={"soft_split": ["unfold"] * 3},
+        parents=({"kind": "weights", "sha256": "b" * 64},),
+        verification={"status": "passed", "rel_l2": 1e-6, "reason": None, "tolerance": 1e-5},
+        details={"image_input": "float32_nchw", "tail": "logits", "asked": {}},
+        tools={"torch": "2"}, sequence=1, created="2026",
+    )  # fmt: skip
     engine = {
         "backend": "tensorrt", "backend_version": "10", "sm": ["86"], "profiles": ["1:1:32"],
         "inputs": [{"name": "image", "dtype": "float32", "shape": [None, 3, 32, 32]}],
     }  # fmt: skip
     details = {"engine": engine, "attestation": {"status": "failed", "reason": "no"}}
-    built = {**values, "kind": "engine", "details": details}
-    return [manifest_text(one).encode() for one in (values, built)]
+    return [one.to_json().encode() for one in (made, replace(made, kind="engine", details=details))]
 
 
 def read_manifest(path: Path) -> None:
@@ -228,47 +210,17 @@ def read_ranges(path: Path) -> None:
 
 
 def config_seeds(folder: Path) -> list[bytes]:
-    plain = (
-        b'tokens_type = "performer"\nembed_dim = 16\ndepth = 2\nnum_heads = 2\nmlp_ratio = 2.0\n'
-        b"token_dim = 16\nimage_size = 32\nnum_classes = 10\n"
-    )
-    dense = (
-        b'tokens_type = "transformer"\nembed_dim = 128\ndepth = 19\nnum_heads = 8\n'
-        b'mlp_ratio = 2.0\nbackbone = "dense"\nstages = [3, 6, 6, 4]\ngrowth = 64\n'
-        b"splits = [[7, 3, 2], [3, 1, 1], [3, 1, 1]]\n"
-    )
-    return [plain, dense]
+    splits = "splits = [[7, 3, 2], [3, 1, 1], [3, 1, 1]]\n"
+    return [TINY.encode(), (OTHER_BACKBONES["dense"] + splits).encode()]
 
 
 def bench_seeds(folder: Path) -> list[bytes]:
-    row: dict[str, Any] = {
-        "backend": "ort-cpu", "artifact": "a.onnx", "precision": "fp32", "batch": 1, "status": "ok",
-        "reason": None, "images_per_s": 20.0, "speedup_vs_eager": {"ratio": 2.0, "low": 1.9,
-        "high": 2.1}, "baseline_rss_bytes": 1, "peak_rss_bytes": 2, "unstable": False,
-        "latency_ms": {"p50": 50.0, "p90": 51.0, "p99": 52.0, "mean": 50.0, "stdev": 1.0,
-                       "samples": [49.0, 50.0, 51.0]},
-        "spread": 0.1, "load_ms": 1.0, "first_call_ms": 2.0,
-        "warm_up": {"iterations": 3, "stable": True}, "parts_ms": None, "speedup_vs_plain": None,
-        "rounds": [{"number": 1, "turn": 1, "samples_ms": [49.0, 50.0, 51.0]}], "rel_l2": None,
-    }  # fmt: skip
-    environment = {
-        "date_utc": "2026-01-02T03:04:05+00:00", "platform": "Linux", "cpu_model": "CPU",
-        "cpu_flags": ["avx2"], "logical_cores": 4, "usable_cores": 2, "memory_bytes": 16,
-        "governor": None, "python": "3.11", "versions": {"numpy": "2"}, "threads": [2],
-        "load_before": [0.25, 0.5, 0.75], "load_after": None, "gpus": [],
-    }  # fmt: skip
-    settings = {
-        "rounds": 5, "round_seconds": 0.5, "warm_up_limit_s": 5.0, "seed": 0, "devices": [None],
-    }  # fmt: skip
-    values = {"environment": environment, "settings": settings, "results": [row, row]}
-    return [json.dumps(values).encode()]
+    return [json.dumps(full_report(*gpus).to_dict()).encode() for gpus in ((), (GPU,))]
 
 
 def read_bench(path: Path) -> None:
-    found = read_report(path)
-    (seed,) = bench_seeds(path.parent)
-    now: BenchReport = report_from_dict(json.loads(seed))
-    check_comparable(found, now.environment, devices=(None,), name="old")
+    found, now = read_report(path), full_report()
+    check_comparable(found, now.environment, devices=(None, 0), name="old")
     for case in compare_reports(found, now, name="old").cases:
         assert case.ratio is None or math.isfinite(case.ratio.ratio)
 
@@ -287,31 +239,13 @@ def recipe_seeds(folder: Path) -> list[bytes]:
     return [example.encode(), whole.encode(), shortest.encode()]
 
 
-JSON_WORDS = (
-    b'"kind"', b'"engine"', b'"onnx"', b'"status"', b'"details"', b'"weights"', b'"sha256"',
-    b'"precision"', b'"int8"', b'"rounds"', b'"samples"', b'"results"', b'"environment"', b"null",
-    b"1", b"-1", b"1e999", b"NaN", b"[]", b"{}", b'""', b'"x"', b"true", b"[1]", b'{"a": 1}',
-    b"1.5", b"50.0", b'"file"', b'"parents"', b'"key"', b'"method"', b'"ranges"', b'"equalised"',
-)  # fmt: skip
-TOML_WORDS = (
-    b"embed_dim", b"depth", b"num_heads", b"mlp_ratio", b"stages", b"splits", b"growth", b"=",
-    b"16", b"2", b"-1", b"0", b"1e9", b"nan", b"inf", b"true", b'"dense"', b'"se"', b'"x"',
-    b"[]", b"[[1]]", b"99999999999999999999", b"1979-05-27", b"[a]\n", b"#", b"backbone",
-)  # fmt: skip
-RECIPE_WORDS = (
-    *TOML_WORDS, b"[model]\n", b"[export]\n", b"[[export]]\n", b"[quantize]\n", b"[[bench]]\n",
-    b"variant", b"checkpoint", b"images", b"precision", b'"int8"', b'"7"', b"batch", b"[1, 8]",
-    b'"1:8:32"', b"workspace", b'".."', b'"/"', b'"\\u0000"',
-)  # fmt: skip
-
-
 TARGETS: Sequence[Target] = (
     Target("checkpoint", checkpoint_seeds, read_checkpoint, ".pth", PICKLE_WORDS),
     Target("onnx", onnx_seeds, read_graph, ".onnx", ONNX_WORDS),
-    Target("manifest", manifest_seeds, read_manifest, ".json", JSON_WORDS),
-    Target("ranges", ranges_seeds, read_ranges, ".ranges", JSON_WORDS),
-    Target("config", config_seeds, read_config, ".toml", TOML_WORDS),
-    Target("recipe", recipe_seeds, load_recipe, ".toml", RECIPE_WORDS),
-    Target("bench", bench_seeds, read_bench, ".json", JSON_WORDS),
+    Target("manifest", manifest_seeds, read_manifest, ".json"),
+    Target("ranges", ranges_seeds, read_ranges, ".ranges"),
+    Target("config", config_seeds, read_config, ".toml"),
+    Target("recipe", recipe_seeds, load_recipe, ".toml"),
+    Target("bench", bench_seeds, read_bench, ".json"),
     Target("labels", labels_seeds, lambda path: labels_from_file(path, 3), ".txt"),
 )

@@ -7,10 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
+from t2t_deploy.cli._main import cli
 from t2t_deploy.engine import parse_sm
 from t2t_deploy.errors import ConfigError, DeployError, UsageError
 from t2t_deploy.model import Backbone, ModelConfig, SoftSplit, TokensType, config_from_dict
@@ -30,24 +32,21 @@ texts = some.one_of(
     some.sampled_from(["", "1,2", "1:8:32", "8:1", "auto", "fp32", "none", "-1", "..", "\x00"]),
 )
 words = some.one_of(numbers, texts)
-OPTIONS = {
-    "export": (
-        "--variant", "--config", "--checkpoint", "--num-classes", "--image-size", "--batch",
-        "--precision", "--target", "--soft-split", "--performer", "--opset", "--tail", "--json",
-        "--embed-preprocess", "--compare", "-o",
-    ),
-    "calibrate": ("--images", "--count", "--method", "-o", "--json"),
-    "quantize": ("--type", "--mode", "--target", "--base", "--images", "--count", "--ranges",
-                 "--max-drop", "--json"),
-    "build-trt": ("--fp16", "--int8", "--backend", "--sm", "--min-batch", "--opt-batch",
-                  "--max-batch", "--profile", "--memory-limit", "--json"),
-    "verify": ("--images", "--nodewise", "--backend", "--json"),
-    "bench": ("--backend", "--batch", "--threads", "--device", "--rounds", "--report", "--compare",
-              "--csv", "--json"),
-    "predict": ("--top", "--labels", "--backend", "--batch", "--json"),
-    "inspect": ("--json",),
-    "package": ("--triton", "--name", "--labels", "--top", "--max-batch", "--instances", "--json"),
-}  # fmt: skip
+
+
+def options_of(name: str) -> list[str]:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    given = (one for one in command.params if isinstance(one, click.Option))
+    options = [option for one in given for option in one.opts]
+    return [option for option in options if option != "--ray"]  # would start a cluster
+
+
+COMMANDS = (
+    *("export", "calibrate", "quantize", "build-trt", "verify", "bench", "predict", "inspect"),
+    "package",
+)
+OPTIONS = {name: options_of(name) for name in COMMANDS}
 
 
 @some.composite

@@ -10,27 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from t2t_deploy.commands import (
-    build_engine,
-    export_onnx,
-    quantize_onnx,
-)
+from t2t_deploy.commands import build_engine, export_onnx, quantize_onnx
 from t2t_deploy.errors import EngineError
-from t2t_deploy.runtime import (
-    BACKENDS,
-    Session,
-    SessionRequest,
-    open_session,
-    why_not_runnable,
-)
-from t2t_deploy.types import (
-    INPUT_NAME,
-    OUTPUT_NAME,
-    QUANTIZED,
-    Precision,
-    ShapeProfile,
-    Target,
-)
+from t2t_deploy.runtime import BACKENDS, Session, SessionRequest, open_session, why_not_runnable
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, QUANTIZED, Precision, ShapeProfile, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
 from ..natural import write_calibration_crops
@@ -51,21 +34,11 @@ def graph(workspace: Workspace) -> MakeArtifact:
 
     @cache
     def make(precision: Precision) -> Artifact:
-        if precision in QUANTIZED:
-            asked: dict[str, Any] = {
-                "artifact": make(Precision.FP32).path,
-                "type": precision,
-                "target": Target.TENSORRT,
-                "images": crops(),
-                "speed": False,
-            }
-            return quantize_onnx(**asked, workspace=workspace)
-        request: dict[str, Any] = {
-            "variant": VARIANT,
-            "precision": precision,
-            "target": Target.TENSORRT,
-        }
-        return export_onnx(**request, workspace=workspace)
+        asked: dict[str, Any] = {"target": Target.TENSORRT, "workspace": workspace}
+        if precision not in QUANTIZED:
+            return export_onnx(variant=VARIANT, precision=precision, **asked)
+        asked |= {"artifact": make(Precision.FP32).path, "images": crops(), "speed": False}
+        return quantize_onnx(type=precision, **asked)
 
     @cache
     def crops() -> Path:
@@ -85,13 +58,8 @@ def engine(workspace: Workspace, graph: MakeArtifact) -> MakeArtifact:
 
     @cache
     def make(precision: Precision) -> Artifact:
-        profiles = tuple(map(ShapeProfile.parse, PROFILES))
-        request: dict[str, Any] = {
-            "artifact": graph(precision).path,
-            "precision": precision,
-            "profile": profiles,
-        }
-        return build_engine(**request, workspace=workspace)
+        path, profiles = graph(precision).path, tuple(map(ShapeProfile.parse, PROFILES))
+        return build_engine(path, precision=precision, profile=profiles, workspace=workspace)
 
     def make_or_skip(precision: Precision) -> Artifact:
         try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
-from t2t_deploy.runtime import Session
+from t2t_deploy.runtime import Session, SessionRequest
 from t2t_deploy.runtime._cuda import Cuda
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision
 from t2t_deploy.workspace import Artifact
@@ -53,3 +54,10 @@ def check_freed(opened: Callable[[], Session], image: np.ndarray) -> None:
 
     before = open_and_close()
     assert [open_and_close() for _ in range(10)][-1] == before
+
+
+def request_of(artifact: Artifact, **options: Any) -> SessionRequest:
+    """To open an engine that its manifest vouches for."""
+    manifest = artifact.require_manifest()
+    backend = manifest.engine.backend
+    return SessionRequest(backend, artifact.path, sha256=manifest.sha256, **options)

@@ -8,19 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from t2t_deploy.commands import (
-    build_engine,
-    evaluate_artifacts,
-    quantize_onnx,
-    verify_artifacts,
-)
+from t2t_deploy.commands import build_engine, evaluate_artifacts, quantize_onnx, verify_artifacts
 from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.types import TOLERANCES, Precision, ShapeProfile, Status, Target
 from t2t_deploy.verify import logits_of, standard_pictures
 from t2t_deploy.workspace import Artifact, Workspace
 
 from ..natural import held_out_crops, write_calibration_crops
-from .sessions import MakeArtifact, worst
+from .sessions import MakeArtifact, request_of, worst
 
 pytestmark = pytest.mark.gpu
 
@@ -31,11 +26,7 @@ SAME_CODES = 0.02
 
 def logits_by(artifact: Artifact, pictures: np.ndarray) -> np.ndarray:
     """An engine's logits, a picture at a time."""
-    manifest = artifact.require_manifest()
-    request = SessionRequest(
-        manifest.engine.backend, artifact.path, sha256=manifest.sha256, device=0
-    )
-    with open_session(request) as session:
+    with open_session(request_of(artifact, device=0)) as session:
         return np.concatenate([logits_of(session, one[None]) for one in pictures])
 
 
@@ -55,22 +46,15 @@ def test_an_engine_computes_what_its_graph_does(
 def test_every_placement_of_int8_is_finite_and_right(
     placement: str, workspace: Workspace, graph: MakeArtifact, tmp_path: Path
 ) -> None:
-    crops = write_calibration_crops(tmp_path / "crops", 64)
     asked: dict[str, Any] = {
-        "artifact": graph(Precision.FP32).path,
         "target": Target.TENSORRT,
-        "images": crops,
+        "images": write_calibration_crops(tmp_path / "crops", 64),
         "placement": placement,
         "speed": False,
     }
-    made = quantize_onnx(**asked, workspace=workspace)
-    request: dict[str, Any] = {
-        "artifact": made.path,
-        "precision": Precision.INT8,
-        "profile": (ShapeProfile(1, 1, 8),),
-        "sm": "native",
-    }
-    built = build_engine(**request, workspace=workspace)
+    made = quantize_onnx(graph(Precision.FP32).path, **asked, workspace=workspace)
+    options: dict[str, Any] = {"profile": (ShapeProfile(1, 1, 8),), "sm": "native"}
+    built = build_engine(made.path, precision=Precision.INT8, **options, workspace=workspace)
     assert built.require_manifest().details["attestation"]["bare_sums"] == []
     pictures = held_out_crops(16, 224)
     with open_session(SessionRequest("ort-cpu", made.path)) as session:
@@ -92,8 +76,8 @@ def test_evaluate_runs_an_engine(
     workspace: Workspace, engine: MakeArtifact, tmp_path: Path
 ) -> None:
     pictures = write_calibration_crops(tmp_path / "pictures", 24, seed=7)
-    asked: dict[str, Any] = {"images": pictures, "artifacts": [engine(Precision.FP16).path]}
-    (found,) = evaluate_artifacts(**asked, workspace=workspace).results
+    artifacts = [engine(Precision.FP16).path]
+    (found,) = evaluate_artifacts(images=pictures, artifacts=artifacts, workspace=workspace).results
     assert found.status is Status.PASSED
     assert found.accuracy is not None and found.accuracy.images == 24
     assert found.accuracy.agreement == 1.0

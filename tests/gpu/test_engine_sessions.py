@@ -12,13 +12,22 @@ import psutil
 import pytest
 
 from t2t_deploy.errors import InputError
-from t2t_deploy.runtime import SessionRequest, open_session
+from t2t_deploy.runtime import open_session
 from t2t_deploy.runtime._cuda import Cuda
 from t2t_deploy.runtime._trt_session import CONTEXTS, TensorRTSession
 from t2t_deploy.types import INPUT_NAME, TOLERANCES, Precision
 from t2t_deploy.workspace import Artifact
 
-from .sessions import Images, Logits, MakeArtifact, answer, check_freed, check_threads, worst
+from .sessions import (
+    Images,
+    Logits,
+    MakeArtifact,
+    answer,
+    check_freed,
+    check_threads,
+    request_of,
+    worst,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -31,11 +40,7 @@ leaked picture 600 MB."""
 
 
 def opened(artifact: Artifact, contexts: int = CONTEXTS, **options: Any) -> TensorRTSession:
-    manifest = artifact.require_manifest()
-    request = SessionRequest(
-        manifest.engine.backend, artifact.path, sha256=manifest.sha256, **options
-    )
-    return TensorRTSession(request, contexts=contexts)
+    return TensorRTSession(request_of(artifact, **options), contexts=contexts)
 
 
 @pytest.fixture
@@ -86,6 +91,8 @@ def test_a_thousand_calls_leak_nothing(session: TensorRTSession, images: Images)
 
 
 def test_closing_frees_the_device(engine: MakeArtifact, images: Images) -> None:
+    with open_session(request_of(engine(Precision.FP16), device=0)) as session:
+        assert answer(session, images(2)).shape == (2, 1000)
     check_freed(lambda: opened(engine(Precision.FP16)), images(8))
 
 
@@ -115,11 +122,3 @@ def test_compiled_kernels_are_kept(engine: MakeArtifact, images: Images, tmp_pat
     assert kept.stat().st_size > 0
     with opened(artifact, cache=tmp_path) as session:
         assert np.array_equal(answer(session, images(1)), expected)
-
-
-def test_opened_by_request(engine: MakeArtifact, images: Images) -> None:
-    artifact = engine(Precision.FP16)
-    backend = artifact.require_manifest().details["engine"]["backend"]
-    known = artifact.require_manifest().sha256
-    with open_session(SessionRequest(backend, artifact.path, device=0, sha256=known)) as session:
-        assert answer(session, images(2)).shape == (2, 1000)

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import builtins
 import collections
+import functools
 import io
 import os
 import pickle
+import re
 import resource
 import struct
 import subprocess
 import sys
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -44,57 +47,38 @@ def weights() -> dict[str, torch.Tensor]:
     return random_state_dict(CONFIG)
 
 
-class ByCommand:
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch {MARK}",)
+class Payload:
+    """Pickled as this, which a reader calls or sets."""
 
-
-class ByEval:
-    def __reduce__(self) -> Any:
-        return builtins.eval, (f"open({MARK!r}, 'w').close()",)
-
-
-class Nested:
-    """Harmless by itself: what its constructor is given is the payload."""
+    def __init__(self, *reduced: Any) -> None:
+        self.reduced = reduced
 
     def __reduce__(self) -> Any:
-        return collections.OrderedDict, ([("inner", [{"deeper": ByCommand()}])],)
+        return self.reduced
 
 
-class ByState:
-    """The payload is what the object's state is set from."""
-
-    def __reduce__(self) -> Any:
-        return collections.OrderedDict, (), {"state": ByEval()}
-
-
-class ByArray:
-    """numpy's reconstruction of an object array, whose elements are pickled objects."""
-
-    def __reduce__(self) -> Any:
-        array = np.empty(1, object)
-        array[0] = ByCommand()
-        return array.__reduce__()
-
-
-class BySubprocess:
-    def __reduce__(self) -> Any:
-        return subprocess.check_call, (["touch", MARK],)
+BY_COMMAND = Payload(os.system, (f"touch {MARK}",))
+BY_EVAL = Payload(builtins.eval, (f"open({MARK!r}, 'w').close()",))
+PAYLOADS = {
+    "command": BY_COMMAND,
+    "eval": BY_EVAL,
+    # harmless by itself: what its constructor is given is the payload
+    "nested": Payload(collections.OrderedDict, ([("inner", [{"deeper": BY_COMMAND}])],)),
+    # the payload is what the object's state is set from
+    "state": Payload(collections.OrderedDict, (), {"state": BY_EVAL}),
+    # numpy's reconstruction of an object array, whose elements are pickled objects
+    "array": Payload(*np.array([BY_COMMAND], object).__reduce__()),
+    "subprocess": Payload(subprocess.check_call, (["touch", MARK],)),
+}
 
 
-PAYLOADS = (ByCommand, ByEval, Nested, ByState, ByArray, BySubprocess)
-
-
-def torch_zip(content: object) -> bytes:
+def torch_zip(content: object, *, zipped: bool = True) -> bytes:
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
     return buffer.getvalue()
 
 
-def torch_legacy(content: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer, _use_new_zipfile_serialization=False)
-    return buffer.getvalue()
+torch_legacy = functools.partial(torch_zip, zipped=False)
 
 
 def foreign_zip(content: object) -> bytes:
@@ -108,7 +92,7 @@ def torch_tar(content: object) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, data in {
             "sys_info": pickle.dumps({"little_endian": True}),
-            "storages": pickle.dumps(0) + b"",
+            "storages": pickle.dumps(0),
             "tensors": pickle.dumps(0),
             "pickle": pickle.dumps(content, 2),
         }.items():
@@ -161,10 +145,10 @@ FORMS: dict[str, tuple[Callable[[object], bytes], Callable[[Path], None]]] = {
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 @pytest.mark.parametrize("form", FORMS)
-def test_nothing_runs(form: str, payload: type) -> None:
+def test_nothing_runs(form: str, payload: str) -> None:
     write, run = FORMS[form]
     path = Path("model.pth.tar")
-    path.write_bytes(write({"state_dict": {"head.weight": payload()}}))
+    path.write_bytes(write({"state_dict": {"head.weight": PAYLOADS[payload]}}))
     run(path)
     assert Path(MARK).exists(), "the payload is one"
     Path(MARK).unlink()
@@ -172,13 +156,6 @@ def test_nothing_runs(form: str, payload: type) -> None:
         load_checkpoint(path, config=CONFIG)
     assert not Path(MARK).exists()
     assert "\n" not in str(refused.value)
-
-
-def test_a_tar_file_is_told(weights: dict[str, torch.Tensor]) -> None:
-    Path("old.pth.tar").write_bytes(torch_tar(ByCommand()))
-    message = "is a tar archive, as torch wrote before 0.1.10, which cannot be read without running"
-    with pytest.raises(CheckpointError, match=message):
-        load_checkpoint(Path("old.pth.tar"), config=CONFIG)
 
 
 # -- more than it holds --------------------------------------------------------------------------
@@ -189,8 +166,144 @@ def refusal(content: bytes, name: str = "model.pth") -> str:
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as refused:
         load_checkpoint(path, config=CONFIG)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    message = str(refused.value)
+    assert message.isprintable() and len(message) < 600
+    return message
+
+
+SMALL = torch_zip({"head.weight": torch.zeros(3)})
+STORAGE = (
+    b"\x80\x02}X\x01\0\0\0a(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu"
+)
+
+
+def with_pickle(content: bytes) -> bytes:
+    """A checkpoint of a tensor with another pickle."""
+    return repacked(SMALL, {"data.pkl": content})
+
+
+def with_second_pickle(name: str) -> bytes:
+    """A checkpoint with another pickle under a name of its archive."""
+    buffer = io.BytesIO(SMALL)
+    with zipfile.ZipFile(buffer, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of names that are there already
+        archive.writestr(name, pickle.dumps({"a": BY_COMMAND}, 2))
+    return buffer.getvalue()
+
+
+def without_storages() -> bytes:
+    """A file whose data are left out; torch leaves them as the memory happened to be."""
+    content = torch_legacy({"head.weight": torch.zeros(1000)})
+    listed = content.rindex(b"\x80\x02]")
+    return content[:listed] + b"\x80\x02]." + content[content.index(b".", listed) + 1 :]
+
+
+# what stands before an archive moves Python's reader, not torch's
+MOVED = repacked(SMALL, {})[:200] + repacked(SMALL, {})
+NO_STORAGE = b"\x80\x02}X\x01\0\0\0a(X\x06\0\0\0moduleX\x01\0\0\0atQs."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch_tar(BY_COMMAND), "is a tar archive, as torch wrote before 0.1.10, which cannot be "),
+        (with_second_pickle("archive/data.pkl"), "two files of one name"),
+        (
+            with_second_pickle("other/data.pkl"),
+            "zip archive has 2 files data.pkl; expected one",
+        ),
+        (MOVED, "is not at its stated offset"),
+        (with_pickle(NO_STORAGE), "(it refers to something that is no storage)"),
+        (with_pickle(STORAGE + b"J\xff\xff\xff\xfftQs."), "(a storage has -1 elements)"),
+        (with_pickle(STORAGE + b"X\x01\0\0\x001tQs."), "(a storage has '1' elements)"),
+        (with_pickle(STORAGE + b"NtQs."), "(a storage has None elements)"),
+        (without_storages(), "it lacks the data of 1 storages"),
+        *((torch_zip({key: "no tensor"}), "") for key in ("a\nb", "\x1b[1m", "\ud800", "x" * 999)),
+    ],
+)
+def test_files_that_are_no_checkpoints(content: bytes, message: str) -> None:
+    assert message in refusal(content)
+
+
+def vast_tensor() -> torch.Tensor:
+    """A few bytes on disk, 4 TB once written out."""
+    return torch.zeros(1).expand(1_000_000, 1_000_000)
+
+
+OTHER_KIND, OTHER_TYPE = "expected dense floating point", "expected floating point"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (vast_tensor, "claims 1,000,000,0.*weights; expected at most 536,870,912"),
+        (lambda: torch.zeros(3, device="meta"), OTHER_KIND),
+        (lambda: torch.zeros(3).to_sparse(), OTHER_KIND),
+        (lambda: torch.zeros(3, dtype=torch.complex64), OTHER_TYPE),
+        (lambda: torch.zeros(3, dtype=torch.float8_e4m3fn), OTHER_TYPE),
+        (lambda: torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8), OTHER_TYPE),
+    ],
+    ids=["vast", "no data", "sparse", "complex", "8 bits", "quantised"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_other_kinds(
+    make: Callable[[], torch.Tensor], message: str, weights: dict[str, torch.Tensor]
+) -> None:
+    assert re.search(message, refusal(torch_zip({**weights, "norm.bias": make()})))
+
+
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (b"\x80\x02" + b"N0" * 600 + b"}.", "more than 1,000 instructions"),
+        (b"\x80\x02N\x86.", r"^TUPLE2 takes more than there is$"),
+    ],
+)
+def test_instructions_are_counted(pickled: bytes, message: str) -> None:
+    with pytest.raises(PickleError, match=message):
+        scan_pickle(io.BytesIO(pickled), budget=1000)
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("MAX_PICKLE_BYTES", "its data.pkl has {} bytes"),
+        ("MAX_DIRECTORY_BYTES", "the directory of its zip archive has "),
+    ],
+)
+def test_parts_of_an_archive_are_limited(
+    limit: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, limit, 50)
+    assert message.format(len(pickle_of(SMALL))) in refusal(SMALL)
+
+
+ZIP64_END, ZIP64_LOCATOR, ZIP_END = b"PK\x06\x06", b"PK\x06\x07", SMALL.rindex(b"PK\x05\x06")
+
+
+def zip64_end_at(offset: int) -> bytes:
+    """The small file, whose locator says that its 64-bit end is elsewhere."""
+    start = SMALL.rindex(ZIP64_LOCATOR) + 8
+    return SMALL[:start] + struct.pack("<Q", offset) + SMALL[start + 8 :]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SMALL[:ZIP_END],
+        SMALL[: ZIP_END + 10],
+        SMALL.replace(ZIP64_END, b"PK??"),
+        zip64_end_at((1 << 64) - 1),
+        # in the archive's comment, of which no more than the first word is there
+        zip64_end_at(len(SMALL))[:-2] + b"\x04\0" + ZIP64_END,
+    ],
+    ids=["cut", "cut in it", "of another kind", "beyond the file", "without its values"],
+)
+def test_a_zip_file_without_its_end(content: bytes) -> None:
+    assert refusal(content) == (
+        "model.pth is truncated or no checkpoint (its zip archive has no end record); copy or "
+        "download it again"
+    )
 
 
 def pickle_of(content: bytes) -> bytes:
@@ -246,23 +359,6 @@ def test_a_zip_file_whose_entries_overlap() -> None:
     assert "would unpack to 20,0" in refusal(buffer.getvalue())
 
 
-def test_two_files_of_one_name_and_a_second_directory() -> None:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({}, 2))
-        with pytest.warns(UserWarning, match="Duplicate name"):
-            archive.writestr("archive/data.pkl", pickle.dumps({"a": ByCommand()}, 2))
-    assert "two files of one name" in refusal(buffer.getvalue())
-    # Python's reader moves with what stands before an archive, torch's does not
-    whole = torch_zip({"head.weight": torch.zeros(3)})
-    plain = repacked(whole, {})
-    assert "is not at its stated offset" in refusal(plain[:200] + plain)
-
-
-def damaged(why: str) -> str:
-    return f"model.pth is truncated or no checkpoint ({why}); copy or download it again"
-
-
 def test_a_compressed_zip_file_that_unpacks_to_no_more_than_it_is() -> None:
     """What it says of its sizes is not believed."""
     packed = repacked(torch_zip({"head.weight": torch.zeros(3)}), {}, zipfile.ZIP_DEFLATED)
@@ -273,59 +369,6 @@ def test_a_compressed_zip_file_that_unpacks_to_no_more_than_it_is() -> None:
         f"model.pth would unpack to {unpacked} bytes from {len(packed):,}; expected a zip archive "
         "without compression, as torch.save writes: save it again"
     )
-
-
-def test_a_second_pickle_in_another_folder() -> None:
-    buffer = io.BytesIO(torch_zip({"head.weight": torch.zeros(3)}))
-    with zipfile.ZipFile(buffer, "a") as archive:
-        archive.writestr("other/data.pkl", pickle.dumps({"a": ByCommand()}, 2))
-    message = damaged("its zip archive has 2 files data.pkl; expected one")
-    assert refusal(buffer.getvalue()) == message
-
-
-def test_a_pickle_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_PICKLE_BYTES", 100)
-    content = torch_zip({"head.weight": torch.zeros(3)})
-    assert refusal(content) == damaged(f"its data.pkl has {len(pickle_of(content))} bytes")
-
-
-ZIP64_END, ZIP64_LOCATOR, ZIP_END = b"PK\x06\x06", b"PK\x06\x07", b"PK\x05\x06"
-
-
-def zip64_end_at(content: bytes, place: int) -> bytes:
-    """A zip file of torch whose locator says that its 64-bit end is elsewhere."""
-    start = content.rindex(ZIP64_LOCATOR) + 8
-    return content[:start] + struct.pack("<Q", place) + content[start + 8 :]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda content: content[: content.rindex(ZIP_END)],
-        lambda content: content[: content.rindex(ZIP_END) + 10],
-        lambda content: content.replace(ZIP64_END, b"PK??"),
-        lambda content: zip64_end_at(content, (1 << 64) - 1),
-        # in the archive's comment, of which no more than the first word is there
-        lambda content: zip64_end_at(content, len(content))[:-2] + b"\x04\0" + ZIP64_END,
-    ],
-    ids=["cut", "cut in it", "of another kind", "beyond the file", "without its values"],
-)
-def test_a_zip_file_without_its_end(change: Callable[[bytes], bytes]) -> None:
-    content = change(torch_zip({"head.weight": torch.zeros(3)}))
-    assert refusal(content) == damaged("its zip archive has no end record")
-
-
-def test_a_directory_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_DIRECTORY_BYTES", 100)
-    message = refusal(torch_zip({"head.weight": torch.zeros(3)}))
-    assert "the directory of its zip archive has" in message
-
-
-def test_a_tensor_that_repeats_one_number(weights: dict[str, torch.Tensor]) -> None:
-    """A few bytes on disk, 4 TB once written out."""
-    vast = torch.zeros(1).expand(1_000_000, 1_000_000)
-    message = refusal(torch_zip({**weights, "head.weight": vast}))
-    assert "claims 1,000,000,0" in message and "weights; expected at most 536,870,912" in message
 
 
 def test_too_many_keys_and_too_large_a_file(
@@ -376,66 +419,6 @@ def test_what_they_are_refused_for_is_real() -> None:
     assert died.returncode < 0
 
 
-def test_instructions_are_counted() -> None:
-    with pytest.raises(PickleError, match="more than 1,000 instructions"):
-        scan_pickle(io.BytesIO(b"\x80\x02" + b"N0" * 600 + b"}."), budget=1000)
-
-
-def test_instructions_that_take_more_than_there_is() -> None:
-    with pytest.raises(PickleError, match=r"^TUPLE2 takes more than there is$"):
-        scan_pickle(io.BytesIO(b"\x80\x02N\x86."))
-
-
-STORAGE = (
-    b"\x80\x02}X\x01\0\0\0a(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu"
-)
-
-
-@pytest.mark.parametrize(
-    ("elements", "shown"),
-    [(b"J\xff\xff\xff\xff", "-1"), (b"X\x01\0\0\x001", "'1'"), (b"N", "None")],
-)
-def test_storages_of_no_length(elements: bytes, shown: str) -> None:
-    content = repacked(torch_zip({"a": torch.zeros(3)}), {"data.pkl": STORAGE + elements + b"tQs."})
-    assert refusal(content) == damaged(f"a storage has {shown} elements")
-
-
-def test_what_is_no_storage() -> None:
-    module = b"\x80\x02}X\x01\0\0\0a(X\x06\0\0\0moduleX\x01\0\0\0atQs."
-    content = repacked(torch_zip({"a": torch.zeros(3)}), {"data.pkl": module})
-    assert refusal(content) == damaged("it refers to something that is no storage")
-
-
-def test_storages_whose_data_are_left_out() -> None:
-    """torch leaves them as the memory happened to be."""
-    content = torch_legacy({"head.weight": torch.zeros(1000)})
-    listed = content.rindex(b"\x80\x02]")
-    end = content.index(b".", listed)
-    without = content[:listed] + b"\x80\x02]." + content[end + 1 :]
-    assert "it lacks the data of 1 storages" in refusal(without)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: torch.zeros(3, device="meta"),
-        lambda: torch.sparse_coo_tensor(torch.tensor([[0]]), torch.tensor([1.0]), (3,)),
-        lambda: torch.zeros(3, dtype=torch.complex64),
-        lambda: torch.zeros(3, dtype=torch.float8_e4m3fn),
-        lambda: torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8),
-    ],
-    ids=["no data", "sparse", "complex", "8 bits", "quantised"],
-)
-@pytest.mark.filterwarnings("ignore")
-def test_tensors_of_other_kinds(
-    make: Callable[[], torch.Tensor], weights: dict[str, torch.Tensor]
-) -> None:
-    made = make()
-    message = refusal(torch_zip({**weights, "norm.bias": made}))
-    dense = made.device.type == "cpu" and made.layout is torch.strided
-    assert ("expected floating point" if dense else "expected dense floating point") in message
-
-
 class OwnTensor(torch.Tensor):
     """One with a behaviour of its own, which a program may have told torch to read."""
 
@@ -449,43 +432,28 @@ def test_tensors_of_other_classes(weights: dict[str, torch.Tensor]) -> None:
         )
 
 
-@pytest.mark.parametrize("key", ["a\nb", "\x1b[31mred", "\ud800", "x" * 10_000])
-def test_names_are_shown_on_one_line(key: str) -> None:
-    message = refusal(torch_zip({key: "no tensor"}))
-    assert message.isprintable() and len(message) < 600
-
-
 # -- safetensors ---------------------------------------------------------------------------------
 
 
+HEADER = b'{"head.weight":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4000000000]}}'
+
+
 @pytest.mark.parametrize(
-    ("header", "message"),
+    ("length", "rest", "message"),
     [
-        (1 << 62, "its header claims 4611686018427387904 bytes, and the file has"),
-        (9 << 20, "its header has 9437184 bytes; expected at most 8 MiB"),
-        (50, "is no readable safetensors file ("),
+        (1 << 62, b"{}", "its header claims 4611686018427387904 bytes, and the file has"),
+        (9 << 20, b" " * (9 << 20), "its header has 9437184 bytes; expected at most 8 MiB"),
+        (50, b'{"head.weight": {"dtype": "F32", "shape": [2], ' + b" " * 99, ""),
+        (None, b"12345", "it has 5 bytes, fewer than the length of a header takes"),
+        # a tensor beyond the file
+        (len(HEADER), HEADER + bytes(16), ""),
     ],
 )
-def test_a_safetensors_header_that_lies(
-    header: int, message: str, weights: dict[str, torch.Tensor]
-) -> None:
-    content = struct.pack("<Q", header) + save_tensors(weights)[8:]
-    if header == 9 << 20:
-        content += b" " * header
-    assert message in refusal(content, "model.safetensors")
-
-
-def test_a_safetensors_file_without_a_header() -> None:
-    assert refusal(b"12345", "model.safetensors") == (
-        "model.safetensors is no readable safetensors file (it has 5 bytes, fewer than the length "
-        "of a header takes); copy or download it again"
-    )
-
-
-def test_a_safetensors_tensor_beyond_the_file(weights: dict[str, torch.Tensor]) -> None:
-    header = b'{"head.weight":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4000000000]}}'
-    content = struct.pack("<Q", len(header)) + header + bytes(16)
-    assert "is no readable safetensors file (" in refusal(content, "model.safetensors")
+def test_a_safetensors_header_that_lies(length: int | None, rest: bytes, message: str) -> None:
+    start = b"" if length is None else struct.pack("<Q", length)
+    found = refusal(start + rest, "model.safetensors")
+    assert found.startswith(f"model.safetensors is no readable safetensors file ({message}")
+    assert found.endswith("; copy or download it again")
 
 
 # -- and those that are none of it ---------------------------------------------------------------

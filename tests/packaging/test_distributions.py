@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -16,7 +15,8 @@ import pytest
 
 import t2t_deploy
 
-ROOT = Path(__file__).parents[2]
+from .conftest import COMMITTED_AT, ROOT, build_wheel, run
+
 LINKS = ("export", "calibration")
 
 
@@ -29,33 +29,13 @@ class Built:
 
 
 MAN_PAGE = "docs/man/t2t-deploy.1"
-COMMITTED_AT = 1_700_000_000  # as `make dist` sets it: the time of the commit
-
-
-def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    # the checkout must not be importable: only what was built is looked at
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["SOURCE_DATE_EPOCH"] = str(COMMITTED_AT)
-    return subprocess.run(
-        [str(part) for part in command],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")
 def built(source: Path) -> Built:
     """Both distributions, built from a copy."""
-    out = source / "dist"
-    # --wheel beside --sdist: each from the source tree, as `pip install .` does it
-    options = ("--no-isolation", "--wheel", "--sdist", "--outdir", out)
-    done = run(sys.executable, "-m", "build", *options, source, folder=source)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = out.glob("*.whl")
-    (sdist,) = out.glob("*.tar.gz")
+    wheel = build_wheel(source, source / "dist", "--sdist")
+    (sdist,) = wheel.parent.glob("*.tar.gz")
     return Built(wheel, sdist)
 
 
@@ -63,6 +43,11 @@ def source_files() -> set[str]:
     folder = ROOT / "t2t_deploy"
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
+
+
+def info_of(wheel: Path, name: str) -> str:
+    with zipfile.ZipFile(wheel) as opened:
+        return opened.read(f"t2t_deploy-{t2t_deploy.__version__}.dist-info/{name}").decode()
 
 
 def test_the_links_point_into_the_package() -> None:
@@ -91,10 +76,7 @@ def test_a_later_wheel_is_the_same_bytes(built: Built, source: Path, tmp_path: P
     shutil.copytree(source, again, symlinks=True, ignore=left_behind)
     for path in again.rglob("*"):
         os.utime(path, (COMMITTED_AT + 86_400, COMMITTED_AT + 86_400), follow_symlinks=False)
-    options = ("--no-isolation", "--wheel", "--outdir", again / "dist")
-    done = run(sys.executable, "-m", "build", *options, again, folder=again)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = (again / "dist").glob("*.whl")
+    wheel = build_wheel(again, again / "dist")
     assert wheel.name == built.wheel.name
     assert wheel.read_bytes() == built.wheel.read_bytes()
 
@@ -112,10 +94,7 @@ def test_the_sdist_holds_no_link_and_no_package_beside_ours(built: Built) -> Non
 
 
 def test_the_metadata_says_what_the_project_says(built: Built) -> None:
-    with zipfile.ZipFile(built.wheel) as wheel:
-        folder = f"t2t_deploy-{t2t_deploy.__version__}.dist-info"
-        metadata = Parser().parsestr(wheel.read(f"{folder}/METADATA").decode())
-        entry_points = wheel.read(f"{folder}/entry_points.txt").decode()
+    metadata = Parser().parsestr(info_of(built.wheel, "METADATA"))
     assert metadata["Version"] == t2t_deploy.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
@@ -123,7 +102,7 @@ def test_the_metadata_says_what_the_project_says(built: Built) -> None:
         *("export", "cpu", "gpu", "rtx", "tensorrt", "openvino", "plot"),
         *("labels", "ray", "triton", "docs", "dev"),
     }
-    assert entry_points.split() == [
+    assert info_of(built.wheel, "entry_points.txt").split() == [
         *("[console_scripts]", "t2t-deploy", "=", "t2t_deploy.cli:main"),
     ]
 
@@ -131,9 +110,7 @@ def test_the_metadata_says_what_the_project_says(built: Built) -> None:
 @pytest.mark.parametrize("system", ["linux x86_64", "win32 AMD64", "darwin arm64", "linux aarch64"])
 def test_tensorrt_rtx_is_asked_for_only_where_it_has_wheels(built: Built, system: str) -> None:
     requirements = pytest.importorskip("packaging.requirements")
-    with zipfile.ZipFile(built.wheel) as wheel:
-        name = f"t2t_deploy-{t2t_deploy.__version__}.dist-info/METADATA"
-        metadata = Parser().parsestr(wheel.read(name).decode())
+    metadata = Parser().parsestr(info_of(built.wheel, "METADATA"))
     platform, machine = system.split()
     environment = {"sys_platform": platform, "platform_machine": machine, "extra": "rtx"}
     asked = set()

@@ -9,17 +9,11 @@ import pytest
 from ..program import finish
 
 HEAVY = (
-    "torch",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "openvino",
-    "tensorrt",
-    "tensorrt_rtx",
-    "tensorrt_rtx_bindings",
+    *("torch", "onnx", "onnxscript", "onnxruntime", "openvino"),
+    *("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),
 )
 
-IMPORT = "import t2t_deploy"
+IMPORT, BENCH = "import t2t_deploy", "import t2t_deploy.bench"
 HELP = """
 import runpy
 sys.argv = ["t2t-deploy", "--help"]
@@ -39,10 +33,10 @@ def packages_after(program: str) -> set[str]:
     return set(json.loads(done.out.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("program", [IMPORT, HELP], ids=["import", "help"])
+@pytest.mark.parametrize("program", [IMPORT, BENCH, HELP], ids=["import", "bench", "help"])
 def test_no_framework_is_loaded(program: str) -> None:
     loaded = packages_after(program)
-    assert "t2t_deploy" in loaded
+    assert "t2t_deploy" in loaded and (program == HELP or "rich" not in loaded)
     assert loaded.isdisjoint(HEAVY), sorted(loaded.intersection(HEAVY))
 
 

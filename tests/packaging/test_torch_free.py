@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from t2t_deploy import Artifact, export_onnx
 from ..noise import write_noise
 from ..program import finish
 from ..small import TINY
+from .conftest import ROOT, build_wheel, run
 
-ROOT = Path(__file__).parents[2]
 # of the folder of packages: what is larger is a package that nobody asked for
 LARGEST_MB = 350
 NEEDS_TORCH = "torch is not installed; this step needs it: pip install 't2t-deploy[export]'"
@@ -28,27 +27,11 @@ NEEDS_TORCH = "torch is not installed; this step needs it: pip install 't2t-depl
 pytestmark = pytest.mark.slow
 
 
-def clean() -> dict[str, str]:
-    """The environment without what would make this checkout importable."""
-    left_out = ("PYTHONPATH", "T2T_DEPLOY_WORKSPACE", "VIRTUAL_ENV")
-    return {name: value for name, value in os.environ.items() if name not in left_out}
-
-
-def run(*words: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(word) for word in words]
-    return subprocess.run(
-        command, cwd=folder, env=clean(), capture_output=True, text=True, timeout=900
-    )
-
-
 @pytest.fixture(scope="module")
 def bare(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of an environment that holds the wheel with the extra cpu, and nothing else."""
     folder = tmp_path_factory.mktemp("bare")
-    options = ("--no-isolation", "--wheel", "--outdir", folder)
-    built = run(sys.executable, "-m", "build", *options, source, folder=folder)
-    assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = folder.glob("*.whl")
+    wheel = build_wheel(source, folder)
     assert run(sys.executable, "-m", "venv", folder / "venv", folder=folder).returncode == 0
     programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
     pip = (programs / "python", "-m", "pip", "--disable-pip-version-check", "-q")
@@ -72,6 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return export_onnx(config=folder / "tiny.toml", workspace=folder / "artifacts")
 
 
+@pytest.fixture(scope="module")
 def home(made: Artifact) -> Path:
     return made.path.parents[2]
 
@@ -91,23 +75,23 @@ def test_its_size_is_that_of_what_it_needs(bare: Path, capsys: pytest.CaptureFix
     assert sum(sizes.values()) < LARGEST_MB
 
 
-def test_it_predicts_what_is_predicted_here(bare: Path, made: Artifact) -> None:
+def test_it_predicts_what_is_predicted_here(bare: Path, made: Artifact, home: Path) -> None:
     words = ("predict", made.path, "pictures", "--top", 10, "--json")
-    there = run(bare / "t2t-deploy", *words, folder=home(made))
-    here = finish(*words, cwd=home(made))
+    there = run(bare / "t2t-deploy", *words, folder=home)
+    here = finish(*words, cwd=home)
     assert there.returncode == 0, there.stderr
     found = json.loads(there.stdout)["results"]
     assert len(found) == 4 and found == here.json["results"]
 
 
-def test_a_session_runs(bare: Path, made: Artifact) -> None:
+def test_a_session_runs(bare: Path, made: Artifact, home: Path) -> None:
     program = (
         "import sys, numpy as np; from t2t_deploy import load_session\n"
         f"with load_session({str(made.path)!r}) as session:\n"
         "    given = session.run({'image': np.zeros((2, 3, 32, 32), np.float32)})\n"
         "print(given['logits'].shape, 'torch' in sys.modules)"
     )
-    done = run(bare / "python", "-c", program, folder=home(made))
+    done = run(bare / "python", "-c", program, folder=home)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "(2, 10) False\n"
 
@@ -134,12 +118,12 @@ def test_a_session_runs(bare: Path, made: Artifact) -> None:
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
 def test_each_command_works_or_says_what_is_missing(
-    bare: Path, made: Artifact, words: tuple[str, ...], status: int, message: str
+    bare: Path, made: Artifact, home: Path, words: tuple[str, ...], status: int, message: str
 ) -> None:
     """The table of docs/python-api.md, line by line."""
-    (home(made) / "recipe.toml").write_text('[model]\nconfig = "tiny.toml"\n')
+    (home / "recipe.toml").write_text('[model]\nconfig = "tiny.toml"\n')
     chosen = [str(made.path) if word == "FILE" else word for word in words]
-    done = run(bare / "t2t-deploy", *chosen, folder=home(made))
+    done = run(bare / "t2t-deploy", *chosen, folder=home)
     assert done.returncode == status, done.stderr
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr

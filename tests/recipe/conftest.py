@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,12 +41,10 @@ triton = "models"
 """
 STEPS = ("export float", "calibrate int8", "quantize int8", "evaluate", "package int8")
 
-Follow = Callable[..., RecipeRun]
 
-
-def write_picture(path: Path, seed: int) -> Path:
-    write_noise(path, seed=seed)
-    return path
+def uncommented(text: str) -> str:
+    """A recipe with all its lines; prose, behind a space, is left."""
+    return re.sub(r"^#(?=[^ \n])", "", text, flags=re.MULTILINE)
 
 
 def followed(folder: Path, name: str = "recipe.toml") -> RecipeRun:
@@ -71,9 +69,9 @@ def folder_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe with its pictures, not yet followed."""
     folder = tmp_path_factory.mktemp("recipe") / "here"
     for index in range(12):
-        write_picture(folder / "train" / f"{index}.png", index)
+        write_noise(folder / "train" / f"{index}.png", seed=index)
     for index in range(4):
-        write_picture(folder / "val" / "ab"[index % 2] / f"{index}.png", 100 + index)
+        write_noise(folder / "val" / "ab"[index % 2] / f"{index}.png", seed=100 + index)
     (folder / "tiny.toml").write_text(TINY_FOR_8_BITS)
     (folder / "recipe.toml").write_text(RECIPE)
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,10 @@ import torch
 
 from t2t_deploy.model import VARIANTS, config_for_variant, random_state_dict
 from t2t_deploy.recipe import follow_recipe, load_recipe, plan_steps
-from t2t_deploy.recipe._recipe import Recipe
+from t2t_deploy.recipe._load import Recipe
 from t2t_deploy.workspace import Workspace
+
+from .conftest import uncommented
 
 RECIPES = sorted((Path(__file__).parents[2] / "docs" / "recipes").glob("*.toml"))
 # the authors' model table; the two that are no row of the variant table carry their own accuracy
@@ -29,11 +30,6 @@ RELEASED = {
     "84.2_T2T_ViT_24": ("24", 224),
 }
 NOTES = {"83.3_T2T_ViT_14": "83.3 at 384 px", "84.2_T2T_ViT_24": "84.2 with token labelling"}
-
-
-def uncommented(path: Path) -> str:
-    lines = path.read_text().splitlines()
-    return "\n".join(line[1:] if re.match(r"#[^ ]", line) else line for line in lines)
 
 
 def test_each_released_checkpoint_has_one() -> None:
@@ -58,17 +54,15 @@ def test_it_expects_what_the_variant_table_says(path: Path, tmp_path: Path) -> N
         assert expected.top1 == known.published.top1
         assert expected.params == known.params
     assert f"{expected.top1}_" == path.stem[:5] and expected.within == 0.2
-    labels = [step.label for step in plan_steps(recipe)]
-    assert labels == [
-        *("model", "export float", "export gpu", "build-trt engine", "bench", "report"),
-        "package float",
+    exports = ["model", "export float", "export gpu"]
+    assert [step.label for step in plan_steps(recipe)] == [
+        *(*exports, "build-trt engine", "bench", "report", "package float")
     ]
     whole = tmp_path / "whole.toml"
-    whole.write_text(uncommented(path))
-    labels = [step.label for step in plan_steps(load_recipe(whole))]
-    assert labels == [
-        *("model", "export float", "export gpu", "calibrate int8", "quantize int8"),
-        *("build-trt engine", "evaluate", "bench", "report", "package float"),
+    whole.write_text(uncommented(path.read_text()))
+    assert [step.label for step in plan_steps(load_recipe(whole))] == [
+        *(*exports, "calibrate int8", "quantize int8", "build-trt engine", "evaluate"),
+        *("bench", "report", "package float"),
     ]
 
 

@@ -13,8 +13,9 @@ from t2t_deploy.recipe import example_recipe, load_recipe, plan_steps, write_exa
 from t2t_deploy.recipe._tables import TABLES
 from t2t_deploy.types import Precision
 
+from .conftest import uncommented
+
 MODEL = '[model]\nvariant = "7"\n'
-RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -195,11 +196,7 @@ def test_the_example_is_a_recipe(tmp_path: Path) -> None:
         *("export float", "export gpu", "quantize int8", "build-trt engine"),
         *("verify", "bench", "report", "package int8"),
     ]
-
-
-def test_the_example_with_all_its_lines_is_a_recipe(tmp_path: Path) -> None:
-    lines = example_recipe().splitlines()
-    whole = "\n".join(line[1:] if re.match(r"#[^ ]", line) else line for line in lines)
+    whole = uncommented(example_recipe())
     assert whole.count("\n#") > 10  # prose is left
     recipe = load_recipe(write(tmp_path, whole))
     assert recipe.expected is not None and recipe.expected.params == VARIANTS["7"].params

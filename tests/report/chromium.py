@@ -16,7 +16,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -36,17 +35,13 @@ def find_chromium() -> str | None:
 
 
 class Browser:
-    """One tab of a browser of its own. Use as a context manager."""
+    """One tab of a browser of its own, to be closed."""
 
     def __init__(self, program: str, profile: Path) -> None:
-        self._program = program
-        self._profile = profile
         self._buffer = b""
         self._number = 0
         self._session: str | None = None
         self.events: list[dict[str, Any]] = []
-
-    def __enter__(self) -> Browser:
         read_commands, self._to = os.pipe()
         self._from, write_answers = os.pipe()
         # out of the way of the two numbers that they are about to get
@@ -59,7 +54,7 @@ class Browser:
             os.dup2(ours[1], _ANSWERS)
 
         self._process = subprocess.Popen(
-            [self._program, *_FLAGS, f"--user-data-dir={self._profile}", "about:blank"],
+            [program, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -73,14 +68,9 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the browser, killed where it does not end by itself."""
         self._session = None
         try:
             with contextlib.suppress(Exception):
@@ -115,13 +105,8 @@ class Browser:
 
     def window(self, width: int, height: int) -> None:
         """Size of the window, CSS pixels; a narrow one is a phone's."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=width < 600,
-        )
+        form = {"deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, **form)
 
     def prefer(self, *, dark: bool = False, medium: str = "") -> None:
         """Dark or light, and print where ``medium`` says so."""
@@ -142,27 +127,19 @@ class Browser:
             " const r = e.getBoundingClientRect();"
             " return [r.left + r.width / 2, r.top + r.height / 2]; })()"
         )
+        click = {"x": where[0], "y": where[1], "button": "left", "clickCount": 1}
         for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent",
-                type=kind,
-                x=where[0],
-                y=where[1],
-                button="left",
-                clickCount=1,
-            )
+            self.call("Input.dispatchMouseEvent", type=kind, **click)
 
-    def screenshot(self, *, whole: bool = True) -> bytes:
-        """A PNG of the page, or of the window alone."""
-        return base64.b64decode(
-            self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
-        )
+    def screenshot(self) -> bytes:
+        """A PNG of the whole page."""
+        made = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        return base64.b64decode(made["data"])
 
     def pdf(self) -> bytes:
         """The page as it is printed."""
-        return base64.b64decode(
-            self.call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"]
-        )
+        made = self.call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)
+        return base64.b64decode(made["data"])
 
     def complaints(self) -> list[str]:
         """What the page wrote to the console, threw, or was forbidden."""

@@ -13,19 +13,18 @@ from t2t_deploy.bench import (
     BenchReport,
     BenchStatus,
     CaseResult,
-    GpuRecord,
     Latency,
     Round,
     Speedup,
     WarmUp,
     compare_reports,
-    not_run_result,
 )
 from t2t_deploy.report import BenchDocument
 from t2t_deploy.types import Precision
 from t2t_deploy.workspace import Manifest
 
-from ..reports import HERE, SETTINGS
+from ..manifests import DRAFT
+from ..reports import GPU, HERE, SETTINGS
 
 Row = Callable[..., CaseResult]
 
@@ -72,15 +71,13 @@ def manifest_of(name: str, error: float | None = 7e-7, **fields: Any) -> Manifes
         "reason": None if error is not None else "no device",
         "pictures": {"noise 0": error, "coffee": error},
     }
-    made = Manifest(
-        kind="onnx",
+    made = dataclasses.replace(
+        DRAFT,
         file=name,
         sha256="c0ffee" * 10,
         size_bytes=86_000_000,
         variant="14",
-        precision=Precision.FP32,
         config={"image_size": 224, "num_classes": 1000},
-        batch=None,
         target="cpu",
         weights={
             "sha256": "beef" * 16,
@@ -133,9 +130,7 @@ def document() -> BenchDocument:
         measured_row(artifact="half.onnx", precision="fp16", batch=8, p50=320.0),
         CaseResult("openvino", "fast.onnx", "bf16", 1, BenchStatus.FAILED, "KeyError: [x]"),
         *(
-            not_run_result(
-                backend=backend, artifact="fast.onnx", precision="fp32", batch=1, reason="no device"
-            )
+            CaseResult(backend, "fast.onnx", "fp32", 1, BenchStatus.NOT_RUN, "no device")
             for backend in ("ort-cuda", "tensorrt")
         ),
     )
@@ -154,8 +149,7 @@ def document() -> BenchDocument:
 @pytest.fixture
 def unlike(document: BenchDocument) -> BenchDocument:
     """The same with what only some benches have: GPUs, random weights, parents, notes."""
-    gpu = GpuRecord(0, "H100", "580", (1200, 1980), 1980, (2619, 2619), 61, 300.0, ("power cap",))
-    environment = dataclasses.replace(HERE, gpus=(gpu,), governor=None)
+    environment = dataclasses.replace(HERE, gpus=(GPU,), governor=None)
     drawn = {"sha256": "0" * 64, "source": {"kind": "random", "seed": "5"}}
     parents = ({"kind": "onnx", "file": "parent.onnx", "sha256": "abc123" * 10},)
     manifests = {

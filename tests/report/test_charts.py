@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from t2t_deploy.report._charts import (
 )
 from t2t_deploy.report._document import Case, measured_cases
 from t2t_deploy.report._drawing import Chart, shortened
+from t2t_deploy.report._page import _charts
 from t2t_deploy.types import Precision
 from t2t_deploy.workspace import Manifest
 
@@ -65,8 +66,13 @@ def attribute(marks: str, kind: str, name: str) -> float:
     return float(re.findall(rf' {name}="([-\d.]+)"', element)[0])
 
 
+def mark_of(marks: str) -> tuple[float, float]:
+    """Where the mark of a case lies."""
+    return attribute(marks, "mark", "cx"), attribute(marks, "mark", "cy")
+
+
 def test_latencies_stand_in_their_order_and_place() -> None:
-    drawing = wide(latency_chart(cases_of(1e-6, 1e-6), 1, first=True))
+    drawing = wide(latency_chart(cases_of(1e-6, 1e-6), 1))
     found = groups(drawing)
     assert list(found) == [3, 2, 1]  # the fastest at the top
     medians = [attribute(found[number], "median", "x1") for number in (3, 2, 1)]
@@ -79,7 +85,7 @@ def test_latencies_stand_in_their_order_and_place() -> None:
 
 def test_latencies_far_apart_are_on_a_logarithmic_axis() -> None:
     rows = (measured_row(p50=1.0), measured_row("eager", "reference", p50=100.0))
-    drawing = wide(latency_chart(cases_from(*rows), 1, first=True))
+    drawing = wide(latency_chart(cases_from(*rows), 1))
     assert "ms, logarithmic</text>" in drawing
     one, hundred = (attribute(groups(drawing)[number], "median", "x1") for number in (1, 2))
     ninety = re.findall(r'class="percentile"', drawing)
@@ -92,7 +98,7 @@ def test_a_density_has_the_shape_of_its_samples() -> None:
     row = measured_row(p50=10.0)
     assert row.latency_ms is not None
     row = dataclasses.replace(row, latency_ms=dataclasses.replace(row.latency_ms, samples=samples))
-    drawing = wide(latency_chart(cases_from(row), 1, first=True))
+    drawing = wide(latency_chart(cases_from(row), 1))
     (path,) = re.findall(r'<path d="M([^"]*)Z" class="density"', drawing)
     points = np.array([[float(word) for word in pair.split()] for pair in path.split("L")])
     upper = points[: len(points) // 2]
@@ -105,7 +111,7 @@ def test_a_density_has_the_shape_of_its_samples() -> None:
 
 def test_unstable_is_said_beside_the_latency() -> None:
     rows = (measured_row(unstable=True), measured_row(artifact="b.onnx"))
-    drawing = wide(latency_chart(cases_from(*rows), 1, first=True))
+    drawing = wide(latency_chart(cases_from(*rows), 1))
     assert re.findall(r"ms( · unstable)?</text>", drawing).count(" · unstable") == 1
 
 
@@ -131,14 +137,11 @@ def test_several_batches_are_lines() -> None:
 
 
 def test_errors_and_speeds_have_their_places() -> None:
-    chart = tradeoff_chart(cases_of(1e-6, 1e-4, 1e-3), 1, first=True)
+    chart = tradeoff_chart(cases_of(1e-6, 1e-4, 1e-3), 1)
     found = groups(wide(chart))
     assert set(found) == {1, 2, 3, 4}
     assert 'class="reference"' in found[1]
-    places = {
-        n: (attribute(found[n], "mark", "cx"), attribute(found[n], "mark", "cy")) for n in (2, 3, 4)
-    }
-    (x2, y2), (x3, y3), (x4, y4) = places.values()
+    (x2, y2), (x3, y3), (x4, y4) = (mark_of(found[number]) for number in (2, 3, 4))
     assert x2 < x3 < x4 and x4 - x3 == pytest.approx(x3 - x2, abs=0.02)
     assert y2 > y3 > y4 and (y2 - y3) == pytest.approx(2 * (y3 - y4), abs=0.03)
     assert "fp32 limit 1e-5</text>" in wide(chart)
@@ -148,7 +151,7 @@ def test_a_name_does_not_lie_on_another_mark() -> None:
     """Two files of one error and nearly one speed: the slower one is named at its left."""
     rows = (measured_row(artifact="a", p50=50.0), measured_row(artifact="b", p50=48.0))
     known = {name: manifest_of(name, 1e-6) for name in ("a", "b")}
-    drawing = wide(tradeoff_chart(cases_from(*rows, **known), 1, first=True))
+    drawing = wide(tradeoff_chart(cases_from(*rows, **known), 1))
     anchors = {
         number: re.findall(r'class="name"( text-anchor="end")?', marks)
         for number, marks in groups(drawing).items()
@@ -158,29 +161,26 @@ def test_a_name_does_not_lie_on_another_mark() -> None:
 
 def test_the_line_joins_what_nothing_beats_in_both() -> None:
     # b is faster than a but no better than c, which is faster still
-    drawing = wide(tradeoff_chart(cases_of(1e-6, 1e-3, 1e-4), 1, first=True))
+    drawing = wide(tradeoff_chart(cases_of(1e-6, 1e-3, 1e-4), 1))
     found = groups(drawing)
     (front,) = re.findall(r'<path d="M([^"]*)" class="front"', drawing)
     corners = [tuple(float(word) for word in pair.split()) for pair in front.split("L")]
-    expected = [
-        (attribute(found[n], "mark", "cx"), attribute(found[n], "mark", "cy")) for n in (4, 2)
-    ]
-    assert corners == expected
+    assert corners == [mark_of(found[number]) for number in (4, 2)]
 
 
 def test_what_was_not_verified_is_named_and_not_drawn() -> None:
-    chart = tradeoff_chart(cases_of(1e-6, None), 1, first=True)
+    chart = tradeoff_chart(cases_of(1e-6, None), 1)
     assert chart is not None
     assert set(groups(wide(chart))) == {1, 2}
     assert "Not verified, and not shown: ort-cpu fp32 cpu." in (chart.caption or "")
-    assert tradeoff_chart(cases_of(None), 1, first=True) is None
-    assert tradeoff_chart(cases_from(measured_row()), 1, first=True) is None
+    assert tradeoff_chart(cases_of(None), 1) is None
+    assert tradeoff_chart(cases_from(measured_row()), 1) is None
 
 
 def test_shapes_tell_precisions_apart() -> None:
     rows = [measured_row(artifact=p.value, precision=p.value) for p in Precision]
     known = {p.value: manifest_of(p.value, precision=p) for p in Precision}
-    drawing = wide(tradeoff_chart(cases_from(*rows, **known), 1, first=True))
+    drawing = wide(tradeoff_chart(cases_from(*rows, **known), 1))
     shapes = set()
     for marks in groups(drawing).values():
         (name, words) = re.findall(r'<(circle|rect|path)([^>]*)class="mark"', marks)[0]
@@ -190,7 +190,7 @@ def test_shapes_tell_precisions_apart() -> None:
 
 
 def test_memory_is_split_where_the_model_begins() -> None:
-    drawing = wide(memory_chart(cases_of(1e-6), 1, first=True))
+    drawing = wide(memory_chart(cases_of(1e-6), 1))
     for marks in groups(drawing).values():
         before, grown = (attribute(marks, kind, "width") for kind in ("before", "bar"))
         assert grown / before == pytest.approx(5.0, rel=1e-2)  # 40 of 240 MB
@@ -206,11 +206,10 @@ def test_rounds_in_their_order() -> None:
     assert max(heights) - min(heights) < 3, "a percent is not made to look like a drama"
 
 
-@pytest.mark.parametrize("chart", [latency_chart, tradeoff_chart, memory_chart])
-def test_only_the_first_of_a_kind_is_explained(chart: Callable[..., Chart]) -> None:
-    cases = cases_of(1e-6)
-    assert chart(cases, 1, first=True).caption
-    assert chart(cases, 1, first=False).caption is None
+@pytest.mark.parametrize("row", [1, 2, 3], ids=["latency", "tradeoff", "memory"])
+def test_only_the_first_of_a_kind_is_explained(row: int) -> None:
+    charts = _charts(cases_of(1e-6, batches=(1, 8)))[row]
+    assert [chart.caption is None for chart in charts] == [False, True]
 
 
 def test_long_names_lose_their_middle() -> None:

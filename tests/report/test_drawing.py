@@ -111,11 +111,13 @@ def test_labels_are_moved_apart_and_keep_their_order() -> None:
 
 
 @given(st.lists(st.floats(min_value=0, max_value=300), max_size=15))
-def test_no_two_labels_touch(places: list[float]) -> None:
-    moved = spread_apart(places, 16, 0, 300)
+def test_no_two_labels_touch(positions: list[float]) -> None:
+    moved = spread_apart(positions, 16, 0, 300)
     ordered = sorted(moved)
     for before, after in pairwise(ordered):
         assert after - before >= 16 - 1e-9
     assert not moved or (ordered[0] >= -1e-9 and ordered[-1] <= 300 + 1e-9)
-    by_place = [moved[index] for index in sorted(range(len(places)), key=lambda i: places[i])]
-    assert by_place == ordered
+    by_position = [
+        moved[index] for index in sorted(range(len(positions)), key=lambda i: positions[i])
+    ]
+    assert by_position == ordered

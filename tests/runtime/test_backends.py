@@ -19,8 +19,8 @@ from t2t_deploy.runtime import (
     CPU_BACKENDS,
     Backend,
     SessionRequest,
-    _backend,
     _eager,
+    _session,
     _trt_session,
     backend_for,
     open_session,
@@ -42,7 +42,7 @@ needs_cpu_wheel = pytest.mark.skipif(
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a device were here, to see what is asked for next."""
-    for module in (_backend, _eager):
+    for module in (_session, _eager):
         monkeypatch.setattr(module, "why_no_device", lambda ordinal=0: None)
 
 
@@ -132,7 +132,7 @@ def test_an_absent_package(
 def test_tensorrt_without_cuda_python(
     name: str, device: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_backend, "is_installed", lambda module: module != CUDA_MODULE)
+    monkeypatch.setattr(_session, "is_installed", lambda module: module != CUDA_MODULE)
     monkeypatch.setattr(Backend, "import_unavailable", lambda backend: None)
     extra = "rtx" if name == "tensorrt-rtx" else "tensorrt"
     expected = f"{CUDA_MODULE} is not installed: pip install 't2t-deploy[{extra}]'"
@@ -161,7 +161,7 @@ def test_a_device_that_rtx_has_no_kernels_for(
     capability: str, runs: bool, device: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_trt_session, "device_capability", lambda ordinal: capability)
-    monkeypatch.setattr(_backend, "is_installed", lambda module: True)
+    monkeypatch.setattr(_session, "is_installed", lambda module: True)
     found = TENSORRT_RTX.run_unavailable()
     assert (found is None) is runs
     if found is not None:

@@ -58,7 +58,7 @@ def placed(provider: str, *names: str) -> tuple[PlacedNode, ...]:
     return tuple(PlacedNode(provider, name, name.title()) for name in names)
 
 
-def test_sizes_are_told_from_values(flatten: Path) -> None:
+def test_sizes_are_apart_from_values(flatten: Path) -> None:
     found = shape_work(onnx.load(flatten).graph.node)
     # `choose` gathers values, with a constant index as `batch` does
     assert found == {"shape", "batch", "batch_1d", "size"}
@@ -86,6 +86,7 @@ def real_session(path: Path, options: Any) -> Any:
 def test_the_placement_of_a_real_session(flatten: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry(*RECORD_PLACEMENT)
+    assert placed_nodes(object()) is None  # a release that cannot tell
     nodes = placed_nodes(real_session(flatten, options))
     if nodes is None:
         pytest.skip(f"onnxruntime {onnxruntime.__version__} cannot tell")
@@ -96,20 +97,13 @@ def test_the_placement_of_a_real_session(flatten: Path) -> None:
         check_placement(nodes, CUDA, flatten)
 
 
-def test_a_release_that_cannot_tell() -> None:
-    assert placed_nodes(object()) is None
-
-
-def test_the_options_rule_the_cpu_out(flatten: Path) -> None:
+def test_the_options_rule_the_cpu_out_and_sums_in_any_order(flatten: Path) -> None:
     """The real library then refuses even a session that names the CPU."""
     options = session_options(onnxruntime, threads=1)
+    # on an H100 threads got other bits without; seen by tests/gpu/test_onnx_sessions.py
+    assert options.use_deterministic_compute
     with pytest.raises(Exception, match=r"[Ff]allback to (the )?CPU|disabled fallback"):
         real_session(flatten, options)
-
-
-def test_sums_are_asked_for_in_a_fixed_order() -> None:
-    # on an H100 threads got other bits without; seen by tests/gpu/test_onnx_sessions.py
-    assert session_options(onnxruntime, threads=1).use_deterministic_compute
 
 
 def test_a_wheel_without_the_provider(flatten: Path) -> None:
@@ -118,6 +112,8 @@ def test_a_wheel_without_the_provider(flatten: Path) -> None:
     for backend in ("ort-cuda", "ort-tensorrt"):
         with pytest.raises(BackendError, match=r"has no \w+ExecutionProvider \(it has "):
             opened(flatten, backend)
+        with pytest.raises(ArtifactError, match="there is no file"):
+            opened(flatten.with_name("none.onnx"), backend)
 
 
 def test_a_provider_that_is_listed_and_leaves_all_to_the_cpu(
@@ -130,11 +126,6 @@ def test_a_provider_that_is_listed_and_leaves_all_to_the_cpu(
         pytest.raises(BackendError, match=r"would leave nodes of flatten\.onnx to the CPU"),
     ):
         opened(flatten, "ort-cuda")
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="there is no file"):
-        opened(tmp_path / "none.onnx", "ort-cuda")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +193,7 @@ def test_what_cannot_be_recorded_runs_plainly_and_says_why(
     def refuse(*_: Any) -> None:
         raise RuntimeError("capture failed\nat some line")
 
-    monkeypatch.setattr(_ort_replay._Graph, "bind_output", refuse)
+    monkeypatch.setattr(_ort_replay._Graph, "run", refuse)
     image = picture(2)
     for _ in range(2):
         found = replays.run({"image": image}).outputs["logits"]

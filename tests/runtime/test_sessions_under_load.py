@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper
 
 import t2t_deploy
 from t2t_deploy._codec import to_plain
@@ -25,7 +24,7 @@ from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.runtime._ort import OrtSession
 from t2t_deploy.types import TensorSpec
 
-from ..onnx_models import constants, save_model
+from ..onnx_models import int8_product
 from ..small import tiny_exports
 
 torch = pytest.importorskip("torch")
@@ -39,24 +38,6 @@ needs_openvino = pytest.mark.skipif(
 MAX_LEAK_BYTES = 1024
 
 
-def int8_model(path: Path) -> Path:
-    """logits = dequantised(image) @ dequantised(weight): a static Q/DQ graph with a free batch."""
-    rng = np.random.default_rng(0)
-    values: dict[str, Any] = {
-        "weight": rng.integers(-127, 128, (256, 64)).astype(np.int8),
-        "weight_scale": np.float32(1 / 256),
-        "scale": np.float32(1 / 32),
-        "zero": np.int8(0),
-    }
-    nodes = [
-        helper.make_node("QuantizeLinear", ["image", "scale", "zero"], ["q"]),
-        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"]),
-        helper.make_node("DequantizeLinear", ["weight", "weight_scale", "zero"], ["w"]),
-        helper.make_node("MatMul", ["x", "w"], ["logits"]),
-    ]
-    return save_model(path, nodes, constants(values), ["N", 256], ["N", 64])
-
-
 @pytest.fixture(scope="module")
 def requests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, SessionRequest]:
     """How to open each kind of session: the tiny model's, and an int8 graph's."""
@@ -64,7 +45,8 @@ def requests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, SessionRe
     workspace = tiny_exports(folder, {})
     (made,) = workspace.artifacts("onnx")
     manifest = made.require_manifest()
-    int8 = int8_model(folder / "int8.onnx")
+    codes = np.random.default_rng(0).integers(-127, 128, (256, 64))
+    int8 = int8_product(folder / "int8.onnx", codes, 1 / 256)
     assert all(mappable_model(path).mapped_bytes for path in (made.path, int8))
     return {
         "eager": SessionRequest("eager", workspace.weights(manifest), 1, dict(manifest.config)),
@@ -154,10 +136,11 @@ def test_closing_while_others_run(requests: Mapping[str, SessionRequest], kind: 
         session.run(feeds)
 
 
-def test_what_is_closed_in_the_middle_of_an_eager_call_finishes_it(
-    requests: Mapping[str, SessionRequest], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["eager", "ort-cpu"])
+def test_what_is_closed_in_the_middle_of_a_call_finishes_it(
+    requests: Mapping[str, SessionRequest], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = open_session(requests["eager"])
+    session = open_session(requests[kind])
     feeds = feeds_of(session, 1, 0)
     alone = bits(session, feeds)
     from_numpy = torch.from_numpy
@@ -166,26 +149,16 @@ def test_what_is_closed_in_the_middle_of_an_eager_call_finishes_it(
         session.close()
         return from_numpy(array)
 
-    monkeypatch.setattr(torch, "from_numpy", closing)
-    assert bits(session, feeds) == alone
-    with pytest.raises(BackendError, match=r"^the session is closed; open a new one$"):
-        session.run(feeds)
-
-
-def test_what_is_closed_in_the_middle_of_a_call_of_onnx_runtime_finishes_it(
-    requests: Mapping[str, SessionRequest],
-) -> None:
-    session = open_session(requests["ort-cpu"])
-    assert isinstance(session, OrtSession)
-    feeds = feeds_of(session, 1, 0)
-    alone = bits(session, feeds)
-
     class Closing(tuple[TensorSpec, ...]):
         def __iter__(self) -> Iterator[TensorSpec]:
             session.close()
             return super().__iter__()
 
-    session.outputs = Closing(session.outputs)
+    if kind == "eager":
+        monkeypatch.setattr(torch, "from_numpy", closing)
+    else:
+        assert isinstance(session, OrtSession)
+        session.outputs = Closing(session.outputs)
     assert bits(session, feeds) == alone
     with pytest.raises(BackendError, match=r"^the session is closed; open a new one$"):
         session.run(feeds)
@@ -206,6 +179,12 @@ def counted(request: SessionRequest, cycles: int, *words: str) -> dict[str, np.n
     return {name: np.array(values) for name, values in json.loads(done.stdout).items()}
 
 
+def check_kept(found: Mapping[str, np.ndarray], first: int) -> None:
+    """Files and threads stay as many from a cycle on."""
+    for name in ("files", "threads"):
+        assert set(found[name][first:]) == {found[name][first]}, found[name]
+
+
 def bytes_a_cycle(found: Mapping[str, np.ndarray]) -> float:
     """How resident memory grows, once the libraries have what they keep."""
     rss = found["rss"][300:]
@@ -223,8 +202,7 @@ def test_a_closed_session_leaves_no_file_and_no_thread(
     requests: Mapping[str, SessionRequest], kind: str
 ) -> None:
     found = counted(requests[kind], 20)
-    for name in ("files", "threads"):
-        assert set(found[name][5:]) == {found[name][5]}, found[name]
+    check_kept(found, 5)
 
 
 @needs_proc
@@ -234,8 +212,7 @@ def test_a_thousand_sessions_leak_nothing(
     requests: Mapping[str, SessionRequest], kind: str, record_property: Callable[[str, Any], None]
 ) -> None:
     found = counted(requests[kind], 1000)
-    for name in ("files", "threads"):
-        assert set(found[name][100:]) == {found[name][100]}, found[name]
+    check_kept(found, 100)
     slope = bytes_a_cycle(found)
     print(f"{kind}: {slope:.0f} bytes a cycle, {found['rss'][-1] / 2**20:.0f} MiB at the end")
     if kind == "eager":
@@ -253,5 +230,4 @@ def test_a_session_that_does_not_open_leaves_nothing(tmp_path: Path, kind: str) 
     path = tmp_path / "nonsense.onnx"
     path.write_bytes(bytes(range(256)) * 64)
     found = counted(SessionRequest(kind, path), 20, "refused")
-    for name in ("files", "threads"):
-        assert set(found[name][3:]) == {found[name][3]}, found[name]
+    check_kept(found, 3)

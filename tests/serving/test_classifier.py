@@ -6,13 +6,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from t2t_deploy.errors import ArtifactError, ImageError, UsageError
 from t2t_deploy.images import normalise
-from t2t_deploy.runtime import ClosingSession, SessionRequest, check_feeds
+from t2t_deploy.runtime import Session, SessionRequest, check_feeds
 from t2t_deploy.serving import (
     Classifier,
     ClassifierRequest,
@@ -38,7 +39,7 @@ SCORES = spec("logits", None, 4)
 TOP = (spec("indices", None, 2, dtype="int64"), spec("probabilities", None, 2))
 
 
-class FakeSession(ClosingSession):
+class FakeSession(Session):
     """Checks what it is fed as real sessions do, keeps it, and answers with given rows."""
 
     backend = "fake"
@@ -234,8 +235,6 @@ def test_few_images_are_held(readers: int, most: int) -> None:
 
 
 def test_a_bug_is_no_unreadable_image() -> None:
-    def broken(name: str) -> np.ndarray:
-        raise ZeroDivisionError("a bug")
-
+    broken = Mock(side_effect=ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):
         list(classify_images(Numbers(), ["0"], broken, top=1, readers=2))

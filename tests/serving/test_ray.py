@@ -48,9 +48,13 @@ def local(made: Path) -> Any:
     return done.json
 
 
-def predict(made: Path, output: Path, *words: object, **options: Any) -> runs.Done:
+def predict(
+    made: Path, output: Path, *words: object, status: int | None = None, **options: Any
+) -> runs.Done:
     across = ("--ray", "local", "--workers", 2, "--block", 8, "--output", output, "--json")
-    return runs.run(made / "home", "predict", "tiny.onnx", *words, *across, **options)
+    done = runs.run(made / "home", "predict", "tiny.onnx", *words, *across, **options)
+    assert status is None or done.status == status, done.err
+    return done
 
 
 def assert_same(local: Any, output: Path) -> None:
@@ -82,8 +86,7 @@ def test_as_the_local_run(made: Path, local: Any, tmp_path: Path) -> None:
             listening.update(c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN)
 
     before = set(Path("/tmp").glob("t2t-ray-*"))
-    done = predict(made, tmp_path / "out", "pictures", while_running=look)
-    assert done.status == 3, done.err
+    done = predict(made, tmp_path / "out", "pictures", status=3, while_running=look)
     assert_same(local, tmp_path / "out")
     found = done.json
     assert (found["images"], found["failed"], found["blocks"], found["workers"]) == (60, 2, 8, 2)
@@ -97,7 +100,7 @@ def test_as_the_local_run(made: Path, local: Any, tmp_path: Path) -> None:
 
 def test_a_run_is_taken_up_again(made: Path, local: Any, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    assert predict(made, output, "pictures").status == 3
+    predict(made, output, "pictures", status=3)
     blocks = runs.blocks_in(output)
     assert len(blocks) == 8
     stamps = {path: path.stat().st_mtime_ns for path in blocks}
@@ -123,8 +126,7 @@ def test_pictures_that_came_later(made: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     assert predict(made, output, pictures).json["blocks"] == 3
     (pictures / "000/000010x.jpg").write_bytes((pictures / "000/000001.jpg").read_bytes())
-    done = predict(made, output, pictures)
-    assert done.status == 0, done.err
+    done = predict(made, output, pictures, status=0)
     assert (done.json["blocks"], done.json["skipped_blocks"]) == (3, 1)
     assert done.json["superseded_blocks"] == 2
     names = [row["image"] for row in runs.rows_in(output)]
@@ -136,8 +138,8 @@ def test_one_of_two_workers_is_killed(made: Path, tmp_path: Path) -> None:
     pictures = runs.write_jpegs(tmp_path / "pictures", 1200, seed=1)
     wanted = runs.run(made / "home", "predict", "tiny.onnx", pictures, "--json").json
     output = tmp_path / "out"
-    done = predict(made, output, pictures, while_running=runs.kill_a_worker(output, after=10))
-    assert done.status == 0, done.err
+    kill = runs.kill_a_worker(output, after=10)
+    done = predict(made, output, pictures, status=0, while_running=kill)
     assert done.json["images"] == 1200
     assert_same(wanted, output)
 
@@ -153,11 +155,10 @@ def test_a_killed_driver(made: Path, local: Any, tmp_path: Path) -> None:
         below.extend(p for p in driver.children(recursive=True) if not p.name().endswith("Agent"))
         driver.kill()
 
-    assert predict(made, output, "pictures", while_running=kill).status == -9
+    predict(made, output, "pictures", status=-9, while_running=kill)
     _, alive = psutil.wait_procs(below, timeout=60)
     assert not alive
-    done = predict(made, output, "pictures")
-    assert done.status == 3
+    predict(made, output, "pictures", status=3)
     assert_same(local, output)
 
 
@@ -171,8 +172,7 @@ def test_uris(made: Path, local: Any, tmp_path: Path) -> None:
         tmp_path / "pictures",
         ignore=lambda _, found: [name for name in found if os.fsencode(name) == ODD],
     )
-    done = predict(made, tmp_path / "out", (tmp_path / "pictures").as_uri())
-    assert done.status == 3, done.err
+    predict(made, tmp_path / "out", (tmp_path / "pictures").as_uri(), status=3)
     prefix = f"file://{tmp_path}/"
     rows = {row["image"]: row["index"] for row in runs.rows_in(tmp_path / "out")}
     assert rows == {
@@ -190,9 +190,9 @@ def test_evaluate_as_the_local_run(made: Path, tmp_path: Path, labelled: bool) -
     pictures = runs.write_jpegs(tmp_path / "flat", 300, seed=2)
     if labelled:
         for index, path in enumerate(sorted(pictures.rglob("*.jpg"))):
-            place = tmp_path / "classes" / str(index % 10) / path.name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(place)
+            target = tmp_path / "classes" / str(index % 10) / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
         pictures = tmp_path / "classes"
     else:
         pictures = pictures / "000"
@@ -216,8 +216,8 @@ def test_evaluate_as_the_local_run(made: Path, tmp_path: Path, labelled: bool) -
 
 def test_nothing_to_do_starts_no_cluster(made: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    done = predict(made, tmp_path / "out", tmp_path / "empty")
-    assert (done.status, done.json["error"]["kind"]) == (1, "ImageError")
+    done = predict(made, tmp_path / "out", tmp_path / "empty", status=1)
+    assert done.json["error"]["kind"] == "ImageError"
     assert not (tmp_path / "out").exists()
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2t_deploy.runtime import ClosingSession
+from t2t_deploy.runtime import Session
 from t2t_deploy.types import Tail, TensorSpec, softmax
 from t2t_deploy.verify import Accuracy, AccuracyRunner, AccuracySum
 
@@ -29,12 +29,8 @@ def figures(
 ) -> Accuracy:
     total = AccuracySum(logits.shape[1])
     for start in range(0, len(logits), batch):
-        part = slice(start, start + batch)
-        total.add(
-            logits[part],
-            None if labels is None else labels[part],
-            None if reference is None else reference[part],
-        )
+        parts = (None if a is None else a[start : start + batch] for a in (labels, reference))
+        total.add(logits[start : start + batch], *parts)
     return total.result()
 
 
@@ -90,14 +86,11 @@ def test_logits_that_are_no_numbers_are_wrong(bad: float, classes: int) -> None:
 
 
 def test_no_agreement_with_a_reference_that_is_no_number() -> None:
-    both = np.full((2, 3), np.nan, np.float32)
-    found = figures(both, None, both)
-    assert (found.agreement, found.non_finite, found.rel_l2_max) == (0.0, 2, None)
-    assert found.confusion.sum() == 0
-    sound = np.stack([one(0, 3)] * 2)
-    found = figures(sound, None, both)
-    assert (found.agreement, found.non_finite, found.rel_l2_max) == (0.0, 0, None)
-    assert found.confusion.sum() == 0
+    reference = np.full((2, 3), np.nan, np.float32)
+    for logits, non_finite in ((reference, 2), (np.stack([one(0, 3)] * 2), 0)):
+        found = figures(logits, None, reference)
+        assert (found.agreement, found.non_finite, found.rel_l2_max) == (0.0, non_finite, None)
+        assert found.confusion.sum() == 0
 
 
 def test_nothing_at_all() -> None:
@@ -132,9 +125,8 @@ def test_sums_of_parts_are_the_sum_of_the_whole() -> None:
     labels = stream.integers(0, 6, 30)
     whole, parts = AccuracySum(6), AccuracySum(6)
     whole.add(logits, labels, reference)
-    for start in (0, 11, 12):
+    for start, stop in ((0, 11), (11, 12), (12, 30)):
         part = AccuracySum(6)
-        stop = {0: 11, 11: 12, 12: 30}[start]
         part.add(logits[start:stop], labels[start:stop], reference[start:stop])
         parts.merge(pickle.loads(pickle.dumps(part)))
     one, other = whole.result(), parts.result()
@@ -154,7 +146,7 @@ def test_a_sum_travels_light() -> None:
 # -- sessions that give probabilities ------------------------------------------------------------
 
 
-class Fixed(ClosingSession):
+class Fixed(Session):
     """Gives the same outputs for every picture."""
 
     backend = "fixed"
@@ -174,31 +166,27 @@ class Fixed(ClosingSession):
 
 
 REFERENCE = np.log(np.array([[0.4, 0.3, 0.15, 0.1, 0.05]], np.float32))
-PICTURES = np.zeros((1, 3, 4, 4), np.float32)
+TWO = np.array([[0.4, 0.3]], np.float32)
 
 
-def tail_figures(tail: Tail, label: int, **outputs: np.ndarray) -> tuple[float | None, ...]:
+@pytest.mark.parametrize(
+    ("tail", "label", "outputs", "agreement", "error"),
+    [
+        (Tail.SOFTMAX, 0, {"probabilities": softmax(REFERENCE).astype(np.float32)}, 1.0, 0.0),
+        # what is not among the largest counts for nothing; the reference's own class always counts
+        (Tail.TOPK, 0, {"probabilities": TWO, "indices": np.array([[0, 1]])}, 1.0, 0.0),
+        (
+            *(Tail.TOPK, 1, {"probabilities": TWO, "indices": np.array([[1, 2]])}, 0.0),
+            # (0, 0.4, 0.3) where the reference has (0.4, 0.3, 0.15)
+            np.sqrt(0.4**2 + 0.1**2 + 0.15**2) / np.sqrt(0.4**2 + 0.3**2 + 0.15**2),
+        ),
+    ],
+)
+def test_probabilities(
+    tail: Tail, label: int, outputs: dict[str, np.ndarray], agreement: float, error: float
+) -> None:
     runner = AccuracyRunner(Fixed(**outputs), 1, AccuracySum(5), tail=tail)
-    runner.add(PICTURES, np.array([label]), REFERENCE)
+    runner.add(np.zeros((1, 3, 4, 4), np.float32), np.array([label]), REFERENCE)
     found = runner.total.result()
-    return found.top1, found.agreement, found.rel_l2_max
-
-
-def test_all_probabilities() -> None:
-    same = softmax(REFERENCE).astype(np.float32)
-    assert tail_figures(Tail.SOFTMAX, 0, probabilities=same) == (
-        1.0,
-        1.0,
-        pytest.approx(0, abs=1e-6),
-    )
-
-
-def test_the_largest_probabilities() -> None:
-    """What is not told counts for nothing; the reference's own class always counts."""
-    two = np.array([[0.4, 0.3]], np.float32)
-    found = tail_figures(Tail.TOPK, 0, probabilities=two, indices=np.array([[0, 1]]))
-    assert found == (1.0, 1.0, pytest.approx(0, abs=1e-6))
-    off = tail_figures(Tail.TOPK, 1, probabilities=two, indices=np.array([[1, 2]]))
-    # (0, 0.4, 0.3) where the reference has (0.4, 0.3, 0.15)
-    error = np.sqrt(0.4**2 + 0.1**2 + 0.15**2) / np.sqrt(0.4**2 + 0.3**2 + 0.15**2)
-    assert off == (1.0, 0.0, pytest.approx(error, rel=1e-5))
+    assert (found.top1, found.agreement) == (1.0, agreement)
+    assert found.rel_l2_max == pytest.approx(error, rel=1e-5, abs=1e-6)

@@ -15,7 +15,7 @@ from t2t_deploy.verify._stepwise import LayerError
 from t2t_deploy.workspace import Artifact, Workspace
 
 from ..small import OTHER_BACKBONES, tiny_exports
-from ..trained import EIGHT_BITS, export_weights, trained_weights
+from ..trained import EIGHT_BITS, export_weights, trained_weights, write_digits
 
 pytest.importorskip("onnxruntime")
 
@@ -66,8 +66,10 @@ def exported(root: Path, kind: str, *, wrong: bool = False) -> Workspace:
     return workspace
 
 
-def tell(name: str, found: Located) -> None:
-    """The layers nearest to their limits."""
+def check_passed(name: str, artifact: Artifact, workspace: Workspace) -> Located:
+    """Every layer within its limits; those nearest to them are printed."""
+    manifest = artifact.require_manifest()
+    found = locate_file(artifact.path, manifest, workspace.weights(manifest))
     rel_l2 = max(found.layers, key=lambda layer: layer.rel_l2 / layer.limit)
     channel = max(found.layers, key=lambda layer: layer.channel_error / layer.channel_limit)
     print(
@@ -75,26 +77,22 @@ def tell(name: str, found: Located) -> None:
         f"{rel_l2.on}, {channel.channel_error / channel.channel_limit:.2f} in a channel of "
         f"{channel.layer} on {channel.on}"
     )
-
-
-def located(artifact: Artifact, workspace: Workspace) -> Located:
-    manifest = artifact.require_manifest()
-    return locate_file(artifact.path, manifest, workspace.weights(manifest))
+    assert found.status is Status.PASSED, found.reason
+    return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["performer", "transformer"])
-def test_eight_bits(kind: str, tmp_path: Path, digit_pictures: Path) -> None:
-    right, wrong = (
-        exported(tmp_path / "right", kind),
-        exported(tmp_path / "wrong", kind, wrong=True),
-    )
+def test_float32_and_eight_bits(kind: str, tmp_path: Path) -> None:
+    right = exported(tmp_path / "right", kind)
+    (artifact,) = right.artifacts("onnx")
+    check_passed(f"{kind} fp32", artifact, right)
+    wrong = exported(tmp_path / "wrong", kind, wrong=True)
+    images = write_digits(tmp_path / "digits") / "calibration"
     for form, asked in EIGHT_BITS.items():
-        request = dict(asked, images=digit_pictures / "calibration", speed=False)
+        request = dict(asked, images=images, speed=False)
         made = quantize_onnx(**request, workspace=right)
-        found = located(made, right)
-        tell(f"{kind} {form}", found)
-        assert found.status is Status.PASSED, found.reason
+        check_passed(f"{kind} {form}", made, right)
         other = quantize_onnx(**request, workspace=wrong)
         # held against the weights that it should have been made of
         stored = right.weights(made.require_manifest())
@@ -102,16 +100,6 @@ def test_eight_bits(kind: str, tmp_path: Path, digit_pictures: Path) -> None:
         assert found.status is Status.FAILED
         assert [layer.layer for layer in found.layers if layer.differs] == WRONG
         assert found.first is not None and found.first.layer == WRONG[0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["performer", "transformer"])
-def test_trained_weights_in_float32(kind: str, tmp_path: Path) -> None:
-    workspace = exported(tmp_path / "right", kind)
-    (artifact,) = workspace.artifacts("onnx")
-    found = located(artifact, workspace)
-    tell(f"{kind} fp32", found)
-    assert found.status is Status.PASSED, found.reason
 
 
 # so many layers are compared
@@ -123,17 +111,11 @@ LAYERS = {"se": 46, "ghost": 44, "dense": 48}
 def test_small_ones_of_other_backbones(kind: str, tmp_path: Path) -> None:
     workspace = tiny_exports(tmp_path, {}, model=OTHER_BACKBONES[kind])
     (artifact,) = workspace.artifacts("onnx")
-    found = located(artifact, workspace)
-    tell(kind, found)
-    assert found.status is Status.PASSED, found.reason
-    assert len(found.layers) == LAYERS[kind]
+    assert len(check_passed(kind, artifact, workspace).layers) == LAYERS[kind]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["14_se", "16_ghost", "dense", "19", "24"])
 def test_full_size(variant: str, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "artifacts")
-    artifact = export_onnx(variant=variant, workspace=workspace)
-    found = located(artifact, workspace)
-    tell(variant, found)
-    assert found.status is Status.PASSED, found.reason
+    check_passed(variant, export_onnx(variant=variant, workspace=workspace), workspace)

@@ -23,7 +23,7 @@ from t2t_deploy.verify._nodewise import NodeFigures, evaluate_nodewise
 from t2t_deploy.verify._pictures import nodewise_pictures
 
 from ..onnx_models import Shape
-from .small_graphs import BF16, F16, F32, cast, constant, f32, in_type, model_of, op
+from .small_graphs import BF16, F16, constant, f32, in_type, model_of, op
 
 FP16 = TOLERANCES[Precision.FP16]
 
@@ -46,15 +46,16 @@ def by_tensor(report: NodewiseReport) -> dict[str, NodeFigures]:
     return {node.tensor: node for node in report.nodes}
 
 
-def scaled_up_and_down() -> onnx.ModelProto:
-    """Identity, by way of 4096 times 4096 in fp16."""
+def scaled_up_and_down(code: int = F16) -> onnx.ModelProto:
+    """Identity, by way of 4096 times 4096."""
+    dtype = helper.tensor_dtype_to_np_dtype(code)
     return in_type(
-        F16,
+        code,
         op("Mul", "a up", "b"),
         op("Mul", "b up", "c", name="culprit"),
         op("Mul", "c down", "d"),
         op("Mul", "d down", "e"),
-        constants=[constant("up", 4096, np.float16), constant("down", 1 / 4096, np.float16)],
+        constants=[constant("up", 4096, dtype), constant("down", 1 / 4096, dtype)],
     )
 
 
@@ -105,31 +106,27 @@ def test_the_same_graph_within_range_passes() -> None:
 
 
 def test_bf16_has_the_range_of_float32() -> None:
-    model = scaled_up_and_down()
-    for tensor in model.graph.initializer:
-        values = onnx.numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    model.graph.node[0].attribute[0].i = BF16
-    report = evaluate(model, [1, 2, 4, 0.5], wanted=[[1, 2, 4, 0.5]])
-    assert report.status is Status.PASSED
-    assert report.first_overflow is None
+    report = evaluate(scaled_up_and_down(BF16), [1, 2, 4, 0.5], wanted=[[1, 2, 4, 0.5]])
+    assert (report.status, report.first_overflow) == (Status.PASSED, None)
     assert {node.dtype for node in report.nodes} == {"bfloat16", "float32"}
 
 
-def test_what_overflows_in_the_node_itself_is_found() -> None:
-    """exp(100) is beyond float32 already: rounding alone would not tell."""
-    model = in_type(F16, op("Exp", "a", "b"))
-    first = evaluate(model, [0, 100, 1, 12]).first_overflow
+@pytest.mark.parametrize(
+    ("nodes", "row", "op_type", "tensor", "overflow"),
+    [
+        ([], [1, 1, 1, 65520], "Cast", "a", 1),
+        # exp(100) is beyond float32 already: rounding alone would not tell; exp(12) = 162755
+        ([op("Exp", "a", "b")], [0, 100, 1, 12], "Exp", "b", 2),
+    ],
+)
+def test_what_overflows_in_the_node_itself_is_found(
+    nodes: list[onnx.NodeProto], row: list[float], op_type: str, tensor: str, overflow: int
+) -> None:
+    first = evaluate(in_type(F16, *nodes), row).first_overflow
     assert first is not None
-    # exp(12) = 162755 is the largest that float32 has
-    assert (first.tensor, first.overflow) == ("b", 2)
-    assert first.max_abs == pytest.approx(162755, rel=1e-4)
-
-
-def test_a_cast_can_overflow() -> None:
-    model = in_type(F16)
-    first = evaluate(model, [1, 1, 1, 65520]).first_overflow
-    assert first is not None and (first.op, first.tensor) == ("Cast", "a")
+    assert (first.op, first.tensor, first.overflow) == (op_type, tensor, overflow)
+    # the largest that float32 has
+    assert first.max_abs == pytest.approx(162755 if nodes else 65520, rel=1e-4)
 
 
 def test_nan_without_overflow() -> None:
@@ -159,25 +156,18 @@ def test_underflow_is_counted() -> None:
     assert (node.max_abs, node.overflow, node.non_finite) == (1.0, 0, 0)
 
 
-def doublings(count: int, code: int) -> onnx.ModelProto:
+def multiplications(count: int, code: int) -> onnx.ModelProto:
     names = ["a", *(f"t{i}" for i in range(count))]
-    nodes = [cast("image", "a", code)]
-    for a, b in itertools.pairwise(names):
-        nodes.append(helper.make_node("Mul", [a, "w"], [b]))
-    dtype = helper.tensor_dtype_to_np_dtype(code)
-    return model_of(
-        [*nodes, cast(names[-1], "logits", F32)],
-        (1, 256),
-        (1, 256),
-        constants=[constant("w", np.linspace(0.9, 1.1, 256), dtype)],
-    )
+    nodes = [op("Mul", f"{a} w", b) for a, b in itertools.pairwise(names)]
+    w = constant("w", np.linspace(0.9, 1.1, 256), helper.tensor_dtype_to_np_dtype(code))
+    return in_type(code, *nodes, shape=(1, 256), out=(1, 256), constants=[w])
 
 
 def test_error_growth_is_measured() -> None:
     """Against the same chain in numpy: bfloat16 there rounds after every operation."""
     x = np.random.default_rng(3).standard_normal(256).astype(np.float32)
     w = np.linspace(0.9, 1.1, 256).astype(np.float32).astype(ml_dtypes.bfloat16)
-    report = evaluate(doublings(20, BF16), x.tolist())
+    report = evaluate(multiplications(20, BF16), x.tolist())
     found = by_tensor(report)
     rounded, exact = x.astype(ml_dtypes.bfloat16), x.astype(np.float64)
     errors = [np.linalg.norm(rounded - exact) / np.linalg.norm(exact)]
@@ -195,7 +185,7 @@ def test_error_growth_is_measured() -> None:
     assert report.largest_jumps[0].tensor == "a"
 
 
-def test_weights_error_is_told_from_that_of_the_activations() -> None:
+def test_the_error_of_the_weights_is_apart_from_that_of_activations() -> None:
     """0.3 in bf16 is 0.30078: an error of the stored weights, not of the run."""
     model = in_type(
         BF16, op("Mul", "a w", "b"), constants=[constant("w", [0.3], ml_dtypes.bfloat16)]
@@ -211,14 +201,6 @@ def test_a_float32_graph_is_compared_with_float64() -> None:
     error = by_tensor(report)["a"].rel_error
     assert error is not None and 1e-9 < error < 1e-7
     assert report.float32_ops == ("Erf",)
-
-
-def test_beyond_the_tolerance() -> None:
-    model = in_type(F16)
-    report = evaluate(model, [1, 1, 1, 1], wanted=[[1, 1, 1, 1.1]])
-    assert report.status is Status.FAILED
-    assert report.reason is not None and report.reason.startswith("relative error 4.8")
-    assert report.logits.tolerance == 5e-3
 
 
 def test_nodes_that_only_move_are_not_among_the_largest() -> None:
@@ -250,29 +232,30 @@ def test_the_worst_of_all_pictures_is_reported() -> None:
     assert found["a"].rel_error == alone[0]
 
 
-def same(shape: Shape) -> onnx.ModelProto:
-    return in_type(F16, shape=shape, out=shape)
-
-
 @pytest.mark.parametrize(("shape", "elements"), [(("n", 4), 12), ((1, 4), 12), ((2, 4), 16)])
 def test_any_batch(shape: Shape, elements: int) -> None:
     """A fixed batch of two takes three pictures, the last one twice."""
     rows = np.arange(12.0).reshape(3, 4)
-    report = evaluate(same(shape), *rows.tolist(), wanted=rows)
+    model = in_type(F16, shape=shape, out=shape)
+    report = evaluate(model, *rows.tolist(), wanted=rows)
     assert report.status is Status.PASSED
     assert list(report.logits.pictures) == ["picture 0", "picture 1", "picture 2"]
     assert report.nodes[0].elements == elements
+    off = rows * np.array([1, 1, 1, 1.1])
+    report = evaluate(model, *rows.tolist(), wanted=off)
+    assert (report.status, report.logits.tolerance) == (Status.FAILED, 5e-3)
+    assert report.reason is not None and report.reason.startswith("relative error ")
 
 
 def test_progress_is_told() -> None:
     progress = Mock()
     pictures = pictures_of([1, 1, 1, 1], [2, 2, 2, 2])
-    evaluate_nodewise(same((1, 4)), pictures, f32(pictures.pictures), FP16, progress)
+    evaluate_nodewise(in_type(F16), pictures, f32(pictures.pictures), FP16, progress)
     assert progress.mock_calls == [call.progress("node by node", n, 4) for n in (1, 2, 3, 4)]
 
 
 def test_a_graph_without_logits() -> None:
-    model = same((1, 4))
+    model = in_type(F16)
     model.graph.node[-1].output[0] = model.graph.output[0].name = "other"
     with pytest.raises(ArtifactError, match="outputs are other; node by node compares 'logits'"):
         evaluate(model, [1, 1, 1, 1])
@@ -316,23 +299,20 @@ def performer_features(*, shifted: bool) -> onnx.ModelProto:
     # rows of length 5.2, so that k along one of them gives exp(5.2² / 2) = 7.4e5
     w = np.linalg.qr(np.random.default_rng(5).standard_normal((DIM, DIM)))[0][:FEATURES] * 5.2
     shift = [op("ReduceMax", "log", "top", axes=[1], keepdims=1), op("Sub", "log top", "low")]
-    model = model_of(
-        [
-            cast("image", "k", F16),
-            op("MatMul", "k w", "kw"),
-            op("Mul", "k k", "squares"),
-            op("ReduceSum", "squares last", "norm", keepdims=1),
-            op("Mul", "norm half", "half_norm"),
-            op("Sub", "kw half_norm", "log"),
-            *(shift if shifted else ()),
-            helper.make_node("Exp", ["low" if shifted else "log"], ["features"], name="features"),
-            op("ReduceSum", "features tokens", "sum", keepdims=1),
-            op("Div", "features sum", "shares"),
-            op("Flatten", "shares", "flat"),
-            cast("flat", "logits", F32),
-        ],
-        (1, TOKENS, DIM),
-        (1, TOKENS * FEATURES),
+    model = in_type(
+        F16,
+        op("MatMul", "a w", "kw"),
+        op("Mul", "a a", "squares"),
+        op("ReduceSum", "squares last", "norm", keepdims=1),
+        op("Mul", "norm half", "half_norm"),
+        op("Sub", "kw half_norm", "log"),
+        *(shift if shifted else ()),
+        op("Exp", "low" if shifted else "log", "features", name="features"),
+        op("ReduceSum", "features tokens", "sum", keepdims=1),
+        op("Div", "features sum", "shares"),
+        op("Flatten", "shares", "flat"),
+        shape=(1, TOKENS, DIM),
+        out=(1, TOKENS * FEATURES),
         constants=[
             constant("w", w.T, np.float16),
             constant("half", 0.5, np.float16),

@@ -70,19 +70,17 @@ def overflowing(root: Path) -> Path:
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
     graph = model.graph
     halves = {i.name for i in graph.value_info if i.type.tensor_type.elem_type == 10}
-    places = [
-        place
-        for place, node in enumerate(graph.node)
+    *_, (index, node) = (
+        (index, node)
+        for index, node in enumerate(graph.node)
         if node.op_type == "LayerNormalization" and node.output[0] in halves
-    ]
-    node = graph.node[places[-1]]
+    )
     kept, node.output[0] = node.output[0], "before"
     names = ["before", "up_once", "up_twice", "down_once", kept]
     factors = ["up", "up", "down", "down"]
-    for offset, (a, b, by) in enumerate(zip(names, names[1:], factors, strict=False)):
-        graph.node.insert(
-            places[-1] + 1 + offset, helper.make_node("Mul", [a, by], [b], name=f"to_{b}")
-        )
+    for a, b, by in zip(names, names[1:], factors, strict=False):
+        index += 1
+        graph.node.insert(index, helper.make_node("Mul", [a, by], [b], name=f"to_{b}"))
     for name, value in (("up", 4096.0), ("down", 1 / 4096)):
         graph.initializer.append(numpy_helper.from_array(np.array(value, np.float16), name))
     change(path, model)
@@ -201,44 +199,41 @@ def matplotlib(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("matplotlib")
-def test_the_picture_goes_to_the_logs(overflowing: Path) -> None:
-    root = overflowing.parents[1]
+def test_the_picture_goes_to_the_logs_or_where_it_is_asked_for(
+    overflowing: Path, tmp_path: Path
+) -> None:
+    logs = overflowing.parents[1] / "logs"
     result = verified(overflowing, nodewise=True)
-    assert result.plot == root / "logs" / f"{overflowing.stem}.nodewise.png"
+    assert result.plot == logs / f"{overflowing.stem}.nodewise.png"
     with Image.open(result.plot) as picture:
         assert (picture.format, picture.size) == ("PNG", (1320, 825))
-    assert [path.name for path in (root / "logs").iterdir()] == [result.plot.name]
-
-
-@pytest.mark.usefixtures("matplotlib")
-def test_the_picture_goes_where_it_is_asked_for(root: Path, tmp_path: Path) -> None:
     target = tmp_path / "new" / "growth.png"
-    path = file_of(root, "bf16")
-    result = verified(path, nodewise=True, plot=target)
-    assert result.plot == target and target.read_bytes().startswith(b"\x89PNG")
-    first = target.read_bytes()
-    verified(path, nodewise=True, plot=target)
-    assert target.read_bytes() == first
+    assert verified(overflowing, nodewise=True, plot=target).plot == target
+    assert target.read_bytes() == result.plot.read_bytes()
+    assert [path.name for path in logs.iterdir()] == [result.plot.name]
 
 
 def test_pictures_that_cannot_be_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = file_of(root, "fp16")
     with pytest.raises(UsageError, match=r"plot is 'a\.svg'; expected a path that ends in \.png"):
         verified(path, nodewise=True, plot="a.svg")
+    done = called("verify", "--plot", "a.png")
+    assert (done.status, done.err) == (
+        2,
+        "error: plot draws what nodewise finds; give nodewise too\n",
+    )
     with pytest.raises(UsageError, match="names one picture and 3 artifacts are verified"):
         verify_artifacts([], workspace=root, nodewise=True, plot="a.png")
-    monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 't2t-deploy\[plot\]'"):
-        verified(path, nodewise=True, plot="a.png")
-
-
-def test_without_matplotlib_there_is_a_note(root: Path) -> None:
-    done = called("verify", file_of(root, "fp16"), "--nodewise")
+    # where none was asked for, its absence is a note
+    done = called("verify", path, "--nodewise")
     assert done.status == 0
     assert "node by node: passed" in done.out and "first overflow: none" in done.out
     assert "picture:" not in done.out
     assert "note: no picture of it: pip install 't2t-deploy[plot]' brings matplotlib" in done.err
     assert not (root / "logs").exists()
+    monkeypatch.setattr("t2t_deploy._optional._installed_name", lambda module: None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 't2t-deploy\[plot\]'"):
+        verified(path, nodewise=True, plot="a.png")
 
 
 # -- the command line ------------------------------------------------------------------------------
@@ -266,14 +261,6 @@ def test_the_command_line(overflowing: Path) -> None:
         *("name", "op", "tensor", "dtype", "max_abs", "min_nonzero_abs", "non_finite"),
         *("overflow", "underflow", "subnormal_share", "rel_error"),
     }
-
-
-def test_a_plot_of_nothing(root: Path) -> None:
-    done = called("verify", "--plot", "a.png")
-    assert (done.status, done.err) == (
-        2,
-        "error: plot draws what nodewise finds; give nodewise too\n",
-    )
 
 
 @pytest.fixture

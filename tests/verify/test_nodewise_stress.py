@@ -44,9 +44,10 @@ from t2t_deploy.model import (
     reference_from_state_dict,
 )
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, TOLERANCES, Precision, Target
-from t2t_deploy.verify import PictureSet, flat_pictures, standard_pictures
 from t2t_deploy.verify._nodewise_session import Evaluation, NodeKernels, rounded
 from t2t_deploy.verify._typed_graph import typed_graph_from_onnx
+
+from ..float64 import errors, every_picture, in_float64, logits
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.slow
@@ -123,34 +124,14 @@ def weights_of(variant: str, stress: str) -> Weights:
 # -- pictures and logits ---------------------------------------------------------------------------
 
 
-@functools.cache
-def pictures() -> PictureSet:
-    """Noise, photographs and flat ones."""
-    standard, flat = standard_pictures(224), flat_pictures(224)
-    assert not standard.absent, "the photographs come with t2t-deploy[export]"
-    return PictureSet(
-        standard.names + flat.names, np.concatenate((standard.pictures, flat.pictures))
-    )
-
-
 def float64_logits(variant: str, state: Weights) -> np.ndarray:
-    wide = {key: t.double() for key, t in state.items()}
-    model = reference_from_state_dict(wide, VARIANTS[variant].config)
-    chunks = torch.from_numpy(pictures().pictures).double().split(BATCH)
-    with torch.inference_mode():
-        logits: np.ndarray = torch.cat([model(chunk) for chunk in chunks]).numpy()
-    return logits
+    reference = in_float64(state, VARIANTS[variant].config)
+    return logits(reference, torch.from_numpy(every_picture(224).pictures).double(), batch=BATCH)
 
 
 @functools.lru_cache(maxsize=2)
 def wanted_logits(variant: str, stress: str) -> np.ndarray:
     return float64_logits(variant, weights_of(variant, stress))
-
-
-def relative(difference: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """L2 of each picture's logits."""
-    found: np.ndarray = np.linalg.norm(difference, axis=1) / np.linalg.norm(wanted, axis=1)
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +155,8 @@ def outcome(model: onnx.ModelProto, wanted: np.ndarray) -> Outcome:
     graph = typed_graph_from_onnx(model)
     kernels = NodeKernels(graph)
     bad: dict[str, None] = {}
-    dtypes, exps, logits = set(), [0.0], []
-    for picture in pictures().pictures:
+    dtypes, exps, results = set(), [0.0], []
+    for picture in every_picture(224).pictures:
         run = Evaluation(graph, kernels, np.float32)
         run.start({INPUT_NAME: picture[None]})
         for step in graph.steps:
@@ -189,10 +170,10 @@ def outcome(model: onnx.ModelProto, wanted: np.ndarray) -> Outcome:
                     if not np.isfinite(values).all():
                         bad[step.name] = None
             run.keep(step, kept)
-        logits.append(run.results()[OUTPUT_NAME])
-    errors = relative(np.concatenate(logits) - wanted, wanted)
+        results.append(run.results()[OUTPUT_NAME])
+    found = errors(np.concatenate(results), wanted)
     return Outcome(
-        dict(zip(pictures().names, errors.tolist(), strict=True)),
+        dict(zip(every_picture(224).names, found.tolist(), strict=True)),
         tuple(bad),
         frozenset(dtypes),
         max(exps),
@@ -247,7 +228,7 @@ def test_what_each_stress_covers(variant: str, stress: str) -> None:
     """Without attention the logits change, by more than any tolerance; or epsilon alone is met."""
     wanted = wanted_logits(variant, stress)
     cut = float64_logits(variant, without_attention(weights_of(variant, stress)))
-    changed = relative(cut - wanted, wanted)
+    changed = errors(cut, wanted)
     least, most = float(changed.min()), float(changed.max())
     if most < 1e-3:
         covers = "epsilon"
@@ -258,7 +239,7 @@ def test_what_each_stress_covers(variant: str, stress: str) -> None:
 
 
 def test_all_pictures_are_there() -> None:
-    assert pictures().names == (
+    assert every_picture(224).names == (
         *("noise 0", "noise 1", "china", "flower", "astronaut", "chelsea", "coffee", "rocket"),
         *("black", "white", "grey", "cream", "half-and-half", "gradient", "checkerboard"),
     )
@@ -278,29 +259,12 @@ class PlainInHalf(PlainPerformer):
     def forward(self, products: Products) -> Tensor:
         (kqv,) = products.values
         k, q, v = pieces(scaled(kqv, products.rstd) + self.bias, self.token_dim)
-        result: Tensor = self.tail(v + self.proj(self.attention(k, q, v)))
-        return result
-
-    def attention(self, k: Tensor, q: Tensor, v: Tensor) -> Tensor:
         root = math.sqrt(self.num_features)
         kp, qp = (torch.exp(u @ self.w.T - half_norm(u)) / root for u in (k, q))
-        return self.quotient(kp, qp, v, PERFORMER_EPSILON)
-
-    def quotient(self, kp: Tensor, qp: Tensor, v: Tensor, epsilon: float | Tensor) -> Tensor:
         denominator = qp @ kp.sum(dim=1, keepdim=True).transpose(1, 2)
-        return (qp @ (kp.transpose(1, 2) @ v)) / (denominator + epsilon)
-
-
-class OneShift(PlainInHalf):
-    """Keys' exponents less their maximum over the picture, exponents and epsilon in float32."""
-
-    def attention(self, k: Tensor, q: Tensor, v: Tensor) -> Tensor:
-        a_k, a_q = (u.float() @ self.w.float().T - half_norm(u.float()) for u in (k, q))
-        most_k, most_q = a_k.amax(dim=(1, 2), keepdim=True), a_q.amax(dim=2, keepdim=True)
-        kp, qp = torch.exp(a_k - most_k), torch.exp(a_q - most_q)
-        epsilon = torch.exp(math.log(PERFORMER_EPSILON * self.num_features) - most_k - most_q)
-        kp, qp, epsilon = (t.to(self.dtype) for t in (kp, qp, epsilon))
-        return self.quotient(kp, qp, v, epsilon)
+        attention = (qp @ (kp.transpose(1, 2) @ v)) / (denominator + PERFORMER_EPSILON)
+        result: Tensor = self.tail(v + self.proj(attention))
+        return result
 
 
 class PictureInHalf(DeployT2TViT):
@@ -319,15 +283,7 @@ def test_plain_features_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     found = outcome_of("7", "aligned", PLAIN, Precision.FP16)
     assert found.largest_exp > 3e5 * math.sqrt(32)
     assert found.non_finite[0].endswith("/Exp")
-    assert found.complaints(FP16_TOLERANCE).keys() == set(pictures().names)
-
-
-def test_one_shift_for_the_whole_picture_underflows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy_module, "PlainPerformer", OneShift)
-    found = outcome_of("7", "aligned", PLAIN, Precision.FP16)
-    assert found.largest_exp == 1.0
-    assert found.non_finite[0].endswith("/Div")
-    assert found.complaints(FP16_TOLERANCE).keys() == set(pictures().names)
+    assert found.complaints(FP16_TOLERANCE).keys() == set(every_picture(224).names)
 
 
 @pytest.mark.parametrize("precision", LIMITS)

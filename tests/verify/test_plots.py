@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_deploy.verify import ConfusionPanel, plot_confusion, plot_nodewise
+from t2t_deploy.verify import plot_confusion, plot_nodewise
 
 from .test_nodewise import evaluate, scaled_up_and_down
 
@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 
 def drawn(path: Path, *confusions: np.ndarray) -> np.ndarray:
     """The picture's pixels, (height, width, 3)."""
-    panels = [ConfusionPanel(f"artifact {n}", each) for n, each in enumerate(confusions)]
+    panels = [(f"artifact {n}", each) for n, each in enumerate(confusions)]
     plot_confusion(panels, path, truth="class of the picture")
     return pixels_of(path)
 
@@ -43,8 +43,9 @@ def test_mistakes_are_red(tmp_path: Path) -> None:
 
 
 def test_panels_stand_side_by_side(tmp_path: Path) -> None:
-    one = np.diag([7] * 5)
-    sizes = {n: drawn(tmp_path / f"{n}.png", *[one] * n).shape[:2] for n in (1, 2, 3, 4)}
+    sizes = {
+        n: drawn(tmp_path / f"{n}.png", *[np.diag([7] * 5)] * n).shape[:2] for n in (1, 2, 3, 4)
+    }
     height, width = sizes[1]
     assert [sizes[n] for n in (2, 3)] == [(height, width * 2), (height, width * 3)]
     rows, columns = sizes[4]
@@ -61,14 +62,9 @@ def test_of_many_classes_each_mistake_is_seen(tmp_path: Path) -> None:
         assert reds(drawn(tmp_path / "b.png", wrong)) >= 1, row
 
 
-def test_a_class_without_pictures(tmp_path: Path) -> None:
-    drawn(tmp_path / "a.png", np.zeros((3, 3), np.int64))
-
-
-def test_the_same_bytes_each_time(tmp_path: Path) -> None:
-    one = np.diag([7] * 5)
+def test_a_class_without_pictures_and_the_same_bytes_each_time(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
-        drawn(tmp_path / name, one)
+        drawn(tmp_path / name, np.diag([7, 7, 0]))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
@@ -83,15 +79,7 @@ def lower_reds(path: Path, *row: float) -> int:
 
 
 def test_overflow_is_marked(tmp_path: Path) -> None:
-    fine, bad = (
-        lower_reds(tmp_path / "a.png", 1e-4, 0, 0, 0),
-        lower_reds(tmp_path / "b.png", 1e-4, 1, 0, 0),
-    )
-    # the end of the type's range is drawn in the same colour
-    assert fine > 100
-    assert bad > fine + 60
-
-
-def test_a_graph_of_zeros(tmp_path: Path) -> None:
-    """No error, no range: nothing that a logarithm takes."""
-    assert lower_reds(tmp_path / "a.png", 0, 0, 0, 0) > 100
+    fine = lower_reds(tmp_path / "a.png", 1e-4, 0, 0, 0)
+    # the end of the type's range is drawn in the same colour, of a graph of zeros as well
+    assert min(fine, lower_reds(tmp_path / "zeros.png", 0, 0, 0, 0)) > 100
+    assert lower_reds(tmp_path / "b.png", 1e-4, 1, 0, 0) > fine + 60

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+from google.protobuf.text_encoding import CEscape
 
 from t2t_deploy.serving._classifier import Signature
 from t2t_deploy.serving.triton._formats import Accelerator, Batching, ServingFormat
-from t2t_deploy.serving.triton._pbtxt import Message, Value, Word, map_entries
 from t2t_deploy.types import Precision, Tail, TensorSpec
+
+
+class Word(str):
+    """The name of an enumeration's value: written without quotes."""
+
+    __slots__ = ()
+
+
+Scalar: TypeAlias = str | bool | int | float
+Value: TypeAlias = "Scalar | Message | Sequence[Scalar] | Sequence[Message]"
+Message: TypeAlias = Mapping[str, "Value"]
 
 LABELS_FILE = "labels.txt"
 MODEL_FILES = {
@@ -17,16 +30,9 @@ MODEL_FILES = {
     ServingFormat.ONNXRUNTIME: "model.onnx",
     ServingFormat.PYTHON: "model.onnx",
 }
-_TYPES = {
-    "float32": "TYPE_FP32",
-    "float16": "TYPE_FP16",
-    "uint8": "TYPE_UINT8",
-    "int32": "TYPE_INT32",
-    "int64": "TYPE_INT64",
-}
 _PLATFORMS = {
-    ServingFormat.TENSORRT: "tensorrt_plan",
-    ServingFormat.ONNXRUNTIME: "onnxruntime_onnx",
+    ServingFormat.TENSORRT: {"platform": "tensorrt_plan"},
+    ServingFormat.ONNXRUNTIME: {"platform": "onnxruntime_onnx"},
 }
 _PYTHON = ServingFormat.PYTHON.value
 _BYTES, _PIXELS = "image", "pixels"
@@ -103,7 +109,7 @@ def model_config(service: Service) -> Message:
         service.name,
         [_tensor(signature.image)],
         [_labelled(service, spec) for spec in signature.outputs],
-        platform=_PLATFORMS.get(service.format),
+        **_PLATFORMS.get(service.format, {}),
         backend=service.format.value,
     )
     group: dict[str, Value] = {
@@ -122,7 +128,9 @@ def model_config(service: Service) -> Message:
         _warmup([signature.image], size) for size in sorted({1, batching.max_size})
     ]
     if service.format is ServingFormat.ONNXRUNTIME:
-        config |= _onnxruntime_fields(service)
+        if service.accelerator is not Accelerator.NONE:
+            config["optimization"] = _optimization(service)
+        config["parameters"] = _parameters({"intra_op_thread_count": str(service.threads)})
     elif service.format is ServingFormat.PYTHON:
         config["parameters"] = _parameters({"threads": str(service.threads)})
     return config
@@ -207,14 +215,12 @@ def _model(
     name: str,
     inputs: Sequence[Message],
     outputs: Sequence[Message],
-    *,
-    platform: str | None = None,
-    backend: str | None = None,
+    **runs: str,
 ) -> dict[str, Value]:
-    """What all configurations begin with."""
-    words = {"name": name, "platform": platform, "backend": backend}
+    """What all configurations begin with. runs: its platform, its backend or both."""
     return {
-        **{key: word for key, word in words.items() if word is not None},
+        "name": name,
+        **runs,
         "max_batch_size": service.batching.max_size,
         "version_policy": {"latest": {"num_versions": 1}},
         "input": inputs,
@@ -238,7 +244,8 @@ def _results(service: Service) -> list[Message]:
 
 def _tensor(spec: TensorSpec) -> dict[str, Value]:
     dims = [-1 if dim is None else dim for dim in spec.shape[1:]]
-    return {"name": spec.name, "data_type": Word(_TYPES[spec.dtype]), "dims": dims}
+    data_type = Word(f"TYPE_{spec.dtype.upper().replace('FLOAT', 'FP')}")
+    return {"name": spec.name, "data_type": data_type, "dims": dims}
 
 
 def _labelled(service: Service, spec: TensorSpec) -> Message:
@@ -257,18 +264,11 @@ def _warmup(inputs: Sequence[TensorSpec], size: int) -> Message:
     return {"name": f"batch of {size}", "batch_size": size, "inputs": map_entries(values)}
 
 
-def _onnxruntime_fields(service: Service) -> dict[str, Value]:
-    fields: dict[str, Value] = {}
-    accelerator = service.accelerator
-    if accelerator is not Accelerator.NONE:
-        settings = _accelerator_settings(service)
-        entry = {"name": accelerator.value, "parameters": map_entries(settings)}
-        device = "gpu" if accelerator.needs_gpu else "cpu"
-        fields["optimization"] = {
-            "execution_accelerators": {f"{device}_execution_accelerator": [entry]}
-        }
-    fields["parameters"] = _parameters({"intra_op_thread_count": str(service.threads)})
-    return fields
+def _optimization(service: Service) -> Message:
+    settings = map_entries(_accelerator_settings(service))
+    entry = {"name": service.accelerator.value, "parameters": settings}
+    device = "gpu" if service.accelerator.needs_gpu else "cpu"
+    return {"execution_accelerators": {f"{device}_execution_accelerator": [entry]}}
 
 
 def _accelerator_settings(service: Service) -> dict[str, Value]:
@@ -300,3 +300,43 @@ def _step(model: str, taken: dict[str, str], given: dict[str, str]) -> Message:
         "input_map": map_entries(dict(taken)),
         "output_map": map_entries(dict(given)),
     }
+
+
+def pbtxt(message: Message) -> str:
+    """A message, as a mapping of fields, as text in their order; empty lists are left out."""
+    return "".join(f"{line}\n" for line in _lines(message))
+
+
+def map_entries(values: Mapping[str, Value]) -> list[Message]:
+    """A protobuf map as what it is on the wire: a repeated field of keys and values."""
+    return [{"key": key, "value": value} for key, value in values.items()]
+
+
+def _lines(message: Message) -> Iterator[str]:
+    for name, value in message.items():
+        repeated = isinstance(value, Sequence) and not isinstance(value, str)
+        scalars = []
+        for one in cast("Sequence[Scalar | Message]", value if repeated else [value]):
+            if isinstance(one, Mapping):
+                yield from _block(name, one)
+            else:
+                scalars.append(_scalar(one))
+        if scalars:
+            yield f"{name}: [{', '.join(scalars)}]" if repeated else f"{name}: {scalars[0]}"
+
+
+def _block(name: str, message: Message) -> Iterator[str]:
+    if not message:
+        yield f"{name} {{}}"
+        return
+    yield f"{name} {{"
+    yield from (f"  {line}" for line in _lines(message))
+    yield "}"
+
+
+def _scalar(value: Scalar) -> str:
+    if isinstance(value, Word):
+        return value
+    if isinstance(value, str):
+        return f'"{CEscape(value, as_utf8=True)}"'
+    return json.dumps(value)

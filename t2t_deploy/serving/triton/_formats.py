@@ -80,32 +80,17 @@ def signature_from_onnx(path: Path, details: Mapping[str, Any], classes: int | N
             f"{path} keeps its weights in other files; a server gets one file: export it again"
         )
     graph = summarise_graph(model)
-    return _signature(path, graph.inputs, graph.outputs, details, classes)
+    return signature_from_tensors(path, graph.inputs, graph.outputs, details, classes)
 
 
 def signature_from_tensors(
-    path: Path,
-    inputs: Sequence[Mapping[str, Any]],
-    outputs: Sequence[Mapping[str, Any]],
-    details: Mapping[str, Any],
-    classes: int | None,
-) -> Signature:
-    """What an engine takes and gives, by the tensors that its manifest lists; as from ONNX."""
-    taken, given = (
-        [TensorSpec(str(one["name"]), str(one["dtype"]), tuple(one["shape"])) for one in tensors]
-        for tensors in (inputs, outputs)
-    )
-    return _signature(path, taken, given, details, classes)
-
-
-def _signature(
     path: Path,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     details: Mapping[str, Any],
     classes: int | None,
 ) -> Signature:
-    """What the manifest does not say of the tensors is read from them."""
+    """As `signature_from_onnx`; what the details do not say of the tensors is read from them."""
     ranked = any(spec.dtype.startswith("int") for spec in outputs)
     graph_io = GraphIO.of_details(
         {
@@ -218,7 +203,9 @@ def choose_batching(
             )
         return Batching(fixed, (fixed,))
     if not profiles:
-        return _up_to(DEFAULT_MAX_BATCH if max_batch is None else max_batch)
+        limit = DEFAULT_MAX_BATCH if max_batch is None else max_batch
+        powers = (1 << n for n in range(2, (limit - 1).bit_length()))  # from 4 on, below the limit
+        return Batching(limit, (*powers, limit) if limit > 1 else ())
     ordered = sorted(profiles, key=lambda profile: profile.min)
     reach = 0
     for profile in ordered:
@@ -236,13 +223,3 @@ def choose_batching(
     limit = reach if max_batch is None else max_batch
     tuned = {size for profile in ordered for size in (profile.opt, profile.max)} | {limit}
     return Batching(limit, tuple(sorted(size for size in tuned if 1 < size <= limit)))
-
-
-def _up_to(limit: int) -> Batching:
-    """Powers of two from 4 on, and the limit itself."""
-    sizes = {limit}
-    size = 4
-    while size < limit:
-        sizes.add(size)
-        size *= 2
-    return Batching(limit, tuple(sorted(sizes)) if limit > 1 else ())

@@ -1,16 +1,10 @@
-"""Model folders of a Triton repository: written whole or not at all, and only over our own.
-
-Folders are made next to the repository and renamed into it, so that a server that polls it never
-sees half of one. Each has a note of what this tool wrote: a folder without it, or one that was
-changed since, is left alone.
-"""
+"""Model folders of a Triton repository: written whole or not at all, and only over our own."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +26,11 @@ from t2t_deploy.serving.triton._config import (
     Service,
     ensemble_config,
     model_config,
+    pbtxt,
     postprocess_config,
     preprocess_config,
 )
 from t2t_deploy.serving.triton._formats import ServingFormat
-from t2t_deploy.serving.triton._pbtxt import pbtxt
 
 NOTE = "t2t-deploy.json"
 _WHOSE = "repository.txt"
@@ -50,13 +44,8 @@ _PACKAGE = Path(__file__).parents[2]
 _TRANSFORM = ("__init__.py", "_preparation.py", "errors.py", "images.py")
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFolder:
-    """A model of the repository. files: path within the folder -> text, or the file to copy."""
-
-    name: str
-    files: Mapping[str, str | Path]
-    about: Mapping[str, Any] = field(default_factory=dict)
+_Files = Mapping[str, str | Path]
+"""Of a model's folder: path within it -> text, or the file to copy."""
 
 
 def check_folders(repository: Path, names: Sequence[str]) -> list[str]:
@@ -90,9 +79,13 @@ def check_folders(repository: Path, names: Sequence[str]) -> list[str]:
     return replaced
 
 
-def write_folders(repository: Path, folders: Sequence[ModelFolder]) -> list[Path]:
+def write_folders(
+    repository: Path, folders: Mapping[str, _Files], about: Mapping[str, Any]
+) -> list[Path]:
     """Put model folders into a repository, in this order, each in one rename; returns them.
 
+    folders: their files by name. about: what each folder's note says besides.
+    A server that polls the repository never sees half of one.
     What is replaced is moved out first, and back should the rename fail; where the command is
     killed between both, `check_folders` moves it back when it is called the next time. Call that
     before. Raises ArtifactError where the disk does not take it.
@@ -102,11 +95,11 @@ def write_folders(repository: Path, folders: Sequence[ModelFolder]) -> list[Path
         resolved = repository.resolve()
         with temporary_folder(resolved.parent, there=True) as staging:
             (staging / _WHOSE).write_text(resolved.name, encoding="utf-8")
-            for folder in folders:
-                _write(folder, staging / "new" / folder.name)
+            for name, files in folders.items():
+                _write(staging / "new" / name, files, about)
             (staging / "old").mkdir()
             with locked_folder(repository):
-                return [_publish(staging, repository, folder.name) for folder in folders]
+                return [_publish(staging, repository, name) for name in folders]
     except OSError as err:
         raise ArtifactError(
             f"cannot write the model repository {repository}: {err.strerror or err}; free some "
@@ -129,9 +122,9 @@ def _publish(staging: Path, repository: Path, name: str) -> Path:
     return target
 
 
-def _write(folder: ModelFolder, target: Path) -> None:
+def _write(target: Path, files: _Files, about: Mapping[str, Any]) -> None:
     hashes = {}
-    for name, content in folder.files.items():
+    for name, content in files.items():
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, Path):
@@ -140,7 +133,7 @@ def _write(folder: ModelFolder, target: Path) -> None:
             path.write_bytes(content.encode())
         settle(path)
         hashes[name] = file_sha256(path)
-    note = {"t2t_deploy": __version__, **folder.about, "files": hashes}
+    note = {"t2t_deploy": __version__, **about, "files": hashes}
     (target / NOTE).write_text(json.dumps(note, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -161,12 +154,11 @@ def _changes(folder: Path, stated: Mapping[str, str]) -> list[str]:
         if not path.is_dir() and "__pycache__" not in path.parts
     }
     there.pop(NOTE, None)
-    changed = [
+    return [
         name
         for name in sorted(stated.keys() | there.keys())
         if name not in stated or name not in there or file_sha256(there[name]) != stated[name]
     ]
-    return changed
 
 
 def put_back(parent: Path, repository: str | None = None) -> None:
@@ -187,13 +179,10 @@ def put_back(parent: Path, repository: str | None = None) -> None:
         remove(staging)
 
 
-def service_folders(
-    service: Service, model: Path, manifest: Path | None, about: Mapping[str, Any]
-) -> tuple[ModelFolder, ...]:
-    """All folders, the ensemble last.
+def service_folders(service: Service, model: Path, manifest: Path | None) -> dict[str, _Files]:
+    """The files of all folders, the ensemble last.
 
-    model: the artifact's file. manifest: of the artifact, to lie beside it. about: what each
-    folder's note says besides.
+    model: the artifact's file. manifest: of the artifact, to lie beside it.
     """
     file = f"{_VERSION}/{MODEL_FILES[service.format]}"
     files: dict[str, str | Path] = {CONFIG_FILE: pbtxt(model_config(service)), file: model}
@@ -201,22 +190,22 @@ def service_folders(
         files[f"{file}.manifest.json"] = manifest
     if service.format is ServingFormat.PYTHON:
         files[f"{_VERSION}/model.py"] = _SERVER / "classifier.py"
-    labels = "".join(f"{label}\n" for label in service.labels or ())
-    steps: dict[str, dict[str, str | Path]] = {
-        service.name: files,
+    labels = {}
+    if service.labels:
+        labels[LABELS_FILE] = "".join(f"{label}\n" for label in service.labels)
+    folders: dict[str, _Files] = {
+        service.name: files | labels,
         service.preprocess_name: {
             CONFIG_FILE: pbtxt(preprocess_config(service)),
             f"{_VERSION}/model.py": _SERVER / "preprocess.py",
             **{f"{_VERSION}/t2t_deploy/{name}": _PACKAGE / name for name in _TRANSFORM},
         },
-        service.ensemble_name: {CONFIG_FILE: pbtxt(ensemble_config(service)), _KEEP: ""},
     }
     if service.classifies:
-        steps[service.postprocess_name] = {
+        folders[service.postprocess_name] = {
             CONFIG_FILE: pbtxt(postprocess_config(service)),
             f"{_VERSION}/model.py": _SERVER / "postprocess.py",
+            **labels,
         }
-    if labels:
-        files[LABELS_FILE] = labels
-        steps[service.postprocess_name][LABELS_FILE] = labels
-    return tuple(ModelFolder(name, steps[name], about) for name in service.folder_names)
+    ensemble = {CONFIG_FILE: pbtxt(ensemble_config(service)), _KEEP: ""}
+    return {**folders, service.ensemble_name: ensemble}

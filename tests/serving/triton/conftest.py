@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from triton_server import why_no_server
 
 from t2t_deploy.commands import Package, package_artifact
 from t2t_deploy.workspace import Artifact, Workspace
 
 from ...small import tiny_exports
+
+SKIPPED = why_no_server()
+needs_server = pytest.mark.skipif(SKIPPED is not None, reason=str(SKIPPED))
 
 
 @pytest.fixture(scope="session")

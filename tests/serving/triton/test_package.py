@@ -24,11 +24,11 @@ from t2t_deploy.serving.triton import (
     signature_from_onnx,
     write_folders,
 )
-from t2t_deploy.serving.triton._repository import ModelFolder
 from t2t_deploy.types import BARE, GraphIO, Precision, ShapeProfile, Tail, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
 Make = Callable[..., Package]
+OfBatch = Callable[[int | None], Artifact]
 ALL = tuple(ServingFormat)
 
 
@@ -100,8 +100,7 @@ def test_a_changed_folder_is_left_alone(package: Make, tmp_path: Path) -> None:
 def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of two folders does not arrive: what it was to replace is back."""
     models = tmp_path / "models"
-    first = [ModelFolder(name, {"1/model.py": name}) for name in ("a", "b")]
-    write_folders(models, first)
+    write_folders(models, {name: {"1/model.py": name} for name in ("a", "b")}, {})
     rename = Path.rename
 
     def failing(self: Path, target: Path) -> Path:
@@ -113,14 +112,14 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(ArtifactError, match="No space left on device"):
-        write_folders(models, [ModelFolder(name, {"1/model.py": "new"}) for name in ("a", "b")])
+        write_folders(models, {name: {"1/model.py": "new"} for name in ("a", "b")}, {})
     assert (models / "a/1/model.py").read_text() == "new"
     assert (models / "b/1/model.py").read_text() == "b"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
 
 
 def test_a_failed_artifact_is_refused(
-    package: Make, workspace: Workspace, artifact: Callable[[int | None], Artifact]
+    package: Make, workspace: Workspace, artifact: OfBatch
 ) -> None:
     workspace.update(artifact(None), verification={"status": "failed", "reason": "off"})
     with pytest.raises(ArtifactError, match=r"failed its check \(off\)"):
@@ -152,7 +151,7 @@ def test_names_that_are_no_folder(package: Make, name: str) -> None:
         package(name=name)
 
 
-def test_a_fixed_batch(package: Make, artifact: Callable[[int | None], Artifact]) -> None:
+def test_a_fixed_batch(package: Make, artifact: OfBatch) -> None:
     with pytest.raises(ArtifactError, match=r"takes exactly 4 pictures, Triton sends 1 to 4"):
         package(artifact=artifact(4).path)
     filled = package(artifact=artifact(4).path, format=ServingFormat.PYTHON).service.batching
@@ -180,10 +179,7 @@ def test_a_fixed_batch(package: Make, artifact: Callable[[int | None], Artifact]
     ],
 )
 def test_batches_of_profiles(
-    artifact: Callable[[int | None], Artifact],
-    profiles: list[str],
-    max_batch: int | None,
-    expected: Any,
+    artifact: OfBatch, profiles: list[str], max_batch: int | None, expected: Any
 ) -> None:
     signature = signature_from_onnx(artifact(None).path, {}, 10)
     parsed = [ShapeProfile.parse(text) for text in profiles]
@@ -229,12 +225,8 @@ CHOICES = [
 def test_accelerators_by_format_target_and_precision(
     form: str, asked: str | None, target: str, precision: str, expected: str | None
 ) -> None:
-    ask = (
-        ServingFormat(form),
-        None if asked is None else Accelerator(asked),
-        Target(target),
-        Precision(precision),
-    )
+    accelerator = None if asked is None else Accelerator(asked)
+    ask = (ServingFormat(form), accelerator, Target(target), Precision(precision))
     if expected is None:
         with pytest.raises(UsageError):
             choose_accelerator(*ask)

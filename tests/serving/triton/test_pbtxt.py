@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from t2t_deploy.serving.triton._pbtxt import Word, map_entries, pbtxt
+from t2t_deploy.serving.triton._config import Word, map_entries, pbtxt
 
 
 def test_all_kinds_of_fields() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from triton_server import ServerError, ServerProcess, why_no_server
+from triton_server import ServerError, ServerProcess
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.commands import package_artifact
@@ -23,10 +23,9 @@ from t2t_deploy.workspace import Artifact, Workspace
 
 from ...natural import TEST, natural_crops, shipped
 from ...small import tiny_exports
-from .conftest import by_batch
+from .conftest import by_batch, needs_server
 
-SKIPPED = why_no_server()
-pytestmark = pytest.mark.skipif(SKIPPED is not None, reason=str(SKIPPED))
+pytestmark = needs_server
 SIZE = 32
 
 
@@ -229,7 +228,7 @@ def test_bad_pictures_fail_alone_in_one_line(client: Client, files: list[bytes])
             for content in [*files, b"bad", *files]
         ]
     failed = [one.exception() for one in asked]
-    assert [place for place, error in enumerate(failed) if error is not None] == [len(files)]
+    assert [index for index, error in enumerate(failed) if error is not None] == [len(files)]
 
 
 def test_shapes_that_do_not_fit_are_refused(client: Client) -> None:

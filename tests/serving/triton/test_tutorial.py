@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from triton_server import ServerProcess, why_no_server
+from triton_server import ServerProcess
 
 from ...docs.console import Command, steps_of
 from ...docs.reader import ROOT, Reader, checkout_in
+from .conftest import needs_server
 
-SKIPPED = why_no_server()
-pytestmark = pytest.mark.skipif(SKIPPED is not None, reason=str(SKIPPED))
+pytestmark = needs_server
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 MARK = "needs-triton"
 

@@ -6,27 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from triton_server import ServerProcess, why_no_server
+from triton_server import ServerProcess
 
 from t2t_deploy._optional import is_installed
-from t2t_deploy.commands import (
-    build_engine,
-    export_onnx,
-    package_artifact,
-    quantize_onnx,
-)
+from t2t_deploy.commands import build_engine, export_onnx, package_artifact, quantize_onnx
 from t2t_deploy.serving.triton import ServingFormat
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
 
 from ...natural import write_calibration_crops
+from .conftest import needs_server
 from .test_server import Client, as_bytes, close_to, offline, pictures, pixels_of
-
-SKIPPED = why_no_server()
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(SKIPPED is not None, reason=str(SKIPPED))
+@needs_server
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
 def test_all_forms(tmp_path: Path, precision: Precision) -> None:
     if not is_installed("tensorrt_rtx"):

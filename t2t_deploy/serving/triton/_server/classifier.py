@@ -1,7 +1,4 @@
-"""Triton's Python backend: model.onnx beside this file, in ONNX Runtime on the CPU.
-
-Needs numpy and onnxruntime in the server, nothing else.
-"""
+"""Triton's Python backend: model.onnx beside it on the CPU; needs numpy and onnxruntime alone."""
 
 from __future__ import annotations
 
@@ -31,11 +28,11 @@ class TritonPythonModel:
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-        (picture,) = self._session.get_inputs()
-        self._input = picture.name
+        (image,) = self._session.get_inputs()
+        self._input = image.name
         self._outputs = [output.name for output in self._session.get_outputs()]
-        # pictures that each call takes, 0 for any number
-        self._fixed = picture.shape[0] if isinstance(picture.shape[0], int) else 0
+        # images that each call takes, 0 for any number
+        self._fixed = image.shape[0] if isinstance(image.shape[0], int) else 0
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer requests, in order; (n, ...) pictures each, as the configuration says."""

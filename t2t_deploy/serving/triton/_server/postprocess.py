@@ -1,7 +1,4 @@
-"""Triton's Python backend: what the model gives -> its most probable classes.
-
-Needs numpy in the server. Classes of equal probability stand in the order of their indices.
-"""
+"""Triton's Python backend: what the model gives -> its most probable classes; needs numpy."""
 
 from __future__ import annotations
 
@@ -41,6 +38,7 @@ class TritonPythonModel:
             indices, probabilities = given[:, : self._top], scores[:, : self._top]
         else:
             every = _softmax(scores) if self._tail == "logits" else scores
+            # stable: classes of equal probability stand in the order of their indices
             indices = np.argsort(-every, axis=1, kind="stable")[:, : self._top]
             probabilities = np.take_along_axis(every, indices, axis=1)
         indices = np.ascontiguousarray(indices, np.int64)

@@ -1,8 +1,4 @@
-"""Triton's Python backend: the bytes of picture files -> what the model takes.
-
-Needs numpy and Pillow in the server. The transform is a copy of t2t_deploy's own modules, which
-lie beside this file and come before an installed t2t_deploy.
-"""
+"""Triton's Python backend: picture files -> what the model takes; needs numpy and Pillow."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+# the transform is a copy of t2t_deploy's own modules, which comes before an installed one
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from t2t_deploy._preparation import Preparation  # by the path above
@@ -38,17 +35,17 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         contents = pb_utils.get_input_tensor_by_name(request, "image").as_numpy().reshape(-1)
         try:
-            pictures = [
+            images = [
                 self._pixels(
-                    content, "sent" if len(contents) == 1 else f"{place} of {len(contents)}"
+                    content, "sent" if len(contents) == 1 else f"{index} of {len(contents)}"
                 )
-                for place, content in enumerate(contents, 1)
+                for index, content in enumerate(contents, 1)
             ]
         except ImageError as err:
             return _failed(str(err))
         except Exception as err:  # of one request: those beside it are to be answered
             return _failed(f"cannot prepare the picture: {type(err).__name__}: {err}")
-        tensor = pb_utils.Tensor("pixels", np.stack(pictures))
+        tensor = pb_utils.Tensor("pixels", np.stack(images))
         return pb_utils.InferenceResponse(output_tensors=[tensor])
 
     def _pixels(self, content: bytes, name: str) -> np.ndarray:

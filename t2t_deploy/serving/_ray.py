@@ -1,17 +1,18 @@
-"""Blocks of images through workers of a Ray cluster, with Ray Data.
-
-One task lists the images and yields block after block, as fast as these are taken; actors, each
-with a session of its own, take them; the driver receives what they make of them. So nothing here
-grows with the number of images.
-"""
+"""A Ray cluster for one run, and blocks of images through its workers."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
 import os
 import pickle
+import re
+import secrets
+import shutil
+import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy._optional import require
-from t2t_deploy.errors import BackendError, DeployError
+from t2t_deploy.errors import BackendError, DeployError, UsageError
 from t2t_deploy.images import Assumed
 from t2t_deploy.pictures import find_images, reader_of, scheme_of
 from t2t_deploy.serving._classifier import (
@@ -30,7 +31,97 @@ from t2t_deploy.serving._classifier import (
     classify_images,
     open_classifier,
 )
-from t2t_deploy.serving._ray_cluster import Cluster
+
+LOCAL = "local"
+_ADDRESS = re.compile(r"local|auto|(ray://)?(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d+")
+# Ray asks for at least 75 MiB. What waits here is names and results: a few kB a block.
+_OBJECT_STORE_BYTES = 256 * 2**20
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # it would report every cluster to its maker
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what it will become; it warns otherwise
+    # It warns that a restarted worker needs its arguments; they are kept until the end.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+_LOCAL_ONLY = {
+    # Without it Ray listens on every address: whoever reaches these ports runs code here.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Other users of this machine reach the loopback address. The token is in no file.
+    "RAY_AUTH_MODE": "token",
+}
+_TOKEN = "RAY_AUTH_TOKEN"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster this process is connected to. ray: the module; cpus: all that it offers."""
+
+    ray: Any
+    cpus: int
+
+
+def check_address(address: str) -> None:
+    """Raise UsageError unless it is ``local``, ``auto`` or HOST:PORT."""
+    if not _ADDRESS.fullmatch(address):
+        raise UsageError(
+            f"--ray is {address!r}; expected local, auto or HOST:PORT. The word after --ray is its "
+            "address: put --ray last, or write --ray local"
+        )
+
+
+@contextlib.contextmanager
+def ray_cluster(address: str, *, cpus: int, shared_bytes: int) -> Iterator[Cluster]:
+    """Connect to a cluster, and leave it at the end.
+
+    address: ``local`` starts one of ``cpus`` CPUs on this machine's loopback address, without
+    dashboard or usage statistics, its files in a temporary folder; ``auto`` or HOST:PORT is one
+    that is there. shared_bytes: what all workers read from the object store.
+    Raises UsageError for no address, BackendError where it does not answer or start,
+    MissingDependencyError.
+    """
+    check_address(address)
+    local = address == LOCAL
+    with contextlib.ExitStack() as stack:
+        private = _LOCAL_ONLY | {_TOKEN: secrets.token_hex(32)} if local else {}
+        # Ray reads these when it is imported or started
+        added = {key: word for key, word in (_QUIET | private).items() if key not in os.environ}
+        os.environ.update(added)
+        for name in added:
+            stack.callback(os.environ.pop, name, None)
+        stack.callback(_handle_sigterm, signal.getsignal(signal.SIGTERM))  # Ray replaces it
+        # Ray reports a worker that died on stdout, which belongs to results
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        ray = require("ray")
+        options: dict[str, Any] = {
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "configure_logging": True,
+        }
+        if local:
+            folder = tempfile.mkdtemp(prefix="t2t-ray-")
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            options |= {
+                "num_cpus": cpus,
+                "include_dashboard": False,
+                "object_store_memory": _OBJECT_STORE_BYTES + 2 * shared_bytes,
+                "_temp_dir": folder,
+            }
+        stack.callback(ray.shutdown)
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, OSError, RuntimeError, ValueError) as err:
+            what = "start here" if local else f"be reached at {address}"
+            why = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+            raise BackendError(
+                f"a Ray cluster cannot {what}: {why}; see 'ray status', or use --ray local"
+            ) from err
+        yield Cluster(ray, int(ray.cluster_resources().get("CPU", 0)))
+
+
+def _handle_sigterm(handler: Any) -> None:
+    with contextlib.suppress(ValueError):  # not the main thread: it was not replaced
+        signal.signal(signal.SIGTERM, handler)
+
 
 DEFAULT_BLOCK = 256
 RETRIES = 2
@@ -117,10 +208,8 @@ class BlockWorker:
         """Add what was made of each block."""
         pa = require("pyarrow")
         results = [
-            b"" if ordinal == _END else pickle.dumps(self._work(_images(content)))
-            for ordinal, content in zip(
-                table["ordinal"].to_pylist(), table["content"].to_pylist(), strict=True
-            )
+            b"" if row["ordinal"] == _END else pickle.dumps(self._work(_images(row["content"])))
+            for row in table.to_pylist()
         ]
         return table.append_column("result", pa.array(results, pa.binary()))
 
@@ -179,7 +268,7 @@ def map_blocks(
             yield block, pickle.loads(row["result"])
     if skipped is None or len(seen) + len(skipped.names) != skipped.blocks:
         raise BackendError(
-            f"{len(seen)} blocks came back, and the listing tells {skipped}: was a picture added "
+            f"{len(seen)} blocks came back, and the listing counted {skipped}: was a picture added "
             "or removed meanwhile? Finished blocks are kept: run the same command again"
         )
 
