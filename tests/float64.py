@@ -11,11 +11,13 @@ import torch
 from t2t_deploy.model import ModelConfig, T2TViT, reference_from_state_dict
 from t2t_deploy.verify import PictureSet, flat_pictures, standard_pictures
 
+from .prepared import usual
+
 
 @functools.lru_cache(maxsize=2)
 def every_picture(size: int) -> PictureSet:
     """Noise, photographs and flat ones."""
-    standard, flat = standard_pictures(size), flat_pictures(size)
+    standard, flat = standard_pictures(usual(size)), flat_pictures(usual(size))
     assert len(standard.names) == 8, "the photographs come with t2t-deploy[export]"
     return standard + flat
 

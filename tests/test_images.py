@@ -16,18 +16,17 @@ import pytest
 from PIL import Image
 
 import t2t_deploy.images as images_module
+from t2t_deploy._preparation import IMAGENET_MEAN, IMAGENET_STD
 from t2t_deploy.errors import ImageError, shown_path
 from t2t_deploy.images import (
-    MEAN,
-    STD,
     decode_image,
-    normalise,
     preprocess,
     read_image,
     resize_and_crop,
 )
 
 from .natural import CALIBRATION, TEST, shipped
+from .prepared import normalise, usual
 
 
 def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -85,7 +84,9 @@ def test_preprocess_resamples_bicubically() -> None:
 
 def test_preprocess_keeps_a_plain_colour() -> None:
     found = preprocess(Image.new("RGB", (640, 480), (10, 128, 250)), 32)
-    expected = (np.array((10, 128, 250), np.float32) / 255 - MEAN) / STD
+    expected = (
+        np.array((10, 128, 250), np.float32) / 255 - np.float32(IMAGENET_MEAN)
+    ) / np.float32(IMAGENET_STD)
     np.testing.assert_array_equal(found, np.broadcast_to(expected[:, None, None], (3, 32, 32)))
 
 
@@ -189,9 +190,9 @@ def test_cropping_before_resizing_differs_by_one_level_at_most(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], target: int
 ) -> None:
     image = Image.fromarray(noise(size[1], size[0]))
-    expected = resize_and_crop(image, target).astype(int)
+    expected = resize_and_crop(image, usual(target)).astype(int)
     monkeypatch.setattr(images_module, "MAX_RESIZED_PIXELS", 0)
-    found = resize_and_crop(image, target).astype(int)
+    found = resize_and_crop(image, usual(target)).astype(int)
     assert np.abs(found - expected).max() <= 1
     assert (found != expected).mean() < 0.01
 
@@ -207,14 +208,14 @@ def test_a_long_image_is_never_resized_whole(
         return resize(self, asked, *args, **more)
 
     monkeypatch.setattr(Image.Image, "resize", recording)
-    pixels = resize_and_crop(Image.new("RGB", size, (10, 128, 250)), 224)
+    pixels = resize_and_crop(Image.new("RGB", size, (10, 128, 250)), usual(224))
     np.testing.assert_array_equal(pixels, np.broadcast_to((10, 128, 250), (224, 224, 3)))
     assert max(made) <= 224 * 224
 
 
 def test_one_pixel_fills_the_image() -> None:
     image = decode_image(encoded(Image.new("RGB", (1, 1), (10, 128, 250))), "one")
-    pixels = resize_and_crop(image, 224)
+    pixels = resize_and_crop(image, usual(224))
     np.testing.assert_array_equal(pixels, np.broadcast_to((10, 128, 250), (224, 224, 3)))
 
 

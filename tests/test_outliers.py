@@ -39,7 +39,7 @@ def in_float64(config: ModelConfig) -> StateDict:
 
 
 def pictures(config: ModelConfig) -> torch.Tensor:
-    shape = (4, 3, config.image_size, config.image_size)
+    shape = (4, *config.input_shape)
     return torch.from_numpy(np.random.RandomState(0).standard_normal(shape))
 
 

@@ -87,6 +87,7 @@ def test_pictures_move_a_little(few: Digits, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_is_right(few: Digits) -> None:
     model = new_model(CONFIG).eval()
+    assert model.head is not None
     model.head.weight.data.zero_()
     model.head.bias.data.copy_(torch.eye(10)[3])
     assert right_of(model, few) == int((few.labels == 3).sum()) > 0

@@ -110,7 +110,7 @@ def train(config: ModelConfig, part: Digits, *, epochs: int, rate: float, seed: 
             {"params": others, "weight_decay": 0.0},
         ]
     )
-    pictures = torch.from_numpy(part.inputs(config.image_size))
+    pictures = torch.from_numpy(part.inputs(config.image_hw[0]))
     labels = torch.from_numpy(part.labels)
     steps = len(part) // BATCH
     schedule = Schedule(rate, WARM_UP_EPOCHS * steps, epochs * steps)
@@ -139,7 +139,7 @@ def train(config: ModelConfig, part: Digits, *, epochs: int, rate: float, seed: 
 def right_of(model: T2TViT, part: Digits) -> int:
     """How many pictures of a part the model gets right."""
     with torch.inference_mode():
-        logits = model(torch.from_numpy(part.inputs(model.config.image_size)))
+        logits = model(torch.from_numpy(part.inputs(model.config.image_hw[0])))
     return int((logits.argmax(dim=1) == torch.from_numpy(part.labels)).sum())
 
 

@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 from safetensors.numpy import save
 
+from t2t_deploy._preparation import USUAL
 from t2t_deploy.calibration import (
     Calibration,
     CalibrationKey,
@@ -72,7 +73,7 @@ def test_sums_that_do_not_fit_are_taken_again(tmp_path: Path, content: bytes | N
     notes: list[str] = []
     report: Any = SimpleNamespace(note=notes.append)
     nothing: Any = None
-    work = _calibrate._Work(nothing, NO_LAYERS, nothing, KEY, partial, report)
+    work = _calibrate._Work(nothing, NO_LAYERS, nothing, KEY, USUAL, partial, report)
     partial.write_bytes(save(SUMS, metadata=TOLD))
     assert work.resume() == (Observation.of([]), 4)
     assert notes == ["going on after 4 pictures, where a calibration was interrupted"]

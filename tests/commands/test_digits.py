@@ -21,6 +21,7 @@ from t2t_deploy.types import Precision, Status
 from t2t_deploy.workspace import Workspace
 
 from ..outliers import with_outliers
+from ..prepared import usual
 from ..trained import FOLDER, KINDS
 
 pytest.importorskip("onnxruntime")
@@ -79,7 +80,7 @@ def test_the_files_are_the_pictures(digit_pictures: Path) -> None:
     found = labelled_set_from_folder(digit_pictures / "test")
     assert found.folders == tuple("0123456789") and len(found.paths) == 600
     wanted = dict(zip(part.indices.tolist(), part.inputs(32), strict=True))
-    for batch, paths in zip(found.batches(32, 600, 10), [found.paths], strict=True):
+    for batch, paths in zip(found.batches(usual(32), 600, 10), [found.paths], strict=True):
         for path, picture in zip(paths, batch.pictures, strict=True):
             np.testing.assert_array_equal(picture, wanted[int(path.stem)])
     with Image.open(found.paths[0]) as picture:
@@ -125,7 +126,7 @@ def test_outliers_leave_a_trained_model_as_it_is(kind: str) -> None:
     plain = {key: tensor.double() for key, tensor in trained.items()}
     found = with_outliers(plain, 100)
     assert len(found.channels) == 4 + 2 * config.depth
-    inputs = torch.from_numpy(digits_split().calibration.inputs(config.image_size)).double()
+    inputs = torch.from_numpy(digits_split().calibration.inputs(config.image_hw[0])).double()
     with torch.inference_mode():
         wanted, logits = (
             reference_from_state_dict(dict(weights), config)(inputs)

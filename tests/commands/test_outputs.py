@@ -34,7 +34,7 @@ from t2t_deploy.workspace import Artifact, Workspace
 from ..small import tiny_model
 
 SIZE = (32, 48)
-OUTPUTS = {
+OUTPUTS: dict[Tail, dict[str, tuple[int, ...]]] = {
     Tail.EMBEDDING: {"embedding": (64,)},
     Tail.UNIT_EMBEDDING: {"unit_embedding": (64,)},
     Tail.TOKENS: {"tokens": (7, 64)},

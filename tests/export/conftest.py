@@ -63,8 +63,7 @@ def deployed(
 
 def drawn(model: DeployT2TViT | T2TViT, count: int = 3) -> Tensor:
     """Pictures of noise."""
-    size = model.config.image_size
-    return torch.randn(count, 3, size, size)
+    return torch.randn(count, *model.config.input_shape)
 
 
 def logits_of(model: DeployT2TViT | T2TViT, pictures: Tensor) -> np.ndarray:

@@ -40,6 +40,7 @@ from t2t_deploy.types import Precision, Target
 from t2t_deploy.verify import flat_pictures
 
 from ..float64 import errors, every_picture, in_float64, logits
+from ..prepared import usual
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +48,7 @@ ORDINARY_LIMIT = 2e-6  # float32 rounding through 24 blocks: 8e-7 measured
 FLAT_LIMIT = 1e-5
 SHARE_OF_EAGER = 1.5
 BATCH_LIMIT = 2e-6  # products of another size round in another order: 8e-7 measured
-FLAT = flat_pictures(16).names
+FLAT = flat_pictures(usual(16)).names
 # All kinds at 224 px, ten pictures; at 384 px, where attention among 9,216 tokens takes long in
 # float64, one batch of five: those with the largest errors of their kind, and a photograph.
 PICTURES = {

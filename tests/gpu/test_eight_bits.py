@@ -15,6 +15,7 @@ from t2t_deploy.verify import logits_of, standard_pictures
 from t2t_deploy.workspace import Artifact, Workspace
 
 from ..natural import held_out_crops, write_calibration_crops
+from ..prepared import usual
 from .sessions import MakeArtifact, request_of, worst
 
 pytestmark = pytest.mark.gpu
@@ -34,7 +35,7 @@ def logits_by(artifact: Artifact, pictures: np.ndarray) -> np.ndarray:
 def test_an_engine_computes_what_its_graph_does(
     precision: Precision, graph: MakeArtifact, engine: MakeArtifact
 ) -> None:
-    pictures = np.concatenate((standard_pictures(224).pictures[:4], held_out_crops(12, 224)))
+    pictures = np.concatenate((standard_pictures(usual(224)).pictures[:4], held_out_crops(12, 224)))
     found = logits_by(engine(precision), pictures)
     with open_session(SessionRequest("ort-cpu", graph(precision).path)) as session:
         wanted = logits_of(session, pictures)

@@ -42,7 +42,7 @@ def weights(old: int, new: int, interpolation: Interpolation) -> np.ndarray:
     """(new, old) float64: shares of old samples in each new one, the filter as wide as needed."""
     centres = (np.arange(new) + 0.5) * old / new
     if interpolation is Interpolation.NEAREST:
-        return np.eye(old)[np.floor(centres).astype(int)]
+        return np.asarray(np.eye(old)[np.floor(centres).astype(int)])
     kernel, _ = FILTERS[interpolation]
     found = kernel((np.arange(old) + 0.5 - centres[:, None]) / max(old / new, 1))
     return np.asarray(found / found.sum(axis=1, keepdims=True))
@@ -117,7 +117,7 @@ def test_resize_none_takes_pictures_of_the_models_size_only() -> None:
     steps = Preparation().changed({"resize": "none"}, channels=3, size=(64, 48))
     exact = picture(64, 48)
     np.testing.assert_array_equal(resize_and_crop(Image.fromarray(exact), steps), exact)
-    with pytest.raises(ImageError, match="48x65 pixels .*; expected 48x64"):
+    with pytest.raises(ImageError, match=r"48x65 pixels .*; expected 48x64"):
         resize_and_crop(Image.fromarray(picture(65, 48)), steps)
 
 

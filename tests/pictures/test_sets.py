@@ -21,6 +21,8 @@ from t2t_deploy.pictures import (
     labelled_set_from_folder,
 )
 
+from ..prepared import usual
+
 Make = Callable[..., Path]
 
 
@@ -119,7 +121,7 @@ def test_identity_counts_repeated_images() -> None:
 
 def test_batches_are_preprocessed_images(folder: Path) -> None:
     found = image_set_from_folder(folder)
-    batches = list(found.readable_batches(32, 2))
+    batches = list(found.readable_batches(usual(32), 2))
     assert [batch.pictures.shape[0] for batch in batches] == [2, 2, 1]
     assert [(batch.labels, batch.unreadable) for batch in batches] == [(None, ())] * 3
     np.testing.assert_array_equal(
@@ -131,7 +133,7 @@ def test_unreadable_files_are_listed_with_their_batch(folder: Path) -> None:
     """Batches are of files: one that cannot be read leaves its batch smaller, or empty."""
     for name in ("a/2.JPG", "b.png/3.webp", "b.png/4.bmp"):
         (folder / name).write_bytes(b"cut")
-    batches = list(image_set_from_folder(folder).readable_batches(32, 2))
+    batches = list(image_set_from_folder(folder).readable_batches(usual(32), 2))
     assert [batch.pictures.shape for batch in batches] == [(n, 3, 32, 32) for n in (1, 0, 1)]
     assert all(batch.pictures.dtype == np.float32 for batch in batches)
     names = [[path.name for path, _ in batch.unreadable] for batch in batches]
@@ -147,7 +149,7 @@ def test_unreadable_files_keep_no_label(make: Make) -> None:
     root = make("0/a.png", "0/b.png", "1/c.png", "1/d.png", "1/e.png")
     for name in ("0/b.png", "1/c.png", "1/d.png"):
         (root / name).write_bytes(b"cut")
-    batches = list(labelled_set_from_folder(root).batches(32, 2, 2))
+    batches = list(labelled_set_from_folder(root).batches(usual(32), 2, 2))
     labels = [batch.labels.tolist() for batch in batches if batch.labels is not None]
     assert labels == [[0], [], [1]]
     assert [len(batch.unreadable) for batch in batches] == [1, 2, 0]
@@ -163,7 +165,7 @@ def test_images_are_read_as_they_are_asked_for(make: Make, monkeypatch: pytest.M
 
     monkeypatch.setattr("t2t_deploy.pictures._sets.read_image", counting)
     root = make(*(f"{name}.png" for name in "abcde"))
-    batches = labelled_set_from_folder(root).batches(32, 2, 10)
+    batches = labelled_set_from_folder(root).batches(usual(32), 2, 10)
     assert opened == []
     next(batches)
     assert opened == ["a.png", "b.png"]
@@ -177,7 +179,7 @@ def test_class_folders_are_in_the_order_of_their_names(make: Make) -> None:
     assert found.folders == ("n01", "n02", "n03", "n04")
     assert (stems(found.paths), found.classes) == ("azba", (0, 0, 1, 3))
     assert found.class_indices(4) == (0, 1, 2, 3)
-    (batch,) = found.batches(32, 8, 4)
+    (batch,) = found.batches(usual(32), 8, 4)
     assert batch.labels is not None and batch.labels.tolist() == [0, 0, 1, 3]
 
 
@@ -186,7 +188,7 @@ def test_folders_named_by_numbers_are_these_classes(make: Make) -> None:
     found = labelled_set_from_folder(make("2/a.png", "10/b.png", "007/c.png"))
     assert found.folders == ("007", "10", "2")
     assert found.class_indices(11) == (7, 10, 2)
-    (batch,) = found.batches(32, 8, 11)
+    (batch,) = found.batches(usual(32), 8, 11)
     assert batch.labels is not None and batch.labels.tolist() == [7, 10, 2]
 
 
@@ -209,7 +211,7 @@ def test_class_folders_that_do_not_fit_the_model(
     make: Make, names: tuple[str, ...], classes: int, message: str
 ) -> None:
     found = labelled_set_from_folder(make(*names))
-    for ask in (found.class_indices, lambda count: found.batches(32, 8, count)):
+    for ask in (found.class_indices, lambda count: found.batches(usual(32), 8, count)):
         with pytest.raises(ImageError, match=message):
             ask(classes)
 
@@ -219,7 +221,7 @@ def test_images_without_class_folders_have_no_labels(make: Make) -> None:
     (root / "notes").mkdir()
     found = labelled_set_from_folder(root)
     assert not found.has_labels and found.left_out == 0
-    batches = list(found.batches(32, 2, 10))
+    batches = list(found.batches(usual(32), 2, 10))
     assert [batch.labels for batch in batches] == [None, None]
     expected = preprocessed(*sorted(root.glob("*.png")))
     np.testing.assert_array_equal(np.concatenate([b.pictures for b in batches]), expected)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from t2t_deploy.errors import ArtifactError, ImageError, UsageError
-from t2t_deploy.images import normalise
 from t2t_deploy.runtime import Session, SessionRequest, check_feeds
 from t2t_deploy.serving import (
     Classifier,
@@ -22,6 +21,8 @@ from t2t_deploy.serving import (
     top_count,
 )
 from t2t_deploy.types import BARE, GraphIO, ShapeProfile, Tail, TensorSpec
+
+from ..prepared import normalise
 
 SIZE = 4
 LOGITS = np.array([[0.0, 2.0, 2.0, -1.0], [5.0, 4.0, 3.0, 2.0], [0.0, 0.0, 0.0, 9.0]], np.float32)
@@ -84,7 +85,7 @@ def test_a_graph_is_fed_what_it_takes(taken: TensorSpec, embedded: bool) -> None
     session, given = FakeSession(taken), pixels(3)
     opened = classifier(session, GraphIO(embed_preprocess=embedded))
     assert opened.classify(given, 1)[0].tolist() == [[1], [0], [3]]
-    assert opened.size == SIZE
+    assert opened.signature.preparation.size == (SIZE, SIZE)
     np.testing.assert_array_equal(session.fed[0], given if embedded else normalise(given))
 
 

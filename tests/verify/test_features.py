@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2t_deploy._preparation import USUAL
 from t2t_deploy.verify import FeatureColumn, Features, Stage, plot_features, see_stage
 from t2t_deploy.verify._features import SeenStage, TokenColours, features_size, token_errors
 
@@ -95,7 +96,7 @@ def drawn(path: Path, *seen: SeenStage) -> np.ndarray:
     one = stage()
     logits = np.arange(3.0)
     columns = tuple(FeatureColumn(f"{place}.onnx", (s,), logits) for place, s in enumerate(seen))
-    features = Features((one,), columns, logits)
+    features = Features((one,), columns, logits, USUAL)
     plot_features(features, path, title="maps")
     with Image.open(path) as picture:
         assert picture.format == "PNG" and picture.size == features_size(features)

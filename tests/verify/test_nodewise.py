@@ -23,6 +23,7 @@ from t2t_deploy.verify._nodewise import NodeFigures, evaluate_nodewise
 from t2t_deploy.verify._pictures import nodewise_pictures
 
 from ..onnx_models import Shape
+from ..prepared import usual
 from .small_graphs import BF16, F16, constant, f32, in_type, model_of, op
 
 FP16 = TOLERANCES[Precision.FP16]
@@ -283,7 +284,7 @@ def test_an_error_without_a_right_number_to_compare_with() -> None:
 
 def test_the_pictures_it_takes() -> None:
     pytest.importorskip("sklearn")
-    found = nodewise_pictures(32)
+    found = nodewise_pictures(usual(32))
     assert found.names == ("noise 0", "china", "cream")
     assert (found.pictures.shape, found.pictures.dtype) == ((3, 3, 32, 32), np.float32)
     assert np.ptp(found.pictures[2], axis=(1, 2)).max() == 0

@@ -270,7 +270,7 @@ class PlainInHalf(PlainPerformer):
 class PictureInHalf(DeployT2TViT):
     """The picture rounded before its first LayerNorm."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         return super().forward(x.to(self.position.dtype).float())
 
 

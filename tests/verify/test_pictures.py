@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2t_deploy.images import normalise
 from t2t_deploy.verify import _pictures, flat_pictures, standard_pictures
+
+from ..prepared import normalise, usual
 
 PHOTOGRAPHS = ("china", "flower", "astronaut", "chelsea", "coffee", "rocket")
 
@@ -22,7 +23,7 @@ def photographs() -> None:
 @pytest.mark.usefixtures("photographs")
 @pytest.mark.parametrize("size", [32, 224])
 def test_noise_and_photographs(size: int) -> None:
-    found = standard_pictures(size)
+    found = standard_pictures(usual(size))
     assert found.names == ("noise 0", "noise 1", *PHOTOGRAPHS)
     assert (found.pictures.shape, found.pictures.dtype) == ((8, 3, size, size), np.float32)
     assert all(0.3 < picture.std() < 2 for picture in found.pictures)
@@ -30,13 +31,13 @@ def test_noise_and_photographs(size: int) -> None:
 
 
 def test_they_are_the_same_every_time() -> None:
-    one, two = standard_pictures(32), standard_pictures(32)
+    one, two = standard_pictures(usual(32)), standard_pictures(usual(32))
     np.testing.assert_array_equal(one.pictures, two.pictures)
 
 
 def test_photographs_that_are_missing_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pictures, "_shipped_file", lambda module, file: None)
-    found = standard_pictures(32)
+    found = standard_pictures(usual(32))
     assert (found.names, len(found.pictures)) == (("noise 0", "noise 1"), 2)
 
 
@@ -55,12 +56,12 @@ def test_a_photograph_that_is_another_is_not_taken(
         return path
 
     monkeypatch.setattr(_pictures, "_shipped_file", swapped)
-    found = standard_pictures(32)
+    found = standard_pictures(usual(32))
     assert set(PHOTOGRAPHS) - set(found.names) == {"chelsea"} and len(found.names) == 7
 
 
 def test_flat_pictures() -> None:
-    found = flat_pictures(32)
+    found = flat_pictures(usual(32))
     named = dict(zip(found.names, found.pictures, strict=True))
     assert set(named) >= {"black", "white", "grey", "cream", "half-and-half", "gradient"}
     for name in ("black", "white", "grey", "cream"):

@@ -16,12 +16,13 @@ from triton_server import ServerError, ServerProcess
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.commands import package_artifact
-from t2t_deploy.images import normalise, read_image, resize_and_crop
+from t2t_deploy.images import read_image, resize_and_crop
 from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.serving.triton import Accelerator, ServingFormat
 from t2t_deploy.workspace import Artifact, Workspace
 
 from ...natural import TEST, natural_crops, shipped
+from ...prepared import normalise, usual
 from ...small import tiny_exports
 from .conftest import by_batch, needs_server
 
@@ -52,7 +53,7 @@ def pixels_of(files: list[bytes], folder: Path, size: int = SIZE) -> np.ndarray:
     found = []
     for content in files:
         (folder / "picture.jpg").write_bytes(content)
-        found.append(resize_and_crop(read_image(folder / "picture.jpg"), size))
+        found.append(resize_and_crop(read_image(folder / "picture.jpg"), usual(size)))
     return np.stack(found)
 
 
