@@ -124,8 +124,10 @@ class GraphIO:
         sizes = tensor.shape[1:]
         return tensor.dtype == dtype and len(tensor.shape) == 4 and None not in sizes
 
-    def input_shape(self, tensor: TensorSpec) -> tuple[int, int, int]:
-        """(channels, height, width) of the pictures of a tensor that it `takes`."""
+    def input_shape(self, tensor: TensorSpec) -> tuple[int, int, int] | None:
+        """(channels, height, width) of the pictures of a tensor; None unless it `takes` it."""
+        if not self.takes(tensor):
+            return None
         first, second, third = (size for size in tensor.shape[1:] if size is not None)
         return (third, first, second) if self.embed_preprocess else (first, second, third)
 

@@ -87,8 +87,8 @@ def preparation_of(artifact: Artifact, session: Session) -> Preparation:
     """From a picture to a session's input: of the manifest, else the released models'."""
     if artifact.manifest is not None:
         return artifact.manifest.preparation
-    channels, *size = GraphIO(takes_pixels(session)).input_shape(session.inputs[0])
-    return USUAL.fitted(channels, (size[0], size[1]))
+    shape = GraphIO(takes_pixels(session)).input_shape(session.inputs[0])
+    return USUAL if shape is None else USUAL.fitted(shape[0], shape[1:])
 
 
 def is_nodewise(artifact: Artifact, backend: str) -> bool:

@@ -80,7 +80,7 @@ class DeployT2TViT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Normalised pictures (B, C, H, W) float32 -> the outputs of the reference, float32."""
-        *maps, tokens = self.tokens.maps(x)
+        *maps, tokens = self.tokens(x)
         z = functional.pad(tokens, (0, 0, 1, 0)) + self.position
         for block in self.blocks:
             z = block(z)
@@ -142,12 +142,11 @@ class DeployTokens(nn.Module):
         for form in forms:
             counter.applied[f"{form.value}_soft_split"] += 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) float32 -> (B, N, embed_dim) in the compute dtype, bias not added."""
-        return self.maps(x)[-1]
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W) float32 -> (B, N, embed_dim) in the compute dtype, bias not added.
 
-    def maps(self, x: Tensor) -> list[Tensor]:
-        """The outputs of both token blocks, (B, rows * columns, token_dim), and the tokens."""
+        Before it the outputs of both token blocks, (B, rows * columns, token_dim).
+        """
         found = []
         for split, block in zip(self.splits, self.blocks, strict=True):
             x = block(split(x))

@@ -35,12 +35,11 @@ class TokensToToken(nn.Module):
         self.attention2 = kind(config.token_dim * second.kernel**2, config.token_dim)
         self.project = nn.Linear(config.token_dim * third.kernel**2, config.embed_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, N, embed_dim)."""
-        return self.maps(x)[2]
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, H, W) -> maps (B, token_dim, rows, columns) after both blocks, and the tokens.
 
-    def maps(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, H, W) -> maps (B, token_dim, rows, columns) after both blocks, and the tokens."""
+        Tokens: (B, N, embed_dim).
+        """
         first, second, third = self.config.splits
         grid1, grid2, _ = self.config.grids()
         y1 = restructure(self.attention1(soft_split(x, first)), grid1)
@@ -79,7 +78,7 @@ class T2TViT(nn.Module):
                 f"input is {tuple(x.shape)}; expected (B, {expected}): resize the picture, "
                 "or load the model with another image size"
             )
-        map1, map2, tokens = self.tokens_to_token.maps(x)
+        map1, map2, tokens = self.tokens_to_token(x)
         cls = self.cls_token.expand(x.shape[0], -1, -1)
         z = torch.cat((cls, tokens), dim=1) + self.pos_embed
         for block in self.blocks:

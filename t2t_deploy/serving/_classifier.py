@@ -77,14 +77,15 @@ def read_signature(
     preparation: None is the released models'.
     Raises ArtifactError where these are not the tensors of ``graph_io`` and ``classes``.
     """
-    if len(inputs) != 1 or not graph_io.takes(inputs[0]):
-        expected = "uint8 (N, H, W, C)" if graph_io.embed_preprocess else "float32 (N, C, H, W)"
+    shape = graph_io.input_shape(inputs[0]) if len(inputs) == 1 else None
+    # what no manifest describes is taken for a model of colours
+    if shape is None or shape[0] != (3 if preparation is None else preparation.channels):
+        expected = "uint8 (N, H, W, 3)" if graph_io.embed_preprocess else "float32 (N, 3, H, W)"
         raise ArtifactError(
             f"{name} takes {_listed(inputs)}; expected pictures, {expected}: use a classifier that "
             "t2t-deploy exported"
         )
-    channels, *size = graph_io.input_shape(inputs[0])
-    prepared = (preparation or USUAL).fitted(channels, (size[0], size[1]))
+    prepared = (preparation or USUAL).fitted(shape[0], shape[1:])
     if not graph_io.tail.classifies:
         if not outputs or any(None in spec.shape[1:] for spec in outputs):
             raise ArtifactError(f"{name} gives {_listed(outputs)}; expected tensors of fixed sizes")
