@@ -275,7 +275,8 @@ class _Evaluator:
             accuracy = runner.total.result()
             short = _what_fell_short(accuracy, base, count)
             remarks = [runner.remark, no_reference and f"no reference: {no_reference}", short]
-            remarks.append(doubt and "labels may be in another order")
+            if base is not None:
+                remarks.append(doubt and "labels may be in another order")
             results.append(
                 EvaluatedArtifact(
                     artifact,

@@ -160,12 +160,19 @@ class _Orders:
                         if first is other
                         else f"in {first.value} order and class {{}} in {other.value} order"
                     )
-                    lacks = "" if told else f" (the model has {self.num_classes} classes)"
                     raise ImageError(
                         f"class folder {_shown(self.root, name)} is class {one} "
-                        f"{ways.format(two)}{lacks}; {_WAY_OUT}"
+                        f"{ways.format(two)}; {_WAY_OUT}" + ("" if told else f" ({self.lacks()})")
                     )
         return FolderClasses(taken, {}, self.assumed(taken, None))
+
+    def lacks(self) -> str:
+        """What order by name needs where a class has no folder."""
+        lacking = self.num_classes - len(self.folders)
+        return (
+            f"{counted(lacking, 'class')} of {self.num_classes} without a folder: text and natural "
+            "need one for each, which may be empty"
+        )
 
     def assumed(self, indices: tuple[int, ...], order: ClassOrder | None) -> str | None:
         """What was taken of numbers without being told, None where nothing was."""

@@ -35,7 +35,7 @@ def labels_in_doubt(accuracy: Accuracy, known: FolderClasses | None) -> str | No
 
     known: how the pictures' folders are labelled.
     """
-    if accuracy.top1 is None or known is None:
+    if accuracy.top1 is None or known is None or accuracy.non_finite:
         return None
     right, classes = round(accuracy.top1 * accuracy.images), len(accuracy.confusion)
     better = [
