@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from t2t_deploy._options import FILE, AnyPath, Opt, Role
 from t2t_deploy._progress import Progress
 from t2t_deploy.errors import UsageError
-from t2t_deploy.graph import class_names_in
 from t2t_deploy.pictures import labels_from_file, repeated_label
 from t2t_deploy.workspace import Artifact
 
@@ -31,7 +30,11 @@ def class_names_of(artifact: Artifact) -> tuple[str, ...] | None:
     """The names that an artifact itself has; None where it has none."""
     if artifact.manifest is not None:
         return artifact.manifest.class_names
-    return class_names_in(artifact.path) if artifact.kind == "onnx" else None
+    if artifact.kind != "onnx":
+        return None
+    from t2t_deploy.graph import class_names_in
+
+    return class_names_in(artifact.path)
 
 
 def chosen_names(

@@ -30,6 +30,7 @@ def class_names_in(path: Path) -> tuple[str, ...] | None:
         names = json.loads(props.get(_KEY, "null"))
     except (ArtifactError, ValueError, RecursionError):
         return None
-    if not isinstance(names, list) or not all(isinstance(one, str) and one for one in names):
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
         return None
-    return tuple(names) or None
+    named = bool(names) and all(one and "\n" not in one and "\r" not in one for one in names)
+    return tuple(names) if named else None

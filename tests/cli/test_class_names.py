@@ -153,6 +153,8 @@ def test_a_recipe_has_labels_and_an_order(run: Run, tiny_toml: Path, labels: Pat
     done = run("run", "recipe.toml", status=0)
     assert "export fp32: skipped" in done.err and "evaluate: skipped" not in done.err
     labels.write_text(labels.read_text().replace("cat", "cats"))
+    recipe = Path("recipe.toml")
+    recipe.write_text(recipe.read_text().replace("order.json", "natural"))
     run("run", "recipe.toml", status=0)
     found = [json.loads(made.read_text()) for made in Path("artifacts/onnx").glob("*.json")]
     assert "cats" in [made["details"]["class_names"][0] for made in found]
