@@ -144,7 +144,7 @@ class _Orders:
         """What every order says. Raises ImageError where they differ, or none can be told."""
         told = self.possible() if len(self.folders) == self.num_classes else {}
         candidates = [*told.items()]
-        if not told:
+        if not told and all(_DIGITS.fullmatch(name) for name in self.folders):
             for numbers in self.numbers():
                 # with the folders that lack, as they would be named
                 by_name = _ranks(self.folders, self._completed(numbers))
@@ -204,21 +204,17 @@ class _Orders:
         raise ImageError(
             f"{shown} ({_few(self.folders)}) and the model {counted(count, 'class')}; expected a "
             "folder for each class, which may be empty, folders named by class numbers from 0 to "
-            f"{count - 1}, a file such as class_to_idx.json as class order, or class names in the "
+            f"{count - 1} (class order number), a file such as class_to_idx.json as class order, or class names in the "
             "model (labels at export)"
         )
 
-    def _completed(self, numbers: Sequence[int]) -> list[str]:
-        """The folders, and such for the classes that have none."""
-        parts = [part for part in map(_NUMBERED.fullmatch, self.folders) if part]
-        first = int(parts[0][2]) - numbers[0]
-        padded = any(part[2][0] == "0" and len(part[2]) > 1 for part in parts)
-        width = max(len(part[2]) for part in parts) if padded else 1
-        lacking = set(range(self.num_classes)).difference(numbers)
-        return [
-            *self.folders,
-            *(f"{parts[0][1]}{index + first:0{width}d}{parts[0][3]}" for index in lacking),
-        ]
+    def _completed(self, classes: Sequence[int]) -> list[str]:
+        """Folders named by numbers, and such for the classes that have none."""
+        first = int(self.folders[0]) - classes[0]
+        padded = [len(name) for name in self.folders if name[0] == "0"]
+        width = max(padded, default=1)
+        lacking = set(range(self.num_classes)).difference(classes)
+        return [*self.folders, *(f"{index + first:0{width}d}" for index in lacking)]
 
 
 def _natural(name: str) -> tuple[list[int | str], str]:

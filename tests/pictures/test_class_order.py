@@ -42,7 +42,6 @@ def by_folder(names: Sequence[str], found: FolderClasses) -> list[int]:
         (["1", "2", "3"], 3, [0, 1, 2]),
         (["n01", "n02", "n07"], 3, [0, 1, 2]),
         (["ant", "bee", "cat"], 3, [0, 1, 2]),
-        (["c0", "c2"], 3, [0, 2]),
         (["001", "003", "012"], 12, [0, 2, 11]),
     ],
 )
@@ -69,6 +68,7 @@ def test_nothing_is_asked_where_all_orders_agree(
             r"has 2 class folders \(Ant, bee\) and the model 3 classes; expected a",
         ),
         (["a", "b", "c", "d"], 3, "has 4 class folders"),
+        (["c0", "c2"], 3, r"has 2 class folders \(c0, c2\) and the model 3 classes"),
     ],
 )
 def test_orders_that_differ_are_asked_about(names: list[str], count: int, message: str) -> None:
@@ -88,6 +88,8 @@ def test_orders_that_differ_are_asked_about(names: list[str], count: int, messag
         (ONE, ClassOrder.NUMBER, list(range(12))),
         (["2", "007", "10"], ClassOrder.NUMBER, [2, 7, 10]),
         (["12", "2"], ClassOrder.NUMBER, [11, 1]),
+        (["c0", "c2"], ClassOrder.NUMBER, [0, 2]),
+        (["01.Auk", "12.Crow"], ClassOrder.NUMBER, [0, 11]),
     ],
 )
 def test_the_order_that_is_given_decides(
