@@ -204,8 +204,8 @@ class _Orders:
         raise ImageError(
             f"{shown} ({_few(self.folders)}) and the model {counted(count, 'class')}; expected a "
             "folder for each class, which may be empty, folders named by class numbers from 0 to "
-            f"{count - 1} (class order number), a file such as class_to_idx.json as class order, or class names in the "
-            "model (labels at export)"
+            f"{count - 1} (class order number), a file such as class_to_idx.json as class order, "
+            "or class names in the model (labels at export)"
         )
 
     def _completed(self, classes: Sequence[int]) -> list[str]:
