@@ -111,6 +111,11 @@ class LabelledSet(ImageSet):
     ) -> LabelledSet:
         """The set with the model's class for each folder; as `folder_classes`, and raises so."""
         if not self.has_labels:
+            if order is not None:
+                raise ImageError(
+                    f"{self.folder} has no class folders, so there is no order of them; leave the "
+                    "class order out, or name a folder of class folders"
+                )
             return self
         known = folder_classes(self.folder, self.folders, num_classes, order, class_names)
         return replace(self, known=known)

@@ -213,6 +213,8 @@ def test_images_without_class_folders_have_no_labels(make: Make) -> None:
     (root / "notes").mkdir()
     found = labelled_set_from_folder(root)
     assert not found.has_labels and found.left_out == 0
+    with pytest.raises(ImageError, match="val has no class folders, so there is no order of them"):
+        found.for_model(10, ClassOrder.TEXT)
     batches = list(found.for_model(10).batches(PREPARED, 2))
     assert [batch.labels for batch in batches] == [None, None]
     expected = preprocessed(*sorted(root.glob("*.png")))
