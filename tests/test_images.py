@@ -84,9 +84,8 @@ def test_preprocess_resamples_bicubically() -> None:
 
 def test_preprocess_keeps_a_plain_colour() -> None:
     found = preprocess(Image.new("RGB", (640, 480), (10, 128, 250)), 32)
-    expected = (
-        np.array((10, 128, 250), np.float32) / 255 - np.float32(IMAGENET_MEAN)
-    ) / np.float32(IMAGENET_STD)
+    mean, std = (np.array(one, np.float32) for one in (IMAGENET_MEAN, IMAGENET_STD))
+    expected = (np.array((10, 128, 250), np.float32) / 255 - mean) / std
     np.testing.assert_array_equal(found, np.broadcast_to(expected[:, None, None], (3, 32, 32)))
 
 

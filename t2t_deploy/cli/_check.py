@@ -140,12 +140,13 @@ def _sums(report: NodewiseReport) -> str:
 def evaluate(found: Evaluation, output: Output) -> int:
     """Compare artifacts (all of the workspace if none is named) on pictures.
 
-    Class folders that are all named by numbers mean these classes. Others must be as many as the
-    model has classes, and mean them in the order of their names. Pictures without class folders
-    have no labels: what counts then is agreement with the float32 reference.
+    Class folders are matched by the artifact's class names, else numbered in the order of their
+    names; where text, natural and numeric order differ, --class-order says which. Pictures without
+    class folders have no labels: what counts then is agreement with the float32 reference.
 
     \b
     t2t-deploy evaluate --images val/
+    t2t-deploy evaluate --images val/ --class-order class_to_idx.json
     t2t-deploy evaluate --images photos/ artifacts/onnx/14-...-int8.onnx
     """
     output.result(evaluate_values(found), _accuracies(found))

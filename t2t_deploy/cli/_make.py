@@ -70,6 +70,7 @@ def export(made: Artifact | StrategyComparison, output: Output) -> int:
     t2t-deploy export --variant 14
     t2t-deploy export --checkpoint 81.5_T2T_ViT_14.pth.tar --variant 14
     t2t-deploy export --checkpoint tuned.pth --image-size 384 --batch 1
+    t2t-deploy export --checkpoint tuned.pth --labels class_to_idx.json
     t2t-deploy export --variant 14 --embed-preprocess --tail topk
     t2t-deploy export --variant 14 --precision fp16 --target tensorrt --compare
     """

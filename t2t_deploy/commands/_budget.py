@@ -42,6 +42,7 @@ from t2t_deploy.verify import (
     AccuracyRunner,
     AccuracySum,
     PictureSet,
+    labels_in_doubt,
     run_pictures,
     standard_pictures,
     verify_session,
@@ -56,12 +57,16 @@ _RETURNED = "returned to float by the accuracy budget"
 
 @dataclass(frozen=True, slots=True)
 class BudgetOutcome:
-    """The layers' decisions once the budget was searched, and what the manifest says of it."""
+    """The layers' decisions once the budget was searched, and what the manifest says of it.
+
+    doubt: why the float model's own accuracy says nothing, so that no budget is met on it.
+    """
 
     decisions: tuple[Decision, ...]
     search: BudgetSearch
     measure: str
     images: int
+    doubt: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The ``budget`` object of a manifest."""
@@ -74,9 +79,11 @@ class BudgetOutcome:
                 f"allowed, even with {counted(len(search.returned), 'layer')} back in float: give "
                 "a larger --max-drop, or ship the float graph"
             )
+        elif self.doubt is not None:
+            reason = f"no loss of accuracy can be measured: {self.doubt}"
         chosen = search.chosen
         return {
-            "status": (Status.PASSED if search.met else Status.FAILED).value,
+            "status": (Status.PASSED if reason is None else Status.FAILED).value,
             "reason": reason,
             "measure": self.measure,
             "images": self.images,
@@ -108,8 +115,8 @@ def within_budget(
     """Search the layers that go back to float so that at most ``max_drop`` points are lost.
 
     The graph must also pass the verification that it will be held to. Points are of top-1 against
-    the float32 reference's, or of agreement with it where the pictures have no labels. Raises
-    ImageError, BackendError.
+    the float32 reference's, or of agreement with it where the pictures have no labels. No budget is
+    met where the reference's own accuracy is that of chance. Raises ImageError, BackendError.
     """
     bench = _Bench(workspace, inputs, images, progress)
     decisions = inputs.decide()
@@ -123,7 +130,8 @@ def within_budget(
         loss_of=bench.loss,
     )
     returned = dict.fromkeys(search.returned, _RETURNED)
-    return BudgetOutcome(inputs.decide(returned), search, bench.measure, len(images.paths))
+    count = len(images.paths)
+    return BudgetOutcome(inputs.decide(returned), search, bench.measure, count, bench.doubt)
 
 
 def write_budget(
@@ -144,12 +152,16 @@ def write_budget(
 
 @dataclass
 class _Bench:
-    """Trial graphs against the reference, on the same pictures each time."""
+    """Trial graphs against the reference, on the same pictures each time.
+
+    doubt: as of `BudgetOutcome`, once a loss was measured.
+    """
 
     workspace: Workspace
     inputs: QuantizationInputs
     images: LabelledSet
     progress: Progress
+    doubt: str | None = None
 
     def __post_init__(self) -> None:
         source = self.inputs.plan.source
@@ -173,7 +185,7 @@ class _Bench:
     def few(self) -> np.ndarray:
         """Pictures from all classes in turn, on which each group alone is judged."""
         some = labelled_set_from_folder(self.images.folder, limit=_COST_IMAGES)
-        (batch,) = some.batches(self.preparation, _COST_IMAGES, self.classes)
+        (batch,) = some.readable_batches(self.preparation, _COST_IMAGES)
         return batch.pictures
 
     @functools.cached_property
@@ -202,6 +214,7 @@ class _Bench:
         actual, reference = runner.total.result(), base.total.result()
         if self.images.has_labels:
             assert actual.top1 is not None and reference.top1 is not None
+            self.doubt = labels_in_doubt(reference, self.images.known)
             return Loss((reference.top1 - actual.top1) * 100, error)
         assert actual.agreement is not None
         return Loss((1 - actual.agreement) * 100, error)

@@ -21,6 +21,7 @@ from t2t_deploy.commands._artifacts import (
     why_not_run,
     workspace_of,
 )
+from t2t_deploy.commands._class_names import class_names_of
 from t2t_deploy.commands._evaluate_sessions import (
     ModelSessions,
     RayAddress,
@@ -31,10 +32,16 @@ from t2t_deploy.commands._evaluate_sessions import (
     run_pictures_across,
 )
 from t2t_deploy.errors import BackendError, CalibrationError, ImageError, UsageError, counted
-from t2t_deploy.pictures import LabelledSet, labelled_set_from_folder, overlap
+from t2t_deploy.pictures import (
+    ClassOrder,
+    ClassOrderName,
+    LabelledSet,
+    labelled_set_from_folder,
+    overlap,
+)
 from t2t_deploy.runtime import REFERENCE_BACKEND, why_not_in, why_not_runnable
 from t2t_deploy.types import Precision, Status
-from t2t_deploy.verify import Accuracy, plot_confusion, run_pictures
+from t2t_deploy.verify import Accuracy, labels_in_doubt, plot_confusion, run_pictures
 from t2t_deploy.workspace import Artifact, Workspace
 
 DEFAULT_BATCH = 8
@@ -100,6 +107,7 @@ def evaluate_artifacts(
             "Pictures at a time where the artifact's batch is free; default 8.", none=DEFAULT_BATCH
         ),
     ] = DEFAULT_BATCH,
+    class_order: ClassOrderName = None,
     limit: Annotated[int | None, Opt("Take this many pictures, from all classes in turn.")] = None,
     confusion: Annotated[
         AnyPath | None,
@@ -119,7 +127,9 @@ def evaluate_artifacts(
 ) -> Evaluation:
     """Accuracy on a folder, side by side with the reference: ``t2t-deploy evaluate``.
 
-    artifacts: none is all of the workspace. ray: address of a cluster, ``local``, ``auto`` or
+    artifacts: none is all of the workspace. class_order: text, natural, number or a file of class
+    names says which class a folder is; None takes the artifact's own class names where the folders
+    have these, else what all orders agree on. ray: address of a cluster, ``local``, ``auto`` or
     HOST:PORT. Pictures are read once for all artifacts of the same model, a batch at a time. What
     cannot run here is reported as not run, with the reason. Raises BackendError where that is all
     of them, ArtifactError, ImageError, UsageError, MissingDependencyError.
@@ -149,8 +159,9 @@ def evaluate_artifacts(
     models: dict[str, list[Artifact]] = {}
     for artifact in chosen:
         models.setdefault(_model_key(artifact), []).append(artifact)
+    order = cast("ClassOrder | Path | None", class_order)
     evaluator = _Evaluator(
-        workspace, labelled, runtime, batch, are_named(paths), ray, workers, progress
+        workspace, labelled, order, runtime, batch, are_named(paths), ray, workers, progress
     )
     results: list[EvaluatedArtifact] = []
     references: dict[str, Accuracy] = {}
@@ -208,12 +219,14 @@ def _evaluated(result: EvaluatedArtifact) -> dict[str, Any]:
 class _Evaluator:
     """Takes artifacts of one model after another over the same pictures.
 
-    backend: the runtime of ONNX files. batch: pictures at a time where the artifact's is free.
-    named: whether the artifacts were named one by one. unreadable: a line for each file.
+    order: of class folders. backend: the runtime of ONNX files. batch: pictures at a time where the
+    artifact's is free. named: whether the artifacts were named one by one. unreadable: a line for
+    each file.
     """
 
     workspace: Workspace
     images: LabelledSet
+    order: ClassOrder | Path | None
     backend: str
     batch: int
     named: bool
@@ -243,19 +256,27 @@ class _Evaluator:
         count = len(self.images.paths)
         with contextlib.ExitStack() as stack:
             runners, reference = sessions.open(stack)
+            images = self._labelled(running[0], runners[0].total.num_classes)
+            if images.known is not None and images.known.note is not None:
+                self.progress.note(images.known.note)
             names = ", ".join(artifact.path.name for artifact in running)
             self.progress.step(f"evaluating {names} on {counted(count, 'picture')}")
             preparation = preparation_of(running[0], runners[0].session)
-            rest = runners, reference, self.images, preparation, self.unreadable, self.progress
+            rest = runners, reference, images, preparation, self.unreadable, self.progress
             if self.ray is None:
                 run_pictures(*rest)
             else:
                 run_pictures_across(self.ray, self.workers, sessions, *rest)
         base = None if reference is None else reference.total.result()
+        doubt = self._doubt(running[0], base or runners[0].total.result(), images)
+        if doubt is not None:
+            self.progress.note(doubt)
         for artifact, runner in zip(running, runners, strict=True):
             accuracy = runner.total.result()
             short = _what_fell_short(accuracy, base, count)
             remarks = [runner.remark, no_reference and f"no reference: {no_reference}", short]
+            if base is not None:
+                remarks.append(doubt and "labels may be in another order")
             results.append(
                 EvaluatedArtifact(
                     artifact,
@@ -289,7 +310,7 @@ class _Evaluator:
             return reason
         if self.images.has_labels:
             try:
-                self.images.class_indices(int(manifest.config["num_classes"]))
+                self._labelled(artifact, int(manifest.config["num_classes"]))
             except ImageError as err:
                 return str(err)
         if nodewise:
@@ -299,6 +320,17 @@ class _Evaluator:
                 "openvino where the CPU has bf16"
             )
         return None
+
+    def _labelled(self, artifact: Artifact, num_classes: int) -> LabelledSet:
+        """The pictures with the model's classes. Raises ImageError."""
+        return self.images.for_model(num_classes, self.order, class_names_of(artifact))
+
+    @staticmethod
+    def _doubt(artifact: Artifact, accuracy: Accuracy, images: LabelledSet) -> str | None:
+        """Why labels may be in another order; None too of weights that never knew classes."""
+        if artifact.manifest is not None and artifact.manifest.random_weights:
+            return None
+        return labels_in_doubt(accuracy, images.known)
 
     def _calibrated_on(self, artifact: Artifact) -> str | None:
         """Why an artifact cannot be judged on pictures it was calibrated on.
@@ -331,11 +363,11 @@ def _what_fell_short(accuracy: Accuracy, reference: Accuracy | None, asked: int)
 
 
 def _model_key(artifact: Artifact) -> str:
-    """What is computed; a file without known weights is a model of its own."""
+    """What is computed, and what its classes are called; foreign files are models of their own."""
     manifest = artifact.manifest
     if manifest is None or not manifest.weights:
         return str(artifact.path)
-    return manifest.model_key
+    return f"{manifest.model_key} {manifest.class_names}"
 
 
 def _reference_name(artifact: Artifact, taken: Container[str]) -> str:

@@ -201,8 +201,7 @@ def run_pictures_across(
             sessions,
             tuple(put(content) for content in contents),
             put(classes),
-            images.folder,
-            images.folders,
+            replace(images, paths=(), classes=()),
             preparation,
         )
         listing = Listing(tuple(map(str, images.paths)), DEFAULT_BLOCK, "")
@@ -227,13 +226,13 @@ class _EvaluateBlocks:
     """Opens the sessions in a worker; what it returns evaluates blocks.
 
     contents: references to the artifacts' bytes, then to the weights' where there is a reference.
+    classes: reference to the index of each image's folder. images: the set without its images.
     """
 
     sessions: ModelSessions
     contents: tuple[Any, ...]
     classes: Any
-    folder: Path
-    folders: tuple[str, ...]
+    images: LabelledSet
     preparation: Preparation
 
     def __call__(self) -> Work:
@@ -258,8 +257,8 @@ class _EvaluateBlocks:
             for runner in everyone:
                 runner.total = AccuracySum(runner.total.num_classes)
             paths = tuple(map(Path, names))
-            known = tuple(classes[name] for name in names) if self.folders else ()
-            images = LabelledSet(self.folder, paths, folders=self.folders, classes=known)
+            known = tuple(classes[name] for name in names) if self.images.has_labels else ()
+            images = replace(self.images, paths=paths, classes=known)
             unreadable: dict[Path, str] = {}
             run_pictures(runners, reference, images, self.preparation, unreadable, silent)
             return [runner.total for runner in everyone], unreadable

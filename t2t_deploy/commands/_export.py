@@ -13,6 +13,7 @@ from t2t_deploy._optional import require
 from t2t_deploy._options import BATCH, COUNT, FILE, SIZE, AnyPath, Opt, Role, choice, command
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import artifact_values, workspace_of
+from t2t_deploy.commands._class_names import OwnLabels, chosen_names
 from t2t_deploy.commands._preparation import (
     CropFraction,
     InterpolationName,
@@ -125,6 +126,7 @@ def export_onnx(
     interpolation: InterpolationName = None,
     mean: Mean = None,
     std: Std = None,
+    labels: OwnLabels = None,
     embed_preprocess: Annotated[
         bool,
         Opt(
@@ -152,7 +154,8 @@ def export_onnx(
     The arguments are the options of ``t2t-deploy export``; None is their default. The graph takes
     ``image``, (batch, C, H, W) float32, normalised, and gives ``logits``, (batch, classes) float32,
     unless ``embed_preprocess`` or ``tail`` say otherwise. How pictures become that input
-    (``preparation`` and the five after it) is part of the artifact. A failed verification is no
+    (``preparation`` and the five after it) is part of the artifact, and so are the names of its
+    classes (``labels``, else the checkpoint's own). A failed verification is no
     exception: it is in the manifest, and later steps refuse the file.
 
     Raises UsageError for options that contradict each other, CheckpointError, ConfigError,
@@ -199,12 +202,14 @@ def export_onnx(
     )
     if checkpoint is not None or not prepared.preparation.usual:
         progress.note(f"pictures ({prepared.source}): {prepared.preparation}")
+    own_names: tuple[str, ...] | None = None
+    names = chosen_names(labels, own_names, model.config.num_classes, progress)
     workspace = workspace_of(workspace)
     sha256 = workspace.store_weights(lambda path: save_weights(model.state_dict, path))
     reference = reference_from_state_dict(model.state_dict, model.config)
     graph = graph_of_reference(reference, form, progress)
     weights = {"sha256": sha256, "source": model.source}
-    draft = draft_manifest(graph, form, weights, prepared.to_details())
+    draft = draft_manifest(graph, form, weights, prepared.to_details() | names)
     notes = {"notes": list(model.notes)}
     return store_graph(
         workspace, graph, form, draft, progress, output=output, details=lambda path: notes
@@ -395,6 +400,10 @@ def store_graph(
             batch=form.batch,
             contrib=graph.strategies.fuse_attention,
         )
+    if draft.class_names is not None:
+        from t2t_deploy.graph import with_class_names
+
+        model = with_class_names(model, draft.class_names)
     weights = workspace.weights_path(draft.weights["sha256"])
 
     def write(path: Path) -> dict[str, Any]:

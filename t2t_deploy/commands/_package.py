@@ -16,6 +16,7 @@ from t2t_deploy.commands._artifacts import (
     named_or_newest,
     workspace_of,
 )
+from t2t_deploy.commands._class_names import class_names_of, note_repeated
 from t2t_deploy.commands._predict import num_classes_of
 from t2t_deploy.engine import BACKEND_RTX
 from t2t_deploy.errors import ArtifactError, UsageError
@@ -77,7 +78,7 @@ def package_artifact(
     name: Annotated[str | None, Opt("Of the model; default t2t_vit_VARIANT_PRECISION.")] = None,
     labels: Annotated[
         AnyPath | None,
-        Opt("Names of the classes, one a line.", FILE, Role.READS, metavar="FILE"),
+        Opt("Names of the classes; default the artifact's own.", FILE, Role.READS, metavar="FILE"),
     ] = None,
     top: Annotated[
         int | None, Opt("Classes the ensemble tells; default 5.", none=DEFAULT_TOP)
@@ -149,7 +150,7 @@ def package_artifact(
         ),
         precision=None if manifest is None else manifest.precision,
         profiles=len(profiles),
-        labels=None if labels is None else _labels(Path(labels), signature),
+        labels=_labels(source, labels, signature, progress),
         top=cast("int", top),
         queue_delay_us=cast("int", queue_delay),
         instances=cast("int", instances),
@@ -264,14 +265,23 @@ def _name(artifact: Artifact, asked: str | None) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", text).lstrip("_-")[:60] or "model"
 
 
-def _labels(path: Path, signature: Signature) -> tuple[str, ...]:
-    try:
-        labels = labels_from_file(path, signature.classes)
-    except ArtifactError as err:
-        raise UsageError(str(err)) from err
+def _labels(
+    artifact: Artifact, file: AnyPath | None, signature: Signature, progress: Progress
+) -> tuple[str, ...] | None:
+    """Those of a file, else the artifact's own; None where neither has any."""
+    labels, source = class_names_of(artifact), artifact.path
+    if file is not None:
+        source = Path(file)
+        try:
+            labels = labels_from_file(source, signature.classes)
+        except ArtifactError as err:
+            raise UsageError(str(err)) from err
+        note_repeated(labels, progress)
+    elif labels is None or len(labels) != signature.classes:
+        return None
     broken = [label for label in labels if label.splitlines() != [label]]
     if broken:  # the server's own reader would end a line there
-        raise UsageError(f"the label {broken[0]!r} of {path} has a line break; leave it out")
+        raise UsageError(f"the label {broken[0]!r} of {source} has a line break; leave it out")
     return labels
 
 

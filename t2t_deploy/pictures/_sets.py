@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from t2t_deploy._preparation import Preparation
-from t2t_deploy.errors import CalibrationError, ImageError, counted
+from t2t_deploy.errors import CalibrationError, ImageError
 from t2t_deploy.images import Assumed, preprocess, read_image
+from t2t_deploy.pictures._class_order import ClassOrder, FolderClasses, folder_classes
 from t2t_deploy.pictures._find import find_images, shown_name
 
 if TYPE_CHECKING:
@@ -89,62 +90,45 @@ class LabelledSet(ImageSet):
     """Images with the folder of its class for each.
 
     folders: names of the class folders, by name; none for a set without labels. classes: for each
-    image the index of its folder in ``folders``.
+    image the index of its folder in ``folders``. known: the model's class for each of ``folders``,
+    once a model is known.
     """
 
     folders: tuple[str, ...] = ()
     classes: tuple[int, ...] = ()
+    known: FolderClasses | None = None
 
     @property
     def has_labels(self) -> bool:
         """Whether the images lie in class folders."""
         return bool(self.folders)
 
-    def class_indices(self, num_classes: int) -> tuple[int, ...]:
-        """The model's class for each of ``folders``.
-
-        Folders that are all named by numbers mean these classes. Other folders must be as many as
-        the model has classes, and mean them in the order of their names. Raises ImageError.
-        """
-        names = self.folders
-        if all(name.isdecimal() for name in names):
-            indices = tuple(int(name) for name in names)
-            beyond = [name for name in names if int(name) >= num_classes]
-            if beyond:
+    def for_model(
+        self,
+        num_classes: int,
+        order: ClassOrder | Path | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> LabelledSet:
+        """The set with the model's class for each folder; as `folder_classes`, and raises so."""
+        if not self.has_labels:
+            if order is not None:
                 raise ImageError(
-                    f"class folder {self.folder / beyond[0]} is named by a number; expected 0 to "
-                    f"{num_classes - 1}, the model's classes: rename the folders"
+                    f"{self.folder} has no class folders, so there is no order of them; leave the "
+                    "class order out, or name a folder of class folders"
                 )
-            if len(set(indices)) < len(indices):
-                raise ImageError(
-                    f"{self.folder} has two folders for one class ({', '.join(names)}); expected "
-                    "one: merge them"
-                )
-            return indices
-        if len(names) != num_classes:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise ImageError(
-                f"{self.folder} has {counted(len(names), 'class folder')} ({shown}) and "
-                f"the model {num_classes} classes; expected a folder for each class, in the order "
-                f"of their names, or folders named by class numbers from 0 to {num_classes - 1}"
-            )
-        return tuple(range(num_classes))
+            return self
+        known = folder_classes(self.folder, self.folders, num_classes, order, class_names)
+        return replace(self, known=known)
 
     def batches(
-        self,
-        preparation: Preparation,
-        batch: int,
-        num_classes: int,
-        assumed: Assumed | None = None,
+        self, preparation: Preparation, batch: int, assumed: Assumed | None = None
     ) -> Iterator[ImageBatch]:
-        """As `readable_batches`, with the model's classes as labels.
-
-        Raises ImageError where class folders do not fit the model.
-        """
-        indices = self.class_indices(num_classes)
-        return self.readable_batches(
-            preparation, batch, [indices[folder] for folder in self.classes]
-        )
+        """As `readable_batches`, with the model's classes as labels, of a set `for_model`."""
+        labels: list[int] = []
+        if self.has_labels:
+            assert self.known is not None
+            labels = [self.known.indices[folder] for folder in self.classes]
+        return self.readable_batches(preparation, batch, labels, assumed)
 
 
 def file_digests(paths: Iterable[Path]) -> tuple[str, ...]:

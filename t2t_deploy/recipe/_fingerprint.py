@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def command_fingerprint(
         recorded = name if parameter.opt.recorded is None else parameter.opt.recorded
         if value is None and parameter.opt.sparse:
             continue
-        if role is Role.OPTION and recorded:
+        # a word instead of a file is a value like others
+        if recorded and (role is Role.OPTION or isinstance(value, Enum)):
             whole, _, part = recorded.partition(".")
             if part:
                 options.setdefault(whole, {})[part] = to_plain(value)
@@ -127,6 +129,8 @@ def artifact_fingerprint(
         manifest.graph_io.to_details(),
         manifest.verification if verified else None,
     ]
+    if manifest.class_names is not None:
+        values.append(manifest.class_names)
     return {f"{ARTIFACT}{name}": text_sha256(json.dumps(values, sort_keys=True))}
 
 

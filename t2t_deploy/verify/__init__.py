@@ -25,6 +25,7 @@ from t2t_deploy.verify._features import (
     plot_features,
     see_stage,
 )
+from t2t_deploy.verify._label_order import labels_in_doubt
 from t2t_deploy.verify._layer_tensors import instrumented_graph
 from t2t_deploy.verify._locate import Located, locate_file, not_located
 from t2t_deploy.verify._nodewise import (
@@ -66,6 +67,7 @@ __all__ = [
     "flat_pictures",
     "float64_logits",
     "instrumented_graph",
+    "labels_in_doubt",
     "locate_file",
     "logits_of",
     "nodewise_file",

@@ -180,13 +180,14 @@ def run_pictures(
 ) -> None:
     """Take every picture through every session, reading it once.
 
-    preparation: of their input. unreadable: files that cannot be read are added to it.
+    images: as of `LabelledSet.for_model`. preparation: of their input. unreadable: files that
+    cannot be read are added to it.
     """
     # A common multiple, so that only the last batch of each session is short.
     everyone = [*runners, reference] if reference is not None else list(runners)
     step = math.lcm(*(runner.batch for runner in runners or everyone))
     done, assumed = 0, Assumed()
-    for batch in images.batches(preparation, step, everyone[0].total.num_classes, assumed):
+    for batch in images.batches(preparation, step, assumed):
         unreadable.update(batch.unreadable)
         if len(batch.pictures):
             expected = None

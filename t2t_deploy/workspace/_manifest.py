@@ -19,10 +19,10 @@ from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Status, Target, TensorSpec
 
 MANIFEST_VERSION = 2
-"""Written where pictures or sizes are not the released models'; 1 everywhere else."""
+"""Written where pictures, sizes or names of classes are the model's own; 1 everywhere else."""
 MANIFEST_SUFFIX = ".manifest.json"
 _CHECKSUM = "checksum"
-_HANDED_ON = ("image_input", "tail", "preparation", "preparation_source")
+_HANDED_ON = ("image_input", "tail", "preparation", "preparation_source", "class_names")
 _SUPERSEDED = "superseded"
 _TOOLS = (
     *("torch", "onnx", "onnxsim", *WHEELS["onnxruntime"], "openvino", "tensorrt"),
@@ -122,6 +122,7 @@ class _Details:
     located: _Verdict | None = None
     budget: _Verdict | None = None
     graph_verification: _Verdict | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,14 @@ class Manifest:
         return tuple((self._details.calibration or {}).get("pictures", ()))
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """A name for each class, in their order; None where it has none. Raises ValueError."""
+        names = self._details.class_names
+        if names is not None and len(names) != self.config.get("num_classes", len(names)):
+            raise ValueError("details.class_names has not a name for each class")
+        return names
+
+    @property
     def engine(self) -> EngineInfo:
         """Of an engine. Raises ValueError for other kinds."""
         engine = self._details.engine
@@ -205,7 +214,8 @@ class Manifest:
         """Whether an earlier version, which knows one preparation and squares, must refuse it."""
         added = {"in_chans", "head_norm"} & self.config.keys()
         square = not isinstance(self.config.get("image_size"), (list, tuple))
-        return bool(added) or not square or not self.preparation.usual
+        named = self.class_names is not None  # they say which class a folder is
+        return bool(added) or not square or named or not self.preparation.usual
 
     @property
     def handed_on(self) -> dict[str, Any]:
@@ -382,7 +392,7 @@ def _from_values(values: Any) -> Manifest:
     manifest = from_plain(Manifest, values, exact=True)
     # what is read again of its details is looked at too
     _ = manifest.engine if manifest.kind == "engine" else manifest.asked
-    _ = manifest.preparation
+    _ = manifest.preparation, manifest.class_names
     return manifest
 
 

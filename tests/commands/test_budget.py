@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,29 @@ def test_an_impossible_budget_fails_the_artifact(tmp_path: Path, digit_pictures:
     assert manifest.details["budget"]["status"] == "failed" and manifest.failed
     assert "where at most -1 may be" in manifest.failure
     assert manifest.details["quantization"]["quantized_nodes"] > 0
+
+
+def test_no_budget_is_met_where_labels_are_in_another_order(
+    tmp_path: Path, digit_pictures: Path
+) -> None:
+    """The float model is then right no more often than chance, so that nothing can be lost."""
+    workspace = Workspace(tmp_path / "artifacts")
+    export_weights(workspace, "performer", trained_weights("performer"))
+    shifted = tmp_path / "class_to_idx.json"
+    shifted.write_text(json.dumps({str(digit): (digit + 1) % 10 for digit in range(10)}))
+    words: dict[str, Any] = {
+        "mode": QuantizationMode.DYNAMIC,
+        "max_drop": 1,
+        "eval": digit_pictures / "test",
+        "speed": False,
+        "workspace": workspace,
+    }
+    manifest = quantize_onnx(**words, class_order=shifted).require_manifest()
+    assert manifest.details["budget"]["status"] == "failed" and manifest.failed
+    assert manifest.failure.startswith("no loss of accuracy can be measured: the float model is")
+    assert "in text order: the labels may be in another order than its classes" in manifest.failure
+    manifest = quantize_onnx(**words).require_manifest()
+    assert manifest.details["budget"]["status"] == "passed" and not manifest.failed
 
 
 def test_it_is_not_measured_on_calibration_pictures(tmp_path: Path, digit_pictures: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from digits import Digits, digits_split
 from PIL import Image
 
+from t2t_deploy._preparation import USUAL
 from t2t_deploy.commands import evaluate_artifacts, export_onnx
 from t2t_deploy.commands._evaluate import EvaluatedArtifact
 from t2t_deploy.model import config_from_toml, load_checkpoint, reference_from_state_dict
@@ -21,7 +22,6 @@ from t2t_deploy.types import Precision, Status
 from t2t_deploy.workspace import Workspace
 
 from ..outliers import with_outliers
-from ..prepared import usual
 from ..trained import FOLDER, KINDS
 
 pytest.importorskip("onnxruntime")
@@ -79,8 +79,9 @@ def test_the_files_are_the_pictures(digit_pictures: Path) -> None:
     part = digits_split().test
     found = labelled_set_from_folder(digit_pictures / "test")
     assert found.folders == tuple("0123456789") and len(found.paths) == 600
+    prepared = USUAL.fitted(3, (32, 32))
     wanted = dict(zip(part.indices.tolist(), part.inputs(32), strict=True))
-    for batch, paths in zip(found.batches(usual(32), 600, 10), [found.paths], strict=True):
+    for batch, paths in zip(found.readable_batches(prepared, 600), [found.paths], strict=True):
         for path, picture in zip(paths, batch.pictures, strict=True):
             np.testing.assert_array_equal(picture, wanted[int(path.stem)])
     with Image.open(found.paths[0]) as picture:

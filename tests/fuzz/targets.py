@@ -226,7 +226,10 @@ def read_bench(path: Path) -> None:
 
 
 def labels_seeds(folder: Path) -> list[bytes]:
-    return ["\n".join(("cat", "dog", "Bär", "")).encode(), b"\xef\xbb\xbfa\r\nb\r\nc\r\n"]
+    lines = ["\n".join(("cat", "dog", "Bär", "")).encode(), b"\xef\xbb\xbfa\r\nb\r\nc\r\n"]
+    named = [["cat", "dog", "cow"], {"cat": 0, "dog": 1, "cow": 2}]
+    nested = {"id2label": {"0": ["n01", "cat"], "1": ["n02", "dog"], "2": ["n03", "cow"]}}
+    return [*lines, *(json.dumps(one).encode() for one in (*named, nested))]
 
 
 def recipe_seeds(folder: Path) -> list[bytes]:

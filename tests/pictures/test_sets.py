@@ -12,18 +12,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2t_deploy._preparation import USUAL, Preparation
 from t2t_deploy.errors import ImageError
 from t2t_deploy.images import preprocess, read_image
 from t2t_deploy.pictures import (
+    ClassOrder,
+    LabelledSet,
     file_digests,
     identity_of,
     image_set_from_folder,
     labelled_set_from_folder,
 )
 
-from ..prepared import usual
-
 Make = Callable[..., Path]
+PREPARED = USUAL.fitted(3, (32, 32))
 
 
 @pytest.fixture
@@ -92,6 +94,13 @@ def test_no_folder_and_no_image(tmp_path: Path, read_set: Callable[[Path], objec
         read_set(tmp_path)
 
 
+def labels(found: LabelledSet) -> list[int]:
+    """The labels of all images, in one batch."""
+    (batch,) = found.batches(PREPARED, 99)
+    assert batch.labels is not None
+    return [int(label) for label in batch.labels]
+
+
 def test_identity_is_of_the_contents(folder: Path, tmp_path: Path) -> None:
     identity = image_set_from_folder(folder).sha256
     copied = Path(shutil.copytree(folder, tmp_path / "copied"))
@@ -121,7 +130,7 @@ def test_identity_counts_repeated_images() -> None:
 
 def test_batches_are_preprocessed_images(folder: Path) -> None:
     found = image_set_from_folder(folder)
-    batches = list(found.readable_batches(usual(32), 2))
+    batches = list(found.readable_batches(PREPARED, 2))
     assert [batch.pictures.shape[0] for batch in batches] == [2, 2, 1]
     assert [(batch.labels, batch.unreadable) for batch in batches] == [(None, ())] * 3
     np.testing.assert_array_equal(
@@ -133,7 +142,7 @@ def test_unreadable_files_are_listed_with_their_batch(folder: Path) -> None:
     """Batches are of files: one that cannot be read leaves its batch smaller, or empty."""
     for name in ("a/2.JPG", "b.png/3.webp", "b.png/4.bmp"):
         (folder / name).write_bytes(b"cut")
-    batches = list(image_set_from_folder(folder).readable_batches(usual(32), 2))
+    batches = list(image_set_from_folder(folder).readable_batches(PREPARED, 2))
     assert [batch.pictures.shape for batch in batches] == [(n, 3, 32, 32) for n in (1, 0, 1)]
     assert all(batch.pictures.dtype == np.float32 for batch in batches)
     names = [[path.name for path, _ in batch.unreadable] for batch in batches]
@@ -149,9 +158,9 @@ def test_unreadable_files_keep_no_label(make: Make) -> None:
     root = make("0/a.png", "0/b.png", "1/c.png", "1/d.png", "1/e.png")
     for name in ("0/b.png", "1/c.png", "1/d.png"):
         (root / name).write_bytes(b"cut")
-    batches = list(labelled_set_from_folder(root).batches(usual(32), 2, 2))
-    labels = [batch.labels.tolist() for batch in batches if batch.labels is not None]
-    assert labels == [[0], [], [1]]
+    batches = list(labelled_set_from_folder(root).for_model(2).batches(PREPARED, 2))
+    kept = [batch.labels.tolist() for batch in batches if batch.labels is not None]
+    assert kept == [[0], [], [1]]
     assert [len(batch.unreadable) for batch in batches] == [1, 2, 0]
 
 
@@ -159,61 +168,40 @@ def test_images_are_read_as_they_are_asked_for(make: Make, monkeypatch: pytest.M
     """However many there are, only one batch of them is held."""
     opened: list[str] = []
 
-    def counting(path: Path) -> Image.Image:
+    def counting(path: Path, preparation: Preparation) -> Image.Image | np.ndarray:
         opened.append(path.name)
-        return read_image(path)
+        return read_image(path, preparation)
 
     monkeypatch.setattr("t2t_deploy.pictures._sets.read_image", counting)
     root = make(*(f"{name}.png" for name in "abcde"))
-    batches = labelled_set_from_folder(root).batches(usual(32), 2, 10)
+    batches = labelled_set_from_folder(root).for_model(10).batches(PREPARED, 2)
     assert opened == []
     next(batches)
     assert opened == ["a.png", "b.png"]
 
 
 def test_class_folders_are_in_the_order_of_their_names(make: Make) -> None:
-    root = make("n02/b.png", "n01/z.png", "n04/deep/a.jpg", "n01/a.png")
-    (root / "n03").mkdir()  # an empty one is a class
-    (root / ".cache").mkdir()
-    found = labelled_set_from_folder(root)
-    assert found.folders == ("n01", "n02", "n03", "n04")
-    assert (stems(found.paths), found.classes) == ("azba", (0, 0, 1, 3))
-    assert found.class_indices(4) == (0, 1, 2, 3)
-    (batch,) = found.batches(usual(32), 8, 4)
-    assert batch.labels is not None and batch.labels.tolist() == [0, 0, 1, 3]
+    found = labelled_set_from_folder(make("n02/b.png", "n01/z.png", "n03/deep/a.jpg", "n01/a.png"))
+    assert found.folders == ("n01", "n02", "n03")
+    assert (stems(found.paths), found.classes) == ("azba", (0, 0, 1, 2))
+    assert labels(found.for_model(3)) == [0, 0, 1, 2]
 
 
-def test_folders_named_by_numbers_are_these_classes(make: Make) -> None:
-    """By name 10 stands before 2: the number counts, not the order."""
+def test_batches_have_the_models_classes(make: Make) -> None:
     found = labelled_set_from_folder(make("2/a.png", "10/b.png", "007/c.png"))
     assert found.folders == ("007", "10", "2")
-    assert found.class_indices(11) == (7, 10, 2)
-    (batch,) = found.batches(usual(32), 8, 11)
-    assert batch.labels is not None and batch.labels.tolist() == [7, 10, 2]
+    assert labels(found.for_model(11, ClassOrder.NUMBER)) == [7, 10, 2]
+    with pytest.raises(ImageError, match="has 3 class folders"):
+        found.for_model(11, ClassOrder.TEXT)
 
 
-@pytest.mark.parametrize(
-    ("names", "classes", "message"),
-    [
-        (
-            ("ant/1.png", "bee/2.png", "cat/3.png", "dog/4.png"),
-            10,
-            r"val has 4 class folders \(ant, bee, cat, \.\.\.\) and the model 10 classes; expected "
-            r"a folder for each class, in the order of their names, or .* numbers from 0 to 9$",
-        ),
-        (("1/a.png", "10/b.png"), 10, r"val/10 is named by a number; expected 0 to 9, "),
-        (("1/a.png", "01/b.png"), 10, r"two folders for one class \(01, 1\); expected one: merge"),
-        # taking 1 to 3 in order would shift every label
-        (("1/a.png", "2/b.png", "3/c.png"), 3, "val/3 is named by a number; expected 0 to 2"),
-    ],
-)
-def test_class_folders_that_do_not_fit_the_model(
-    make: Make, names: tuple[str, ...], classes: int, message: str
-) -> None:
-    found = labelled_set_from_folder(make(*names))
-    for ask in (found.class_indices, lambda count: found.batches(usual(32), 8, count)):
-        with pytest.raises(ImageError, match=message):
-            ask(classes)
+def test_an_empty_class_folder_is_a_class(make: Make) -> None:
+    root = make("a/1.png", "c/2.png")
+    (root / "b").mkdir()
+    (root / ".cache").mkdir()
+    found = labelled_set_from_folder(root)
+    assert found.folders == ("a", "b", "c")
+    assert labels(found.for_model(3)) == [0, 2]
 
 
 def test_images_without_class_folders_have_no_labels(make: Make) -> None:
@@ -221,7 +209,9 @@ def test_images_without_class_folders_have_no_labels(make: Make) -> None:
     (root / "notes").mkdir()
     found = labelled_set_from_folder(root)
     assert not found.has_labels and found.left_out == 0
-    batches = list(found.batches(usual(32), 2, 10))
+    with pytest.raises(ImageError, match="val has no class folders, so there is no order of them"):
+        found.for_model(10, ClassOrder.TEXT)
+    batches = list(found.for_model(10).batches(PREPARED, 2))
     assert [batch.labels for batch in batches] == [None, None]
     expected = preprocessed(*sorted(root.glob("*.png")))
     np.testing.assert_array_equal(np.concatenate([b.pictures for b in batches]), expected)
