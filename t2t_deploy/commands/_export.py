@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from t2t_deploy._codec import to_plain
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import require
-from t2t_deploy._options import BATCH, COUNT, FILE, AnyPath, Opt, Role, choice, command
+from t2t_deploy._options import (
+    BATCH,
+    COUNT,
+    FILE,
+    TEXT,
+    AnyPath,
+    Opt,
+    Role,
+    choice,
+    command,
+    several,
+)
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import artifact_values, workspace_of
 from t2t_deploy.errors import UsageError
@@ -51,6 +62,34 @@ CheckpointFile = Annotated[
 ]
 Classes = Annotated[int | None, Opt("Classes; default the checkpoint's.", recipe="model")]
 ImageSize = Annotated[int | None, Opt("Pixels; default the checkpoint's.", recipe="model")]
+Weights = Annotated[
+    str | None,
+    Opt(
+        "The set of weights to take, where the file has several; default the average.",
+        metavar="NAME",
+        recipe="model",
+        later=True,
+    ),
+]
+IgnoreKeys = Annotated[
+    Sequence[str] | None,
+    Opt(
+        "Leave out weights whose names fit, such as 'aux_head.*'; may be repeated.",
+        several(TEXT),
+        metavar="PATTERN",
+        recipe="model",
+        later=True,
+    ),
+]
+QkScale = Annotated[
+    str | None,
+    Opt(
+        "How q·k was scaled in training: as the released model, or as mmpretrain 1.x.",
+        choice("released", "mmpretrain"),
+        recipe="model",
+        later=True,
+    ),
+]
 Batch = Annotated[int | str | None, Opt(kind=BATCH, shown="dynamic")]
 FloatPrecision = Annotated[
     str | Precision,
@@ -102,6 +141,9 @@ def export_onnx(
     checkpoint: CheckpointFile = None,
     num_classes: Classes = None,
     image_size: ImageSize = None,
+    weights: Weights = None,
+    ignore_keys: IgnoreKeys = None,
+    qk_scale: QkScale = None,
     batch: Batch = "dynamic",
     precision: FloatPrecision = Precision.FP32,
     target: GraphTarget = Target.PORTABLE,
@@ -156,7 +198,18 @@ def export_onnx(
         opset,
         GraphIO(embed_preprocess, Tail(tail)),
     )
-    model = load_model(form, variant, config, checkpoint, num_classes, image_size, progress)
+    model = load_model(
+        form,
+        variant,
+        config,
+        checkpoint,
+        num_classes,
+        image_size,
+        progress,
+        weights=weights,
+        ignore_keys=ignore_keys,
+        qk_scale=qk_scale,
+    )
     from t2t_deploy.model import reference_from_state_dict, save_weights
 
     workspace = workspace_of(workspace)
@@ -199,6 +252,10 @@ def load_model(
     num_classes: int | None = None,
     image_size: int | None = None,
     progress: Progress = silent,
+    *,
+    weights: str | None = None,
+    ignore_keys: Sequence[str] | None = None,
+    qk_scale: str | None = None,
 ) -> LoadedModel:
     """Read, or draw, the weights that options name; notes on them are reported.
 
@@ -209,6 +266,10 @@ def load_model(
         raise UsageError("variant and config both describe the model; give one of them")
     if variant is None and config is None and checkpoint is None:
         raise UsageError("nothing says which model to export; give a variant, such as 14")
+    of_file = {"weights": weights, "ignore_keys": ignore_keys, "qk_scale": qk_scale}
+    given = [name for name, value in of_file.items() if value]
+    if checkpoint is None and given:
+        raise UsageError(f"{given[0]} is about a checkpoint, and none is given; give one")
     require("torch")
     from t2t_deploy.export import check_opset
     from t2t_deploy.model import (
@@ -216,6 +277,7 @@ def load_model(
         config_from_toml,
         load_checkpoint,
         random_state_dict,
+        weights_file,
     )
 
     form.strategies().check_precision(form.precision)
@@ -232,10 +294,17 @@ def load_model(
             notes=("the weights are seeded random numbers: they serve benchmarking only",),
         )
     else:
-        file = Path(checkpoint)
+        file = weights_file(Path(checkpoint))
         progress.step(f"reading {file.name}")
         read = load_checkpoint(
-            file, variant=variant, config=own, image_size=image_size, num_classes=num_classes
+            file,
+            variant=variant,
+            config=own,
+            image_size=image_size,
+            num_classes=num_classes,
+            weights=weights,
+            ignore_keys=ignore_keys or (),
+            qk_scale=qk_scale,
         )
         source = {
             "kind": "checkpoint",
