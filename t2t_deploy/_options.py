@@ -64,8 +64,8 @@ class Opt:
     command line's default, as shown. bare: the value of the option without one. each: help for each
     of the names of its kind, which become flags of their own. none: the value for None. recipe:
     whether a recipe may have it, or its table there. recorded: its name in a step's fingerprint,
-    with a dot before a field of a value; empty is not recorded. sparse: not recorded while it is
-    None, as options are that came later than the first records.
+    with a dot before a field of a value; empty is not recorded. later: added when records were
+    kept already, so recorded only where it is not the default.
     """
 
     help: str | None = None
@@ -79,7 +79,7 @@ class Opt:
     none: Any = None
     recipe: bool | str = True
     recorded: str | None = None
-    sparse: bool = False
+    later: bool = False
     completions: Callable[[str], list[str]] | None = None
 
 

@@ -35,11 +35,14 @@ from t2t_deploy.commands._export import (
     FloatPrecision,
     GraphForm,
     GraphTarget,
+    IgnoreKeys,
     ImageSize,
     Opset,
     Performer,
+    QkScale,
     SoftSplit,
     Variant,
+    Weights,
     graph_of_reference,
     load_model,
 )
@@ -167,6 +170,9 @@ def compare_exports(
     checkpoint: CheckpointFile = None,
     num_classes: Classes = None,
     image_size: ImageSize = None,
+    weights: Weights = None,
+    ignore_keys: IgnoreKeys = None,
+    qk_scale: QkScale = None,
     batch: Batch = "dynamic",
     precision: FloatPrecision = Precision.FP32,
     target: GraphTarget = Target.PORTABLE,
@@ -195,8 +201,18 @@ def compare_exports(
     require("torch")
     from t2t_deploy.model import TokensType, reference_from_state_dict, save_weights
 
-    size = cast("int | tuple[int, int] | None", image_size)
-    model = load_model(form, variant, config, checkpoint, num_classes, size, progress)
+    model = load_model(
+        form,
+        variant,
+        config,
+        checkpoint,
+        num_classes,
+        cast("int | tuple[int, int] | None", image_size),
+        progress,
+        weights=weights,
+        ignore_keys=ignore_keys,
+        qk_scale=qk_scale,
+    )
     dims, state_dict = model.config, model.state_dict
     performers = dims.tokens_type is TokensType.PERFORMER
     if not performers:  # its form makes no difference then
@@ -204,8 +220,8 @@ def compare_exports(
     grid = dict.fromkeys((*strategies_to_compare(default, performer=performers), asked))
     rows: dict[Path, ComparedStrategies] = {}
     with temporary_folder(workspace_of(workspace).root) as scratch:
-        weights = scratch / "weights.safetensors"
-        save_weights(state_dict, weights)
+        file = scratch / "weights.safetensors"
+        save_weights(state_dict, file)
         progress.step("computing the reference in float64")
         # a model of its own: the deploy form shares the float32 weights of the other
         exact = _reference_logits(reference_from_state_dict(state_dict, dims), form.precision)
@@ -220,7 +236,7 @@ def compare_exports(
             rows[path] = row
             _examine(row, reference, form, exact, path, progress)
         left_s = _TOTAL_SECONDS - (monotonic() - started_s)
-        eager = SessionRequest(REFERENCE_BACKEND, weights, available_threads(), dims.to_dict())
+        eager = SessionRequest(REFERENCE_BACKEND, file, available_threads(), dims.to_dict())
         exported = {path: row for path, row in rows.items() if row.exported}
         _measure(exported, eager, form, left_s, progress)
     return StrategyComparison(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from t2t_deploy._codec import to_plain
 from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import require
-from t2t_deploy._options import BATCH, COUNT, FILE, SIZE, AnyPath, Opt, Role, choice, command
+from t2t_deploy._options import (
+    BATCH,
+    COUNT,
+    FILE,
+    SIZE,
+    TEXT,
+    AnyPath,
+    Opt,
+    Role,
+    choice,
+    command,
+    several,
+)
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import artifact_values, workspace_of
 from t2t_deploy.commands._class_names import OwnLabels, chosen_names
@@ -64,6 +76,34 @@ ImageSize = Annotated[
     int | tuple[int, int] | str | None,
     Opt("Pixels, height x width where not square; default the checkpoint's.", SIZE, recipe="model"),
 ]
+Weights = Annotated[
+    str | None,
+    Opt(
+        "The set of weights to take, where the file has several; default the average.",
+        metavar="NAME",
+        recipe="model",
+        later=True,
+    ),
+]
+IgnoreKeys = Annotated[
+    Sequence[str] | None,
+    Opt(
+        "Leave out weights whose names fit, such as 'aux_head.*'; may be repeated.",
+        several(TEXT),
+        metavar="PATTERN",
+        recipe="model",
+        later=True,
+    ),
+]
+QkScale = Annotated[
+    str | None,
+    Opt(
+        "How q·k was scaled in training: as the released model, or as mmpretrain 1.x.",
+        choice("released", "mmpretrain"),
+        recipe="model",
+        later=True,
+    ),
+]
 Batch = Annotated[int | str | None, Opt(kind=BATCH, shown="dynamic")]
 FloatPrecision = Annotated[
     str | Precision,
@@ -115,6 +155,9 @@ def export_onnx(
     checkpoint: CheckpointFile = None,
     num_classes: Classes = None,
     image_size: ImageSize = None,
+    weights: Weights = None,
+    ignore_keys: IgnoreKeys = None,
+    qk_scale: QkScale = None,
     batch: Batch = "dynamic",
     precision: FloatPrecision = Precision.FP32,
     target: GraphTarget = Target.PORTABLE,
@@ -179,10 +222,19 @@ def export_onnx(
         opset,
         GraphIO(embed_preprocess, Tail(tail)),
     )
-    size = cast("int | tuple[int, int] | None", image_size)
-    model = with_output(
-        load_model(form, variant, config, checkpoint, num_classes, size, progress), form.graph_io
+    model = load_model(
+        form,
+        variant,
+        config,
+        checkpoint,
+        num_classes,
+        cast("int | tuple[int, int] | None", image_size),
+        progress,
+        weights=weights,
+        ignore_keys=ignore_keys,
+        qk_scale=qk_scale,
     )
+    model = with_output(model, form.graph_io)
     from t2t_deploy.model import reference_from_state_dict, save_weights
 
     steps = {
@@ -196,20 +248,19 @@ def export_onnx(
         preparation,
         steps,
         weights=None if checkpoint is None else Path(checkpoint),
-        trained_with=None,
+        trained_with=model.training_config,
         channels=model.config.in_chans,
         size=model.config.image_hw,
     )
     if checkpoint is not None or not prepared.preparation.usual:
         progress.note(f"pictures ({prepared.source}): {prepared.preparation}")
-    own_names: tuple[str, ...] | None = None
-    names = chosen_names(labels, own_names, model.config.num_classes, progress)
+    names = chosen_names(labels, model.class_names, model.config.num_classes, progress)
     workspace = workspace_of(workspace)
     sha256 = workspace.store_weights(lambda path: save_weights(model.state_dict, path))
     reference = reference_from_state_dict(model.state_dict, model.config)
     graph = graph_of_reference(reference, form, progress)
-    weights = {"sha256": sha256, "source": model.source}
-    draft = draft_manifest(graph, form, weights, prepared.to_details() | names)
+    stored = {"sha256": sha256, "source": model.source}
+    draft = draft_manifest(graph, form, stored, prepared.to_details() | names)
     notes = {"notes": list(model.notes)}
     return store_graph(
         workspace, graph, form, draft, progress, output=output, details=lambda path: notes
@@ -229,12 +280,17 @@ def export_values(artifact: Artifact) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """The model that options name: dimensions, weights, where they came from, what was changed."""
+    """The model that options name: dimensions, weights, where they came from, what was changed.
+
+    class_names: of its file. training_config: mmengine's, as text.
+    """
 
     config: ModelConfig
     state_dict: dict[str, Tensor]
     source: Mapping[str, Any]
     notes: tuple[str, ...]
+    class_names: tuple[str, ...] | None = None
+    training_config: str | None = None
 
 
 def load_model(
@@ -245,6 +301,10 @@ def load_model(
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     progress: Progress = silent,
+    *,
+    weights: str | None = None,
+    ignore_keys: Sequence[str] | None = None,
+    qk_scale: str | None = None,
 ) -> LoadedModel:
     """Read, or draw, the weights that options name; notes on them are reported.
 
@@ -255,6 +315,10 @@ def load_model(
         raise UsageError("variant and config both describe the model; give one of them")
     if variant is None and config is None and checkpoint is None:
         raise UsageError("nothing says which model to export; give a variant, such as 14")
+    of_file = {"weights": weights, "ignore_keys": ignore_keys, "qk_scale": qk_scale}
+    given = [name for name, value in of_file.items() if value]
+    if checkpoint is None and given:
+        raise UsageError(f"{given[0]} is about a checkpoint, and none is given; give one")
     require("torch")
     from t2t_deploy.export import check_opset
     from t2t_deploy.model import (
@@ -262,6 +326,7 @@ def load_model(
         config_from_toml,
         load_checkpoint,
         random_state_dict,
+        weights_file,
     )
 
     form.strategies().check_precision(form.precision)
@@ -278,10 +343,17 @@ def load_model(
             notes=("the weights are seeded random numbers: they serve benchmarking only",),
         )
     else:
-        file = Path(checkpoint)
+        file = weights_file(Path(checkpoint))
         progress.step(f"reading {file.name}")
         read = load_checkpoint(
-            file, variant=variant, config=own, image_size=image_size, num_classes=num_classes
+            file,
+            variant=variant,
+            config=own,
+            image_size=image_size,
+            num_classes=num_classes,
+            weights=weights,
+            ignore_keys=ignore_keys or (),
+            qk_scale=qk_scale,
         )
         source = {
             "kind": "checkpoint",
@@ -289,7 +361,14 @@ def load_model(
             "sha256": file_sha256(file),
             "container": read.container,
         }
-        model = LoadedModel(read.config, read.state_dict, source, read.notes)
+        model = LoadedModel(
+            read.config,
+            read.state_dict,
+            source,
+            read.notes,
+            read.class_names,
+            read.training_config,
+        )
     for note in model.notes:
         progress.note(note)
     return model

@@ -8,7 +8,11 @@ from typing import Annotated, Any
 
 from t2t_deploy._options import NUMBER, AnyPath, Kind, Opt, choice
 from t2t_deploy._preparation import PRESETS, USUAL, Interpolation, Preparation, Resize
-from t2t_deploy.pictures import preparation_beside, preparation_from_file
+from t2t_deploy.pictures import (
+    preparation_beside,
+    preparation_from_file,
+    preparation_from_mmpretrain,
+)
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
@@ -28,15 +32,15 @@ _PICTURES = "model"  # its table in a recipe
 
 Mean = Annotated[
     tuple[float, ...] | list[float] | None,
-    Opt("Of each channel, of values from 0 to 1.", _NUMBERS, recipe=_PICTURES, sparse=True),
+    Opt("Of each channel, of values from 0 to 1.", _NUMBERS, recipe=_PICTURES, later=True),
 ]
 Std = Annotated[
     tuple[float, ...] | list[float] | None,
-    Opt("Deviation of each channel, likewise.", _NUMBERS, recipe=_PICTURES, sparse=True),
+    Opt("Deviation of each channel, likewise.", _NUMBERS, recipe=_PICTURES, later=True),
 ]
 CropFraction = Annotated[
     float | None,
-    Opt("The model's side over the resized picture's; default 0.9.", recipe=_PICTURES, sparse=True),
+    Opt("The model's side over the resized picture's; default 0.9.", recipe=_PICTURES, later=True),
 ]
 ResizeRule = Annotated[
     str | Resize | None,
@@ -44,14 +48,12 @@ ResizeRule = Annotated[
         "The shorter side in proportion, both sides, or none; the last two do not crop.",
         choice(of=Resize),
         recipe=_PICTURES,
-        sparse=True,
+        later=True,
     ),
 ]
 InterpolationName = Annotated[
     str | Interpolation | None,
-    Opt(
-        "Between pixels; default bicubic.", choice(of=Interpolation), recipe=_PICTURES, sparse=True
-    ),
+    Opt("Between pixels; default bicubic.", choice(of=Interpolation), recipe=_PICTURES, later=True),
 ]
 PreparationName = Annotated[
     AnyPath | None,
@@ -60,7 +62,7 @@ PreparationName = Annotated[
         "timm's or transformers' .json, mmpretrain's .py).",
         metavar="NAME|FILE",
         recipe=_PICTURES,
-        sparse=True,
+        later=True,
     ),
 ]
 
@@ -82,14 +84,15 @@ def choose_preparation(
     options: dict[str, Any],
     *,
     weights: Path | None,
-    trained_with: tuple[Preparation, str] | None,
+    trained_with: str | None,
     channels: int,
     size: tuple[int, int],
 ) -> ChosenPreparation:
     """Options first, then what stands beside or in the weights, then the released models'.
 
     name: of a preset or a file. options: single values that replace those of the rest; None is not
-    given. trained_with: what the weights' own file says. channels, size: of the model's input.
+    given. trained_with: mmengine's configuration in the weights' file. channels, size: of the
+    model's input.
     Raises UsageError for values that do not fit the model.
     """
     given = {key: value for key, value in options.items() if value is not None}
@@ -97,8 +100,8 @@ def choose_preparation(
         found, source = PRESETS[str(name)], str(name)
     elif name is not None:
         found, source = preparation_from_file(Path(name), channels), Path(name).name
-    elif trained_with is not None:
-        found, source = trained_with
+    elif own := trained_with and preparation_from_mmpretrain(trained_with, channels):
+        found, source = own, "the checkpoint's meta"
     else:
         beside = None if weights is None else preparation_beside(weights, channels)
         found, source = (USUAL, "default") if beside is None else (beside[0], beside[1].name)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         reference_from_state_dict,
         save_weights,
     )
+    from t2t_deploy.model._no_checkpoint import weights_file
     from t2t_deploy.model._random import random_state_dict, weight_shapes
     from t2t_deploy.model._t2t import T2TViT, restructure, soft_split
     from t2t_deploy.model._tokens import PERFORMER_EPSILON, PerformerBlock, TransformerBlock
@@ -69,7 +70,17 @@ __all__ = [
     "scale_channels",
     "soft_split",
     "weight_shapes",
+    "weights_file",
 ]
 
 if not TYPE_CHECKING:  # with it, any name would be right
-    __getattr__ = lazy(__name__, __all__, "_checkpoint", "_random", "_t2t", "_backbone", "_tokens")
+    __getattr__ = lazy(
+        __name__,
+        __all__,
+        "_checkpoint",
+        "_no_checkpoint",
+        "_random",
+        "_t2t",
+        "_backbone",
+        "_tokens",
+    )

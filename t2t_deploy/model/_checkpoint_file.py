@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import io
+import math
 import mmap
-import re
 import struct
-import tarfile
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from t2t_deploy._untrusted import check_safetensors, first_line, shortened
-from t2t_deploy.errors import CheckpointError
+from t2t_deploy.errors import CheckpointError, one_line
+from t2t_deploy.model._no_checkpoint import check_kind, check_members, saved_again
 from t2t_deploy.model._pickle_scan import PickleError, scan_pickle
+from t2t_deploy.model._unpickle import Skipped, StoredTensor, Unpickler
 
 MAX_FILE_BYTES = 8 << 30
 """T2T-ViT-24 with its average and its optimiser takes 1.3 GB."""
@@ -37,15 +38,42 @@ _ZIP64_END = struct.Struct("<4sQ2H2L4Q")
 _LONGEST_COMMENT = 1 << 16
 # of files by torch before 1.6: five pickles, then the storages
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_PICKLE_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_COUNT_BYTES = 8
+_LONGEST_KEY = 160
+_OTHER_TENSORS = {
+    f"torch._utils.{name}": words
+    for name, words in {
+        "_rebuild_qtensor": "a quantised tensor",
+        "_rebuild_sparse_tensor": "a sparse tensor",
+        "_rebuild_meta_tensor_no_storage": "a tensor without data",
+    }.items()
+}
+# what stands beside the weights of a released file, and of those that most programs write
+_USUAL = frozenset({
+    "argparse.Namespace", "torch.device", "torch.Size", "torch.nn.parameter.Parameter",
+    "_codecs.encode", *(f"{module}.{name}" for module in ("builtins", "__builtin__")
+                        for name in ("set", "frozenset", "complex", "bytearray", "slice", "range")),
+})  # fmt: skip
+
+AnyTensor = torch.Tensor | StoredTensor
 
 
-def read_tensors_file(path: Path) -> Mapping[Any, Any]:
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """What a weights file holds, nothing of it made but tensors and plain values.
+
+    value: mostly a dictionary. skipped: kinds of objects that `Skipped` stands for in it.
+    """
+
+    value: Any
+    skipped: tuple[str, ...] = ()
+
+
+def read_tensors_file(path: Path) -> FileContent:
     """The content of a checkpoint or a safetensors file.
 
-    Executes nothing in the file: torch's weights-only unpickler reads pickles, once their
-    instructions are counted and the sizes that they claim compared with the file's. Raises
-    CheckpointError in one line.
+    Executes nothing in the file: `_unpickle` reads pickles, once their instructions are counted and
+    the sizes that they claim compared with the file's. Raises CheckpointError in one line.
     """
     if not path.exists():
         raise CheckpointError(f"there is no file {path}; give a .pth.tar, .pth or .safetensors")
@@ -57,24 +85,42 @@ def read_tensors_file(path: Path) -> Mapping[Any, Any]:
             f"{path} has {size / 2**30:.1f} GiB; expected at most {MAX_FILE_BYTES >> 30}: save the "
             "model's state_dict() alone"
         )
-    return _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path, size)
+    if _is_safetensors(path):
+        return FileContent(_read_safetensors(path))
+    check_kind(path)
+    return _read_pickle(path, size)
 
 
-def check_tensors(content: Mapping[Any, Any], path: Path) -> None:
+def read_tensor(key: str, tensor: AnyTensor, path: Path) -> torch.Tensor:
+    """The values of a tensor of a file. Raises CheckpointError."""
+    if isinstance(tensor, torch.Tensor):
+        return tensor
+    try:
+        return tensor.read()
+    except Exception as err:  # a damaged archive may raise anything
+        raise _damaged(path, f"{one_line(key[:_LONGEST_KEY])}: {first_line(err)}") from err
+
+
+def check_tensors(content: Mapping[str, Any], path: Path) -> None:
     """Raise CheckpointError unless these are tensors in number and size of a model."""
     if len(content) > MAX_KEYS:
         raise CheckpointError(
             f"{path} has {len(content):,} tensors; expected at most {MAX_KEYS:,}: save the model's "
             "state_dict() alone"
         )
-    for key, tensor in content.items():
-        plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
-        if not plain or tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+    for key, value in content.items():
+        if isinstance(value, Skipped):
+            if value.kind in _OTHER_TENSORS:
+                raise CheckpointError(
+                    f"{path} has {shortened(key)} as {_OTHER_TENSORS[value.kind]}; expected dense "
+                    "floating point: give the float checkpoint it was made from"
+                )
             raise CheckpointError(
-                f"{path} has {shortened(str(key))} as a {type(tensor).__name__} on "
-                f"{tensor.device.type}, {tensor.layout}; expected dense floating point"
+                f"{path} holds a Python object ({one_line(value.kind[:_LONGEST_KEY])}) as "
+                f"{shortened(key)}, which could run code when loaded and was not; expected tensors "
+                "only: save the model's state_dict()"
             )
-    weights = sum(tensor.numel() for tensor in content.values())
+    weights = sum(math.prod(tensor.shape) for tensor in content.values())
     if weights > MAX_WEIGHTS:
         raise CheckpointError(
             f"{path} claims {weights:,} weights; expected at most {MAX_WEIGHTS:,}: save the "
@@ -99,62 +145,64 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         ) from err
 
 
-def _read_pickle(path: Path, size: int) -> Mapping[Any, Any]:
+def _read_pickle(path: Path, size: int) -> FileContent:
     try:
         with path.open("rb") as file:
             start = file.read(len(_ZIP_START))
-        if start == _ZIP_START:
-            _check_zip(path, size)
-        elif size:
-            _check_legacy(path, size)
-        # Released files have the training options as a Namespace, which only stores values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        reader = _read_zip if start == _ZIP_START else _read_legacy
+        value, kinds = reader(path, size)
     except (MemoryError, CheckpointError):
         raise
-    except Exception as err:  # torch's reader may raise anything on a damaged file
-        banned = _PICKLE_GLOBAL.search(str(err))
-        if banned is not None:
-            raise CheckpointError(
-                f"{path} holds a Python object ({banned.group(1)}), which could run code when "
-                "loaded and was not; expected tensors only: save the model's state_dict()"
-            ) from err
-        raise CheckpointError(
-            f"{path} is truncated or no checkpoint ({first_line(err)}); copy or download it again"
-        ) from err
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}; expected a dictionary of tensors: save the "
-            "model's state_dict()"
-        )
-    return content
+    except Exception as err:  # a damaged file may raise anything
+        raise _damaged(path, first_line(err)) from err
+    return FileContent(value, tuple(k for k in kinds if k not in _USUAL))
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is truncated or no checkpoint ({why}); copy or download it again"
+    )
 
 
 # -- torch's zip files ---------------------------------------------------------------------------
 
 
-def _check_zip(path: Path, size: int) -> None:
-    """Refuse a zip file that unpacks to more than its size, or with a harmful pickle."""
+def _read_zip(path: Path, size: int) -> tuple[Any, tuple[str, ...]]:
+    """Refuse a zip file that unpacks to more than its size, or with a harmful pickle; read it."""
     _check_directory(path, size)
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        names = {entry.filename for entry in entries}
-        if len(names) != len(entries):
-            raise PickleError("its zip archive has two files of one name")
-        packed = [e for e in entries if e.compress_type != zipfile.ZIP_STORED]
-        unpacked = sum(entry.file_size for entry in entries)
-        if packed or unpacked > size:
-            raise CheckpointError(
-                f"{path} would unpack to {unpacked:,} bytes from {size:,}; expected a zip archive "
-                "without compression, as torch.save writes: save it again"
-            )
-        pickles = [e for e in entries if e.filename.rpartition("/")[2] == "data.pkl"]
-        if len(pickles) != 1:
-            raise PickleError(f"its zip archive has {len(pickles)} files data.pkl; expected one")
-        if pickles[0].file_size > MAX_PICKLE_BYTES:
-            raise PickleError(f"its data.pkl has {pickles[0].file_size:,} bytes")
-        scan = scan_pickle(io.BytesIO(archive.read(pickles[0])))
+    archive = zipfile.ZipFile(path)  # open as long as its tensors may be read
+    entries = archive.infolist()
+    names = {entry.filename for entry in entries}
+    if len(names) != len(entries):
+        raise PickleError("its zip archive has two files of one name")
+    check_members(path, [entry.filename for entry in entries])
+    packed = [e for e in entries if e.compress_type != zipfile.ZIP_STORED]
+    unpacked = sum(entry.file_size for entry in entries)
+    if packed or unpacked > size:
+        raise CheckpointError(
+            f"{path} would unpack to {unpacked:,} bytes from {size:,}; expected a zip archive "
+            "without compression, as torch.save writes: save it again"
+        )
+    pickles = [e for e in entries if e.filename.rpartition("/")[2] == "data.pkl"]
+    if len(pickles) != 1:
+        raise PickleError(f"its zip archive has {len(pickles)} files data.pkl; expected one")
+    if pickles[0].file_size > MAX_PICKLE_BYTES:
+        raise PickleError(f"its data.pkl has {pickles[0].file_size:,} bytes")
+    content = archive.read(pickles[0])
+    scan = scan_pickle(io.BytesIO(content))
     _check_storages(sum(scan.storages.values()), size, path)
+    folder = pickles[0].filename.removesuffix("data.pkl")
+    if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
+        raise PickleError("its numbers are big-endian: load and save it on a common machine")
+    read: dict[str, bytearray] = {}
+
+    def storage(key: str) -> bytearray:
+        if key not in read:
+            read[key] = bytearray(archive.read(f"{folder}data/{key}"))
+        return read[key]
+
+    unpickler = Unpickler(io.BytesIO(content), storage)
+    return unpickler.load(), unpickler.kinds
 
 
 def _check_directory(path: Path, size: int) -> None:
@@ -187,27 +235,49 @@ def _check_directory(path: Path, size: int) -> None:
 # -- files of older releases ---------------------------------------------------------------------
 
 
-def _check_legacy(path: Path, size: int) -> None:
-    """Refuse a file of pickles that claims more data than it has; torch refuses a bare pickle."""
-    with path.open("rb") as file:
-        header = file.read(tarfile.BLOCKSIZE)
-    if header[257:262] == b"ustar":
+def _read_legacy(path: Path, size: int) -> tuple[Any, tuple[str, ...]]:
+    """Refuse a file of pickles that claims more data than it has; read it."""
+    if not size:
+        raise PickleError("it is empty")
+    with path.open("rb") as file:  # open as long as its tensors may be read
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    stream: Any = data  # never reads beyond the file, whatever a pickle claims
+    magic = scan_pickle(stream)
+    if magic.value != _LEGACY_MAGIC:
         raise CheckpointError(
-            f"{path} is a tar archive, as torch wrote before 0.1.10, which cannot be read without "
-            "running its code; load it where it was made and save the model's state_dict()"
+            f"{path} is a pickle that torch.save did not write, which could run code when loaded "
+            f"and was not; {saved_again(path)}"
         )
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        stream: Any = data  # never reads beyond the file, whatever a pickle claims
-        magic = scan_pickle(stream)
-        if magic.value != _LEGACY_MAGIC:
-            return
-        for _ in ("version", "system"):
-            scan_pickle(stream)
-        scan, listed = scan_pickle(stream), scan_pickle(stream)
-        _check_storages(sum(scan.storages.values()), size, path)
-        absent = scan.storages.keys() - set(map(str, listed.value or ()))
-        if absent:  # torch leaves these uninitialised
-            raise PickleError(f"it lacks the data of {len(absent)} storages")
+    for _ in ("version", "system"):
+        scan_pickle(stream)
+    start = stream.tell()
+    scan, listed = scan_pickle(stream), scan_pickle(stream)
+    _check_storages(sum(scan.storages.values()), size, path)
+    absent = scan.storages.keys() - set(map(str, listed.value or ()))
+    if absent:
+        raise PickleError(f"it lacks the data of {len(absent)} storages")
+    end = stream.tell()
+    places: dict[str, tuple[int, int]] = {}
+    read: dict[str, bytearray] = {}
+
+    def storage(key: str) -> bytearray:
+        if key not in read:
+            offset, length = places[key]
+            read[key] = bytearray(data[offset : offset + length])
+        return read[key]
+
+    stream.seek(start)
+    unpickler = Unpickler(stream, storage)
+    value = unpickler.load()
+    for key in map(str, listed.value or ()):
+        elements = int.from_bytes(data[end : end + _COUNT_BYTES], "little")
+        end += _COUNT_BYTES
+        length = elements * unpickler.storages.get(key, 1)
+        if end + length > size:
+            raise PickleError("it ends within its data")
+        places[key] = end, length
+        end += length
+    return value, unpickler.kinds
 
 
 def _check_storages(claimed: int, size: int, path: Path) -> None:

@@ -302,12 +302,16 @@ class ModelConfig:
         *,
         image_size: int | tuple[int, int] | None = None,
         num_classes: int | None = None,
+        in_chans: int | None = None,
+        head_norm: bool | None = None,
     ) -> ModelConfig:
-        """The same model at another resolution or number of classes; None keeps."""
+        """The same model with other sizes or another head; None keeps."""
         return dataclasses.replace(
             self,
             image_size=self.image_size if image_size is None else image_size,
             num_classes=self.num_classes if num_classes is None else num_classes,
+            in_chans=self.in_chans if in_chans is None else in_chans,
+            head_norm=self.head_norm if head_norm is None else head_norm,
         )
 
     def headless(self, output: ModelOutput) -> ModelConfig:

@@ -85,6 +85,10 @@ def _scan_one(
     scan: PickleScan,
 ) -> None:
     name = code.name
+    if "PUT" in name and int(value) > MAX_INSTRUCTIONS:  # the reader makes room for all below it
+        raise PickleError(f"it numbers an object {int(value):,}")
+    if name.startswith("EXT"):  # a class by its number, which the reader imports by itself
+        raise PickleError("it has a class by number")
     if name == "MARK":
         stack.append(_MARK)
     elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
@@ -131,8 +135,13 @@ def _popped(code: pickletools.OpcodeInfo, stack: list[_Object]) -> list[_Object]
 
 
 def _note_storage(items: list[_Object], scan: PickleScan) -> None:
-    """Keep the size of a storage: ("storage", class, key, location, elements, ...)."""
+    """Keep the size of a storage: ("storage", class, key, location, elements, ...).
+
+    A class of a module has four words: ("module", class, file, source).
+    """
     words = items[0].items if items else []
+    if len(words) == _STORAGE_WORDS - 1 and words[0].value == "module":
+        return
     if len(words) < _STORAGE_WORDS:
         raise PickleError("it refers to something that is no storage")
     kind, key, elements = words[1].value, words[2].value, words[4].value

@@ -46,7 +46,7 @@ ClassOrderName = Annotated[
         Kind("text, natural, number or a file of class names", _order_or_file, metavar="ORDER"),
         Role.READS,
         metavar="text|natural|number|FILE",
-        sparse=True,
+        later=True,
     ),
 ]
 

@@ -19,6 +19,7 @@ from t2t_deploy.bench import read_processor, visible_gpus
 from t2t_deploy.commands import MAX_IMAGES, calibration_images
 from t2t_deploy.engine import device_capability
 from t2t_deploy.errors import RecipeError, shown_path
+from t2t_deploy.model import weights_file
 from t2t_deploy.pictures import image_set_from_folder, labelled_set_from_folder
 from t2t_deploy.recipe._records import ARTIFACT
 from t2t_deploy.runtime import BACKENDS, DEFAULT_BACKEND, available_threads
@@ -61,7 +62,7 @@ def command_fingerprint(
     for name, parameter in parameters(function).items():
         value, role = values[name], parameter.opt.role
         recorded = name if parameter.opt.recorded is None else parameter.opt.recorded
-        if value is None and parameter.opt.sparse:
+        if parameter.opt.later and value == parameter.read(parameter.default):
             continue
         # a word instead of a file is a value like others
         if recorded and (role is Role.OPTION or isinstance(value, Enum)):
@@ -98,11 +99,19 @@ def versions(fingerprint: Mapping[str, str]) -> dict[str, str]:
 
 
 def content(name: str, path: Path | None) -> dict[str, str]:
-    """The content of a file that is read; nothing where none is. Raises RecipeError."""
+    """The content of a file that is read; nothing where none is. Raises RecipeError.
+
+    Of a checkpoint that is a hub's folder, its weights file, and the description beside it.
+    """
     if path is None:
         return {}
+    found = {}
+    if name == "checkpoint":
+        path = weights_file(path)
+        beside = path.with_name("config.json")
+        found = {f"{name}'s config.json": file_sha256(beside)} if beside.is_file() else {}
     try:
-        return {name: file_sha256(path)}
+        return {**found, name: file_sha256(path)}
     except OSError as err:
         raise RecipeError(
             f"{name}: cannot read {shown_path(path)}: {err.strerror}; put the file there, or "

@@ -188,7 +188,7 @@ class CheckModel(Step):
 
     def arguments(self, context: Context) -> dict[str, Any]:
         """Those of `load_model`: the model as it is stored."""
-        names = ("variant", "config", "checkpoint")
+        names = ("variant", "config", "checkpoint", *_READ_AS)
         return {name: self.job.given.get(name) for name in names}
 
     def fingerprint(self, context: Context) -> Fingerprint:
@@ -509,8 +509,13 @@ class ReportPages(CheckStep):
 _PAGE = ("older bench", "option report", "option csv")
 
 
+# how a file's weights are read, for one that has several or was trained elsewhere
+_READ_AS = ("weights", "ignore_keys", "qk_scale")
+
+
 def _weights(job: Job) -> dict[str, str]:
     """The contents that an export reads, and the name that a file of dimensions gives a model."""
     config = job.given.get("config")
     found = content("checkpoint", job.given.get("checkpoint")) | content("config", config)
+    found |= {f"option {k}": json.dumps(job.given[k]) for k in _READ_AS if job.given.get(k)}
     return found if config is None else {**found, "model's name": config.stem}

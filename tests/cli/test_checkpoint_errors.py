@@ -73,10 +73,9 @@ def _saved(weights: StateDict, *, zipped: bool) -> bytes:
         lambda weights: _saved(weights, zipped=True)[:5000],
         lambda weights: _saved(weights, zipped=False)[:5000],
         lambda weights: bytes(range(256)) * 20,
-        lambda weights: b"<!DOCTYPE html><html>404</html>",
         lambda weights: b"",
     ],
-    ids=["end cut", "half a zip", "half a legacy file", "random bytes", "a web page", "empty"],
+    ids=["end cut", "half a zip", "half a legacy file", "random bytes", "empty"],
 )
 def test_truncated_or_no_checkpoint(
     refused: Refused, weights: StateDict, damage: Callable[[StateDict], bytes]
@@ -102,24 +101,25 @@ class Malicious:
 
 @pytest.mark.parametrize("zipped", [True, False, None], ids=["zip", "legacy", "bare pickle"])
 def test_a_malicious_pickle(refused: Refused, weights: StateDict, zipped: bool | None) -> None:
-    content = {"state_dict": weights, "args": Malicious()}
     path = Path("model.pth.tar")
     if zipped is None:
         path.write_bytes(pickle.dumps({"args": Malicious()}, protocol=2))
+        message = (
+            "is a pickle that torch.save did not write, which could run code when loaded and was "
+            "not; where you trust it, run these two lines of Python where it was made: "
+        )
     else:
+        content = {"state_dict": {**weights, "head.weight": Malicious()}}
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    assert refused(path) == (
-        "model.pth.tar holds a Python object (posix.system), which could run code when loaded and "
-        "was not; expected tensors only: save the model's state_dict()"
-    )
+        message = (
+            "holds a Python object (posix.system) as 'head.weight', which could run code when "
+            "loaded and was not; expected tensors only: save the model's state_dict()"
+        )
+    assert refused(path).startswith(f"model.pth.tar {message}")
     assert not Path("executed").exists()
     with path.open("rb") as file:  # the file is as malicious as it claims
         torch.load(file, weights_only=False) if zipped is not None else pickle.load(file)
     assert Path("executed").exists()
-
-
-def test_a_whole_module(refused: Refused, tiny: ModelConfig) -> None:
-    assert "holds a Python object (t2t_deploy.model._t2t.T2TViT)" in refused(T2TViT(tiny))
 
 
 @pytest.mark.parametrize(

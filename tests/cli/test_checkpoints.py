@@ -138,3 +138,59 @@ def test_the_variant_is_recognised(export: Export) -> None:
     manifest, _ = export(saved(random_state_dict(config)), "-q")
     assert manifest.variant == "7"
     assert (manifest.config["num_classes"], manifest.config["image_size"]) == (10, 64)
+
+
+def test_the_set_of_weights_is_chosen(export: Export, tiny_toml: Path, weights: StateDict) -> None:
+    other = {key: value * 1.5 for key, value in weights.items()}
+    path = saved({"state_dict": weights, "state_dict_ema": other})
+    manifest, stored = export(path)
+    assert same(stored, other)
+    warning = "warning: state_dict and state_dict_ema differ by 33% of the norm of the weights; "
+    assert manifest.details["notes"][1].startswith(warning)
+    manifest, stored = export(path, "--config", tiny_toml, "--weights", "state_dict")
+    assert same(stored, weights)
+    assert manifest.weights["source"]["container"] == "state_dict"
+
+
+def test_keys_are_ignored(export: Export, tiny_toml: Path, weights: StateDict) -> None:
+    extra = {"aux_head.weight": torch.zeros(4, 16), "criterion.weight": torch.ones(4)}
+    options = ("--ignore-keys", "aux_*", "--ignore-keys", "criterion.weight")
+    manifest, stored = export(saved({**weights, **extra}), "--config", tiny_toml, *options)
+    assert same(stored, weights)
+    assert manifest.details["notes"] == [f"left out, as asked: {key}" for key in extra]
+
+
+def test_a_hub_folder(run: Run, tiny_toml: Path, weights: StateDict) -> None:
+    Path("hub").mkdir()
+    save_file(weights, "hub/model.safetensors")
+    form = ("--config", tiny_toml, "--batch", 1)
+    done = run.json("export", "--checkpoint", "hub", *form, status=0)
+    manifest = read_manifest(Path(f"{done['artifact']['path']}.manifest.json"))
+    assert manifest.weights["source"] == {
+        "kind": "checkpoint",
+        "file": "model.safetensors",
+        "sha256": file_sha256(Path("hub/model.safetensors")),
+        "container": "file",
+    }
+
+
+@pytest.mark.parametrize(
+    "option", [("--weights", "ema"), ("--ignore-keys", "a*"), ("--qk-scale", "mmpretrain")]
+)
+def test_options_of_a_file_need_one(run: Run, tiny_toml: Path, option: tuple[str, str]) -> None:
+    message = run.fails("UsageError", "export", "--config", tiny_toml, *option, status=2)
+    assert message.endswith("is about a checkpoint, and none is given; give one")
+
+
+def test_a_recipe_chooses_its_weights(run: Run, tiny_toml: Path, weights: StateDict) -> None:
+    other = {key: value * 1.5 for key, value in weights.items()}
+    saved({"state_dict": {**weights, "aux.weight": torch.ones(3)}, "state_dict_ema": other})
+    Path("tiny.toml").write_text(tiny_toml.read_text())
+    Path("recipe.toml").write_text(
+        "[model]\nconfig = 'tiny.toml'\ncheckpoint = 'model.pth.tar'\n"
+        "weights = 'state_dict'\nignore-keys = ['aux.*']\n[export]\nbatch = 1\n"
+        "[expected]\nclasses = 10\n"
+    )
+    run("run", "recipe.toml", status=0)
+    (path,) = Path().rglob("weights/*.safetensors")
+    assert same(load_file(path), weights)
