@@ -106,8 +106,9 @@ def load_checkpoint(
     backbone = any(not _lacking(chosen, one) for one in configs)
     classes = _num_classes(chosen, path, backbone=backbone)
     if num_classes is not None and num_classes != classes:
+        has = counted(classes, "class") if classes else "no classifier"
         raise CheckpointError(
-            f"{path} has {counted(classes, 'class') if classes else 'no classifier'} and {num_classes} were asked for; a "
+            f"{path} has {has} and {num_classes} were asked for; a "
             "classifier cannot be resized: leave out the number of classes, or fine-tune first"
         )
     if base is None:
@@ -119,8 +120,8 @@ def load_checkpoint(
     leave_out(chosen, weight_shapes(base))
     check_tensors(chosen.tensors, path)
     _check_floats(chosen, path)
-    size, note = _stored_size(chosen, base, image_size, path, stated=config is not None)
-    notes += note
+    size, assumed = _stored_size(chosen, base, image_size, path, stated=config is not None)
+    notes += assumed
     stored = base.with_(image_size=size)
     _check_keys(chosen, stored, path)
     notes += chosen.notes
@@ -399,12 +400,12 @@ def _stored_size(
     side = math.isqrt(max(patches, 0))
     stride = math.prod(split.stride for split in config.splits)
     size = side * stride
-    if side >= 1 and side * side == patches:
-        if config.with_(image_size=size).num_patches == patches:
-            return size, [
-                f"{patches} positions are taken as {side}x{side}, pictures of {size}x{size} "
-                "pixels; where height and width differ, give image_size as HxW"
-            ]
+    square = side >= 1 and side * side == patches
+    if square and config.with_(image_size=size).num_patches == patches:
+        return size, [
+            f"{patches} positions are taken as {side}x{side}, pictures of {size}x{size} pixels; "
+            "where height and width differ, give image_size as HxW"
+        ]
     rows = next((n for n in range(side, 1, -1) if patches % n == 0), 0)
     example = f", such as {rows * stride}x{patches // rows * stride}" if rows else ""
     raise CheckpointError(
