@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 import math
 import stat
 import threading
@@ -51,6 +52,8 @@ _REACH = {
 }
 # Formats whose 32-bit integers are 16-bit values by specification.
 _SIXTEEN_BIT_FORMATS = frozenset({"PNG", "PPM"})
+# it tells of damaged files, which the message says in its own words
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 # Python's warning filters belong to the process: one thread at a time may change them.
 _FILTERS = threading.Lock()
 

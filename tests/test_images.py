@@ -16,9 +16,11 @@ import pytest
 from PIL import Image
 
 import t2t_deploy.images as images_module
-from t2t_deploy._preparation import IMAGENET_MEAN, IMAGENET_STD
+from t2t_deploy._preparation import IMAGENET_MEAN, IMAGENET_STD, USUAL
 from t2t_deploy.errors import ImageError, shown_path
 from t2t_deploy.images import (
+    Assumed,
+    assumed_of,
     decode_image,
     preprocess,
     read_image,
@@ -244,6 +246,73 @@ def test_sixteen_bits_keep_their_high_byte(channels: int) -> None:
 def test_sixteen_bit_greys_of_other_formats(format: str) -> None:
     values = np.random.default_rng(1).integers(0, 2**16, (8, 9), np.uint16)
     np.testing.assert_array_equal(decoded(encoded(values, format)), repeated(values >> 8))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_greys_of_fewer_bits(bits: int) -> None:
+    values = np.random.default_rng(1).integers(0, 2**bits, (8, 9), np.uint16)
+    steps = USUAL.changed({"bits": bits}, channels=3)
+    found = decode_image(encoded(values, "TIFF"), "picture", steps)
+    np.testing.assert_array_equal(np.asarray(found), repeated(values >> (bits - 8)))
+    assert assumed_of(found) == ()
+    untold = decode_image(encoded(values, "TIFF"), "picture")
+    assert len(assumed_of(untold)) == (bits < 16)
+    if bits == 12:
+        assert "end at 4095 or below and are taken as 0 to 65535" in assumed_of(untold)[0]
+
+
+@pytest.mark.parametrize("bits", [None, 12])
+def test_white_is_zero(bits: int | None) -> None:
+    """Pillow inverts 8-bit greys of such TIFFs by itself, those of 16 bits not."""
+    values = np.random.default_rng(1).integers(0, 2 ** (bits or 16), (8, 9), np.uint16)
+    steps = USUAL.changed({"bits": bits}, channels=3)
+    inverted = (2 ** (bits or 16) - 1 - values).astype(np.uint16)
+    content = encoded(inverted, "TIFF", tiffinfo={262: 0})
+    found = np.asarray(decode_image(content, "picture", steps))
+    np.testing.assert_array_equal(found, repeated(values >> ((bits or 16) - 8)))
+
+
+def test_exif_may_be_ignored() -> None:
+    image = Image.fromarray(noise(8, 12))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    content = encoded(image, exif=exif)
+    assert decode_image(content, "picture").size == (8, 12)
+    ignoring = USUAL.changed({"exif": False}, channels=3)
+    np.testing.assert_array_equal(np.asarray(decode_image(content, "x", ignoring)), noise(8, 12))
+
+
+def test_what_is_dropped_is_said_once_for_all() -> None:
+    pages = encoded(noise(8, 9), "TIFF", save_all=True, append_images=[Image.new("RGB", (9, 8))])
+    alpha = encoded(noise(8, 9, 4))
+    assumed = Assumed()
+    for name, content in {"a.png": alpha, "b.png": alpha, "c.tif": pages, "d.png": PNG}.items():
+        assumed.add(name, decode_image(content, name))
+    assert assumed.lines() == [
+        "a.png and 1 more: transparency is dropped, and colours below it show",
+        "c.tif: the first of 2 pages or frames is taken",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\0" * 128 + b"DICM" + b"\0" * 16, "is DICOM, .*: save it as PNG"),
+        (b"\x93NUMPY\1\0v\0", "is a numpy array; give arrays in Python"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "is HEIC, .*: convert it"),
+        (b"\x1f\x8b\x08\0\0\0", "is gzip, such as NIfTI"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is SVG or XML"),
+        (b"\x89HDF\r\n\x1a\n", "is HDF5 or NetCDF"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS: git lfs pull"),
+        (b"no picture", "is of no picture format that Pillow knows"),
+    ],
+)
+def test_other_files_are_named(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    for read in (lambda: read_image(path), lambda: decode_image(content, "x")):
+        with pytest.raises(ImageError, match=words):
+            read()
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

@@ -6,6 +6,7 @@ import importlib
 import io
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import Any
 
@@ -98,6 +99,8 @@ def main(args: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if args is None else args
     output = Output(as_json="--json" in words)
+    # what Pillow finds unusual in a picture's metadata: what it changes here is said as a note
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # the name of a file is bytes, which need not be text
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
