@@ -40,7 +40,6 @@ _OTHER_KINDS: tuple[tuple[int, tuple[bytes, ...], str], ...] = (
      "it to JPEG or PNG"),
     (0, (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), "a TIFF that Pillow does not read, as of "
      "more than 4 bands or of complex values: save three bands or one with 8 or 16 bits"),
-    (0, (b"\x89HDF", b"CDF"), f"HDF5 or NetCDF: {_SAVE_PNG}"),
     (0, (b"<!DOCTYPE html", b"<html"), "a web page: download the picture itself"),
     (0, (b"version https://git-lfs",), "a pointer of Git LFS: git lfs pull"),
 )  # fmt: skip

@@ -302,7 +302,6 @@ def test_what_is_dropped_is_said_once_for_all() -> None:
         (b"\0\0\0\x18ftypheic\0\0\0\0", "is HEIC, .*: convert it"),
         (b"\x1f\x8b\x08\0\0\0", "is gzip, such as NIfTI"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is SVG or XML"),
-        (b"\x89HDF\r\n\x1a\n", "is HDF5 or NetCDF"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS: git lfs pull"),
         (b"no picture", "is of no picture format that Pillow knows"),
     ],
