@@ -75,6 +75,7 @@ class Worker:
             "batch": case.batch,
             "seed": seed,
             "reference_logits": case.reference_logits,
+            "typical_norm": case.typical_norm,
         }
         return self._ask(message, LOAD_TIMEOUT_S)
 

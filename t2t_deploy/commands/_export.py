@@ -135,7 +135,8 @@ def export_onnx(
     tail: Annotated[
         str | Tail,
         Opt(
-            "softmax: all probabilities; topk: the five largest and their classes.",
+            "softmax: all probabilities; topk: the five largest and their classes; sigmoid: of "
+            "each class by itself, for one output or several labels.",
             choice(of=Tail),
             shown="logits",
             recorded="ends.tail",
@@ -177,6 +178,11 @@ def export_onnx(
     )
     size = cast("int | tuple[int, int] | None", image_size)
     model = load_model(form, variant, config, checkpoint, num_classes, size, progress)
+    if model.config.num_classes == 1 and form.graph_io.tail in (Tail.SOFTMAX, Tail.TOPK):
+        raise UsageError(
+            f"the model has one output, whose softmax is 1 for every picture; give tail "
+            f"{Tail.SIGMOID.value}, or leave {form.graph_io.tail.value} out"
+        )
     from t2t_deploy.model import reference_from_state_dict, save_weights
 
     steps = {

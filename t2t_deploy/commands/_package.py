@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 from t2t_deploy._options import FILE, FOLDER, AnyPath, Opt, Role, choice, command, whole
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import ArtifactFile, Force, artifact_values, workspace_of
-from t2t_deploy.commands._classifier import num_classes_of
+from t2t_deploy.commands._classifier import ActivationName, note_one_output, num_classes_of
 from t2t_deploy.engine import BACKEND_RTX
 from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.pictures import labels_from_file
@@ -28,7 +28,7 @@ from t2t_deploy.serving.triton import (
     signature_from_tensors,
     write_folders,
 )
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, Target
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Activation, Precision, Target
 from t2t_deploy.workspace import Artifact, Workspace, manifest_path_for
 
 DEFAULT_TOP = 5
@@ -73,6 +73,7 @@ def package_artifact(
         AnyPath | None,
         Opt("Names of the classes, one a line.", FILE, Role.READS, metavar="FILE"),
     ] = None,
+    activation: ActivationName = None,
     top: Annotated[
         int | None, Opt("Classes the ensemble tells; default 5.", none=DEFAULT_TOP)
     ] = None,
@@ -144,12 +145,14 @@ def package_artifact(
         precision=None if manifest is None else manifest.precision,
         profiles=len(profiles),
         labels=None if labels is None else _labels(Path(labels), signature),
+        activation=signature.activation(None if activation is None else Activation(activation)),
         top=cast("int", top),
         queue_delay_us=cast("int", queue_delay),
         instances=cast("int", instances),
         preprocess_instances=cast("int", preprocess_instances),
         threads=cast("int", threads),
     )
+    note_one_output(signature, activation, progress)
     repository = Path(triton)
     replaced = check_folders(repository, service.folder_names)
     notes = _notes(source, service)
@@ -174,6 +177,7 @@ def package_values(package: Package) -> dict[str, Any]:
     """What ``package --json`` prints."""
     service = package.service
     signature = service.signature
+    sigmoid = {"activation": service.activation.value} if service.gives_sigmoid else {}
     return {
         "repository": str(package.repository),
         "artifact": artifact_values(package.artifact),
@@ -193,6 +197,7 @@ def package_values(package: Package) -> dict[str, Any]:
             "steps": [service.preprocess_name, service.name, service.postprocess_name],
             "top": service.top_count,
             "labels": service.labels is not None,
+            **sigmoid,
         },
         "folders": [str(folder) for folder in package.folders],
         "notes": list(package.notes),

@@ -14,6 +14,7 @@ from t2t_deploy._options import FILE, AnyPath, Kind, Opt, Role, command
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import Force, Trust, workspace_of
 from t2t_deploy.commands._classifier import (
+    ActivationName,
     Backend,
     Batch,
     Device,
@@ -25,11 +26,13 @@ from t2t_deploy.commands._classifier import (
     artifact_to_run,
     classifier_request,
     labels_for,
+    note_one_output,
 )
 from t2t_deploy.errors import counted
 from t2t_deploy.images import Assumed
 from t2t_deploy.pictures import count_images, find_images, reader_of
 from t2t_deploy.serving import PredictedImage, classify_images, open_classifier, top_count
+from t2t_deploy.types import Activation
 from t2t_deploy.workspace import Artifact, Workspace
 
 # threads that read images while the session computes
@@ -64,6 +67,7 @@ class Prediction:
     unreadable: tuple[PredictedImage, ...]
     not_finite: tuple[PredictedImage, ...]
     csv: Path | None = None
+    activation: Activation = Activation.SOFTMAX
 
     @property
     def failed(self) -> bool:
@@ -79,6 +83,7 @@ def predict_images(
     receive: Callable[[PredictedImage], None],
     top: Top = None,
     labels: LabelsFile = None,
+    activation: ActivationName = None,
     csv: Annotated[
         AnyPath | None,
         Opt("Write a line of each picture.", FILE, Role.WRITES, metavar="FILE.csv"),
@@ -94,9 +99,10 @@ def predict_images(
 ) -> Prediction:
     """The classes of pictures, handed to ``receive`` one by one: ``t2t-deploy predict``.
 
-    images: files, folders, patterns such as ``val/**/*.jpg``, URIs. Nothing is kept of a picture
-    but the names of those without a class. Raises ImageError where a folder or pattern means no
-    picture, ArtifactError, BackendError, EngineError, UsageError.
+    activation: None is a softmax of logits, for one output a sigmoid; ``sigmoid`` is a probability
+    of each class by itself. images: files, folders, patterns such as ``val/**/*.jpg``, URIs.
+    Nothing is kept of a picture but the names of those without a class. Raises ImageError where a
+    folder or pattern means no picture, ArtifactError, BackendError, EngineError, UsageError.
 
     Examples
     --------
@@ -109,7 +115,13 @@ def predict_images(
     workspace = workspace_of(workspace)
     source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
     request = classifier_request(
-        workspace, source, backend=backend, batch=batch, threads=threads, device=device
+        workspace,
+        source,
+        backend=backend,
+        batch=batch,
+        threads=threads,
+        device=device,
+        activation=activation,
     )
     table = None if csv is None else Path(csv)
     total = count_images(images)
@@ -120,6 +132,7 @@ def predict_images(
     with contextlib.ExitStack() as stack:
         classifier = stack.enter_context(open_classifier(request))
         named = labels_for(source, labels, classifier.signature.classes, progress)
+        note_one_output(classifier.signature, activation, progress)
         count = top_count(top, classifier)
         write = None if table is None else stack.enter_context(_csv_writer(table, count))
         progress.step(
@@ -157,6 +170,7 @@ def predict_images(
             tuple(unreadable),
             tuple(not_finite),
             table,
+            classifier.activation,
         )
 
 

@@ -36,8 +36,9 @@ def with_graph_io(
 
     embed_preprocess: ``image`` becomes (batch, H, W, C) uint8, colours as RGB; it is cast,
     normalised as the preparation says by two operations (x - 255 mean) * 1/(255 std), and
-    transposed. tail: ``probabilities`` (batch, classes) float32 replace the logits, or the
-    k = min(5, classes) largest of them, largest first, with ``indices`` (batch, k) int64.
+    transposed. tail: ``probabilities`` (batch, classes) float32 replace the logits, of a softmax or
+    of a sigmoid, or the k = min(5, classes) largest of a softmax, largest first, with ``indices``
+    (batch, k) int64.
 
     Raises ExportError for a graph with other inputs or outputs than an exported one.
     """
@@ -155,8 +156,11 @@ def _append(graph: onnx.GraphProto, tail: Tail) -> None:
     batch, classes = logits.type.tensor_type.shape.dim
     del graph.output[:]
     graph.value_info.append(logits)
-    if tail is Tail.SOFTMAX:
-        graph.node.append(_node("Softmax", [OUTPUT_NAME], [PROBABILITIES_NAME], axis=-1))
+    if tail is not Tail.TOPK:
+        axis = {"axis": -1} if tail is Tail.SOFTMAX else {}
+        graph.node.append(
+            _node(tail.value.capitalize(), [OUTPUT_NAME], [PROBABILITIES_NAME], **axis)
+        )
         graph.output.append(_like(logits, batch, (classes.dim_value,), PROBABILITIES_NAME))
         return
     k = min(DEFAULT_TOP_K, classes.dim_value)

@@ -74,6 +74,19 @@ class T2TViT(nn.Module):
             features = self.head_norm(features)
         return features if self.head is None else self.head(features)
 
+    def typical_norm(self) -> float:
+        """The norm that the logits' error is told by where a picture's own is smaller.
+
+        Root mean square over pictures whose features lie in every direction: ||W diag(g)||, of the
+        classifier's weight and the weight of the norm before it, as that makes features of unit
+        variance. With many classes a picture's own norm is about that large; with one or few it
+        may be near zero. 0 without a classifier, whose features have a norm of their own.
+        """
+        if not isinstance(self.head, nn.Linear):
+            return 0.0
+        norm = self.norm if self.head_norm is None else self.head_norm
+        return float((self.head.weight.double() * norm.weight.double()).norm())
+
     def tokens(self, x: Tensor) -> Tensor:
         """Normalised pictures (B, C, H, W) -> tokens after the last norm, (B, 1 + N, head_dim)."""
         if x.shape[1:] != self.config.input_shape:

@@ -17,6 +17,7 @@ from t2t_deploy.runtime._backends import (
 from t2t_deploy.runtime._session import (
     CallTiming,
     ClosingSession,
+    ReferenceSession,
     ReplayingSession,
     Session,
     SessionRequest,
@@ -34,6 +35,7 @@ __all__ = [
     "Backend",
     "CallTiming",
     "ClosingSession",
+    "ReferenceSession",
     "ReplayingSession",
     "Session",
     "SessionRequest",

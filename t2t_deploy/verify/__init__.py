@@ -17,6 +17,7 @@ from t2t_deploy.verify._compare import (
     logits_of,
     not_verified,
     takes_pixels,
+    typical_norm,
     verify_file,
     verify_session,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "see_stage",
     "standard_pictures",
     "takes_pixels",
+    "typical_norm",
     "verify_file",
     "verify_session",
 ]

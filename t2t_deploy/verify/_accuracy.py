@@ -16,7 +16,7 @@ from t2t_deploy._progress import Progress
 from t2t_deploy.images import Assumed
 from t2t_deploy.pictures import LabelledSet
 from t2t_deploy.runtime import Session
-from t2t_deploy.types import INDICES_NAME, Tail, softmax
+from t2t_deploy.types import INDICES_NAME, Tail, relative_errors, softmax
 from t2t_deploy.verify._compare import outputs_of
 
 TOP = 5
@@ -27,8 +27,8 @@ class Accuracy:
     """What the logits of some pictures amount to; each share is of all the pictures.
 
     top1, top5: share whose label has the largest, or one of the five largest logits; None without
-    labels. agreement: share with the reference's class; rel_l2_mean, rel_l2_max: ||a - b|| / ||b||
-    of a picture's logits against the reference's; None without a reference, the errors also where
+    labels. agreement: share with the reference's class; rel_l2_mean, rel_l2_max: `relative_errors`
+    of pictures' logits against the reference's; None without a reference, the errors also where
     logits are NaN or infinite, which is counted in non_finite. Such pictures have no class.
     confusion: (classes, classes) int64, pictures by their class and the class found; a picture's
     class is its label, or the reference's class without labels.
@@ -211,18 +211,6 @@ def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     lower = np.arange(logits.shape[1]) < labels[:, None]
     before: np.ndarray = (logits > own) | ((logits == own) & lower)
     return np.asarray(before.sum(axis=1))
-
-
-def relative_errors(logits: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """||a - b|| / ||b|| of each row, (n,) float64; infinite where one of both is not finite."""
-    a, b = logits.astype(np.float64), reference.astype(np.float64)
-    finite = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
-    errors = np.full(len(a), np.inf)
-    norms = np.linalg.norm(b[finite], axis=1)
-    errors[finite] = np.linalg.norm(a[finite] - b[finite], axis=1) / np.maximum(
-        norms, np.finfo(np.float64).tiny
-    )
-    return errors
 
 
 def _share(part: float, whole: int) -> float | None:

@@ -18,6 +18,7 @@ from t2t_deploy.runtime import (
     DEFAULT_BACKEND,
     REFERENCE_BACKEND,
     ClosingSession,
+    ReferenceSession,
     Session,
     SessionRequest,
     fill_batch,
@@ -35,6 +36,8 @@ from t2t_deploy.types import (
     Tail,
     TensorSpec,
     Tolerance,
+    relative_errors,
+    sigmoid,
     softmax,
 )
 from t2t_deploy.verify._nodewise_session import NodewiseSession, why_non_finite
@@ -53,7 +56,7 @@ _BATCH = 4
 class Verification:
     """How far a model's logits are from the reference's, and whether that is near enough.
 
-    rel_l2: largest ||a - b|| / ||b|| of one picture; max_abs: largest difference of one logit;
+    rel_l2: largest `relative_errors` of one picture; max_abs: largest difference of one logit;
     cosine: smallest cosine similarity; top1_agreement: share of pictures with the same class.
     All None where nothing was run.
     """
@@ -121,7 +124,7 @@ def verify_file(
         else:
             # a folder in the workspace, which the stored weights are of
             folder = stack.enter_context(temporary_folder(weights.parent))
-            result = _verify_tail(reference, session, request, folder, chosen)
+            result = _verify_tail(reference, session, request, folder, chosen, graph_io.tail)
     result = _with_cause(result, path, manifest, chosen)
     if not nodewise:
         return result
@@ -142,12 +145,13 @@ def _verify_tail(
     request: SessionRequest,
     folder: Path,
     pictures: PictureSet,
+    tail: Tail,
 ) -> Verification:
     """The verdict on the logits inside a file, and on the tail behind them.
 
     The file runs as it is, in ``session``, and once more as a copy that differs in one thing: its
     logits are an output too. The copy's logits are compared with the reference's, and the file's
-    own probabilities with the softmax of the copy's logits.
+    own probabilities with those of the copy's logits.
     """
     import onnx
 
@@ -162,8 +166,10 @@ def _verify_tail(
     with open_session(dataclasses.replace(request, path=copy)) as opened:
         exposed = session.around(opened) if isinstance(session, PixelSession) else opened
         logits = logits_of(exposed, pictures.pictures)
-    result = compare_logits(expected, logits, pictures.names, TOLERANCES[request.precision])
-    fault = None if result.rel_l2 is None else tail_fault(actual, logits)
+    result = compare_logits(
+        expected, logits, pictures.names, TOLERANCES[request.precision], typical_norm(reference)
+    )
+    fault = None if result.rel_l2 is None else tail_fault(actual, logits, tail)
     if fault is None:
         return result
     reason = fault if result.reason is None else f"{result.reason}; {fault}"
@@ -194,13 +200,25 @@ def verify_session(
     full. The verdict is on the worst picture.
     """
     expected, actual = (logits_of(one, pictures.pictures) for one in (reference, candidate))
-    return compare_logits(expected, actual, pictures.names, tolerance)
+    return compare_logits(expected, actual, pictures.names, tolerance, typical_norm(reference))
+
+
+def typical_norm(session: Session) -> float:
+    """Of the logits of a reference's session; 0 where it does not know, as of another graph."""
+    return session.typical_norm if isinstance(session, ReferenceSession) else 0.0
 
 
 def compare_logits(
-    expected: np.ndarray, actual: np.ndarray, names: tuple[str, ...], tolerance: Tolerance
+    expected: np.ndarray,
+    actual: np.ndarray,
+    names: tuple[str, ...],
+    tolerance: Tolerance,
+    typical: float = 0.0,
 ) -> Verification:
-    """Verdict on (n, classes) logits against the reference's; ``names`` are the n pictures."""
+    """Verdict on (n, classes) logits against the reference's; ``names`` are the n pictures.
+
+    typical: as of `relative_errors`.
+    """
     if expected.shape != actual.shape:
         reason = f"logits are {actual.shape}, the reference's {expected.shape}"
         return Verification(Status.FAILED, tolerance.rel_l2, reason=reason)
@@ -215,9 +233,8 @@ def compare_logits(
             return Verification(Status.FAILED, tolerance.rel_l2, reason=reason)
     a, b = actual.astype(np.float64), expected.astype(np.float64)
     norms = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
-    tiny = np.finfo(np.float64).tiny
-    errors = np.linalg.norm(a - b, axis=1) / np.maximum(norms[1], tiny)
-    cosines = (a * b).sum(axis=1) / np.maximum(norms[0] * norms[1], tiny)
+    errors = relative_errors(a, b, typical)
+    cosines = (a * b).sum(axis=1) / np.maximum(norms[0] * norms[1], np.finfo(np.float64).tiny)
     worst = int(np.argmax(errors))
     passed = bool(errors[worst] <= tolerance.rel_l2)
     return Verification(
@@ -293,12 +310,15 @@ def takes_pixels(session: Session) -> bool:
     return taken is not None and taken.dtype == "uint8" and len(taken.shape) == 4
 
 
-def tail_fault(outputs: Mapping[str, np.ndarray], logits: np.ndarray) -> str | None:
+def tail_fault(
+    outputs: Mapping[str, np.ndarray], logits: np.ndarray, tail: Tail = Tail.SOFTMAX
+) -> str | None:
     """What is wrong with probabilities, all or the largest, of (n, classes) logits, or None.
 
     Equal probabilities may be told in any order.
     """
-    expected = softmax(logits)
+    name, probabilities = ("sigmoid", sigmoid) if tail is Tail.SIGMOID else ("softmax", softmax)
+    expected = probabilities(logits)
     actual = outputs[PROBABILITIES_NAME].astype(np.float64)
     indices = outputs.get(INDICES_NAME)
     if indices is None:
@@ -317,5 +337,5 @@ def tail_fault(outputs: Mapping[str, np.ndarray], logits: np.ndarray) -> str | N
         expected = best
     off = np.abs(actual - expected).max()
     if not off <= TAIL_TOLERANCE:
-        return f"probabilities are {off:.1e} off the softmax of the logits"
+        return f"probabilities are {off:.1e} off the {name} of the logits"
     return None

@@ -260,7 +260,9 @@ def locate_file(
             values = graph.run(picture)
             found.append((name, _compared(reference, graph, manifest, name, picture, values)))
             if graph.graph_io.tail is not Tail.LOGITS and (
-                fault := tail_fault(values.outputs, values.outputs[OUTPUT_NAME])
+                fault := tail_fault(
+                    values.outputs, values.outputs[OUTPUT_NAME], graph.graph_io.tail
+                )
             ):
                 faults.append(f"the tail is wrong on {name}: {fault}")
             progress.progress("comparing layers", done + 1, len(chosen.names))

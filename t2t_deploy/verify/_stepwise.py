@@ -30,6 +30,7 @@ from t2t_deploy.model import (
 )
 
 _SEED = 8
+_HEAD = "head"
 _INT8_STEPS = 127
 _FP8_MAX = 448.0
 _QKV = ("queries", "keys", "values")
@@ -54,10 +55,11 @@ class Arithmetic:
 class LayerError:
     """How far a layer's tensor is from what the reference makes of the same input.
 
-    rel_l2: ||a - b|| / ||b||. channel, channel_error: the worst channel (last axis), its error over
-    the root mean square of all channels' norms. sensitivity, channel_sensitivity: the same two
-    figures of the reference against itself, its input moved by one rounding. terms: how many tokens
-    the layer's sums run over. Errors are infinite where a number is not finite.
+    rel_l2: ||a - b|| / ||b||, of logits as `relative_errors`. channel, channel_error: the worst
+    channel (last axis), its error over the root mean square of all channels' norms. sensitivity,
+    channel_sensitivity: the same two figures of the reference against itself, its input moved by
+    one rounding. terms: how many tokens the layer's sums run over. Errors are infinite where a
+    number is not finite.
     """
 
     layer: str
@@ -116,7 +118,8 @@ def layer_errors(
         moved[probe.layer] = expected
 
     def compare(probe: _Probe, expected: Tensor) -> None:
-        errors.append(_error(probe, found[probe.layer], expected, moved.pop(probe.layer)))
+        typical = model.typical_norm() if probe.layer == _HEAD else 0.0
+        errors.append(_error(probe, found[probe.layer], expected, moved.pop(probe.layer), typical))
 
     shaken = {name: jittered(x, arithmetic.rounding) for name, x in found.items()}
     shaken_picture = jittered(picture, arithmetic.picture_rounding)
@@ -178,13 +181,15 @@ def _attach(
     return module.register_forward_hook(lambda _, inputs, output: pass_on(probe, output))
 
 
-def _error(probe: _Probe, actual: Tensor, expected: Tensor, moved: Tensor) -> LayerError:
+def _error(
+    probe: _Probe, actual: Tensor, expected: Tensor, moved: Tensor, typical: float
+) -> LayerError:
     bad = int((~actual.isfinite()).sum())
     if bad or not bool(expected.isfinite().all()):
         inf = math.inf
         return LayerError(probe.layer, probe.terms, inf, 0, inf, 0.0, 0.0, bad)
-    rel_l2, channels = _relative(actual, expected)
-    sensitivity, moved_channels = _relative(moved, expected)
+    rel_l2, channels = _relative(actual, expected, typical)
+    sensitivity, moved_channels = _relative(moved, expected, typical)
     worst = int(channels.argmax())
     return LayerError(
         probe.layer,
@@ -198,11 +203,11 @@ def _error(probe: _Probe, actual: Tensor, expected: Tensor, moved: Tensor) -> La
     )
 
 
-def _relative(actual: Tensor, expected: Tensor) -> tuple[float, Tensor]:
+def _relative(actual: Tensor, expected: Tensor, typical: float) -> tuple[float, Tensor]:
     """Relative error of all, and of each channel over the root mean square channel."""
     width = expected.shape[-1]
     off = (actual - expected).reshape(-1, width).norm(dim=0)
-    norm = max(float(expected.norm()), torch.finfo(torch.float64).tiny)
+    norm = max(float(expected.norm()), typical, torch.finfo(torch.float64).tiny)
     return float(off.norm()) / norm, off * (math.sqrt(width) / norm)
 
 
@@ -254,7 +259,7 @@ def _probes(model: T2TViT) -> Iterator[_Probe]:
         elif isinstance(layer, Block):
             yield from _block_probes(path, layer, model.config.num_patches + 1)
     yield _Probe("norm")
-    yield _Probe("head", take=lambda x: x[:, None], put=lambda x, own: own[:, 0])
+    yield _Probe(_HEAD, take=lambda x: x[:, None], put=lambda x, own: own[:, 0])
 
 
 def _token_block_probes(path: str, block: nn.Module, terms: int) -> Iterator[_Probe]:
