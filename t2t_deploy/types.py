@@ -17,6 +17,7 @@ OUTPUT_NAME = "logits"
 PROBABILITIES_NAME = "probabilities"
 INDICES_NAME = "indices"
 DEFAULT_TOP_K = 5
+DEFAULT_THRESHOLD = 0.5
 
 HALF_MAX = float(np.finfo(np.float16).max)
 """The largest number of float16."""

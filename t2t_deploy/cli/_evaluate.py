@@ -14,6 +14,8 @@ from t2t_deploy.types import Precision, Status
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from t2t_deploy.verify import Accuracy
+
 
 @command_line("evaluate", evaluate_artifacts)
 def evaluate(found: Evaluation, output: Output) -> int:
@@ -21,7 +23,8 @@ def evaluate(found: Evaluation, output: Output) -> int:
 
     Class folders that are all named by numbers mean these classes. Others must be as many as the
     model has classes, and mean them in the order of their names. Pictures without class folders
-    have no labels: what counts then is agreement with the float32 reference.
+    have no labels: what counts then is agreement with the float32 reference. A model of one
+    output takes two class folders, its no and its yes; several labels are in a table, --targets.
 
     \b
     t2t-deploy evaluate --images val/
@@ -44,7 +47,10 @@ def _show(console: Console, found: Evaluation) -> None:
     table = Table()
     for heading in ("artifact", "precision", "status"):
         table.add_column(heading)
-    for heading in ("images", "batch", "top-1", "top-5", "agreement", "mean error", "worst"):
+    every = [*found.references.values(), *(r.accuracy for r in found.results if r.accuracy)]
+    decided = any(accuracy.decisions is not None for accuracy in every)
+    measures = ("AUC", "avg. precision", "accuracy", "F1") if decided else ("top-1", "top-5")
+    for heading in ("images", "batch", *measures, "agreement", "mean error", "worst"):
         table.add_column(heading, justify="right")
     table.add_column("reason")
     for name, figures in found.references.items():
@@ -54,8 +60,7 @@ def _show(console: Console, found: Evaluation) -> None:
             "",
             str(figures.images),
             "",
-            _percent(figures.top1),
-            _percent(figures.top5),
+            *_measured(figures, decided=decided),
         )
     for result in found.results:
         manifest, accuracy = result.artifact.manifest, result.accuracy
@@ -68,14 +73,13 @@ def _show(console: Console, found: Evaluation) -> None:
             row += [
                 str(accuracy.images),
                 str(result.batch),
-                _percent(accuracy.top1),
-                _percent(accuracy.top5),
+                *_measured(accuracy, decided=decided),
                 _percent(accuracy.agreement),
                 _error(accuracy.rel_l2_mean),
                 _error(accuracy.rel_l2_max),
             ]
         else:
-            row += [""] * 7
+            row += [""] * (len(measures) + 5)
         table.add_row(*row, result.reason or "")
     console.print(table)
     for line in found.unreadable[:SHOWN_UNREADABLE]:
@@ -85,6 +89,17 @@ def _show(console: Console, found: Evaluation) -> None:
         console.print(f"and {left} more; --json names them all", markup=False)
     if found.plot is not None:
         console.print(f"confusion of classes: {found.plot}", markup=False)
+
+
+def _measured(figures: Accuracy, *, decided: bool) -> list[str]:
+    """Cells of what is measured against labels."""
+    found = figures.decisions
+    if not decided:
+        return [_percent(figures.top1), _percent(figures.top5)]
+    if found is None:
+        return [""] * 4
+    shares = found.auc, found.average_precision, found.accuracy, found.f1
+    return [_percent(share) for share in shares]
 
 
 def _percent(share: float | None) -> str:

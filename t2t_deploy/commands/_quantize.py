@@ -25,6 +25,7 @@ from t2t_deploy.commands._calibrate import (
     calibration_values,
     equalised_values,
 )
+from t2t_deploy.commands._decisions import Targets, Threshold
 from t2t_deploy.commands._export import (
     OutputFile,
     artifact_stem,
@@ -112,6 +113,8 @@ def quantize_onnx(
             recorded="evaluation pictures",
         ),
     ] = None,
+    targets: Targets = None,
+    threshold: Threshold = None,
     speed: Annotated[
         bool,
         Opt("Do not time the graph against its float base afterwards.", recorded="measure_speed"),
@@ -124,7 +127,8 @@ def quantize_onnx(
     """Quantise the linear layers of an export, and verify the file: ``t2t-deploy quantize``.
 
     artifact: an export; None is the newest. placement: auto, balanced, compact or accurate, for
-    engines; None is balanced. max_drop: points of accuracy on the folder ``eval``. A
+    engines; None is balanced. max_drop: points of accuracy on the folder ``eval``; of the area
+    under the curve for one output, of average precision for the several labels of ``targets``. A
     budget that cannot be met, and a failed verification, are in the manifest. Raises UsageError,
     CalibrationError, ArtifactError, ImageError, ExportError, MissingDependencyError.
 
@@ -148,6 +152,8 @@ def quantize_onnx(
         placement,
         max_drop,
         evaluate_on=eval,
+        targets=targets,
+        threshold=threshold,
     )
     workspace = workspace_of(workspace)
     plan = plan_quantization(workspace, artifact, asked, progress, force=force)

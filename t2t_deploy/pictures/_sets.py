@@ -58,7 +58,7 @@ class ImageSet:
         self,
         preparation: Preparation,
         batch: int,
-        labels: Sequence[int] = (),
+        labels: Sequence[int] | Sequence[tuple[int, ...]] = (),
         assumed: Assumed | None = None,
     ) -> Iterator[ImageBatch]:
         """Preprocessed images, ``batch`` files at a time; nothing is kept of those before.
@@ -89,16 +89,35 @@ class LabelledSet(ImageSet):
     """Images with the folder of its class for each.
 
     folders: names of the class folders, by name; none for a set without labels. classes: for each
-    image the index of its folder in ``folders``.
+    image the index of its folder in ``folders``. targets: instead of folders, 0 or 1 for each
+    class, of each image.
     """
 
     folders: tuple[str, ...] = ()
     classes: tuple[int, ...] = ()
+    targets: tuple[tuple[int, ...], ...] = ()
 
     @property
     def has_labels(self) -> bool:
-        """Whether the images lie in class folders."""
-        return bool(self.folders)
+        """Whether the images lie in class folders, or a table tells their labels."""
+        return bool(self.folders or self.targets)
+
+    def labels_of(self, num_classes: int) -> tuple[int, ...] | tuple[tuple[int, ...], ...]:
+        """Of each image the model's class; of a table 0 or 1 for each class.
+
+        Of a model of one output 0 for its no, the first of two class folders, and 1 for its yes.
+        Raises ImageError where labels do not fit the model.
+        """
+        if self.targets:
+            width = len(self.targets[0])
+            if width != num_classes:
+                raise ImageError(
+                    f"the labels have {width} columns and the model {num_classes} classes; "
+                    "expected 0 or 1 for each class"
+                )
+            return self.targets
+        indices = self.class_indices(max(num_classes, 2))
+        return tuple(indices[folder] for folder in self.classes)
 
     def class_indices(self, num_classes: int) -> tuple[int, ...]:
         """The model's class for each of ``folders``.
@@ -139,12 +158,9 @@ class LabelledSet(ImageSet):
     ) -> Iterator[ImageBatch]:
         """As `readable_batches`, with the model's classes as labels.
 
-        Raises ImageError where class folders do not fit the model.
+        Raises ImageError where class folders, or a table, do not fit the model.
         """
-        indices = self.class_indices(num_classes)
-        return self.readable_batches(
-            preparation, batch, [indices[folder] for folder in self.classes]
-        )
+        return self.readable_batches(preparation, batch, self.labels_of(num_classes), assumed)
 
 
 def file_digests(paths: Iterable[Path]) -> tuple[str, ...]:
@@ -216,9 +232,8 @@ def overlap(artifact: Artifact, paths: Sequence[Path]) -> str | None:
     return _shared(known, paths, artifact.path.name) if known else None
 
 
-def evaluation_images(folder: Path, calibrated_on: Sequence[str], name: str) -> LabelledSet:
+def evaluation_images(images: LabelledSet, calibrated_on: Sequence[str], name: str) -> LabelledSet:
     """The images a budget is measured on. Raises CalibrationError for one calibrated on."""
-    images = labelled_set_from_folder(folder)
     reason = _shared(calibrated_on, images.paths, name)
     if reason is not None:
         raise CalibrationError(reason)

@@ -21,6 +21,7 @@ from t2t_deploy.verify._compare import (
     verify_file,
     verify_session,
 )
+from t2t_deploy.verify._decisions import Decisions, DecisionSum, cut_of_logits
 from t2t_deploy.verify._features import (
     PICTURE,
     FeatureColumn,
@@ -61,6 +62,8 @@ __all__ = [
     "AccuracyRunner",
     "AccuracySum",
     "ConfusionPanel",
+    "DecisionSum",
+    "Decisions",
     "FeatureColumn",
     "Features",
     "Located",
@@ -72,6 +75,7 @@ __all__ = [
     "Verification",
     "bare_graph",
     "compare_logits",
+    "cut_of_logits",
     "flat_pictures",
     "float64_logits",
     "instrumented_graph",

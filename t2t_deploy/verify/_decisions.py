@@ -28,7 +28,7 @@ class ClassDecisions:
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """Figures of yes-or-no decisions, those of several classes averaged over classes that have them.
+    """Figures of yes-or-no decisions, of several classes their mean over those that have one.
 
     threshold: the least probability that is a yes. accuracy: share of right decisions, over all
     pictures and classes. classes: each of them.
