@@ -85,7 +85,8 @@ class T2TViT(nn.Module):
         if not isinstance(self.head, nn.Linear):
             return 0.0
         norm = self.norm if self.head_norm is None else self.head_norm
-        return float((self.head.weight.double() * norm.weight.double()).norm())
+        weight, scale = (one.weight.detach().double() for one in (self.head, norm))
+        return float((weight * scale).norm())
 
     def tokens(self, x: Tensor) -> Tensor:
         """Normalised pictures (B, C, H, W) -> tokens after the last norm, (B, 1 + N, head_dim)."""

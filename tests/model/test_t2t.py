@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -134,3 +135,21 @@ def test_meta_model_holds_no_memory() -> None:
     with torch.device("meta"):
         model = T2TViT(config_for_variant("t_24"))
     assert all(p.is_meta for p in model.parameters())
+
+
+@pytest.mark.parametrize("head_norm", [False, True])
+def test_the_typical_norm_is_of_logits_of_any_features(head_norm: bool) -> None:
+    """Root mean square over features of unit variance, scaled by the norm before the classifier."""
+    config = TINY.with_(num_classes=3)
+    if head_norm:
+        config = replace(config, head_norm=True)
+    model = T2TViT(config).double()
+    norm = model.norm if model.head_norm is None else model.head_norm
+    assert model.head is not None
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+        model.head.weight.normal_()
+        features = torch.randn(200_000, config.head_dim, dtype=torch.float64) * norm.weight
+        norms = (features @ model.head.weight.T).square().sum(dim=1).mean().sqrt()
+    assert model.typical_norm() == pytest.approx(float(norms), rel=1e-2)
+    assert T2TViT(replace(TINY, num_classes=0)).typical_norm() == 0
