@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from t2t_deploy.commands import (
+    _evaluate_sessions,
     evaluate_artifacts,
     evaluate_values,
     export_onnx,
@@ -20,6 +22,7 @@ from t2t_deploy.commands import (
 )
 from t2t_deploy.errors import BackendError, UsageError
 from t2t_deploy.model import config_from_toml, random_state_dict, save_weights
+from t2t_deploy.pictures import labelled_set_with_targets
 from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.serving import PredictedImage
 from t2t_deploy.types import Activation, sigmoid
@@ -160,6 +163,30 @@ def test_several_labels_are_in_a_table(root: Path) -> None:
         evaluate_artifacts(paths[:1], images="val", targets=table, confusion="c.png")
     with pytest.raises(BackendError, match="nothing here can be evaluated"):
         evaluate_artifacts(paths[2:], images="val", targets=table)
+
+
+def test_workers_of_a_cluster_add_the_same_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker does, here: two blocks of pictures, their sums merged."""
+    made, table = exported(root, 3), write_table(root)
+    whole = evaluate_artifacts([made.path], images="val", targets=table).results[0].accuracy
+    images, _ = labelled_set_with_targets(Path("val"), table)
+    store = SimpleNamespace(get=lambda kept: kept)
+    monkeypatch.setattr(_evaluate_sessions, "require", lambda name: store)
+    weights = Workspace(Path("artifacts")).weights(made.require_manifest())
+    sessions = _evaluate_sessions.ModelSessions((made,), weights, "ort-cpu", 8, decides=True)
+    evaluate = _evaluate_sessions._EvaluateBlocks(
+        sessions,
+        (made.path.read_bytes(), weights.read_bytes()),
+        dict(zip(map(str, images.paths), images.targets, strict=True)),
+        images.folder,
+        images.folders,
+        made.require_manifest().preparation,
+    )()
+    names = [str(path) for path in images.paths]
+    (total, _), unreadable = evaluate(names[:3])
+    total.merge(evaluate(names[3:])[0][0])
+    assert whole is not None and not unreadable
+    assert total.result().decisions == whole.decisions and total.result().agreement == 1
 
 
 @pytest.mark.parametrize(("classes", "measure"), [(1, "AUC"), (3, "average precision")])
