@@ -120,11 +120,11 @@ def evaluate_artifacts(
     """Accuracy on a folder, side by side with the reference: ``t2t-deploy evaluate``.
 
     artifacts: none is all of the workspace. ray: address of a cluster, ``local``, ``auto`` or
-    HOST:PORT. targets: a table of several labels for each picture. threshold: the least
-    probability that is a yes, of one output or several labels; None is 0.5.
-    Pictures are read once for all artifacts of the same model, a batch at a time. What
-    cannot run here is reported as not run, with the reason. Raises BackendError where that is all
-    of them, ArtifactError, ImageError, UsageError, MissingDependencyError.
+    HOST:PORT. targets: a table of several labels for each picture. threshold: the least probability
+    that is a yes, of one output or several labels; None is 0.5. Pictures are read once for all
+    artifacts of the same model, a batch at a time. What cannot run here is reported as not run,
+    with the reason. Raises BackendError where that is all of them, ArtifactError, ImageError,
+    UsageError, MissingDependencyError.
 
     Examples
     --------
