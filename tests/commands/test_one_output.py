@@ -174,7 +174,7 @@ def test_workers_of_a_cluster_add_the_same_up(root: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(_evaluate_sessions, "require", lambda name: store)
     weights = Workspace(Path("artifacts")).weights(made.require_manifest())
     sessions = _evaluate_sessions.ModelSessions((made,), weights, "ort-cpu", 8, decides=True)
-    evaluate = _evaluate_sessions._EvaluateBlocks(
+    evaluate: Any = _evaluate_sessions._EvaluateBlocks(
         sessions,
         (made.path.read_bytes(), weights.read_bytes()),
         dict(zip(map(str, images.paths), images.targets, strict=True)),
