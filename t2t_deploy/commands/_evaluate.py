@@ -289,6 +289,7 @@ class _Evaluator:
             if images.known is not None and images.known.note is not None:
                 self.progress.note(images.known.note)
             if runners[0].total.decisions is not None:
+                decides(images, self.threshold, runners[0].total.num_classes)  # known now
                 note_decisions(images, self.threshold, self.progress)
             names = ", ".join(artifact.path.name for artifact in running)
             self.progress.step(f"evaluating {names} on {counted(count, 'picture')}")

@@ -128,7 +128,8 @@ class LabelledSet(ImageSet):
         if num_classes == 1:
             num_classes = 2
             if class_names is not None:  # of the yes
-                others = tuple(name for name in self.folders if name not in class_names)
+                own = [plain_name(name) for name in class_names]
+                others = tuple(name for name in self.folders if plain_name(name) not in own)
                 class_names = (*others, *class_names) if len(others) == 1 else None
         known = folder_classes(self.folder, self.folders, num_classes, order, class_names)
         return replace(self, known=known)
@@ -143,7 +144,8 @@ class LabelledSet(ImageSet):
             if plain_name(pair[0]) != plain_name(pair[1]):
                 raise ImageError(
                     f"column {index + 1} of the labels is {one_line(pair[0])!r} and class {index} "
-                    f"of the model {one_line(pair[1])!r}; give the columns in the model's order"
+                    f"of the model {one_line(pair[1])!r}; give the columns in the model's order, "
+                    "or leave the line of their names out"
                 )
 
     def batches(

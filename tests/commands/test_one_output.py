@@ -102,6 +102,8 @@ def test_a_sigmoid_tail_is_verified_and_predicted_with(root: Path) -> None:
     shares = [one.probability for one in inside.top]
     assert shares == sorted(shares, reverse=True)
     assert shares == pytest.approx([one.probability for one in behind.top], abs=1e-6)
+    (eager,) = predicted(made, backend="eager")
+    assert [one.probability for one in eager.top] == pytest.approx(shares, abs=1e-5)
     with pytest.raises(UsageError, match="activation is softmax, and the artifact gives"):
         predicted(made, activation="softmax")
 
@@ -160,6 +162,10 @@ def test_several_labels_are_in_a_table(root: Path) -> None:
     write_noise(*(root / "three" / name / "a.png" for name in "abc"))
     with pytest.raises(UsageError, match="a threshold decides each class by itself"):
         evaluate_artifacts(paths[:1], images="three", threshold=0.4)
+    foreign = root / "foreign.onnx"
+    foreign.write_bytes(paths[0].read_bytes())
+    with pytest.raises(UsageError, match="a threshold decides each class by itself"):
+        evaluate_artifacts([foreign], images="three", threshold=0.4)
     with pytest.raises(UsageError, match="confusion draws one class"):
         evaluate_artifacts(paths[:1], images="val", targets=table, confusion="c.png")
     with pytest.raises(BackendError, match="nothing here can be evaluated"):

@@ -57,7 +57,7 @@ def test_columns_are_held_against_the_names_of_classes(folder: Path) -> None:
 def test_the_yes_of_one_output_is_the_folder_named_so(folder: Path) -> None:
     write_noise(folder.parent / "two/ill/a.png", folder.parent / "two/well/a.png")
     found = labelled_set_from_folder(folder.parent / "two")
-    for names, indices in (((), (0, 1)), (("ill",), (1, 0)), (("well",), (0, 1))):
+    for names, indices in (((), (0, 1)), (("Ill",), (1, 0)), (("well",), (0, 1))):
         known = found.for_model(1, class_names=names or None).known
         assert known is not None and known.indices == indices
     assert found.for_model(1, class_names=("other",)).known is not None
