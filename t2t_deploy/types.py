@@ -18,6 +18,7 @@ PROBABILITIES_NAME = "probabilities"
 UNIT_NAME = "unit_embedding"
 INDICES_NAME = "indices"
 DEFAULT_TOP_K = 5
+DEFAULT_THRESHOLD = 0.5
 
 HALF_MAX = float(np.finfo(np.float16).max)
 """The largest number of float16."""
@@ -69,6 +70,7 @@ class Tail(str, Enum):
     LOGITS = "logits"
     SOFTMAX = "softmax"
     TOPK = "topk"
+    SIGMOID = "sigmoid"
     EMBEDDING = "embedding"
     UNIT_EMBEDDING = "unit-embedding"
     TOKENS = "tokens"
@@ -90,6 +92,13 @@ class Tail(str, Enum):
     def classifies(self) -> bool:
         """Whether it tells classes."""
         return self.output == Tail.LOGITS.value
+
+
+class Activation(str, Enum):
+    """From logits to probabilities: of one class among all, or of each class by itself."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +170,28 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     wide = logits.astype(np.float64)
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """A probability of each logit by itself, as in a tail, in float64."""
+    # of half the logit: nothing overflows
+    return np.asarray(0.5 + 0.5 * np.tanh(logits.astype(np.float64) / 2))
+
+
+def relative_errors(actual: np.ndarray, expected: np.ndarray, typical: float = 0.0) -> np.ndarray:
+    """||a - b|| / max(||b||, typical) of each row, (n,) float64; infinite where not all is finite.
+
+    typical: of the reference, see `T2TViT.typical_norm`. The logits of a picture on the border of
+    few classes are near zero, and the error of a right graph is not.
+    """
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
+    finite = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
+    errors = np.full(len(a), np.inf)
+    norms = np.linalg.norm(b[finite], axis=1)
+    errors[finite] = np.linalg.norm(a[finite] - b[finite], axis=1) / np.maximum(
+        norms, max(typical, np.finfo(np.float64).tiny)
+    )
+    return errors
 
 
 class Status(str, Enum):

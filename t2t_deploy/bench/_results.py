@@ -36,6 +36,7 @@ class BenchCase:
     artifact: its name in the report; None for the reference itself.
     model: its model; speedups are against the eager fp32 case of the same model and batch.
     reference_logits: of the first picture of the inputs, for the error; None for no error.
+    typical_norm: of logits, as of `relative_errors`.
     """
 
     request: SessionRequest
@@ -44,6 +45,7 @@ class BenchCase:
     batch: int
     model: str | None = None
     reference_logits: tuple[float, ...] | None = None
+    typical_norm: float = 0.0
 
     def __post_init__(self) -> None:
         if self.batch < 1:

@@ -97,6 +97,7 @@ class Worker(Child):
             "batch": case.batch,
             "seed": seed,
             "reference_logits": case.reference_logits,
+            "typical_norm": case.typical_norm,
         }
         return self._ask(message, LOAD_TIMEOUT_S)
 

@@ -17,7 +17,7 @@ from t2t_deploy._codec import from_plain
 from t2t_deploy.bench._environment import peak_resident_bytes, resident_bytes
 from t2t_deploy.bench._results import make_inputs
 from t2t_deploy.runtime import ReplayingSession, Session, SessionRequest, TimedSession, open_session
-from t2t_deploy.types import PROBABILITIES_NAME
+from t2t_deploy.types import PROBABILITIES_NAME, relative_errors
 
 _TIMED_CALLS = 5
 
@@ -33,8 +33,8 @@ class _Bench:
         match message["command"]:
             case "load":
                 request = from_plain(SessionRequest, message["request"])
-                reference = message.get("reference_logits")
-                return self._load(request, message["batch"], message["seed"], reference)
+                expected = message.get("reference_logits"), message.get("typical_norm", 0.0)
+                return self._load(request, message["batch"], message["seed"], *expected)
             case "run":
                 return self._run(message["iterations"], message["settle"])
             case "close":
@@ -45,7 +45,12 @@ class _Bench:
                 raise ValueError(f"command is {other!r}; expected load, run or close")
 
     def _load(
-        self, request: SessionRequest, batch: int, seed: int, reference: list[float] | None
+        self,
+        request: SessionRequest,
+        batch: int,
+        seed: int,
+        reference: list[float] | None,
+        typical: float,
     ) -> dict[str, Any]:
         """rel_l2: None without reference logits, or of a model that takes or gives others."""
         baseline_rss_bytes = resident_bytes()
@@ -57,7 +62,9 @@ class _Bench:
         before_call = time.perf_counter_ns()
         outputs = session.run(self._feeds)
         after_call = time.perf_counter_ns()
-        error = relative_l2(outputs, reference) if reference and gives_logits(session) else None
+        error = None
+        if reference and gives_logits(session):
+            error = relative_l2(outputs, reference, typical)
         return {
             "load_ns": loaded - started,
             "first_call_ns": after_call - before_call,
@@ -96,17 +103,19 @@ def gives_logits(session: Session) -> bool:
     return session.inputs[0].dtype != "uint8" and session.outputs[0].name != PROBABILITIES_NAME
 
 
-def relative_l2(outputs: Mapping[str, np.ndarray], expected: Sequence[float]) -> float | None:
+def relative_l2(
+    outputs: Mapping[str, np.ndarray], expected: Sequence[float], typical: float = 0.0
+) -> float | None:
     """Relative L2 error of the first picture's logits, the first output; None if not finite.
 
-    Raises ValueError where their number differs.
+    typical: as of `relative_errors`. Raises ValueError where their number differs.
     """
     actual = np.asarray(next(iter(outputs.values()))[0], np.float64)
     exact = np.asarray(expected, np.float64)
     if actual.shape != exact.shape:
         raise ValueError(f"the first output is {actual.shape} a picture; expected {exact.shape}")
-    error = float(np.linalg.norm(actual - exact) / np.linalg.norm(exact))
-    return error if math.isfinite(error) else None
+    (error,) = relative_errors(actual[None], exact[None], typical)
+    return float(error) if math.isfinite(error) else None
 
 
 def main() -> None:

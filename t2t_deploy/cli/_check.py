@@ -31,7 +31,7 @@ from t2t_deploy.types import HALF_MAX, Precision
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from t2t_deploy.verify import Located, NodewiseReport
+    from t2t_deploy.verify import Accuracy, Located, NodewiseReport
 
 
 @command_line("verify", verify_artifacts)
@@ -142,7 +142,9 @@ def evaluate(found: Evaluation, output: Output) -> int:
 
     Class folders are matched by the artifact's class names, else numbered in the order of their
     names; where text, natural and numeric order differ, --class-order says which. Pictures without
-    class folders have no labels: what counts then is agreement with the float32 reference.
+    class folders have no labels: what counts then is agreement with the float32 reference. A model
+    of one output takes two class folders, its no and its yes; several labels are in a table,
+    --targets.
 
     \b
     t2t-deploy evaluate --images val/
@@ -154,21 +156,32 @@ def evaluate(found: Evaluation, output: Output) -> int:
 
 
 def _accuracies(found: Evaluation) -> Iterator[RenderableType]:
+    every = [*found.references.values(), *(r.accuracy for r in found.results if r.accuracy)]
+    decided = any(accuracy.decisions is not None for accuracy in every)
+    measures = {"top-1": "top1", "top-5": "top5"}
+    if decided:
+        measures = {"AUC": "auc", "avg. precision": "average_precision"}
+        measures |= {"accuracy": "accuracy", "F1": "f1"}
+
+    def measured(figures: Accuracy) -> list[str]:
+        of = figures.decisions if decided else figures
+        return [_percent(getattr(of, name, None)) for name in measures.values()]
+
     rows = []
     for name, figures in found.references.items():
-        shares = map(_percent, (figures.top1, figures.top5))
-        rows.append((name, Precision.FP32.value, "", str(figures.images), "", *shares, *[""] * 4))
+        cells = [str(figures.images), "", *measured(figures), *[""] * 4]
+        rows.append((name, Precision.FP32.value, "", *cells))
     for result in found.results:
         manifest, accuracy = result.artifact.manifest, result.accuracy
-        cells = [""] * 7
+        cells = [""] * (len(measures) + 5)
         if accuracy is not None:
-            shares = map(_percent, (accuracy.top1, accuracy.top5, accuracy.agreement))
             errors = map(_error, (accuracy.rel_l2_mean, accuracy.rel_l2_max))
+            shares = [*measured(accuracy), _percent(accuracy.agreement)]
             cells = [str(accuracy.images), str(result.batch), *shares, *errors]
         precision = "" if manifest is None else manifest.precision.value
         name, status = result.artifact.path.name, result.status.value
         rows.append((name, precision, status, *cells, result.reason or ""))
-    numbers = ("images", "batch", "top-1", "top-5", "agreement", "mean error", "worst")
+    numbers = ("images", "batch", *measures, "agreement", "mean error", "worst")
     yield table(("artifact", "precision", "status", *numbers, "reason"), rows, numbers=numbers)
     yield from some_of(found.unreadable)
     if found.plot is not None:

@@ -21,6 +21,7 @@ from t2t_deploy.commands import (
     predict_images,
 )
 from t2t_deploy.errors import UsageError, counted
+from t2t_deploy.types import Activation
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -138,7 +139,14 @@ def _values(found: Prediction, kept: list[PredictedImage]) -> dict[str, Any]:
         "unreadable": _named(found.unreadable),
         "not_finite": _named(found.not_finite),
         "csv": None if found.csv is None else str(found.csv),
+        **_activation(found),
     }
+
+
+def _activation(found: Prediction | ClusterPrediction) -> dict[str, str]:
+    """What made the probabilities, where it was not a softmax."""
+    other = found.activation is not Activation.SOFTMAX
+    return {"activation": found.activation.value} if other else {}
 
 
 def _named(images: Iterable[PredictedImage]) -> list[dict[str, Any]]:
@@ -191,6 +199,7 @@ def _across_values(found: ClusterPrediction) -> dict[str, Any]:
         "superseded_blocks": found.superseded,
         "workers": found.workers,
         "seconds": found.seconds,
+        **_activation(found),
     }
 
 

@@ -109,7 +109,7 @@ def with_reference_logits(
     """The cases with the float64 reference's logits of the first picture they are timed on."""
 
     @functools.cache
-    def logits(model: str, batch: int) -> tuple[float, ...]:
+    def logits(model: str, batch: int) -> tuple[tuple[float, ...], float]:
         progress.step(f"computing the reference in float64 (batch {batch})")
         from t2t_deploy.model import config_from_dict
 
@@ -117,15 +117,16 @@ def with_reference_logits(
         sizes = config_from_dict(config).input_shape
         taken = TensorSpec(INPUT_NAME, "float32", (None, *sizes))
         pictures = make_inputs((taken,), batch=batch, seed=seed)[INPUT_NAME]
-        (found,) = float64_logits(models[model].path, config, pictures[:1])
-        return tuple(float(value) for value in found)
+        (found,), typical = float64_logits(models[model].path, config, pictures[:1])
+        return tuple(float(value) for value in found), typical
 
-    return [
-        dataclasses.replace(case, reference_logits=logits(case.model, case.batch))
-        if case.model is not None and case.model in models
-        else case
-        for case in cases
-    ]
+    def with_logits(case: BenchCase) -> BenchCase:
+        if case.model is None or case.model not in models:
+            return case
+        found, typical = logits(case.model, case.batch)
+        return dataclasses.replace(case, reference_logits=found, typical_norm=typical)
+
+    return [with_logits(case) for case in cases]
 
 
 def with_speedup_vs_plain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -27,8 +28,9 @@ from t2t_deploy.calibration import (
     plot_budget,
     search_budget,
 )
+from t2t_deploy.commands._decisions import decides, note_decisions
 from t2t_deploy.commands._quantize_inputs import QuantizationInputs
-from t2t_deploy.errors import counted
+from t2t_deploy.errors import ImageError, counted
 from t2t_deploy.pictures import LabelledSet, labelled_set_from_folder
 from t2t_deploy.runtime import (
     DEFAULT_BACKEND,
@@ -37,14 +39,18 @@ from t2t_deploy.runtime import (
     SessionRequest,
     open_session,
 )
-from t2t_deploy.types import TOLERANCES, Status
+from t2t_deploy.types import DEFAULT_THRESHOLD, TOLERANCES, Status, relative_errors
 from t2t_deploy.verify import (
+    Accuracy,
     AccuracyRunner,
     AccuracySum,
+    DecisionSum,
     PictureSet,
+    cut_of_logits,
     labels_in_doubt,
     run_pictures,
     standard_pictures,
+    typical_norm,
     verify_session,
 )
 from t2t_deploy.workspace import Workspace
@@ -115,8 +121,10 @@ def within_budget(
     """Search the layers that go back to float so that at most ``max_drop`` points are lost.
 
     The graph must also pass the verification that it will be held to. Points are of top-1 against
-    the float32 reference's, or of agreement with it where the pictures have no labels. No budget is
-    met where the reference's own accuracy is that of chance. Raises ImageError, BackendError.
+    the float32 reference's, of the area under the curve for one output, of the mean average
+    precision for several labels, or of agreement with it where the pictures have no labels. No
+    budget is met where the reference's own accuracy is that of chance. Raises ImageError,
+    BackendError, UsageError.
     """
     bench = _Bench(workspace, inputs, images, progress)
     decisions = inputs.decide()
@@ -169,12 +177,23 @@ class _Bench:
         self.reference = SessionRequest(
             REFERENCE_BACKEND, self.workspace.weights(source), config=source.config
         )
-        self.measure = "top-1" if self.images.has_labels else "agreement"
+        threshold = self.inputs.plan.asked.threshold
+        self.threshold = None
+        if decides(self.images, threshold, self.classes):
+            self.threshold = threshold or DEFAULT_THRESHOLD
+            note_decisions(self.images, threshold, self.progress)
+        self.measure = "agreement"
+        if self.images.has_labels:
+            self.measure = "top-1"
+            if self.threshold is not None:
+                self.measure = "AUC" if self.classes == 1 else "average precision"
         self.tolerance = TOLERANCES[self.inputs.plan.precision]
 
     def runner(self, session: Session, batch: int = _BATCH) -> AccuracyRunner:
         """What counts how a session classifies."""
-        return AccuracyRunner(session, batch, AccuracySum(self.classes))
+        threshold = self.threshold
+        kept = None if threshold is None else DecisionSum(threshold, cut_of_logits(threshold))
+        return AccuracyRunner(session, batch, AccuracySum(self.classes, kept))
 
     @functools.cached_property
     def standard(self) -> PictureSet:
@@ -184,22 +203,30 @@ class _Bench:
     @functools.cached_property
     def few(self) -> np.ndarray:
         """Pictures from all classes in turn, on which each group alone is judged."""
-        some = labelled_set_from_folder(self.images.folder, limit=_COST_IMAGES)
+        if self.images.targets:
+            step = math.ceil(len(self.images.paths) / _COST_IMAGES)
+            some = dataclasses.replace(self.images, paths=self.images.paths[::step])
+        else:
+            some = labelled_set_from_folder(self.images.folder, limit=_COST_IMAGES)
         (batch,) = some.readable_batches(self.preparation, _COST_IMAGES)
         return batch.pictures
 
     @functools.cached_property
-    def expected(self) -> np.ndarray:
-        """The reference's logits of them, float64."""
+    def expected(self) -> tuple[np.ndarray, float]:
+        """The reference's logits of them, and their typical norm."""
         with open_session(self.reference) as session:
-            return self.runner(session).logits(self.few).astype(np.float64)
+            return self.runner(session).logits(self.few), typical_norm(session)
 
     def cost(self, group: LayerGroup, groups: Sequence[LayerGroup]) -> float:
         """Relative error of the logits with one group alone in 8 bits."""
         others = [name for other in groups if other is not group for name in other.layers]
         with self.trial(others) as runner:
-            error = np.linalg.norm(runner.logits(self.few) - self.expected)
-        return float(error / max(np.linalg.norm(self.expected), np.finfo(np.float64).tiny))
+            found = runner.logits(self.few)
+        # as of one row
+        expected, typical = self.expected
+        whole = found.reshape(1, -1), expected.reshape(1, -1), typical * math.sqrt(len(found))
+        (error,) = relative_errors(*whole)
+        return float(error)
 
     def loss(self, returned: Sequence[str]) -> Loss:
         """What is lost with these layers in float and the others in 8 bits."""
@@ -213,11 +240,23 @@ class _Bench:
         error = float("inf") if checked.rel_l2 is None else checked.rel_l2
         actual, reference = runner.total.result(), base.total.result()
         if self.images.has_labels:
-            assert actual.top1 is not None and reference.top1 is not None
             self.doubt = labels_in_doubt(reference, self.images.known)
-            return Loss((reference.top1 - actual.top1) * 100, error)
+            return Loss((self.score(reference) - self.score(actual)) * 100, error)
         assert actual.agreement is not None
         return Loss((1 - actual.agreement) * 100, error)
+
+    def score(self, found: Accuracy) -> float:
+        """The measure, in 0..1. Raises ImageError where the labels do not make one."""
+        score = found.top1
+        if found.decisions is not None:
+            auc, precision = found.decisions.auc, found.decisions.average_precision
+            score = auc if self.classes == 1 else precision
+        if score is None:
+            raise ImageError(
+                f"the pictures of {self.images.folder} all have the same label, on which no "
+                f"{self.measure} is measured; give pictures with and without each class"
+            )
+        return score
 
     @contextlib.contextmanager
     def trial(self, returned: Sequence[str]) -> Iterator[AccuracyRunner]:

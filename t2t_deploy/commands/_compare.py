@@ -250,8 +250,8 @@ def compare_exports(
     )
 
 
-_Logits = Mapping[str, tuple[PictureSet, np.ndarray]]
-"""By the field of the error: pictures, and the reference's logits of them in float64."""
+_Logits = Mapping[str, tuple[PictureSet, np.ndarray, float]]
+"""By the field of the error: pictures, the reference's logits of them in float64, their norm."""
 
 
 def _reference_logits(model: T2TViT, precision: Precision) -> _Logits:
@@ -268,7 +268,7 @@ def _reference_logits(model: T2TViT, precision: Precision) -> _Logits:
         with torch.inference_mode():
             chunks = torch.from_numpy(pictures.pictures).split(_REFERENCE_BATCH)
             logits = np.concatenate([exact(chunk.double()).numpy() for chunk in chunks])
-        found[error] = (pictures, logits)
+        found[error] = (pictures, logits, model.typical_norm())
     return found
 
 
@@ -325,10 +325,12 @@ def _compare(row: ComparedStrategies, path: Path, precision: Precision, exact: _
     nodewise = precision is Precision.BF16
     request = SessionRequest(DEFAULT_BACKEND, path)
     with NodewiseSession(path) if nodewise else open_session(request) as session:
-        found = [logits_of(session, pictures.pictures) for pictures, _ in exact.values()]
+        found = [logits_of(session, pictures.pictures) for pictures, _, _ in exact.values()]
     names: list[str] = []
-    for (error, (pictures, expected)), actual in zip(exact.items(), found, strict=True):
-        verdict = compare_logits(expected, actual, pictures.names, TOLERANCES[precision])
+    tolerance = TOLERANCES[precision]
+    for (error, reference), actual in zip(exact.items(), found, strict=True):
+        pictures, expected, typical = reference
+        verdict = compare_logits(expected, actual, pictures.names, tolerance, typical)
         setattr(row, error, verdict.rel_l2)
         if verdict.rel_l2 is None:  # no number at all; one beyond the tolerance speaks for itself
             row.because(str(verdict.reason))

@@ -22,6 +22,13 @@ from t2t_deploy.commands._artifacts import (
     workspace_of,
 )
 from t2t_deploy.commands._class_names import class_names_of
+from t2t_deploy.commands._decisions import (
+    Targets,
+    Threshold,
+    decides,
+    labelled_images,
+    note_decisions,
+)
 from t2t_deploy.commands._evaluate_sessions import (
     ModelSessions,
     RayAddress,
@@ -31,16 +38,11 @@ from t2t_deploy.commands._evaluate_sessions import (
     preparation_of,
     run_pictures_across,
 )
+from t2t_deploy.commands._predict import num_classes_of
 from t2t_deploy.errors import BackendError, CalibrationError, ImageError, UsageError, counted
-from t2t_deploy.pictures import (
-    ClassOrder,
-    ClassOrderName,
-    LabelledSet,
-    labelled_set_from_folder,
-    overlap,
-)
+from t2t_deploy.pictures import ClassOrder, ClassOrderName, LabelledSet, overlap
 from t2t_deploy.runtime import REFERENCE_BACKEND, why_not_in, why_not_runnable
-from t2t_deploy.types import Precision, Status
+from t2t_deploy.types import DEFAULT_THRESHOLD, Precision, Status, Tail
 from t2t_deploy.verify import Accuracy, labels_in_doubt, plot_confusion, run_pictures
 from t2t_deploy.workspace import Artifact, Workspace
 
@@ -68,7 +70,8 @@ class EvaluatedArtifact:
 class Evaluation:
     """Results in the order of the artifacts; a line for each picture that could not be read.
 
-    references: the float32 models by name, each once. plot: the confusion of classes.
+    references: the float32 models by name, each once. plot: the confusion of classes. targets: the
+    table of labels.
     """
 
     images: LabelledSet
@@ -76,6 +79,7 @@ class Evaluation:
     references: Mapping[str, Accuracy]
     unreadable: tuple[str, ...]
     plot: Path | None = None
+    targets: Path | None = None
 
     @property
     def failure(self) -> str | None:
@@ -109,6 +113,8 @@ def evaluate_artifacts(
     ] = DEFAULT_BATCH,
     class_order: ClassOrderName = None,
     limit: Annotated[int | None, Opt("Take this many pictures, from all classes in turn.")] = None,
+    targets: Targets = None,
+    threshold: Threshold = None,
     confusion: Annotated[
         AnyPath | None,
         Opt(
@@ -129,10 +135,12 @@ def evaluate_artifacts(
 
     artifacts: none is all of the workspace. class_order: text, natural, number or a file of class
     names says which class a folder is; None takes the artifact's own class names where the folders
-    have these, else what all orders agree on. ray: address of a cluster, ``local``, ``auto`` or
-    HOST:PORT. Pictures are read once for all artifacts of the same model, a batch at a time. What
-    cannot run here is reported as not run, with the reason. Raises BackendError where that is all
-    of them, ArtifactError, ImageError, UsageError, MissingDependencyError.
+    have these, else what all orders agree on. targets: a table of several labels for each picture.
+    threshold: the least probability that is a yes, of one output or several labels; None is 0.5.
+    ray: address of a cluster, ``local``, ``auto`` or HOST:PORT. Pictures are read once for all
+    artifacts of the same model, a batch at a time. What cannot run here is reported as not run,
+    with the reason. Raises BackendError where that is all of them, ArtifactError, ImageError,
+    UsageError, MissingDependencyError.
 
     Examples
     --------
@@ -150,7 +158,11 @@ def evaluate_artifacts(
     runtime = cpu_backend(backend)
     if ray is not None:
         check_ray(ray)
-    labelled = labelled_set_from_folder(Path(images), limit=limit)
+    labelled = labelled_images(images, targets, progress, limit=limit)
+    if confusion is not None and labelled.targets and len(labelled.targets[0]) > 1:
+        raise UsageError(
+            "confusion draws one class of a picture, and targets name several; leave it out"
+        )
     if labelled.left_out:
         progress.note(
             f"took {counted(len(labelled.paths), 'picture')}, left out {labelled.left_out}"
@@ -160,8 +172,9 @@ def evaluate_artifacts(
     for artifact in chosen:
         models.setdefault(_model_key(artifact), []).append(artifact)
     order = cast("ClassOrder | Path | None", class_order)
+    named = are_named(paths)
     evaluator = _Evaluator(
-        workspace, labelled, order, runtime, batch, are_named(paths), ray, workers, progress
+        *(workspace, labelled, order, runtime, batch, named, ray, workers, progress, threshold)
     )
     results: list[EvaluatedArtifact] = []
     references: dict[str, Accuracy] = {}
@@ -177,7 +190,8 @@ def evaluate_artifacts(
         raise BackendError(f"nothing here can be evaluated: {reasons}")
     unreadable = tuple(evaluator.unreadable.values())
     plot = None if confusion is None else Path(confusion)
-    evaluation = Evaluation(labelled, tuple(results), references, unreadable, plot)
+    table = None if targets is None else Path(targets)
+    evaluation = Evaluation(labelled, tuple(results), references, unreadable, plot, table)
     if plot is not None:
         _draw(evaluation, plot)
     return evaluation
@@ -192,6 +206,7 @@ def evaluate_values(found: Evaluation) -> dict[str, Any]:
             "left_out": found.images.left_out,
             "labelled": found.images.has_labels,
             "unreadable": list(found.unreadable),
+            **({} if found.targets is None else {"targets": str(found.targets)}),
         },
         "results": [_evaluated(result) for result in found.results],
         "confusion": None if found.plot is None else str(found.plot),
@@ -209,10 +224,17 @@ def _evaluated(result: EvaluatedArtifact) -> dict[str, Any]:
         "batch": result.batch,
         "images": 0 if figures is None else figures.images,
         **{name: getattr(figures, name, None) for name in names},
+        **_decided(figures),
         "reference": None
         if reference is None
-        else {"top1": reference.top1, "top5": reference.top5},
+        else {"top1": reference.top1, "top5": reference.top5, **_decided(reference)},
     }
+
+
+def _decided(figures: Accuracy | None) -> dict[str, Any]:
+    """The figures of one output or several labels, where they are such."""
+    decisions = None if figures is None else figures.decisions
+    return {} if decisions is None else {"decisions": decisions.to_dict()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +242,8 @@ class _Evaluator:
     """Takes artifacts of one model after another over the same pictures.
 
     order: of class folders. backend: the runtime of ONNX files. batch: pictures at a time where the
-    artifact's is free. named: whether the artifacts were named one by one. unreadable: a line for
-    each file.
+    artifact's is free. named: whether the artifacts were named one by one. threshold: that was
+    asked for. unreadable: a line for each file.
     """
 
     workspace: Workspace
@@ -233,14 +255,18 @@ class _Evaluator:
     ray: str | None
     workers: int | None
     progress: Progress
+    threshold: float | None = None
     unreadable: dict[Path, str] = field(default_factory=dict)
 
     def evaluate(self, artifacts: Sequence[Artifact]) -> list[EvaluatedArtifact]:
         """Artifacts of one model side by side. Raises CalibrationError."""
         results, running = [], []
         no_reference = _why_no_reference(artifacts[0])
+        deciding = self._decides(artifacts)
         for artifact in artifacts:
             reason = self._why_not(artifact) or self._calibrated_on(artifact)
+            if reason is None and deciding:
+                reason = _why_not_decided(artifact)
             if reason is None and no_reference is not None and not self.images.has_labels:
                 reason = f"no labels, and no reference: {no_reference}"
             if reason is None:
@@ -252,13 +278,19 @@ class _Evaluator:
         weights = None
         if no_reference is None:
             weights = self.workspace.weights(artifacts[0].require_manifest())
-        sessions = ModelSessions(tuple(running), weights, self.backend, self.batch)
+        threshold = self.threshold or DEFAULT_THRESHOLD
+        sessions = ModelSessions(
+            tuple(running), weights, self.backend, self.batch, threshold, deciding
+        )
         count = len(self.images.paths)
         with contextlib.ExitStack() as stack:
             runners, reference = sessions.open(stack)
             images = self._labelled(running[0], runners[0].total.num_classes)
             if images.known is not None and images.known.note is not None:
                 self.progress.note(images.known.note)
+            if runners[0].total.decisions is not None:
+                decides(images, self.threshold, runners[0].total.num_classes)  # known now
+                note_decisions(images, self.threshold, self.progress)
             names = ", ".join(artifact.path.name for artifact in running)
             self.progress.step(f"evaluating {names} on {counted(count, 'picture')}")
             preparation = preparation_of(running[0], runners[0].session)
@@ -288,6 +320,17 @@ class _Evaluator:
                 )
             )
         return results
+
+    def _decides(self, artifacts: Sequence[Artifact]) -> bool:
+        """Whether each class is decided by itself: of one output, several labels, or a sigmoid.
+
+        Raises UsageError for a threshold that decides nothing.
+        """
+        threshold, known = self.threshold, [a.manifest for a in artifacts if a.manifest is not None]
+        sigmoid = any(manifest.graph_io.tail is Tail.SIGMOID for manifest in known)
+        if sigmoid and not self.images.has_labels:
+            threshold = threshold or DEFAULT_THRESHOLD
+        return decides(self.images, threshold, num_classes_of(artifacts[0]))
 
     def _why_not(self, artifact: Artifact) -> str | None:
         """None where a runtime here can run it and, unless it was named, classes fit it."""
@@ -343,6 +386,16 @@ class _Evaluator:
         return reason
 
 
+def _why_not_decided(artifact: Artifact) -> str | None:
+    tail = Tail.LOGITS if artifact.manifest is None else artifact.manifest.graph_io.tail
+    if tail in (Tail.LOGITS, Tail.SIGMOID):
+        return None
+    return (
+        f"its tail {tail.value} gives probabilities of one class among all, which decide no class "
+        "by itself: evaluate an export without a tail, or with --tail sigmoid"
+    )
+
+
 def _why_no_reference(artifact: Artifact) -> str | None:
     if artifact.manifest is None or not artifact.manifest.weights:
         return "made from a file without manifest"
@@ -384,8 +437,14 @@ def _draw(evaluation: Evaluation, path: Path) -> None:
     figures += [(r.artifact.path.name, r.accuracy) for r in evaluation.results if r.accuracy]
     panels = []
     for name, found in figures:
-        share = found.top1 if labelled else found.agreement
-        title = f"{name}\n{'top-1' if labelled else 'agreement'} {share or 0:.2%}"
-        panels.append((title, found.confusion))
+        word, share = ("top-1", found.top1) if labelled else ("agreement", found.agreement)
+        if found.decisions is not None:
+            word, share = "accuracy", found.decisions.accuracy
+        if not found.confusion.size:
+            raise UsageError(
+                "confusion draws one class of a picture, and each class was decided by itself; "
+                "leave it out"
+            )
+        panels.append((f"{name}\n{word} {share or 0:.2%}", found.confusion))
     truth = "class of the picture" if labelled else "class the reference finds"
     plot_confusion(panels, path, truth=truth)

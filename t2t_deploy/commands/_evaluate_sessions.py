@@ -38,13 +38,23 @@ from t2t_deploy.serving import (
     map_blocks,
     ray_cluster,
 )
-from t2t_deploy.types import BARE, INDICES_NAME, PROBABILITIES_NAME, GraphIO, Precision, Tail
+from t2t_deploy.types import (
+    BARE,
+    DEFAULT_THRESHOLD,
+    INDICES_NAME,
+    PROBABILITIES_NAME,
+    GraphIO,
+    Precision,
+    Tail,
+)
 from t2t_deploy.verify import (
     AccuracyRunner,
     AccuracySum,
+    DecisionSum,
     NodewiseSession,
     PixelSession,
     bare_graph,
+    cut_of_logits,
     run_pictures,
     takes_pixels,
 )
@@ -56,12 +66,16 @@ class ModelSessions:
     """Artifacts of one model, and the weights of their reference; None without one.
 
     backend: the runtime of ONNX files. batch: pictures at a time where the artifact's is free.
+    threshold: the least probability that is a yes, for one output or several labels. decides:
+    whether several labels are meant.
     """
 
     artifacts: tuple[Artifact, ...]
     weights: Path | None
     backend: str
     batch: int
+    threshold: float = DEFAULT_THRESHOLD
+    decides: bool = False
 
     def open(
         self, stack: contextlib.ExitStack, threads: int | None = None
@@ -70,17 +84,69 @@ class ModelSessions:
 
         Raises ArtifactError where one takes no pictures.
         """
-        runners = [
-            _open_runner(artifact, self.backend, self.batch, stack, threads)
-            for artifact in self.artifacts
-        ]
+        runners = [self._open_runner(artifact, stack, threads) for artifact in self.artifacts]
         if self.weights is None:
             return runners, None
         config = self.artifacts[0].require_manifest().config
         eager = SessionRequest(REFERENCE_BACKEND, self.weights, threads, config=config)
         session = stack.enter_context(open_session(eager))
-        total = AccuracySum(int(config["num_classes"]))
+        total = self._sum(int(config["num_classes"]))
         return runners, AccuracyRunner(session, self.batch, total)
+
+    def _open_runner(
+        self, artifact: Artifact, stack: contextlib.ExitStack, threads: int | None
+    ) -> AccuracyRunner:
+        remarks = []
+        session: Session
+        if artifact.kind == "engine":
+            session = open_engine(artifact)
+        elif is_nodewise(artifact, self.backend):
+            remarks.append("evaluated node by node")
+            graph_io = artifact.require_manifest().graph_io
+            session = NodewiseSession(bare_graph(artifact.path, graph_io))
+        else:
+            precision = None if artifact.manifest is None else artifact.manifest.precision
+            session = open_session(
+                SessionRequest(self.backend, artifact.path, threads, precision=precision)
+            )
+        if takes_pixels(session):
+            session = PixelSession(session, preparation_of(artifact, session))
+        stack.enter_context(session)
+        taken, given = session.inputs[0], session.outputs[0].shape
+        if not (BARE.takes(taken) and len(given) == 2 and given[1] is not None):
+            raise ArtifactError(
+                f"{artifact.path} takes {taken} and gives {session.outputs[0]}; expected "
+                "pictures (N, C, H, W) or (N, H, W, C) uint8, and logits or probabilities (N, "
+                "classes): evaluate a classifier"
+            )
+        tail, classes = Tail.LOGITS, given[1]
+        names = {spec.name for spec in session.outputs}
+        if {PROBABILITIES_NAME, INDICES_NAME} <= names:
+            if artifact.manifest is None:
+                raise ArtifactError(
+                    f"{artifact.path} gives the {given[1]} largest probabilities and has no "
+                    "manifest that tells how many classes there are; evaluate one that gives all"
+                )
+            tail, classes = Tail.TOPK, int(artifact.manifest.config["num_classes"])
+        elif PROBABILITIES_NAME in names:
+            known = None if artifact.manifest is None else artifact.manifest.graph_io.tail
+            tail = known or (Tail.SIGMOID if classes == 1 else Tail.SOFTMAX)
+        if tail is not Tail.LOGITS:
+            largest = f"the {given[1]} largest " if tail is Tail.TOPK else ""
+            remarks.append(f"errors are of {largest}probabilities")
+        return AccuracyRunner(
+            session,
+            taken.shape[0] or self.batch,
+            self._sum(classes, tail),
+            "; ".join(remarks) or None,
+            tail,
+        )
+
+    def _sum(self, num_classes: int, tail: Tail = Tail.LOGITS) -> AccuracySum:
+        if num_classes != 1 and not self.decides:
+            return AccuracySum(num_classes)
+        cut = cut_of_logits(self.threshold) if tail is Tail.LOGITS else self.threshold
+        return AccuracySum(num_classes, DecisionSum(self.threshold, cut))
 
 
 def preparation_of(artifact: Artifact, session: Session) -> Preparation:
@@ -96,57 +162,6 @@ def is_nodewise(artifact: Artifact, backend: str) -> bool:
     known = artifact.manifest
     bf16 = known is not None and known.kind == "onnx" and known.precision is Precision.BF16
     return bf16 and backend == DEFAULT_BACKEND
-
-
-def _open_runner(
-    artifact: Artifact,
-    backend: str,
-    batch: int,
-    stack: contextlib.ExitStack,
-    threads: int | None,
-) -> AccuracyRunner:
-    remarks = []
-    session: Session
-    if artifact.kind == "engine":
-        session = open_engine(artifact)
-    elif is_nodewise(artifact, backend):
-        remarks.append("evaluated node by node")
-        graph_io = artifact.require_manifest().graph_io
-        session = NodewiseSession(bare_graph(artifact.path, graph_io))
-    else:
-        precision = None if artifact.manifest is None else artifact.manifest.precision
-        session = open_session(SessionRequest(backend, artifact.path, threads, precision=precision))
-    if takes_pixels(session):
-        session = PixelSession(session, preparation_of(artifact, session))
-    stack.enter_context(session)
-    taken, given = session.inputs[0], session.outputs[0].shape
-    if not (BARE.takes(taken) and len(given) == 2 and given[1] is not None):
-        raise ArtifactError(
-            f"{artifact.path} takes {taken} and gives {session.outputs[0]}; expected "
-            "pictures (N, C, H, W) or (N, H, W, C) uint8, and logits or probabilities (N, "
-            "classes): evaluate a classifier"
-        )
-    tail, classes = Tail.LOGITS, given[1]
-    names = {spec.name for spec in session.outputs}
-    if {PROBABILITIES_NAME, INDICES_NAME} <= names:
-        if artifact.manifest is None:
-            raise ArtifactError(
-                f"{artifact.path} gives the {given[1]} largest probabilities and has no manifest "
-                "that tells how many classes there are; evaluate a graph that gives all"
-            )
-        tail, classes = Tail.TOPK, int(artifact.manifest.config["num_classes"])
-    elif PROBABILITIES_NAME in names:
-        tail = Tail.SOFTMAX
-    if tail is not Tail.LOGITS:
-        largest = f"the {given[1]} largest " if tail is Tail.TOPK else ""
-        remarks.append(f"errors are of {largest}probabilities")
-    return AccuracyRunner(
-        session,
-        taken.shape[0] or batch,
-        AccuracySum(classes),
-        "; ".join(remarks) or None,
-        tail,
-    )
 
 
 # -- across a cluster ----------------------------------------------------------------------------
@@ -196,12 +211,13 @@ def run_pictures_across(
     total = sum(map(len, contents))
     with ray_cluster(address, cpus=cores, shared_bytes=total) as cluster:
         put = cluster.ray.put
-        classes = dict(zip(map(str, images.paths), images.classes, strict=False))
+        labels = images.targets or images.classes
+        classes = dict(zip(map(str, images.paths), labels, strict=False))
         make = _EvaluateBlocks(
             sessions,
             tuple(put(content) for content in contents),
             put(classes),
-            replace(images, paths=(), classes=()),
+            replace(images, paths=(), classes=(), targets=()),
             preparation,
         )
         listing = Listing(tuple(map(str, images.paths)), DEFAULT_BLOCK, "")
@@ -237,7 +253,7 @@ class _EvaluateBlocks:
 
     def __call__(self) -> Work:
         get = require("ray").get
-        classes: Mapping[str, int] = get(self.classes)
+        classes: Mapping[str, Any] = get(self.classes)
         stack = contextlib.ExitStack()  # as long as the worker
         with tempfile.TemporaryDirectory(prefix="t2t-deploy-") as folder:
             files = [Path(folder, f"{index}") for index in range(len(self.contents))]
@@ -255,10 +271,15 @@ class _EvaluateBlocks:
 
         def evaluate(names: Sequence[str]) -> tuple[list[AccuracySum], dict[Path, str]]:
             for runner in everyone:
-                runner.total = AccuracySum(runner.total.num_classes)
+                runner.total = runner.total.emptied()
             paths = tuple(map(Path, names))
-            known = tuple(classes[name] for name in names) if self.images.has_labels else ()
-            images = replace(self.images, paths=paths, classes=known)
+            known = tuple(classes[name] for name in names) if classes else ()
+            images = replace(
+                self.images,
+                paths=paths,
+                classes=known if self.images.folders else (),
+                targets=() if self.images.folders else known,
+            )
             unreadable: dict[Path, str] = {}
             run_pictures(runners, reference, images, self.preparation, unreadable, silent)
             return [runner.total for runner in everyone], unreadable

@@ -180,8 +180,9 @@ def export_onnx(
     tail: Annotated[
         str | Tail,
         Opt(
-            "softmax: all probabilities; topk: the five largest and their classes; without the "
-            "classifier: embedding, unit-embedding (of length 1), tokens, features (maps).",
+            "softmax: all probabilities; topk: the five largest and their classes; sigmoid: of "
+            "each class by itself, for one output or several labels; without the classifier: "
+            "embedding, unit-embedding (of length 1), tokens, features (maps).",
             choice(of=Tail),
             shown="logits",
             recorded="ends.tail",
@@ -235,6 +236,11 @@ def export_onnx(
         qk_scale=qk_scale,
     )
     model = with_output(model, form.graph_io)
+    if model.config.num_classes == 1 and form.graph_io.tail in (Tail.SOFTMAX, Tail.TOPK):
+        raise UsageError(
+            f"the model has one output, whose softmax is 1 for every picture; give tail "
+            f"{Tail.SIGMOID.value}, or leave {form.graph_io.tail.value} out"
+        )
     from t2t_deploy.model import reference_from_state_dict, save_weights
 
     steps = {

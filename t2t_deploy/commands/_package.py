@@ -17,7 +17,7 @@ from t2t_deploy.commands._artifacts import (
     workspace_of,
 )
 from t2t_deploy.commands._class_names import class_names_of, note_repeated
-from t2t_deploy.commands._predict import num_classes_of
+from t2t_deploy.commands._predict import ActivationName, note_one_output, num_classes_of
 from t2t_deploy.engine import BACKEND_RTX
 from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.pictures import labels_from_file
@@ -35,7 +35,7 @@ from t2t_deploy.serving.triton import (
     signature_from_tensors,
     write_folders,
 )
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision, Target, TensorSpec
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Activation, Precision, Target, TensorSpec
 from t2t_deploy.workspace import Artifact, Workspace, manifest_path_for
 
 DEFAULT_TOP = 5
@@ -80,6 +80,7 @@ def package_artifact(
         AnyPath | None,
         Opt("Names of the classes; default the artifact's own.", FILE, Role.READS, metavar="FILE"),
     ] = None,
+    activation: ActivationName = None,
     top: Annotated[
         int | None, Opt("Classes the ensemble tells; default 5.", none=DEFAULT_TOP)
     ] = None,
@@ -151,12 +152,14 @@ def package_artifact(
         precision=None if manifest is None else manifest.precision,
         profiles=len(profiles),
         labels=_labels(source, labels, signature, progress),
+        activation=signature.activation(None if activation is None else Activation(activation)),
         top=cast("int", top),
         queue_delay_us=cast("int", queue_delay),
         instances=cast("int", instances),
         preprocess_instances=cast("int", preprocess_instances),
         threads=cast("int", threads),
     )
+    note_one_output(signature, activation, progress)
     repository = Path(triton)
     replaced = check_folders(repository, service.folder_names)
     notes = _notes(source, service)
@@ -181,6 +184,7 @@ def package_values(package: Package) -> dict[str, Any]:
     """What ``package --json`` prints."""
     service = package.service
     signature = service.signature
+    sigmoid = {"activation": service.activation.value} if service.gives_sigmoid else {}
     return {
         "repository": str(package.repository),
         "artifact": artifact_values(package.artifact),
@@ -204,6 +208,7 @@ def package_values(package: Package) -> dict[str, Any]:
             ],
             "top": service.top_count if service.classifies else None,
             "labels": service.labels is not None,
+            **sigmoid,
         },
         "folders": [str(folder) for folder in package.folders],
         "notes": list(package.notes),

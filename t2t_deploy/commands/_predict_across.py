@@ -27,6 +27,7 @@ from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, json_from_file
 from t2t_deploy.commands._artifacts import Force, Trust, workspace_of
 from t2t_deploy.commands._evaluate_sessions import RayAddress, RayWorkers, check_ray
 from t2t_deploy.commands._predict import (
+    ActivationName,
     Backend,
     Batch,
     Device,
@@ -39,6 +40,7 @@ from t2t_deploy.commands._predict import (
     artifact_to_run,
     classifier_request,
     labels_for,
+    note_one_output,
 )
 from t2t_deploy.errors import ArtifactError, counted
 from t2t_deploy.pictures import check_sources, shown_name
@@ -54,6 +56,7 @@ from t2t_deploy.serving import (
     ray_cluster,
     top_count,
 )
+from t2t_deploy.types import Activation
 from t2t_deploy.workspace import Artifact, Workspace
 
 _SECONDS_BETWEEN_STEPS = 10.0
@@ -86,6 +89,7 @@ class ClusterPrediction:
     superseded: int
     workers: int
     seconds: float
+    activation: Activation = Activation.SOFTMAX
 
 
 @command
@@ -109,6 +113,7 @@ def predict_across(
     ] = DEFAULT_BLOCK,
     top: Top = None,
     labels: LabelsFile = None,
+    activation: ActivationName = None,
     backend: Backend = None,
     batch: Batch = None,
     threads: Threads = None,
@@ -132,13 +137,21 @@ def predict_across(
     source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
     cpus = threads or 1
     request = classifier_request(
-        workspace, source, backend=backend, batch=batch, threads=cpus, device=device
+        workspace,
+        source,
+        backend=backend,
+        batch=batch,
+        threads=cpus,
+        device=device,
+        activation=activation,
     )
     used = request.session.backend
     # opened here as each worker will: what is wrong with it shows before a cluster is started
     with open_classifier(request) as classifier:
         named = labels_for(source, labels, classifier.signature.classes, progress)
+        note_one_output(classifier.signature, activation, progress)
         count = top_count(top, classifier)
+        chosen = classifier.activation
     names_of_classes = "\n".join(named.names).encode()
     settings = {
         "artifact": source.path.name,
@@ -147,6 +160,8 @@ def predict_across(
         "top": count,
         "labels_sha256": hashlib.sha256(names_of_classes).hexdigest() if named.names else None,
     }
+    if chosen is not Activation.SOFTMAX:  # runs before there was another have no word for it
+        settings["activation"] = chosen.value
     folder = OutputFolder(Path(output), named.names, settings)
     identity = folder.claim(images, block)
     done = folder.finished()
@@ -209,6 +224,7 @@ def predict_across(
         superseded,
         workers,
         seconds,
+        chosen,
     )
 
 

@@ -25,6 +25,7 @@ from t2t_deploy.commands._calibrate import (
     calibration_values,
     equalised_values,
 )
+from t2t_deploy.commands._decisions import Targets, Threshold
 from t2t_deploy.commands._export import (
     OutputFile,
     artifact_stem,
@@ -114,6 +115,8 @@ def quantize_onnx(
         ),
     ] = None,
     class_order: ClassOrderName = None,
+    targets: Targets = None,
+    threshold: Threshold = None,
     speed: Annotated[
         bool,
         Opt("Do not time the graph against its float base afterwards.", recorded="measure_speed"),
@@ -126,7 +129,8 @@ def quantize_onnx(
     """Quantise the linear layers of an export, and verify the file: ``t2t-deploy quantize``.
 
     artifact: an export; None is the newest. placement: auto, balanced, compact or accurate, for
-    engines; None is balanced. max_drop: points of accuracy on the folder ``eval``.
+    engines; None is balanced. max_drop: points of accuracy on the folder ``eval``; of the area
+    under the curve for one output, of average precision for the several labels of ``targets``.
     class_order: of its class folders, as of `evaluate_artifacts`. A budget that cannot be met, and
     a failed verification, are in the manifest. Raises UsageError, CalibrationError, ArtifactError,
     ImageError, ExportError, MissingDependencyError.
@@ -152,6 +156,8 @@ def quantize_onnx(
         max_drop,
         evaluate_on=eval,
         class_order=cast("ClassOrder | Path | None", class_order),
+        targets=targets,
+        threshold=threshold,
     )
     workspace = workspace_of(workspace)
     plan = plan_quantization(workspace, artifact, asked, progress, force=force)

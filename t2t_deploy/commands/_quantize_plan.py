@@ -28,6 +28,7 @@ from t2t_deploy.commands._calibrate import (
     calibration_images,
     quantizable_export,
 )
+from t2t_deploy.commands._decisions import labelled_images
 from t2t_deploy.errors import UsageError
 from t2t_deploy.pictures import ClassOrder, ImageSet, LabelledSet, evaluation_images
 from t2t_deploy.types import Precision, Target
@@ -60,6 +61,8 @@ class QuantizationRequest:
     max_drop: float | None = None
     evaluate_on: AnyPath | None = None
     class_order: ClassOrder | Path | None = None
+    targets: AnyPath | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,8 @@ def plan_quantization(
         ranges = load_calibration(Path(asked.ranges))
     if asked.evaluate_on is not None:
         seen = ranges.pictures if ranges is not None else images.digests() if images else ()
-        evaluation = evaluation_images(Path(asked.evaluate_on), seen, source.variant).for_model(
+        labelled = labelled_images(asked.evaluate_on, asked.targets, progress)
+        evaluation = evaluation_images(labelled, seen, source.variant).for_model(
             int(source.config["num_classes"]), asked.class_order, source.class_names
         )
         if evaluation.known is not None and evaluation.known.note is not None:
@@ -154,6 +158,9 @@ def _check_ranges(asked: QuantizationRequest) -> None:
             "static ranges are taken on pictures; give a folder of images, or the ranges file of "
             "an earlier calibration"
         )
+    for name, given in (("targets", asked.targets), ("threshold", asked.threshold)):
+        if given is not None and asked.max_drop is None:
+            raise UsageError(f"{name} is about a drop; give max_drop and eval too, or leave it out")
     if asked.max_drop is not None and asked.evaluate_on is None:
         raise UsageError(
             f"a drop of at most {asked.max_drop:g} is measured on pictures; give them with eval: a "

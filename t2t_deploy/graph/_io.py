@@ -36,9 +36,9 @@ def with_graph_io(
 
     embed_preprocess: ``image`` becomes (batch, H, W, C) uint8, colours as RGB; it is cast,
     normalised as the preparation says by two operations (x - 255 mean) * 1/(255 std), and
-    transposed. tail: ``probabilities`` (batch, classes) float32 replace the logits, or the
-    k = min(5, classes) largest of them, largest first, with ``indices`` (batch, k) int64; or
-    ``unit_embedding`` (batch, channels), of length 1, replaces the embedding.
+    transposed. tail: ``probabilities`` (batch, classes) float32 replace the logits, of a softmax or
+    of a sigmoid, or the k = min(5, classes) largest of a softmax, largest first, with ``indices``
+    (batch, k) int64; or ``unit_embedding`` (batch, channels), of length 1, replaces the embedding.
 
     Raises ExportError for a graph with other inputs or outputs than an exported one.
     """
@@ -154,7 +154,11 @@ def _append(graph: onnx.GraphProto, tail: Tail) -> None:
         return
     ranked = tail is Tail.TOPK
     every = f"{_PREFIX}/{PROBABILITIES_NAME}" if ranked else PROBABILITIES_NAME
-    graph.node.append(_node("Softmax", [OUTPUT_NAME], [every], axis=-1))
+    graph.node.append(
+        _node("Sigmoid", [OUTPUT_NAME], [every])
+        if tail is Tail.SIGMOID
+        else _node("Softmax", [OUTPUT_NAME], [every], axis=-1)
+    )
     k = min(DEFAULT_TOP_K, classes.dim_value) if ranked else classes.dim_value
     graph.output.append(_tensor(PROBABILITIES_NAME, kind.elem_type, batch, (k,)))
     if ranked:

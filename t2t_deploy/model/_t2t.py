@@ -92,3 +92,17 @@ class T2TViT(nn.Module):
         if self.head_norm is not None:
             features = self.head_norm(features)
         return (features if self.head is None else self.head(features),)
+
+    def typical_norm(self) -> float:
+        """The norm that the logits' error is told by where a picture's own is smaller.
+
+        Root mean square over pictures whose features lie in every direction: ||W diag(g)||, of the
+        classifier's weight and the weight of the norm before it, as that makes features of unit
+        variance. With many classes a picture's own norm is about that large; with one or few it
+        may be near zero. 0 without a classifier, whose features have a norm of their own.
+        """
+        if self.head is None:
+            return 0.0
+        norm = self.norm if self.head_norm is None else self.head_norm
+        weight, scale = (one.weight.detach().double() for one in (self.head, norm))
+        return float((weight * scale).norm())

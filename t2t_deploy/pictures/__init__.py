@@ -27,6 +27,7 @@ from t2t_deploy.pictures._sets import (
     labelled_set_from_folder,
     overlap,
 )
+from t2t_deploy.pictures._targets import labelled_set_with_targets
 from t2t_deploy.pictures._training_files import (
     preparation_beside,
     preparation_from_file,
@@ -49,6 +50,7 @@ __all__ = [
     "image_set_from_folder",
     "imagenet_labels",
     "labelled_set_from_folder",
+    "labelled_set_with_targets",
     "labels_from_file",
     "overlap",
     "preparation_beside",

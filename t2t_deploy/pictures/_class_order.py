@@ -240,13 +240,14 @@ def _ranks(folders: Sequence[str], every: Sequence[str]) -> dict[ClassOrder, tup
     return found
 
 
-def _alike(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name without what tools write differently: case, spaces, underscores."""
     return " ".join(name.replace("_", " ").casefold().split())
 
 
 def _unknown(folders: Sequence[str], names: Sequence[tuple[str, ...]]) -> list[str]:
-    known = {_alike(one) for aliases in names for one in aliases}
-    return [folder for folder in folders if _alike(folder) not in known]
+    known = {plain_name(one) for aliases in names for one in aliases}
+    return [folder for folder in folders if plain_name(folder) not in known]
 
 
 def _by_names(
@@ -262,11 +263,11 @@ def _by_names(
     for index, aliases in enumerate(names):
         for name in dict.fromkeys(aliases):
             exact.setdefault(name, []).append(index)
-        for name in dict.fromkeys(map(_alike, aliases)):
+        for name in dict.fromkeys(map(plain_name, aliases)):
             alike.setdefault(name, []).append(index)
     found: dict[int, str] = {}
     for folder in folders:
-        classes = exact.get(folder) or alike.get(_alike(folder)) or []
+        classes = exact.get(folder) or alike.get(plain_name(folder)) or []
         shown = _shown(root, folder)
         if not classes:
             raise ImageError(

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from t2t_deploy._preparation import Preparation
-from t2t_deploy.errors import CalibrationError, ImageError
+from t2t_deploy.errors import CalibrationError, ImageError, one_line
 from t2t_deploy.images import Assumed, preprocess, read_image
-from t2t_deploy.pictures._class_order import ClassOrder, FolderClasses, folder_classes
+from t2t_deploy.pictures._class_order import ClassOrder, FolderClasses, folder_classes, plain_name
 from t2t_deploy.pictures._find import find_images, shown_name
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class ImageSet:
         self,
         preparation: Preparation,
         batch: int,
-        labels: Sequence[int] = (),
+        labels: Sequence[int] | Sequence[tuple[int, ...]] = (),
         assumed: Assumed | None = None,
     ) -> Iterator[ImageBatch]:
         """Preprocessed images, ``batch`` files at a time; nothing is kept of those before.
@@ -91,17 +91,20 @@ class LabelledSet(ImageSet):
 
     folders: names of the class folders, by name; none for a set without labels. classes: for each
     image the index of its folder in ``folders``. known: the model's class for each of ``folders``,
-    once a model is known.
+    once a model is known. targets: instead of folders, 0 or 1 for each class, of each image.
+    columns: the classes of ``targets``, where the table names them.
     """
 
     folders: tuple[str, ...] = ()
     classes: tuple[int, ...] = ()
     known: FolderClasses | None = None
+    targets: tuple[tuple[int, ...], ...] = ()
+    columns: tuple[str, ...] = ()
 
     @property
     def has_labels(self) -> bool:
-        """Whether the images lie in class folders."""
-        return bool(self.folders)
+        """Whether the images lie in class folders, or a table tells their labels."""
+        return bool(self.folders or self.targets)
 
     def for_model(
         self,
@@ -109,23 +112,51 @@ class LabelledSet(ImageSet):
         order: ClassOrder | Path | None = None,
         class_names: Sequence[str] | None = None,
     ) -> LabelledSet:
-        """The set with the model's class for each folder; as `folder_classes`, and raises so."""
-        if not self.has_labels:
+        """The set with the model's class for each folder; as `folder_classes`, and raises so.
+
+        Of a model of one output, two folders are its no and its yes. Raises ImageError too where a
+        table is not of the model's classes.
+        """
+        if not self.folders:
             if order is not None:
                 raise ImageError(
                     f"{self.folder} has no class folders, so there is no order of them; leave the "
                     "class order out, or name a folder of class folders"
                 )
+            self._check_targets(num_classes, class_names)
             return self
+        if num_classes == 1:
+            num_classes = 2
+            if class_names is not None:  # of the yes
+                own = [plain_name(name) for name in class_names]
+                others = tuple(name for name in self.folders if plain_name(name) not in own)
+                class_names = (*others, *class_names) if len(others) == 1 else None
         known = folder_classes(self.folder, self.folders, num_classes, order, class_names)
         return replace(self, known=known)
+
+    def _check_targets(self, num_classes: int, class_names: Sequence[str] | None) -> None:
+        if self.targets and len(self.targets[0]) != num_classes:
+            raise ImageError(
+                f"the labels have {len(self.targets[0])} columns and the model {num_classes} "
+                "classes; expected 0 or 1 for each class"
+            )
+        for index, pair in enumerate(zip(self.columns, class_names or (), strict=False)):
+            if plain_name(pair[0]) != plain_name(pair[1]):
+                raise ImageError(
+                    f"column {index + 1} of the labels is {one_line(pair[0])!r} and class {index} "
+                    f"of the model {one_line(pair[1])!r}; give the columns in the model's order, "
+                    "or leave the line of their names out"
+                )
 
     def batches(
         self, preparation: Preparation, batch: int, assumed: Assumed | None = None
     ) -> Iterator[ImageBatch]:
-        """As `readable_batches`, with the model's classes as labels, of a set `for_model`."""
-        labels: list[int] = []
-        if self.has_labels:
+        """As `readable_batches`, with the model's classes as labels, of a set `for_model`.
+
+        Of a table 0 or 1 for each class; of a model of one output 0 for its no and 1 for its yes.
+        """
+        labels: Sequence[int] | Sequence[tuple[int, ...]] = self.targets
+        if self.folders:
             assert self.known is not None
             labels = [self.known.indices[folder] for folder in self.classes]
         return self.readable_batches(preparation, batch, labels, assumed)
@@ -200,9 +231,8 @@ def overlap(artifact: Artifact, paths: Sequence[Path]) -> str | None:
     return _shared(known, paths, artifact.path.name) if known else None
 
 
-def evaluation_images(folder: Path, calibrated_on: Sequence[str], name: str) -> LabelledSet:
+def evaluation_images(images: LabelledSet, calibrated_on: Sequence[str], name: str) -> LabelledSet:
     """The images a budget is measured on. Raises CalibrationError for one calibrated on."""
-    images = labelled_set_from_folder(folder)
     reason = _shared(calibrated_on, images.paths, name)
     if reason is not None:
         raise CalibrationError(reason)

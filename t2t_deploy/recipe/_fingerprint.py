@@ -161,7 +161,11 @@ def text_sha256(text: str) -> str:
 def _images(kind: str, folder: Path, given: Mapping[str, Any]) -> str:
     """How many images a command reads, and a hash of their contents and classes, in its order."""
     classes: tuple[str, ...] = ()
-    if kind.startswith("evaluation"):
+    if kind.startswith("evaluation") and given.get("targets") is not None:
+        named = image_set_from_folder(folder)  # by the names that the table has
+        names = [path.relative_to(folder).as_posix() for path in named.paths]
+        images = list(zip(names, named.digests(), strict=True))
+    elif kind.startswith("evaluation"):
         found = labelled_set_from_folder(folder, limit=given.get("limit"))
         # every class folder counts: their number says which class a name means
         classes = found.folders

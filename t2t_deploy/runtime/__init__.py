@@ -16,6 +16,7 @@ from t2t_deploy.runtime._backends import (
 from t2t_deploy.runtime._session import (
     Backend,
     CallTiming,
+    ReferenceSession,
     ReplayingSession,
     Session,
     SessionRequest,
@@ -32,6 +33,7 @@ __all__ = [
     "REFERENCE_BACKEND",
     "Backend",
     "CallTiming",
+    "ReferenceSession",
     "ReplayingSession",
     "Session",
     "SessionRequest",

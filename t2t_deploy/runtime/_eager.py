@@ -78,7 +78,9 @@ class EagerSession(Session):
         if request.device is not None:
             # float32 is float32 here: convolutions would round to TensorFloat-32 by default
             torch.backends.cudnn.allow_tf32 = False
-        self._model: Any = load_reference(request.path, self.config).to(self._device).outputs
+        reference = load_reference(request.path, self.config).to(self._device)
+        self.typical_norm = reference.typical_norm()
+        self._model: Any = reference.outputs
         if request.backend == COMPILE.name:
             if request.cache is not None:
                 # torch reads the environment only, where the torch of a parent process may have

@@ -90,6 +90,15 @@ class ReplayingSession(Protocol):
         """Why calls run kernel by kernel, where a recording failed."""
 
 
+@runtime_checkable
+class ReferenceSession(Protocol):
+    """A session of the reference, which knows the typical norm of its logits."""
+
+    @property
+    def typical_norm(self) -> float:
+        """See `T2TViT.typical_norm`."""
+
+
 @dataclass(frozen=True, slots=True)
 class SessionRequest:
     """Everything needed to open a session, in this process or, as plain values, another.

@@ -15,7 +15,16 @@ from t2t_deploy._preparation import USUAL, Preparation
 from t2t_deploy.errors import ArtifactError, ImageError, UsageError
 from t2t_deploy.pictures import shown_name
 from t2t_deploy.runtime import Session, SessionRequest, fill_batch, open_session
-from t2t_deploy.types import BARE, GraphIO, ShapeProfile, Tail, TensorSpec, softmax
+from t2t_deploy.types import (
+    BARE,
+    Activation,
+    GraphIO,
+    ShapeProfile,
+    Tail,
+    TensorSpec,
+    sigmoid,
+    softmax,
+)
 
 DEFAULT_BATCH = 8
 DEFAULT_TOP = 5
@@ -55,6 +64,34 @@ class Signature:
         columns = self.scores.shape[1]
         assert columns is not None  # read_signature refuses others
         return columns
+
+    def activation(self, asked: Activation | None = None) -> Activation:
+        """What makes probabilities of the model's logits, in the graph or behind it.
+
+        asked: None is the graph's own, for logits a softmax, for one output a sigmoid. Raises
+        UsageError where the graph has another.
+        """
+        tail = self.graph_io.tail
+        if not tail.classifies and asked is not None:
+            raise UsageError(
+                f"activation makes probabilities of logits, and the artifact gives {tail.value}; "
+                "leave it out"
+            )
+        if tail is Tail.LOGITS:
+            usual = Activation.SIGMOID if self.classes == 1 else Activation.SOFTMAX
+            if asked is Activation.SOFTMAX and self.classes == 1:
+                raise UsageError(
+                    "activation is softmax, and the model has one output, whose softmax is 1 for "
+                    "every picture; give sigmoid, or leave it out"
+                )
+            return asked or usual
+        own = Activation.SIGMOID if tail is Tail.SIGMOID else Activation.SOFTMAX
+        if asked not in (None, own):
+            raise UsageError(
+                f"activation is {asked.value}, and the artifact gives probabilities of its own "
+                f"{own.value}; leave it out, or export the model without a tail"
+            )
+        return own
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -105,6 +142,11 @@ def read_signature(
     found = classes if ranked else scores[0].shape[1]
     if classes not in (None, found):
         raise ArtifactError(f"{name} gives {scores[0]}, its manifest says {classes} classes")
+    if found == 1 and graph_io.tail in (Tail.SOFTMAX, Tail.TOPK):
+        raise ArtifactError(
+            f"{name} gives the softmax of one output, which is 1 for every picture; export the "
+            "model with --tail sigmoid"
+        )
     ranks = indices[0] if ranked else None
     return Signature(inputs[0], scores[0], ranks, graph_io, found, prepared)
 
@@ -119,7 +161,7 @@ class ClassifierRequest:
 
     batch: images at a time where the session's batch is free. profile: the batches that an engine
     takes; None where there is no such limit. classes: of the model, where its manifest has them.
-    preparation: None is the released models'.
+    preparation: None is the released models'. activation: as of `Signature.activation`.
     """
 
     session: SessionRequest
@@ -128,12 +170,14 @@ class ClassifierRequest:
     profile: ShapeProfile | None = None
     classes: int | None = None
     preparation: Preparation | None = None
+    activation: Activation | None = None
 
 
 class Classifier(contextlib.AbstractContextManager["Classifier"]):
     """An open session that takes pixels and gives classes.
 
-    Raises ArtifactError where the session's inputs or outputs are not those of the request.
+    Raises ArtifactError where the session's inputs or outputs are not those of the request,
+    UsageError for an activation that is not theirs.
     """
 
     def __init__(self, session: Session, request: ClassifierRequest) -> None:
@@ -151,6 +195,7 @@ class Classifier(contextlib.AbstractContextManager["Classifier"]):
                 f"the artifact gives {self.signature.graph_io.tail.value} and no classes; open it "
                 "with t2t_deploy.load_session, or export a classifier"
             )
+        self.activation = self.signature.activation(request.activation)
         fixed, profile = self.signature.batch, request.profile
         if fixed is not None:
             self._least, self.batch = fixed, fixed
@@ -185,7 +230,9 @@ class Classifier(contextlib.AbstractContextManager["Classifier"]):
         else:
             values = np.where(finite[:, None], scores, 0).astype(np.float64)
             indices = np.argsort(-values, axis=1, kind="stable")[:, :top]
-            shares = softmax(values) if signature.graph_io.tail is Tail.LOGITS else values
+            shares = values
+            if signature.graph_io.tail is Tail.LOGITS:
+                shares = (sigmoid if self.activation is Activation.SIGMOID else softmax)(values)
             probabilities = np.take_along_axis(shares, indices, axis=1)
         return indices, np.where(finite[:, None], probabilities, np.nan).astype(np.float32)
 

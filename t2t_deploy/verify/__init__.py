@@ -14,9 +14,11 @@ from t2t_deploy.verify._compare import (
     logits_of,
     not_verified,
     takes_pixels,
+    typical_norm,
     verify_file,
     verify_session,
 )
+from t2t_deploy.verify._decisions import Decisions, DecisionSum, cut_of_logits
 from t2t_deploy.verify._features import (
     PICTURE,
     FeatureColumn,
@@ -53,6 +55,8 @@ __all__ = [
     "Accuracy",
     "AccuracyRunner",
     "AccuracySum",
+    "DecisionSum",
+    "Decisions",
     "FeatureColumn",
     "Features",
     "Located",
@@ -64,6 +68,7 @@ __all__ = [
     "Verification",
     "bare_graph",
     "compare_logits",
+    "cut_of_logits",
     "flat_pictures",
     "float64_logits",
     "instrumented_graph",
@@ -84,6 +89,7 @@ __all__ = [
     "see_stage",
     "standard_pictures",
     "takes_pixels",
+    "typical_norm",
     "verify_file",
     "verify_session",
 ]

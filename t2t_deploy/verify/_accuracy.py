@@ -16,8 +16,9 @@ from t2t_deploy._progress import Progress
 from t2t_deploy.images import Assumed
 from t2t_deploy.pictures import LabelledSet
 from t2t_deploy.runtime import Session
-from t2t_deploy.types import INDICES_NAME, Tail, softmax
-from t2t_deploy.verify._compare import outputs_of, relative_errors
+from t2t_deploy.types import INDICES_NAME, Tail, relative_errors, sigmoid, softmax
+from t2t_deploy.verify._compare import outputs_of, typical_norm
+from t2t_deploy.verify._decisions import Decisions, DecisionSum
 
 TOP = 5
 
@@ -27,11 +28,13 @@ class Accuracy:
     """What the logits of some pictures amount to; each share is of all the pictures.
 
     top1, top5: share whose label has the largest, or one of the five largest logits; None without
-    labels. agreement: share with the reference's class; rel_l2_mean, rel_l2_max: ||a - b|| / ||b||
-    of a picture's logits against the reference's; None without a reference, the errors also where
+    labels. agreement: share with the reference's class; rel_l2_mean, rel_l2_max: `relative_errors`
+    of pictures' logits against the reference's; None without a reference, the errors also where
     logits are NaN or infinite, which is counted in non_finite. Such pictures have no class.
     confusion: (classes, classes) int64, pictures by their class and the class found; a picture's
     class is its label, or the reference's class without labels.
+    decisions: of one output or several labels, with labels; top1 and top5 are None then, agreement
+    is the share of decisions that are the reference's, and confusion is of one output alone.
     """
 
     images: int
@@ -42,32 +45,50 @@ class Accuracy:
     rel_l2_max: float | None
     non_finite: int
     confusion: np.ndarray
+    decisions: Decisions | None = None
 
 
 @dataclass(slots=True)
 class AccuracySum:
-    """Adds up batches; its size depends on the number of classes alone.
+    """Adds up batches; its size depends on the number of classes alone, but for ``decisions``.
 
-    _counts: of pictures, by what is counted. _error, _largest: sum and largest of their errors.
+    decisions: of one output or several labels; None where a picture has one class. _counts: of
+    pictures, by what is counted. _error, _largest: sum and largest of their errors.
     """
 
     num_classes: int
+    decisions: DecisionSum | None = None
     _counts: Counter[str] = field(default_factory=Counter)
     _error: float = 0.0
     _largest: float = 0.0
     _confusion: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        self._confusion = np.zeros((self.num_classes, self.num_classes), np.int64)
+        size = self.num_classes
+        if self.decisions is not None:
+            size = 2 if size == 1 else 0
+        self._confusion = np.zeros((size, size), np.int64)
 
     def add(
-        self, logits: np.ndarray, labels: np.ndarray | None, reference: np.ndarray | None
+        self,
+        logits: np.ndarray,
+        labels: np.ndarray | None,
+        reference: np.ndarray | None,
+        typical: float = 0.0,
     ) -> None:
-        """Add a batch: logits and the reference's (n, classes), labels (n,).
+        """Add a batch: logits and the reference's (n, classes), labels (n,), or 0 and 1 likewise.
 
-        Labels, and the reference, are given with every batch or with none.
+        Labels, and the reference, are given with every batch or with none. typical: of the
+        reference's, as of `relative_errors`.
         """
         finite = np.isfinite(logits).all(axis=1)
+        if reference is not None:
+            errors = relative_errors(logits, reference, typical)
+            self._error += float(errors.sum())
+            self._largest = max(self._largest, float(errors.max(initial=0.0)))
+        if self.decisions is not None:
+            self._add_decisions(self.decisions, logits, labels, reference, finite)
+            return
         found = predicted(logits)
         counts = {"images": len(logits), "non_finite": int((~finite).sum())}
         truth = labels
@@ -81,15 +102,41 @@ class AccuracySum:
             truth = expected if labels is None else labels
             counts["compared"] = len(reference)
             counts["agreeing"] = int(((found == expected) & finite).sum())
-            sound = finite & np.isfinite(reference).all(axis=1)
-            errors = np.full(len(logits), np.inf)
-            errors[sound] = relative_errors(logits[sound], reference[sound])
-            self._error += float(errors.sum())
-            self._largest = max(self._largest, float(errors.max(initial=0.0)))
         self._counts.update(counts)
         if truth is not None:
             known = finite & (truth >= 0)
             np.add.at(self._confusion, (truth[known], found[known]), 1)
+
+    def _add_decisions(
+        self,
+        decisions: DecisionSum,
+        logits: np.ndarray,
+        labels: np.ndarray | None,
+        reference: np.ndarray | None,
+        finite: np.ndarray,
+    ) -> None:
+        found = decisions.decide(logits)
+        counts = {"images": len(logits), "non_finite": int((~finite).sum())}
+        truth = None if labels is None else labels.reshape(len(logits), -1)
+        if truth is not None:
+            decisions.add(logits, truth)
+        if reference is not None:
+            expected = decisions.decide(reference)
+            counts["compared"] = len(reference)
+            counts["decided"] = expected.size
+            counts["agreeing"] = int(((found == expected) & finite[:, None]).sum())
+            truth = expected if truth is None else truth
+        self._counts.update(counts)
+        if truth is not None and self.num_classes == 1:
+            pairs = truth[finite, 0].astype(int), found[finite, 0].astype(int)
+            np.add.at(self._confusion, pairs, 1)
+
+    def emptied(self) -> AccuracySum:
+        """A sum of the same kind, of no pictures."""
+        kept = self.decisions
+        return AccuracySum(
+            self.num_classes, None if kept is None else DecisionSum(kept.threshold, kept.cut)
+        )
 
     def merge(self, other: AccuracySum) -> None:
         """Add what another sum, of other pictures, has added up."""
@@ -97,15 +144,18 @@ class AccuracySum:
         self._error += other._error
         self._largest = max(self._largest, other._largest)
         self._confusion += other._confusion
+        if self.decisions is not None and other.decisions is not None:
+            self.decisions.merge(other.decisions)
 
     def __getstate__(self) -> tuple[Any, ...]:
         """Small where few pictures were added: of a thousand classes most pairs were not met."""
         met = np.nonzero(self._confusion)
-        sums = self.num_classes, self._counts, self._error, self._largest
+        sums = self.num_classes, self.decisions, self._counts, self._error, self._largest
         return (*sums, met, self._confusion[met])
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.num_classes, self._counts, self._error, self._largest, met, times = state
+        self.num_classes, self.decisions, *sums, met, times = state
+        self._counts, self._error, self._largest = sums
         self.__post_init__()
         self._confusion[met] = times
 
@@ -118,11 +168,12 @@ class AccuracySum:
             images=counts["images"],
             top1=_share(counts["top1"], counts["labelled"]),
             top5=_share(counts["top5"], counts["labelled"]),
-            agreement=_share(counts["agreeing"], counts["compared"]),
+            agreement=_share(counts["agreeing"], counts["decided"] or counts["compared"]),
             rel_l2_mean=error if sound else None,
             rel_l2_max=self._largest if sound else None,
             non_finite=counts["non_finite"],
             confusion=self._confusion.copy(),
+            decisions=None if self.decisions is None else self.decisions.result(),
         )
 
 
@@ -154,12 +205,24 @@ class AccuracyRunner:
         return dense
 
     def add(
-        self, pictures: np.ndarray, labels: np.ndarray | None, reference: np.ndarray | None
+        self,
+        pictures: np.ndarray,
+        labels: np.ndarray | None,
+        reference: np.ndarray | None,
+        typical: float = 0.0,
     ) -> None:
-        """Add up a batch; reference: its logits, turned into what the session gives."""
+        """Add up a batch; reference: its logits, turned into what the session gives.
+
+        typical: the norm of these logits, as of `relative_errors`.
+        """
         found = self.logits(pictures)
         if reference is None or self.tail is Tail.LOGITS:
-            self.total.add(found, labels, reference)
+            self.total.add(found, labels, reference, typical)
+            return
+        if self.tail is Tail.SIGMOID:
+            # where no class is likely all are near zero: undecided ones have this norm
+            undecided = 0.5 * math.sqrt(reference.shape[1])
+            self.total.add(found, labels, sigmoid(reference), undecided)
             return
         expected = softmax(reference)
         if self.tail is Tail.TOPK:
@@ -187,15 +250,16 @@ def run_pictures(
     everyone = [*runners, reference] if reference is not None else list(runners)
     step = math.lcm(*(runner.batch for runner in runners or everyone))
     done, assumed = 0, Assumed()
+    typical = 0.0 if reference is None else typical_norm(reference.session)
     for batch in images.batches(preparation, step, assumed):
         unreadable.update(batch.unreadable)
         if len(batch.pictures):
             expected = None
             if reference is not None:
                 expected = reference.logits(batch.pictures)
-                reference.total.add(expected, batch.labels, expected)
+                reference.total.add(expected, batch.labels, expected, typical)
             for runner in runners:
-                runner.add(batch.pictures, batch.labels, expected)
+                runner.add(batch.pictures, batch.labels, expected, typical)
         done += len(batch.pictures) + len(batch.unreadable)
         progress.progress("evaluating", done, len(images.paths))
     for line in assumed.lines():

@@ -18,6 +18,7 @@ from t2t_deploy.graph import read_onnx
 from t2t_deploy.runtime import (
     DEFAULT_BACKEND,
     REFERENCE_BACKEND,
+    ReferenceSession,
     Session,
     SessionRequest,
     fill_batch,
@@ -37,6 +38,8 @@ from t2t_deploy.types import (
     Tail,
     TensorSpec,
     Tolerance,
+    relative_errors,
+    sigmoid,
     softmax,
 )
 from t2t_deploy.verify._nodewise_session import NodewiseSession, why_non_finite
@@ -55,7 +58,7 @@ _BATCH = 4
 class Verification:
     """How far a model's logits are from the reference's, and whether that is near enough.
 
-    rel_l2: largest ||a - b|| / ||b|| of one picture; max_abs: largest difference of one logit;
+    rel_l2: largest `relative_errors` of one picture; max_abs: largest difference of one logit;
     cosine: smallest cosine similarity; top1_agreement: share of pictures with the same class.
     All None where nothing was run.
     """
@@ -170,8 +173,8 @@ def _verify_tail(
         exposed = session.around(opened) if isinstance(session, PixelSession) else opened
         inside = outputs_of(exposed, pictures.pictures)
     tolerance = TOLERANCES[request.precision]
-    result = compare_outputs(expected, inside, pictures.names, tolerance)
-    fault = None if result.rel_l2 is None else tail_fault(actual, inside[tail.output])
+    result = compare_outputs(expected, inside, pictures.names, tolerance, typical_norm(reference))
+    fault = None if result.rel_l2 is None else tail_fault(actual, inside[tail.output], tail)
     if fault is None:
         return result
     return _with_reason(dataclasses.replace(result, status=Status.FAILED), fault)
@@ -201,7 +204,12 @@ def verify_session(
     full. The verdict is on the worst picture.
     """
     expected, actual = (outputs_of(one, pictures.pictures) for one in (reference, candidate))
-    return compare_outputs(expected, actual, pictures.names, tolerance)
+    return compare_outputs(expected, actual, pictures.names, tolerance, typical_norm(reference))
+
+
+def typical_norm(session: Session) -> float:
+    """Of the logits of a reference's session; 0 where it does not know, as of another graph."""
+    return session.typical_norm if isinstance(session, ReferenceSession) else 0.0
 
 
 def compare_outputs(
@@ -209,10 +217,11 @@ def compare_outputs(
     actual: Mapping[str, np.ndarray],
     names: tuple[str, ...],
     tolerance: Tolerance,
+    typical: float = 0.0,
 ) -> Verification:
     """The verdict on the worst of a model's outputs, (n, ...) each, by the reference's.
 
-    Raises ArtifactError where one is absent.
+    typical: of logits, as of `relative_errors`. Raises ArtifactError where one is absent.
     """
     found = []
     for name, own in expected.items():
@@ -222,7 +231,8 @@ def compare_outputs(
                 "the model again"
             )
         rows = [np.reshape(one, (len(one), -1)) for one in (own, actual[name])]
-        result = compare_logits(rows[0], rows[1], names, tolerance)
+        least = typical if name == OUTPUT_NAME else 0.0
+        result = compare_logits(rows[0], rows[1], names, tolerance, least)
         if name != OUTPUT_NAME:
             of = None if result.reason is None else f"{name}: {result.reason}"
             result = dataclasses.replace(result, top1_agreement=None, reason=of)
@@ -231,9 +241,16 @@ def compare_outputs(
 
 
 def compare_logits(
-    expected: np.ndarray, actual: np.ndarray, names: tuple[str, ...], tolerance: Tolerance
+    expected: np.ndarray,
+    actual: np.ndarray,
+    names: tuple[str, ...],
+    tolerance: Tolerance,
+    typical: float = 0.0,
 ) -> Verification:
-    """Verdict on (n, classes) logits against the reference's; ``names`` are the n pictures."""
+    """Verdict on (n, classes) logits against the reference's; ``names`` are the n pictures.
+
+    typical: as of `relative_errors`.
+    """
     if expected.shape != actual.shape:
         reason = f"logits are {actual.shape}, the reference's {expected.shape}"
         return Verification(Status.FAILED, tolerance.rel_l2, reason=reason)
@@ -247,7 +264,7 @@ def compare_logits(
             )
             return Verification(Status.FAILED, tolerance.rel_l2, reason=reason)
     a, b = actual.astype(np.float64), expected.astype(np.float64)
-    errors = relative_errors(a, b)
+    errors = relative_errors(a, b, typical)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines = (a * b).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
     worst = int(np.argmax(errors))
@@ -266,13 +283,6 @@ def compare_logits(
         f"relative error {errors[worst]:.2e} on {names[worst]}, tolerance {tolerance.rel_l2:.0e}"
     )
     return dataclasses.replace(result, status=Status.FAILED, reason=reason)
-
-
-def relative_errors(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """||a - b|| / ||b|| of each row of (n, classes), (n,) float64."""
-    a, b = actual.astype(np.float64), expected.astype(np.float64)
-    norms = np.linalg.norm(b, axis=1)
-    return np.asarray(np.linalg.norm(a - b, axis=1) / np.maximum(norms, np.finfo(np.float64).tiny))
 
 
 def logits_of(session: Session, pictures: np.ndarray) -> np.ndarray:
@@ -333,7 +343,9 @@ def takes_pixels(session: Session) -> bool:
     return len(session.inputs) == 1 and pixels.takes(session.inputs[0])
 
 
-def tail_fault(outputs: Mapping[str, np.ndarray], logits: np.ndarray) -> str | None:
+def tail_fault(
+    outputs: Mapping[str, np.ndarray], logits: np.ndarray, tail: Tail = Tail.SOFTMAX
+) -> str | None:
     """What is wrong with what a tail makes of (n, classes) logits, or of an embedding; or None.
 
     Equal probabilities may come in any order.
@@ -342,7 +354,8 @@ def tail_fault(outputs: Mapping[str, np.ndarray], logits: np.ndarray) -> str | N
         lengths = np.linalg.norm(logits.astype(np.float64), axis=1, keepdims=True)
         off = np.abs(outputs[UNIT_NAME] - logits / np.maximum(lengths, 1e-12)).max()
         return None if off <= TAIL_TOLERANCE else f"unit embeddings are {off:.1e} off"
-    expected = softmax(logits)
+    name, probabilities = ("sigmoid", sigmoid) if tail is Tail.SIGMOID else ("softmax", softmax)
+    expected = probabilities(logits)
     actual = outputs[PROBABILITIES_NAME].astype(np.float64)
     indices = outputs.get(INDICES_NAME)
     if indices is None:
@@ -361,5 +374,5 @@ def tail_fault(outputs: Mapping[str, np.ndarray], logits: np.ndarray) -> str | N
         expected = best
     off = np.abs(actual - expected).max()
     if not off <= TAIL_TOLERANCE:
-        return f"probabilities are {off:.1e} off the softmax of the logits"
+        return f"probabilities are {off:.1e} off the {name} of the logits"
     return None

@@ -218,7 +218,9 @@ def locate_file(
             values = graph.run(picture)
             found.append(_compared(reference, graph, manifest, name, picture, values))
             tail = graph.graph_io.tail
-            if tail.appended and (fault := tail_fault(values.outputs, values.outputs[tail.output])):
+            if tail.appended and (
+                fault := tail_fault(values.outputs, values.outputs[tail.output], tail)
+            ):
                 faults.append(f"the tail is wrong on {name}: {fault}")
             progress.progress("comparing layers", done + 1, len(chosen.names))
     result = Located(

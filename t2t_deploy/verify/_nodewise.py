@@ -167,20 +167,25 @@ def nodewise_file(
     if reason is not None:
         return nodewise_not_run(tolerance, reason)
     chosen = pictures_for(manifest, pictures, nodewise_pictures)
-    expected = float64_logits(weights, manifest.config, chosen.pictures)
+    expected, typical = float64_logits(weights, manifest.config, chosen.pictures)
     graph = bare_graph(path, manifest.graph_io)
-    return evaluate_nodewise(graph, chosen, expected, tolerance, progress)
+    return evaluate_nodewise(graph, chosen, expected, tolerance, progress, typical=typical)
 
 
-def float64_logits(weights: Path, config: Mapping[str, Any], pictures: np.ndarray) -> np.ndarray:
-    """Logits (n, classes) of the reference in float64 on the original weights, one at a time."""
+def float64_logits(
+    weights: Path, config: Mapping[str, Any], pictures: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Logits (n, classes) of the reference in float64 on the original weights, one at a time.
+
+    Also their typical norm, see `relative_errors`.
+    """
     torch = require("torch")
     from t2t_deploy.model import config_from_dict, load_reference
 
     model = load_reference(weights, config_from_dict(config)).double()
     with torch.inference_mode():
         logits = [model(torch.from_numpy(picture[None]).double()).numpy() for picture in pictures]
-    return np.concatenate(logits)
+    return np.concatenate(logits), model.typical_norm()
 
 
 def evaluate_nodewise(
@@ -189,6 +194,8 @@ def evaluate_nodewise(
     expected: np.ndarray,
     tolerance: Tolerance,
     progress: Progress = silent,
+    *,
+    typical: float = 0.0,
 ) -> NodewiseReport:
     """Evaluate a typed graph with true rounding and overflow after every node.
 
@@ -196,7 +203,8 @@ def evaluate_nodewise(
     not at all, in float64 where ONNX Runtime has such a kernel. Their difference is the error of
     the activations' rounding, by depth; that of the logits from the reference's is the file's.
 
-    expected: float64 logits (n, classes) of the reference on the n pictures, the original weights.
+    expected: float64 logits (n, classes) of the reference on the n pictures, the original weights;
+    typical: their norm, as of `relative_errors`.
     A dynamic batch runs one picture at a time; a fixed one in its size, the last batch repeated
     full. Raises ArtifactError where the graph cannot be evaluated, InputError where the pictures
     do not fit it.
@@ -227,7 +235,7 @@ def evaluate_nodewise(
         found.append(rounding.results()[OUTPUT_NAME][: len(chunk)])
         unrounded.append(exact.results()[OUTPUT_NAME][: len(chunk)])
     logits, weights = (
-        compare_logits(expected, np.concatenate(each), pictures.names, tolerance)
+        compare_logits(expected, np.concatenate(each), pictures.names, tolerance, typical)
         for each in (found, unrounded)
     )
     report = NodewiseReport(

@@ -26,6 +26,7 @@ from t2t_deploy.model import (
 )
 
 _SEED = 8
+_HEAD = "head"
 _FLOAT32_ROUNDING = 2.0**-24
 _INT8_STEPS = 127
 _FP8_MAX = 448.0
@@ -38,10 +39,11 @@ _ALL = slice(None)
 class LayerError:
     """How far a layer's tensor is from what the reference makes of the same input.
 
-    rel_l2: ||a - b|| / ||b||. channel, channel_error: the worst channel (last axis), its error over
-    the root mean square of all channels' norms. sensitivity, channel_sensitivity: the same two
-    figures of the reference against itself, its input moved by one rounding. terms: how many tokens
-    the layer's sums run over. Errors are infinite where a number is not finite.
+    rel_l2: ||a - b|| / ||b||, of logits as `relative_errors`. channel, channel_error: the worst
+    channel (last axis), its error over the root mean square of all channels' norms. sensitivity,
+    channel_sensitivity: the same two figures of the reference against itself, its input moved by
+    one rounding. terms: how many tokens the layer's sums run over. Errors are infinite where a
+    number is not finite.
     """
 
     layer: str
@@ -107,9 +109,10 @@ def layer_errors(
     shaken_picture = jittered(picture, _FLOAT32_ROUNDING)
     moved = _run(_in_eight_bits(model, eight_bit), shaken_picture, shaken, shaken)
     expected = _run(model, picture, found, found)
+    typical = {_HEAD: model.typical_norm()}
     return tuple(
-        _error(probe, found[probe.layer], x, moved[probe.layer][1])
-        for probe, x in expected.values()
+        _error(probe, found[layer], x, moved[layer][1], typical.get(layer, 0.0))
+        for layer, (probe, x) in expected.items()
     )
 
 
@@ -149,13 +152,15 @@ def _run(
     return seen
 
 
-def _error(probe: _Probe, actual: Tensor, expected: Tensor, moved: Tensor) -> LayerError:
+def _error(
+    probe: _Probe, actual: Tensor, expected: Tensor, moved: Tensor, typical: float
+) -> LayerError:
     bad = int((~actual.isfinite()).sum())
     if bad or not bool(expected.isfinite().all()):
         inf = math.inf
         return LayerError(probe.layer, probe.terms, inf, 0, inf, 0.0, 0.0, bad)
-    rel_l2, channels = _relative(actual, expected)
-    sensitivity, moved_channels = _relative(moved, expected)
+    rel_l2, channels = _relative(actual, expected, typical)
+    sensitivity, moved_channels = _relative(moved, expected, typical)
     worst = int(channels.argmax())
     return LayerError(
         probe.layer,
@@ -169,11 +174,11 @@ def _error(probe: _Probe, actual: Tensor, expected: Tensor, moved: Tensor) -> La
     )
 
 
-def _relative(actual: Tensor, expected: Tensor) -> tuple[float, Tensor]:
+def _relative(actual: Tensor, expected: Tensor, typical: float) -> tuple[float, Tensor]:
     """Relative error of all, and of each channel over the root mean square channel."""
     width = expected.shape[-1]
     off = (actual - expected).reshape(-1, width).norm(dim=0)
-    norm = max(float(expected.norm()), torch.finfo(torch.float64).tiny)
+    norm = max(float(expected.norm()), typical, torch.finfo(torch.float64).tiny)
     return float(off.norm()) / norm, off * (math.sqrt(width) / norm)
 
 
@@ -226,7 +231,7 @@ def _probes(model: T2TViT) -> Iterator[_Probe]:
             yield from _block_probes(path, layer, model.config.num_patches + 1)
     yield _Probe("norm")
     if model.head is not None:
-        yield _Probe("head", take=lambda x: x[:, None], put=lambda x, own: own[:, 0])
+        yield _Probe(_HEAD, take=lambda x: x[:, None], put=lambda x, own: own[:, 0])
 
 
 def _token_block_probes(path: str, block: nn.Module, terms: int) -> Iterator[_Probe]:

@@ -103,7 +103,7 @@ T1, T2 = "tokens_to_token.attention1", "tokens_to_token.attention2"
 BLOCK = "blocks.1.attn"
 WRONG = {
     "bit in block 1 of the tokens": (flipped("tokens.blocks.0.tail.mlp.fc2.weight"), f"{T1}.mlp.2"),
-    "bit in a soft split": (flipped("tokens.splits.0.weights.1"), f"{T1}.kqv (keys)"),
+    "bit in a soft split": (flipped("tokens.splits.0.weights.norms"), f"{T1}.kqv (keys)"),
     "bit in a middle block": (flipped("blocks.1.mlp.fc1.weight"), "blocks.1.mlp.fc1"),
     "bit in the head": (flipped("head.weight"), "head"),
     "q and k swapped in the first block": (swapped(0), "blocks.0.attn.qkv (queries)"),

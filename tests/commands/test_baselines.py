@@ -216,6 +216,7 @@ def test_the_first_pictures_logits_are_compared() -> None:
     outputs = {"logits": np.array([[3.0, 4.0], [9.0, 9.0]], np.float32)}
     assert relative_l2(outputs, [3.0, 4.0]) == 0
     assert relative_l2(outputs, [0.0, 4.0]) == 0.75
+    assert relative_l2(outputs, [0.0, 4.0], 6.0) == 0.5
     assert relative_l2({"logits": np.full((1, 2), np.nan, np.float32)}, [3.0, 4.0]) is None
     with pytest.raises(ValueError, match=r"is \(2,\) a picture; expected \(3,\)"):
         relative_l2(outputs, [1.0, 2.0, 3.0])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from t2t_deploy.errors import ConfigError, InputError
 from t2t_deploy.model import (
     Backbone,
     ModelConfig,
+    ModelOutput,
     PerformerBlock,
     SoftSplit,
+    T2TViT,
     TokensType,
     config_for_variant,
     random_state_dict,
@@ -124,3 +127,22 @@ def test_random_weights_are_the_same_bits_everywhere() -> None:
     assert digest.hexdigest()[:16] == "12ff6e7305b9c7ad"
     assert torch.equal(state["head.weight"], random_state_dict(TINY)["head.weight"])
     assert not torch.equal(state["head.weight"], random_state_dict(TINY, seed=1)["head.weight"])
+
+
+@pytest.mark.parametrize("head_norm", [False, True])
+def test_the_typical_norm_is_of_logits_of_any_features(head_norm: bool) -> None:
+    """Root mean square over features of unit variance, scaled by the norm before the classifier."""
+    config = TINY.with_(num_classes=3)
+    if head_norm:
+        config = replace(config, head_norm=True)
+    model = T2TViT(config).double()
+    norm = model.norm if model.head_norm is None else model.head_norm
+    assert model.head is not None
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+        model.head.weight.normal_()
+        features = torch.randn(200_000, config.head_dim, dtype=torch.float64) * norm.weight
+        norms = (features @ model.head.weight.T).square().sum(dim=1).mean().sqrt()
+    assert model.typical_norm() == pytest.approx(float(norms), rel=1e-2)
+    headless = replace(TINY, num_classes=0, output=ModelOutput.EMBEDDING)
+    assert T2TViT(headless).typical_norm() == 0

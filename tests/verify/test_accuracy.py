@@ -29,8 +29,8 @@ def figures(
 ) -> Accuracy:
     total = AccuracySum(logits.shape[1])
     for start in range(0, len(logits), batch):
-        parts = (None if a is None else a[start : start + batch] for a in (labels, reference))
-        total.add(logits[start : start + batch], *parts)
+        parts = [None if a is None else a[start : start + batch] for a in (labels, reference)]
+        total.add(logits[start : start + batch], parts[0], parts[1])
     return total.result()
 
 

@@ -15,8 +15,10 @@ from t2t_deploy.types import (
     TOLERANCES,
     Precision,
     Status,
+    Tail,
     TensorSpec,
     Tolerance,
+    sigmoid,
     softmax,
 )
 from t2t_deploy.verify import PictureSet, compare_logits, logits_of, not_verified, verify_session
@@ -178,3 +180,28 @@ def test_right_tail_has_no_fault_ties_in_any_order() -> None:
 )
 def test_wrong_tail_is_refused(outputs: dict[str, np.ndarray], fault: str) -> None:
     assert re.search(fault, tail_fault(outputs, LOGITS) or "")
+
+
+def test_logits_near_zero_are_held_against_the_typical_norm() -> None:
+    """Of one output, on the border: right by any measure but its own size."""
+    expected = np.array([[1e-4], [1.0], [-0.8]])
+    names = ("a", "b", "c")
+    actual = expected + 2e-3
+    assert compare_logits(expected, actual, names, TOLERANCE).status is Status.FAILED
+    found = compare_logits(expected, actual, names, TOLERANCE, 1.0)
+    assert found.status is Status.PASSED
+    assert found.rel_l2 == pytest.approx(2e-3 / 1.0)
+    wrong = compare_logits(expected, -expected, names, TOLERANCE, 1.0)
+    assert wrong.status is Status.FAILED and wrong.rel_l2 == pytest.approx(2)
+    large = compare_logits(10 * expected[1:], 10 * expected[1:] + 0.2, names[1:], TOLERANCE, 1.0)
+    assert large.rel_l2 == pytest.approx(0.2 / 8)  # a larger norm of its own counts
+
+
+def test_a_sigmoid_tail_is_held_against_the_sigmoid_of_its_logits() -> None:
+    logits = np.array([[-200, -1, 0, 3, 200]], np.float32)
+    right = sigmoid(logits)
+    np.testing.assert_allclose(right[0, 1:4], 1 / (1 + np.exp(-logits[0, 1:4])), rtol=1e-6)
+    assert (right[0, 0], right[0, 4]) == (0, 1)
+    assert tail_fault({PROBABILITIES_NAME: right.astype(np.float32)}, logits, Tail.SIGMOID) is None
+    fault = tail_fault({PROBABILITIES_NAME: softmax(logits)}, logits, Tail.SIGMOID)
+    assert fault is not None and fault.endswith("off the sigmoid of the logits")

@@ -11,7 +11,7 @@ from google.protobuf.text_encoding import CEscape
 
 from t2t_deploy.serving._classifier import Signature
 from t2t_deploy.serving.triton._formats import Accelerator, Batching, ServingFormat
-from t2t_deploy.types import Precision, Tail, TensorSpec
+from t2t_deploy.types import Activation, Precision, Tail, TensorSpec
 
 
 class Word(str):
@@ -44,7 +44,8 @@ _TRT_PRECISION = {Precision.FP16: "FP16", Precision.INT8: "INT8"}
 class Service:
     """A model as it is to be served.
 
-    profiles: how many optimisation profiles an engine has. top: classes that the ensemble gives.
+    profiles: how many optimisation profiles an engine has. activation: as of the signature.
+    top: classes that the ensemble gives.
     queue_delay_us: how long a request may wait for others, microseconds. instances: of the model;
     preprocess_instances: of the step that reads images, a process each. threads: of ONNX Runtime
     in each instance; 0 is one per core.
@@ -58,6 +59,7 @@ class Service:
     precision: Precision | None
     profiles: int
     labels: tuple[str, ...] | None
+    activation: Activation
     top: int
     queue_delay_us: int
     instances: int
@@ -83,6 +85,11 @@ class Service:
     def on_gpu(self) -> bool:
         """Whether the model needs a server with a GPU."""
         return self.format is ServingFormat.TENSORRT or self.accelerator.needs_gpu
+
+    @property
+    def gives_sigmoid(self) -> bool:
+        """Whether probabilities are of each class by itself."""
+        return self.activation is Activation.SIGMOID
 
     @property
     def top_count(self) -> int:
@@ -169,6 +176,7 @@ def postprocess_config(service: Service) -> Message:
                 "indices": "" if signature.indices is None else signature.indices.name,
                 "tail": signature.graph_io.tail.value,
                 "top": str(service.top_count),
+                **({"activation": service.activation.value} if service.gives_sigmoid else {}),
             }
         ),
     }

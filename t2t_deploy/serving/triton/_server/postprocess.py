@@ -11,7 +11,7 @@ import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """Softmax where the model gives logits, order where it is no top-k already, labels if any."""
+    """Softmax or sigmoid where the model gives logits, order where it is no top-k, labels."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read from config.pbtxt what the model gives, and the model's labels."""
@@ -21,6 +21,7 @@ class TritonPythonModel:
         self._indices = parameters["indices"]
         self._tail = parameters["tail"]
         self._top = int(parameters["top"])
+        self._activate = _sigmoid if parameters.get("activation") == "sigmoid" else _softmax
         labels = Path(__file__).parents[1] / "labels.txt"
         self._labels = None
         if labels.is_file():
@@ -37,7 +38,7 @@ class TritonPythonModel:
             given = pb_utils.get_input_tensor_by_name(request, self._indices).as_numpy()
             indices, probabilities = given[:, : self._top], scores[:, : self._top]
         else:
-            every = _softmax(scores) if self._tail == "logits" else scores
+            every = self._activate(scores) if self._tail == "logits" else scores
             # stable: classes of equal probability stand in the order of their indices
             indices = np.argsort(-every, axis=1, kind="stable")[:, : self._top]
             probabilities = np.take_along_axis(every, indices, axis=1)
@@ -56,4 +57,9 @@ class TritonPythonModel:
 def _softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    shares: np.ndarray = 0.5 + 0.5 * np.tanh(logits.astype(np.float64) / 2)
     return shares
