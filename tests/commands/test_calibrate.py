@@ -91,7 +91,7 @@ def test_two_calibrations_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(_calibrate._Work, "run", run_once)
     monkeypatch.setattr(_locks, "_GRACE_S", 0)
-    source: Any = SimpleNamespace(config={"image_size": 224}, variant="tiny")
+    source: Any = SimpleNamespace(preparation=USUAL, size_text="224", variant="tiny")
     graph: Any = SimpleNamespace(sha256="a" * 64, observed=(), written=(), target=Target.CPU)
     images: Any = SimpleNamespace(digests=lambda: ["c" * 64])
 

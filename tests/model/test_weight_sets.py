@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional
 
 from t2t_deploy.errors import CheckpointError
 from t2t_deploy.model import (
     Checkpoint,
     ModelConfig,
+    ModelOutput,
     T2TViT,
     TokensType,
     load_checkpoint,
@@ -383,17 +385,76 @@ def test_heads_of_several_layers_are_refused(weights: StateDict) -> None:
     two = {"head.0.weight": torch.zeros(8, 16), "head.2.weight": torch.zeros(4, 8)}
     message = "has a head of 2 layers (head.0.weight, head.2.weight); expected one"
     assert message in refusal({**headless(weights), **two})
-    norm = {"head.0.weight": torch.ones(16), "head.0.bias": torch.ones(16)}
+    norm = {name: torch.ones(16) for name in ("head.0.weight", "head.0.bias", "head.0.running_var")}
     last = {"head.1.weight": weights["head.weight"]}
-    message = "has a norm before its classifier (head.0.weight, head.0.bias)"
+    message = "has more than a LayerNorm before its classifier (head.0.weight, head.0.bias, "
     assert message in refusal({**headless(weights), **norm, **last})
 
 
-def test_a_backbone_alone_is_named(weights: StateDict) -> None:
-    message = "model.pth has a backbone and no classifier (head.weight) in file; give"
-    assert message in refusal(headless(weights))
+def test_a_norm_before_the_classifier(weights: StateDict) -> None:
+    norm = {"head.0.weight": torch.rand(16), "head.0.bias": torch.rand(16)}
+    last = {"head.1.weight": weights["head.weight"], "head.1.bias": weights["head.bias"]}
+    found = load({**headless(weights), **norm, **last})
+    assert found.config.head_norm and "LayerNorm with epsilon 1e-5" in found.notes[0]
+    backbone, plain, model = (
+        reference_from_state_dict(state, config).double()
+        for state, config in (
+            (headless(weights), CONFIG.headless(ModelOutput.EMBEDDING)),
+            (dict(weights), CONFIG),
+            (found.state_dict, found.config),
+        )
+    )
+    assert plain.head is not None
+    picture = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    scale, shift = norm["head.0.weight"].double(), norm["head.0.bias"].double()
+    normed = functional.layer_norm(backbone(picture), (16,), scale, shift)
+    torch.testing.assert_close(model(picture), plain.head(normed))
+
+
+def test_a_backbone_alone(weights: StateDict) -> None:
+    found = load(headless(weights))
+    assert (found.config.num_classes, found.config.output) == (0, ModelOutput.EMBEDDING)
+    assert same(found.state_dict, headless(weights))
     beside = {**prefixed("backbone.", headless(weights)), "classifier.weight": torch.ones(4, 16)}
-    assert refusal(beside).endswith("or name its classifier so (classifier.weight)")
+    assert "what may be a classifier under another name (classifier.weight)" in refusal(beside)
+
+
+@pytest.mark.parametrize("channels", [1, 4, 13])
+def test_channels_are_read_off_the_first_windows(channels: int) -> None:
+    own = random_state_dict(CONFIG.with_(in_chans=channels))
+    found = load(own)
+    assert found.config.in_chans == channels
+    assert f"the model takes pictures of {channels} channel" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "expected"),
+    [
+        ((64, 128), (64, 128), (64, 128)),
+        ((64, 128), None, "no square grid of tiny; give image_size as height x width of the "
+         "training's pictures, such as 64x128"),
+        ((64, 128), 64, "no square grid"),
+        ((64, 64), None, 64),
+        ((32, 128), None, 64),  # as many positions as of a square, which is said
+        ((32, 128), (32, 128), (32, 128)),
+        ((64, 64), (64, 128), (64, 128)),  # resized
+    ],
+)  # fmt: skip
+def test_rows_and_columns(
+    trained: tuple[int, int], asked: int | tuple[int, int] | None, expected: Any
+) -> None:
+    weights = random_state_dict(CONFIG.with_(image_size=trained))
+    if isinstance(expected, str):
+        assert expected in refusal(weights, image_size=asked)
+        return
+    found = load(weights, image_size=asked)
+    assert found.config.image_size == expected
+    assumed = [note for note in found.notes if "positions are taken as 4x4" in note]
+    resized = [note for note in found.notes if "resized bicubically from 64 to 64x128 px" in note]
+    assert len(assumed) == (asked is None or trained == (64, 64))
+    assert len(resized) == (expected == (64, 128) and trained == (64, 64))
+    if not resized:
+        assert same(found.state_dict, weights)
 
 
 # -- classes -------------------------------------------------------------------------------------

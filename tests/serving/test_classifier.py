@@ -144,13 +144,13 @@ def test_an_engine_is_fed_what_its_profile_takes(
 @pytest.mark.parametrize(
     ("graph_io", "taken", "given", "message"),
     [
-        (BARE, spec("image", None, 4), (SCORES,), r"expected pictures, float32 \(N, 3, S, S\)"),
-        (BARE, spec("image", None, 3, 4, 5), (SCORES,), "expected pictures"),
+        (BARE, spec("image", None, 4), (SCORES,), r"expected pictures, float32 \(N, 3, H, W\)"),
+        (BARE, spec("image", None, 4, 4, 3), (SCORES,), "expected pictures"),
         (
             GraphIO(embed_preprocess=True),
             PLANES,
             (SCORES,),
-            r"takes image float32 \(N, 3, 4, 4\); expected pictures, uint8 \(N, S, S, 3\)",
+            r"takes image float32 \(N, 3, 4, 4\); expected pictures, uint8 \(N, H, W, 3\)",
         ),
         (BARE, PLANES, (spec("map", None, 4, 4, 4),), "the artifact gives map"),
         (BARE, PLANES, (spec("logits", None, None),), r"expected scores \(N, classes\)"),
