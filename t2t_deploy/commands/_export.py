@@ -74,7 +74,12 @@ CheckpointFile = Annotated[
 Classes = Annotated[int | None, Opt("Classes; default the checkpoint's.", recipe="model")]
 ImageSize = Annotated[
     int | tuple[int, int] | str | None,
-    Opt("Pixels, height x width where not square; default the checkpoint's.", SIZE, recipe="model"),
+    Opt(
+        "Pixels, height x width where not square; default the checkpoint's.",
+        SIZE,
+        metavar="N|HxW",
+        recipe="model",
+    ),
 ]
 Weights = Annotated[
     str | None,

@@ -32,7 +32,7 @@ _PICTURES = "model"  # its table in a recipe
 
 Mean = Annotated[
     tuple[float, ...] | list[float] | None,
-    Opt("Of each channel, of values from 0 to 1.", _NUMBERS, recipe=_PICTURES, later=True),
+    Opt("Mean of each channel, of values from 0 to 1.", _NUMBERS, recipe=_PICTURES, later=True),
 ]
 Std = Annotated[
     tuple[float, ...] | list[float] | None,

@@ -39,7 +39,9 @@ def written(folder: Path) -> set[str]:
 def test_every_file_of_a_python_package(package: Make, tmp_path: Path, labels: Path) -> None:
     made = package(format=ServingFormat.PYTHON, labels=labels, name="tiny")
     step = ("config.pbtxt", "t2t-deploy.json")
-    sources = (f"1/t2t_deploy/{name}.py" for name in ("__init__", "_preparation", "errors", "images"))
+    sources = (
+        f"1/t2t_deploy/{name}.py" for name in ("__init__", "_preparation", "errors", "images")
+    )
     expected = {
         "tiny": (*step, "labels.txt", "1/model.onnx", "1/model.onnx.manifest.json", "1/model.py"),
         "tiny_preprocess": (*step, "1/model.py", *sources),
@@ -326,4 +328,6 @@ def test_the_copied_transform_runs_without_this_package(package: Make, tmp_path:
     )
     path, modules = done.stdout.splitlines()
     assert path == str(copy / "t2t_deploy/images.py")
-    assert modules == str([f"t2t_deploy{name}" for name in ("", "._preparation", ".errors", ".images")])
+    assert modules == str(
+        [f"t2t_deploy{name}" for name in ("", "._preparation", ".errors", ".images")]
+    )
