@@ -321,7 +321,7 @@ def package(package: Package, output: Output) -> None:
     shown = [
         f"{model['name']}: {model['backend']}, {model['instances']}, "
         f"batches up to {model['max_batch_size']}",
-        f"{values['ensemble']['name']}: picture files -> classes",
+        f"{values['ensemble']['name']}: picture files -> {package.service.gives}",
         *map(str, package.folders),
         f"tritonserver --model-repository={values['repository']}",
     ]

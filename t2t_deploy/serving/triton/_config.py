@@ -103,6 +103,11 @@ class Service:
         return (self.name, self.preprocess_name, *post, self.ensemble_name)
 
     @property
+    def gives(self) -> str:
+        """What the ensemble gives, in a word."""
+        return "classes" if self.classifies else self.signature.graph_io.tail.output
+
+    @property
     def classifies(self) -> bool:
         """Whether the last step tells classes; else the model's outputs are the ensemble's."""
         return self.signature.graph_io.tail.classifies
