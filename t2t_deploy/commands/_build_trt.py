@@ -198,7 +198,7 @@ def build_engine(
     --------
     >>> from t2t_deploy import build_engine
     >>> engine = build_engine(made.path, precision="fp16", sm="86", profile="1:4:8")
-    >>> figures = engine.known().details
+    >>> figures = engine.require_manifest().details
     >>> figures["attestation"]["status"], figures["engine"]["profiles"]
     ('passed', ['1:4:8'])
     """

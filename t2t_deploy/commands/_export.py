@@ -214,9 +214,10 @@ def export_onnx(
     --------
     >>> from t2t_deploy import export_onnx
     >>> made = export_onnx(config="tiny.toml")
-    >>> made.path.parent.as_posix(), made.known().precision.value, made.known().failed
+    >>> manifest = made.require_manifest()
+    >>> made.path.parent.as_posix(), manifest.precision.value, manifest.failed
     ('artifacts/onnx', 'fp32', False)
-    >>> made.known().verification["status"]
+    >>> manifest.verification["status"]
     'passed'
     """
     form = GraphForm(

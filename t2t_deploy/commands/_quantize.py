@@ -139,7 +139,8 @@ def quantize_onnx(
     --------
     >>> from t2t_deploy import quantize_onnx
     >>> small = quantize_onnx(images="train", speed=False)
-    >>> small.known().details["quantization"]["quantized_nodes"], small.known().failed
+    >>> manifest = small.require_manifest()
+    >>> manifest.details["quantization"]["quantized_nodes"], manifest.failed
     (16, False)
     """
     asked = QuantizationRequest(
