@@ -100,7 +100,7 @@ def choose_preparation(
         found, source = PRESETS[str(name)], str(name)
     elif name is not None:
         found, source = preparation_from_file(Path(name), channels), Path(name).name
-    elif own := trained_with and preparation_from_mmpretrain(trained_with, channels):
+    elif own := trained_with and _of_meta(trained_with, channels):
         found, source = own, "the checkpoint's meta"
     else:
         beside = None if weights is None else preparation_beside(weights, channels)
@@ -110,3 +110,11 @@ def choose_preparation(
         words = "options" if source == "default" else f"{source}, and options"
         source = f"{words} ({', '.join(sorted(given))})"
     return ChosenPreparation(found.fitted(channels, size), source)
+
+
+def _of_meta(config: str, channels: int) -> Preparation | None:
+    """Of a configuration in the weights' file; None for a text that is none, too."""
+    try:
+        return preparation_from_mmpretrain(config, channels)
+    except ValueError:
+        return None

@@ -31,7 +31,12 @@ _TIMM = "pretrained_cfg"
 # Pillow's numbers of filters
 _RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _PARSED = ("data_preprocessor", "img_norm_cfg", "model", "test_pipeline", "test_dataloader", "data")
-_MOST_LITERALS = 10_000
+_MOST_LITERALS = 100_000
+# What reading a file that others made may end in: no preparation then.
+_MALFORMED = (
+    *(SyntaxError, RecursionError, MemoryError),  # of the parser: nested too deep
+    *(TypeError, LookupError, ArithmeticError, AttributeError),
+)
 
 
 def preparation_from_file(path: Path, channels: int) -> Preparation:
@@ -48,8 +53,11 @@ def preparation_from_file(path: Path, channels: int) -> Preparation:
             text = read_small_file(path, MAX_CONFIG_BYTES).decode("utf-8")
             found = preparation_from_mmpretrain(text, channels)
     except OSError as err:
-        raise UsageError(f"cannot read {path}: {err.strerror or err}; correct the path") from err
-    except (ValueError, SyntaxError, RecursionError) as err:
+        raise UsageError(
+            f"cannot read {path}: {err.strerror or err}; correct the path, or give one of "
+            f"{', '.join(PRESETS)}"
+        ) from err
+    except ValueError as err:
         raise UsageError(f"{path} is no readable preparation ({first_line(err)})") from err
     if found is None:
         raise UsageError(
@@ -80,7 +88,7 @@ def preparation_beside(weights: Path, channels: int) -> tuple[Preparation, Path]
         try:
             text = read_small_file(path, MAX_CONFIG_BYTES).decode("utf-8")
             found = preparation_from_mmpretrain(text, channels)
-        except (OSError, ValueError, SyntaxError, RecursionError):
+        except (OSError, ValueError):
             continue
         if found is not None:
             return found, path
@@ -104,8 +112,16 @@ def _from_toml(path: Path, channels: int) -> Preparation:
 def preparation_from_json(values: Any, channels: int) -> Preparation | None:
     """Of timm's config.json or transformers' preprocessor_config.json; None of others.
 
-    Raises UsageError for a way of preparing that is not known here.
+    Raises UsageError for a way of preparing that is not known here, ValueError for other types of
+    values.
     """
+    try:
+        return _from_json(values, channels)
+    except _MALFORMED as err:
+        raise ValueError(first_line(err)) from err
+
+
+def _from_json(values: Any, channels: int) -> Preparation | None:
     if not isinstance(values, Mapping):
         return None
     timm = values.get(_TIMM, values)
@@ -150,13 +166,22 @@ def preparation_from_mmpretrain(config: str, channels: int) -> Preparation | Non
     """Of a config in Python, as beside mmpretrain's weights or in them; None where it says nothing.
 
     Mean and std are of values from 0 to 255 there, and pictures BGR unless ``to_rgb``. Raises
-    SyntaxError, UsageError.
+    UsageError for values that fit no picture, ValueError for a text that is no such config.
     """
-    tree = ast.parse(config)
-    known: dict[str, Any] = {}
+    if len(config) > MAX_CONFIG_BYTES:
+        raise ValueError(f"longer than {MAX_CONFIG_BYTES:,} characters")
+    try:
+        return _from_mmpretrain(ast.parse(config), channels)
+    except _MALFORMED as err:
+        raise ValueError(first_line(err)) from err
+
+
+def _from_mmpretrain(tree: ast.Module, channels: int) -> Preparation | None:
+    reader = _Literals()
     for statement in tree.body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            known[statement.targets[0].id] = _literal(statement.value, known)
+            reader.assign(statement.targets[0].id, statement.value)
+    known = reader.known
     model = known.get("model")
     own = model.get("data_preprocessor") if isinstance(model, Mapping) else None
     norm = known.get("data_preprocessor") or own or known.get("img_norm_cfg")
@@ -192,23 +217,43 @@ def _pipeline(known: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _literal(node: ast.expr, known: Mapping[str, Any]) -> Any:
-    """The value of a literal, of dict(...) with keywords, of a name assigned before; else None."""
-    if isinstance(node, ast.Constant):
-        return node.value
-    if isinstance(node, ast.Name):
-        return known.get(node.id)
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_literal(one, known) for one in node.elts]
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _literal(node.operand, known)
-        return -value if isinstance(value, (int, float)) else None
-    if isinstance(node, ast.Dict):
-        return {
-            _literal(key, known): _literal(value, known)
-            for key, value in zip(node.keys, node.values, strict=True)
-            if isinstance(key, ast.Constant)
-        }
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
-        return {word.arg: _literal(word.value, known) for word in node.keywords if word.arg}
-    return None
+class _Literals:
+    """Values of literals, of dict(...) with keywords, and of names assigned before; others None.
+
+    ``known`` has a value for each name. Raises ValueError for more than any config has, where a few
+    lines that name each other double their values again and again.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[str, Any] = {}
+        self._sizes: dict[str, int] = {}
+        self._read = 0
+
+    def assign(self, name: str, node: ast.expr) -> None:
+        """Read ``name = node``."""
+        before = self._read
+        self.known[name] = self._value(node)
+        self._sizes[name] = self._read - before
+
+    def _value(self, node: ast.expr) -> Any:
+        self._read += self._sizes.get(node.id, 1) if isinstance(node, ast.Name) else 1
+        if self._read > _MOST_LITERALS:
+            raise ValueError(f"more than {_MOST_LITERALS:,} values")
+        if isinstance(node, ast.Constant):
+            return node.value
+        if isinstance(node, ast.Name):
+            return self.known.get(node.id)
+        if isinstance(node, (ast.List, ast.Tuple)):
+            return [self._value(one) for one in node.elts]
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            value = self._value(node.operand)
+            return -value if isinstance(value, (int, float)) else None
+        if isinstance(node, ast.Dict):
+            return {
+                key.value: self._value(value)
+                for key, value in zip(node.keys, node.values, strict=True)
+                if isinstance(key, ast.Constant)
+            }
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "dict":
+            return {word.arg: self._value(word.value) for word in node.keywords if word.arg}
+        return None

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from t2t_deploy._preparation import PRESETS, Interpolation, Preparation, Resize
+from t2t_deploy.commands._preparation import choose_preparation
 from t2t_deploy.errors import ImageError, UsageError
 from t2t_deploy.images import preprocess, resize_and_crop
 from t2t_deploy.pictures import preparation_beside, preparation_from_file
@@ -199,6 +200,18 @@ import os; os.abort()
 """
 
 
+# deep, long, and short texts whose values are: 4 ** 40 numbers in the last but one
+MALFORMED = (
+    "x = (",
+    "x = 1\0",
+    "x = " + "-" * 100_000 + "1",
+    "x = " + "(" * 5_000 + ")" * 5_000,
+    "x = [" + "1, " * 400_000 + "]",
+    "a0 = [1]\n" + "".join(f"a{n + 1} = [a{n}, a{n}, a{n}, a{n}]\n" for n in range(40)),
+    "img_norm_cfg = dict(mean=[1], std=[1])\ntest_pipeline = [dict(type='Resize', scale=[])]",
+)
+
+
 def _written(path: Path, content: object) -> Path:
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
@@ -252,7 +265,11 @@ def test_own_file(tmp_path: Path) -> None:
         ("p.json", {"hidden_size": 3}, "says nothing of how pictures are prepared"),
         ("p.json", "{", "no readable preparation"),
         ("p.json", {"mean": [0] * 3, "std": [1] * 3, "crop_mode": "border"}, "'border'"),
-        ("p.py", "x = (", "no readable preparation"),
+        ("p.json", {"image_mean": [0] * 3, "image_std": [1] * 3, "resample": []}, "no readable"),
+        *(
+            (f"p{index}.py", text, "no readable preparation")
+            for index, text in enumerate(MALFORMED)
+        ),
         ("absent.toml", None, "cannot read"),
     ],
 )
@@ -267,3 +284,15 @@ def test_unrelated_files_beside_weights_are_left_alone(tmp_path: Path) -> None:
     _written(tmp_path / "config.json", {"hidden_size": 3})
     _written(tmp_path / "train.py", "import torch")
     assert preparation_beside(tmp_path / "m.pth", 3) is None
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_a_malformed_config_beside_weights_or_in_them_is_left_alone(
+    tmp_path: Path, text: str
+) -> None:
+    _written(tmp_path / "t14.py", text)
+    assert preparation_beside(tmp_path / "m.pth", 1) is None
+    found = choose_preparation(
+        None, {}, weights=None, trained_with=text, channels=1, size=(224, 224)
+    )
+    assert found.source == "default"
