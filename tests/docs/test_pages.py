@@ -43,7 +43,10 @@ def test_the_pages_that_show_commands() -> None:
     """A fence that is misspelt would be skipped in silence: this list would lack its page."""
     assert [page.relative_to(DOCS).as_posix() for page in SHOWN] == [
         "how-to/384-pixels.md",
+        "how-to/features.md",
         "how-to/fine-tuned.md",
+        "how-to/greys.md",
+        "how-to/mmpretrain.md",
         "how-to/own-gpu.md",
         "how-to/triton.md",
         "reference/contract.md",
