@@ -219,8 +219,8 @@ def test_weights_that_are_not_finite(refused: Refused, weights: StateDict, value
 def test_a_position_table_of_no_square(refused: Refused, weights: StateDict) -> None:
     weights["pos_embed"] = torch.zeros(1, 7, 16)
     assert refused(weights) == (
-        "model.pth has a pos_embed for 6 tokens, which is no square grid of tiny; expected "
-        "1 + n*n rows, as in 5"
+        "model.pth has a pos_embed for 6 tokens, which is no square grid of tiny; give image_size "
+        "as height x width of the training's pictures, such as 32x48"
     )
 
 

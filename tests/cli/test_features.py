@@ -75,7 +75,7 @@ def hooked(model: Any, picture: np.ndarray) -> dict[str, np.ndarray]:
     with torch.inference_mode():
         kept["head"] = model(torch.from_numpy(picture[None]).double())[:, None]
         cls = model.cls_token
-        kept["pos_embed"] = torch.cat((cls, kept.pop("tokens")), dim=1) + model.pos_embed
+        kept["pos_embed"] = torch.cat((cls, kept.pop("tokens")[2]), dim=1) + model.pos_embed
     for handle in handles:
         handle.remove()
     return {layer: values[0].numpy() for layer, values in kept.items()}

@@ -14,6 +14,7 @@ import pytest
 from t2t_deploy._files import temporary_folder
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.workspace import Workspace, manifest_path_for, manifest_text, read_manifest
+from t2t_deploy.workspace._manifest import MANIFEST_VERSION
 
 from .conftest import Commands
 
@@ -146,24 +147,28 @@ def test_manifests_of_a_newer_version(command: Commands) -> None:
     folder = command.copy()
     (stored,) = (folder / "artifacts/onnx").glob("*.onnx")
     for path in (stored, folder / "model.onnx"):
-        change(manifest_path_for(path), manifest_version=2, novelty={"of": "tomorrow"})
+        change(
+            manifest_path_for(path),
+            manifest_version=MANIFEST_VERSION + 1,
+            novelty={"of": "tomorrow"},
+        )
     for words in NEEDS_MANIFESTS:
         done = command(folder, *words)
         assert (done.status, done.err.count("\n")) == (1, 1), (words, done.err)
         assert done.err.endswith(
-            "has manifest format 2, this t2t-deploy reads up to 1; update t2t-deploy\n"
+            "has manifest format 3, this t2t-deploy reads up to 2; update t2t-deploy\n"
         )
     for words in (("workspace", "check"), ("doctor",)):
         done = command(folder, *words, "--json", status=3)
         (problem,) = done.json.get("workspace", done.json)["problems"]
-        assert "manifest format 2" in problem
+        assert "manifest format 3" in problem
 
 
 @pytest.mark.slow
 def test_an_export_beside_manifests_of_a_newer_version(command: Commands) -> None:
     folder = command.copy()
     (stored,) = (folder / "artifacts/onnx").glob("*.onnx")
-    change(manifest_path_for(stored), manifest_version=2)
+    change(manifest_path_for(stored), manifest_version=MANIFEST_VERSION + 1)
     before = manifest_path_for(stored).read_bytes()
     assert command(folder, "export", "--config", "tiny.toml", "--batch", 9).status == 0
     assert manifest_path_for(stored).read_bytes() == before
