@@ -141,6 +141,13 @@ CASES = {
         {"image_size": "64x96", "resize": "squash"},
         _wide,
     ),
+    "several labels": Case(
+        SMALL.with_(num_classes=3),
+        lambda w: {"model_state_dict": w, "optimizer_state_dict": {}},
+        {"tail": Tail.SIGMOID, "preparation": "cifar"},
+        _cifar,
+    ),
+    "one output": Case(SMALL.with_(num_classes=1), lambda w: w, {"preparation": "cifar"}, _cifar),
     "headless": Case(
         SMALL.headless(ModelOutput.EMBEDDING),
         lambda w: {"state_dict": w},
@@ -197,16 +204,22 @@ def test_the_whole_way(
         == 2
         or case.prepared is _mmpretrain
     )
-    if case.config.num_classes:
+    if classes := case.config.num_classes:
         predicted: list[PredictedImage] = []
         predict_images(
-            made.path, list(map(str, paths)), receive=predicted.append, top=4, workspace=workspace
+            made.path,
+            list(map(str, paths)),
+            receive=predicted.append,
+            top=classes,
+            workspace=workspace,
         )
         shares = np.exp(expected - expected.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
+        if classes < 4:  # each output by itself
+            shares = 1 / (1 + np.exp(-expected))
         for picture, own in zip(predicted, shares, strict=True):
             found = {ranked.index: ranked.probability for ranked in picture.top}
-            np.testing.assert_allclose([found[i] for i in range(4)], own, atol=2e-6)
+            np.testing.assert_allclose([found[i] for i in range(classes)], own, atol=2e-6)
     else:
         with load_session(made.path, workspace=workspace) as session:
             inputs = [case.prepared(Image.open(path)).astype(np.float32)[None] for path in paths]
