@@ -24,6 +24,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", 
 MAX_RESIZED_PIXELS = 2**24
 
 _ASSUMED = "t2t_deploy_assumed"
+_ORIENTATION = 0x0112  # of EXIF
 # of TIFF: what a pixel's values mean
 _PHOTOMETRIC, _WHITE_IS_ZERO, _EXTRA_SAMPLES, _ALPHA_SAMPLES = 262, 0, 338, (1, 2)
 _LONGEST_START = 512
@@ -218,6 +219,11 @@ def _decoded(source: Path | IO[bytes], name: str, preparation: Preparation) -> I
         with opened as image:
             assumed = _assumed(image)
             if preparation.exif:
+                if image.getexif().get(_ORIENTATION, 1) != 1:
+                    assumed.append(
+                        "turned upright by EXIF, as torchvision's loader does not; exif = false in "
+                        "a preparation leaves it"
+                    )
                 ImageOps.exif_transpose(image, in_place=True)
             rgb = _as_rgb(image, name, preparation.bits, assumed)
             rgb.info[_ASSUMED] = tuple(assumed)

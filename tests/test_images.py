@@ -277,9 +277,13 @@ def test_exif_may_be_ignored() -> None:
     exif = image.getexif()
     exif[0x0112] = 6
     content = encoded(image, exif=exif)
-    assert decode_image(content, "picture").size == (8, 12)
+    upright = decode_image(content, "picture")
+    assert upright.size == (8, 12) and "turned upright by EXIF" in assumed_of(upright)[0]
+    assert assumed_of(decode_image(encoded(image), "picture")) == ()
     ignoring = USUAL.changed({"exif": False}, channels=3)
-    np.testing.assert_array_equal(np.asarray(decode_image(content, "x", ignoring)), noise(8, 12))
+    ignored = decode_image(content, "x", ignoring)
+    np.testing.assert_array_equal(np.asarray(ignored), noise(8, 12))
+    assert assumed_of(ignored) == ()
 
 
 def test_what_is_dropped_is_said_once_for_all() -> None:
