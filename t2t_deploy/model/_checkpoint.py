@@ -362,12 +362,12 @@ def _num_classes(one: WeightSet, path: Path, *, backbone: bool) -> int:
         if backbone and head is None:
             own = [key for key in one.tensors if not LAYER.match(key)]
             like = [key for key in (*own, *one.outside) if _CLASSIFIER.search(key)]
-            if not like:
-                return 0
-            raise CheckpointError(
-                f"{path} has no head.weight in {one.name}, and what may be a classifier under "
-                f"another name ({shown(like)}); name it head, or leave it out: ignore_keys"
-            )
+            if like:
+                one.notes.append(
+                    f"no classifier (head.weight) in {one.name}; {shown(like)} may be one under "
+                    "another name: where it is, name it head"
+                )
+            return 0
         keys = shown(list(one.tensors))
         raise CheckpointError(
             f"{path} has no classifier head.weight (its keys: {keys}); expected the state dict "

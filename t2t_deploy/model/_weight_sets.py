@@ -173,6 +173,7 @@ def without_ignored(one: WeightSet, patterns: Sequence[str], path: Path) -> None
             )
         for key in gone:
             del one.tensors[key]
+        one.outside = [key for key in one.outside if key not in outside]
         one.notes.append(f"left out, as asked: {shown(gone + outside)}")
 
 
