@@ -71,6 +71,9 @@ def inspect_artifact(
             "tools": dict(manifest.tools),
             "created": manifest.created,
             **manifest.graph_io.to_details(),
+            "pictures": str(manifest.preparation),
+            "pictures_source": manifest.details.get("preparation_source"),
+            "class_names": manifest.details.get("class_names"),
             "rewrites": manifest.details.get("rewrites"),
             "outdated": manifest.outdated,
         }
