@@ -21,6 +21,7 @@ from PIL import Image
 from t2t_deploy._optional import is_installed
 from t2t_deploy.commands import (
     build_engine,
+    calibrate_onnx,
     export_onnx,
     load_session,
     package_artifact,
@@ -238,3 +239,22 @@ def test_the_whole_way(
     if is_installed("tensorrt_rtx"):
         engine = build_engine(made.path, precision="fp16", sm="86", workspace=workspace)
         assert engine.require_manifest().preparation == manifest.preparation
+
+
+def test_ranges_belong_to_one_preparation(photographs: Path, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "ws")
+    torch.save(random_state_dict(SMALL), tmp_path / "trained.pth")
+    (tmp_path / "small.toml").write_text(f'tokens_type = "performer"\n{DIMENSIONS}')
+    own: dict[str, Any] = {
+        "checkpoint": tmp_path / "trained.pth",
+        "config": tmp_path / "small.toml",
+    }
+    ranges = []
+    for name in ("cifar", "imagenet", "cifar"):
+        made = export_onnx(**own, preparation=name, workspace=workspace)
+        ranges.append(calibrate_onnx(made.path, images=photographs, workspace=workspace))
+    first, other, again = ranges
+    assert (first.reused, other.reused, again.reused) == (False, False, True)
+    assert again.path == first.path != other.path
+    assert first.calibration.key.graph_sha256 == other.calibration.key.graph_sha256
+    assert first.calibration.largest != other.calibration.largest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -108,13 +109,25 @@ def test_the_same_pixels_reach_a_session_inside(bare: onnx.ModelProto, tmp_path:
     np.testing.assert_array_equal(found, wanted)
 
 
-def test_the_graph_normalises_as_images_do(bare: onnx.ModelProto, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.25, 0.5]},
+        {"mean": [120, 110, 100], "std": [60, 50, 55], "scale": 1, "color": "bgr"},
+    ],
+    ids=["released", "own", "BGR of 0 to 255"],
+)
+def test_the_graph_normalises_as_images_do(
+    bare: onnx.ModelProto, tmp_path: Path, values: dict[str, Any]
+) -> None:
     """Directly: the first LayerNorm would hide a wrong factor from the logits."""
-    made = check_graph(with_graph_io(bare, GraphIO(embed_preprocess=True), usual(32)), batch=None)
+    steps = usual(32).changed(values, channels=3)
+    made = check_graph(with_graph_io(bare, GraphIO(embed_preprocess=True), steps), batch=None)
     inside = next(info for info in made.graph.value_info if info.name == "image_normalised")
     made.graph.output.append(inside)
     every = np.arange(32 * 32 * 3).reshape(1, 32, 32, 3).astype(np.uint8)
     with session_of(made, tmp_path) as session:
         found = session.run({"image": every})["image_normalised"]
     # two roundings of values up to 2.7 instead of three
-    np.testing.assert_allclose(found, normalise(every), rtol=0, atol=5e-7)
+    np.testing.assert_allclose(found, steps.normalise(every), rtol=0, atol=5e-7)
