@@ -25,6 +25,7 @@ from t2t_deploy.errors import ArtifactError, UsageError
 from t2t_deploy.model import (
     ModelOutput,
     config_from_dict,
+    config_from_toml,
     random_state_dict,
     reference_from_state_dict,
 )
@@ -163,3 +164,14 @@ def test_packaged_without_a_step_for_classes(tmp_path: Path) -> None:
     assert names == ["", "_preprocess", "_images"]
     config = (package.folders[-1] / "config.pbtxt").read_text()
     assert config.count("features_s8") == 3  # an output, and its way out of the model
+
+
+@pytest.mark.parametrize("tail", [Tail.LOGITS, Tail.TOPK])
+def test_weights_without_a_classifier_have_no_classes(tmp_path: Path, tail: Tail) -> None:
+    config = tmp_path / "tiny.toml"
+    config.write_text(tiny_model(depth=1))
+    state_dict = random_state_dict(config_from_toml(config).headless(ModelOutput.EMBEDDING))
+    torch.save(state_dict, tmp_path / "headless.pth")
+    given: dict[str, Any] = {"checkpoint": tmp_path / "headless.pth", "config": config}
+    with pytest.raises(UsageError, match="no classifier, and the tail .* needs one; give the tail"):
+        export_onnx(**given, tail=tail, workspace=Workspace(tmp_path / "ws"))
