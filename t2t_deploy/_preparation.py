@@ -124,6 +124,12 @@ class Preparation:
             plain |= dict.fromkeys(crops)
         return Preparation(**{**plain, **values}, channels=channels)
 
+    def in_unit_values(self) -> Preparation:
+        """The same, with mean and std of values from 0 to 1."""
+        factor = self.scale / 255
+        mean, std = (tuple(one * factor for one in values) for values in (self.mean, self.std))
+        return dataclasses.replace(self, mean=mean, std=std, scale=255)
+
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of a prepared picture."""

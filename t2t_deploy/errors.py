@@ -104,6 +104,11 @@ def shown_path(path: Path) -> str:
     return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
+def shown_size(size: object) -> str:
+    """An image size of a config or a manifest: 224, or 128x256 (height x width)."""
+    return "x".join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
+
+
 def one_line(text: str) -> str:
     """A text that may quote a path, printable and on one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

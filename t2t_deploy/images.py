@@ -56,6 +56,8 @@ _SIXTEEN_BIT_FORMATS = frozenset({"PNG", "PPM"})
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 # Python's warning filters belong to the process: one thread at a time may change them.
 _FILTERS = threading.Lock()
+# of all `Assumed`, which may then travel between processes
+_COUNTING = threading.Lock()
 
 
 def read_image(path: Path, preparation: Preparation | None = None) -> Image.Image:
@@ -92,24 +94,32 @@ def assumed_of(image: Image.Image) -> tuple[str, ...]:
 
 
 class Assumed:
-    """What was assumed of pictures, with how many and the first of them. Safe over threads."""
+    """What was assumed of pictures, the first and the number of them. Threads may share one."""
 
     def __init__(self) -> None:
-        self._found: dict[str, list[str]] = {}
+        self._found: dict[str, tuple[str, int]] = {}
 
     def add(self, name: str, image: Image.Image) -> None:
         """Note what was assumed of a picture."""
         for phrase in assumed_of(image):
-            self._found.setdefault(phrase, []).append(name)
+            self._count(phrase, name, 1)
+
+    def merge(self, other: Assumed) -> None:
+        """Add what was assumed of further pictures."""
+        for phrase, (name, count) in other._found.items():
+            self._count(phrase, name, count)
 
     def lines(self) -> list[str]:
         """A line for people for each assumption."""
         return [
-            f"{names[0]}: {phrase}"
-            if len(names) == 1
-            else f"{names[0]} and {len(names) - 1} more: {phrase}"
-            for phrase, names in self._found.items()
+            f"{name}: {phrase}" if count == 1 else f"{name} and {count - 1} more: {phrase}"
+            for phrase, (name, count) in self._found.items()
         ]
+
+    def _count(self, phrase: str, name: str, count: int) -> None:
+        with _COUNTING:
+            first, before = self._found.get(phrase, (name, 0))
+            self._found[phrase] = first, before + count
 
 
 def preprocess(
@@ -226,6 +236,7 @@ def _decoded(source: Path | IO[bytes], name: str, preparation: Preparation) -> I
                     )
                 ImageOps.exif_transpose(image, in_place=True)
             rgb = _as_rgb(image, name, preparation.bits, assumed)
+            assumed += _further_frames(image)
             rgb.info[_ASSUMED] = tuple(assumed)
             return rgb
     except (MemoryError, ImageError):
@@ -249,9 +260,6 @@ def _decoded(source: Path | IO[bytes], name: str, preparation: Preparation) -> I
 def _assumed(image: Image.Image) -> list[str]:
     """What is dropped of a picture, by its header."""
     assumed = []
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        assumed.append(f"the first of {frames} pages or frames is taken")
     bands = len(image.getbands())
     extra = image.format == "TIFF" and image.tag_v2.get(_EXTRA_SAMPLES)  # type: ignore[attr-defined]
     if extra and not any(kind in _ALPHA_SAMPLES for kind in extra):
@@ -259,6 +267,17 @@ def _assumed(image: Image.Image) -> list[str]:
     elif "A" in image.getbands() or "transparency" in image.info:
         assumed.append("transparency is dropped, and colours below it show")
     return assumed
+
+
+def _further_frames(image: Image.Image) -> list[str]:
+    """What is left out behind the first page or frame, which alone has to be whole."""
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except MemoryError:
+        raise
+    except Exception:  # as of any damaged file
+        return ["the first of several pages or frames is taken; a later one is damaged"]
+    return [f"the first of {frames} pages or frames is taken"] if frames > 1 else []
 
 
 def _as_rgb(image: Image.Image, name: str, bits: int | None, assumed: list[str]) -> Image.Image:

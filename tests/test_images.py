@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import pickle
 import struct
 import warnings
 import zlib
@@ -296,6 +297,26 @@ def test_what_is_dropped_is_said_once_for_all() -> None:
         "a.png and 1 more: transparency is dropped, and colours below it show",
         "c.tif: the first of 2 pages or frames is taken",
     ]
+
+
+@pytest.mark.parametrize("format", ["GIF", "TIFF"])
+def test_a_damaged_later_frame_costs_no_first_one(format: str) -> None:
+    frames = [Image.fromarray(np.roll(noise(40, 40), index, axis=0)) for index in range(4)]
+    content = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+    whole = decode_image(content, "picture")
+    cut = decode_image(content[: len(content) * (80 if format == "GIF" else 60) // 100], "picture")
+    np.testing.assert_array_equal(np.asarray(cut), np.asarray(whole))
+    assert "a later one is damaged" in assumed_of(cut)[0]
+
+
+def test_what_was_assumed_adds_up_over_processes() -> None:
+    one, two = Assumed(), Assumed()
+    alpha = decode_image(encoded(noise(8, 9, 4)), "x")
+    one.add("a.png", alpha)
+    for name in ("b.png", "c.png"):
+        two.add(name, alpha)
+    one.merge(pickle.loads(pickle.dumps(two)))
+    assert one.lines() == ["a.png and 2 more: transparency is dropped, and colours below it show"]
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,7 @@ class _Bench:
     images: LabelledSet
     progress: Progress
     doubt: str | None = None
+    noted: set[str] = dataclasses.field(default_factory=set)
 
     def __post_init__(self) -> None:
         source = self.inputs.plan.source
@@ -233,10 +234,13 @@ class _Bench:
         unreadable: dict[Path, str] = {}
         with self.trial(returned) as runner, open_session(self.reference) as session:
             base = self.runner(session)
-            run_pictures([runner], base, self.images, self.preparation, unreadable, self.progress)
+            assumed = run_pictures(
+                [runner], base, self.images, self.preparation, unreadable, self.progress
+            )
             checked = verify_session(session, runner.session, self.standard, self.tolerance)
-        for line in unreadable.values():
+        for line in {*unreadable.values(), *assumed.lines()} - self.noted:  # once for all trials
             self.progress.note(line)
+            self.noted.add(line)
         error = float("inf") if checked.rel_l2 is None else checked.rel_l2
         actual, reference = runner.total.result(), base.total.result()
         if self.images.has_labels:

@@ -296,9 +296,11 @@ class _Evaluator:
             preparation = preparation_of(running[0], runners[0].session)
             rest = runners, reference, images, preparation, self.unreadable, self.progress
             if self.ray is None:
-                run_pictures(*rest)
+                assumed = run_pictures(*rest)
             else:
-                run_pictures_across(self.ray, self.workers, sessions, *rest)
+                assumed = run_pictures_across(self.ray, self.workers, sessions, *rest)
+            for line in assumed.lines():
+                self.progress.note(line)
         base = None if reference is None else reference.total.result()
         doubt = self._doubt(running[0], base or runners[0].total.result(), images)
         if doubt is not None:

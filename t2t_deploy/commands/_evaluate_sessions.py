@@ -20,6 +20,7 @@ from t2t_deploy._preparation import USUAL, Preparation
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import open_engine
 from t2t_deploy.errors import ArtifactError
+from t2t_deploy.images import Assumed
 from t2t_deploy.pictures import LabelledSet
 from t2t_deploy.runtime import (
     DEFAULT_BACKEND,
@@ -199,7 +200,7 @@ def run_pictures_across(
     preparation: Preparation,
     unreadable: dict[Path, str],
     progress: Progress,
-) -> None:
+) -> Assumed:
     """As `run_pictures`, by the workers of a cluster; the sums are added to those of ``runners``.
 
     workers: None is one for each core of it. sessions: what they open. Raises BackendError where
@@ -221,7 +222,7 @@ def run_pictures_across(
             preparation,
         )
         listing = Listing(tuple(map(str, images.paths)), DEFAULT_BLOCK, "")
-        found: dict[int, tuple[list[AccuracySum], dict[Path, str]]] = {}
+        found: dict[int, tuple[list[AccuracySum], dict[Path, str], Assumed]] = {}
         done = 0
         for result in map_blocks(cluster, listing, make, workers=workers or cluster.cpus):
             if isinstance(result, SkippedBlocks):
@@ -230,11 +231,14 @@ def run_pictures_across(
             done += len(block.images)
             progress.progress("evaluating", done, len(images.paths))
     # in the order of the pictures, so that a run's sums do not depend on who was faster
+    every = Assumed()
     for ordinal in sorted(found):
-        sums, bad = found[ordinal]
+        sums, bad, assumed = found[ordinal]
+        every.merge(assumed)
         unreadable.update(bad)
         for runner, added in zip(_everyone(runners, reference), sums, strict=True):
             runner.total.merge(added)
+    return every
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +273,7 @@ class _EvaluateBlocks:
 
         everyone = _everyone(runners, reference)
 
-        def evaluate(names: Sequence[str]) -> tuple[list[AccuracySum], dict[Path, str]]:
+        def evaluate(names: Sequence[str]) -> tuple[list[AccuracySum], dict[Path, str], Assumed]:
             for runner in everyone:
                 runner.total = runner.total.emptied()
             paths = tuple(map(Path, names))
@@ -281,8 +285,8 @@ class _EvaluateBlocks:
                 targets=() if self.images.folders else known,
             )
             unreadable: dict[Path, str] = {}
-            run_pictures(runners, reference, images, self.preparation, unreadable, silent)
-            return [runner.total for runner in everyone], unreadable
+            assumed = run_pictures(runners, reference, images, self.preparation, unreadable, silent)
+            return [runner.total for runner in everyone], unreadable, assumed
 
         return evaluate
 

@@ -235,24 +235,24 @@ def _source(
 def _signature(artifact: Artifact) -> Signature:
     manifest = artifact.manifest
     classes = num_classes_of(artifact)
-    if artifact.kind == "onnx":
-        details = {} if manifest is None else manifest.details
-        return signature_from_onnx(artifact.path, details, classes)
     if manifest is None:
+        if artifact.kind == "onnx":
+            return signature_from_onnx(artifact.path, {}, classes)
         raise ArtifactError(
             f"{artifact.path} has no manifest, and an engine does not tell what it takes without "
             "being loaded: package one that t2t-deploy build-trt made"
         )
+    known = manifest.details, classes, manifest.preparation
+    if artifact.kind == "onnx":
+        return signature_from_onnx(artifact.path, *known)
     engine = manifest.engine
     if engine.inputs is not None and engine.outputs is not None:
-        return signature_from_tensors(
-            artifact.path, engine.inputs, engine.outputs, manifest.details, classes
-        )
+        return signature_from_tensors(artifact.path, engine.inputs, engine.outputs, *known)
     # made before engines' tensors were noted: an image in, logits out
     batch = manifest.batch
     image = TensorSpec(INPUT_NAME, "float32", (batch, *manifest.preparation.input_shape))
     logits = TensorSpec(OUTPUT_NAME, "float32", (batch, classes))
-    return signature_from_tensors(artifact.path, [image], [logits], manifest.details, classes)
+    return signature_from_tensors(artifact.path, [image], [logits], *known)
 
 
 def _name(artifact: Artifact, asked: str | None) -> str:

@@ -43,6 +43,7 @@ from t2t_deploy.commands._predict import (
     note_one_output,
 )
 from t2t_deploy.errors import ArtifactError, counted
+from t2t_deploy.images import Assumed
 from t2t_deploy.pictures import check_sources, shown_name
 from t2t_deploy.runtime import BACKENDS, available_threads
 from t2t_deploy.serving import (
@@ -178,6 +179,7 @@ def predict_across(
         listing = Listing(tuple(images), block, identity, done)
         begun = last = time.monotonic()
         names: set[str] = set()
+        assumed = Assumed()
         classified = skipped = 0
         for found in map_blocks(
             cluster,
@@ -191,7 +193,8 @@ def predict_across(
                 skipped = len(found.names)
                 names.update(found.names)
                 continue
-            finished, predicted = found
+            finished, (predicted, of_block) = found
+            assumed.merge(of_block)
             name = finished.name(identity)
             folder.write(name, predicted)
             names.add(name)
@@ -205,6 +208,8 @@ def predict_across(
                     f"{speed:,.0f}/s"
                 )
         seconds = time.monotonic() - begun
+    for line in assumed.lines():
+        progress.note(line)
     superseded = folder.remove_all_but(names)
     if skipped:
         progress.note(f"{skipped} of {len(names)} blocks were there already, and were skipped")

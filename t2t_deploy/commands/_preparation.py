@@ -29,6 +29,7 @@ _NUMBERS = Kind(
     word=lambda numbers: ",".join(f"{number:g}" for number in numbers),
 )
 _PICTURES = "model"  # its table in a recipe
+_BY_OPENCV = ", where OpenCV may have resized without the antialiasing of Pillow"
 
 Mean = Annotated[
     tuple[float, ...] | list[float] | None,
@@ -100,21 +101,29 @@ def choose_preparation(
         found, source = PRESETS[str(name)], str(name)
     elif name is not None:
         found, source = preparation_from_file(Path(name), channels), Path(name).name
-    elif own := trained_with and _of_meta(trained_with, channels):
-        found, source = own, "the checkpoint's meta"
     else:
-        beside = None if weights is None else preparation_beside(weights, channels)
-        found, source = (USUAL, "default") if beside is None else (beside[0], beside[1].name)
+        found, source = _as_trained(weights, trained_with, channels)
     if given:
+        found = found.in_unit_values()  # which mean and std of the options are of
         found = found.changed(given, channels=channels)
-        words = "options" if source == "default" else f"{source}, and options"
+        words = "options" if source.startswith("default") else f"{source}, and options"
         source = f"{words} ({', '.join(sorted(given))})"
     return ChosenPreparation(found.fitted(channels, size), source)
 
 
-def _of_meta(config: str, channels: int) -> Preparation | None:
-    """Of a configuration in the weights' file; None for a text that is none, too."""
+def _as_trained(
+    weights: Path | None, trained_with: str | None, channels: int
+) -> tuple[Preparation, str]:
+    """What stands in or beside the weights, else the released models'; and which it was."""
+    source = "default"
     try:
-        return preparation_from_mmpretrain(config, channels)
+        own = trained_with and preparation_from_mmpretrain(trained_with, channels)
+        if own:
+            return own, f"the checkpoint's meta{_BY_OPENCV}"
     except ValueError:
-        return None
+        source = "default, since the configuration in the checkpoint's meta cannot be read"
+    beside = None if weights is None else preparation_beside(weights, channels)
+    if beside is None:
+        return USUAL, source
+    found, path = beside
+    return found, path.name + (_BY_OPENCV if path.suffix == ".py" else "")

@@ -97,6 +97,8 @@ def read_tensor(key: str, tensor: AnyTensor, path: Path) -> torch.Tensor:
         return tensor
     try:
         return tensor.read()
+    except MemoryError:
+        raise
     except Exception as err:  # a damaged archive may raise anything
         raise _damaged(path, f"{one_line(key[:_LONGEST_KEY])}: {first_line(err)}") from err
 

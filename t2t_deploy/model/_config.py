@@ -19,7 +19,7 @@ from t2t_deploy._untrusted import (
     read_small_file,
     shortened,
 )
-from t2t_deploy.errors import ConfigError
+from t2t_deploy.errors import ConfigError, shown_size
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -113,11 +113,6 @@ LARGEST = {
 
 _ADDED = frozenset({"in_chans", "head_norm", "output"})
 """Fields that an earlier version did not know: written where they are not the default."""
-
-
-def shown_size(size: Any) -> str:
-    """An image size of a config or a manifest for people: 224, or 128x256 (height x width)."""
-    return "x".join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2t_deploy._preparation import PRESETS, USUAL, Interpolation, Preparation, Resize
+from t2t_deploy._preparation import (
+    PRESETS,
+    USUAL,
+    ColorOrder,
+    Interpolation,
+    Preparation,
+    Resize,
+)
 from t2t_deploy._untrusted import (
     MAX_CONFIG_BYTES,
     did_you_mean,
@@ -28,9 +35,9 @@ else:
     import tomli as tomllib
 
 _TIMM = "pretrained_cfg"
+_MMPRETRAIN = ("data_preprocessor", "img_norm_cfg")
 # Pillow's numbers of filters
 _RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-_PARSED = ("data_preprocessor", "img_norm_cfg", "model", "test_pipeline", "test_dataloader", "data")
 _MOST_LITERALS = 100_000
 # What reading a file that others made may end in: no preparation then.
 _MALFORMED = (
@@ -78,21 +85,36 @@ def preparation_beside(weights: Path, channels: int) -> tuple[Preparation, Path]
         path = folder / name
         if path.is_file():
             try:
-                found = preparation_from_json(json_from_file(path, MAX_CONFIG_BYTES), channels)
+                values = json_from_file(path, MAX_CONFIG_BYTES)
             except (OSError, ValueError):
                 continue  # of something else: only a file that is named must be one
+            try:
+                found = preparation_from_json(values, channels)
+            except ValueError as err:
+                raise _unreadable(path, err) from err
             if found is not None:
                 return found, path
     configs = sorted(folder.glob("*.py"))
-    for path in configs if len(configs) == 1 else ():
-        try:
-            text = read_small_file(path, MAX_CONFIG_BYTES).decode("utf-8")
-            found = preparation_from_mmpretrain(text, channels)
-        except (OSError, ValueError):
-            continue
-        if found is not None:
-            return found, path
-    return None
+    if len(configs) != 1:
+        return None
+    try:
+        text = read_small_file(configs[0], MAX_CONFIG_BYTES).decode("utf-8")
+    except (OSError, ValueError):
+        return None
+    if not any(word in text for word in _MMPRETRAIN):
+        return None  # a program
+    try:
+        found = preparation_from_mmpretrain(text, channels)
+    except ValueError as err:
+        raise _unreadable(configs[0], err) from err
+    return None if found is None else (found, configs[0])
+
+
+def _unreadable(path: Path, err: Exception) -> UsageError:
+    return UsageError(
+        f"{path} says how pictures are prepared in a form that cannot be read "
+        f"({first_line(err)}); give the preparation by options or another file"
+    )
 
 
 def _from_toml(path: Path, channels: int) -> Preparation:
@@ -141,10 +163,7 @@ def _from_json(values: Any, channels: int) -> Preparation | None:
         )
     if "image_mean" not in values or "image_std" not in values:
         return None
-    size, crop = (
-        values.get("size"),
-        values.get("crop_size") if values.get("do_center_crop") else None,
-    )
+    size, cropped = values.get("size"), values.get("do_center_crop") and values.get("crop_size")
     side = size.get("shortest_edge") if isinstance(size, Mapping) else size
     resize = Resize.SQUASH if side is None else Resize.SHORTER
     if not values.get("do_resize", True):
@@ -152,12 +171,12 @@ def _from_json(values: Any, channels: int) -> Preparation | None:
     factor = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1
     return Preparation(
         resize=resize,
-        crop_fraction=1.0 if resize is Resize.NONE and crop else None,
+        crop_fraction=1.0 if resize is Resize.NONE and cropped else None,
         resize_to=side,
         interpolation=_RESAMPLES.get(values.get("resample", 2), values.get("resample")),  # type: ignore[arg-type]
         mean=values["image_mean"],
         std=values["image_std"],
-        scale=1 / factor,
+        scale=round(1 / factor, 6),  # 1 / 255 as text is not exactly that
         channels=channels,
     )
 
@@ -165,7 +184,8 @@ def _from_json(values: Any, channels: int) -> Preparation | None:
 def preparation_from_mmpretrain(config: str, channels: int) -> Preparation | None:
     """Of a config in Python, as beside mmpretrain's weights or in them; None where it says nothing.
 
-    Mean and std are of values from 0 to 255 there, and pictures BGR unless ``to_rgb``. Raises
+    Mean and std are of values from 0 to 255 there, pictures BGR unless ``to_rgb``, and mostly
+    resized by OpenCV, without antialiasing; here by Pillow, with it. Raises
     UsageError for values that fit no picture, ValueError for a text that is no such config.
     """
     if len(config) > MAX_CONFIG_BYTES:
@@ -187,22 +207,24 @@ def _from_mmpretrain(tree: ast.Module, channels: int) -> Preparation | None:
     norm = known.get("data_preprocessor") or own or known.get("img_norm_cfg")
     if not isinstance(norm, Mapping) or not {"mean", "std"} <= norm.keys():
         return None
-    values = {"resize": Resize.NONE, "crop_fraction": None, **_pipeline(known)}
+    # mmcls 0.x turns to RGB unless told, mmengine does where told
+    rgb = norm.get("to_rgb", norm is known.get("img_norm_cfg"))
     return Preparation(
-        mean=norm["mean"],
-        std=norm["std"],
-        scale=1.0,
-        color="rgb" if norm.get("to_rgb") or channels != 3 else "bgr",  # type: ignore[arg-type]
+        mean=tuple(value / 255 for value in norm["mean"]),
+        std=tuple(value / 255 for value in norm["std"]),
+        color=ColorOrder.RGB if rgb or channels != 3 else ColorOrder.BGR,
         channels=channels,
-        **values,
+        **_pipeline(known),
     )
 
 
 def _pipeline(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Resizing and cropping of a test pipeline."""
-    found: dict[str, Any] = {}
+    """Resizing and cropping of a test pipeline; nothing without one, as of a config's base."""
     steps = known.get("test_pipeline")
-    for step in steps if isinstance(steps, Sequence) else ():
+    if not isinstance(steps, Sequence):
+        return {}
+    found: dict[str, Any] = {"resize": Resize.NONE, "crop_fraction": None}
+    for step in steps:
         kind = step.get("type") if isinstance(step, Mapping) else None
         if kind in ("ResizeEdge", "Resize"):
             scale = step.get("scale", step.get("size"))
@@ -212,7 +234,7 @@ def _pipeline(known: Mapping[str, Any]) -> dict[str, Any]:
             found["resize"] = Resize.SQUASH if squash else Resize.SHORTER
             side = scale[0] if isinstance(scale, (list, tuple)) else scale
             found |= {} if squash else {"resize_to": side}
-        elif kind == "CenterCrop" and found.get("resize", Resize.NONE) is Resize.NONE:
+        elif kind == "CenterCrop" and found["resize"] is Resize.NONE:
             found["crop_fraction"] = 1.0
     return found
 

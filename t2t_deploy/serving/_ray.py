@@ -321,12 +321,14 @@ class ClassifyBlocks:
             classifier = open_classifier(
                 dataclasses.replace(self.request, session=dataclasses.replace(session, path=path))
             )
-        read = reader_of(self.sources, classifier.signature.preparation, Assumed())
         remote = any(scheme_of(source) is not None for source in self.sources)
         # a worker with one core decodes and computes by turns; more would share that core
         readers = _REMOTE_READERS if remote else (session.threads or 1) - 1
 
-        def classify(images: Sequence[str]) -> list[PredictedImage]:
-            return list(classify_images(classifier, images, read, top=self.top, readers=readers))
+        def classify(images: Sequence[str]) -> tuple[list[PredictedImage], Assumed]:
+            assumed = Assumed()
+            read = reader_of(self.sources, classifier.signature.preparation, assumed)
+            found = classify_images(classifier, images, read, top=self.top, readers=readers)
+            return list(found), assumed
 
         return classify

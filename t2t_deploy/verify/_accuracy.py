@@ -240,8 +240,8 @@ def run_pictures(
     preparation: Preparation,
     unreadable: dict[Path, str],
     progress: Progress,
-) -> None:
-    """Take every picture through every session, reading it once.
+) -> Assumed:
+    """Take every picture through every session, reading it once; what was assumed of them.
 
     images: as of `LabelledSet.for_model`. preparation: of their input. unreadable: files that
     cannot be read are added to it.
@@ -262,8 +262,7 @@ def run_pictures(
                 runner.add(batch.pictures, batch.labels, expected, typical)
         done += len(batch.pictures) + len(batch.unreadable)
         progress.progress("evaluating", done, len(images.paths))
-    for line in assumed.lines():
-        progress.note(line)
+    return assumed
 
 
 def predicted(logits: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from t2t_deploy._codec import Rule, from_plain, to_plain
 from t2t_deploy._optional import WHEELS, installed_versions
 from t2t_deploy._preparation import USUAL, Preparation
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, first_line, json_from_file
-from t2t_deploy.errors import ArtifactError, UsageError
+from t2t_deploy.errors import ArtifactError, UsageError, shown_size
 from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Status, Target, TensorSpec
 
 MANIFEST_VERSION = 2
@@ -264,8 +264,7 @@ class Manifest:
     @property
     def size_text(self) -> str:
         """Its image size for people and file names: 224, or 128x256 (height x width)."""
-        size = self.config.get("image_size", "unknown")
-        return "x".join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
+        return shown_size(self.config.get("image_size", "unknown"))
 
     def _failed_checks(self) -> list[Mapping[str, Any]]:
         of = self._details

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_deploy._preparation import PRESETS, Interpolation, Preparation, Resize
-from t2t_deploy.commands._preparation import choose_preparation
+from t2t_deploy._preparation import PRESETS, ColorOrder, Interpolation, Preparation, Resize
+from t2t_deploy.commands._preparation import ChosenPreparation, choose_preparation
 from t2t_deploy.errors import ImageError, UsageError
 from t2t_deploy.images import preprocess, resize_and_crop
 from t2t_deploy.pictures import preparation_beside, preparation_from_file
@@ -244,7 +244,7 @@ def test_transformers_config(tmp_path: Path) -> None:
 
 def test_mmpretrain_config_is_parsed_and_not_run(tmp_path: Path) -> None:
     found = preparation_from_file(_written(tmp_path / "c.py", MMPRETRAIN), 3)
-    assert (found.resize_to, found.scale, found.color.value) == (248, 1.0, "rgb")
+    assert (found.resize_to, found.scale, found.color.value) == (248, 255.0, "rgb")
     ours = preprocess(Image.fromarray(picture(300, 400)), 224)
     theirs = preprocess(Image.fromarray(picture(300, 400)), 224, found)
     np.testing.assert_allclose(theirs, ours, atol=1e-4)  # released statistics, times 255
@@ -287,12 +287,43 @@ def test_unrelated_files_beside_weights_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", MALFORMED)
-def test_a_malformed_config_beside_weights_or_in_them_is_left_alone(
-    tmp_path: Path, text: str
-) -> None:
+def test_a_malformed_config_beside_weights_or_in_them_is_said(tmp_path: Path, text: str) -> None:
     _written(tmp_path / "t14.py", text)
-    assert preparation_beside(tmp_path / "m.pth", 1) is None
-    found = choose_preparation(
-        None, {}, weights=None, trained_with=text, channels=1, size=(224, 224)
+    if "data_preprocessor" in text or "img_norm_cfg" in text:
+        with pytest.raises(UsageError, match="in a form that cannot be read"):
+            preparation_beside(tmp_path / "m.pth", 1)
+    else:  # any program
+        assert preparation_beside(tmp_path / "m.pth", 1) is None
+    found = _chosen(trained_with=text, channels=1)
+    assert found.source.startswith("default, since the configuration in the checkpoint's meta")
+    assert found.preparation.usual
+
+
+def _chosen(channels: int = 3, **given: Any) -> ChosenPreparation:
+    options: dict[str, Any] = {key: given.pop(key) for key in ("mean", "std", "resize") if key in given}
+    known = {"weights": None, "trained_with": None} | given
+    return choose_preparation(None, options, **known, channels=channels, size=(224, 224))
+
+
+def test_mean_and_std_are_of_values_up_to_one_whatever_the_rest_is_of(tmp_path: Path) -> None:
+    own = _written(tmp_path / "p.toml", "scale = 1\nmean = [120, 120, 120]\nstd = [60, 60, 60]\n")
+    options: dict[str, Any] = {"mean": (0.5, 0.4, 0.3)}
+    of_file = choose_preparation(
+        own, options, weights=None, trained_with=None, channels=3, size=(224, 224)
     )
-    assert found.source == "default"
+    for found in (_chosen(trained_with=MMPRETRAIN, **options), of_file):
+        steps = found.preparation
+        assert (steps.mean, steps.scale) == ((0.5, 0.4, 0.3), 255)
+        assert 0.2 < steps.std[0] < 0.3
+
+
+def test_what_a_config_leaves_to_its_base_is_the_released_models() -> None:
+    norm = "dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]"
+    (of_mmengine, of_mmcls) = (
+        _chosen(trained_with=f"{name} = {norm})") for name in ("data_preprocessor", "img_norm_cfg")
+    )
+    assert of_mmengine.preparation.color is ColorOrder.BGR  # unless to_rgb
+    assert of_mmcls.preparation.color is ColorOrder.RGB
+    for found in (of_mmengine, of_mmcls):
+        assert (found.preparation.resize, found.preparation.crop_fraction) == (Resize.SHORTER, 0.9)
+        assert "OpenCV may have resized without the antialiasing" in found.source

@@ -66,11 +66,16 @@ class Batching:
     preferred: tuple[int, ...] = ()
 
 
-def signature_from_onnx(path: Path, details: Mapping[str, Any], classes: int | None) -> Signature:
+def signature_from_onnx(
+    path: Path,
+    details: Mapping[str, Any],
+    classes: int | None,
+    preparation: Preparation | None = None,
+) -> Signature:
     """What an ONNX file takes and gives.
 
-    details: of its manifest. classes: of the model, where its manifest has them. Raises
-    ArtifactError.
+    details: of its manifest. classes, preparation: of the model, where its manifest has them.
+    Raises ArtifactError.
     """
     import onnx
 
@@ -80,7 +85,7 @@ def signature_from_onnx(path: Path, details: Mapping[str, Any], classes: int | N
             f"{path} keeps its weights in other files; a server gets one file: export it again"
         )
     graph = summarise_graph(model)
-    return signature_from_tensors(path, graph.inputs, graph.outputs, details, classes)
+    return signature_from_tensors(path, graph.inputs, graph.outputs, details, classes, preparation)
 
 
 def signature_from_tensors(
@@ -89,6 +94,7 @@ def signature_from_tensors(
     outputs: Sequence[TensorSpec],
     details: Mapping[str, Any],
     classes: int | None,
+    preparation: Preparation | None = None,
 ) -> Signature:
     """As `signature_from_onnx`; what the details do not say of the tensors is read from them."""
     ranked = any(spec.dtype.startswith("int") for spec in outputs)
@@ -99,9 +105,6 @@ def signature_from_tensors(
             **details,
         }
     )
-    values = details.get("preparation")
-    channels = len(values["mean"]) if values else 3
-    preparation = Preparation(**values, channels=channels) if values else None
     signature = read_signature(path, inputs, outputs, graph_io, classes, preparation)
     if signature.scores.dtype != "float32":
         raise ArtifactError(f"{path} gives {signature.scores}; expected float32: export it again")
