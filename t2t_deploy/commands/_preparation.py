@@ -12,6 +12,7 @@ from t2t_deploy.pictures import (
     preparation_beside,
     preparation_from_file,
     preparation_from_mmpretrain,
+    remark_on_mmpretrain,
 )
 
 
@@ -29,7 +30,6 @@ _NUMBERS = Kind(
     word=lambda numbers: ",".join(f"{number:g}" for number in numbers),
 )
 _PICTURES = "model"  # its table in a recipe
-_BY_OPENCV = ", where OpenCV may have resized without the antialiasing of Pillow"
 
 Mean = Annotated[
     tuple[float, ...] | list[float] | None,
@@ -118,12 +118,9 @@ def _as_trained(
     source = "default"
     try:
         own = trained_with and preparation_from_mmpretrain(trained_with, channels)
-        if own:
-            return own, f"the checkpoint's meta{_BY_OPENCV}"
+        if trained_with and own:
+            return own, f"the checkpoint's meta{remark_on_mmpretrain(trained_with)}"
     except ValueError:
         source = "default, since the configuration in the checkpoint's meta cannot be read"
     beside = None if weights is None else preparation_beside(weights, channels)
-    if beside is None:
-        return USUAL, source
-    found, path = beside
-    return found, path.name + (_BY_OPENCV if path.suffix == ".py" else "")
+    return (USUAL, source) if beside is None else beside

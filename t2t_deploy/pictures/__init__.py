@@ -32,6 +32,7 @@ from t2t_deploy.pictures._training_files import (
     preparation_beside,
     preparation_from_file,
     preparation_from_mmpretrain,
+    remark_on_mmpretrain,
 )
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "preparation_from_file",
     "preparation_from_mmpretrain",
     "reader_of",
+    "remark_on_mmpretrain",
     "repeated_label",
     "scheme_of",
     "shown_name",

@@ -74,8 +74,8 @@ def preparation_from_file(path: Path, channels: int) -> Preparation:
     return found
 
 
-def preparation_beside(weights: Path, channels: int) -> tuple[Preparation, Path] | None:
-    """The preparation that a file beside weights says, and that file; None where none does.
+def preparation_beside(weights: Path, channels: int) -> tuple[Preparation, str] | None:
+    """The preparation that a file beside weights says, and which; None where none does.
 
     weights: a file, or a folder with one. Raises UsageError for a file that says something that
     cannot be done here.
@@ -93,7 +93,7 @@ def preparation_beside(weights: Path, channels: int) -> tuple[Preparation, Path]
             except ValueError as err:
                 raise _unreadable(path, err) from err
             if found is not None:
-                return found, path
+                return found, path.name
     configs = sorted(folder.glob("*.py"))
     if len(configs) != 1:
         return None
@@ -107,7 +107,7 @@ def preparation_beside(weights: Path, channels: int) -> tuple[Preparation, Path]
         found = preparation_from_mmpretrain(text, channels)
     except ValueError as err:
         raise _unreadable(configs[0], err) from err
-    return None if found is None else (found, configs[0])
+    return None if found is None else (found, configs[0].name + remark_on_mmpretrain(text))
 
 
 def _unreadable(path: Path, err: Exception) -> UsageError:
@@ -184,8 +184,7 @@ def _from_json(values: Any, channels: int) -> Preparation | None:
 def preparation_from_mmpretrain(config: str, channels: int) -> Preparation | None:
     """Of a config in Python, as beside mmpretrain's weights or in them; None where it says nothing.
 
-    Mean and std are of values from 0 to 255 there, pictures BGR unless ``to_rgb``, and mostly
-    resized by OpenCV, without antialiasing; here by Pillow, with it. Raises
+    Mean and std are of values from 0 to 255 there, and pictures BGR unless ``to_rgb``. Raises
     UsageError for values that fit no picture, ValueError for a text that is no such config.
     """
     if len(config) > MAX_CONFIG_BYTES:
@@ -194,6 +193,13 @@ def preparation_from_mmpretrain(config: str, channels: int) -> Preparation | Non
         return _from_mmpretrain(ast.parse(config), channels)
     except _MALFORMED as err:
         raise ValueError(first_line(err)) from err
+
+
+def remark_on_mmpretrain(config: str) -> str:
+    """What is not the same here as with a config, to follow its name; empty where all is."""
+    if "test_pipeline" not in config or "pillow" in config:
+        return ""
+    return ", where OpenCV resized, without the antialiasing of Pillow"
 
 
 def _from_mmpretrain(tree: ast.Module, channels: int) -> Preparation | None:

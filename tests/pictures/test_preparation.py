@@ -228,8 +228,8 @@ def test_timm_config(tmp_path: Path) -> None:
         Resize.SQUASH, 0.95, None, Interpolation.BILINEAR, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1)
     )
     _written(tmp_path / "model.safetensors", "")
-    assert preparation_beside(tmp_path / "model.safetensors", 3) == (found, path)
-    assert preparation_beside(tmp_path, 3) == (found, path)
+    assert preparation_beside(tmp_path / "model.safetensors", 3) == (found, path.name)
+    assert preparation_beside(tmp_path, 3) == (found, path.name)
 
 
 def test_transformers_config(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_malformed_config_beside_weights_or_in_them_is_said(tmp_path: Path, te
 
 
 def _chosen(channels: int = 3, **given: Any) -> ChosenPreparation:
-    options: dict[str, Any] = {key: given.pop(key) for key in ("mean", "std", "resize") if key in given}
+    options: dict[str, Any] = {"mean": given.pop("mean", None)}
     known = {"weights": None, "trained_with": None} | given
     return choose_preparation(None, options, **known, channels=channels, size=(224, 224))
 
@@ -326,4 +326,7 @@ def test_what_a_config_leaves_to_its_base_is_the_released_models() -> None:
     assert of_mmcls.preparation.color is ColorOrder.RGB
     for found in (of_mmengine, of_mmcls):
         assert (found.preparation.resize, found.preparation.crop_fraction) == (Resize.SHORTER, 0.9)
-        assert "OpenCV may have resized without the antialiasing" in found.source
+        assert found.source == "the checkpoint's meta"
+    resized = f"data_preprocessor = {norm})\ntest_pipeline = [dict(type='ResizeEdge', scale=256)]"
+    assert "where OpenCV resized, without the antialiasing" in _chosen(trained_with=resized).source
+    assert "OpenCV" not in _chosen(trained_with=MMPRETRAIN).source  # it names Pillow
