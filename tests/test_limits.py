@@ -1,0 +1,242 @@
+"""The limits of control groups: real ones, and the files of arrangements that are not at hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from t2t_deploy._limits import Limits, Throttling, read_limits, read_throttling
+
+from .cgroups import control_group
+
+UNLIMITED = str(2**63 - 4096)
+V1_CPU = "32 31 0:29 {root} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct"
+V1_MEMORY = "35 31 0:32 {root} /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory"
+V2 = "41 31 0:38 {root} {point} rw shared:4 - cgroup2 cgroup2 rw,nsdelegate"
+HALF_V2 = {"cpu.max": "50000 100000"}
+
+
+def machine(
+    root: Path, own: list[str], mounts: list[str], files: dict[str, dict[str, str]] | None = None
+) -> Path:
+    """The files of a machine: the process's groups, mounts, and each group's limits."""
+    for name, lines in {"cgroup": own, "mountinfo": mounts}.items():
+        (root / "proc/self").mkdir(parents=True, exist_ok=True)
+        (root / "proc/self" / name).write_text("\n".join([*lines, ""]))
+    for group, limits in (files or {}).items():
+        (root / "sys/fs/cgroup" / group).mkdir(parents=True, exist_ok=True)
+        for name, text in limits.items():
+            (root / "sys/fs/cgroup" / group / name).write_text(text + "\n")
+    return root
+
+
+def v1_cpu(quota: int, period: int = 100_000, throttled: int = 0) -> dict[str, str]:
+    stat = f"nr_periods 40\nnr_throttled {throttled}\nthrottled_time {throttled * 250_000_000}"
+    return {
+        "cpu.cfs_quota_us": str(quota),
+        "cpu.cfs_period_us": str(period),
+        "cpu.stat": stat,
+    }
+
+
+def v2(point: str = "/sys/fs/cgroup", root: str = "/") -> str:
+    return V2.format(root=root, point=point)
+
+
+@pytest.mark.parametrize(
+    ("affinity", "quota", "processors", "narrowed"),
+    [
+        (8, None, 8, False),
+        (8, 0.5, 1, True),
+        (8, 1.0, 1, True),
+        (8, 1.5, 2, True),
+        (2, 6.0, 2, False),
+        (2, 1.01, 2, False),
+        (1, 0.01, 1, False),
+    ],
+)
+def test_processors_are_the_smaller_of_affinity_and_whole_quota(
+    affinity: int, quota: float | None, processors: int, narrowed: bool
+) -> None:
+    limits = Limits(affinity, quota)
+    assert (limits.processors, limits.narrowed) == (processors, narrowed)
+
+
+def test_version_1_limits_of_a_container_are_read_at_the_mount(tmp_path: Path) -> None:
+    root = machine(
+        tmp_path,
+        ["4:memory:/docker/abc", "2:cpu,cpuacct:/docker/abc", "1:name=systemd:/docker/abc"],
+        [V1_CPU.format(root="/docker/abc"), V1_MEMORY.format(root="/docker/abc")],
+        {
+            "cpu,cpuacct": v1_cpu(150_000, throttled=3),
+            "memory": {"memory.limit_in_bytes": "536870912"},
+        },
+    )
+    limits = read_limits(root)
+    assert (limits.quota, limits.memory_bytes) == (1.5, 536870912)
+    assert read_throttling(root) == Throttling(40, 3, 0.75)
+
+
+def test_version_1_without_limits_has_none(tmp_path: Path) -> None:
+    root = machine(
+        tmp_path,
+        ["4:memory:/", "2:cpu,cpuacct:/"],
+        [V1_CPU.format(root="/"), V1_MEMORY.format(root="/")],
+        {
+            "cpu,cpuacct": v1_cpu(-1),
+            "memory": {
+                "memory.limit_in_bytes": UNLIMITED,
+                "memory.stat": f"cache 0\nhierarchical_memory_limit {UNLIMITED}",
+            },
+        },
+    )
+    assert read_limits(root) == Limits(read_limits().affinity)
+
+
+def test_version_1_memory_limit_above_the_visible_groups_counts(tmp_path: Path) -> None:
+    stat = "cache 0\nhierarchical_memory_limit 1073741824"
+    root = machine(
+        tmp_path,
+        ["4:memory:/pod/abc"],
+        [V1_MEMORY.format(root="/pod/abc")],
+        {"memory": {"memory.limit_in_bytes": UNLIMITED, "memory.stat": stat}},
+    )
+    assert read_limits(root).memory_bytes == 1073741824
+
+
+def test_version_2_limits_are_the_smallest_of_the_group_and_those_above(tmp_path: Path) -> None:
+    def stat(throttled: int) -> str:
+        times = f"throttled_usec {throttled * 250_000}\nnr_bursts 0"
+        return f"usage_usec 9\nnr_periods 10\nnr_throttled {throttled}\n{times}"
+
+    root = machine(
+        tmp_path,
+        ["0::/pods/pod/app"],
+        [v2()],
+        {
+            "": {"cpu.stat": "usage_usec 5"},
+            "pods": {"cpu.max": "400000 100000", "memory.max": "max"},
+            "pods/pod": {"cpu.max": "20000 20000", "memory.max": "3000", "cpu.stat": stat(2)},
+            "pods/pod/app": {"cpu.max": "max 100000", "memory.max": "4000", "cpu.stat": stat(3)},
+        },
+    )
+    limits = read_limits(root)
+    assert (limits.quota, limits.memory_bytes) == (1.0, 3000)
+    assert read_throttling(root) == Throttling(20, 5, 1.25)
+
+
+@pytest.mark.parametrize(
+    ("own", "top"),
+    [
+        ("/", "/"),  # a namespace of its own
+        ("/", "/.."),  # the mount was made outside the namespace
+        ("/../other", "/"),  # the process was moved out of its namespace
+        ("/docker/abc", "/docker/abc"),  # the host's namespace, the container's mount
+        ("/elsewhere", "/docker/abc"),
+        ("/docker/abcdef", "/docker/abc"),
+        ("/gone", "/"),
+    ],
+)
+def test_version_2_in_a_namespace_reads_the_mount(tmp_path: Path, own: str, top: str) -> None:
+    root = machine(tmp_path, [f"0::{own}"], [v2(root=top)], {"": HALF_V2})
+    (root / "sys/fs/other").mkdir()
+    (root / "sys/fs/other/cpu.max").write_text("1 100000\n")
+    assert read_limits(root).quota == 0.5
+
+
+def test_a_mount_that_holds_the_group_is_preferred(tmp_path: Path) -> None:
+    root = machine(
+        tmp_path,
+        ["0::/a"],
+        [v2("/sys/fs/cgroup/b", "/b"), v2("/sys/fs/cgroup/all")],
+        {"b": {"cpu.max": "1000 100000"}, "all/a": HALF_V2},
+    )
+    assert read_limits(root).quota == 0.5
+
+
+def test_hybrid_reads_each_controller_where_it_is(tmp_path: Path) -> None:
+    root = machine(
+        tmp_path,
+        ["3:cpu,cpuacct:/app", "0::/user/app"],
+        [V1_CPU.format(root="/"), v2("/sys/fs/cgroup/unified")],
+        {
+            "cpu,cpuacct/app": v1_cpu(200_000),
+            "unified/user/app": {"memory.max": "7000", "cpu.max": "1000 100000"},
+        },
+    )
+    limits = read_limits(root)
+    assert (limits.quota, limits.memory_bytes) == (2.0, 7000)
+
+
+def test_mount_point_with_a_space_is_read(tmp_path: Path) -> None:
+    mount = v2("/sys/fs/cgroup/my\\040groups")
+    root = machine(tmp_path, ["0::/"], [mount], {"my groups": HALF_V2})
+    assert read_limits(root).quota == 0.5
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"cpu.max": "", "memory.max": ""},
+        {"cpu.max": "half 100000", "memory.max": "lots"},
+        {"cpu.max": "50000", "memory.max": "-1"},
+        {"cpu.max": "50000 0"},
+        {"cpu.max": "0 100000"},
+        {"cpu.stat": "nr_periods many"},
+    ],
+)
+def test_files_of_no_meaning_are_no_limit(tmp_path: Path, limits: dict[str, str]) -> None:
+    root = machine(tmp_path, ["0::/", "nonsense"], [v2(), "short - line"], {"": limits})
+    assert read_limits(root) == Limits(read_limits().affinity)
+    assert read_throttling(root) is None
+
+
+def test_a_system_without_control_groups_has_its_cores(tmp_path: Path) -> None:
+    limits = read_limits(tmp_path)
+    assert limits == Limits(limits.affinity)
+    assert limits.processors == limits.affinity >= 1
+    assert read_throttling(tmp_path) is None
+
+
+def test_affinity_elsewhere_is_the_count_of_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert read_limits(tmp_path).affinity == 6
+
+
+def test_throttling_since_is_the_difference() -> None:
+    later = Throttling(50, 7, 2.5).since(Throttling(40, 3, 1.0))
+    assert later == Throttling(10, 4, 1.5)
+
+
+PRINT_LIMITS = "from t2t_deploy._limits import *; print(read_limits())"
+PRINT_THROTTLING = """
+import time
+from t2t_deploy._limits import *
+before, end = read_throttling(), time.monotonic() + 0.6
+while time.monotonic() < end:
+    pass
+print(read_throttling().since(before).throttled_periods > 0)
+"""
+
+
+def printed(within: list[str], script: str) -> str:
+    words = [*within, sys.executable, "-c", script]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_real_group_is_read() -> None:
+    affinity = read_limits().affinity
+    with control_group(processors=0.5, memory_bytes=2**28) as within:
+        assert printed(within, PRINT_LIMITS) == str(Limits(affinity, 0.5, 2**28))
+
+
+def test_real_throttling_is_counted() -> None:
+    with control_group(processors=0.1) as within:
+        assert printed(within, PRINT_THROTTLING) == "True"
