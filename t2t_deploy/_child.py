@@ -26,19 +26,13 @@ from types import TracebackType
 from typing import IO, Any
 
 from t2t_deploy._codec import to_plain
+from t2t_deploy._limits import THREAD_VARIABLES
 
 CLOSE_TIMEOUT_S = 5.0
 TAIL_BYTES = 4096
 _POLL_S = 0.2
 _LOOK_EACH = 5
 _PAYLOAD = "payload_bytes"
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 
 
 class ChildError(Exception):
@@ -249,7 +243,7 @@ def child_environment(threads: int | None = None) -> dict[str, str]:
     """A child's environment: this one's, with the thread count in the libraries' variables."""
     environment = dict(os.environ)
     if threads is not None:
-        environment |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
+        environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     # The child runs in the same folder, for relative paths, but must not import a numpy.py from
     # there (from Python 3.11 on).
     environment["PYTHONSAFEPATH"] = "1"

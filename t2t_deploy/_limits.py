@@ -13,6 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""Where libraries read their number of threads when they are loaded."""
+_COMPILERS = "TORCHINDUCTOR_COMPILE_THREADS"  # processes, by default one a core up to 32
 _ROOT = Path("/")
 # Version 1 writes "no limit" as the highest multiple of the page size below 2**63.
 _UNLIMITED_BYTES = 2**62
@@ -73,6 +82,17 @@ def read_limits(root: Path = _ROOT) -> Limits:
         min((quota for quota in quotas if quota is not None), default=None),
         min((size for size in sizes if size is not None), default=None),
     )
+
+
+def limit_threads() -> None:
+    """Have libraries that are loaded later take no more threads than a quota leaves.
+
+    For a process of our own: it changes the environment. What stands there already stays.
+    """
+    limits = read_limits()
+    if limits.narrowed:
+        for name in (*THREAD_VARIABLES, _COMPILERS):
+            os.environ.setdefault(name, str(limits.processors))
 
 
 def read_throttling(root: Path = _ROOT) -> Throttling | None:

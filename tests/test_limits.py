@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from t2t_deploy._limits import Limits, Throttling, read_limits, read_throttling
+from t2t_deploy import _limits
+from t2t_deploy._limits import Limits, Throttling, limit_threads, read_limits, read_throttling
 
 from .cgroups import control_group
 
@@ -213,6 +214,18 @@ def test_affinity_elsewhere_is_the_count_of_cores(
 def test_throttling_since_is_the_difference() -> None:
     later = Throttling(50, 7, 2.5).since(Throttling(40, 3, 1.0))
     assert later == Throttling(10, 4, 1.5)
+
+
+@pytest.mark.parametrize(("limits", "set_by_us"), [(Limits(4, 1.5), "2"), (Limits(4), None)])
+def test_limit_threads_sets_what_the_environment_leaves_open(
+    monkeypatch: pytest.MonkeyPatch, limits: Limits, set_by_us: str | None
+) -> None:
+    environment = {"MKL_NUM_THREADS": "3"}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(_limits, "read_limits", lambda: limits)
+    limit_threads()
+    found = [environment.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+    assert found == [set_by_us, "3"]
 
 
 PRINT_LIMITS = "from t2t_deploy._limits import *; print(read_limits())"

@@ -16,8 +16,9 @@ from typing import Any
 
 import psutil
 
+from t2t_deploy._limits import Limits, read_limits
 from t2t_deploy._optional import is_installed, require
-from t2t_deploy.runtime import BACKENDS, available_threads
+from t2t_deploy.runtime import BACKENDS
 
 _PACKAGES = {"numpy", "onnx", *(tool for backend in BACKENDS.values() for tool in backend.tools)}
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -58,7 +59,8 @@ class Environment:
     """Where and when a bench ran.
 
     cpu_flags: of the processor, of `FLAGS_OF_INTEREST`; None if unknown.
-    usable_cores: how many of the logical cores this process may use.
+    usable_cores: how many of the logical cores this process may run on.
+    limits: what a container leaves of them and of the memory; None in files of older versions.
     threads: the distinct settings of the cases; None is the runtime's own choice.
     load_before, load_after: 1, 5 and 15 minute averages; None where the system has none.
     gpus: NVIDIA GPUs, where NVML is available.
@@ -78,6 +80,7 @@ class Environment:
     load_before: tuple[float, float, float] | None
     load_after: tuple[float, float, float] | None
     gpus: tuple[GpuRecord, ...] = ()
+    limits: Limits | None = None
 
 
 def read_environment(
@@ -87,14 +90,14 @@ def read_environment(
     gpus: tuple[GpuRecord, ...] = (),
 ) -> Environment:
     """Describe this machine now; ``load_before`` is the `load_average` before the work."""
-    processor = read_processor()
+    processor, limits = read_processor(), read_limits()
     return Environment(
         date_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         platform=platform.platform(),
         cpu_model=processor.model,
         cpu_flags=processor.flags,
         logical_cores=os.cpu_count() or 1,
-        usable_cores=available_threads(),
+        usable_cores=limits.affinity,
         memory_bytes=int(psutil.virtual_memory().total),
         governor=_GOVERNOR.read_text().strip() if _GOVERNOR.is_file() else None,
         python=platform.python_version(),
@@ -103,6 +106,7 @@ def read_environment(
         load_before=load_before,
         load_after=load_average(),
         gpus=gpus,
+        limits=limits,
     )
 
 

@@ -12,7 +12,7 @@ from click.shell_completion import get_completion_class
 from t2t_deploy._codec import to_plain
 from t2t_deploy.cli._adapter import HelpNames, plain_command
 from t2t_deploy.cli._output import Output, check_lines, table, unwrapped
-from t2t_deploy.errors import CheckFailed
+from t2t_deploy.errors import CheckFailed, counted
 from t2t_deploy.model import VARIANTS
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ def doctor(workspace: Any, output: Output, as_report: bool) -> int:
             + (f"CUDA device of compute capability {device}" if device else "no CUDA device")
         )
         yield from _about(found["processor"])
+        yield _about_limits(found["limits"])
         yield from (f"{name}: {can['why_not'] or 'yes'}" for name, can in found["can"].items())
         columns = ("backend", "version", "imports", "device", "builds", "runs")
         yield table(columns, map(backend_cells, found["backends"]))
@@ -186,6 +187,17 @@ def _about(processor: dict[str, Any]) -> list[str]:
         f"8-bit products on it: {integer}",
         f"bf16 products on it: {'yes' if processor['bf16'] else 'no'}",
     ]
+
+
+def _about_limits(limits: dict[str, Any]) -> str:
+    """What a container leaves of the machine."""
+    quota, memory = limits["quota"], limits["memory_bytes"]
+    return (
+        f"limits: {counted(limits['affinity'], 'core')}"
+        + (", no quota" if quota is None else f", a quota of {quota:g} processors")
+        + (", no memory limit" if memory is None else f", {memory / 2**20:,.0f} MiB of memory")
+        + f"; {counted(limits['processors'], 'thread')} by default"
+    )
 
 
 _SHELLS = ("bash", "zsh", "fish")

@@ -14,6 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from t2t_deploy import __version__
+from t2t_deploy._limits import limit_threads
 from t2t_deploy.cli._adapter import HelpNames
 from t2t_deploy.cli._memory import memory_short
 from t2t_deploy.cli._output import Output
@@ -119,6 +120,7 @@ def _end(words: list[str], output: Output, *, supervised: bool) -> None:
     try:
         if supervised:
             supervise(_command(words), output)
+            limit_threads()
         for ending in _ENDING:
             if signal.getsignal(ending) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(ending, _terminate)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy import __version__
+from t2t_deploy._codec import to_plain
+from t2t_deploy._limits import read_limits
 from t2t_deploy._optional import EXTRAS, WHEELS, installed_versions, is_installed, require
 from t2t_deploy.bench import read_processor
 from t2t_deploy.calibration import load_calibration
@@ -35,12 +37,13 @@ def examine_machine() -> dict[str, Any]:
     >>> [one["runs"] for one in examine_machine()["backends"] if one["name"] == "ort-cpu"]
     [True]
     """
-    absent = why_no_device()
+    absent, limits = why_no_device(), read_limits()
     return {
         "t2t_deploy": __version__,
         "python": platform.python_version(),
         "platform": f"{sys.platform} {platform.machine()}",
         "processor": read_processor().to_dict(),
+        "limits": {**to_plain(limits), "processors": limits.processors},
         "cuda_device": device_capability(),
         "why_no_device": None if absent is None else str(absent),
         "versions": tool_versions(),

@@ -13,6 +13,7 @@ from typing import Any
 from t2t_deploy import __version__
 from t2t_deploy._codec import to_plain
 from t2t_deploy._files import file_sha256
+from t2t_deploy._limits import read_limits
 from t2t_deploy._optional import installed_versions
 from t2t_deploy._options import Role, parameters
 from t2t_deploy.bench import read_processor, visible_gpus
@@ -22,7 +23,7 @@ from t2t_deploy.errors import RecipeError, shown_path
 from t2t_deploy.model import weights_file
 from t2t_deploy.pictures import image_set_from_folder, labelled_set_from_folder
 from t2t_deploy.recipe._records import ARTIFACT
-from t2t_deploy.runtime import BACKENDS, DEFAULT_BACKEND, available_threads
+from t2t_deploy.runtime import BACKENDS, DEFAULT_BACKEND
 from t2t_deploy.workspace import Artifact
 
 GRAPH_TOOLS = ("torch", "onnx", "onnxscript", "onnxsim", "numpy")
@@ -148,7 +149,9 @@ def machine(*, processor: bool) -> dict[str, str]:
     found = {"device": str(device_capability() or "none")}
     if processor:
         found["processor"] = read_processor().model
-        found["cores"] = str(available_threads())
+        limits = read_limits()
+        within = "" if limits.quota is None else f", {limits.quota:g} of their time"
+        found["cores"] = f"{limits.affinity}{within}"
         found["GPUs"] = ", ".join(gpu.name for gpu in visible_gpus()) or "none"
     return found
 

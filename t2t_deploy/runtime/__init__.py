@@ -24,6 +24,7 @@ from t2t_deploy.runtime._session import (
     TimedSession,
     check_feeds,
     fill_batch,
+    session_threads,
 )
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "check_feeds",
     "fill_batch",
     "open_session",
+    "session_threads",
     "why_not_in",
     "why_not_runnable",
 ]

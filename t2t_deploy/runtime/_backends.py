@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
+from t2t_deploy._limits import read_limits
 from t2t_deploy.errors import BackendError, UsageError
 from t2t_deploy.runtime._eager import COMPILE, EAGER
 from t2t_deploy.runtime._openvino import OPENVINO
@@ -67,5 +67,5 @@ def open_session(request: SessionRequest) -> Session:
 
 
 def available_threads() -> int:
-    """Cores this process may use, the default thread count of every backend."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many threads can compute at once in this process, within the limits of its container."""
+    return read_limits().processors

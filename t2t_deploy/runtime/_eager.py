@@ -15,7 +15,14 @@ import numpy as np
 from t2t_deploy._optional import require
 from t2t_deploy.engine import Unavailable, why_no_device
 from t2t_deploy.errors import BackendError
-from t2t_deploy.runtime._session import Backend, Session, SessionRequest, check_feeds, still_open
+from t2t_deploy.runtime._session import (
+    Backend,
+    Session,
+    SessionRequest,
+    check_feeds,
+    session_threads,
+    still_open,
+)
 from t2t_deploy.types import INPUT_NAME, Precision, TensorSpec
 
 
@@ -68,8 +75,12 @@ class EagerSession(Session):
         from t2t_deploy.model import config_from_dict, load_reference
 
         self.backend = request.backend
-        if request.threads is not None:
-            torch.set_num_threads(request.threads)
+        threads = session_threads(request.threads)
+        if request.threads is None and threads is not None:
+            # fewer were chosen by the environment, or by the program that torch belongs to
+            threads = min(threads, torch.get_num_threads())
+        if threads is not None:
+            torch.set_num_threads(threads)
         self.config = config_from_dict(request.config)
         self._torch = torch
         self._device = "cpu" if request.device is None else f"cuda:{request.device}"

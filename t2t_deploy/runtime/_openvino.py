@@ -19,6 +19,7 @@ from t2t_deploy.runtime._session import (
     batch_of,
     check_feeds,
     check_model_file,
+    session_threads,
     still_open,
 )
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, QUANTIZED, Precision, Target, TensorSpec
@@ -110,8 +111,9 @@ class OpenVinoSession(Session):
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
         }
-        if request.threads is not None:
-            self._options["INFERENCE_NUM_THREADS"] = str(request.threads)
+        threads = session_threads(request.threads)
+        if threads is not None:
+            self._options["INFERENCE_NUM_THREADS"] = str(threads)
         if request.cache is not None:
             self._options["CACHE_DIR"] = str(request.cache)
         self.inputs = tuple(_spec(port, INPUT_NAME) for port in self._model.inputs)

@@ -18,6 +18,7 @@ from t2t_deploy.runtime._session import (
     SessionRequest,
     check_feeds,
     check_model_file,
+    session_threads,
     still_open,
 )
 from t2t_deploy.types import Precision, Target, TensorSpec
@@ -115,9 +116,10 @@ ORT_CPU = OrtCpuBackend(
 
 
 def new_options(ort: Any, threads: int | None) -> Any:
-    """Options of a session; ``threads`` are intra-op, None leaves one per core."""
+    """Options of a session; ``threads`` are intra-op, None as in `SessionRequest`."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    threads = session_threads(threads)
     if threads is not None:
         options.intra_op_num_threads = threads
     return options

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from t2t_deploy._limits import read_limits
 from t2t_deploy._optional import EXTRAS, WHEELS, is_installed, require
 from t2t_deploy.engine import Unavailable, why_no_device
 from t2t_deploy.errors import ArtifactError, BackendError, InputError, MissingDependencyError
@@ -104,7 +105,7 @@ class SessionRequest:
     """Everything needed to open a session, in this process or, as plain values, another.
 
     path: the ONNX file, the engine, or the safetensors weights (eager, which needs ``config``).
-    threads: intra-op threads; None leaves the runtime's choice.
+    threads: intra-op threads; None is as `session_threads`.
     device: ordinal of the CUDA device; None is 0 for a backend that needs one, and the CPU for
         PyTorch.
     precision: of the graph, for runtimes that need it; of PyTorch's autocast.
@@ -239,6 +240,19 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) ->
                     f"input {spec.name!r} has {int(bad.sum())} numbers that are NaN or infinite, "
                     f"the first at {first}; expected finite numbers: check their source"
                 )
+
+
+def session_threads(asked: int | None) -> int | None:
+    """Threads of a session: those asked for, else what a container's quota leaves.
+
+    None leaves the runtime's choice, at most one a core: it heeds an affinity and no quota.
+    """
+    limits = read_limits()
+    if asked is not None or not limits.narrowed:
+        return asked
+    import psutil
+
+    return min(limits.processors, psutil.cpu_count(logical=False) or limits.processors)
 
 
 def batch_of(inputs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> int:

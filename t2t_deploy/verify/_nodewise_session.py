@@ -14,7 +14,7 @@ from t2t_deploy._optional import require
 from t2t_deploy._untrusted import first_line
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.graph import read_onnx
-from t2t_deploy.runtime import Session, check_feeds
+from t2t_deploy.runtime import Session, check_feeds, session_threads
 from t2t_deploy.types import INPUT_NAME
 from t2t_deploy.verify._typed_graph import Step, TypedGraph, float_format, typed_graph_from_onnx
 
@@ -158,6 +158,7 @@ class NodeKernels:
         self._options: Any = self._ort.SessionOptions()
         self._options.log_severity_level = 4
         self._options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._options.intra_op_num_threads = session_threads(None) or 0
         # Each session has its own threads: those that wait must not take the cores.
         self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.float32_ops: set[str] = set()

@@ -4,6 +4,7 @@ import platform
 
 import numpy as np
 
+from t2t_deploy._limits import read_limits
 from t2t_deploy.bench import (
     BenchReport,
     BenchStatus,
@@ -22,7 +23,8 @@ from ..reports import HERE, cells
 def test_environment() -> None:
     found = read_environment(threads=[2, None, 2], load_before=load_average())
     assert found.threads == (2, None)
-    assert 1 <= found.usable_cores <= found.logical_cores
+    assert found.limits == read_limits()
+    assert 1 <= found.usable_cores == found.limits.affinity <= found.logical_cores
     assert found.memory_bytes > 1 << 28
     assert found.cpu_model
     assert found.python == platform.python_version()

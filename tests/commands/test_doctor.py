@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import importlib.metadata
 import json
@@ -11,8 +12,9 @@ from unittest.mock import Mock
 
 import pytest
 
+from t2t_deploy._limits import Limits
 from t2t_deploy.bench import _environment
-from t2t_deploy.cli._machine import _about
+from t2t_deploy.cli._machine import _about, _about_limits
 from t2t_deploy.commands import _doctor, bug_report, examine_machine
 from t2t_deploy.commands._doctor import without_paths
 
@@ -77,6 +79,25 @@ def test_a_processor_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Mon
     found = examine_machine()["processor"]
     assert (found["flags"], found["vnni"], found["bf16"]) == (None, None, None)
     assert "cannot be read here" in "".join(_about(found))
+
+
+@pytest.mark.parametrize(
+    ("limits", "processors", "line"),
+    [
+        (Limits(8), 8, "8 cores, no quota, no memory limit; 8 threads by default"),
+        (
+            *(Limits(8, 0.5, 512 << 20), 1),
+            "8 cores, a quota of 0.5 processors, 512 MiB of memory; 1 thread by default",
+        ),
+    ],
+)
+def test_limits_of_a_container_are_found_and_said(
+    monkeypatch: pytest.MonkeyPatch, limits: Limits, processors: int, line: str
+) -> None:
+    monkeypatch.setattr(_doctor, "read_limits", lambda: limits)
+    found = examine_machine()["limits"]
+    assert found == dataclasses.asdict(limits) | {"processors": processors}
+    assert _about_limits(found) == f"limits: {line}"
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ _NAMED_BY_OTHERS = {
 # values that are null on one machine and told on another
 _OF_THE_MACHINE = {
     *("cuda_device", "why_no_device", "why_not", "governor", "gpus"),
-    *("model", "flags", "cpu_flags"),
+    *("model", "flags", "cpu_flags", "quota", "memory_bytes"),
 }
 # words that others read: kept as they are
 _WORDS = {

@@ -1,0 +1,122 @@
+"""Threads of a session that nobody asked for: a quota's, else the runtime's own choice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import psutil
+import pytest
+
+from t2t_deploy._codec import to_plain
+from t2t_deploy._limits import THREAD_VARIABLES, Limits, read_limits
+from t2t_deploy._optional import is_installed
+from t2t_deploy.runtime import SessionRequest, _session, available_threads, session_threads
+from t2t_deploy.runtime._ort import new_options
+
+from ..cgroups import control_group
+from ..program import environment
+from ..small import tiny_exports
+
+pytest.importorskip("torch")
+ort = pytest.importorskip("onnxruntime")
+
+COUNT = """
+import json, sys
+from t2t_deploy._codec import from_plain
+from t2t_deploy.runtime import SessionRequest, open_session
+with open_session(from_plain(SessionRequest, json.loads(sys.argv[1]))) as session:
+    if session.backend == "eager":
+        import torch
+        print(torch.get_num_threads())
+    elif session.backend == "openvino":
+        print(session.threads)
+    else:
+        print(session._session.get_session_options().intra_op_num_threads)
+"""
+needs_openvino = pytest.mark.skipif(
+    not is_installed("openvino"), reason="openvino is not installed"
+)
+KINDS = ["eager", "ort-cpu", pytest.param("openvino", marks=needs_openvino)]
+
+
+@pytest.fixture(scope="module")
+def requests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, SessionRequest]:
+    workspace = tiny_exports(tmp_path_factory.mktemp("threads"), {})
+    (made,) = workspace.artifacts("onnx")
+    manifest = made.require_manifest()
+    weights = workspace.weights(manifest)
+    return {
+        "eager": SessionRequest("eager", weights, config=dict(manifest.config)),
+        "ort-cpu": SessionRequest("ort-cpu", made.path),
+        "openvino": SessionRequest("openvino", made.path),
+    }
+
+
+def threads_of(request: SessionRequest, within: list[str], **variables: str) -> int:
+    """How many threads a session has in a process of its own."""
+    kept = {name: text for name, text in environment().items() if name not in THREAD_VARIABLES}
+    done = subprocess.run(
+        [*within, sys.executable, "-c", COUNT, json.dumps(to_plain(request))],
+        env=kept | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout.split()[-1])
+
+
+several_cores = pytest.mark.skipif(
+    read_limits().affinity < 2, reason="one core: a quota narrows nothing"
+)
+
+
+@several_cores
+@pytest.mark.parametrize("kind", KINDS)
+def test_session_in_a_real_group_takes_its_quota(
+    requests: Mapping[str, SessionRequest], kind: str
+) -> None:
+    with control_group(processors=0.5) as within:
+        assert threads_of(requests[kind], within) == 1
+    unlimited = 0 if kind == "ort-cpu" else read_limits().affinity
+    assert threads_of(requests[kind], []) == unlimited
+
+
+@several_cores
+def test_eager_session_in_a_real_group_leaves_what_the_environment_says(
+    requests: Mapping[str, SessionRequest],
+) -> None:
+    cores = read_limits().affinity
+    with control_group(processors=cores - 0.5) as within:  # as many threads as cores
+        assert threads_of(requests["eager"], within, OMP_NUM_THREADS="1") == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked", "cores", "expected"),
+    [
+        (Limits(16), None, 8, None),
+        (Limits(16, 16.0), None, 8, None),
+        (Limits(16, 0.5), None, 8, 1),
+        (Limits(16, 3.5), None, 8, 4),
+        (Limits(16, 12.0), None, 8, 8),  # a runtime takes one a core, not one a hyperthread
+        (Limits(16, 12.0), None, None, 12),
+        (Limits(16, 0.5), 6, 8, 6),
+    ],
+)
+def test_threads_are_those_asked_for_or_the_quotas(
+    monkeypatch: pytest.MonkeyPatch,
+    limits: Limits,
+    asked: int | None,
+    cores: int | None,
+    expected: int | None,
+) -> None:
+    monkeypatch.setattr(_session, "read_limits", lambda: limits)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: cores)
+    assert session_threads(asked) == expected
+    assert new_options(ort, asked).intra_op_num_threads == (expected or 0)
+
+
+def test_default_threads_of_a_bench_are_the_processors() -> None:
+    assert available_threads() == read_limits().processors
