@@ -50,6 +50,13 @@ class Limits:
         """Whether the quota leaves fewer processors than the affinity."""
         return self.processors < self.affinity
 
+    def share(self, parts: int) -> int:
+        """Threads of each of ``parts`` that compute at once, at least 1.
+
+        0, which leaves the runtime's choice, for one alone whom no quota narrows.
+        """
+        return max(1, self.processors // parts) if parts > 1 or self.narrowed else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Throttling:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+from t2t_deploy._limits import read_limits
 from t2t_deploy._options import FILE, FOLDER, AnyPath, Opt, Role, choice, command, whole
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import (
@@ -19,7 +20,7 @@ from t2t_deploy.commands._artifacts import (
 from t2t_deploy.commands._class_names import class_names_of, note_repeated
 from t2t_deploy.commands._predict import ActivationName, note_one_output, num_classes_of
 from t2t_deploy.engine import BACKEND_RTX
-from t2t_deploy.errors import ArtifactError, UsageError
+from t2t_deploy.errors import ArtifactError, UsageError, counted
 from t2t_deploy.pictures import labels_from_file
 from t2t_deploy.serving import Signature
 from t2t_deploy.serving.triton import (
@@ -105,7 +106,11 @@ def package_artifact(
     ] = None,
     threads: Annotated[
         int | None,
-        Opt("Of ONNX Runtime in each instance; default per core.", whole(0), none=0),
+        Opt(
+            "Of ONNX Runtime in each instance; default its share of the processors.",
+            whole(0),
+            none=0,
+        ),
     ] = None,
     force: Force = False,
     workspace: Workspace | AnyPath | None = None,
@@ -159,10 +164,13 @@ def package_artifact(
         preprocess_instances=cast("int", preprocess_instances),
         threads=cast("int", threads),
     )
+    notes = _notes(source, service)
+    if service.instances > 1 and not service.threads and not service.on_gpu:
+        service, note = _shared_out(service)
+        notes.append(note)
     note_one_output(signature, activation, progress)
     repository = Path(triton)
     replaced = check_folders(repository, service.folder_names)
-    notes = _notes(source, service)
     if replaced:
         notes.append(f"replaced {', '.join(replaced)}")
     progress.step(f"packaging {source.path.name} as {service.name}")
@@ -193,6 +201,7 @@ def package_values(package: Package) -> dict[str, Any]:
             "backend": service.format.value,
             "accelerator": service.accelerator.value,
             "instances": "on GPU" if service.on_gpu else "on CPU",
+            "threads": service.threads,
             "max_batch_size": service.batching.max_size,
             "preferred_batch_sizes": list(service.batching.preferred),
             "input": str(signature.image),
@@ -288,6 +297,28 @@ def _labels(
     if broken:  # the server's own reader would end a line there
         raise UsageError(f"the label {broken[0]!r} of {source} has a line break; leave it out")
     return labels
+
+
+def _shared_out(service: Service) -> tuple[Service, str]:
+    """The service whose instances on the CPU share the processors, and what that means."""
+    count = service.instances
+    if service.format is ServingFormat.PYTHON:
+        return service, (
+            f"each of {count} instances computes with its share of the processors that the server "
+            "may use, at least 1 thread; --threads N sets it"
+        )
+    if service.accelerator is not Accelerator.NONE:
+        return service, (
+            f"{count} instances are not given a share of the processors: --threads does not reach "
+            f"Triton's {service.accelerator.value} accelerator, which takes what it finds"
+        )
+    limits = read_limits()
+    threads = limits.share(count)
+    return replace(service, threads=threads), (
+        f"each of {count} instances computes with {counted(threads, 'thread')}, a share of this "
+        f"machine's {counted(limits.processors, 'processor')}; for a server of another size set "
+        "--threads N"
+    )
 
 
 def _notes(artifact: Artifact, service: Service) -> list[str]:

@@ -19,6 +19,7 @@ def test_the_json(run: Run, onnx_file: Path) -> None:
         "backend": "python",
         "accelerator": "none",
         "instances": "on CPU",
+        "threads": 0,
         "max_batch_size": 32,
         "preferred_batch_sizes": [4, 8, 16, 32],
         "input": "image float32 (N, 3, 32, 32)",

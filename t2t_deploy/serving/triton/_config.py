@@ -48,7 +48,8 @@ class Service:
     top: classes that the ensemble gives.
     queue_delay_us: how long a request may wait for others, microseconds. instances: of the model;
     preprocess_instances: of the step that reads images, a process each. threads: of ONNX Runtime
-    in each instance; 0 is one per core.
+    in each instance; 0 is a share of the server's processors in the Python backend, and one per
+    core in Triton's own.
     """
 
     name: str

@@ -42,6 +42,8 @@ _SERVER = Path(__file__).parent / "_server"
 _PACKAGE = Path(__file__).parents[2]
 # What prepares images, and what that imports: a copy in the repository cannot differ from ours.
 _TRANSFORM = ("__init__.py", "_preparation.py", "errors.py", "images.py")
+# What an instance asks for its share of the processors.
+_SHARE = ("__init__.py", "_limits.py")
 
 
 _Files = Mapping[str, str | Path]
@@ -189,7 +191,7 @@ def service_folders(service: Service, model: Path, manifest: Path | None) -> dic
     if manifest is not None:
         files[f"{file}.manifest.json"] = manifest
     if service.format is ServingFormat.PYTHON:
-        files[f"{_VERSION}/model.py"] = _SERVER / "classifier.py"
+        files |= {f"{_VERSION}/model.py": _SERVER / "classifier.py", **_copied(_SHARE)}
     labels = {}
     if service.labels:
         labels[LABELS_FILE] = "".join(f"{label}\n" for label in service.labels)
@@ -198,7 +200,7 @@ def service_folders(service: Service, model: Path, manifest: Path | None) -> dic
         service.preprocess_name: {
             CONFIG_FILE: pbtxt(preprocess_config(service)),
             f"{_VERSION}/model.py": _SERVER / "preprocess.py",
-            **{f"{_VERSION}/t2t_deploy/{name}": _PACKAGE / name for name in _TRANSFORM},
+            **_copied(_TRANSFORM),
         },
     }
     if service.classifies:
@@ -209,3 +211,8 @@ def service_folders(service: Service, model: Path, manifest: Path | None) -> dic
         }
     ensemble = {CONFIG_FILE: pbtxt(ensemble_config(service)), _KEEP: ""}
     return {**folders, service.ensemble_name: ensemble}
+
+
+def _copied(modules: Sequence[str]) -> dict[str, Path]:
+    """Modules of this package beside a step's own."""
+    return {f"{_VERSION}/t2t_deploy/{name}": _PACKAGE / name for name in modules}

@@ -42,8 +42,9 @@ def test_every_file_of_a_python_package(package: Make, tmp_path: Path, labels: P
     sources = (
         f"1/t2t_deploy/{name}.py" for name in ("__init__", "_preparation", "errors", "images")
     )
+    share = ("1/model.py", "1/t2t_deploy/__init__.py", "1/t2t_deploy/_limits.py")
     expected = {
-        "tiny": (*step, "labels.txt", "1/model.onnx", "1/model.onnx.manifest.json", "1/model.py"),
+        "tiny": (*step, "labels.txt", "1/model.onnx", "1/model.onnx.manifest.json", *share),
         "tiny_preprocess": (*step, "1/model.py", *sources),
         "tiny_postprocess": (*step, "1/model.py", "labels.txt"),
         "tiny_images": (*step, "1/.keep"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,26 @@ import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
+# a copy of t2t_deploy's own module, which comes before an installed one
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from t2t_deploy._limits import read_limits  # by the path above
+
 
 class TritonPythonModel:
     """Many requests, one call of the model."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the model with the threads that config.pbtxt names; 0 is one per core."""
-        parameters = json.loads(args["model_config"])["parameters"]
+        """Load the model with the threads that config.pbtxt names.
+
+        0 is this instance's share of the processors that the server may use.
+        """
+        config = json.loads(args["model_config"])
+        threads = int(config["parameters"]["threads"]["string_value"])
+        instances = sum(group["count"] for group in config["instance_group"])
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = int(parameters["threads"]["string_value"])
+        options.intra_op_num_threads = threads or read_limits().share(instances)
         # Without VNNI, x86 saturates signed weights by unsigned activations
         options.add_session_config_entry("session.x64quantprecision", "1")
         # waiting threads sleep: the server's own, and other models', have work for the cores
