@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from t2t_deploy._codec import to_plain
-from t2t_deploy._limits import THREAD_VARIABLES
+from t2t_deploy._limits import THREAD_VARIABLES, read_limits
 
 CLOSE_TIMEOUT_S = 5.0
 TAIL_BYTES = 4096
@@ -231,7 +231,10 @@ def ended_how(status: int) -> str:
         return f"exited with status {status}"
     names = {member.value: member.name for member in signal.Signals}  # without real-time ones
     name = names.get(-status, f"signal {-status}")
-    return f"died of {name}{' (often: out of memory)' if name == 'SIGKILL' else ''}"
+    if name != "SIGKILL":
+        return f"died of {name}"
+    allowed = read_limits().memory_words
+    return f"died of {name} (often: out of memory{f'; {allowed}' if allowed else ''})"
 
 
 def module_command(module: str) -> tuple[str, ...]:

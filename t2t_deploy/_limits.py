@@ -50,6 +50,13 @@ class Limits:
         """Whether the quota leaves fewer processors than the affinity."""
         return self.processors < self.affinity
 
+    @property
+    def memory_words(self) -> str:
+        """The memory limit as a part of a sentence; empty without one."""
+        if self.memory_bytes is None:
+            return ""
+        return f"the control group allows {self.memory_bytes >> 20:,} MiB"
+
     def share(self, parts: int) -> int:
         """Threads of each of ``parts`` that compute at once, at least 1.
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,16 @@ def called(*words: object) -> Done:
     return Done(status, out.getvalue(), err.getvalue())
 
 
-def start(*words: object, code: str | None = None, **options: Any) -> subprocess.Popen[str]:
-    """Start the program, or Python code instead of it; options: those of Popen."""
+def start(
+    *words: object, code: str | None = None, within: Sequence[str] = (), **options: Any
+) -> subprocess.Popen[str]:
+    """Start the program, or Python code instead of it.
+
+    within: words before the command, as of `control_group`. options: those of Popen.
+    """
     what = ("-m", "t2t_deploy") if code is None else ("-c", code)
     given: dict[str, Any] = {"env": environment(), "text": True, **options}
-    return subprocess.Popen([sys.executable, *what, *map(str, words)], **given)
+    return subprocess.Popen([*within, sys.executable, *what, *map(str, words)], **given)
 
 
 def finish(

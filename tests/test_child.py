@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import pytest
 
-from t2t_deploy._child import Child, ChildError, child_environment
+from t2t_deploy import _child
+from t2t_deploy._child import Child, ChildError, child_environment, ended_how
+from t2t_deploy._limits import Limits
 
 from .children import children
 
@@ -28,6 +31,25 @@ MEANWHILE = {
 def child(meanwhile: str) -> Child:
     command = (sys.executable, "-c", ANSWERS.format(meanwhile=meanwhile))
     return Child(command, child_environment(), "helper")
+
+
+@pytest.mark.parametrize(
+    ("status", "limit", "how"),
+    [
+        (3, None, "exited with status 3"),
+        (-signal.SIGFPE, 512 << 20, "died of SIGFPE"),
+        (-signal.SIGKILL, None, "died of SIGKILL (often: out of memory)"),
+        (
+            *(-signal.SIGKILL, 512 << 20),
+            "died of SIGKILL (often: out of memory; the control group allows 512 MiB)",
+        ),
+    ],
+)
+def test_end_of_a_child_is_said_with_the_memory_limit(
+    monkeypatch: pytest.MonkeyPatch, status: int, limit: int | None, how: str
+) -> None:
+    monkeypatch.setattr(_child, "read_limits", lambda: Limits(2, None, limit))
+    assert ended_how(status) == how
 
 
 def test_one_that_stands_still_is_ended_and_said_to() -> None:

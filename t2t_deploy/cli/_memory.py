@@ -7,6 +7,7 @@ import mmap
 import sys
 from collections.abc import Iterator
 
+from t2t_deploy._limits import read_limits
 from t2t_deploy.errors import DeployError, MemoryShortError
 
 # What compiled code says, each seen under a limit on address space: C++, torch, ONNX Runtime,
@@ -85,4 +86,7 @@ def _used() -> str:
     allowed = [
         f"{k} allows {v // _MIB} MiB" for k, v in limits.items() if v != resource.RLIM_INFINITY
     ]
+    container = read_limits().memory_words
+    if container:
+        allowed.append(container)
     return f": {peak_mib} MiB were in use at most" + "".join(f", {text}" for text in allowed)

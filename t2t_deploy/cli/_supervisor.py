@@ -12,6 +12,7 @@ import signal
 import sys
 from typing import NoReturn
 
+from t2t_deploy._limits import read_limits
 from t2t_deploy.cli._output import Output
 from t2t_deploy.errors import CrashError, DeployError, MemoryShortError
 
@@ -96,8 +97,10 @@ def _wait(child: int, command: str, output: Output) -> NoReturn:
 def _how_it_died(command: str, code: int) -> DeployError | None:
     """What ended a command that did not end by itself. code: a signal's number if negative."""
     if code == -signal.SIGKILL:
+        allowed = read_limits().memory_words
         return CrashError(
-            f"'{command}' was killed (SIGKILL), which the system does where memory runs out: free "
+            f"'{command}' was killed (SIGKILL), which the system does where memory runs out"
+            f"{f' ({allowed})' if allowed else ''}: free "
             "memory, or work on less at once (--batch, --count)"
         )
     if code == _SPEECHLESS:

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import numpy as np
 
 from t2t_deploy._files import file_sha256
+from t2t_deploy._limits import read_limits
 from t2t_deploy._options import PATHS, Among, AnyPath, Opt, Role, choice
 from t2t_deploy._progress import Progress
 from t2t_deploy.engine import device_capability, engine_version
-from t2t_deploy.errors import ArtifactError, BackendError, EngineError
+from t2t_deploy.errors import ArtifactError, BackendError, EngineError, counted
 from t2t_deploy.runtime import (
     BACKENDS,
     CPU_BACKENDS,
@@ -21,6 +22,7 @@ from t2t_deploy.runtime import (
     Session,
     SessionRequest,
     open_session,
+    session_threads,
     why_not_in,
     why_not_runnable,
 )
@@ -177,6 +179,16 @@ def session_request(
         precision=None if artifact.manifest is None else artifact.manifest.precision,
         sha256=engine_sha256(artifact),
     )
+
+
+def note_threads(request: SessionRequest, progress: Progress) -> None:
+    """Say what a quota leaves to a session on the CPU, unless a number was asked for."""
+    threads = session_threads(None)
+    if request.threads is None and threads is not None and not BACKENDS[request.backend].needs_gpu:
+        progress.note(
+            f"computing with {counted(threads, 'thread')}: a quota of {read_limits().quota:g} "
+            "processors is set here; --threads N takes another number"
+        )
 
 
 class TunedBatch(Session):

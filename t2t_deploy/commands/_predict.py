@@ -16,6 +16,7 @@ from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import (
     Force,
     Trust,
+    note_threads,
     session_request,
     usable_artifacts,
     why_not_run,
@@ -52,7 +53,7 @@ Backend = Annotated[
     str | None,
     Opt("Default: ort-cpu; for an engine its own runtime.", choice(*BACKENDS), metavar="NAME"),
 ]
-Threads = Annotated[int | None, Opt("Default: the runtime's choice.")]
+Threads = Annotated[int | None, Opt("Default: the runtime's choice, within the container's quota.")]
 Device = Annotated[int | str | None, Opt("For backends on a GPU; default cuda:0.", DEVICE)]
 Batch = Annotated[
     int | None, Opt("Pictures at a time where the artifact's batch is free; default 8.")
@@ -117,6 +118,7 @@ def load_session(
     workspace = workspace_of(workspace)
     source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
     request = classifier_request(workspace, source, backend=backend, threads=threads, device=device)
+    note_threads(request.session, progress)
     return open_session(request.session)
 
 
@@ -341,6 +343,7 @@ def predict_images(
         classifier = stack.enter_context(open_classifier(request))
         named = labels_for(source, labels, classifier.signature.classes, progress)
         note_one_output(classifier.signature, activation, progress)
+        note_threads(request.session, progress)
         count = top_count(top, classifier)
         write = None if table is None else stack.enter_context(_csv_writer(table, count))
         progress.step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2t_deploy._child import child_environment
+from t2t_deploy._child import child_environment, ended_how
 from t2t_deploy._codec import to_plain
 from t2t_deploy.bench import BenchStatus, _run, run_bench
 from t2t_deploy.bench._run import Worker, WorkerError
@@ -36,9 +37,7 @@ def test_an_error_fails_one_case_and_the_thread_count_reaches_the_worker(
 def test_a_worker_killed_mid_run_fails_one_case(fake_case: MakeCase, hold_pipe: bool) -> None:
     dead, good = bench(fake_case(die_at=10, hold_pipe=hold_pipe), fake_case()).results
     assert dead.status is BenchStatus.FAILED
-    assert dead.reason == (
-        "the worker died of SIGKILL (often: out of memory); stderr ends: last words"
-    )
+    assert dead.reason == f"the worker {ended_how(-signal.SIGKILL)}; stderr ends: last words"
     assert dead.latency_ms is None and dead.rounds == ()
     assert good.status is BenchStatus.OK
 

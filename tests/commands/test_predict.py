@@ -9,8 +9,11 @@ from unittest.mock import Mock
 
 import pytest
 
+from t2t_deploy._limits import Limits
+from t2t_deploy.commands._artifacts import note_threads
 from t2t_deploy.commands._predict import classifier_request, labels_for
 from t2t_deploy.errors import BackendError, UsageError
+from t2t_deploy.runtime import SessionRequest
 from t2t_deploy.types import GraphIO, ShapeProfile, Tail
 from t2t_deploy.workspace import Artifact, Workspace
 
@@ -81,3 +84,34 @@ def test_labels_and_where_they_come_from(
     ((said,), _) = progress.note.call_args
     assert progress.note.call_count == 1 and said.startswith(note)
     assert labels.names == (found if classes == 1000 and installed else ())
+
+
+@pytest.mark.parametrize(
+    ("backend", "asked", "limits", "notes"),
+    [
+        (
+            *("ort-cpu", None, Limits(4, 1.5)),
+            ["computing with 2 threads: a quota of 1.5 processors is set here; --threads N takes"],
+        ),
+        ("eager", None, Limits(4, 0.5), ["computing with 1 thread: a quota of 0.5 processors"]),
+        ("ort-cpu", 4, Limits(4, 1.5), []),
+        ("ort-cpu", None, Limits(4, 3.5), []),
+        ("ort-cpu", None, Limits(4), []),
+        ("tensorrt", None, Limits(4, 1.5), []),
+    ],
+)
+def test_threads_of_a_quota_are_said_where_none_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+    asked: int | None,
+    limits: Limits,
+    notes: list[str],
+) -> None:
+    for room in (RUNS, "t2t_deploy.runtime._session"):
+        monkeypatch.setattr(f"{room}.read_limits", lambda: limits)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 4)
+    progress = Mock()
+    note_threads(SessionRequest(backend, Path("model"), asked), progress)
+    said = [call.args[0] for call in progress.note.call_args_list]
+    assert len(said) == len(notes)
+    assert all(text.startswith(note) for text, note in zip(said, notes, strict=True))

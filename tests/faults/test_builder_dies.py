@@ -13,7 +13,7 @@ import onnx
 import psutil
 import pytest
 
-from t2t_deploy._child import ChildError
+from t2t_deploy._child import ChildError, ended_how
 from t2t_deploy._optional import is_installed
 from t2t_deploy.engine import BuilderDiedError, BuildOptions, build_engine
 from t2t_deploy.engine import _build as _engine_build
@@ -114,8 +114,7 @@ def died_of(
 def test_a_builder_that_dies(graph: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     number = int(signal.Signals[name])
     err = died_of(graph, f"os.kill(os.getpid(), {number})", monkeypatch)
-    hint = " (often: out of memory)" if name == "SIGKILL" else ""
-    died = f"the engine builder died of {name}{hint} while it built {graph} for"
+    died = f"the engine builder {ended_how(-number)} while it built {graph} for"
     assert str(err).startswith(died) and name in err.log.splitlines()[-1]
     assert isinstance(err.__cause__, ChildError)
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import errno
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from t2t_deploy._limits import Limits
 from t2t_deploy._optional import is_installed
 from t2t_deploy.cli import _memory
 from t2t_deploy.cli._memory import memory_short
 from t2t_deploy.errors import ArtifactError, MemoryShortError
 from t2t_deploy.workspace import Workspace
 
+from ..cgroups import control_group
 from ..noise import write_noise
 from ..program import Done, finish
 from ..small import TINY
@@ -33,8 +35,8 @@ main()
 EXPORT = ("export", "--config", "tiny.toml")
 
 
-def run(folder: Path, code: str, *words: object) -> Done:
-    return finish(*words, "--json", code=code, cwd=folder, timeout_s=500)
+def run(folder: Path, code: str, *words: object, within: Sequence[str] = ()) -> Done:
+    return finish(*words, "--json", code=code, within=within, cwd=folder, timeout_s=500)
 
 
 @pytest.fixture
@@ -133,7 +135,24 @@ def test_a_crash_of_compiled_code_is_one_line(folder: Path, call: str, how: str)
     assert len(left) == 1 and workspace.prune() == left
 
 
-# What libraries do where they have no memory: the loader with 127, OpenBLAS with 1.
+# More than the group of the test allows.
+GREEDY = """
+import pathlib
+from t2t_deploy.cli import main
+
+pathlib.Path.replace = lambda *paths: len(bytearray(b"x") * (2 << 30))
+main()
+"""
+
+
+@linux
+def test_command_that_a_real_groups_limit_kills_names_the_limit(folder: Path) -> None:
+    with control_group(memory_bytes=1 << 30) as within:
+        done = run(folder, GREEDY, *EXPORT, within=within)
+    assert check(folder, done) == (
+        "'export' was killed (SIGKILL), which the system does where memory runs out (the control "
+        "group allows 1,024 MiB): free memory, or work on less at once (--batch, --count)"
+    )
 
 
 # No memory left where the error would be told.
@@ -242,6 +261,12 @@ def test_what_means_memory_where_there_is_none(
     assert memory_short(err, "export") is None
     monkeypatch.setattr(_memory, "_ROOM", 1 << 62)
     assert_memory(err)
+
+
+def test_what_may_be_taken_is_said_of_each_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_memory, "read_limits", lambda: Limits(2, None, 512 << 20))
+    said = str(memory_short(MemoryError(), "export"))
+    assert "MiB were in use at most" in said and ", the control group allows 512 MiB" in said
 
 
 def test_where_no_limits_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
