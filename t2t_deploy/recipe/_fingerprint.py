@@ -150,7 +150,7 @@ def machine(*, processor: bool) -> dict[str, str]:
     if processor:
         found["processor"] = read_processor().model
         limits = read_limits()
-        within = "" if limits.quota is None else f", {limits.quota:g} of their time"
+        within = "" if limits.quota is None else f", a quota of {limits.quota:g}"
         found["cores"] = f"{limits.affinity}{within}"
         found["GPUs"] = ", ".join(gpu.name for gpu in visible_gpus()) or "none"
     return found
