@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_args, get_origin
 
+from t2t_deploy._files import check_output
 from t2t_deploy.errors import UsageError
 
 AnyPath = str | os.PathLike[str]
@@ -176,7 +177,10 @@ def replaced(note: Any, **changes: Any) -> Opt:
 
 
 def command(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A function that converts its declared parameters by their kinds before it runs."""
+    """A function that converts its declared parameters by their kinds before it runs.
+
+    Whether its outputs can be written is tried before the work as well. Raises ArtifactError.
+    """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -185,6 +189,9 @@ def command(function: Callable[_P, _R]) -> Callable[_P, _R]:
         bound.apply_defaults()
         for name, parameter in _parameters(function).items():
             bound.arguments[name] = parameter.read(bound.arguments[name])
+        for name, parameter in _parameters(function).items():
+            if parameter.opt.role is Role.WRITES and bound.arguments[name] is not None:
+                check_output(bound.arguments[name], folder=parameter.kind.path == "folder")
         return function(*bound.args, **bound.kwargs)
 
     return wrapper

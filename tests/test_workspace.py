@@ -440,7 +440,7 @@ def test_a_foreign_file_has_no_manifest(workspace: Workspace, tmp_path: Path) ->
 def test_check_counts_and_names(workspace: Workspace) -> None:
     weights = workspace.store_weights(write_weights)
     one, two = (store(workspace, each, weights={"sha256": weights}) for each in (b"1", b"2"))
-    assert dataclasses.astuple(workspace.check()) == (2, (), ())
+    assert dataclasses.astuple(workspace.check()) == (2, (), (), ())
     one.path.write_bytes(b"x")
     manifest_path_for(two.path).write_text("{")
     found = workspace.check()

@@ -11,7 +11,7 @@ from click.shell_completion import get_completion_class
 
 from t2t_deploy._codec import to_plain
 from t2t_deploy.cli._adapter import HelpNames, plain_command
-from t2t_deploy.cli._output import Output, check_lines, table, unwrapped
+from t2t_deploy.cli._output import Output, check_lines, table, unknown_lines, unwrapped
 from t2t_deploy.errors import CheckFailed, counted
 from t2t_deploy.model import VARIANTS
 
@@ -114,7 +114,11 @@ def prune(workspace: Any, output: Output, folders: tuple[Path, ...], cache: bool
 
     removed = prune_workspace(workspace, folders, compiled=cache)
     names = [str(path) for path in removed]
-    output.result({"removed": names}, [f"removed {len(names)} files and folders", *names])
+    unknown = workspace.of_unknown_owner(folders)
+    output.result(
+        {"removed": names, "unknown": [str(path) for path in unknown]},
+        [f"removed {len(names)} files and folders", *names, *unknown_lines(unknown)],
+    )
 
 
 class _Group(HelpNames, click.Group):

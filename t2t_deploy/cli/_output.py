@@ -19,6 +19,8 @@ import click
 from t2t_deploy.errors import CheckFailed, DeployError, counted, one_line, shown_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console, RenderableType
     from rich.progress import Progress
     from rich.table import Table
@@ -195,6 +197,18 @@ def check_lines(found: WorkspaceCheck) -> list[str]:
         f"{counted(found.artifacts, 'artifact')}, {counted(len(found.problems), 'problem')}",
         *map(one_line, found.problems),
         *([leftovers] if found.leftovers else []),
+        *unknown_lines(found.unknown),
+    ]
+
+
+def unknown_lines(unknown: Sequence[Path]) -> list[str]:
+    """Which temporary files are left because nobody can know here whose they are."""
+    if not unknown:
+        return []
+    return [
+        "left, as another machine may be writing them, and files cannot be locked here; remove "
+        "them when no command runs:",
+        *(one_line(str(path)) for path in unknown),
     ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 from t2t_deploy._codec import to_plain
-from t2t_deploy._files import make_folder, write_text
+from t2t_deploy._files import write_text
 from t2t_deploy._options import (
     BATCHES,
     DEVICE,
@@ -335,9 +335,6 @@ def benchmark(
         CudaGraphs(cuda_graphs),
         baselines,
     )
-    for path in (report, csv):
-        if path is not None:
-            make_folder(Path(path).parent)
     old = None if compare is None else _comparable(Path(compare), bench)
     if measured is not None:
         found = _stored(measured)
@@ -361,11 +358,11 @@ def benchmark(
     command = shlex.join(["t2t-deploy", "bench", "--workspace", str(workspace.root), *words])
     written = []
     if csv is not None:
-        write_text(Path(csv), bench_csv(found))
+        write_text(Path(csv), bench_csv(found), kept=True)
         written.append(Path(csv))
     if report is not None:
         document = BenchDocument(found, command, _manifests(workspace, paths, found), comparison)
-        write_text(Path(report), bench_page(document))
+        write_text(Path(report), bench_page(document), kept=True)
         written.append(Path(report))
     return DocumentedBench(found, command, comparison, tuple(written))
 

@@ -205,6 +205,7 @@ def build_engine(
     given = cast("Sequence[ShapeProfile]", profile)
     profiles = chosen_profiles(given, min_batch, opt_batch, max_batch)
     workspace = workspace_of(workspace)
+    workspace.check_writable("logs", "engines" if output is None else "", say=progress.note)
     asked = None if precision is None else Precision(precision)
     suits = functools.partial(_buildable, asked=asked, calibrates=images is not None)
     taking = "building from the newest export"

@@ -140,6 +140,7 @@ def calibrate_onnx(
     (11, False)
     """
     workspace = workspace_of(workspace)
+    workspace.check_writable(CALIBRATION, say=progress.note)
     source = quantizable_export(workspace, artifact, progress, force=force)
     chosen = Target(source.target if target is None else target)
     found = calibration_images(Path(images), count, progress)
@@ -439,5 +440,5 @@ def _pictures(
 
 
 def _write(calibration: Calibration, path: Path) -> None:
-    with atomic_write(path) as temporary:
+    with atomic_write(path, kept=True) as temporary:
         save_calibration(calibration, temporary)

@@ -268,6 +268,7 @@ def export_onnx(
         progress.note(f"pictures ({prepared.source}): {prepared.preparation}")
     names = chosen_names(labels, model.class_names, model.config.num_classes, progress)
     workspace = workspace_of(workspace)
+    workspace.check_writable("weights", "onnx" if output is None else "", say=progress.note)
     sha256 = workspace.store_weights(lambda path: save_weights(model.state_dict, path))
     reference = reference_from_state_dict(model.state_dict, model.config)
     graph = graph_of_reference(reference, form, progress)

@@ -396,7 +396,7 @@ def _csv_writer(path: Path, top: int) -> Iterator[Callable[[PredictedImage], Non
     """
     columns = [f"{what}_{rank}" for rank in range(1, top + 1) for what in _OF_A_CLASS]
     with (
-        atomic_write(path) as temporary,
+        atomic_write(path, kept=True) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")

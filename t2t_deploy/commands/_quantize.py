@@ -161,6 +161,7 @@ def quantize_onnx(
         threshold=threshold,
     )
     workspace = workspace_of(workspace)
+    workspace.check_writable("onnx" if output is None else "", say=progress.note)
     plan = plan_quantization(workspace, artifact, asked, progress, force=force)
     return quantized(workspace, plan, progress, speed=speed, output=output)
 

@@ -144,6 +144,8 @@ def verify_artifacts(
                 "artifact, or leave --plot out: each gets its picture in the workspace's logs"
             )
         require("matplotlib")
+    if images is None and os.access(workspace.root, os.W_OK):
+        workspace.check_writable(say=progress.note)
     results = []
     for artifact in chosen:
         manifest = artifact.require_manifest()
@@ -264,9 +266,11 @@ def _kept(
     """
     if status is Status.NOT_RUN:
         return artifact
-    if not os.access(artifact.path.parent, os.W_OK):
+    for folder in (artifact.path.parent, workspace.root):
+        if os.access(folder, os.W_OK):
+            continue
         progress.note(
-            f"{artifact.path.parent} is read-only: the verdict on {artifact.path.name} is shown "
+            f"{folder} is read-only: the verdict on {artifact.path.name} is shown "
             "here and not kept in its manifest"
         )
         return artifact

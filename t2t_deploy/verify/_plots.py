@@ -42,7 +42,7 @@ def new_figure(width: float, height: float, **options: Any) -> Figure:
 
 def write_figure(figure: Figure, path: Path, **options: Any) -> None:
     """Write a PNG whole or not at all."""
-    with atomic_write(path) as temporary:
+    with atomic_write(path, kept=True) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None}, **options)
 
 

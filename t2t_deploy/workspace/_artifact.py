@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2t_deploy._files import file_sha256, locked_folder, publish, write_text
-from t2t_deploy.errors import ArtifactError
+from t2t_deploy._files import file_sha256, keep, locked_folder, publish, write_text
+from t2t_deploy.errors import ArtifactError, BusyError
 from t2t_deploy.workspace._manifest import (
     Manifest,
     Records,
@@ -81,7 +81,26 @@ def replace_file(temporary: Path, path: Path, manifest: Manifest) -> None:
     with locked_folder(path.parent):
         write_text(beside, manifest.to_json(_superseded(path)))
         publish(temporary, path)
-        write_text(beside, manifest.to_json())
+        with contextlib.suppress(ArtifactError):  # the manifest that is there knows the file too
+            write_text(beside, manifest.to_json())
+
+
+def keep_finished(
+    temporary: Path, path: Path, manifest: Manifest, err: OSError | ArtifactError
+) -> ArtifactError:
+    """Keep a finished file whose last step failed, with its manifest where that can be written.
+
+    path: where it was to be. Returns what to raise: the cause, and where the file is.
+    """
+    # without a manifest a file of the workspace would be taken for that of a killed command
+    kept, words = keep(temporary if temporary.exists() else path, path, err)
+    if kept is not None:
+        try:
+            own = dataclasses.replace(manifest, file=kept.name)
+            write_text(manifest_path_for(kept), own.to_json())
+        except ArtifactError:
+            words += ", without its manifest"
+    return (BusyError if isinstance(err, BusyError) else ArtifactError)(words)
 
 
 def change_manifest(artifact: Artifact, changes: Mapping[str, Any]) -> Artifact:

@@ -23,11 +23,18 @@ from t2t_deploy._files import (
     settle,
     temporary_file,
     temporary_folder,
+    try_to_write,
     write_text,
 )
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.workspace._artifact import Artifact, artifact_of_file, change_manifest, replace_file
-from t2t_deploy.workspace._locks import CHANGES, LockPolicy, is_locked, locked
+from t2t_deploy.workspace._artifact import (
+    Artifact,
+    artifact_of_file,
+    change_manifest,
+    keep_finished,
+    replace_file,
+)
+from t2t_deploy.workspace._locks import CHANGES, FOLDER, LockPolicy, has_locks, is_locked, locked
 from t2t_deploy.workspace._manifest import (
     MANIFEST_SUFFIX,
     Manifest,
@@ -48,12 +55,14 @@ PARTIAL = ".partial"
 class WorkspaceCheck:
     """How many artifacts were compared with their manifests, and what is wrong, a line each.
 
-    leftovers: of killed commands; they harm nothing and take space.
+    leftovers: of killed commands; they harm nothing and take space. unknown: temporary files that
+    a command may be writing, or a killed one left: nobody can know here.
     """
 
     artifacts: int
     problems: tuple[str, ...]
     leftovers: tuple[Path, ...] = ()
+    unknown: tuple[Path, ...] = ()
 
 
 class Workspace:
@@ -101,7 +110,8 @@ class Workspace:
                 self.weights_path(sha256, users.get(sha256, ""))
             except ArtifactError as err:
                 problems.append(str(err))
-        return WorkspaceCheck(count, tuple(problems), tuple(self._leftovers()))
+        leftovers, unknown = tuple(self._leftovers()), tuple(self.of_unknown_owner())
+        return WorkspaceCheck(count, tuple(problems), leftovers, unknown)
 
     def newest(
         self,
@@ -220,28 +230,29 @@ class Workspace:
         with temporary_file(folder, suffix) as temporary:
             learned = write(temporary)
             sha256 = file_sha256(temporary)
-            settle(temporary)  # before the lock: it may take long
             path = target or folder / f"{stem}-{sha256[:8]}{suffix}"
-            with self.lock():
-                complete = dataclasses.replace(
-                    manifest,
-                    file=path.name,
-                    sha256=sha256,
-                    size_bytes=temporary.stat().st_size,
-                    tools=tool_versions(),
-                    sequence=self._next_sequence(),
-                    created=datetime.datetime.now(datetime.timezone.utc).isoformat(
-                        timespec="seconds"
-                    ),
-                    **learned,
-                )
-                if output is not None:
-                    replace_file(temporary, path, complete)
-                else:
-                    # A file of this name has this content: the manifest comes last, so that each
-                    # has its file.
-                    publish(temporary, path)
-                    write_text(manifest_path_for(path), complete.to_json())
+            complete = dataclasses.replace(
+                manifest,
+                file=path.name,
+                sha256=sha256,
+                size_bytes=temporary.stat().st_size,
+                tools=tool_versions(),
+                created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                **learned,
+            )
+            try:
+                settle(temporary)  # before the lock: it may take long
+                with self.lock():
+                    complete = dataclasses.replace(complete, sequence=self._next_sequence())
+                    if output is not None:
+                        replace_file(temporary, path, complete)
+                    else:
+                        # A file of this name has this content: the manifest comes last, so that
+                        # each has its file.
+                        publish(temporary, path)
+                        write_text(manifest_path_for(path), complete.to_json())
+            except (OSError, ArtifactError) as err:
+                raise keep_finished(temporary, path, complete, err) from err
         return Artifact(path, complete)
 
     def update(self, artifact: Artifact, **changes: Any) -> Artifact:
@@ -258,6 +269,19 @@ class Workspace:
         name: of the work; by default the moments in which manifests change. Raises BusyError.
         """
         return locked(self.root, name, self.lock_policy)
+
+    def check_writable(self, *folders: str, say: Callable[[str], None] | None = None) -> None:
+        """Find out before long work whether its files can be written and the workspace locked.
+
+        folders: those to be written to. say: who is told, once, that files cannot be locked here.
+        Nothing is left. Raises ArtifactError, BusyError.
+        """
+        for name in folders:
+            try_to_write(self.root / name)
+        has_locks(self.root, self.lock_policy, say)
+        if (self.root / FOLDER).is_dir():  # without it, nobody can have the lock
+            with self.lock():
+                pass
 
     def scratch(self) -> AbstractContextManager[Path]:
         """A folder for files of the moment, in the workspace where that is there to be written."""
@@ -286,6 +310,14 @@ class Workspace:
             for path in removed:
                 remove(path)
         return removed
+
+    def of_unknown_owner(self, also: Sequence[Path] = ()) -> list[Path]:
+        """Temporary files that `prune` leaves, because another machine may be writing them.
+
+        There are such where files cannot be locked. also: as for `prune`.
+        """
+        found = [path for folder in also for path in abandoned(folder, below=False, sure=False)]
+        return found + abandoned(self.root, sure=False)
 
     def folder(self, name: str) -> Path:
         """A folder of the workspace, made if need be. Raises ArtifactError."""

@@ -13,7 +13,7 @@ from .command import Run
 
 def test_a_whole_workspace(run: Run, workspace: Path) -> None:
     done = run("doctor", "--json")
-    found = {"path": "artifacts", "artifacts": 1, "problems": [], "leftovers": []}
+    found = {"path": "artifacts", "artifacts": 1, "problems": [], "leftovers": [], "unknown": []}
     assert (done.status, done.json["workspace"]) == (0, found)
     assert "workspace artifacts: 1 artifact, 0 problems" in run("doctor").out
 

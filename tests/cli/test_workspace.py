@@ -70,7 +70,7 @@ def test_a_damaged_manifest(run: Run, onnx_file: Path, content: bytes) -> None:
 
 def test_check(run: Run, workspace: Path, onnx_file: Path) -> None:
     done = run.json("workspace", "check", status=0)
-    assert done == {"artifacts": 1, "problems": [], "leftovers": []}
+    assert done == {"artifacts": 1, "problems": [], "leftovers": [], "unknown": []}
     flip_last_byte(onnx_file)
     (problem,) = run.json("workspace", "check", status=3)["problems"]
     assert f"{onnx_file.name} was altered" in problem
@@ -111,7 +111,7 @@ def test_prune_removes_what_killed_commands_left(run: Run, workspace: Path) -> N
     kept = sorted(path for path in workspace.rglob("*") if path.is_file() and path != left)
     done = run("workspace", "prune", "--json")
     shown = str(Path("artifacts") / left.relative_to(workspace))
-    assert (done.status, done.json) == (0, {"removed": [shown]})
+    assert (done.status, done.json) == (0, {"removed": [shown], "unknown": []})
     assert sorted(path for path in workspace.rglob("*") if path.is_file()) == kept
     assert run("workspace", "prune").out == "removed 0 files and folders\n"
 
