@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,17 @@ from unittest.mock import Mock
 import pytest
 
 import t2t_deploy
-from t2t_deploy._files import atomic_write, file_sha256, publish, temporary_file
-from t2t_deploy.errors import ArtifactError
+from t2t_deploy._files import atomic_write, file_sha256, publish, temporary_file, write_text
+from t2t_deploy.errors import ArtifactError, BusyError
 from t2t_deploy.types import Precision, ShapeProfile
-from t2t_deploy.workspace import Artifact, Workspace, _artifact, manifest_path_for, read_manifest
+from t2t_deploy.workspace import (
+    Artifact,
+    Workspace,
+    _artifact,
+    _workspace,
+    manifest_path_for,
+    read_manifest,
+)
 from t2t_deploy.workspace._manifest import Records, Superseded, manifest_text
 
 from .manifests import DRAFT, store
@@ -335,6 +343,72 @@ def test_only_whole_content_is_published(tmp_path: Path, monkeypatch: pytest.Mon
     publish(temporary, tmp_path / "file")
     assert synced == [5, "folder"], "on disk before it has its name, and then the name"
     assert files(tmp_path) == ["file"]
+
+
+def test_what_is_finished_is_kept_where_another_command_is_busy(
+    workspace: Workspace, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> None:
+        raise BusyError("busy")
+
+    monkeypatch.setattr(_workspace, "locked", busy)
+    with pytest.raises(BusyError, match=r"busy; the finished file is kept: .*model\.kept-") as told:
+        store(workspace, b"finished", output=output)
+    monkeypatch.undo()
+    kept = Path(str(told.value).rpartition(": ")[2])
+    assert kept.read_bytes() == b"finished"
+    assert workspace.open(kept).require_manifest().file == kept.name
+    assert files(output.parent) == sorted([kept.name, manifest_path_for(kept).name])
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_is_finished_is_kept_where_its_manifest_cannot_be_written(
+    workspace: Workspace, output: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise ArtifactError("full")
+
+    for module in (_workspace, _artifact):
+        monkeypatch.setattr(module, "write_text", full)
+    with pytest.raises(ArtifactError, match=r"full; .* kept: .*, without its manifest") as told:
+        store(workspace, b"finished", output=output if elsewhere else None)
+    kept = Path(str(told.value).rpartition(": ")[2].removesuffix(", without its manifest"))
+    assert kept.read_bytes() == b"finished"
+    assert (kept.parent == output.parent) is elsewhere
+    assert workspace.prune() == [], "it is no leftover"
+    assert kept.exists()
+
+
+def test_what_is_finished_is_kept_elsewhere_where_a_disk_became_read_only(
+    workspace: Workspace, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "other"))
+    (tmp_path / "other").mkdir()
+    for name in ("replace", "rename", "unlink", "chmod"):
+        monkeypatch.setattr(Path, name, read_only)
+    with pytest.raises(ArtifactError, match=f"Read-only file system.*kept: {tmp_path}/other"):
+        store(workspace, b"finished", output=output)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "missing"))
+    with pytest.raises(ArtifactError, match="Read-only file system; free some") as told:
+        store(workspace, b"finished", output=output)
+    assert "the finished file" not in str(told.value)
+    monkeypatch.undo()
+    (kept,) = (tmp_path / "other").glob("model.kept-*.onnx")
+    assert kept.read_bytes() == b"finished"
+
+
+def test_a_table_is_kept_where_its_name_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "a.csv" / "b").mkdir(parents=True)
+    with pytest.raises(ArtifactError, match="finished file is kept: "):
+        write_text(tmp_path / "a.csv", "1", kept=True)
+    (kept,) = tmp_path.glob("a.kept-*.csv")
+    assert kept.read_text() == "1"
+    with pytest.raises(ArtifactError, match="cannot write in"):
+        write_text(tmp_path / "a.csv", "1")
+    assert files(tmp_path) == [kept.name]
 
 
 def test_a_folder_that_takes_no_file(tmp_path: Path) -> None:

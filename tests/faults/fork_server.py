@@ -7,6 +7,8 @@ Started as a program: reads a JSON object a line, answers with one.
     at             send a signal before the change of this number, from 1
     after_s        send it this long after the start
     number         of the signal, SIGKILL where none is given
+    filler         instead of the signal: fill the disk by this file
+    flock          locking a file fails with this error number
     file_bytes     no file may become larger (RLIMIT_FSIZE)
     clock_s        what the clock says, seconds since 1970
     shell          instead of all that: a shell command, where this process sees its mounts
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import importlib
 import json
 import mmap
@@ -63,7 +66,22 @@ def number_of(order: dict[str, Any]) -> int:
     return int(order.get("number", signal.SIGKILL))
 
 
-def install(root: str, at: int | None, number: int, count: mmap.mmap) -> None:
+def fill(path: str) -> None:
+    with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+
+
+def refuse_locks(number: int) -> None:
+    def flock(handle: Any, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    fcntl.flock = flock
+
+
+def install(
+    root: str, at: int | None, number: int, count: mmap.mmap, filler: str | None = None
+) -> None:
     """Count the changes below ``root``, and send ourselves the signal before one of them."""
     owner = os.getpid()
 
@@ -87,7 +105,9 @@ def install(root: str, at: int | None, number: int, count: mmap.mmap) -> None:
         if changes and os.getpid() == owner:
             seen = struct.unpack("q", count[:8])[0] + 1
             count[:8] = struct.pack("q", seen)
-            if seen == at:
+            if seen == at and filler is not None:
+                fill(filler)
+            elif seen == at:
                 os.kill(owner, number)
 
     sys.addaudithook(hook)
@@ -114,7 +134,10 @@ def child(order: dict[str, Any], count: mmap.mmap, out: int, err: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_bytes"],) * 2)
     if order.get("clock_s") is not None:
         set_clock(order["clock_s"])
-    install(os.path.realpath(order["cwd"]), order.get("at"), number_of(order), count)
+    if order.get("flock") is not None:
+        refuse_locks(order["flock"])
+    root = os.path.realpath(order["cwd"])
+    install(root, order.get("at"), number_of(order), count, order.get("filler"))
     code: Any = 99
     try:
         main(order["words"])

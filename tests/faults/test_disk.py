@@ -72,6 +72,34 @@ def test_a_disk_with_less_room_than_needed(
     assert failed > 0 if too_full is None else failed == too_full
 
 
+EXPORT = ("export", "--config", "tiny.toml", "--batch", 3, "-o", "new.onnx")
+
+
+@pytest.mark.parametrize("of", [(0.65, 0.7), pytest.param((0.0, 1.0), marks=pytest.mark.slow)])
+def test_a_disk_that_becomes_full_at_each_change(
+    command: Commands, disk: Path, of: tuple[float, float]
+) -> None:
+    """What is finished is kept, and named; of: which part of the changes is tried."""
+    shell, filler = command.server.shell, disk / "filler"
+    changes = command(disk, *EXPORT, status=0).changes
+    shell('mv "$1/new.onnx" "$1/good" && rm "$1/new.onnx.manifest.json"', disk)
+    kept = 0
+    for at in range(1 + int(of[0] * changes), 1 + int(of[1] * changes)):
+        done = command(disk, *EXPORT, at=at, filler=str(filler))
+        shell('rm "$1" && ! find "$2" -name ".t2t-tmp-*" | grep .', filler, disk)
+        if done.status == 0:
+            shell('cmp "$1/new.onnx" "$1/good"', disk)
+        else:
+            assert is_told(done, "No space left on device"), (at, done.err)
+        if "the finished file is kept: new.kept-" in done.err:
+            shell('cmp "$1"/new.kept-*.onnx "$1/good"', disk)
+            kept += 1
+        assert command(disk, "workspace", "check", "--json", status=0).json["problems"] == []
+        shell('rm -f "$1"/new.*', disk)
+    print(f"{kept} of {changes} changes came after the file was finished, and were not made")
+    assert kept > 0
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
 def test_an_unprintable_result(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
