@@ -142,11 +142,11 @@ def test_two_processes_have_one_marker(workspace: Workspace) -> None:
     assert not marker.exists()
 
 
-def test_a_marker_of_a_killed_command_where_names_cannot_be_swapped(
+def test_a_marker_of_a_killed_command_that_filelock_leaves(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, dead: int
 ) -> None:
-    """As on NFS: filelock leaves the marker."""
-    monkeypatch.setattr(filelock._soft, "exchange_names", lambda *names: False)
+    """As on NFS, where two names cannot be swapped."""
+    monkeypatch.setattr(filelock.SoftFileLock, "_try_break_stale_lock", lambda lock: None)
     host = socket.gethostname()
     marker = marked(workspace, dead, host, signature(dead, host, machine_id()))
     whose = f"is of a command that was killed (pid {dead}, t2t-deploy export): remove that file"
