@@ -23,6 +23,7 @@ from t2t_deploy.calibration import (
 )
 from t2t_deploy.calibration._equalise import EqualisedPair
 from t2t_deploy.errors import CalibrationError
+from t2t_deploy.pictures import PictureCounts
 
 KEY = CalibrationKey("a" * 64, "b" * 64, 12, 224, RangeMethod.MSE, True)
 
@@ -43,6 +44,7 @@ def calibration() -> Calibration:
         equalisation=Equalisation(pairs, {"fc2": "GELU(x / s) is not GELU(x) / s"}),
         pictures=("c" * 64, "d" * 64),
         unreadable=("cannot read the picture ä.png",),
+        counts=PictureCounts(2, 2, 1, 1, 0, 0),
     )
 
 
