@@ -15,7 +15,6 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from t2t_deploy._options import AnyPath, path_of
 from t2t_deploy._preparation import USUAL, Preparation, Resize
 from t2t_deploy.errors import ImageError, shown_path
 
@@ -61,9 +60,8 @@ _FILTERS = threading.Lock()
 _COUNTING = threading.Lock()
 
 
-def read_image(path: AnyPath, preparation: Preparation | None = None) -> Image.Image:
+def read_image(path: Path, preparation: Preparation | None = None) -> Image.Image:
     """Open a picture as upright RGB; see `decode_image`. Raises ImageError."""
-    path = path_of(path, "path")
     name = shown_path(path)
     try:
         mode = path.stat().st_mode
