@@ -3,10 +3,11 @@
 # MUTANTS ('*place_dynamic*') are handed on. Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3
+PYTHONS ?= 3.10 3.11 3.12 3.13 3.14
 # one thread each: the tests' models fill no more. What is skipped is listed by name: not run is not passed.
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 -rs --no-fold-skipped
 
-.PHONY: help demo test coverage mutants test-slow test-gpu bench-gpu test-ray ray-run test-serve load-test docs dist lock audit sbom lint format clean
+.PHONY: help demo test test-pythons coverage mutants test-slow test-gpu bench-gpu test-ray ray-run test-serve load-test docs dist lock audit sbom lint format clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +27,15 @@ test: .venv/.ready ## every check that needs no GPU and is not slow
 	@$(PYTEST) -m 'not slow and not gpu' $(PYTEST_ARGS)
 test-slow: .venv/.ready ## the slow ones; PYTEST_ARGS="tests/export -x" narrows either
 	@$(PYTEST) -m 'slow and not gpu' $(PYTEST_ARGS)
+# those that are not here are named: not run is not passed. pyproject.toml names those that passed
+test-pythons: ## make test in each Python of PYTHONS='3.10 3.12 ...' that is here, in .venv-VERSION
+	@passed= failed= missing=; for version in $(PYTHONS); do \
+	  if ! python$$version -c '' 2>/dev/null; then missing="$$missing $$version"; continue; fi; \
+	  if $(MAKE) -s PYTHON=python$$version .venv-$$version/.ready && $(PYTEST:.venv/%=.venv-$$version/%) \
+	    -m 'not slow and not gpu' $(PYTEST_ARGS); \
+	  then passed="$$passed $$version"; else failed="$$failed $$version"; fi; \
+	done; echo "Python passed:$${passed:- none}; failed:$${failed:- none}; not run, as not here:$${missing:- none}"; \
+	test -n "$$passed" && test -z "$$failed"
 coverage: .venv/.ready ## make test, and the branches it takes, also in workers: at least 90 %
 	@rm -rf build/coverage && mkdir -p build/coverage
 	@OMP_NUM_THREADS=1 .venv/bin/coverage run -m pytest -n 2 -m 'not slow and not gpu' $(PYTEST_ARGS)
@@ -106,9 +116,10 @@ PIP = bin/python -m pip install -qq --disable-pip-version-check
 LOCKED = $(PIP) --no-deps --require-hashes
 FILE = $(firstword $(filter requirements/%,$^))
 SITE = $$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-PACKAGE := .venv/.ready .venv-gpu/.ready .venv-ray/.ready
+OTHERS := $(PYTHONS:%=.venv-%/.ready)
+PACKAGE := .venv/.ready .venv-gpu/.ready .venv-ray/.ready $(OTHERS)
 TOOLS := .venv-docs/.ready .venv-dist/.ready .venv-mutants/.ready
-.venv/.ready: requirements/default.txt
+.venv/.ready $(OTHERS): requirements/default.txt
 .venv-gpu/.ready .venv-ray/.ready .venv-serve/.ready: .venv-%/.ready: requirements/%.txt
 $(TOOLS): .venv-%/.ready: requirements/%.in
 .venv-mutants/.ready: .venv/.ready

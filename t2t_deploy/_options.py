@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import math
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,6 +18,8 @@ from t2t_deploy._files import check_output
 from t2t_deploy.errors import UsageError
 
 AnyPath = str | os.PathLike[str]
+AnyPaths = AnyPath | Iterable[AnyPath]
+"""One, or any number of them."""
 
 _LARGEST = 2**31 - 1
 _P = ParamSpec("_P")
@@ -107,13 +110,12 @@ class Parameter:
 
     def read(self, value: Any) -> Any:
         """The value as the command uses it. Raises UsageError."""
-        if value is None:
+        if value is None and not self.required:
             return self.opt.none
         try:
             return self.kind.read(value)
         except (ValueError, OverflowError):
-            shown = os.fspath(value) if isinstance(value, os.PathLike) else value
-            raise UsageError(f"{self.name} is {shown!r}; expected {self.kind.expected}") from None
+            raise _unexpected(self.name, value, self.kind) from None
 
     def words(self, value: Any) -> list[str]:
         """The words of the command line for a value that was read."""
@@ -197,6 +199,26 @@ def command(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return wrapper
 
 
+def path_of(value: AnyPath, name: str) -> Path:
+    """A path that was given in Python. Raises UsageError; name: of the parameter, for it."""
+    try:
+        return _path(value)
+    except ValueError:
+        raise _unexpected(name, value, PATH) from None
+
+
+def _unexpected(name: str, value: Any, kind: Kind) -> UsageError:
+    return UsageError(f"{name} is {_plain(value)!r}; expected {kind.expected}")
+
+
+def _plain(value: Any) -> Any:
+    """What a path-like object stands for: text where it is one; other values as they are."""
+    if isinstance(value, os.PathLike):
+        with contextlib.suppress(TypeError):  # of one that does not keep its promise
+            return os.fspath(value)
+    return value
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError
@@ -204,7 +226,23 @@ def _text(value: Any) -> str:
 
 
 def _path(value: Any) -> Path:
-    return Path(value) if isinstance(value, os.PathLike) else Path(_text(value))
+    return value if isinstance(value, Path) else Path(_text(_plain(value)))
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    """Values that were given alone or several together."""
+    if isinstance(value, (str, bytes, os.PathLike)):
+        return (value,)
+    if not isinstance(value, Iterable):
+        raise ValueError
+    return tuple(value)
+
+
+def _sources(value: Any) -> tuple[str, ...]:
+    found = tuple(map(_plain, _each(value)))
+    if not all(isinstance(one, str) for one in found):
+        raise ValueError
+    return found
 
 
 class Among(tuple[Path, ...]):
@@ -215,9 +253,7 @@ class Among(tuple[Path, ...]):
 
 
 def _paths(value: Any) -> tuple[Path, ...]:
-    if isinstance(value, (str, os.PathLike)):
-        raise ValueError
-    return value if isinstance(value, Among) else tuple(map(_path, value))
+    return value if isinstance(value, Among) else tuple(map(_path, _each(value)))
 
 
 def _flag(value: Any) -> bool:
@@ -315,7 +351,8 @@ TEXT = Kind("a text", _text)
 PATH = Kind("a path, as text", _path, path="any")
 FILE = Kind("a path, as text", _path, path="file")
 FOLDER = Kind("a path, as text", _path, path="folder")
-PATHS = Kind("a list of paths: write it in brackets", _paths, path="any", several=True)
+PATHS = Kind("a path, or a list of such", _paths, path="any", several=True)
+SOURCES = Kind("a path, a pattern or a URI, or a list of such", _sources, several=True)
 FLAG = Kind("true or false", _flag)
 NUMBER = Kind("a number", _number, float)
 COUNT = whole(1)

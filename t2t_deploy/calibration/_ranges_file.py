@@ -18,6 +18,7 @@ from t2t_deploy._untrusted import check_safetensors, first_line
 from t2t_deploy.calibration._equalise import Equalisation, EqualisedPair
 from t2t_deploy.calibration._observe import RangeMethod
 from t2t_deploy.errors import CalibrationError
+from t2t_deploy.pictures import PictureCounts
 
 FORMAT = "t2t-deploy ranges 1"
 _HEADER = "t2t-deploy"
@@ -54,6 +55,7 @@ class Calibration:
     ranges: tensor -> the magnitude of the largest code. largest: tensor -> the largest magnitude
     seen. moments: tensor -> (K, K) float32. changed: initializer -> its value once equalised.
     pictures: SHA-256 of each picture's file. unreadable: the reason for each picture left out.
+    counts: of the pictures that were read; None in files of earlier versions.
     """
 
     key: CalibrationKey
@@ -63,6 +65,7 @@ class Calibration:
     equalisation: Equalisation
     pictures: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
+    counts: PictureCounts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,10 @@ class _Texts:
     refused: Mapping[str, str]
     pictures: tuple[str, ...]
     unreadable: tuple[str, ...]
+    counts: PictureCounts | None = None
 
 
-_ALIKE = ("key", "ranges", "largest", "pictures", "unreadable")
+_ALIKE = ("key", "ranges", "largest", "pictures", "unreadable", "counts")
 """Fields that a calibration and its header share."""
 
 

@@ -18,6 +18,7 @@ from t2t_deploy.commands import (
     Evaluation,
     VerifiedArtifact,
     benchmark,
+    calibration_advice,
     draw_features,
     evaluate_artifacts,
     evaluate_values,
@@ -38,12 +39,16 @@ if TYPE_CHECKING:
 def verify(results: list[VerifiedArtifact], output: Output) -> int:
     """Verify artifacts (all of the workspace if none is named) against the reference."""
     output.result(verify_values(results), _verdicts(results))
-    failed = [result.artifact.path.name for result in results if result.failed]
+    failed = {result.artifact.path.name: result.artifact for result in results if result.failed}
     if not failed:
         return 0
-    looked = any(result.located or result.nodewise for result in results)
-    hint = "" if looked else f"; which layer: t2t-deploy verify --locate {failed[0]}"
-    return fell_short(f"failed verification: {', '.join(failed)}{hint}")
+    told = [f"failed verification: {', '.join(failed)}"]
+    for name, artifact in failed.items():
+        advice = calibration_advice(artifact.require_manifest(), name)
+        told += [] if advice is None else [advice]
+    if not any(result.located or result.nodewise for result in results):
+        told.append(f"which layer: t2t-deploy verify --locate {next(iter(failed))}")
+    return fell_short("; ".join(told))
 
 
 def _verdicts(results: list[VerifiedArtifact]) -> Iterator[RenderableType]:

@@ -10,7 +10,7 @@ import click
 from t2t_deploy._options import parameters
 from t2t_deploy.bench import figure_cell
 from t2t_deploy.cli._adapter import command_line
-from t2t_deploy.cli._output import Output, dim, fail_if, locating, table, verification_line
+from t2t_deploy.cli._output import Output, dim, fail_if, hint_for, table, verification_line
 from t2t_deploy.commands import (
     CalibratedRanges,
     ComparedStrategies,
@@ -20,6 +20,7 @@ from t2t_deploy.commands import (
     build_values,
     calibrate_onnx,
     calibrate_values,
+    calibration_advice,
     compare_exports,
     export_onnx,
     export_values,
@@ -79,7 +80,7 @@ def export(made: Artifact | StrategyComparison, output: Output) -> int:
         return 0 if any(row.exported for row in made.rows) else 1
     verification = made.require_manifest().verification
     output.result(export_values(made), [verification_line(verification), str(made.path)])
-    return fail_if(verification, hint=locating(made))
+    return fail_if(verification, hint=hint_for(made))
 
 
 def _comparison(comparison: StrategyComparison) -> Iterator[RenderableType]:
@@ -238,8 +239,8 @@ def quantize(made: Artifact, output: Output) -> int:
     if speed is not None:
         shown.append(_speed(speed))
     output.result(values, [*shown, str(made.path)])
-    found = fail_if(manifest.verification, hint=locating(made))
-    return found or fail_if(budget)
+    found = fail_if(manifest.verification, hint=hint_for(made))
+    return found or fail_if(budget, hint=calibration_advice(manifest))
 
 
 def _speed(speed: dict[str, Any]) -> str:

@@ -128,9 +128,13 @@ SHOWN_UNREADABLE = 10
 """Pictures without a class that are named; the rest is counted."""
 
 
-def locating(artifact: Artifact) -> str:
-    """How to find which layer of a failed artifact is wrong."""
-    return f"which layer: t2t-deploy verify --locate {shown_path(artifact.path)}"
+def hint_for(artifact: Artifact) -> str:
+    """What to do about an artifact that failed: better pictures first, where it had poor ones."""
+    from t2t_deploy.commands import calibration_advice  # as above
+
+    advice = calibration_advice(artifact.manifest)
+    locating = f"which layer: t2t-deploy verify --locate {shown_path(artifact.path)}"
+    return locating if advice is None else f"{advice}; {locating}"
 
 
 def table(

@@ -9,6 +9,7 @@ from t2t_deploy.commands._calibrate import (
     CalibratedRanges,
     calibrate_onnx,
     calibrate_values,
+    calibration_advice,
     calibration_images,
 )
 from t2t_deploy.commands._compare import (
@@ -68,6 +69,7 @@ __all__ = [
     "build_values",
     "calibrate_onnx",
     "calibrate_values",
+    "calibration_advice",
     "calibration_images",
     "compare_exports",
     "draw_features",

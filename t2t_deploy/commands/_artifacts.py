@@ -11,7 +11,7 @@ import numpy as np
 
 from t2t_deploy._files import file_sha256
 from t2t_deploy._limits import read_limits
-from t2t_deploy._options import PATHS, Among, AnyPath, Opt, Role, choice
+from t2t_deploy._options import PATHS, Among, AnyPath, AnyPaths, Opt, Role, choice, path_of
 from t2t_deploy._progress import Progress
 from t2t_deploy.engine import device_capability, engine_version
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError, counted
@@ -30,7 +30,7 @@ from t2t_deploy.types import TensorSpec
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
 ArtifactFile = Annotated[AnyPath | None, Opt(role=Role.SWITCH, recipe=False)]
-ArtifactFiles = Annotated[Iterable[AnyPath], Opt(kind=PATHS, role=Role.SWITCH, recipe=False)]
+ArtifactFiles = Annotated[AnyPaths, Opt(kind=PATHS, role=Role.SWITCH, none=(), recipe=False)]
 CpuBackend = Annotated[
     str | None,
     Opt(
@@ -54,7 +54,9 @@ def workspace_of(given: Workspace | AnyPath | None) -> Workspace:
     """A workspace; None is that of the environment variable, else ./artifacts."""
     if isinstance(given, Workspace):
         return given
-    return Workspace(Path(given or os.environ.get(_VARIABLE) or DEFAULT_WORKSPACE))
+    if given is None or given == "":
+        given = os.environ.get(_VARIABLE) or DEFAULT_WORKSPACE
+    return Workspace(path_of(given, "workspace"))
 
 
 def artifact_values(artifact: Artifact) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from t2t_deploy.commands._artifacts import (
     named_or_newest,
     workspace_of,
 )
-from t2t_deploy.commands._calibrate import DEFAULT_COUNT, Count
+from t2t_deploy.commands._calibrate import DEFAULT_COUNT, Count, calibration_advice
 from t2t_deploy.commands._export import (
     OutputFile,
     draft_manifest,
@@ -406,7 +406,11 @@ def _graph_to_build(
         progress.note(f"quantising the weights of {name} to {precision.value} for tensorrt")
         request = dataclasses.replace(request, precision=precision)
         plan = plan_quantization(workspace, source.path, request, progress, force=force)
-        return workspace.checked(quantized(workspace, plan, progress, sm=sm), force=force)
+        made = quantized(workspace, plan, progress, sm=sm)
+        advice = calibration_advice(made.require_manifest())
+        if made.require_manifest().failed and advice is not None:
+            progress.note(advice)
+        return workspace.checked(made, force=force)
     progress.note(
         f"{name} is {manifest.precision.value} for {manifest.target}: exporting its weights again "
         f"in {precision.value} for tensorrt"

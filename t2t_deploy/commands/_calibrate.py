@@ -16,7 +16,7 @@ import onnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from t2t_deploy._codec import to_plain
+from t2t_deploy._codec import from_plain, to_plain
 from t2t_deploy._files import atomic_write
 from t2t_deploy._options import AnyPath, Opt, Role, command, replaced
 from t2t_deploy._preparation import Preparation
@@ -45,7 +45,13 @@ from t2t_deploy.commands._artifacts import ArtifactFile, Force, named_or_newest,
 from t2t_deploy.commands._export import ExportedGraph, OutputFile, forms_asked, graph_of_weights
 from t2t_deploy.errors import CalibrationError, counted
 from t2t_deploy.images import Assumed
-from t2t_deploy.pictures import ImageSet, identity_of, image_set_from_folder
+from t2t_deploy.pictures import (
+    ImageSet,
+    PictureCounter,
+    PictureCounts,
+    identity_of,
+    image_set_from_folder,
+)
 from t2t_deploy.runtime import DEFAULT_BACKEND, Session, SessionRequest, open_session
 from t2t_deploy.types import INPUT_NAME, QUANTIZED, Target
 from t2t_deploy.workspace import CALIBRATION, PARTIAL, Manifest, Workspace
@@ -181,7 +187,29 @@ def calibration_values(calibration: Calibration) -> dict[str, Any]:
         "sha256": key.images_sha256,
         "method": key.method.value,
         "unreadable": list(calibration.unreadable),
+        "counts": to_plain(calibration.counts),
     }
+
+
+def note_pictures(calibration: Calibration, progress: Progress) -> None:
+    """Say what makes the pictures of a calibration a poor set."""
+    note = None if calibration.counts is None else calibration.counts.note()
+    if note is not None:
+        progress.note(note)
+
+
+def calibration_advice(manifest: Manifest | None, name: str = "it") -> str | None:
+    """What to do first about an artifact that falls short; None where pictures are not to blame.
+
+    name: of the artifact, in the line.
+    """
+    if manifest is None:
+        return None
+    known = manifest.details.get("calibration")
+    try:
+        return from_plain(PictureCounts, known["counts"]).advice(name) if known else None
+    except (ValueError, TypeError, KeyError):  # of an earlier version, or altered
+        return None
 
 
 def equalised_values(equalisation: Equalisation, *more: str) -> list[dict[str, Any]]:
@@ -283,8 +311,10 @@ def calibrated(
                 found = work.run(digests)
                 _write(found, path)
                 work.partial.unlink(missing_ok=True)
+                note_pictures(found, progress)
                 return CalibratedRanges(path, found)
     progress.note(f"the ranges of this graph and these pictures were taken before: {kept.name}")
+    note_pictures(ready, progress)
     if path != kept:
         _write(ready, path)
     return CalibratedRanges(path, ready, reused=True)
@@ -311,6 +341,7 @@ class _Work:
     progress: Progress
     unreadable: list[str] = field(default_factory=list)
     assumed: Assumed = field(default_factory=Assumed)
+    counter: PictureCounter = field(default_factory=PictureCounter)
 
     def run(self, digests: Sequence[str]) -> Calibration:
         equalisation = self.equalise() if self.key.equalised else Equalisation()
@@ -330,6 +361,7 @@ class _Work:
             equalisation=equalisation,
             pictures=tuple(digests),
             unreadable=tuple(self.unreadable),
+            counts=self.counter.counts(),
         )
 
     def equalise(self) -> Equalisation:
@@ -361,7 +393,11 @@ class _Work:
         self.progress.step(f"taking ranges on {counted(total - done, 'picture')}")
         with self.session(model, observation.sums) as session:
             saved = done
-            rest = _pictures(self.images, self.preparation, done, self.unreadable, self.assumed)
+            rest = _pictures(
+                *(self.images, self.preparation, done, self.unreadable),
+                assumed=self.assumed,
+                counter=self.counter,
+            )
             for done, pictures in rest:
                 if len(pictures):
                     observation.add(session.run({INPUT_NAME: pictures}), len(pictures))
@@ -390,6 +426,7 @@ class _Work:
             "key": self.key.digest(),
             "done": str(done),
             "unreadable": json.dumps(self.unreadable),
+            "counter": json.dumps(to_plain(self.counter)),
         }
         with atomic_write(self.partial) as temporary:
             temporary.write_bytes(save(observation.to_arrays(), metadata=metadata))
@@ -406,6 +443,7 @@ class _Work:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             found = Observation.from_arrays(arrays)
             done, unreadable = int(metadata["done"]), list(json.loads(metadata["unreadable"]))
+            counter = from_plain(PictureCounter, json.loads(metadata["counter"]), exact=True)
         except (
             OSError, SafetensorError, CalibrationError, ValueError, TypeError, KeyError,
             AttributeError, RecursionError,
@@ -414,6 +452,7 @@ class _Work:
         if found.sums.keys() != empty.sums.keys():
             return empty, 0
         self.unreadable += unreadable
+        self.counter = counter
         self.progress.note(
             f"going on after {counted(done, 'picture')}, where a calibration was interrupted"
         )
@@ -425,7 +464,9 @@ def _pictures(
     preparation: Preparation,
     start: int,
     unreadable: list[str],
+    *,
     assumed: Assumed | None = None,
+    counter: PictureCounter | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Files done so far and the pictures of a batch.
 
@@ -433,7 +474,7 @@ def _pictures(
     """
     rest = dataclasses.replace(images, paths=images.paths[start:])
     done = start
-    for batch in rest.readable_batches(preparation, _BATCH, assumed=assumed):
+    for batch in rest.readable_batches(preparation, _BATCH, assumed=assumed, counter=counter):
         done += len(batch.pictures) + len(batch.unreadable)
         unreadable += [reason for _, reason in batch.unreadable]
         yield done, batch.pictures

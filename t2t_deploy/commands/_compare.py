@@ -196,6 +196,7 @@ def compare_exports(
         performer,
         opset,
     )
+    workspace = workspace_of(workspace)
     started_s = monotonic()
     default, asked = choose_strategies(form.target), form.strategies()
     require("torch")
@@ -219,7 +220,7 @@ def compare_exports(
         asked = dataclasses.replace(asked, performer=default.performer)
     grid = dict.fromkeys((*strategies_to_compare(default, performer=performers), asked))
     rows: dict[Path, ComparedStrategies] = {}
-    with temporary_folder(workspace_of(workspace).root) as scratch:
+    with temporary_folder(workspace.root) as scratch:
         file = scratch / "weights.safetensors"
         save_weights(state_dict, file)
         progress.step("computing the reference in float64")

@@ -220,6 +220,7 @@ def export_onnx(
     >>> manifest.verification["status"]
     'passed'
     """
+    workspace = workspace_of(workspace)
     form = GraphForm(
         cast("int | None", batch),
         Precision(precision),
@@ -267,7 +268,6 @@ def export_onnx(
     if checkpoint is not None or not prepared.preparation.usual:
         progress.note(f"pictures ({prepared.source}): {prepared.preparation}")
     names = chosen_names(labels, model.class_names, model.config.num_classes, progress)
-    workspace = workspace_of(workspace)
     workspace.check_writable("weights", "onnx" if output is None else "", say=progress.note)
     sha256 = workspace.store_weights(lambda path: save_weights(model.state_dict, path))
     reference = reference_from_state_dict(model.state_dict, model.config)

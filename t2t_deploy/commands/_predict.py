@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, cast
 
 from t2t_deploy._files import atomic_write
 from t2t_deploy._optional import is_installed
-from t2t_deploy._options import DEVICE, FILE, AnyPath, Kind, Opt, Role, choice, command
+from t2t_deploy._options import (
+    DEVICE,
+    FILE,
+    SOURCES,
+    AnyPath,
+    AnyPaths,
+    Opt,
+    Role,
+    choice,
+    command,
+)
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import (
     Force,
@@ -248,17 +258,7 @@ def _default_backend(artifact: Artifact) -> str:
 # threads that read images while the session computes
 _READERS = 2
 
-Images = Annotated[
-    str | Sequence[str],
-    Opt(
-        kind=Kind(
-            "a text, or a list of such",
-            lambda given: (given,) if isinstance(given, str) else tuple(given),
-            several=True,
-        ),
-        metavar="IMAGE...",
-    ),
-]
+Images = Annotated[AnyPaths, Opt(kind=SOURCES, metavar="IMAGE...")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +334,8 @@ def predict_images(
         activation=activation,
     )
     table = None if csv is None else Path(csv)
-    total = count_images(images)
+    sources = cast("tuple[str, ...]", images)
+    total = count_images(sources)
     done = 0
     assumed = Assumed()
     unreadable: list[PredictedImage] = []
@@ -351,8 +352,8 @@ def predict_images(
         )
         found = classify_images(
             classifier,
-            find_images(images),
-            reader_of(images, classifier.signature.preparation, assumed),
+            find_images(sources),
+            reader_of(sources, classifier.signature.preparation, assumed),
             top=count,
             readers=_READERS,
             labels=named.names,

@@ -16,7 +16,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from t2t_deploy import __version__
 from t2t_deploy._files import abandoned, atomic_write, file_sha256, make_folder, remove, write_text
@@ -132,9 +132,10 @@ def predict_across(
     Raises as `predict_images`, and BackendError where the cluster, or a worker thrice, is lost,
     ArtifactError where the output holds something else, MissingDependencyError without Ray.
     """
-    check_ray(ray)
-    check_sources(images)
     workspace = workspace_of(workspace)
+    check_ray(ray)
+    sources = cast("tuple[str, ...]", images)
+    check_sources(sources)
     source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
     cpus = threads or 1
     request = classifier_request(
@@ -164,7 +165,7 @@ def predict_across(
     if chosen is not Activation.SOFTMAX:  # runs before there was another have no word for it
         settings["activation"] = chosen.value
     folder = OutputFolder(Path(output), named.names, settings)
-    identity = folder.claim(images, block)
+    identity = folder.claim(sources, block)
     done = folder.finished()
     content = request.session.path.read_bytes()
     # what a local cluster offers; another one says what it has
@@ -175,8 +176,8 @@ def predict_across(
             f"predicting with {source.path.name}, {used}, on {counted(workers, 'worker')} of the "
             f"cluster at {ray}; {counted(len(done), 'finished block')} found"
         )
-        make = ClassifyBlocks(cluster.ray.put(content), request, tuple(images), count)
-        listing = Listing(tuple(images), block, identity, done)
+        make = ClassifyBlocks(cluster.ray.put(content), request, sources, count)
+        listing = Listing(sources, block, identity, done)
         begun = last = time.monotonic()
         names: set[str] = set()
         assumed = Assumed()

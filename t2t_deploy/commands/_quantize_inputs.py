@@ -40,6 +40,7 @@ from t2t_deploy.commands._calibrate import (
     CalibrationGraph,
     calibrated,
     calibration_graph,
+    note_pictures,
 )
 from t2t_deploy.commands._export import (
     ExportedGraph,
@@ -212,6 +213,7 @@ def _calibration(
                 f"{file} was taken {'with' if found.key.equalised else 'without'} "
                 "equalisation; quantise with the same, or take the ranges again"
             )
+        note_pictures(found, progress)
         return CalibratedRanges(file, found, reused=True)
     if plan.images is None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from t2t_deploy.pictures._class_order import ClassOrder, ClassOrderName, FolderClasses
+from t2t_deploy.pictures._counts import PictureCounter, PictureCounts
 from t2t_deploy.pictures._find import (
     check_sources,
     count_images,
@@ -42,6 +43,8 @@ __all__ = [
     "FolderClasses",
     "ImageSet",
     "LabelledSet",
+    "PictureCounter",
+    "PictureCounts",
     "check_sources",
     "count_images",
     "evaluation_images",

@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-from t2t_deploy._options import AnyPath, Kind, Opt, Role
+from t2t_deploy._options import PATH, AnyPath, Kind, Opt, Role
 from t2t_deploy.errors import ImageError, counted, one_line, shown_path
 from t2t_deploy.pictures._labels import class_names_from_file
 
@@ -33,9 +33,7 @@ def _order_or_file(value: Any) -> ClassOrder | Path:
     word = value.value if isinstance(value, ClassOrder) else value
     if isinstance(word, str) and word in [order.value for order in ClassOrder]:
         return ClassOrder(word)
-    if not isinstance(word, Path) and (not isinstance(word, str) or not word or "\0" in word):
-        raise ValueError
-    return Path(word)
+    return Path(PATH.read(word))
 
 
 ClassOrderName = Annotated[

@@ -14,8 +14,9 @@ import numpy as np
 
 from t2t_deploy._preparation import Preparation
 from t2t_deploy.errors import CalibrationError, ImageError, one_line
-from t2t_deploy.images import Assumed, preprocess, read_image
+from t2t_deploy.images import Assumed, read_image, resize_and_crop
 from t2t_deploy.pictures._class_order import ClassOrder, FolderClasses, folder_classes, plain_name
+from t2t_deploy.pictures._counts import PictureCounter
 from t2t_deploy.pictures._find import find_images, shown_name
 
 if TYPE_CHECKING:
@@ -61,11 +62,13 @@ class ImageSet:
         batch: int,
         labels: Sequence[int] | Sequence[tuple[int, ...]] = (),
         assumed: Assumed | None = None,
+        counter: PictureCounter | None = None,
     ) -> Iterator[ImageBatch]:
         """Preprocessed images, ``batch`` files at a time; nothing is kept of those before.
 
         A file that cannot be read is listed with its batch, which may be left without images.
         labels: of each path; none where the set has none. assumed: gets what files do not say.
+        counter: counts the images that are read.
         """
         for start in range(0, len(self.paths), batch):
             found, kept, unreadable = [], [], []
@@ -74,7 +77,10 @@ class ImageSet:
                     image = read_image(self.paths[index], preparation)
                     if assumed is not None:
                         assumed.add(shown_name(str(self.paths[index])), image)
-                    found.append(preprocess(image, preparation.size, preparation))
+                    pixels = resize_and_crop(image, preparation)
+                    if counter is not None:
+                        counter.add(image.size, pixels, preparation)
+                    found.append(preparation.normalise(pixels))
                     kept.append(index)
                 except ImageError as err:
                     unreadable.append((self.paths[index], str(err)))

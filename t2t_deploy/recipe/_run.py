@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy._codec import to_plain
-from t2t_deploy._options import AnyPath
+from t2t_deploy._options import AnyPath, path_of
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands import workspace_of
 from t2t_deploy.errors import ArtifactError, BackendError, CheckFailed, DeployError
@@ -100,9 +100,9 @@ def run_recipe(
     >>> {step.status.value for step in run_recipe("recipe.toml").steps}
     {'skipped'}
     """
-    loaded = load_recipe(Path(recipe))
-    chosen = workspace if workspace is not None else loaded.workspace
-    return follow_recipe(workspace_of(chosen), loaded, progress)
+    chosen = None if workspace is None else workspace_of(workspace)
+    loaded = load_recipe(path_of(recipe, "recipe"))
+    return follow_recipe(chosen or workspace_of(loaded.workspace), loaded, progress)
 
 
 def follow_recipe(workspace: Workspace, recipe: Recipe, progress: Progress = silent) -> RecipeRun:

@@ -24,6 +24,7 @@ from t2t_deploy.commands import (
     benchmark,
     build_values,
     calibrate_values,
+    calibration_advice,
     evaluate_values,
     export_values,
     load_model,
@@ -296,8 +297,11 @@ class MakeArtifact(SourceStep):
 
     def outcome(self, context: Context, found: Artifact) -> Outcome:
         manifest = found.require_manifest()
-        failed_check = manifest.failure if manifest.failed else None
-        if failed_check is None:
+        failed_check = None
+        if manifest.failed:
+            advice = calibration_advice(manifest)
+            failed_check = "; ".join(one for one in (manifest.failure, advice) if one)
+        else:
             context.artifacts[self.job.name] = found
         output = context.output(found.path, manifest.sha256)
         return Outcome(self.values[self.job.command](found), (output,), failed_check)

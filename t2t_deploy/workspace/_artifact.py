@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_deploy._files import file_sha256, keep, locked_folder, publish, write_text
+from t2t_deploy._options import path_of
 from t2t_deploy.errors import ArtifactError, BusyError
 from t2t_deploy.workspace._manifest import (
     Manifest,
@@ -28,6 +29,9 @@ class Artifact:
 
     path: Path
     manifest: Manifest | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", path_of(self.path, "path"))
 
     @property
     def kind(self) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeAlias
 from t2t_deploy import __version__
 from t2t_deploy._codec import Rule, from_plain, to_plain
 from t2t_deploy._optional import WHEELS, installed_versions
+from t2t_deploy._options import AnyPath, path_of
 from t2t_deploy._preparation import USUAL, Preparation
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, first_line, json_from_file
 from t2t_deploy.errors import ArtifactError, UsageError, shown_size
@@ -341,14 +342,15 @@ class Records:
         return old if old is not None and sha256 == old.sha256 else None
 
 
-def manifest_path_for(path: Path) -> Path:
+def manifest_path_for(path: AnyPath) -> Path:
     """Where the manifest of a file lies."""
+    path = path_of(path, "path")
     return path.with_name(path.name + MANIFEST_SUFFIX)
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: AnyPath) -> Manifest:
     """Read a manifest. Raises ArtifactError where it is damaged or of a newer format."""
-    return read_records(path).manifest
+    return read_records(path_of(path, "path")).manifest
 
 
 def read_records(path: Path) -> Records:

@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from t2t_deploy._files import (
     try_to_write,
     write_text,
 )
+from t2t_deploy._options import PATHS, AnyPath, AnyPaths, path_of
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.workspace._artifact import (
     Artifact,
@@ -74,12 +75,12 @@ class Workspace:
 
     def __init__(
         self,
-        root: Path,
+        root: AnyPath,
         lock_policy: LockPolicy | None = None,
         *,
         patience: LockPolicy | None = None,
     ) -> None:
-        self.root = root
+        self.root = path_of(root, "root")
         self.lock_policy = lock_policy or patience or LockPolicy()
 
     def artifacts(self, kind: str | None = None) -> list[Artifact]:
@@ -141,11 +142,12 @@ class Workspace:
             f"t2t-deploy {make}"
         )
 
-    def open(self, path: Path, *, force: bool = False) -> Artifact:
+    def open(self, path: AnyPath, *, force: bool = False) -> Artifact:
         """An artifact by its file, its content checked against its manifest.
 
         Raises ArtifactError where it is missing, altered, or failed a check and ``force`` is off.
         """
+        path = path_of(path, "path")
         if not os.path.isfile(path) and (inside := self._find(path.name)) is not None:
             path = inside
         if not os.path.isfile(path):  # False as well for a name that no file can have
@@ -216,7 +218,7 @@ class Workspace:
         write: Callable[[Path], Mapping[str, Any]],
         *,
         stem: str,
-        output: str | os.PathLike[str] | None = None,
+        output: AnyPath | None = None,
     ) -> Artifact:
         """Write a file and its manifest; the content's facts in the manifest are filled in.
 
@@ -224,7 +226,7 @@ class Workspace:
         output: where to write instead of the workspace, over what is there.
         """
         suffix = ".onnx" if manifest.kind == "onnx" else ".engine"
-        target = None if output is None else Path(output)
+        target = None if output is None else path_of(output, "output")
         folder = self.folder(_FOLDERS[manifest.kind]) if target is None else target.parent
         make_folder(folder)
         with temporary_file(folder, suffix) as temporary:
@@ -293,14 +295,14 @@ class Workspace:
         write_text(path, text)
         return path
 
-    def prune(self, *, also: Sequence[Path] = (), compiled: bool = False) -> list[Path]:
+    def prune(self, *, also: AnyPaths = (), compiled: bool = False) -> list[Path]:
         """Remove what killed commands left behind; returns it.
 
         also: other folders that commands wrote to, in which, not below, it lies as well.
         compiled: also what runtimes compiled here, which they then do again. Weights and logs are
         never removed: an artifact written elsewhere with ``-o`` may need them.
         """
-        removed = [path for folder in also for path in abandoned(folder, below=False)]
+        removed = [path for folder in PATHS.read(also) for path in abandoned(folder, below=False)]
         with contextlib.ExitStack() as stack:
             if self.root.is_dir():
                 stack.enter_context(self.lock())

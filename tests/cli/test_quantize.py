@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..noise import write_noise
 from ..program import start
-from .command import Run, Temporaries, manifest_of
+from .command import Change, Run, Temporaries, manifest_of
 
 
 @pytest.fixture
@@ -80,6 +80,46 @@ def test_unreadable_pictures_are_named(run: Run, workspace: Path, pictures: Path
 def test_the_count_is_taken_evenly(run: Run, workspace: Path, pictures: Path) -> None:
     done = run("calibrate", "--images", pictures, "--count", 4, "-v")
     assert "note: took 4 pictures evenly, left out 8" in done.err
+
+
+def write_greys(folder: Path) -> Path:
+    """Eight pictures of one grey each."""
+    folder.mkdir()
+    for index in range(8):
+        Image.new("RGB", (40, 40), (20 + 30 * index,) * 3).save(folder / f"{index}.png")
+    return folder
+
+
+def test_poor_pictures_are_noted(run: Run, workspace: Path, empty_folder: Path) -> None:
+    greys = write_greys(empty_folder / "greys")
+    said = "note: of 8 calibration pictures, as the model sees them: 8 of one colour: calibrate on"
+    first = run("calibrate", "--images", greys, "-o", "greys.ranges", "--json", status=0)
+    counts = {"pictures": 8, "distinct": 8, "flat": 8, "colourless": 8, "enlarged": 0, "cropped": 0}
+    assert first.json["calibration"]["counts"] == counts and said in first.err
+    # ranges that were taken before say it too
+    again = run("calibrate", "--images", greys, "--json")
+    assert again.json["calibration"]["counts"] == counts and said in again.err
+    done = run("quantize", "--ranges", "greys.ranges", "--no-speed", "--json")
+    assert said in done.err
+    manifest = manifest_of(Path(done.json["artifact"]["path"]))
+    assert manifest["details"]["calibration"]["counts"] == counts
+
+
+def test_poor_pictures_are_the_first_advice(
+    run: Run, workspace: Path, empty_folder: Path, change_manifest: Change
+) -> None:
+    greys = write_greys(empty_folder / "greys")
+    made = run("quantize", "--images", greys, "--no-speed", "--json", status=3)
+    advice = "it was calibrated on 8 distinct pictures (8 of one colour): first calibrate on 64"
+    assert made.err.index(advice) < made.err.index("; which layer: ")
+    path = Path(made.json["artifact"]["path"])
+    verified = run("verify", path, status=3)
+    assert f"{path.name} was calibrated on 8 distinct" in verified.err
+    # one of an earlier version tells nothing of its pictures
+    details = manifest_of(path)["details"]
+    del details["calibration"]["counts"]
+    change_manifest(path, details=details)
+    assert f"failed verification: {path.name}; which layer: " in run("verify", path, status=3).err
 
 
 def test_static_ranges_for_any_runtime(run: Run, workspace: Path, pictures: Path) -> None:

@@ -14,6 +14,7 @@ from filelock import FileLock
 from safetensors.numpy import save
 
 from t2t_deploy._preparation import USUAL
+from t2t_deploy._progress import silent
 from t2t_deploy.calibration import (
     Calibration,
     CalibrationKey,
@@ -31,7 +32,7 @@ KEY = CalibrationKey("a" * 64, "b" * 64, 12, 224, RangeMethod.MSE, True)
 SUMS = Observation.of([]).to_arrays()
 OTHER = Observation({"other": TensorSum(MagnitudeHistogram(), np.zeros((2, 2), np.float32))}, 4)
 NO_LAYERS: Any = SimpleNamespace(observed=(), written=())
-TOLD = {"key": KEY.digest(), "done": "4", "unreadable": "[]"}
+TOLD = {"key": KEY.digest(), "done": "4", "unreadable": "[]", "counter": "{}"}
 
 
 def sums_told(**told: str) -> bytes:
@@ -55,6 +56,7 @@ OTHERS = {
     "another key": sums_told(key="of another one"),
     "no number": sums_told(done="four"),
     "no list": sums_told(unreadable="5"),
+    "no counts": sums_told(counter='{"flat": -1}'),
     "no JSON": sums_told(unreadable="{"),
     "nested": sums_told(unreadable="[" * 100_000),
     "the key alone": save(SUMS, metadata={"key": KEY.digest()}),
@@ -80,6 +82,18 @@ def test_sums_that_do_not_fit_are_taken_again(tmp_path: Path, content: bytes | N
     partial.unlink() if content is None else partial.write_bytes(content)
     assert work.resume() == (Observation.of([]), 0)
     assert (len(notes), work.unreadable) == (1, [])
+
+
+def test_counts_go_on_with_the_sums(tmp_path: Path) -> None:
+    partial = tmp_path / "a.partial"
+    nothing: Any = None
+    first, second = (
+        _calibrate._Work(nothing, NO_LAYERS, nothing, KEY, USUAL, partial, silent) for _ in range(2)
+    )
+    first.counter.add((9, 9), np.zeros((*USUAL.size, 3), np.uint8), USUAL)
+    first.save(Observation.of([]), 1)
+    assert second.resume() == (Observation.of([]), 1)
+    assert second.counter == first.counter and second.counter.flat == 1
 
 
 def test_two_calibrations_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
