@@ -43,6 +43,7 @@ from t2t_deploy.commands._verify import (
     VerifiedArtifact,
     verify_artifacts,
     verify_values,
+    why_not_judged,
 )
 
 __all__ = [
@@ -91,5 +92,6 @@ __all__ = [
     "split_name",
     "verify_artifacts",
     "verify_values",
+    "why_not_judged",
     "workspace_of",
 ]
