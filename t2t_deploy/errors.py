@@ -12,6 +12,8 @@ class DeployError(Exception):
     """Anything the user can fix; the command line prints it in one line."""
 
     exit_status: ClassVar[int] = 1
+    lacks_tool: ClassVar[bool] = False
+    """whether this machine has no tool for it, so that what was asked for is not run"""
 
     @property
     def kind(self) -> str:
@@ -61,8 +63,25 @@ class BackendError(DeployError):
     """A runtime that cannot run on this machine."""
 
 
+class UnavailableError(BackendError):
+    """A device, package or kernel that this machine lacks; its ``kind`` is BackendError's."""
+
+    lacks_tool: ClassVar[bool] = True
+
+    @property
+    def kind(self) -> str:
+        """That of the errors that it is one of."""
+        return BackendError.__name__
+
+
 class MissingDependencyError(BackendError):
     """An optional package is absent or does not import."""
+
+    lacks_tool: ClassVar[bool] = True
+
+
+class MisfitError(DeployError):
+    """Nothing could be judged, for inputs and options do not fit each other."""
 
 
 class CalibrationError(DeployError):

@@ -18,6 +18,8 @@ PROBABILITIES_NAME = "probabilities"
 UNIT_NAME = "unit_embedding"
 INDICES_NAME = "indices"
 DEFAULT_TOP_K = 5
+MIN_OPSET, MAX_OPSET = 17, 20
+"""Of exports: the first with LayerNormalization, the last of torch's TorchScript exporter."""
 DEFAULT_THRESHOLD = 0.5
 
 HALF_MAX = float(np.finfo(np.float16).max)

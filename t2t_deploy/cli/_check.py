@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from t2t_deploy._options import parameters
-from t2t_deploy.bench import BenchStatus, bench_table, comparison_table, not_run_lines
+from t2t_deploy.bench import bench_table, comparison_table, not_run_lines
 from t2t_deploy.cli._adapter import click_parameters, command_line, plain_command
-from t2t_deploy.cli._output import Output, dim, fell_short, some_of, table
+from t2t_deploy.cli._output import Output, dim, fell_short, not_judged, some_of, table
 from t2t_deploy.commands import (
     DocumentedBench,
     Evaluation,
@@ -25,6 +25,7 @@ from t2t_deploy.commands import (
     inspect_artifact,
     verify_artifacts,
     verify_values,
+    why_not_judged,
 )
 from t2t_deploy.errors import UsageError
 from t2t_deploy.types import HALF_MAX, Precision
@@ -41,7 +42,8 @@ def verify(results: list[VerifiedArtifact], output: Output) -> int:
     output.result(verify_values(results), _verdicts(results))
     failed = {result.artifact.path.name: result.artifact for result in results if result.failed}
     if not failed:
-        return 0
+        unjudged = why_not_judged(results)
+        return 0 if unjudged is None else not_judged(unjudged)
     told = [f"failed verification: {', '.join(failed)}"]
     for name, artifact in failed.items():
         advice = calibration_advice(artifact.require_manifest(), name)
@@ -221,10 +223,11 @@ def bench(done: DocumentedBench, output: Output) -> int:
         yield from (f"written: {path}" for path in done.written)
 
     output.result(done.to_dict(), show())
-    failed = [row for row in done.report.results if row.status is BenchStatus.FAILED]
-    for row in failed:
+    for row in done.failed:
         output.note(f"{row.backend} {row.artifact} failed: {row.reason}")
-    return 1 if failed else 0
+    if done.failure is None:
+        return 0
+    return 1 if done.failed else not_judged(done.failure)
 
 
 _DRAWN = parameters(draw_features)

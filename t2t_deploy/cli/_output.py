@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from t2t_deploy.errors import CheckFailed, DeployError, counted, one_line, shown_path
+from t2t_deploy.errors import CheckFailed, DeployError, MisfitError, counted, one_line, shown_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -235,3 +235,12 @@ def fell_short(message: str) -> int:
     """
     Output().error(CheckFailed.__name__, message)
     return CheckFailed.exit_status
+
+
+def not_judged(message: str) -> int:
+    """Say on stderr why what was asked for was not judged; returns the exit status, 1.
+
+    The result is on stdout already, as of `fell_short`.
+    """
+    Output().error(MisfitError.__name__, message)
+    return MisfitError.exit_status

@@ -29,6 +29,8 @@ from t2t_deploy.commands._evaluate import Evaluation, evaluate_artifacts, evalua
 from t2t_deploy.commands._export import (
     GraphForm,
     LoadedModel,
+    check_of_file,
+    check_tail,
     export_onnx,
     export_values,
     load_model,
@@ -38,12 +40,18 @@ from t2t_deploy.commands._package import Package, package_artifact, package_valu
 from t2t_deploy.commands._predict import Prediction, load_session, predict_images
 from t2t_deploy.commands._predict_across import ClusterPrediction, predict_across
 from t2t_deploy.commands._quantize import quantize_onnx, quantize_values
-from t2t_deploy.commands._quantize_plan import QuantizationMode, quantization_target
+from t2t_deploy.commands._quantize_plan import (
+    QuantizationMode,
+    QuantizationRequest,
+    quantization_target,
+    settle_quantization,
+)
 from t2t_deploy.commands._verify import (
     MAX_IMAGES,
     VerifiedArtifact,
     verify_artifacts,
     verify_values,
+    why_not_judged,
 )
 
 __all__ = [
@@ -59,6 +67,7 @@ __all__ = [
     "Package",
     "Prediction",
     "QuantizationMode",
+    "QuantizationRequest",
     "StrategyComparison",
     "VerifiedArtifact",
     "artifact_values",
@@ -71,6 +80,8 @@ __all__ = [
     "calibrate_values",
     "calibration_advice",
     "calibration_images",
+    "check_of_file",
+    "check_tail",
     "compare_exports",
     "draw_features",
     "evaluate_artifacts",
@@ -90,8 +101,10 @@ __all__ = [
     "quantization_target",
     "quantize_onnx",
     "quantize_values",
+    "settle_quantization",
     "split_name",
     "verify_artifacts",
     "verify_values",
+    "why_not_judged",
     "workspace_of",
 ]

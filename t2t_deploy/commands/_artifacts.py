@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +16,14 @@ from t2t_deploy._limits import read_limits
 from t2t_deploy._options import PATHS, Among, AnyPath, AnyPaths, Opt, Role, choice, path_of
 from t2t_deploy._progress import Progress
 from t2t_deploy.engine import device_capability, engine_version
-from t2t_deploy.errors import ArtifactError, BackendError, EngineError, counted
+from t2t_deploy.errors import (
+    ArtifactError,
+    DeployError,
+    EngineError,
+    MisfitError,
+    UnavailableError,
+    counted,
+)
 from t2t_deploy.runtime import (
     BACKENDS,
     CPU_BACKENDS,
@@ -89,8 +98,40 @@ def cpu_backend(name: str | None) -> str:
         return DEFAULT_BACKEND
     reason = why_not_runnable(name)
     if reason is not None:
-        raise BackendError(f"backend {name} cannot run here: {reason}")
+        raise UnavailableError(f"backend {name} cannot run here: {reason}")
     return name
+
+
+class Cause(Enum):
+    """What keeps an artifact from being judged."""
+
+    NO_TOOL = "no tool"
+    """this machine has none for it"""
+    MISFIT = "misfit"
+    """the inputs or options that were given do not fit it"""
+    OF_ITS_KIND = "of its kind"
+    """an artifact like this is not judged so, on whatever inputs"""
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    """Why an artifact is not judged."""
+
+    cause: Cause
+    reason: str
+
+
+def nothing_judged(done: str, why: Iterable[NotRun]) -> DeployError:
+    """The error where nothing that was asked for could be done; done: such as ``measured``.
+
+    That this machine has no tool is an UnavailableError only where it is the cause of all; a
+    MisfitError names the other causes alone.
+    """
+    known = tuple(why)
+    misfits = [one for one in known if one.cause is not Cause.NO_TOOL]
+    reasons = "; ".join(dict.fromkeys(one.reason for one in misfits or known))
+    kind = MisfitError if misfits or not known else UnavailableError
+    return kind(f"nothing here can be {done}: {reasons or 'no backend takes what there is'}")
 
 
 def why_not_run(artifact: Artifact, backend: str, device: int | None = None) -> str | None:

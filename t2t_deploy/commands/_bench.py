@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,17 +24,20 @@ from t2t_deploy._options import (
     command_words,
     ending,
     several,
+    whole,
 )
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy._untrusted import MAX_BENCH_BYTES, first_line, json_from_file
 from t2t_deploy.bench import (
     DEFAULT_ROUND_SECONDS,
     DEFAULT_ROUNDS,
+    MIN_ROUNDS,
     BenchCase,
     BenchReport,
     BenchStatus,
     CaseResult,
     Comparison,
+    Verdict,
     bench_csv,
     check_comparable,
     compare_reports,
@@ -44,21 +48,25 @@ from t2t_deploy.bench import (
 )
 from t2t_deploy.commands._artifacts import (
     ArtifactFiles,
+    Cause,
     Force,
+    NotRun,
     Trust,
     are_named,
     check_engine,
+    nothing_judged,
     session_request,
     usable_artifacts,
     why_not_run,
     workspace_of,
 )
 from t2t_deploy.commands._baselines import (
+    EXPORTERS,
     plain_baselines,
     with_reference_logits,
     with_speedup_vs_plain,
 )
-from t2t_deploy.errors import BackendError, ComparisonError, EngineError
+from t2t_deploy.errors import ComparisonError, EngineError, UnavailableError
 from t2t_deploy.report import BenchDocument, bench_page
 from t2t_deploy.runtime import (
     BACKENDS,
@@ -111,12 +119,12 @@ class Bench:
     ) -> BenchReport:
         """Measure artifacts against the eager reference of their own weights.
 
-        What cannot run here becomes a row that says why. Raises BackendError where nothing can.
+        What cannot run here becomes a row that says why. Raises UnavailableError, MisfitError where
+        no artifact can be measured, unless the reference alone was asked for.
         """
-        cases, skipped = self._cases(artifacts)
-        if not cases:
-            reasons = "; ".join(dict.fromkeys(str(row.reason) for row in skipped))
-            raise BackendError(f"nothing here can be measured: {reasons or 'no backend takes it'}")
+        cases, skipped, why = self._cases(artifacts)
+        if not any(self._wanted(case.backend) for case in cases):
+            raise nothing_judged("measured", why)
         with self.workspace.scratch() as folder:
             if self.baselines:
                 models = self._models(artifacts)
@@ -138,10 +146,18 @@ class Bench:
             results = tuple(with_speedup_vs_plain(cases, results))
         return dataclasses.replace(measured, results=(*results, *skipped))
 
-    def _cases(self, artifacts: Sequence[Artifact]) -> tuple[list[BenchCase], list[CaseResult]]:
-        """What to measure, each once, and the rows of what cannot be."""
+    def _wanted(self, backend: str) -> bool:
+        """Whether a bench is about what a backend runs, not about the reference beside it."""
+        takes = {name: BACKENDS[name].takes for name in self.backends or BACKENDS}
+        return takes[backend] != "weights" or set(takes.values()) == {"weights"}
+
+    def _cases(
+        self, artifacts: Sequence[Artifact]
+    ) -> tuple[list[BenchCase], list[CaseResult], list[NotRun]]:
+        """What to measure, each once, the rows of what cannot be, and why artifacts cannot."""
         cases: list[BenchCase] = []
         skipped: list[CaseResult] = []
+        why: list[NotRun] = []
         for batch in self.batches:
             for artifact in artifacts:
                 for backend in self.backends or BACKENDS:
@@ -149,7 +165,8 @@ class Bench:
                     if isinstance(found, BenchCase):
                         _sort(self._graph_ways(found), cases, skipped)
                     elif found is not None:
-                        skipped.append(found)
+                        skipped.append(_row(artifact, backend, batch, found.reason))
+                        why += [found] if self._wanted(backend) else []
         if not self.backends:  # those that no artifact was made for get a row too
             known = {case.backend for case in cases} | {row.backend for row in skipped}
             reasons = {b: why_not_runnable(b, self.device) for b in BACKENDS if b not in known}
@@ -159,7 +176,7 @@ class Bench:
                 for backend, reason in reasons.items()
                 if reason is not None
             ]
-        return cases, skipped
+        return cases, skipped, why
 
     def _graph_ways(self, case: BenchCase) -> list[BenchCase]:
         """With and without CUDA graphs, as asked; of a backend without them as it is."""
@@ -179,21 +196,21 @@ class Bench:
             for key, one in known.items()
         }
 
-    def case(self, artifact: Artifact, backend: str, batch: int) -> BenchCase | CaseResult | None:
-        """An artifact on a backend, or the row that says why not; None where it is moot."""
+    def case(self, artifact: Artifact, backend: str, batch: int) -> BenchCase | NotRun | None:
+        """An artifact on a backend, or why it is not measured; None where it is moot."""
         takes, manifest = BACKENDS[backend].takes, artifact.manifest
         of_weights = takes == "weights" and manifest is not None and manifest.weights
         if takes != artifact.kind and not of_weights:
             return None
         if manifest is not None and takes == "engine" and backend != manifest.engine.backend:
             return None
-        name = artifact.path.name
-        precision = "as stored" if manifest is None else manifest.precision.value
-        reason = why_not_run(artifact, backend, self.device) or self._why_not(
-            artifact, backend, batch
-        )
+        reason = why_not_run(artifact, backend, self.device)
         if reason is not None:
-            return CaseResult(backend, name, precision, batch, BenchStatus.NOT_RUN, reason)
+            return NotRun(Cause.NO_TOOL, reason)
+        why_not = self._why_not(artifact, backend, batch)
+        if why_not is not None:
+            return why_not
+        name, precision = artifact.path.name, _precision(artifact)
         request = session_request(self.workspace, artifact, backend, self.threads, self.device)
         request = dataclasses.replace(request, cache=self.workspace.cache(backend))
         if manifest is not None and takes == "weights":
@@ -201,32 +218,49 @@ class Bench:
         model = manifest.model_key if manifest is not None and manifest.weights else None
         return BenchCase(request, name, precision, batch, model)
 
-    def _why_not(self, artifact: Artifact, name: str, batch: int) -> str | None:
+    def _why_not(self, artifact: Artifact, name: str, batch: int) -> NotRun | None:
         """Why an artifact is not measured on a backend that could run it, or None."""
+        no_tool = functools.partial(NotRun, Cause.NO_TOOL)
+        misfit = functools.partial(NotRun, Cause.MISFIT)
         backend, manifest = BACKENDS[name], artifact.manifest
         if backend.takes == "weights":
             fast = not backend.compiles or self.device is not None
-            return None if fast or self.baselines or self.backends else _SLOW_COMPILE
+            return None if fast or self.baselines or self.backends else misfit(_SLOW_COMPILE)
         if backend.takes == "engine" and not self.named:
             try:
                 check_engine(artifact)
             except EngineError as err:
-                return str(err)
+                return no_tool(str(err))
         if manifest is None:
             return None
         if backend.takes == "engine":
             profiles = manifest.engine.shape_profiles
             fits = not profiles or any(one.min <= batch <= one.max for one in profiles)
-            return None if fits else f"its profiles take {', '.join(map(str, profiles))}"
+            return None if fits else misfit(f"its profiles take {', '.join(map(str, profiles))}")
         if not backend.on_cpu:
             return None
         if manifest.quantization.mode == "dynamic" and backend.why_no_dynamic_ranges is not None:
-            return backend.why_no_dynamic_ranges
-        if manifest.target == Target.TENSORRT.value and not self.named:
-            return "made for TensorRT; name it to run it on the CPU all the same"
+            return no_tool(backend.why_no_dynamic_ranges)
         if manifest.batch not in (None, batch):
-            return f"its batch is fixed at {manifest.batch}"
+            return misfit(
+                f"its batch is fixed at {manifest.batch}: measure that, or export with batch "
+                "dynamic"
+            )
+        if manifest.target == Target.TENSORRT.value and not self.named:
+            # without backends that were named, its own one is what is lacking
+            why = misfit if self.backends else no_tool
+            return why("made for TensorRT; name it to run it on the CPU all the same")
         return None
+
+
+def _precision(artifact: Artifact) -> str:
+    return "as stored" if artifact.manifest is None else artifact.manifest.precision.value
+
+
+def _row(artifact: Artifact, backend: str, batch: int, reason: str) -> CaseResult:
+    """The row of what is not measured."""
+    name, precision = artifact.path.name, _precision(artifact)
+    return CaseResult(backend, name, precision, batch, BenchStatus.NOT_RUN, reason)
 
 
 def _sort(
@@ -249,10 +283,46 @@ class DocumentedBench:
     comparison: Comparison | None
     written: tuple[Path, ...]
 
+    @property
+    def failed(self) -> tuple[CaseResult, ...]:
+        """The rows of cases that failed."""
+        return tuple(row for row in self.report.results if row.status is BenchStatus.FAILED)
+
+    @property
+    def failure(self) -> str | None:
+        """Why it does not count as done: cases that failed, nothing measured, nothing compared."""
+        if self.failed:
+            rows_failed = (f"{row.backend} {row.artifact}: {row.reason}" for row in self.failed)
+            return f"failed: {'; '.join(rows_failed)}"
+        rows = [row for row in self.report.results if _of_artifact(row.backend, row.artifact)]
+        if rows and not any(row.status is BenchStatus.OK for row in rows):
+            reasons = dict.fromkeys(str(row.reason) for row in rows)
+            return f"no artifact was measured: {'; '.join(reasons)}"
+        if self.comparison is None:
+            return None
+        cases = [
+            case
+            for case in self.comparison.cases
+            if not rows or _of_artifact(case.backend, case.artifact)
+        ]
+        if any(case.verdict is not Verdict.NOT_COMPARED for case in cases):
+            return None
+        apart = dict.fromkeys(f"{case.backend} {case.artifact}: {case.reason}" for case in cases)
+        return (
+            f"nothing was compared with {self.comparison.old}; name a bench of the same artifacts, "
+            f"backends and batches ({'; '.join(apart) or 'neither measured an artifact'})"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with the field names of the command-line contract."""
         names = ("command", "comparison", "written")
         return self.report.to_dict() | {name: to_plain(getattr(self, name)) for name in names}
+
+
+def _of_artifact(backend: str, artifact: str | None) -> bool:
+    """Whether a row is of an artifact, not of the reference or of what else it is compared with."""
+    runs_weights = backend in BACKENDS and BACKENDS[backend].takes == "weights"
+    return not runs_weights and artifact not in (None, *EXPORTERS)
 
 
 @command
@@ -269,7 +339,8 @@ def benchmark(
         int | str | None, Opt("Of the GPU backends; eager runs there too.", DEVICE)
     ] = None,
     rounds: Annotated[
-        int, Opt("Interleaved rounds; default 7, at least 5.", none=DEFAULT_ROUNDS)
+        int,
+        Opt("Interleaved rounds; default 7, at least 5.", whole(MIN_ROUNDS), none=DEFAULT_ROUNDS),
     ] = DEFAULT_ROUNDS,
     report: Annotated[
         AnyPath | None,
@@ -312,8 +383,10 @@ def benchmark(
     artifacts: none is all of the workspace. report, csv: files to write. compare: what
     ``bench --json`` printed before. What cannot be compared or written is said before anything is
     measured. What cannot run here is a row that says why; a backend that was named and cannot is an
-    error. measured: what `DocumentedBench.to_dict` gave before, to write about without measuring
-    again. Raises ArtifactError, BackendError, ComparisonError, UsageError.
+    error, and so is a bench in which no artifact can be measured. What becomes clear later is in
+    `DocumentedBench.failure`. measured: what `DocumentedBench.to_dict` gave before, to write about
+    without measuring again. Raises ArtifactError, BackendError, MisfitError, ComparisonError,
+    UsageError.
 
     Examples
     --------
@@ -342,7 +415,7 @@ def benchmark(
         for name in bench.backends:
             reason = why_not_runnable(name, bench.device)
             if reason is not None:
-                raise BackendError(f"backend {name} cannot run here: {reason}")
+                raise UnavailableError(f"backend {name} cannot run here: {reason}")
         usable = usable_artifacts(
             workspace, paths, force=force, purpose="bench", progress=progress, trust=trust
         )

@@ -65,7 +65,8 @@ _RETURNED = "returned to float by the accuracy budget"
 class BudgetOutcome:
     """The layers' decisions once the budget was searched, and what the manifest says of it.
 
-    doubt: why the float model's own accuracy says nothing, so that no budget is met on it.
+    images: those that could be read. doubt: why the float model's own accuracy says nothing, so
+    that no budget is met on it.
     """
 
     decisions: tuple[Decision, ...]
@@ -138,8 +139,8 @@ def within_budget(
         loss_of=bench.loss,
     )
     returned = dict.fromkeys(search.returned, _RETURNED)
-    count = len(images.paths)
-    return BudgetOutcome(inputs.decide(returned), search, bench.measure, count, bench.doubt)
+    decided = inputs.decide(returned)
+    return BudgetOutcome(decided, search, bench.measure, bench.measured, bench.doubt)
 
 
 def write_budget(
@@ -162,7 +163,7 @@ def write_budget(
 class _Bench:
     """Trial graphs against the reference, on the same pictures each time.
 
-    doubt: as of `BudgetOutcome`, once a loss was measured.
+    doubt, measured: as of `BudgetOutcome` doubt and images, once a loss was measured.
     """
 
     workspace: Workspace
@@ -170,6 +171,7 @@ class _Bench:
     images: LabelledSet
     progress: Progress
     doubt: str | None = None
+    measured: int = 0
     noted: set[str] = dataclasses.field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -210,6 +212,8 @@ class _Bench:
         else:
             some = labelled_set_from_folder(self.images.folder, limit=_COST_IMAGES)
         (batch,) = some.readable_batches(self.preparation, _COST_IMAGES)
+        if not len(batch.pictures):
+            raise ImageError(f"no drop can be measured: {batch.unreadable[0][1]}; give others")
         return batch.pictures
 
     @functools.cached_property
@@ -243,6 +247,7 @@ class _Bench:
             self.noted.add(line)
         error = float("inf") if checked.rel_l2 is None else checked.rel_l2
         actual, reference = runner.total.result(), base.total.result()
+        self.measured = actual.images
         if self.images.has_labels:
             self.doubt = labels_in_doubt(reference, self.images.known)
             return Loss((self.score(reference) - self.score(actual)) * 100, error)

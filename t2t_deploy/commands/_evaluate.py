@@ -13,10 +13,13 @@ from t2t_deploy._options import AnyPath, Opt, Role, command, ending
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import (
     ArtifactFiles,
+    Cause,
     CpuBackend,
     Force,
+    NotRun,
     are_named,
     cpu_backend,
+    nothing_judged,
     usable_artifacts,
     why_not_run,
     workspace_of,
@@ -39,7 +42,7 @@ from t2t_deploy.commands._evaluate_sessions import (
     run_pictures_across,
 )
 from t2t_deploy.commands._predict import num_classes_of
-from t2t_deploy.errors import BackendError, CalibrationError, ImageError, UsageError, counted
+from t2t_deploy.errors import CalibrationError, ImageError, UsageError, counted
 from t2t_deploy.pictures import ClassOrder, ClassOrderName, LabelledSet, overlap
 from t2t_deploy.runtime import REFERENCE_BACKEND, why_not_in, why_not_runnable
 from t2t_deploy.types import DEFAULT_THRESHOLD, Precision, Status, Tail
@@ -56,6 +59,7 @@ class EvaluatedArtifact:
     status: passed where every picture was read and gave finite logits, of the reference too, failed
     where one did not.
     batch: pictures at a time. reference: the figures of the float32 model with the same weights.
+    cause: of one that was not run.
     """
 
     artifact: Artifact
@@ -64,6 +68,7 @@ class EvaluatedArtifact:
     reference: Accuracy | None = None
     batch: int | None = None
     reason: str | None = None
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,12 @@ class Evaluation:
         if failed:
             short.append(f"failed: {', '.join(failed)}")
         return "; ".join(short) or None
+
+    @property
+    def misfits(self) -> str | None:
+        """The artifacts that were not judged because the pictures do not fit them, and why."""
+        found = [r for r in self.results if r.cause is Cause.MISFIT]
+        return "; ".join(f"{r.artifact.path.name}: {r.reason}" for r in found) or None
 
 
 @command
@@ -139,8 +150,8 @@ def evaluate_artifacts(
     threshold: the least probability that is a yes, of one output or several labels; None is 0.5.
     ray: address of a cluster, ``local``, ``auto`` or HOST:PORT. Pictures are read once for all
     artifacts of the same model, a batch at a time. What cannot run here is reported as not run,
-    with the reason. Raises BackendError where that is all of them, ArtifactError, ImageError,
-    UsageError, MissingDependencyError.
+    with the reason. Where that is all of them it raises BackendError for lack of a tool, else
+    MisfitError. Raises ArtifactError, ImageError, UsageError, MissingDependencyError.
 
     Examples
     --------
@@ -186,8 +197,8 @@ def evaluate_artifacts(
             references[_reference_name(members[0], references)] = reference
     results.sort(key=lambda result: chosen.index(result.artifact))
     if all(result.status is Status.NOT_RUN for result in results):
-        reasons = "; ".join(dict.fromkeys(str(result.reason) for result in results))
-        raise BackendError(f"nothing here can be evaluated: {reasons}")
+        why = (NotRun(r.cause or Cause.NO_TOOL, str(r.reason)) for r in results)
+        raise nothing_judged("evaluated", why)
     unreadable = tuple(evaluator.unreadable.values())
     plot = None if confusion is None else Path(confusion)
     table = None if targets is None else Path(targets)
@@ -264,15 +275,18 @@ class _Evaluator:
         no_reference = _why_no_reference(artifacts[0])
         deciding = self._decides(artifacts)
         for artifact in artifacts:
-            reason = self._why_not(artifact) or self._calibrated_on(artifact)
-            if reason is None and deciding:
-                reason = _why_not_decided(artifact)
-            if reason is None and no_reference is not None and not self.images.has_labels:
-                reason = f"no labels, and no reference: {no_reference}"
-            if reason is None:
+            why = self._why_not(artifact) or self._calibrated_on(artifact)
+            if why is None and deciding:
+                why = _why_not_decided(artifact)
+            if why is None and no_reference is not None and not self.images.has_labels:
+                no_labels = f"no labels, and no reference: {no_reference.reason}"
+                why = NotRun(no_reference.cause, no_labels)
+            if why is None:
                 running.append(artifact)
             else:
-                results.append(EvaluatedArtifact(artifact, Status.NOT_RUN, reason=reason))
+                results.append(
+                    EvaluatedArtifact(artifact, Status.NOT_RUN, reason=why.reason, cause=why.cause)
+                )
         if not running:
             return results
         weights = None
@@ -308,7 +322,11 @@ class _Evaluator:
         for artifact, runner in zip(running, runners, strict=True):
             accuracy = runner.total.result()
             short = _what_fell_short(accuracy, base, count)
-            remarks = [runner.remark, no_reference and f"no reference: {no_reference}", short]
+            remarks = [
+                runner.remark,
+                no_reference and f"no reference: {no_reference.reason}",
+                short,
+            ]
             if base is not None:
                 remarks.append(doubt and "labels may be in another order")
             results.append(
@@ -334,7 +352,7 @@ class _Evaluator:
             threshold = threshold or DEFAULT_THRESHOLD
         return decides(self.images, threshold, num_classes_of(artifacts[0]))
 
-    def _why_not(self, artifact: Artifact) -> str | None:
+    def _why_not(self, artifact: Artifact) -> NotRun | None:
         """None where a runtime here can run it and, unless it was named, classes fit it."""
         manifest = artifact.manifest
         nodewise = is_nodewise(artifact, self.backend)
@@ -350,19 +368,22 @@ class _Evaluator:
             gives = f"{artifact.path.name} gives {manifest.graph_io.tail.value} and no classes"
             if self.named:
                 raise UsageError(f"{gives}; evaluate a classifier")
-            return gives
-        if reason is not None or self.named or manifest is None:
-            return reason
+            return NotRun(Cause.OF_ITS_KIND, gives)
+        if reason is not None:
+            return NotRun(Cause.NO_TOOL, reason)
+        if self.named or manifest is None:
+            return None
         if self.images.has_labels:
             try:
                 self._labelled(artifact, int(manifest.config["num_classes"]))
             except ImageError as err:
-                return str(err)
+                return NotRun(Cause.MISFIT, str(err))
         if nodewise:
             lacks = why_not_in(self.backend, Precision.BF16)
-            return (
+            return NotRun(
+                Cause.NO_TOOL,
                 f"{lacks}; name it to evaluate it node by node, which is slow, or --backend "
-                "openvino where the CPU has bf16"
+                "openvino where the CPU has bf16",
             )
         return None
 
@@ -377,7 +398,7 @@ class _Evaluator:
             return None
         return labels_in_doubt(accuracy, images.known)
 
-    def _calibrated_on(self, artifact: Artifact) -> str | None:
+    def _calibrated_on(self, artifact: Artifact) -> NotRun | None:
         """Why an artifact cannot be judged on pictures it was calibrated on.
 
         Raises CalibrationError for one that was named.
@@ -385,23 +406,25 @@ class _Evaluator:
         reason = overlap(artifact, self.images.paths)
         if reason is not None and self.named:
             raise CalibrationError(reason)
-        return reason
+        return None if reason is None else NotRun(Cause.MISFIT, reason)
 
 
-def _why_not_decided(artifact: Artifact) -> str | None:
+def _why_not_decided(artifact: Artifact) -> NotRun | None:
     tail = Tail.LOGITS if artifact.manifest is None else artifact.manifest.graph_io.tail
     if tail in (Tail.LOGITS, Tail.SIGMOID):
         return None
-    return (
+    return NotRun(
+        Cause.OF_ITS_KIND,
         f"its tail {tail.value} gives probabilities of one class among all, which decide no class "
-        "by itself: evaluate an export without a tail, or with --tail sigmoid"
+        "by itself: evaluate an export without a tail, or with --tail sigmoid",
     )
 
 
-def _why_no_reference(artifact: Artifact) -> str | None:
+def _why_no_reference(artifact: Artifact) -> NotRun | None:
     if artifact.manifest is None or not artifact.manifest.weights:
-        return "made from a file without manifest"
-    return why_not_runnable(REFERENCE_BACKEND)
+        return NotRun(Cause.OF_ITS_KIND, "made from a file without manifest")
+    reason = why_not_runnable(REFERENCE_BACKEND)
+    return None if reason is None else NotRun(Cause.NO_TOOL, reason)
 
 
 def _what_fell_short(accuracy: Accuracy, reference: Accuracy | None, asked: int) -> str | None:

@@ -12,7 +12,6 @@ from t2t_deploy._files import file_sha256
 from t2t_deploy._optional import require
 from t2t_deploy._options import (
     BATCH,
-    COUNT,
     FILE,
     SIZE,
     TEXT,
@@ -22,6 +21,7 @@ from t2t_deploy._options import (
     choice,
     command,
     several,
+    whole,
 )
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import artifact_values, workspace_of
@@ -37,7 +37,7 @@ from t2t_deploy.commands._preparation import (
 )
 from t2t_deploy.errors import UsageError
 from t2t_deploy.model import VARIANTS
-from t2t_deploy.types import BARE, QUANTIZED, GraphIO, Precision, Tail, Target
+from t2t_deploy.types import BARE, MAX_OPSET, MIN_OPSET, QUANTIZED, GraphIO, Precision, Tail, Target
 from t2t_deploy.verify import verify_file
 from t2t_deploy.workspace import Artifact, Manifest, Workspace
 
@@ -126,7 +126,9 @@ SoftSplit = Annotated[
     Opt("unfold, conv, folded, centred or auto; one, or three separated by commas.", shown="auto"),
 ]
 Performer = Annotated[str | None, Opt("plain, stable or auto.", shown="auto")]
-Opset = Annotated[int | None, Opt("ONNX opset; default 18.", replace(COUNT, bounds=None))]
+Opset = Annotated[
+    int | None, Opt("ONNX opset; default 18.", replace(whole(MIN_OPSET, MAX_OPSET), bounds=None))
+]
 OutputFile = Annotated[
     AnyPath | None,
     Opt("Write here instead of the workspace.", FILE, Role.WRITES, flags=("-o",)),
@@ -243,11 +245,7 @@ def export_onnx(
         qk_scale=qk_scale,
     )
     model = with_output(model, form.graph_io)
-    if model.config.num_classes == 1 and form.graph_io.tail in (Tail.SOFTMAX, Tail.TOPK):
-        raise UsageError(
-            f"the model has one output, whose softmax is 1 for every picture; give tail "
-            f"{Tail.SIGMOID.value}, or leave {form.graph_io.tail.value} out"
-        )
+    check_tail(form.graph_io.tail, model.config.num_classes)
     from t2t_deploy.model import reference_from_state_dict, save_weights
 
     steps = {
@@ -278,6 +276,22 @@ def export_onnx(
     return store_graph(
         workspace, graph, form, draft, progress, output=output, details=lambda path: notes
     )
+
+
+def check_of_file(checkpoint: AnyPath | None, **options: Any) -> None:
+    """Raise UsageError for an option about a checkpoint where none is given."""
+    given = [name for name, value in options.items() if value]
+    if checkpoint is None and given:
+        raise UsageError(f"{given[0]} is about a checkpoint, and none is given; give one")
+
+
+def check_tail(tail: Tail, num_classes: int | None) -> None:
+    """Raise UsageError for a softmax of one output. num_classes: None is not known."""
+    if num_classes == 1 and tail in (Tail.SOFTMAX, Tail.TOPK):
+        raise UsageError(
+            f"the model has one output, whose softmax is 1 for every picture; give tail "
+            f"{Tail.SIGMOID.value}, or leave {tail.value} out"
+        )
 
 
 def export_values(artifact: Artifact) -> dict[str, Any]:
@@ -328,12 +342,8 @@ def load_model(
         raise UsageError("variant and config both describe the model; give one of them")
     if variant is None and config is None and checkpoint is None:
         raise UsageError("nothing says which model to export; give a variant, such as 14")
-    of_file = {"weights": weights, "ignore_keys": ignore_keys, "qk_scale": qk_scale}
-    given = [name for name, value in of_file.items() if value]
-    if checkpoint is None and given:
-        raise UsageError(f"{given[0]} is about a checkpoint, and none is given; give one")
+    check_of_file(checkpoint, weights=weights, ignore_keys=ignore_keys, qk_scale=qk_scale)
     require("torch")
-    from t2t_deploy.export import check_opset
     from t2t_deploy.model import (
         config_for_variant,
         config_from_toml,
@@ -343,8 +353,6 @@ def load_model(
     )
 
     form.strategies().check_precision(form.precision)
-    if form.opset is not None:
-        check_opset(form.opset)
     own = None if config is None else config_from_toml(Path(config))
     if checkpoint is None:
         base = own if own is not None else config_for_variant(str(variant))

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 from t2t_deploy._limits import read_limits
-from t2t_deploy._options import FILE, FOLDER, AnyPath, Opt, Role, choice, command, whole
+from t2t_deploy._options import (
+    FILE,
+    FOLDER,
+    TEXT,
+    AnyPath,
+    Kind,
+    Opt,
+    Role,
+    choice,
+    command,
+    whole,
+)
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import (
     ArtifactFile,
@@ -41,7 +52,19 @@ from t2t_deploy.workspace import Artifact, Workspace, manifest_path_for
 
 DEFAULT_TOP = 5
 DEFAULT_QUEUE_DELAY_US = 1000
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def _name_of_model(value: Any) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", TEXT.read(value)):
+        raise ValueError
+    return str(value)
+
+
+_NAME = Kind(
+    "letters, digits, '_', '-' and '.', beginning with a letter or digit",
+    _name_of_model,
+    metavar="TEXT",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +99,9 @@ def package_artifact(
             shown="auto",
         ),
     ] = None,
-    name: Annotated[str | None, Opt("Of the model; default t2t_vit_VARIANT_PRECISION.")] = None,
+    name: Annotated[
+        str | None, Opt("Of the model; default t2t_vit_VARIANT_PRECISION.", _NAME)
+    ] = None,
     labels: Annotated[
         AnyPath | None,
         Opt("Names of the classes; default the artifact's own.", FILE, Role.READS, metavar="FILE"),
@@ -146,7 +171,7 @@ def package_artifact(
         name=_name(source, name),
         format=chosen,
         signature=signature,
-        batching=choose_batching(source.path, signature, chosen, profiles, max_batch),
+        batching=choose_batching(source.path, signature.batch, chosen, profiles, max_batch),
         accelerator=choose_accelerator(
             chosen,
             cast("Accelerator | None", accelerator),
@@ -266,11 +291,6 @@ def _signature(artifact: Artifact) -> Signature:
 
 def _name(artifact: Artifact, asked: str | None) -> str:
     if asked is not None:
-        if not _NAME.fullmatch(asked):
-            raise UsageError(
-                f"--name is {asked!r}; expected letters, digits, '_', '-' and '.', beginning with "
-                "a letter or digit"
-            )
         return asked
     manifest = artifact.manifest
     text = artifact.path.stem

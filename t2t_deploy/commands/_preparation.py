@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,20 @@ def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(float(NUMBER.read(one)) for one in value)
 
 
+def _above_zero(value: Any) -> tuple[float, ...]:
+    numbers = _numbers(value)
+    if min(numbers) <= 0:
+        raise ValueError
+    return numbers
+
+
+def _share(value: Any) -> float:
+    number = float(NUMBER.read(value))
+    if not 0 < number <= 1:
+        raise ValueError
+    return number
+
+
 _NUMBERS = Kind(
     "a number for each channel",
     _numbers,
@@ -29,6 +43,8 @@ _NUMBERS = Kind(
     "A,B,C",
     word=lambda numbers: ",".join(f"{number:g}" for number in numbers),
 )
+_DEVIATIONS = replace(_NUMBERS, expected="a number above 0 for each channel", read=_above_zero)
+_SHARE = Kind("a number above 0, at most 1", _share, float)
 _PICTURES = "model"  # its table in a recipe
 
 Mean = Annotated[
@@ -37,11 +53,16 @@ Mean = Annotated[
 ]
 Std = Annotated[
     tuple[float, ...] | list[float] | None,
-    Opt("Deviation of each channel, likewise.", _NUMBERS, recipe=_PICTURES, later=True),
+    Opt("Deviation of each channel, likewise.", _DEVIATIONS, recipe=_PICTURES, later=True),
 ]
 CropFraction = Annotated[
     float | None,
-    Opt("The model's side over the resized picture's; default 0.9.", recipe=_PICTURES, later=True),
+    Opt(
+        "The model's side over the resized picture's; default 0.9.",
+        _SHARE,
+        recipe=_PICTURES,
+        later=True,
+    ),
 ]
 ResizeRule = Annotated[
     str | Resize | None,

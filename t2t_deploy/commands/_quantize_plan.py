@@ -119,11 +119,9 @@ def plan_quantization(
     """
     _check_ranges(asked)
     source = quantizable_export(workspace, artifact, progress, force=force)
-    target = quantization_target(asked.precision, asked.mode, asked.target, Target(source.target))
-    base = asked.base
-    if base is None:
-        base = Precision.FP16 if target is Target.TENSORRT else Precision.FP32
-    _check_base(asked, target, base)
+    target, base, placement = settle_quantization(asked, Target(source.target))
+    if asked.placement is None and placement is not IN_OPERATOR:
+        progress.note(f"layers are placed as --placement {placement.name} does, the default")
     images = ranges = evaluation = None
     if asked.images is not None:
         images = calibration_images(Path(asked.images), asked.count, progress)
@@ -137,8 +135,23 @@ def plan_quantization(
         )
         if evaluation.known is not None and evaluation.known.note is not None:
             progress.note(evaluation.known.note)
-    placement = _placement(asked, target, base, progress)
     return QuantizationPlan(asked, source, target, base, images, ranges, evaluation, placement)
+
+
+def settle_quantization(
+    asked: QuantizationRequest, source: Target
+) -> tuple[Target, Precision, Placement]:
+    """What options come to: the target, the base and the placement.
+
+    source: the target of the export. Raises UsageError where options do not go together.
+    """
+    _check_ranges(asked)
+    target = quantization_target(asked.precision, asked.mode, asked.target, source)
+    base = asked.base
+    if base is None:
+        base = Precision.FP16 if target is Target.TENSORRT else Precision.FP32
+    _check_base(asked, target, base)
+    return target, base, _placement(asked, target, base)
 
 
 def _check_ranges(asked: QuantizationRequest) -> None:
@@ -207,9 +220,7 @@ PLACEMENTS = {
 AUTO = "auto"
 
 
-def _placement(
-    asked: QuantizationRequest, target: Target, base: Precision, progress: Progress
-) -> Placement:
+def _placement(asked: QuantizationRequest, target: Target, base: Precision) -> Placement:
     """The forms that layers get, where the target has a choice."""
     name, precision = asked.placement, asked.precision
     static = asked.mode is QuantizationMode.STATIC
@@ -227,7 +238,4 @@ def _placement(
             f"{precision.value} has no placement {name!r}; expected one of {', '.join(names)}"
         )
     # a search starts from the default
-    found = known[name if name in known else BALANCED.name]
-    if name is None:
-        progress.note(f"layers are placed as --placement {found.name} does, the default")
-    return found
+    return known[name if name in known else BALANCED.name]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -57,7 +58,8 @@ MAX_IMAGES = 64
 class VerifiedArtifact:
     """An artifact and its verdicts. plot: the picture of the node by node one.
 
-    located: what a comparison layer by layer found, where it was asked for.
+    located: what a comparison layer by layer found, where it was asked for. misfits: why verdicts
+    are not there although this machine has the tools, by their field.
     """
 
     artifact: Artifact
@@ -65,6 +67,7 @@ class VerifiedArtifact:
     nodewise: NodewiseReport | None = None
     plot: Path | None = None
     located: Located | None = None
+    misfits: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -157,8 +160,10 @@ def verify_artifacts(
             unknown = nodewise_not_run(tolerance, reason) if nodewise else None
             nowhere = not_located(reason) if locate else None
             verdict = not_verified(tolerance, reason)
-            results.append(VerifiedArtifact(artifact, verdict, unknown, located=nowhere))
+            every = dict.fromkeys(_VERDICTS, reason)
+            results.append(VerifiedArtifact(artifact, verdict, unknown, None, nowhere, every))
             continue
+        misfits: dict[str, str] = {}
         pictures = few = None
         if images is not None:
             pictures = _pictures_from_folder(Path(images), manifest.preparation, progress)
@@ -167,7 +172,7 @@ def verify_artifacts(
         is_engine = manifest.kind == "engine"
         try:
             if is_engine:
-                result = _verify_engine(artifact, weights, pictures)
+                result = _verify_engine(artifact, weights, pictures, misfits)
             else:
                 result = verify_file(artifact.path, manifest, weights, pictures, backend=runtime)
         except EngineError as err:
@@ -183,6 +188,8 @@ def verify_artifacts(
         if locate:
             progress.step(f"comparing the layers of {name}")
             layers = locate_file(artifact.path, manifest, weights, few, progress)
+            if is_engine:
+                misfits["located"] = str(layers.reason)
             if standard:
                 details = {"located": layers.summary()}
                 artifact = _kept(workspace, artifact, layers.status, progress, details=details)
@@ -190,18 +197,41 @@ def verify_artifacts(
             progress.step(f"evaluating {name} node by node")
             try:
                 found = nodewise_file(artifact.path, manifest, weights, few, progress)
+                if is_engine:
+                    misfits["nodewise"] = str(found.reason)
             except ArtifactError as err:
                 if named:
                     raise
                 found = nodewise_not_run(tolerance, str(err))
+                misfits["nodewise"] = str(err)
             drawn = _draw_nodewise(
                 workspace, name, found, None if plot is None else Path(plot), progress
             )
             if standard:
                 details = {"nodewise": found.summary()}
                 artifact = _kept(workspace, artifact, found.status, progress, details=details)
-        results.append(VerifiedArtifact(artifact, result, found, drawn, layers))
+        results.append(VerifiedArtifact(artifact, result, found, drawn, layers, misfits))
     return results
+
+
+_VERDICTS = {
+    "verification": "verified",
+    "nodewise": "evaluated node by node",
+    "located": "compared by layers",
+}
+
+
+def why_not_judged(results: Sequence[VerifiedArtifact]) -> str | None:
+    """Why a verdict that was asked for was given on no artifact; None where one was.
+
+    None too where it is only that this machine has no tool for it, as the results say.
+    """
+    for name, done in _VERDICTS.items():
+        verdicts = [verdict for one in results if (verdict := getattr(one, name)) is not None]
+        reasons = dict.fromkeys(one.misfits[name] for one in results if name in one.misfits)
+        if verdicts and reasons and all(one.status is Status.NOT_RUN for one in verdicts):
+            return f"nothing here can be {done}: {'; '.join(reasons)}"
+    return None
 
 
 def verify_values(results: list[VerifiedArtifact]) -> dict[str, Any]:
@@ -219,8 +249,13 @@ def _verified(result: VerifiedArtifact) -> dict[str, Any]:
     return values
 
 
-def _verify_engine(artifact: Artifact, weights: Path, pictures: PictureSet | None) -> Verification:
-    """An engine against the reference on the CPU, or why it is not run."""
+def _verify_engine(
+    artifact: Artifact, weights: Path, pictures: PictureSet | None, misfits: dict[str, str]
+) -> Verification:
+    """An engine against the reference on the CPU, or why it is not run.
+
+    misfits: gets the reason where it is not that a tool lacks.
+    """
     check_engine(artifact)
     manifest = artifact.require_manifest()
     tolerance = TOLERANCES[manifest.precision]
@@ -231,6 +266,7 @@ def _verify_engine(artifact: Artifact, weights: Path, pictures: PictureSet | Non
             f"it gives {graph_io.tail.value}, and an engine's logits cannot be shown afterwards: "
             "verify its graph, or an engine without --tail"
         )
+        misfits["verification"] = reason
     if reason is not None:
         return not_verified(tolerance, reason)
     chosen = pictures_for(manifest, pictures)

@@ -22,7 +22,7 @@ from t2t_deploy.engine._load import (
     why_not_loaded,
 )
 from t2t_deploy.engine._module import BACKEND_CLASSIC, BACKEND_RTX, MODULES, load_tensorrt
-from t2t_deploy.engine._network import check_foreign, sizes
+from t2t_deploy.engine._network import check_foreign, resolve_profiles, sizes
 
 __all__ = [
     "BACKEND_CLASSIC",
@@ -49,6 +49,7 @@ __all__ = [
     "load_tensorrt",
     "parse_sm",
     "read_engine",
+    "resolve_profiles",
     "sizes",
     "supported_sms",
     "trtexec_line",

@@ -10,7 +10,7 @@ from t2t_deploy._optional import is_installed
 from t2t_deploy.engine._device import device_capability
 from t2t_deploy.engine._module import BACKEND_CLASSIC, BACKEND_RTX, MODULES, TensorRT, load_tensorrt
 from t2t_deploy.engine._network import numpy_name, product_operands
-from t2t_deploy.errors import BackendError, EngineError, UsageError, first_few
+from t2t_deploy.errors import EngineError, UnavailableError, UsageError, first_few
 from t2t_deploy.types import Precision
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def choose_builder(backend: str = AUTO) -> BuilderModule:
     trt = load_tensorrt(backend)
     if backend == BACKEND_CLASSIC:
         if device is None:
-            raise BackendError(
+            raise UnavailableError(
                 f"TensorRT {trt.__version__} builds for the GPU it runs on and no CUDA device was "
                 f"found: build with backend {BACKEND_RTX}, which needs none"
             )
@@ -82,7 +82,7 @@ def engine_version(backend: str) -> str | None:
 def check_strong_typing(trt: TensorRT) -> None:
     """Raise BackendError for a TensorRT without strongly typed networks."""
     if "STRONGLY_TYPED" not in trt.NetworkDefinitionCreationFlag.__members__:
-        raise BackendError(
+        raise UnavailableError(
             f"TensorRT {trt.__version__} cannot build strongly typed networks, so an fp16 "
             "engine could compute in fp32; install 10.0 or newer"
         )
@@ -124,7 +124,7 @@ def resolve_sms(trt: TensorRT, asked: Sequence[str]) -> tuple[str, ...]:
     if tuple(asked) == NATIVE:
         device = device_capability()
         if device is None:
-            raise BackendError(
+            raise UnavailableError(
                 "'native' builds for this machine's GPU and no CUDA device was found: name the "
                 "targets (sm 86,89) or build a portable engine (sm portable)"
             )

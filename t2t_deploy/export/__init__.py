@@ -15,7 +15,7 @@ from t2t_deploy.export._strategies import (
 
 if TYPE_CHECKING:
     from t2t_deploy.export._deploy import DeployT2TViT
-    from t2t_deploy.export._to_onnx import DEFAULT_OPSET, check_opset, onnx_from_deploy
+    from t2t_deploy.export._to_onnx import DEFAULT_OPSET, onnx_from_deploy
 
 __all__ = [
     "DEFAULT_OPSET",
@@ -24,7 +24,6 @@ __all__ = [
     "RewriteReport",
     "SoftSplitForm",
     "Strategies",
-    "check_opset",
     "choose_strategies",
     "onnx_from_deploy",
 ]

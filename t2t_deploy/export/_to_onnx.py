@@ -16,13 +16,11 @@ from t2t_deploy._optional import require
 from t2t_deploy.errors import ExportError, UsageError
 from t2t_deploy.export._deploy import DeployT2TViT
 from t2t_deploy.graph import CONTRIB_DOMAIN
-from t2t_deploy.types import INPUT_NAME
+from t2t_deploy.types import INPUT_NAME, MAX_OPSET, MIN_OPSET
 
 # From 20 on exporters may turn the deploy form's GELU into an operator that ONNX Runtime's CPU
 # kernels run slower than the form it fuses itself.
 DEFAULT_OPSET = 18
-MIN_OPSET = 17  # the first with LayerNormalization
-MAX_OPSET = 20  # the last of torch's TorchScript exporter
 _TRACED_BATCH = 2
 _MERGE_BIAS = ("fuse_matmul_add_bias_into_gemm", "fuse_matmul_add_bias_into_gemm_batched")
 
@@ -46,7 +44,8 @@ def onnx_from_deploy(
 
     Raises UsageError for an opset out of range, ExportError where a stage refuses the graph.
     """
-    check_opset(opset)
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise UsageError(f"opset is {opset}; expected {MIN_OPSET} to {MAX_OPSET}")
     onnxsim = require("onnxsim")
     outputs = list(deploy.config.output_shapes)
     traced_batch = _TRACED_BATCH if batch is None else batch
@@ -79,12 +78,6 @@ def onnx_from_deploy(
     strip_provenance(model)
     _set_contrib_batch(model, batch)
     return model
-
-
-def check_opset(opset: int) -> None:
-    """Raise UsageError unless graphs of this opset can be written."""
-    if not MIN_OPSET <= opset <= MAX_OPSET:
-        raise UsageError(f"opset is {opset}; expected {MIN_OPSET} to {MAX_OPSET}")
 
 
 def _set_contrib_batch(model: onnx.ModelProto, batch: int | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from t2t_deploy._files import write_text
 from t2t_deploy.commands import QuantizationMode, quantization_target
 from t2t_deploy.errors import RecipeError, shown_path
+from t2t_deploy.recipe._fits import check_fits
 from t2t_deploy.recipe._tables import read_tables
 from t2t_deploy.types import QUANTIZED, Precision, Target
 
@@ -151,7 +152,7 @@ class _Reader:
             )
         self.check_names(made)
         self.check_outputs((*made, bench) if bench is not None else made)
-        return Recipe(
+        recipe = Recipe(
             file=self.file,
             workspace=self.tables[""][0].get("workspace"),
             exports=exports,
@@ -164,6 +165,11 @@ class _Reader:
             bench=bench,
             packages=self.packages(made),
         )
+        try:
+            check_fits(recipe)
+        except RecipeError as err:
+            raise self.error(str(err)) from err
+        return recipe
 
     def error(self, text: str) -> RecipeError:
         return RecipeError(f"{self.shown}: {text}")

@@ -12,7 +12,7 @@ from t2t_deploy._codec import to_plain
 from t2t_deploy._options import AnyPath, path_of
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands import workspace_of
-from t2t_deploy.errors import ArtifactError, BackendError, CheckFailed, DeployError
+from t2t_deploy.errors import ArtifactError, CheckFailed, DeployError
 from t2t_deploy.recipe._load import Job, Recipe, load_recipe
 from t2t_deploy.recipe._records import Fingerprint, Record, Records, changes
 from t2t_deploy.recipe._steps import (
@@ -23,6 +23,7 @@ from t2t_deploy.recipe._steps import (
     Context,
     Evaluate,
     MakeArtifact,
+    NoArtifactError,
     PackageStep,
     ReportPages,
     Step,
@@ -134,8 +135,7 @@ def plan_steps(recipe: Recipe) -> tuple[Step, ...]:
     makers: dict[str, str] = {}
     first: tuple[str, ...] = ()
     if recipe.expected is not None:
-        evaluated = recipe.evaluate is not None
-        steps.append(CheckModel(recipe.exports[0], (), recipe.expected, evaluated))
+        steps.append(CheckModel(recipe.exports[0], (), recipe.expected))
         first = (steps[0].label,)
     for job in recipe.exports:
         steps.append(MakeArtifact(job, first))
@@ -201,10 +201,14 @@ def _follow(
         progress.step(reason)
         outcome = step.run(context, progress)
     except DeployError as err:
-        if step.lacks_tools and isinstance(err, BackendError):
+        # of what failed before, that step's own status tells
+        told = isinstance(err, NoArtifactError) and StepStatus.FAILED in states.values()
+        expectation = step.expectation()
+        if told or (step.lacks_tools and err.lacks_tool and expectation is None):
             return StepResult(step.label, StepStatus.NOT_RUN, str(err))
         status = err.exit_status if err.exit_status == CheckFailed.exit_status else 1
-        return StepResult(step.label, StepStatus.FAILED, str(err), status)
+        uncompared = "" if expectation is None else f"{expectation} is expected and not compared: "
+        return StepResult(step.label, StepStatus.FAILED, f"{uncompared}{err}", status)
     failed = outcome.failed_check
     if failed is not None:
         return StepResult(

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 from t2t_deploy._options import Among
 from t2t_deploy._progress import Progress
-from t2t_deploy.bench import BenchStatus
 from t2t_deploy.commands import (
     CalibratedRanges,
     DocumentedBench,
@@ -31,8 +30,9 @@ from t2t_deploy.commands import (
     package_values,
     quantize_values,
     verify_values,
+    why_not_judged,
 )
-from t2t_deploy.errors import ArtifactError, BackendError, CheckpointError, counted
+from t2t_deploy.errors import ArtifactError, CheckFailed, CheckpointError, MisfitError, counted
 from t2t_deploy.recipe._fingerprint import (
     CHECK_TOOLS,
     ENGINE_TOOLS,
@@ -124,13 +124,13 @@ class Outcome:
     """A step that was done.
 
     result: what its command prints with --json. failed_check: why the step counts as failed
-    although it was done. exit_status: of that.
+    although it was done. exit_status: of that; 3 for a check that fell short.
     """
 
     result: Mapping[str, Any]
     outputs: tuple[OutputFile, ...] = ()
     failed_check: str | None = None
-    exit_status: int = 3
+    exit_status: int = CheckFailed.exit_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +177,20 @@ class Step(ABC):
         """What else should be known of the outcome."""
         return None
 
+    def expectation(self) -> str | None:
+        """What would be left uncompared if the step were not run; None for nothing."""
+        return None
+
+
+class NoArtifactError(MisfitError):
+    """Everything that a step looks at failed, or is gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class CheckModel(Step):
     """Compares the model with what the recipe expects, before anything is made."""
 
     expected: Expected = field(default_factory=Expected)
-    evaluated: bool = False
 
     label: ClassVar[str] = "model"
 
@@ -202,11 +209,6 @@ class CheckModel(Step):
         """Read the weights. Raises CheckpointError where they are not as expected."""
         given = self.arguments(context)
         sha256 = content("checkpoint", given["checkpoint"]).get("checkpoint")
-        if sha256 is None and self.expected.sha256 is not None:
-            raise CheckpointError(
-                "[expected] has a sha256 and [model] no checkpoint; name the file, or leave sha256 "
-                "out"
-            )
         self._compare("sha256", sha256)
         done = self.outcome(context, load_model(GraphForm(), **given, progress=progress))
         return done if sha256 is None else Outcome({"sha256": sha256, **done.result})
@@ -221,12 +223,6 @@ class CheckModel(Step):
         for name, actual in figures.items():
             self._compare(name, actual)
         return Outcome(figures)
-
-    def note(self, context: Context) -> str | None:
-        """Whether the accuracy is not looked at."""
-        if self.expected.top1 is None or self.evaluated:
-            return None
-        return f"top1 {self.expected.top1:g} is not checked: the recipe has no [evaluate]"
 
     def _compare(self, name: str, actual: Any) -> None:
         expected = getattr(self.expected, name)
@@ -384,10 +380,11 @@ class CheckStep(Step):
         return context.left_out(self.names)
 
     def artifacts(self, context: Context) -> dict[str, Artifact]:
-        """The artifacts there are. Raises BackendError where there is none."""
+        """The artifacts there are. Raises NoArtifactError where there is none."""
         found = context.usable(self.names)
         if not found:
-            raise BackendError(f"there is no artifact to look at: {context.left_out(self.names)}")
+            left_out = context.left_out(self.names)
+            raise NoArtifactError(f"there is no artifact to look at: {left_out}")
         return found
 
     def arguments(self, context: Context) -> dict[str, Any]:
@@ -416,8 +413,10 @@ class Verify(CheckStep):
 
     def outcome(self, context: Context, found: list[VerifiedArtifact]) -> Outcome:
         failed = ", ".join(result.artifact.path.name for result in found if result.failed)
-        failed_check = f"failed verification: {failed}" if failed else None
-        return Outcome(verify_values(found), failed_check=failed_check)
+        values = verify_values(found)
+        if failed:
+            return Outcome(values, failed_check=f"failed verification: {failed}")
+        return Outcome(values, failed_check=why_not_judged(found), exit_status=1)
 
 
 class Evaluate(CheckStep):
@@ -433,9 +432,15 @@ class Evaluate(CheckStep):
         return found
 
     def outcome(self, context: Context, found: Evaluation) -> Outcome:
-        short = [text for text in (found.failure, self._top1(found)) if text is not None]
+        unjudged = found.misfits and f"not evaluated: {found.misfits}"
+        short = "; ".join(filter(None, (unjudged, found.failure, self._top1(found)))) or None
         outputs = () if found.plot is None else (context.output(found.plot),)
-        return Outcome(evaluate_values(found), outputs, "; ".join(short) or None)
+        status = CheckFailed.exit_status if unjudged is None else MisfitError.exit_status
+        return Outcome(evaluate_values(found), outputs, short, status)
+
+    def expectation(self) -> str | None:
+        """The accuracy."""
+        return None if self.expected is None else f"top1 {self.expected.top1:g}"
 
     def _top1(self, found: Evaluation) -> str | None:
         """Why the float32 model is not as accurate as it should be; None where it is."""
@@ -477,10 +482,7 @@ class Bench(CheckStep):
 
     def outcome(self, context: Context, found: DocumentedBench) -> Outcome:
         context.bench = found.to_dict()
-        rows = [row for row in found.report.results if row.status is BenchStatus.FAILED]
-        reasons = "; ".join(f"{row.backend} {row.artifact}: {row.reason}" for row in rows)
-        failed_check = f"failed: {reasons}" if rows else None
-        return Outcome(context.bench, failed_check=failed_check, exit_status=1)
+        return Outcome(context.bench, failed_check=found.failure, exit_status=1)
 
     def reuse(self, context: Context, record: Record) -> Outcome:
         """The figures as they were measured."""
@@ -511,7 +513,8 @@ class ReportPages(CheckStep):
     def outcome(self, context: Context, found: DocumentedBench) -> Outcome:
         values = found.to_dict()
         result = {name: values[name] for name in ("command", "comparison", "written")}
-        return Outcome(result, tuple(map(context.output, found.written)))
+        written = tuple(map(context.output, found.written))
+        return Outcome(result, written, found.failure, MisfitError.exit_status)
 
 
 _PAGE = ("older bench", "option report", "option csv")

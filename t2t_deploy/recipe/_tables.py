@@ -62,6 +62,16 @@ def _sha256(value: Any) -> str:
     return str(value).lower()
 
 
+def _percent(value: Any) -> float:
+    number = float(NUMBER.read(value))
+    if not 0 <= number <= 100:
+        raise ValueError
+    return number
+
+
+_PERCENT = Kind("a number from 0 to 100", _percent, float)
+
+
 def _keys(command: str, table: str) -> dict[str, Key]:
     """The keys that a command's options are in a table."""
     found = {}
@@ -86,8 +96,8 @@ _EXPECTED: Mapping[str, Kind] = {
     "classes": COUNT,
     "image-size": COUNT,
     "params": COUNT,
-    "top1": NUMBER,
-    "top1-within": NUMBER,
+    "top1": _PERCENT,
+    "top1-within": _PERCENT,
 }
 TABLES: Mapping[str, Table] = {
     "model": Table(_keys("export", "model")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from t2t_deploy._limits import read_limits
-from t2t_deploy.errors import BackendError, UsageError
+from t2t_deploy.errors import UnavailableError, UsageError
 from t2t_deploy.runtime._eager import COMPILE, EAGER
 from t2t_deploy.runtime._openvino import OPENVINO
 from t2t_deploy.runtime._ort import ORT_CPU
@@ -62,7 +62,7 @@ def open_session(request: SessionRequest) -> Session:
     """
     reason = why_not_runnable(request.backend, request.device)
     if reason is not None:
-        raise BackendError(f"backend {request.backend} cannot run here: {reason}")
+        raise UnavailableError(f"backend {request.backend} cannot run here: {reason}")
     return BACKENDS[request.backend].open(request)
 
 

@@ -71,33 +71,37 @@ class Signature:
         asked: None is the graph's own, for logits a softmax, for one output a sigmoid. Raises
         UsageError where the graph has another.
         """
-        tail = self.graph_io.tail
-        if not tail.classifies and asked is not None:
-            raise UsageError(
-                f"activation makes probabilities of logits, and the artifact gives {tail.value}; "
-                "leave it out"
-            )
-        if tail is Tail.LOGITS:
-            usual = Activation.SIGMOID if self.classes == 1 else Activation.SOFTMAX
-            if asked is Activation.SOFTMAX and self.classes == 1:
-                raise UsageError(
-                    "activation is softmax, and the model has one output, whose softmax is 1 for "
-                    "every picture; give sigmoid, or leave it out"
-                )
-            return asked or usual
-        own = Activation.SIGMOID if tail is Tail.SIGMOID else Activation.SOFTMAX
-        if asked not in (None, own):
-            raise UsageError(
-                f"activation is {asked.value}, and the artifact gives probabilities of its own "
-                f"{own.value}; leave it out, or export the model without a tail"
-            )
-        return own
+        return choose_activation(self.graph_io.tail, self.classes, asked)
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """All it gives."""
         ranks = () if self.indices is None else (self.indices,)
         return (self.scores, *ranks, *self.others)
+
+
+def choose_activation(tail: Tail, classes: int | None, asked: Activation | None) -> Activation:
+    """As `Signature.activation`, of what a graph gives; classes: None is not known."""
+    if not tail.classifies and asked is not None:
+        raise UsageError(
+            f"activation makes probabilities of logits, and the artifact gives {tail.value}; "
+            "leave it out"
+        )
+    if tail is Tail.LOGITS:
+        usual = Activation.SIGMOID if classes == 1 else Activation.SOFTMAX
+        if asked is Activation.SOFTMAX and classes == 1:
+            raise UsageError(
+                "activation is softmax, and the model has one output, whose softmax is 1 for "
+                "every picture; give sigmoid, or leave it out"
+            )
+        return asked or usual
+    own = Activation.SIGMOID if tail is Tail.SIGMOID else Activation.SOFTMAX
+    if asked not in (None, own):
+        raise UsageError(
+            f"activation is {asked.value}, and the artifact gives probabilities of its own "
+            f"{own.value}; leave it out, or export the model without a tail"
+        )
+    return own
 
 
 def read_signature(

@@ -75,8 +75,7 @@ def test_eager_on_a_device_that_is_not_there(run: Run, workspace: Path) -> None:
             for device in ("cpu", "cuda", "cuda:x", "0")
         ),
         ("--backend", "cuda", "error: Invalid value for '--backend': 'cuda' is not one of 'eager'"),
-        ("--rounds", "4", "rounds is 4"),
-        ("--rounds", "4", "set rounds to 5 or more"),
+        ("--rounds", "4", "Invalid value for '--rounds': 4 is not in the range x>=5."),
     ],
 )
 def test_wrong_usage(run: Run, workspace: Path, option: str, value: str, message: str) -> None:
@@ -89,10 +88,33 @@ def test_a_fixed_batch_is_not_run_at_another(run: Run, tiny_toml: Path) -> None:
     four, one = done["results"]
     assert (four["batch"], four["status"], four["artifact"]) == (4, "ok", name)
     assert (one["batch"], one["status"]) == (1, "not_run")
-    assert one["reason"] == "its batch is fixed at 4"
+    reason = "its batch is fixed at 4: measure that, or export with batch dynamic"
+    assert one["reason"] == reason
 
-    done = run("bench", "--backend", "ort-cpu", name, status=1)
-    assert "error: nothing here can be measured: its batch is fixed at 4" in done.err
+    for words in (("--backend", "ort-cpu", name), ("--batch", 8)):
+        message = run.fails("MisfitError", "bench", *words)
+        assert message == f"nothing here can be measured: {reason}"
+
+
+def test_a_foreign_file_of_another_batch_is_an_error(run: Run, tiny_toml: Path) -> None:
+    """Its batch is known once it is loaded; rows and JSON are there all the same."""
+    made = Path(run.json("export", "--config", tiny_toml, "--batch", 4)["artifact"]["path"])
+    shutil.copy(made, "theirs.onnx")
+    done = run("bench", "theirs.onnx", "--batch", 8, "--rounds", 5, "--json", status=1)
+    assert {row["status"] for row in done.json["results"]} == {"not_run"}
+    assert "error: no artifact was measured: input 'image' has its batch fixed to 4" in done.err
+
+
+def test_a_comparison_of_nothing_is_an_error(run: Run, tiny_toml: Path, onnx_file: Path) -> None:
+    ask = ("bench", "--backend", "ort-cpu", "--rounds", 5, "--threads", 1, "--json")
+    Path("old.json").write_text(run(*ask, status=0).out)
+    assert run(*ask, "--compare", "old.json", status=0).json["comparison"]["cases"]
+    other = tiny_toml.with_name("more.toml")
+    other.write_text(tiny_toml.read_text())
+    made = run.json("export", "--config", other, status=0)["artifact"]["path"]
+    done = run(*ask, made, "--compare", "old.json", status=1)
+    assert done.json["results"][0]["status"] == "ok"
+    assert "error: nothing was compared with old.json; name a bench of the same" in done.err
 
 
 def test_a_file_that_does_not_load_fails(run: Run) -> None:

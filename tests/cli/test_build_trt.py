@@ -121,8 +121,8 @@ def test_a_foreign_file_is_built_as_it_is(run: Run, foreign: Path) -> None:
     assert done.json["artifact"]["precision"] == "fp16"
     assert done.json["attestation"]["status"] == "passed"
 
-    # its engine has no weights to compare or measure against, and that stops nothing
-    (result,) = run.json("verify", status=0)["results"]
+    # its engine has no weights to compare with, so nothing was verified
+    (result,) = run.json("verify", status=1)["results"]
     assert (result["status"], result["reason"]) == (
         *("not_run", "made from a file without manifest, so its reference is unknown"),
     )

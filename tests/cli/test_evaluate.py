@@ -227,6 +227,12 @@ def test_an_engine_says_why_it_is_not_run(run: Run, engine_file: Path, val: Path
     assert done.err == f"error: nothing here can be evaluated: {row['reason']}\n"
 
 
+def test_folders_that_are_no_classes_are_an_error(run: Run, workspace: Path) -> None:
+    write_noise(*(Path("three") / name / "0.png" for name in "abc"))
+    message = run.fails("MisfitError", "evaluate", "--images", "three")
+    assert message.startswith("nothing here can be evaluated: three has 3 class folders (a, b, c)")
+
+
 def test_the_confusion_of_classes(
     run: Run, workspace: Path, val: Path, flat: Path, temporaries: Temporaries
 ) -> None:

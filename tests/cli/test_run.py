@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from t2t_deploy.engine import Unavailable
 from t2t_deploy.recipe import example_recipe
 
 from ..noise import write_noise
@@ -56,8 +57,9 @@ def test_it_prints_each_step_and_each_commands_own_json(run: Run, recipe: Path) 
 
 
 def test_a_step_that_fails_stops_what_needs_it_alone(run: Run, recipe: Path) -> None:
-    more = '[[export]]\nname = "bad"\nsoft-split = "sideways"\n\n[[export]]\nname = "float"\n'
-    packages = [f'[[package]]\nfrom = "{name}"\ntriton = "m"\n' for name in ("bad", "float")]
+    more = '[[export]]\nname = "bad"\noutput = "tiny.toml/a.onnx"\n\n[[export]]\nname = "float"\n'
+    package = '[[package]]\nfrom = "{0}"\nname = "{0}"\ntriton = "m"\n'
+    packages = [package.format(name) for name in ("bad", "float")]
     recipe.write_text('[model]\nconfig = "tiny.toml"\n\n' + more + "".join(packages))
     done = run("run", recipe, "--json", status=1)
     assert statuses(done.json) == {
@@ -67,7 +69,7 @@ def test_a_step_that_fails_stops_what_needs_it_alone(run: Run, recipe: Path) -> 
         "package float-2": "done",
     }
     bad, _, unmade, _ = done.json["steps"]
-    assert "sideways" in bad["reason"] and bad["exit_status"] == 1 and bad["result"] is None
+    assert "tiny.toml" in bad["reason"] and bad["exit_status"] == 1 and bad["result"] is None
     assert unmade["reason"] == "it needs export bad, which failed"
     assert done.err.splitlines()[-1].startswith("error: failed: export bad (")
 
@@ -77,7 +79,6 @@ def test_a_step_that_fails_stops_what_needs_it_alone(run: Run, recipe: Path) -> 
     [
         ('checkpoint = "none.pth"\n', "checkpoint: cannot read "),
         ("[expected]\nclasses = 11\n", "the recipe expects 11: use the file"),
-        (f'[expected]\nsha256 = "{"0" * 64}"\n', "has a sha256 and [model] no checkpoint"),
     ],
 )
 def test_a_wrong_model_stops_everything(run: Run, recipe: Path, change: str, reason: str) -> None:
@@ -86,6 +87,65 @@ def test_a_wrong_model_stops_everything(run: Run, recipe: Path, change: str, rea
     assert reason in done["steps"][0]["reason"]
     assert set(statuses(done).values()) <= {"failed", "not_run"}
     assert not Path("artifacts").exists() and not (recipe.parent / "models").exists()
+
+
+@pytest.mark.parametrize(("top1", "within"), [(99.0, 0.5), (50.0, 50.0)])
+def test_an_accuracy_that_is_not_compared_fails(
+    run: Run, recipe: Path, top1: float, within: float
+) -> None:
+    """The pictures have three class folders, the model another number of classes."""
+    write_noise(*(recipe.parent / "val" / name / "0.png" for name in "abc"))
+    expected = f"[expected]\ntop1 = {top1}\ntop1-within = {within}\n"
+    recipe.write_text(EXPORT + expected + '[evaluate]\nimages = "val"\n')
+    done = run("run", recipe, "--json", status=1)
+    assert statuses(done.json)["evaluate"] == "failed"
+    reason = done.json["steps"][-1]["reason"]
+    assert reason.startswith(
+        f"top1 {top1:g} is expected and not compared: nothing here can be eval"
+    )
+    assert "has 3 class folders" in reason
+    recipe.write_text(EXPORT + '[evaluate]\nimages = "val"\n')
+    done = run("run", recipe, "--json", status=1)
+    assert done.json["steps"][-1]["reason"].startswith("nothing here can be evaluated: ")
+
+
+@pytest.mark.parametrize("expected", [False, True])
+def test_a_lack_of_tools_is_not_run_unless_something_is_expected(
+    run: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch, expected: bool
+) -> None:
+    write_noise(*(recipe.parent / "val" / name / "0.png" for name in "0123456789"))
+    recipe.write_text(
+        EXPORT
+        + ("[expected]\ntop1 = 50\ntop1-within = 50\n" if expected else "")
+        + '[evaluate]\nimages = "val"\nconfusion = "c.png"\n[bench]\nbackend = "ort-cuda"\n'
+    )
+    monkeypatch.setattr("t2t_deploy._optional._SPELLINGS", {"matplotlib": ("absent_matplotlib",)})
+    monkeypatch.setattr(
+        "t2t_deploy.runtime._session.why_no_device", lambda device=0: Unavailable("no GPU", "buy")
+    )
+    done = run("run", recipe, "--json", status=1 if expected else 0)
+    assert statuses(done.json) | {"model": ""} == {
+        "model": "",
+        "export float": "done",
+        "evaluate": "failed" if expected else "not_run",
+        "bench": "not_run",
+    }
+    evaluate, bench = done.json["steps"][-2:]
+    assert "matplotlib" in evaluate["reason"] and "no GPU" in bench["reason"]
+
+
+def test_a_bench_that_measures_nothing_fails(run: Run, recipe: Path) -> None:
+    """The page is made of what was measured, so it is not run."""
+    recipe.write_text(
+        EXPORT + 'target = "tensorrt"\n[bench]\nbackend = "ort-cpu"\nreport = "r.html"\n'
+    )
+    done = run("run", recipe, "--json", status=1)
+    assert statuses(done.json) == {
+        "export float": "done",
+        "bench": "failed",
+        "report": "not_run",
+    }
+    assert "made for TensorRT" in done.json["steps"][1]["reason"]
 
 
 def test_engines_without_a_builder(run: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

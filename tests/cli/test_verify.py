@@ -139,6 +139,30 @@ def test_an_engine_is_not_run_and_says_why(run: Run, engine_file: Path) -> None:
     assert result["reason"]
 
 
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ("--nodewise", "evaluated node by node: an engine has no nodes; name the ONNX file"),
+        ("--locate", "compared by layers: an engine shows no tensors; name the ONNX file"),
+    ],
+)
+def test_a_way_that_suits_no_artifact_is_an_error(
+    run: Run, engine_file: Path, way: str, reason: str
+) -> None:
+    done = run("verify", engine_file, way, "--json", status=1)
+    assert [row["status"] for row in done.json["results"]] == ["not_run"]
+    assert f"error: nothing here can be {reason}" in done.err
+    assert run("verify", way).status == 0  # the graph beside it
+
+
+def test_an_engine_without_a_reference_is_an_error(
+    run: Run, engine_file: Path, change_manifest: Change
+) -> None:
+    change_manifest(engine_file, weights={})
+    done = run("verify", engine_file, status=1)
+    assert "error: nothing here can be verified: made from a file without manifest" in done.err
+
+
 def test_bf16_is_evaluated_node_by_node(run: Run, tiny_toml: Path) -> None:
     """No runtime on a CPU multiplies in bf16: the result says how it was got instead."""
     done = run.json("export", "--config", tiny_toml, "--batch", 1, "--precision", "bf16", status=0)

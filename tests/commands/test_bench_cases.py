@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ import pytest
 from t2t_deploy.bench import BenchStatus
 from t2t_deploy.commands._bench import CudaGraphs
 from t2t_deploy.engine import engine_version
-from t2t_deploy.errors import ArtifactError, BackendError, UsageError
+from t2t_deploy.errors import (
+    ArtifactError,
+    BackendError,
+    MisfitError,
+    UnavailableError,
+    UsageError,
+)
 from t2t_deploy.types import Precision
 from t2t_deploy.workspace import Artifact, Workspace
 
@@ -113,21 +120,47 @@ def test_dynamic_ranges_are_for_onnx_runtime(bench: Bench, all_run: None) -> Non
 def test_what_the_cpu_does_not_run(bench: Bench) -> None:
     for_tensorrt = bench.add(target="tensorrt")
     bf16, fixed = bench.add(precision=Precision.BF16), bench.add(batch=4)
-    report = bench()
-    assert [case.backend for case in bench.cases] == ["eager"]
-    found = {row.reason: row.artifact for row in report.results if row.backend == "ort-cpu"}
-    assert found == {
+    reasons = {
         "made for TensorRT; name it to run it on the CPU all the same": for_tensorrt.path.name,
         "ONNX Runtime's CPU kernels have no bf16 matrix product": bf16.path.name,
-        "its batch is fixed at 4": fixed.path.name,
+        "its batch is fixed at 4: measure that, or export with batch dynamic": fixed.path.name,
     }
+    with pytest.raises(MisfitError, match="nothing here can be measured: its batch is fixed at 4"):
+        bench()
+    assert bench.cases == []
+    bench.add()
+    report = bench()
+    assert [case.backend for case in bench.cases] == ["eager", "ort-cpu"]
+    found = {row.reason: row.artifact for row in report.results if row.backend == "ort-cpu"}
+    assert found == reasons
 
     bench(artifacts=(for_tensorrt.path,))
     assert [case.artifact for case in bench.cases][1:] == [for_tensorrt.path.name]
     bench(artifacts=(fixed.path,), batch=(4,))
     assert [case.artifact for case in bench.cases][1:] == [fixed.path.name]
-    with pytest.raises(BackendError, match=r"nothing here can be measured: .*no bf16"):
+    with pytest.raises(UnavailableError, match=r"nothing here can be measured: .*no bf16"):
         bench(artifacts=(bf16.path,), backend=("ort-cpu",))
+
+
+@pytest.mark.parametrize(
+    ("batch", "backend", "error"),
+    [
+        (1, (), UnavailableError),
+        (1, ("ort-cpu",), MisfitError),
+        (8, (), MisfitError),
+        (8, ("ort-cpu",), MisfitError),
+        (8, ("eager",), None),
+    ],
+)
+def test_no_artifact_to_measure_is_a_misfit_unless_a_tool_lacks(
+    bench: Bench, batch: int, backend: tuple[str, ...], error: type[Exception] | None
+) -> None:
+    """A graph of batch 1 that is made for TensorRT, which is not here."""
+    bench.add(target="tensorrt", batch=1)
+    refused = nullcontext() if error is None else pytest.raises(error)
+    with refused:
+        bench(batch=batch, backend=backend)
+    assert [case.backend for case in bench.cases] == [*backend][error is not None :]
 
 
 def test_named_backends(bench: Bench) -> None:

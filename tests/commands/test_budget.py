@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from t2t_deploy.commands import QuantizationMode, quantize_onnx
-from t2t_deploy.errors import CalibrationError
+from t2t_deploy.errors import CalibrationError, ImageError
 from t2t_deploy.types import Target
 from t2t_deploy.workspace import Workspace
 
@@ -91,6 +93,30 @@ def test_no_budget_is_met_where_labels_are_in_another_order(
     assert "in text order: the labels may be in another order than its classes" in manifest.failure
     manifest = quantize_onnx(**words).require_manifest()
     assert manifest.details["budget"]["status"] == "passed" and not manifest.failed
+
+
+@pytest.mark.parametrize("readable", [False, True], ids=["none", "some"])
+def test_unreadable_pictures_are_not_among_the_measured(
+    tmp_path: Path, digit_pictures: Path, readable: bool
+) -> None:
+    workspace = Workspace(tmp_path / "artifacts")
+    export_weights(workspace, "performer", trained_weights("performer"))
+    for folder in (digit_pictures / "test").iterdir():
+        mine = tmp_path / "val" / folder.name
+        mine.mkdir(parents=True)
+        (mine / "cut.png").write_bytes(b"cut")
+        for picture in sorted(folder.iterdir())[: 3 * readable]:
+            shutil.copy(picture, mine)
+    refused = nullcontext() if readable else pytest.raises(ImageError, match="no drop can be mea")
+    with refused:
+        made = quantize_onnx(
+            mode=QuantizationMode.DYNAMIC,
+            max_drop=100,
+            eval=tmp_path / "val",
+            speed=False,
+            workspace=workspace,
+        )
+        assert made.require_manifest().details["budget"]["images"] == 30
 
 
 def test_it_is_not_measured_on_calibration_pictures(tmp_path: Path, digit_pictures: Path) -> None:

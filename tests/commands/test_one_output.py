@@ -21,7 +21,7 @@ from t2t_deploy.commands import (
     quantize_onnx,
     verify_artifacts,
 )
-from t2t_deploy.errors import BackendError, UsageError
+from t2t_deploy.errors import MisfitError, UsageError
 from t2t_deploy.model import config_from_toml, random_state_dict, save_weights
 from t2t_deploy.pictures import labelled_set_with_targets
 from t2t_deploy.runtime import SessionRequest, open_session
@@ -168,7 +168,7 @@ def test_several_labels_are_in_a_table(root: Path) -> None:
         evaluate_artifacts([foreign], images="three", threshold=0.4)
     with pytest.raises(UsageError, match="confusion draws one class"):
         evaluate_artifacts(paths[:1], images="val", targets=table, confusion="c.png")
-    with pytest.raises(BackendError, match="nothing here can be evaluated"):
+    with pytest.raises(MisfitError, match="nothing here can be evaluated: its tail softmax"):
         evaluate_artifacts(paths[2:], images="val", targets=table)
 
 

@@ -180,18 +180,18 @@ def choose_accelerator(
 
 def choose_batching(
     path: object,
-    signature: Signature,
+    fixed: int | None,
     serving_format: ServingFormat,
     profiles: Sequence[ShapeProfile],
     max_batch: int | None,
 ) -> Batching:
     """Batch sizes for a model.
 
-    profiles: of an engine. max_batch: the largest asked for; None is what the engine takes, or
-    `DEFAULT_MAX_BATCH` where the batch is free. Raises ArtifactError where Triton's batcher, which
-    sends any number of images, does not suit; UsageError where the model takes fewer.
+    fixed: the model's own; None is free. profiles: of an engine. max_batch: the largest asked for;
+    None is what the engine takes, or `DEFAULT_MAX_BATCH` where the batch is free. Raises
+    ArtifactError where Triton's batcher, which sends any number of images, does not suit;
+    UsageError where the model takes fewer.
     """
-    fixed = signature.batch
     if fixed is not None and not profiles:
         if max_batch not in (None, fixed):
             raise UsageError(

@@ -186,7 +186,7 @@ def test_batches_of_profiles(
 ) -> None:
     signature = signature_from_onnx(artifact(None).path, {}, 10)
     parsed = [ShapeProfile.parse(text) for text in profiles]
-    ask = ("file", signature, ServingFormat.TENSORRT, parsed, max_batch)
+    ask = ("file", signature.batch, ServingFormat.TENSORRT, parsed, max_batch)
     if isinstance(expected, str):
         with pytest.raises(DeployError, match=expected):
             choose_batching(*ask)
