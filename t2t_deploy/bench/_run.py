@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from t2t_deploy._child import CLOSE_TIMEOUT_S, Child, ChildError, child_environment, module_command
+from t2t_deploy._codec import from_plain
+from t2t_deploy._limits import Throttling, read_limits
 from t2t_deploy.bench._environment import load_average, read_environment, watch_gpus
 from t2t_deploy.bench._results import (
     BenchCase,
@@ -27,23 +29,26 @@ from t2t_deploy.bench._results import (
     WarmUp,
 )
 from t2t_deploy.bench._statistics import (
+    MIN_ROUNDS,
+    STALLED_SHARE,
     UNSTABLE_SPREAD,
     Speedup,
     latency_of,
     rounds_spread,
     speedup_of,
+    throughput_ratio,
 )
-from t2t_deploy.errors import UsageError
+from t2t_deploy.errors import UsageError, counted
 from t2t_deploy.runtime import REFERENCE_BACKEND, CallTiming
 from t2t_deploy.types import Precision
 
 DEFAULT_ROUNDS = 7
-MIN_ROUNDS = 5
-"""The range of n rounds holds the true median with probability 1 - 2^(1-n): 0.94 at 5, 0.75 at 3.
-Fewer rounds cannot give a 95 % interval."""
 DEFAULT_ROUND_SECONDS = 0.5
 MIN_ITERATIONS = 3
 MAX_ITERATIONS = 200
+MAX_ITERATIONS_OF_QUOTA = 10_000
+"""Under a quota of processor time, of which each period (0.1 s) grants a share: so many short calls
+that a round spans several periods. 200 calls of 0.2 ms fit between two stops and meet none."""
 WARM_UP_LIMIT_S = 5.0
 WARM_UP_CHUNK_S = 0.25
 WARM_UP_AGREEMENT = 0.05
@@ -125,15 +130,20 @@ class Worker(Child):
 
 
 class CaseRun:
-    """A case and its worker. An error ends the worker and becomes the result."""
+    """A case and its worker. An error ends the worker and becomes the result.
 
-    def __init__(self, case: BenchCase, worker: Worker) -> None:
+    quota: whether the process has a quota of processor time. Rounds are sized by how long calls
+    take with their stops then, and hold more calls.
+    """
+
+    def __init__(self, case: BenchCase, worker: Worker, *, quota: bool = False) -> None:
         self.case = case
         self.rounds: list[Round] = []
-        self._worker = worker
+        self._worker, self._quota = worker, quota
         self._error: WorkerError | None = None
         self._loaded: dict[str, Any] = {}
         self._peak_rss_bytes = 0
+        self._throttling: list[Throttling | None] = []
         self._warm_up: WarmUp | None = None
         self._call_ns = 0.0
         self._timings_ms: list[dict[str, float]] = []
@@ -150,24 +160,37 @@ class CaseRun:
         """Measure the calls of one round; nothing after a failure."""
         if self._error is None:
             with self._attempt():
-                iterations = iterations_for(round_seconds, self._call_ns)
-                samples_ns = self._run(iterations, settle=SETTLE_ITERATIONS)
-                self.rounds.append(Round(number, turn, tuple(ns / 1e6 for ns in samples_ns)))
+                most = MAX_ITERATIONS_OF_QUOTA if self._quota else MAX_ITERATIONS
+                iterations = iterations_for(round_seconds, self._call_ns, most)
+                answer = self._run(iterations, settle=SETTLE_ITERATIONS)
+                samples_ms = tuple(ns / 1e6 for ns in answer["samples_ns"])
+                self.rounds.append(Round(number, turn, samples_ms, answer["elapsed_ns"] / 1e6))
+                throttling = answer.get("throttling")
+                self._throttling.append(throttling and from_plain(Throttling, throttling))
 
-    def result(self) -> CaseResult:
-        """The case's result, without comparison with others."""
-        if self._error is not None:
+    def result(self, complete: int) -> CaseResult:
+        """The case's result over its first ``complete`` rounds, without comparison with others."""
+        rounds = self.rounds[:complete]
+        if self._error is None:
+            status = BenchStatus.OK
+            reason = self._graph_refusal and f"without CUDA graph: {self._graph_refusal}"
+        else:
             status = BenchStatus.NOT_RUN if self._error.not_run else BenchStatus.FAILED
-            return CaseResult(*self.case.key, status, str(self._error))
-        rounds_ms = [round_.samples_ms for round_ in self.rounds]
+            after = f" (after {counted(len(rounds), 'complete round')})" if rounds else ""
+            reason = f"{self._error}{after}"
+        if not rounds:
+            return CaseResult(*self.case.key, status, reason)
+        rounds_ms = [round_.samples_ms for round_ in rounds]
         latency = latency_of([value for samples in rounds_ms for value in samples])
         spread = rounds_spread(rounds_ms)
+        calls, elapsed_ms = (float(values.sum()) for values in _calls_and_ms(rounds))
+        lost_ms = max(elapsed_ms - calls * latency.p50, 0.0)
         return CaseResult(
             *self.case.key,
-            BenchStatus.OK,
-            reason=self._graph_refusal and f"without CUDA graph: {self._graph_refusal}",
+            status,
+            reason=reason,
             latency_ms=latency,
-            images_per_s=self.case.batch / (latency.p50 / 1e3),
+            images_per_s=self.case.batch * calls / elapsed_ms * 1e3,
             baseline_rss_bytes=self._loaded["baseline_rss_bytes"],
             peak_rss_bytes=self._peak_rss_bytes,
             unstable=spread > UNSTABLE_SPREAD,
@@ -176,8 +199,11 @@ class CaseRun:
             first_call_ms=self._loaded["first_call_ns"] / 1e6,
             warm_up=self._warm_up,
             parts_ms=_median_timing(self._timings_ms),
-            rounds=tuple(self.rounds),
+            rounds=tuple(rounds),
             rel_l2=self._loaded.get("rel_l2"),
+            stalled=lost_ms > STALLED_SHARE * elapsed_ms,
+            lost_s=lost_ms / 1e3,
+            throttling=_added(self._throttling[: len(rounds)]),
         )
 
     @contextlib.contextmanager
@@ -194,8 +220,11 @@ class CaseRun:
         # the first call does not predict the next: start with the smallest chunk
         iterations = MIN_ITERATIONS
         before_ns: float | None = None
+        mean_ns = self._call_ns
         while not stable and (before_ns is None or monotonic() < deadline):
-            self._call_ns = median(self._run(iterations))
+            answer = self._run(iterations)
+            self._call_ns = median(answer["samples_ns"])
+            mean_ns = answer["elapsed_ns"] / iterations
             count += iterations
             stable = (
                 before_ns is not None
@@ -203,16 +232,36 @@ class CaseRun:
             )
             before_ns = self._call_ns
             iterations = iterations_for(WARM_UP_CHUNK_S, self._call_ns)
+        if self._quota:
+            self._call_ns = mean_ns
         return WarmUp(iterations=count, stable=stable)
 
-    def _run(self, iterations: int, settle: int = 0) -> list[int]:
+    def _run(self, iterations: int, settle: int = 0) -> dict[str, Any]:
         answer = self._worker.run(iterations, settle=settle, expected_ns=self._call_ns)
         self._peak_rss_bytes = answer["peak_rss_bytes"]
         # of the latest calls, which are warm
         self._timings_ms = answer.get("parts_ms", [])
         self._graph_refusal = answer.get("graph_refusal")
-        samples_ns: list[int] = answer["samples_ns"]
-        return samples_ns
+        return answer
+
+
+def _calls_and_ms(rounds: Sequence[Round]) -> tuple[np.ndarray, np.ndarray]:
+    """How many calls each round recorded, and their elapsed time, ms: (R,) each."""
+    calls = [len(one.samples_ms) for one in rounds]
+    elapsed_ms = [one.elapsed_ms or sum(one.samples_ms) for one in rounds]
+    return np.array(calls), np.array(elapsed_ms)
+
+
+def _added(parts: Sequence[Throttling | None]) -> Throttling | None:
+    """What all turns saw together; None where one could not tell."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    return Throttling(
+        sum(part.periods for part in known),
+        sum(part.throttled_periods for part in known),
+        sum(part.throttled_s for part in known),
+    )
 
 
 def _median_timing(timings: list[dict[str, float]]) -> CallTiming | None:
@@ -221,10 +270,10 @@ def _median_timing(timings: list[dict[str, float]]) -> CallTiming | None:
     return CallTiming(**{name: median(one[name] for one in timings) for name in timings[0]})
 
 
-def iterations_for(seconds: float, call_ns: float) -> int:
+def iterations_for(seconds: float, call_ns: float, most: int = MAX_ITERATIONS) -> int:
     """How many calls of ``call_ns`` fill about that time, within the limits of a chunk."""
     count = round(seconds * 1e9 / max(call_ns, 1.0))
-    return min(max(count, MIN_ITERATIONS), MAX_ITERATIONS)
+    return min(max(count, MIN_ITERATIONS), most)
 
 
 def run_bench(
@@ -234,39 +283,58 @@ def run_bench(
     round_seconds: float = DEFAULT_ROUND_SECONDS,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
+    stage: Callable[[str], None] | None = None,
+    interrupted: Callable[[BaseException], None] | None = None,
 ) -> BenchReport:
     """Measure all cases; a failure becomes a failed result and the others go on.
 
     Rounds are interleaved because machines drift: the cases of one round are seconds apart.
     round_seconds: about the time of one case in one round. seed: of the inputs, the order of turns
-    and the bootstrap. progress: called with the next step, the steps done and the steps in all. All
-    models are in memory at once, one process each; all processes end on return, and on errors.
-    Raises UsageError.
+    and the bootstrap. progress: called with the next step, the steps done and the steps in all.
+    stage: called with what begins, before the models are loaded and before each round. interrupted:
+    called with a KeyboardInterrupt or SystemExit that came after a complete round; the report then
+    is of the complete rounds. Before one, or without it, that is raised. All models are in memory
+    at once, one process each; all processes end on return, and on errors. Raises UsageError.
     """
     _check_request(cases, rounds, round_seconds)
     load_before = load_average()
     steps = len(cases) * (1 + rounds)
-    with ExitStack() as stack:
-        gpus = stack.enter_context(watch_gpus())
+    quota = read_limits().quota is not None
+    case_runs: list[CaseRun] = []
+    complete, cut_short = 0, None
 
-        def announce(what: str, done: int) -> None:
-            if progress is not None:
-                progress(what, done, steps)
+    def announce(what: str, done: int) -> None:
+        if progress is not None:
+            progress(what, done, steps)
 
-        case_runs: list[CaseRun] = []
-        for case in cases:
-            announce(f"loading and warming up {_label(case)}", len(case_runs))
-            case_run = CaseRun(case, stack.enter_context(Worker(case.request.threads)))
-            case_run.prepare(seed)
-            case_runs.append(case_run)
-        done = len(case_runs)
-        for number, order in enumerate(turn_orders(len(case_runs), rounds, seed), start=1):
-            for turn, index in enumerate(order, start=1):
-                announce(f"round {number} of {rounds}: {_label(case_runs[index].case)}", done)
-                case_runs[index].take_turn(number, turn, round_seconds)
-                done += 1
-            gpus.look()
-        announce("done", done)
+    def begin(what: str) -> None:
+        if stage is not None:
+            stage(what)
+
+    try:
+        with ExitStack() as stack:
+            gpus = stack.enter_context(watch_gpus())
+            begin(f"loading and warming up {counted(len(cases), 'case')}")
+            for case in cases:
+                announce(f"loading and warming up {_label(case)}", len(case_runs))
+                worker = stack.enter_context(Worker(case.request.threads))
+                case_runs.append(CaseRun(case, worker, quota=quota))
+                case_runs[-1].prepare(seed)
+            done = len(cases)
+            for number, order in enumerate(turn_orders(len(cases), rounds, seed), start=1):
+                begin(f"round {number} of {rounds}")
+                for turn, index in enumerate(order, start=1):
+                    announce(f"round {number} of {rounds}: {_label(cases[index])}", done)
+                    case_runs[index].take_turn(number, turn, round_seconds)
+                    done += 1
+                gpus.look()
+                complete = number
+            announce("done", done)
+    except (KeyboardInterrupt, SystemExit) as err:
+        if interrupted is None or not complete:
+            raise
+        cut_short = f"interrupted after {complete} of {counted(rounds, 'round')}"
+        interrupted(err)
     environment = read_environment(
         threads=[case.request.threads for case in cases],
         load_before=load_before,
@@ -279,13 +347,13 @@ def run_bench(
         seed=seed,
         devices=tuple(dict.fromkeys(case.request.device for case in cases)),
     )
-    results = [case_run.result() for case_run in case_runs]
+    results = [case_run.result(complete) for case_run in case_runs]
     bases = {_group(case): row for case, row in zip(cases, results, strict=True) if _is_base(case)}
     compared = (
         _with_speedup(row, bases.get(_group(case)), seed)
         for case, row in zip(cases, results, strict=True)
     )
-    return BenchReport(environment, tuple(compared), settings)
+    return BenchReport(environment, tuple(compared), settings, cut_short)
 
 
 def turn_orders(cases: int, rounds: int, seed: int) -> list[list[int]]:
@@ -324,7 +392,15 @@ def _check_request(cases: Sequence[BenchCase], rounds: int, round_seconds: float
 def _with_speedup(row: CaseResult, base: CaseResult | None, seed: int) -> CaseResult:
     if base is None or base is row or {base.status, row.status} != {BenchStatus.OK}:
         return row
-    return dataclasses.replace(row, speedup_vs_eager=speedup_between(base, row, seed=seed))
+    if len(row.rounds) < MIN_ROUNDS:  # cut short
+        return row
+    return dataclasses.replace(
+        row,
+        speedup_vs_eager=speedup_between(base, row, seed=seed),
+        throughput_vs_eager=throughput_ratio(
+            *(_calls_and_ms(one.rounds) for one in (base, row)), seed=seed
+        ),
+    )
 
 
 def _group(case: BenchCase) -> tuple[str | None, int]:

@@ -83,14 +83,14 @@ def _table(
 
 
 def _note(result: CaseResult) -> str:
-    if result.status is BenchStatus.FAILED:
-        return f"failed: {result.reason}"
-    notes = [] if result.reason is None else [result.reason]
+    failed = result.status is BenchStatus.FAILED
+    notes = [f"failed: {result.reason}"] if failed else [result.reason] if result.reason else []
     if result.unstable:
         spread = "" if result.spread is None else f"{result.spread:.0%}, "
         notes.append(f"unstable: rounds spread by {spread}more than {UNSTABLE_SPREAD:.0%}")
     if result.warm_up is not None and not result.warm_up.stable:
         notes.append("not warm when measured")
+    notes += result.stops
     return "; ".join(notes)
 
 
@@ -120,6 +120,7 @@ _COLUMNS: dict[str, Callable[[CaseResult], str]] = {
     "precision": figure_cell("precision"),
     "batch": figure_cell("batch"),
     "p50 ms": figure_cell("latency_ms.p50", ".2f"),
+    "mean ms": figure_cell("latency_ms.mean", ".2f"),
     "p99 ms": figure_cell("latency_ms.p99", ".2f"),
     "images/s": figure_cell("images_per_s", ".1f"),
     "vs eager": figure_cell("speedup_vs_eager"),
@@ -142,6 +143,11 @@ _CSV_COLUMNS = {
     "spread": "spread",
     "warm": "warm_up.stable",
     **{name: name for name in ("load_ms", "first_call_ms", "baseline_rss_bytes", "peak_rss_bytes")},
+    "throughput_vs_eager": "throughput_vs_eager.ratio",
+    "stalled": "stalled",
+    "lost_s": "lost_s",
+    "throttled_periods": "throttling.throttled_periods",
+    "throttled_s": "throttling.throttled_s",
 }
 
 
@@ -169,5 +175,6 @@ def _csv_cell(result: CaseResult, path: str) -> object:
         return len(value) or None
     if isinstance(value, bool):
         # False is also the default of a case without measurements
-        return str(value).lower() if result.rounds or path != "unstable" else None
+        flags = ("unstable", "stalled")
+        return str(value).lower() if result.rounds or path not in flags else None
     return to_plain(value)

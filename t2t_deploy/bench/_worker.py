@@ -14,6 +14,7 @@ import numpy as np
 
 from t2t_deploy._child import Parent
 from t2t_deploy._codec import from_plain
+from t2t_deploy._limits import read_throttling
 from t2t_deploy.bench._environment import peak_resident_bytes, resident_bytes
 from t2t_deploy.bench._results import make_inputs
 from t2t_deploy.runtime import ReplayingSession, Session, SessionRequest, TimedSession, open_session
@@ -77,18 +78,28 @@ class _Bench:
             raise ValueError("run came before load")
         run, feeds, clock = self._session.run, self._feeds, time.perf_counter_ns
         samples_ns = []
+        throttling = read_throttling()
         gc.collect()
         gc.disable()
         try:
             for _ in range(settle):
                 run(feeds)
+            began = clock()
             for _ in range(iterations):
                 started = clock()
                 run(feeds)
                 samples_ns.append(clock() - started)
+            elapsed_ns = clock() - began
         finally:
             gc.enable()
-        answer = {"samples_ns": samples_ns, "peak_rss_bytes": peak_resident_bytes()}
+        answer = {
+            "samples_ns": samples_ns,
+            "elapsed_ns": elapsed_ns,
+            "peak_rss_bytes": peak_resident_bytes(),
+        }
+        throttling_now = read_throttling()
+        if throttling is not None and throttling_now is not None:
+            answer["throttling"] = throttling_now.since(throttling)
         if isinstance(self._session, TimedSession):
             # after the samples, and few: the timing itself takes time
             timed = [self._session.timed_run(feeds) for _ in range(_TIMED_CALLS)]

@@ -51,7 +51,15 @@ def command_line(
             given = _given(known, {k: v for k, v in values.items() if k not in own})
             given |= {"workspace": workspace, "progress": shown_by}
             beside = {k: v for k, v in values.items() if k in own}
-            return show(function(**given) if run is None else run(given, beside), shown_by)
+            try:
+                found = function(**given) if run is None else run(given, beside)
+            except (KeyboardInterrupt, SystemExit) as err:
+                partial = getattr(err, "partial", None)  # as `benchmark` says
+                if partial is not None:
+                    show(partial, shown_by)
+                    err.has_result = True  # type: ignore[union-attr]
+                raise
+            return show(found, shown_by)
 
         return plain_command(name, params, show.__doc__)(call)
 

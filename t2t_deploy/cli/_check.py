@@ -217,6 +217,8 @@ def bench(done: DocumentedBench, output: Output) -> int:
 
     def show() -> Iterator[RenderableType]:
         yield bench_table(done.report)
+        if done.report.cut_short is not None:
+            yield f"cut short: {done.report.cut_short}"
         yield from map(dim, not_run_lines(done.report))
         if done.comparison is not None:
             yield comparison_table(done.comparison)

@@ -17,7 +17,7 @@ from t2t_deploy import __version__
 from t2t_deploy._limits import limit_threads
 from t2t_deploy.cli._adapter import HelpNames
 from t2t_deploy.cli._memory import memory_short
-from t2t_deploy.cli._output import Output
+from t2t_deploy.cli._output import Output, has_result
 from t2t_deploy.cli._supervisor import end_speechless, leave, supervise
 from t2t_deploy.errors import DeployError, MachineError
 
@@ -129,11 +129,11 @@ def _end(words: list[str], output: Output, *, supervised: bool) -> None:
     except click.ClickException as err:
         output.error("UsageError", _usage_message(err))
         sys.exit(err.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        output.error("Interrupted", "interrupted; nothing half-written was left")
+    except (KeyboardInterrupt, click.Abort) as err:
+        _say_ended(output, err, "interrupted")
         sys.exit(_INTERRUPTED)
-    except _Terminated:
-        output.error("Terminated", "terminated; nothing half-written was left")
+    except _Terminated as err:
+        _say_ended(output, err, "terminated")
         raise
     except Exception as err:
         found = memory_short(err, _command(words)) or _fixable(err)
@@ -141,6 +141,12 @@ def _end(words: list[str], output: Output, *, supervised: bool) -> None:
             raise  # a bug: it shows its traceback
         output.error(found.kind, str(found))
         sys.exit(found.exit_status)
+
+
+def _say_ended(output: Output, err: BaseException, how: str) -> None:
+    if has_result(err):
+        output.as_json = False  # stdout has its one object
+    output.error(how.capitalize(), f"{how}; nothing half-written was left")
 
 
 def _command(words: list[str]) -> str:

@@ -42,6 +42,7 @@ class Output:
     as_json: bool = False
     verbosity: int = 0
     _bar: Progress | None = None
+    _last_text: str = ""
 
     def result(self, values: dict[str, Any], shown: Iterable[RenderableType]) -> None:
         """Print a command's result: the JSON object, or the lines and tables of ``shown``."""
@@ -75,8 +76,13 @@ class Output:
             _console(stderr=True).print(f"note: {one_line(text)}", style="yellow", markup=False)
 
     def progress(self, text: str, done: int, total: int) -> None:
-        """Move the progress bar; only where somebody can see it."""
-        if self.verbosity < 0 or not (sys.stderr.isatty() or self.verbosity > 0):
+        """Move the progress bar; without a terminal, say what is new, if asked to say more."""
+        if not sys.stderr.isatty():
+            if self.verbosity > 0 and text != self._last_text:
+                _console(stderr=True).print(one_line(text), style="dim", markup=False)
+            self._last_text = text
+            return
+        if self.verbosity < 0:
             return
         if self._bar is None:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -104,6 +110,12 @@ class Output:
         print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
         if self.as_json:
             print(json.dumps({"error": {"kind": kind, "message": message}}), flush=True)
+
+
+def has_result(error: BaseException) -> bool:
+    """Whether what an interrupted command had got until then was printed."""
+    # click raises an error of its own from Ctrl-C's
+    return any(getattr(one, "has_result", False) for one in (error, error.__cause__))
 
 
 def _give_up_stdout() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from t2t_deploy._optional import require
 from t2t_deploy._progress import Progress
 from t2t_deploy.bench import (
+    MIN_ROUNDS,
     BenchCase,
     BenchStatus,
     CaseResult,
@@ -142,6 +143,8 @@ def with_speedup_vs_plain(
         (result.latency_ms.p50, case, result)
         for case, result in zip(cases, results, strict=True)
         if case.artifact in EXPORTERS and result.latency_ms is not None
+        # a bench that is cut short has too few rounds for an interval
+        if result.status is BenchStatus.OK and len(result.rounds) >= MIN_ROUNDS
     ]
     for _, case, result in sorted(plain, key=lambda one: one[0]):
         fastest.setdefault((case.backend, case.model, case.batch, case.precision), result)

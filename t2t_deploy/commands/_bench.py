@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -115,12 +116,17 @@ class Bench:
     baselines: bool = False
 
     def measure(
-        self, artifacts: Sequence[Artifact], rounds: int, progress: Progress
+        self,
+        artifacts: Sequence[Artifact],
+        rounds: int,
+        progress: Progress,
+        interrupted: Callable[[BaseException], None],
     ) -> BenchReport:
         """Measure artifacts against the eager reference of their own weights.
 
         What cannot run here becomes a row that says why. Raises UnavailableError, MisfitError where
         no artifact can be measured, unless the reference alone was asked for.
+        interrupted: as of `run_bench`.
         """
         cases, skipped, why = self._cases(artifacts)
         if not any(self._wanted(case.backend) for case in cases):
@@ -140,6 +146,9 @@ class Bench:
                 round_seconds=min(DEFAULT_ROUND_SECONDS, _TOTAL_SECONDS / turns),
                 seed=_SEED,
                 progress=progress.progress,
+                # a terminal has the bar
+                stage=None if sys.stderr.isatty() else progress.step,
+                interrupted=interrupted,
             )
         results = measured.results
         if self.baselines:
@@ -385,8 +394,9 @@ def benchmark(
     measured. What cannot run here is a row that says why; a backend that was named and cannot is an
     error, and so is a bench in which no artifact can be measured. What becomes clear later is in
     `DocumentedBench.failure`. measured: what `DocumentedBench.to_dict` gave before, to write about
-    without measuring again. Raises ArtifactError, BackendError, MisfitError, ComparisonError,
-    UsageError.
+    without measuring again. Interrupted after a complete round, the KeyboardInterrupt (or
+    SystemExit) has the bench of the complete rounds as its ``partial``, and the files are written.
+    Raises ArtifactError, BackendError, MisfitError, ComparisonError, UsageError.
 
     Examples
     --------
@@ -409,6 +419,7 @@ def benchmark(
         baselines,
     )
     old = None if compare is None else _comparable(Path(compare), bench)
+    interruptions: list[BaseException] = []
     if measured is not None:
         found = _stored(measured)
     else:
@@ -419,7 +430,7 @@ def benchmark(
         usable = usable_artifacts(
             workspace, paths, force=force, purpose="bench", progress=progress, trust=trust
         )
-        found = bench.measure(usable, rounds, progress)
+        found = bench.measure(usable, rounds, progress, interruptions.append)
     comparison = None
     if old is not None:
         comparison = compare_reports(old, found, name=str(compare))
@@ -437,7 +448,11 @@ def benchmark(
         document = BenchDocument(found, command, _manifests(workspace, paths, found), comparison)
         write_text(Path(report), bench_page(document), kept=True)
         written.append(Path(report))
-    return DocumentedBench(found, command, comparison, tuple(written))
+    done = DocumentedBench(found, command, comparison, tuple(written))
+    for interruption in interruptions:
+        interruption.partial = done  # type: ignore[attr-defined]  # for who shows it
+        raise interruption
+    return done
 
 
 def _stored(measured: Mapping[str, Any]) -> BenchReport:

@@ -192,7 +192,7 @@ def throughput_chart(cases: Sequence[Case]) -> Chart:
         return svg(layout.width, height, "Throughput against batch", drawn)
 
     caption = (
-        "Pictures per second by the median latency. Higher is better; a line that does not rise "
+        "Pictures over elapsed time. Higher is better; a line that does not rise "
         "gains nothing from a larger batch."
     )
     return chart("Throughput against batch", caption, draw)
@@ -214,7 +214,7 @@ def _throughput_bars(cases: Sequence[Case], batch: int) -> Chart:
         return rows_drawing(layout, label, scale, "images/s", rows, row_of)
 
     caption = (
-        "Pictures per second by the median latency. Longer is better. One batch was measured; with "
+        "Pictures over elapsed time. Longer is better. One batch was measured; with "
         "several, such as --batch 1,8, this becomes a line over the batch."
     )
     return chart(f"Throughput, batch {batch}", caption, draw)

@@ -58,7 +58,7 @@ class Case:
 
     @property
     def images_per_s(self) -> float:
-        """Pictures per second by the median latency."""
+        """Pictures over the elapsed time of the calls."""
         assert self.result.images_per_s is not None
         return self.result.images_per_s
 
@@ -69,8 +69,9 @@ class Case:
 
 
 def measured_cases(document: BenchDocument) -> list[Case]:
-    """The rows with figures, in their order."""
-    rows = [row for row in document.report.results if row.latency_ms is not None]
+    """The rows with figures that did not fail, in their order."""
+    ok = [row for row in document.report.results if row.status.value == "ok"]
+    rows = [row for row in ok if row.latency_ms is not None]
     # the last row of each series, in the order of the first ones
     series = {(row.backend, row.artifact, row.precision): row for row in rows}
     names = _names(document, list(series.values()))

@@ -92,11 +92,19 @@ def _tiles(cases: Sequence[Case]) -> list[_Tile]:
 def _warnings(document: BenchDocument, cases: Sequence[Case]) -> list[str]:
     """Conditions that make figures less reliable."""
     warnings = []
+    if document.report.cut_short is not None:
+        warnings.append(f"The bench was cut short: {document.report.cut_short}.")
     unstable = [case for case in cases if case.result.unstable]
     if unstable:
         warnings.append(
             f"{len(unstable)} of {len(cases)} cases are unstable: their rounds differ by more than "
             "10 %, so these figures would not come back. Measure again on an idle machine."
+        )
+    stopped = [case for case in cases if case.result.stops]
+    if stopped:
+        warnings.append(
+            f"{len(stopped)} of {len(cases)} cases were stopped for long, by a quota of processor "
+            "time or by other work: the mean and images/s have what it cost, the median has not."
         )
     cold = [case for case in cases if case.result.warm_up and not case.result.warm_up.stable]
     if cold:

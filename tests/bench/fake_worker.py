@@ -17,7 +17,7 @@ from t2t_deploy.types import TensorSpec
 
 
 class FakeSession:
-    """Config: sleep_s, parts_ms, noise, die_at, hold_pipe, fail, fixed, log, pids, detach,
+    """Config: sleep_s, busy_s, parts_ms, noise, die_at, hold_pipe, fail, fixed, log, pids, detach,
     crash_at_close."""
 
     def __init__(self, request: SessionRequest) -> None:
@@ -56,6 +56,9 @@ class FakeSession:
             print("last words", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self._config.get("sleep_s", 0))
+        until = time.process_time() + self._config.get("busy_s", 0)
+        while time.process_time() < until:
+            pass
         return {"logits": np.zeros((feeds["image"].shape[0], 2), np.float32)}
 
     def close(self) -> None:

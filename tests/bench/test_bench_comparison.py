@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from t2t_deploy._limits import Limits
 from t2t_deploy.bench import (
     BenchReport,
     BenchStatus,
@@ -133,6 +134,16 @@ def test_what_was_not_measured_is_not_compared() -> None:
     assert verdicts(report(not_run, failed), report(not_run)) == []
 
 
+def test_a_bench_that_was_cut_short_is_not_compared() -> None:
+    """The interval of one round is a point: all that differs would be faster or slower."""
+    assert verdicts(report(row("a")), report(row("a", (5.0,)))) == [
+        ("not compared", "cut short now: 1 round")
+    ]
+    assert verdicts(report(row("a", ROUNDS[:4])), report(row("a"))) == [
+        ("not compared", "cut short then: 4 rounds")
+    ]
+
+
 def test_versions_are_told_and_stop_nothing() -> None:
     versions = {"numpy": "2.4.6", "openvino": "2026.1", "torch": "2.14.0"}
     now = dataclasses.replace(HERE, versions=versions, python="3.12.1")
@@ -154,6 +165,8 @@ def test_versions_are_told_and_stop_nothing() -> None:
         ({"logical_cores": 8}, "logical cores 4 there, 8 here"),
         ({"usable_cores": 1}, "usable cores 2 there, 1 here"),
         ({"memory_bytes": 16 << 30}, "memory 15 GiB there, 16 GiB here"),
+        ({"limits": Limits(2, 0.5)}, "processor limit none there, 0.5 processors here"),
+        ({"limits": Limits(2, None, 512 << 20)}, "memory limit none there, 0.5 GiB here"),
         ({"governor": None}, "governor performance there, unknown here"),
         ({"threads": (1,)}, "threads 2 there, 1 here"),
         ({"threads": (None,)}, "threads 2 there, default here"),
@@ -179,7 +192,7 @@ def test_all_differences_stand_in_one_line() -> None:
 
 
 def test_table() -> None:
-    old = report(row("[a].onnx"), row("b.onnx", unstable=True))
+    old = report(row("[a].onnx"), row("b.onnx", unstable=True, stalled=True))
     new = report(row("[a].onnx", (5.0,) * 5), row("b.onnx"), row("c.onnx"))
     table = comparison_table(compare_reports(old, new, name="old.json"))
     assert "against old.json of 2026-01-02T03:04:05+00:00" in str(table.title)
@@ -188,7 +201,7 @@ def test_table() -> None:
         ["ort-cpu", "[a].onnx", *ours, "faster", "2.000 [1.980, 2.040]", ""],
         [
             *("ort-cpu", "b.onnx", *ours, "not distinguishable", "1.000 [0.980, 1.020]"),
-            "unstable then",
+            "unstable then; stalled then",
         ],
         ["ort-cpu", "c.onnx", *ours, "not compared", "-", "not among the old results"],
     ]

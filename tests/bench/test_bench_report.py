@@ -53,9 +53,9 @@ def test_table_shows_every_row_for_what_it_is() -> None:
     )
     failed = CaseResult("openvino", "b.onnx", "bf16", 1, BenchStatus.FAILED, "KeyError: [x]")
     not_run = CaseResult("tensorrt", None, "fp16", 1, BenchStatus.NOT_RUN, "no device")
-    header = "backend|artifact|precision|batch|p50 ms|p99 ms|images/s|vs eager|peak MB|note"
-    none = ["-"] * 5
-    figures = ["40.00", "42.50", "200.0", "1.50 [1.40, 1.62]", "123"]
+    header = "backend|artifact|precision|batch|p50 ms|mean ms|p99 ms|images/s|vs eager|peak MB|note"
+    none = ["-"] * 6
+    figures = ["40.00", "40.10", "42.50", "200.0", "1.50 [1.40, 1.62]", "123"]
     note = (
         "without CUDA graph: it waits; unstable: rounds spread by 23%, more than 10%; not warm "
         "when measured"

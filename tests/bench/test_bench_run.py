@@ -10,8 +10,15 @@ from typing import Any
 
 import pytest
 
-from t2t_deploy.bench import BenchCase, BenchStatus, run_bench
-from t2t_deploy.bench._run import MAX_ITERATIONS, MIN_ITERATIONS, iterations_for, turn_orders
+from t2t_deploy._limits import Limits
+from t2t_deploy.bench import BenchCase, BenchStatus, _run, run_bench
+from t2t_deploy.bench._run import (
+    MAX_ITERATIONS,
+    MAX_ITERATIONS_OF_QUOTA,
+    MIN_ITERATIONS,
+    iterations_for,
+    turn_orders,
+)
 from t2t_deploy.errors import UsageError
 from t2t_deploy.runtime import CallTiming, SessionRequest
 
@@ -50,6 +57,25 @@ def test_iterations_fill_the_asked_time() -> None:
     assert iterations_for(0.5, 0) == MAX_ITERATIONS == 200
 
 
+@pytest.mark.parametrize(
+    ("quota", "expected"), [(None, MAX_ITERATIONS), (0.5, MAX_ITERATIONS_OF_QUOTA)]
+)
+def test_rounds_under_a_quota_may_hold_more_calls(
+    fake_case: MakeCase, monkeypatch: pytest.MonkeyPatch, quota: float | None, expected: int
+) -> None:
+    """A few short ones would fit between two stops."""
+    most = []
+
+    def iterations_for(seconds: float, call_ns: float, most_calls: int = 0) -> int:
+        most.append(most_calls)
+        return 3
+
+    monkeypatch.setattr(_run, "iterations_for", iterations_for)
+    monkeypatch.setattr(_run, "read_limits", lambda: Limits(2, quota))
+    bench(fake_case())
+    assert most[-5:] == [expected] * 5
+
+
 def test_speedup_is_against_eager_of_the_same_model_and_batch(fake_case: MakeCase) -> None:
     report = bench(
         fake_case("slow", "eager", model="14", sleep_s=0.02),
@@ -62,7 +88,9 @@ def test_speedup_is_against_eager_of_the_same_model_and_batch(fake_case: MakeCas
     assert fast.speedup_vs_eager is not None and fast.latency_ms is not None
     assert fast.speedup_vs_eager.low > 1
     assert [other.speedup_vs_eager for other in others] == [None, None]
-    assert fast.images_per_s == pytest.approx(1e3 / fast.latency_ms.p50)
+    assert fast.throughput_vs_eager is not None and slow.images_per_s and fast.images_per_s
+    assert fast.throughput_vs_eager.ratio == pytest.approx(fast.images_per_s / slow.images_per_s)
+    assert [row.throughput_vs_eager for row in (slow, *others)] == [None, None, None]
     assert fast.latency_ms.samples == tuple(
         value for round_ in fast.rounds for value in round_.samples_ms
     )
@@ -85,6 +113,7 @@ def test_the_documents_fields(fake_case: MakeCase) -> None:
     more = {
         *("baseline_rss_bytes", "load_ms", "first_call_ms", "warm_up", "rounds", "parts_ms"),
         *("spread", "speedup_vs_plain", "rel_l2"),
+        *("throughput_vs_eager", "stalled", "lost_s", "throttling"),
     }
     assert set(ok) == set(failed) == contract | more
     assert set(ok["latency_ms"]) == {"p50", "p90", "p99", "mean", "stdev", "samples"}

@@ -6,11 +6,13 @@ import pytest
 from t2t_deploy.bench import _statistics
 from t2t_deploy.bench._statistics import (
     UNSTABLE_SPREAD,
+    Speedup,
     latency_of,
     relative_spread,
     round_medians,
     rounds_spread,
     speedup_of,
+    throughput_ratio,
 )
 
 
@@ -48,6 +50,15 @@ def test_speedup_is_a_median_of_ratios_with_an_interval_over_rounds() -> None:
     found = speedup_of(ratios, np.ones(5), seed=0)
     # of 5 rounds, a resampled median is the lowest with probability 0.058 and the highest alike
     assert (found.ratio, found.low, found.high) == (3.0, 1.0, 100.0)
+
+
+def test_throughput_ratio_is_of_all_calls_over_all_time() -> None:
+    base = np.array([10, 10, 10, 10, 10]), np.array([100.0] * 5)
+    case = np.array([10, 10, 10, 10, 10]), np.array([20.0] * 4 + [420.0])
+    found = throughput_ratio(base, case, seed=0)
+    assert found.ratio == pytest.approx(1.0)  # 500 ms each; the median of the rounds says 5
+    assert found.low < 1 < found.high == pytest.approx(5.0)
+    assert throughput_ratio(base, base, seed=0) == Speedup(1.0, 1.0, 1.0)
 
 
 def test_bootstrap_is_narrower_with_more_rounds() -> None:

@@ -35,11 +35,75 @@ def test_an_error_fails_one_case_and_the_thread_count_reaches_the_worker(
     "hold_pipe", [False, True], ids=["alone", "while a forked child holds its pipe"]
 )
 def test_a_worker_killed_mid_run_fails_one_case(fake_case: MakeCase, hold_pipe: bool) -> None:
-    dead, good = bench(fake_case(die_at=10, hold_pipe=hold_pipe), fake_case()).results
+    dead, good = bench(fake_case(die_at=2, hold_pipe=hold_pipe), fake_case()).results
     assert dead.status is BenchStatus.FAILED
     assert dead.reason == f"the worker {ended_how(-signal.SIGKILL)}; stderr ends: last words"
     assert dead.latency_ms is None and dead.rounds == ()
     assert good.status is BenchStatus.OK
+
+
+@pytest.fixture
+def three_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven calls until a case is warm; four in each round, of which three are recorded."""
+    monkeypatch.setattr(_run, "MAX_ITERATIONS", _run.MIN_ITERATIONS)
+    monkeypatch.setattr(_run, "WARM_UP_CHUNK_S", 0.0)
+    monkeypatch.setattr(_run, "WARM_UP_LIMIT_S", 60.0)
+    monkeypatch.setattr(_run, "WARM_UP_AGREEMENT", 1e9)
+
+
+@pytest.mark.usefixtures("three_calls")
+def test_a_worker_killed_in_a_round_keeps_the_rounds_before(fake_case: MakeCase) -> None:
+    dead, good = bench(fake_case(die_at=17), fake_case()).results
+    assert dead.status is BenchStatus.FAILED
+    assert dead.reason is not None and dead.reason.endswith("last words (after 2 complete rounds)")
+    assert dead.latency_ms is not None and len(dead.latency_ms.samples) == 6
+    assert dead.images_per_s and [one.number for one in dead.rounds] == [1, 2]
+    assert dead.speedup_vs_eager is None
+    assert [one.number for one in good.rounds] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("round_", "speedup"), [(3, False), (7, True)])
+def test_an_interrupted_bench_has_its_complete_rounds(
+    fake_case: MakeCase, round_: int, speedup: bool
+) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        if what.startswith(f"round {round_} of 9: ort-cpu"):
+            raise SystemExit(143)
+
+    cases = fake_case("base", "eager", model="14"), fake_case(model="14")
+    interruptions: list[BaseException] = []
+    report = run_bench(
+        cases,
+        rounds=9,
+        round_seconds=0.005,
+        progress=interrupt,
+        interrupted=interruptions.append,
+    )
+    assert [type(one) for one in interruptions] == [SystemExit]
+    assert report.cut_short == f"interrupted after {round_ - 1} of 9 rounds"
+    base, other = report.results
+    for row in (base, other):
+        assert row.status is BenchStatus.OK
+        assert [one.number for one in row.rounds] == list(range(1, round_))
+    # of too few rounds there is no interval
+    assert (other.speedup_vs_eager is not None) is speedup
+    assert (other.throughput_vs_eager is not None) is speedup
+
+
+@pytest.mark.parametrize("step", [1, 3], ids=["while loading", "in the first round"])
+def test_an_interruption_before_a_complete_round_is_raised(fake_case: MakeCase, step: int) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done == step:
+            raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        run_bench(
+            [fake_case("a"), fake_case("b")],
+            rounds=5,
+            round_seconds=0.005,
+            progress=interrupt,
+            interrupted=lambda err: pytest.fail("there is nothing to keep"),
+        )
 
 
 def test_a_worker_that_hangs_is_ended(fake_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:

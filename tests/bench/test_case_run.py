@@ -14,10 +14,13 @@ from t2t_deploy.runtime import SessionRequest
 
 
 class SimulatedWorker:
-    """Each chunk's calls take the next of ``chunks_ms``; time passes on ``now`` alone."""
+    """Each chunk's calls take the next of ``chunks_ms``; time passes on ``now`` alone.
+
+    stall_ms: how much longer the last call of a chunk takes.
+    """
 
     def __init__(self, chunks_ms: Iterator[float]) -> None:
-        self.now = 0.0
+        self.now = self.stall_ms = 0.0
         self.asked: list[tuple[int, int]] = []
         self._chunks_ms = chunks_ms
 
@@ -27,21 +30,29 @@ class SimulatedWorker:
     def run(self, iterations: int, *, settle: int = 0, expected_ns: float) -> dict[str, Any]:
         self.asked.append((iterations, settle))
         call_ms = next(self._chunks_ms)
-        self.now += iterations * call_ms / 1e3
-        return {"samples_ns": [round(call_ms * 1e6)] * iterations, "peak_rss_bytes": 2}
+        samples_ns = [round(call_ms * 1e6)] * iterations
+        samples_ns[-1] += round(self.stall_ms * 1e6)
+        self.now += sum(samples_ns) / 1e9
+        return {"samples_ns": samples_ns, "elapsed_ns": sum(samples_ns), "peak_rss_bytes": 2}
 
 
 def prepared(
     monkeypatch: pytest.MonkeyPatch, chunks_ms: list[float]
 ) -> tuple[CaseRun, SimulatedWorker]:
     worker = SimulatedWorker(iter(chunks_ms))
+    return prepare(monkeypatch, worker), worker
+
+
+def prepare(
+    monkeypatch: pytest.MonkeyPatch, worker: SimulatedWorker, *, quota: bool = False
+) -> CaseRun:
     monkeypatch.setattr(_run, "monotonic", lambda: worker.now)
     monkeypatch.setattr(_run, "WARM_UP_LIMIT_S", 5.0)
     monkeypatch.setattr(_run, "WARM_UP_CHUNK_S", 0.25)
     case = BenchCase(SessionRequest("ort-cpu", Path("a")), "a", "fp32", 4)
-    case_run = CaseRun(case, cast(Worker, worker))
+    case_run = CaseRun(case, cast(Worker, worker), quota=quota)
     case_run.prepare(seed=0)
-    return case_run, worker
+    return case_run
 
 
 def test_warm_up_ends_when_two_chunks_agree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +60,7 @@ def test_warm_up_ends_when_two_chunks_agree(monkeypatch: pytest.MonkeyPatch) -> 
     # 3, then 0.25 s of 50, 25 and 20 ms calls; 20.5 is within 5 % of 20
     assert worker.asked == [(3, 0), (5, 0), (10, 0), (12, 0)]
     case_run.take_turn(1, 1, round_seconds=0.41)
-    result = case_run.result()
+    result = case_run.result(complete=1)
     assert result.warm_up == WarmUp(iterations=31, stable=True)
     assert worker.asked[-1] == (20, 1)  # sized by the last chunk, after one unrecorded call
     assert result.status is BenchStatus.OK
@@ -62,7 +73,40 @@ def test_warm_up_that_never_settles_ends_at_the_limit(monkeypatch: pytest.Monkey
     case_run, worker = prepared(monkeypatch, [1000.0, 2000.0, 1000.0, 2000.0])
     assert worker.asked == [(3, 0), (3, 0)]  # 9 s; the limit is looked at between chunks
     case_run.take_turn(1, 1, round_seconds=0.5)
-    assert case_run.result().warm_up == WarmUp(iterations=7, stable=False)
+    assert case_run.result(complete=1).warm_up == WarmUp(iterations=7, stable=False)
+
+
+@pytest.mark.parametrize(
+    ("stall_ms", "stalled", "stops"),
+    [
+        (0.0, False, []),
+        (90.0, False, []),  # 90 of 490 ms
+        (400.0, True, ["stalled: 0.4 of 0.8 s lost beside p50"]),
+    ],
+)
+def test_throughput_counts_what_the_median_does_not_see(
+    monkeypatch: pytest.MonkeyPatch, stall_ms: float, stalled: bool, stops: list[str]
+) -> None:
+    """20 calls of 20 ms, of which one takes longer: four pictures each."""
+    case_run, worker = prepared(monkeypatch, [20.0, 20.0, 20.0])
+    worker.stall_ms = stall_ms
+    case_run.take_turn(1, 1, round_seconds=0.4)
+    result = case_run.result(complete=1)
+    assert result.latency_ms is not None and result.latency_ms.p50 == 20.0
+    assert result.images_per_s == pytest.approx(80 / (0.4 + stall_ms / 1e3))
+    assert result.lost_s == pytest.approx(stall_ms / 1e3)
+    assert (result.stalled, result.stops) == (stalled, stops)
+
+
+def test_a_round_under_a_quota_is_as_long_as_asked_with_its_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The median of the calls alone would make it twice as long."""
+    worker = SimulatedWorker(iter([10.0] * 3))
+    worker.stall_ms = 250.0
+    case_run = prepare(monkeypatch, worker, quota=True)
+    case_run.take_turn(1, 1, round_seconds=0.5)
+    assert worker.asked == [(3, 0), (25, 0), (25, 1)]
 
 
 def test_graphs_that_were_refused_are_told_beside_the_figures(
@@ -74,5 +118,5 @@ def test_graphs_that_were_refused_are_told_beside_the_figures(
         worker, "run", lambda *args, **kw: plain(*args, **kw) | {"graph_refusal": "it waits"}
     )
     case_run.take_turn(1, 1, round_seconds=0.1)
-    result = case_run.result()
+    result = case_run.result(complete=1)
     assert (result.status, result.reason) == (BenchStatus.OK, "without CUDA graph: it waits")

@@ -31,6 +31,22 @@ def test_one_backend_by_name(run: Run, onnx_file: Path) -> None:
     assert "not run" not in done.out
 
 
+@pytest.mark.parametrize(("words", "turns"), [((), 0), (("-v",), 5), (("-q",), None)])
+def test_without_a_terminal_there_is_a_line_for_each_round(
+    run: Run, onnx_file: Path, words: tuple[str, ...], turns: int | None
+) -> None:
+    """And one for each turn where more is asked for."""
+    done = run("bench", "--backend", "ort-cpu", "--rounds", 5, *words, status=0)
+    lines = done.err.splitlines()
+    if turns is None:
+        assert lines == []
+        return
+    rounds = [line for line in lines if line.startswith("round ") and line.endswith(" ...")]
+    assert rounds == [f"round {number} of 5 ..." for number in range(1, 6)]
+    assert lines.index("loading and warming up 1 case ...") < lines.index(rounds[0])
+    assert sum(line.startswith("round ") and ": " in line for line in lines) == turns
+
+
 @pytest.mark.parametrize("backend", ["ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"])
 @needs_no_device
 def test_a_named_gpu_backend_without_a_device(run: Run, workspace: Path, backend: str) -> None:

@@ -20,6 +20,7 @@ class UnmeasuredBench:
         self.workspace = workspace
         self.cases: list[BenchCase] = []
         self.options: dict[str, Any] = {}
+        self.interruption: BaseException | None = None
         self.devices: set[int | None] = set()
         self._patch = monkeypatch
         monkeypatch.setattr(_bench, "run_bench", self.run_bench)
@@ -29,6 +30,8 @@ class UnmeasuredBench:
 
     def run_bench(self, cases: Sequence[BenchCase], **options: Any) -> BenchReport:
         self.cases, self.options = list(cases), options
+        if self.interruption is not None:
+            options["interrupted"](self.interruption)
         results = tuple(result for case in cases if (result := self.result(case)) is not None)
         return BenchReport(environment=None, results=results)  # type: ignore[arg-type]  # unseen
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from t2t_deploy.bench import BenchStatus
+from t2t_deploy.commands import DocumentedBench
 from t2t_deploy.commands._bench import CudaGraphs
 from t2t_deploy.engine import engine_version
 from t2t_deploy.errors import (
@@ -237,6 +238,18 @@ def test_a_full_workspace_takes_no_longer(bench: Bench) -> None:
     bench(rounds=7)
     assert bench.options["round_seconds"] < usual
     assert len(bench.cases) * 7 * bench.options["round_seconds"] <= 100.1
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_brings_what_was_measured(bench: Bench, kind: type[BaseException]) -> None:
+    bench.add()
+    bench.interruption = kind()
+    with pytest.raises(kind) as stopped:
+        bench()
+    assert stopped.value is bench.interruption
+    partial = bench.interruption.partial  # type: ignore[attr-defined]
+    assert isinstance(partial, DocumentedBench)
+    assert {row.status for row in partial.report.results} == {BenchStatus.NOT_RUN}
 
 
 def test_nothing_to_measure(bench: Bench) -> None:

@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from t2t_deploy.bench import GpuRecord
+from t2t_deploy._limits import Limits, Throttling
+from t2t_deploy.bench import BenchStatus, GpuRecord
 from t2t_deploy.report import BenchDocument, bench_page
 from t2t_deploy.report._page import _resource
 
@@ -153,16 +154,16 @@ def test_rows_of_the_table(document: BenchDocument) -> None:
     ]
     assert rows[:3] == [
         [
-            *("#1eager14 224px reference", "fp32", "1", "100.00", "101.60", "102.00", "10.0"),
-            *("base", "reference", "400", "70.0", "240", "0%"),
+            *("#1eager14 224px reference", "fp32", "1", "100.00", "100.00", "101.60", "102.00"),
+            *("10.0", "base", "reference", "400", "70.0", "240", "0%"),
         ],
         [
-            *("#2ort-cpufast.onnx", "fp32", "1", "40.00", "40.64", "40.80", "25.0"),
-            *("2.50 2.40 to 2.62", "7.0e-07", "400", "70.0", "240", "0%"),
+            *("#2ort-cpufast.onnx", "fp32", "1", "40.00", "40.00", "40.64", "40.80"),
+            *("25.0", "2.50 2.40 to 2.62", "7.0e-07", "400", "70.0", "240", "0%"),
         ],
         [
-            *("#3ort-cpuhalf.onnx", "fp16", "1", "60.00", "60.96", "61.20", "16.7"),
-            *("1.75 1.50 to 2.00", "9.7e-04", "400", "70.0", "–", "unstable, 23%not warm"),
+            *("#3ort-cpuhalf.onnx", "fp16", "1", "60.00", "60.00", "60.96", "61.20"),
+            *("16.7", "1.75 1.50 to 2.00", "9.7e-04", "400", "70.0", "–", "unstable, 23%not warm"),
         ],
     ]
     assert len(rows) == 6
@@ -187,6 +188,28 @@ def test_a_busy_machine_and_random_weights_are_said() -> None:
     page = read(document_of(measured_row(), artifacts={"a.onnx": drawn}, environment=busy))
     assert "was busy before it began: load average 1.50 on 2 cores." in page.text
     assert "The weights of 14 are seeded random numbers" in page.text
+
+
+def test_what_stopped_calls_and_what_was_cut_short_is_said() -> None:
+    rounds = tuple(dataclasses.replace(one, elapsed_ms=2000.0) for one in measured_row().rounds)
+    throttled = measured_row(
+        rounds=rounds, stalled=True, lost_s=6.0, throttling=Throttling(100, 60, 5.5)
+    )
+    died = measured_row("openvino", status=BenchStatus.FAILED, reason="it died")
+    limited = dataclasses.replace(HERE, limits=Limits(2, 0.5, 1_000_000_000))
+    document = document_of(throttled, died, environment=limited)
+    report = dataclasses.replace(document.report, cut_short="interrupted after 5 of 7 rounds")
+    page = read(dataclasses.replace(document, report=report))
+    for said in (
+        "The bench was cut short: interrupted after 5 of 7 rounds.",
+        "1 of 1 cases were stopped for long",
+        "stalled: 6.0 of 10.0 s lost beside p50",
+        "throttled by the processor quota in 60 of 100 periods, 5.5 s",
+        "it died; p50 50.00 ms, 20.0 images/s until then",
+        "0.5 processors",
+        "1.0 GB",
+    ):
+        assert said in page.text
 
 
 def test_lineage_names_weights_parents_and_tools() -> None:

@@ -64,7 +64,8 @@ def structure(value: Any) -> dict[str, str]:
 
 def _structure(value: Any, place: str) -> Iterator[tuple[str, str]]:
     last = place.rpartition(".")[2]
-    was_measured = "cases[]." in place  # of a comparison of two benches
+    # of a comparison of two benches; what only some control groups count
+    was_measured = "cases[]." in place or last == "throttling"
     if was_measured or (last in _OF_THE_MACHINE and not isinstance(value, Mapping)):
         yield place, "any"
     elif isinstance(value, Mapping) and value:
