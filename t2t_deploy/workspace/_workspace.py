@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -313,12 +313,13 @@ class Workspace:
                 remove(path)
         return removed
 
-    def of_unknown_owner(self, also: Sequence[Path] = ()) -> list[Path]:
+    def of_unknown_owner(self, also: AnyPaths = ()) -> list[Path]:
         """Temporary files that `prune` leaves, because another machine may be writing them.
 
         There are such where files cannot be locked. also: as for `prune`.
         """
-        found = [path for folder in also for path in abandoned(folder, below=False, sure=False)]
+        folders = PATHS.read(also)
+        found = [path for folder in folders for path in abandoned(folder, below=False, sure=False)]
         return found + abandoned(self.root, sure=False)
 
     def folder(self, name: str) -> Path:
