@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from t2t_deploy import _forks as _forks  # must be there before a fork
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
