@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any
 
+from t2t_deploy._forks import check_torch
 from t2t_deploy.errors import MissingDependencyError
 
 # module -> the extra that installs it
@@ -64,7 +65,8 @@ def installed_versions(*distributions: str) -> dict[str, str]:
 def require(module: str) -> ModuleType:
     """Import an optional module.
 
-    Raises MissingDependencyError naming the extra to install, or why the module does not import.
+    Raises MissingDependencyError naming the extra to install, or why the module does not import;
+    BackendError where it does not work in this process, which was forked.
     """
     name = _installed_name(module)
     extra = EXTRAS[module]
@@ -79,12 +81,15 @@ def require(module: str) -> ModuleType:
     # folder, also if another package (onnxsim) imports it.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        return importlib.import_module(name)
+        found = importlib.import_module(name)
     except Exception as err:
         raise MissingDependencyError(
             f"{module} is installed but does not import ({type(err).__name__}: {err}); reinstall "
             f"it: pip install --force-reinstall 't2t-deploy[{extra}]'"
         ) from err
+    if module == "torch":
+        check_torch(found)
+    return found
 
 
 def _installed_name(module: str) -> str | None:

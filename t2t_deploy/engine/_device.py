@@ -10,6 +10,7 @@ from typing import Any
 
 # CUdevice_attribute of the driver API, fixed since CUDA 5
 _MAJOR, _MINOR = 75, 76
+_NOT_INITIALIZED = 3  # cuInit's answer in a fork of a process that called it
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
@@ -34,6 +35,11 @@ def why_no_device(ordinal: int = 0) -> Unavailable | None:
         )
     count = ctypes.c_int()
     status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+    if status == _NOT_INITIALIZED:
+        return Unavailable(
+            "the NVIDIA driver was in use before this process was forked, and does not serve it",
+            "use a GPU in the workers alone (no preload, or spawn)",
+        )
     if status != 0 or count.value == 0:
         detail = f" (driver status {status})" if status else ""
         return Unavailable(

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from t2t_deploy._forks import check_torch
 from t2t_deploy._optional import require
 from t2t_deploy.engine import Unavailable, why_no_device
 from t2t_deploy.errors import BackendError
 from t2t_deploy.runtime._session import (
     Backend,
-    Session,
+    RuntimeSession,
     SessionRequest,
     check_feeds,
     session_threads,
@@ -60,7 +61,7 @@ def _torch_without_cuda() -> Unavailable | None:
     )
 
 
-class EagerSession(Session):
+class EagerSession(RuntimeSession):
     """The reference T2T-ViT under ``inference_mode``, float32.
 
     Of the request, ``path`` is a safetensors file of a state dict. precision: fp16 or bf16
@@ -80,6 +81,7 @@ class EagerSession(Session):
             # fewer were chosen by the environment, or by the program that torch belongs to
             threads = min(threads, torch.get_num_threads())
         if threads is not None:
+            check_torch(torch, threads)
             torch.set_num_threads(threads)
         self.config = config_from_dict(request.config)
         self._torch = torch
@@ -104,8 +106,7 @@ class EagerSession(Session):
             for name, shape in self.config.output_shapes.items()
         )
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute the outputs. Raises InputError, or BackendError on a closed session."""
+    def _compute(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         check_feeds(self.inputs, feeds)
         model = still_open(self._model)  # kept until the call is done, if others close
         image = self._torch.from_numpy(feeds[INPUT_NAME]).to(self._device)
@@ -122,8 +123,7 @@ class EagerSession(Session):
         kind = self._device.partition(":")[0]
         return self._torch.autocast(kind, dtype=self._autocast)  # type: ignore[no-any-return]
 
-    def close(self) -> None:
-        """Free the model."""
+    def _close(self) -> None:
         self._model = None
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from t2t_deploy._optional import require
+from t2t_deploy.engine import Unavailable
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.runtime._session import (
     Backend,
-    Session,
+    RuntimeSession,
     SessionRequest,
     batch_of,
     check_feeds,
@@ -31,6 +33,8 @@ PRODUCTS = frozenset({"FullyConnected", "MatMul", "Convolution"})
 _INTEGERS = frozenset({"i8", "u8"})
 _HALVES: Mapping[str, Precision] = {_BF16: Precision.BF16, "f16": Precision.FP16}
 _KEPT_BATCHES = 2
+_first_process: int | None = None
+"""Where the first session was opened: its threads hold locks that a fork can't free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,16 @@ class OpenVinoBackend(Backend):
         """As `Backend.why_no_dynamic_ranges`."""
         return "it takes ranges at run time, and OpenVINO would compute it in float32"
 
+    def _missing(self, device: int | None) -> Iterator[Unavailable | None]:
+        yield from super()._missing(device)
+        if _first_process not in (None, os.getpid()):
+            yield Unavailable(
+                f"process {_first_process} used OpenVINO before it was forked into this one",
+                "open it in the workers alone (no preload, or spawn)",
+            )
 
-class OpenVinoSession(Session):
+
+class OpenVinoSession(RuntimeSession):
     """An ONNX file in OpenVINO on the CPU; calls of several threads take turns.
 
     A graph with bf16 tensors is computed as typed, with its float32 islands. A float32 graph is
@@ -90,6 +102,8 @@ class OpenVinoSession(Session):
         ov, path = require("openvino"), request.path
         check_model_file(path)
         self.backend = request.backend
+        global _first_process
+        _first_process = _first_process or os.getpid()
         self._core = ov.Core()
         self._turn = threading.Lock()
         """Locked while a request computes or the model is reshaped."""
@@ -123,8 +137,7 @@ class OpenVinoSession(Session):
         self.layers = self._compile(1)
         """Of the batch compiled last."""
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute all outputs. Raises InputError, or BackendError on a closed session."""
+    def _compute(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         check_feeds(self.inputs, feeds)
         batch = batch_of(self.inputs, feeds) if self._free else 1
         with self._turn:
@@ -135,8 +148,7 @@ class OpenVinoSession(Session):
             results = request.infer([feeds[spec.name] for spec in self.inputs], share_inputs=True)
             return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
 
-    def close(self) -> None:
-        """Free the model, after the running call."""
+    def _close(self) -> None:
         with self._turn:
             self._requests.clear()
             self._model = self._core = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +15,7 @@ from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.graph import mappable_model
 from t2t_deploy.runtime._session import (
     Backend,
-    Session,
+    RuntimeSession,
     SessionRequest,
     check_feeds,
     check_model_file,
@@ -56,53 +57,94 @@ class OrtCpuBackend(Backend):
         return None
 
 
-class OrtSession(Session):
+class OrtSession(RuntimeSession):
     """An ONNX file in ONNX Runtime, on the CPU and nowhere else.
 
     Weights are mapped from the file, which may be replaced while the session is open but not
     changed in place. Raises ArtifactError where the file is missing or no valid model.
+
+    In a forked process a session of one thread goes on, its weights shared with the parent's. One
+    of several threads is opened again at its first call there, as is one that was computing during
+    the fork: who holds its locks does not exist there. `run` raises ArtifactError where the file
+    is another by then.
     """
 
+    _session: Any = None  # until it is open
+
     def __init__(self, request: SessionRequest) -> None:
-        ort, path = require("onnxruntime"), request.path
-        check_model_file(path)
-        options = new_options(ort, request.threads)
-        # ONNX Runtime turns signed operands into signed weights by unsigned activations, which x86
-        # saturates without VNNI: this selects exact unsigned products there.
-        options.add_session_config_entry(_EXACT_PRODUCTS, "1")
-        # else 1.32 rounds the activations of products with 8-bit weights to 8 bits too
-        options.add_session_config_entry(_FLOAT_ACTIVATIONS, "1")
-        before = path.stat()
-        model = mappable_model(path)
-        if model.mapped_bytes:  # the weights are left in the file
-            options.add_session_config_entry(_EXTERNAL_FOLDER, str(path.absolute().parent))
-        source = model.graph if model.mapped_bytes else str(path)
-        try:
-            session = ort.InferenceSession(source, options, providers=[_CPU])
-        except Exception as err:
-            raise_refusal(err, path)
-        if _identity(path.stat()) != _identity(before):
-            raise ArtifactError(f"{path} was replaced while it was being loaded: open it again")
-        if session.get_providers() != [_CPU]:
-            raise BackendError(
-                f"ONNX Runtime runs on {session.get_providers()}, expected {_CPU}; is another "
-                "provider forced by the environment?"
-            )
+        self._session, self._file = _opened(request)
+        threads = session_threads(request.threads)
+        self._request = replace(request, path=request.path.absolute(), threads=threads)
+        self._reopens = False
+        self._opening = threading.Lock()
+        self._calls: list[None] = []
+        """One for each call under way."""
         self.backend = request.backend
-        self.inputs = tuple(tensor_spec(node) for node in session.get_inputs())
-        self.outputs = tuple(tensor_spec(node) for node in session.get_outputs())
-        self._session = session
+        self.inputs = tuple(tensor_spec(node) for node in self._session.get_inputs())
+        self.outputs = tuple(tensor_spec(node) for node in self._session.get_outputs())
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute all outputs. Raises InputError, or BackendError on a closed session."""
+    def _compute(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         check_feeds(self.inputs, feeds)
-        session = still_open(self._session)  # kept until the call is done, if others close
-        names = [spec.name for spec in self.outputs]
-        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        self._calls.append(None)
+        try:
+            if self._reopens:
+                self._open_again()
+            session = still_open(self._session)  # kept until the call is done, if others close
+            names = [spec.name for spec in self.outputs]
+            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        finally:
+            self._calls.pop()
 
-    def close(self) -> None:
-        """Free the model."""
-        self._session = None
+    def _close(self) -> None:
+        with self._opening:
+            self._session, self._reopens = None, False
+
+    def _goes_on(self) -> bool:
+        if self._session is not None and (self._calls or self._request.threads != 1):
+            self._session, self._reopens = None, True
+        self._opening, self._calls = threading.Lock(), []
+        return True
+
+    def _open_again(self) -> None:
+        with self._opening:
+            if not self._reopens:
+                return
+            session, file = _opened(self._request)
+            if file != self._file:
+                raise ArtifactError(
+                    f"{self._request.path} was replaced after it was opened in process "
+                    f"{self._process}: open it in each worker"
+                )
+            self._session, self._reopens = session, False
+
+
+def _opened(request: SessionRequest) -> tuple[Any, tuple[int, ...]]:
+    """A session of ONNX Runtime, and which file it has. Raises as `OrtSession`."""
+    ort, path = require("onnxruntime"), request.path
+    check_model_file(path)
+    options = new_options(ort, request.threads)
+    # ONNX Runtime turns signed operands into signed weights by unsigned activations, which x86
+    # saturates without VNNI: this selects exact unsigned products there.
+    options.add_session_config_entry(_EXACT_PRODUCTS, "1")
+    # else 1.32 rounds the activations of products with 8-bit weights to 8 bits too
+    options.add_session_config_entry(_FLOAT_ACTIVATIONS, "1")
+    before = _identity(path)
+    model = mappable_model(path)
+    if model.mapped_bytes:  # the weights are left in the file
+        options.add_session_config_entry(_EXTERNAL_FOLDER, str(path.absolute().parent))
+    source = model.graph if model.mapped_bytes else str(path)
+    try:
+        session = ort.InferenceSession(source, options, providers=[_CPU])
+    except Exception as err:
+        raise_refusal(err, path)
+    if _identity(path) != before:
+        raise ArtifactError(f"{path} was replaced while it was being loaded: open it again")
+    if session.get_providers() != [_CPU]:
+        raise BackendError(
+            f"ONNX Runtime runs on {session.get_providers()}, expected {_CPU}; is another "
+            "provider forced by the environment?"
+        )
+    return session, before
 
 
 ORT_CPU = OrtCpuBackend(
@@ -125,7 +167,8 @@ def new_options(ort: Any, threads: int | None) -> Any:
     return options
 
 
-def _identity(stat: os.stat_result) -> tuple[int, ...]:
+def _identity(path: Path) -> tuple[int, ...]:
+    stat = path.stat()
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 

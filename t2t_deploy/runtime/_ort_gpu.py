@@ -21,7 +21,7 @@ from t2t_deploy.runtime._ort import new_options, raise_refusal, tensor_spec
 from t2t_deploy.runtime._ort_replay import REPLAYABLE, Replays, run_bound
 from t2t_deploy.runtime._session import (
     Backend,
-    Session,
+    RuntimeSession,
     SessionRequest,
     TimedRun,
     check_feeds,
@@ -101,7 +101,7 @@ class OrtGpuBackend(Backend):
         yield self.why_no_provider()
 
 
-class OrtGpuSession(Session):
+class OrtGpuSession(RuntimeSession):
     """An ONNX file in ONNX Runtime on one GPU, without nodes on the CPU.
 
     precision: of the graph; lets TensorRT compute in 16 bit.
@@ -185,20 +185,19 @@ class OrtGpuSession(Session):
         """Why calls are not replayed as graphs, if that was tried."""
         return self._refusal if self._replays is None else self._replays.refusal
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute all outputs. Raises InputError, or BackendError on a closed session."""
+    def _compute(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return self.timed_run(feeds).outputs
 
     def timed_run(self, feeds: Mapping[str, np.ndarray]) -> TimedRun:
         """As `run`, with times by the host's clock, which waits for each part."""
+        self.check_process()
         check_feeds(self.inputs, feeds)
         session, replays = still_open(self._session), self._replays
         if replays is not None:
             return replays.run(feeds)
         return run_bound(self._ort, session, feeds, self.outputs, self._device)
 
-    def close(self) -> None:
-        """Free the model."""
+    def _close(self) -> None:
         self._session = self._replays = None
 
 

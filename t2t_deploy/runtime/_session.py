@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NoReturn, Protocol, TypeVar, final, runtime_checkable
 
 import numpy as np
 
+from t2t_deploy._forks import leak
 from t2t_deploy._limits import read_limits
 from t2t_deploy._optional import EXTRAS, WHEELS, is_installed, require
 from t2t_deploy.engine import Unavailable, why_no_device
@@ -17,6 +20,7 @@ from t2t_deploy.graph import check_onnx_file
 from t2t_deploy.types import Precision, Target, TensorSpec
 
 _T = TypeVar("_T")
+_S = TypeVar("_S", bound="RuntimeSession")
 
 
 class Session(Protocol):
@@ -50,6 +54,81 @@ class Session(Protocol):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise BackendError(
+            "a session cannot be pickled or copied: its runtime is part of this process; send what "
+            "it was opened with, and open it there"
+        )
+
+
+class RuntimeSession(Session):
+    """A session of a runtime, whose threads and device belong to the process that opened it.
+
+    In a fork of that process `run` refuses and `close` does nothing, unless `_goes_on` says
+    otherwise. A runtime computes in `_compute` and frees in `_close`; other ways to compute begin
+    with `check_process`.
+    """
+
+    _process: int
+    _left_behind = False
+
+    def __new__(cls: type[_S], *_: object, **__: object) -> _S:
+        session = super().__new__(cls)
+        session._process = os.getpid()
+        _sessions.add(session)
+        return session
+
+    @final
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """As `Session.run`. Raises BackendError in a forked process too."""
+        self.check_process()
+        return self._compute(feeds)
+
+    @final
+    def close(self) -> None:
+        """Free the session's resources; in a forked process they are its parent's."""
+        if not self._left_behind:
+            self._close()
+
+    def check_process(self) -> None:
+        """Raise BackendError in a forked process."""
+        if self._left_behind:
+            raise BackendError(
+                f"the session was opened in process {self._process}: open it in each worker (no "
+                "preload, or spawn)"
+            )
+
+    def _compute(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        raise NotImplementedError
+
+    def _goes_on(self) -> bool:
+        """Whether calls go on in a forked process, once it is made ready for them; no lock is free.
+
+        What the session held is leaked: it may replace it.
+        """
+        return False
+
+    def _enter_child(self) -> None:
+        # Libraries wait in destructors for threads that do not exist here.
+        for held in vars(self).values():
+            leak(held)
+        self._left_behind = not self._goes_on()
+
+
+_sessions: weakref.WeakSet[RuntimeSession] = weakref.WeakSet()
+
+
+def _enter_child() -> None:
+    for session in _sessions:
+        session._enter_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_enter_child)
 
 
 @dataclass(frozen=True, slots=True)

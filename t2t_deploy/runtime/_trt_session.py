@@ -34,7 +34,7 @@ from t2t_deploy.runtime._pool import Pool
 from t2t_deploy.runtime._session import (
     Backend,
     CallTiming,
-    Session,
+    RuntimeSession,
     SessionRequest,
     TimedRun,
     batch_of,
@@ -78,7 +78,7 @@ def _unsupported_device(ordinal: int) -> Unavailable | None:
     )
 
 
-class TensorRTSession(Session):
+class TensorRTSession(RuntimeSession):
     """An engine on one device; `run` may be called from several threads.
 
     Of the request, cache: folder for the kernels that TensorRT-RTX compiles here. cuda_graph:
@@ -115,12 +115,12 @@ class TensorRTSession(Session):
             self.close()
             raise
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute all outputs. Raises InputError, or BackendError on a closed session."""
+    def _compute(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return self._run(feeds, timed=False).outputs
 
     def timed_run(self, feeds: Mapping[str, np.ndarray]) -> TimedRun:
         """As `run`, with events between copies and kernels (some microseconds)."""
+        self.check_process()
         return self._run(feeds, timed=True)
 
     @property
@@ -128,8 +128,8 @@ class TensorRTSession(Session):
         """Batch sizes with a recorded graph, ascending."""
         return tuple(sorted(self._captured))
 
-    def close(self) -> None:
-        """Free contexts and buffers, those in use after their call; save the cache."""
+    def _close(self) -> None:
+        """Contexts and buffers, those in use after their call; save the cache."""
         with contextlib.ExitStack() as stack:  # in reverse order, all of them if one raises
             stack.callback(setattr, self, "_engine", None)
             stack.callback(self._settings.forget)

@@ -1,0 +1,177 @@
+"""Sessions in forks of the process that opened them, really forked; see `forked.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2t_deploy._codec import to_plain
+from t2t_deploy._optional import is_installed
+from t2t_deploy.engine import _device, why_no_device
+from t2t_deploy.errors import BackendError
+from t2t_deploy.runtime import BACKENDS, SessionRequest
+from t2t_deploy.runtime._session import RuntimeSession
+
+from ..program import finish
+from ..small import tiny_exports
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are safe on Linux alone")
+
+ROOT = Path(__file__).parents[2]
+ELSEWHERE = (
+    "BackendError: the session was opened in process {pid}: open it in each worker (no preload, or "
+    "spawn)"
+)
+NO_PICKLE = (
+    "BackendError: a session cannot be pickled or copied: its runtime is part of this process; "
+    "send what it was opened with, and open it there"
+)
+USED = (
+    "BackendError: backend openvino cannot run here: process {pid} used OpenVINO before it was "
+    "forked into this one: open it in the workers alone (no preload, or spawn)"
+)
+Found = Mapping[str, Any]
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Found]:
+    """What became of each kind of session; two threads, so that there is one to miss."""
+    folder = tmp_path_factory.mktemp("forks")
+    workspace = tiny_exports(folder, {})
+    (made,) = workspace.artifacts("onnx")
+    manifest = made.require_manifest()
+    weights = workspace.weights(manifest)
+    requests = {
+        "eager": SessionRequest("eager", weights, 2, dict(manifest.config)),
+        "compile": SessionRequest("compile", weights, 2, dict(manifest.config)),
+        "ort-cpu": SessionRequest("ort-cpu", made.path, 2),
+        "ort-cpu, one thread": SessionRequest("ort-cpu", made.path, 1),
+        "openvino": SessionRequest("openvino", made.path, 2),
+    }
+
+    @cache
+    def program(kind: str) -> Found:
+        request = json.dumps(to_plain(requests[kind]))
+        done = finish(request, code="from tests.runtime.forked import main; main()", cwd=ROOT)
+        assert done.status == 0, done.err
+        found: Found = json.loads(done.out)
+        return found
+
+    return program
+
+
+EAGER = "eager"
+COMPILE = pytest.param("compile", marks=pytest.mark.slow)
+OPENVINO = pytest.param(
+    "openvino",
+    marks=pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed"),
+)
+ORT = ["ort-cpu", "ort-cpu, one thread"]
+WAYS = ["pool", "executor", "fork of a fork"]
+
+
+@pytest.mark.parametrize("kind", ORT)
+def test_onnx_runtime_goes_on_in_forks(forked: Callable[[str], Found], kind: str) -> None:
+    found = forked(kind)
+    assert found["fork"] == [found["alone"]] * 2
+    assert [found[way] for way in WAYS] == [found["alone"]] * 3
+    assert found["class"] == [1, 1]
+
+
+@pytest.mark.parametrize("kind", [EAGER, COMPILE, OPENVINO])
+def test_other_sessions_refuse_to_run_in_forks(forked: Callable[[str], Found], kind: str) -> None:
+    found = forked(kind)
+    for way in (*WAYS, "fork", "class"):
+        assert found[way] == ELSEWHERE.format(pid=found["pid"]), way
+
+
+@pytest.mark.parametrize("kind", [EAGER, COMPILE, *ORT, OPENVINO])
+def test_forks_end_and_the_parent_goes_on(forked: Callable[[str], Found], kind: str) -> None:
+    """Whether they close the session, or leave it to the interpreter's end."""
+    found = forked(kind)
+    assert found["close"] is found["nothing"] is None
+    assert found["parent"] == found["alone"]
+
+
+@pytest.mark.parametrize("kind", [EAGER, COMPILE, *ORT])
+def test_a_fork_opens_sessions_of_its_own(forked: Callable[[str], Found], kind: str) -> None:
+    found = forked(kind)
+    assert found["anew"] == found["anew, closed before"] == found["alone"]
+
+
+@pytest.mark.parametrize("kind", [OPENVINO])
+def test_openvino_is_refused_where_the_parent_used_it(
+    forked: Callable[[str], Found], kind: str
+) -> None:
+    found = forked(kind)
+    assert found["anew"] == found["anew, closed before"] == USED.format(pid=found["pid"])
+
+
+@pytest.mark.parametrize("kind", [EAGER, COMPILE, *ORT, OPENVINO])
+def test_a_session_is_not_pickled(forked: Callable[[str], Found], kind: str) -> None:
+    assert forked(kind)["pickle"] == forked(kind)["copy"] == NO_PICKLE
+
+
+@pytest.mark.parametrize("kind", ORT)
+def test_a_session_closed_before_the_fork_is_closed(
+    forked: Callable[[str], Found], kind: str
+) -> None:
+    assert forked(kind)["closed"] == "BackendError: the session is closed; open a new one"
+
+
+@pytest.mark.parametrize(("kind", "sessions"), [("ort-cpu", 1), ("ort-cpu, one thread", 0)])
+def test_a_session_of_one_thread_is_shared_unless_it_was_computing(
+    forked: Callable[[str], Found], kind: str, sessions: int
+) -> None:
+    found = forked(kind)
+    assert found["opened"] == [found["alone"], sessions]
+    assert found["opened during a call"] == [found["alone"], 1]
+
+
+def test_a_fork_finds_another_file(forked: Callable[[str], Found]) -> None:
+    found = forked("ort-cpu")
+    assert re.fullmatch(
+        rf"ArtifactError: \S+\.onnx was replaced after it was opened in process {found['pid']}: "
+        "open it in each worker",
+        found["replaced"],
+    )
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_no_backend_forgets_the_guard(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = BACKENDS[name].open
+    assert isinstance(kind, type) and issubclass(kind, RuntimeSession)
+    session = kind.__new__(kind)
+    monkeypatch.setattr(kind, "_goes_on", lambda self: False)
+    session._enter_child()
+    refused = f"the session was opened in process {os.getpid()}: open it in each worker"
+    for call in ("run", "timed_run"):
+        if hasattr(session, call):
+            with pytest.raises(BackendError, match=refused):
+                getattr(session, call)({})
+    session.close()
+
+
+def test_a_driver_that_the_parent_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer in a fork, CUDA_ERROR_NOT_INITIALIZED, by a driver that gives nothing else."""
+
+    @dataclasses.dataclass
+    class Driver:
+        cuInit: Callable[[int], int] = lambda flags: 3  # the driver's name
+
+    monkeypatch.setattr(_device, "_driver", lambda: Driver())
+    assert str(why_no_device()) == (
+        "the NVIDIA driver was in use before this process was forked, and does not serve it: use a "
+        "GPU in the workers alone (no preload, or spawn)"
+    )
