@@ -137,8 +137,11 @@ def nothing_judged(done: str, why: Iterable[NotRun]) -> DeployError:
 def why_not_run(artifact: Artifact, backend: str, device: int | None = None) -> str | None:
     """None where a backend that takes an artifact can run it here, else why not."""
     reason = why_not_runnable(backend, device)
-    if reason is None and artifact.manifest is not None and BACKENDS[backend].takes == "onnx":
-        reason = why_not_in(backend, artifact.manifest.precision)
+    manifest = artifact.manifest
+    if reason is None and manifest is not None and BACKENDS[backend].takes == "onnx":
+        if manifest.quantization.mode == "dynamic":
+            reason = BACKENDS[backend].why_no_dynamic_ranges
+        reason = reason or why_not_in(backend, manifest.precision)
     return reason
 
 

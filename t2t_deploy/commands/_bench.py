@@ -248,8 +248,6 @@ class Bench:
             return None if fits else misfit(f"its profiles take {', '.join(map(str, profiles))}")
         if not backend.on_cpu:
             return None
-        if manifest.quantization.mode == "dynamic" and backend.why_no_dynamic_ranges is not None:
-            return no_tool(backend.why_no_dynamic_ranges)
         if manifest.batch not in (None, batch):
             return misfit(
                 f"its batch is fixed at {manifest.batch}: measure that, or export with batch "

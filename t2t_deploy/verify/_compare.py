@@ -16,6 +16,7 @@ from t2t_deploy._preparation import Preparation
 from t2t_deploy.errors import ArtifactError
 from t2t_deploy.graph import read_onnx
 from t2t_deploy.runtime import (
+    BACKENDS,
     DEFAULT_BACKEND,
     REFERENCE_BACKEND,
     ReferenceSession,
@@ -102,6 +103,8 @@ def verify_file(
     precision = manifest.precision
     nodewise = precision is Precision.BF16 and backend == DEFAULT_BACKEND
     reason = why_not_runnable(backend)
+    if reason is None and manifest.quantization.mode == "dynamic":
+        reason = BACKENDS[backend].why_no_dynamic_ranges
     if reason is None and not nodewise:
         reason = why_not_in(backend, precision)
     if reason is not None:

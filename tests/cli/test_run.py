@@ -267,8 +267,8 @@ STEPS = [
 def whole(recipe: Path) -> Path:
     recipe.write_text(WHOLE)
     (recipe.parent / "tiny.toml").write_text(TINY_FOR_8_BITS)
-    for name, count in (("train", 12), ("val", 4)):
-        write_noise(*(recipe.parent / name / f"{index}.png" for index in range(count)))
+    for seed, (name, count) in enumerate((("train", 12), ("val", 4))):
+        write_noise(*(recipe.parent / name / f"{index}.png" for index in range(count)), seed=seed)
     return recipe
 
 

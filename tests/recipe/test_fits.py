@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from t2t_deploy.errors import RecipeError
 from t2t_deploy.recipe import load_recipe
-
-from .conftest import followed, statuses
 
 MODEL = '[model]\nvariant = "7"\n'
 FIXED = MODEL + '[export]\nname = "float"\nbatch = 4\n'
@@ -170,15 +167,3 @@ def test_what_fits_is_read(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
     load_recipe(path)
-
-
-def test_an_artifact_that_was_calibrated_on_a_picture_is_not_judged_on_it(done: Path) -> None:
-    """The float one is; that int8 was not evaluated is a failure, not a row beside."""
-    shutil.copy(done / "train" / "3.png", done / "val" / "a" / "again.png")
-    again = followed(done)
-    evaluated = next(step for step in again.steps if step.step == "evaluate")
-    assert statuses(again)["evaluate"] == "failed" and again.exit_status == 1
-    assert evaluated.reason.startswith("not evaluated: tiny-32-int8-portable-")
-    assert evaluated.reason.endswith("evaluate on others, or calibrate on others")
-    assert evaluated.result is not None
-    assert [row["status"] for row in evaluated.result["results"]] == ["passed", "not_run"]
