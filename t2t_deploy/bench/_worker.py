@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 import sys
@@ -56,7 +57,7 @@ class _Bench:
         """rel_l2: None without reference logits, or of a model that takes or gives others."""
         baseline_rss_bytes = resident_bytes()
         started = time.perf_counter_ns()
-        session = open_session(request)
+        session = open_session(dataclasses.replace(request, batch=batch))
         loaded = time.perf_counter_ns()
         self._session = session
         self._feeds = make_inputs(session.inputs, batch=batch, seed=seed)

@@ -223,6 +223,7 @@ def session_request(
         threads,
         device=device,
         precision=None if artifact.manifest is None else artifact.manifest.precision,
+        cache=workspace.cache(backend),
         sha256=engine_sha256(artifact),
     )
 

@@ -108,7 +108,9 @@ class ModelSessions:
         else:
             precision = None if artifact.manifest is None else artifact.manifest.precision
             session = open_session(
-                SessionRequest(self.backend, artifact.path, threads, precision=precision)
+                SessionRequest(
+                    *(self.backend, artifact.path, threads), precision=precision, batch=self.batch
+                )
             )
         if takes_pixels(session):
             session = PixelSession(session, preparation_of(artifact, session))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -336,6 +337,8 @@ def predict_images(
     table = None if csv is None else Path(csv)
     sources = cast("tuple[str, ...]", images)
     total = count_images(sources)
+    session = dataclasses.replace(request.session, batch=min(request.batch, total))
+    request = dataclasses.replace(request, session=session)
     done = 0
     assumed = Assumed()
     unreadable: list[PredictedImage] = []

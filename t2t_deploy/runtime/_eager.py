@@ -65,8 +65,8 @@ class EagerSession(RuntimeSession):
     """The reference T2T-ViT under ``inference_mode``, float32.
 
     Of the request, ``path`` is a safetensors file of a state dict. precision: fp16 or bf16
-    lets torch choose which operations use it; fp32 and None do not. ``torch.compile`` compiles each
-    batch size separately.
+    lets torch choose which operations use it; fp32 and None do not. ``torch.compile`` compiles for
+    the first batch size, for 1, and for a free batch once there is another.
     """
 
     def __init__(self, request: SessionRequest) -> None:
@@ -99,7 +99,7 @@ class EagerSession(RuntimeSession):
                 # torch reads the environment only, where the torch of a parent process may have
                 # written its own default
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(request.cache.absolute())
-            self._model = torch.compile(self._model, dynamic=False)
+            self._model = torch.compile(self._model)
         self.inputs = (TensorSpec(INPUT_NAME, "float32", (None, *self.config.input_shape)),)
         self.outputs = tuple(
             TensorSpec(name, "float32", (None, *shape))

@@ -191,6 +191,7 @@ class SessionRequest:
     cache: folder for what a runtime compiles and can read again; None keeps nothing.
     cuda_graph: whether a backend that can replays a batch as one CUDA graph.
     sha256: of a trusted engine, as in `engine.read_engine`; None trusts none.
+    batch: the size of most calls, for runtimes that compile for a size; None is unknown.
     """
 
     backend: str
@@ -202,6 +203,7 @@ class SessionRequest:
     cache: Path | None = None
     cuda_graph: bool = True
     sha256: str | None = None
+    batch: int | None = None
 
 
 @dataclass(frozen=True)

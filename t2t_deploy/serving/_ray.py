@@ -303,7 +303,7 @@ class ClassifyBlocks:
     """Opens an artifact in a worker; what it returns classifies blocks.
 
     content: reference to the artifact's bytes in the cluster's object store: workers need no disk
-    in common with the driver. request: how to open it, its path being the driver's.
+    in common with the driver. request: how to open it, its path and its cache being the driver's.
     """
 
     content: Any
@@ -318,9 +318,8 @@ class ClassifyBlocks:
             path = Path(folder, session.path.name)
             path.write_bytes(require("ray").get(self.content))
             # runtimes have read the file, or hold it open, once a session is there
-            classifier = open_classifier(
-                dataclasses.replace(self.request, session=dataclasses.replace(session, path=path))
-            )
+            session = dataclasses.replace(session, path=path, batch=self.request.batch, cache=None)
+            classifier = open_classifier(dataclasses.replace(self.request, session=session))
         remote = any(scheme_of(source) is not None for source in self.sources)
         # a worker with one core decodes and computes by turns; more would share that core
         readers = _REMOTE_READERS if remote else (session.threads or 1) - 1

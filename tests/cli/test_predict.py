@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from t2t_deploy import load_session
 from t2t_deploy.images import preprocess, read_image
 
 from ..noise import write_noise
@@ -168,6 +169,29 @@ def test_a_runtime_that_cannot_run(
         pytest.skip("ort-cuda runs here")
     assert (done.status, done.out) == (status, "")
     assert message in done.err.splitlines()[-1]
+
+
+def test_what_openvino_compiled_is_kept_in_the_workspace(
+    run: Run, workspace: Path, onnx_file: Path, pictures: Path
+) -> None:
+    pytest.importorskip("openvino")
+    cache = workspace / "cache" / "openvino"
+    words = ("predict", onnx_file, pictures, "--backend", "openvino")
+    first = run.json(*words, status=0)["results"]
+    (blob,) = cache.glob("*.blob")  # for the seven pictures, and for no other size
+    assert run.json(*words, status=0)["results"] == first
+    assert list(cache.glob("*.blob")) == [blob]
+    feeds = {"image": np.zeros((1, 3, 32, 32), np.float32)}
+    logits = []
+    for damaged in (False, False, True):
+        if damaged:
+            for blob in cache.glob("*.blob"):
+                blob.chmod(0o600)
+                blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
+        with load_session(onnx_file, backend="openvino", workspace=workspace) as session:
+            logits.append(session.run(feeds)["logits"].tobytes())
+        assert len(list(cache.glob("*.blob"))) == 2
+    assert len(set(logits)) == 1
 
 
 def test_bf16_is_not_computed_otherwise(run: Run, tiny_toml: Path, pictures: Path) -> None:

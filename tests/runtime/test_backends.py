@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -29,6 +31,8 @@ from t2t_deploy.runtime._cuda import CUDA_MODULE, Cuda
 from t2t_deploy.runtime._eager import COMPILE, EAGER
 from t2t_deploy.runtime._trt_session import TENSORRT, TENSORRT_RTX
 from t2t_deploy.types import Precision, Target
+
+from ..small import tiny_exports
 
 needs_no_device = pytest.mark.skipif(
     device_capability() is not None, reason="a CUDA device is here: nothing is missing"
@@ -204,3 +208,29 @@ def test_an_error_of_cuda_is_one_line() -> None:
 )
 def test_a_request_survives_its_way_to_a_worker(request_: SessionRequest) -> None:
     assert from_plain(SessionRequest, json.loads(json.dumps(to_plain(request_)))) == request_
+
+
+def test_torch_compile_takes_a_free_batch_after_a_few_sizes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For each of eight sizes it would compile anew, and go on without for the others."""
+    workspace = tiny_exports(tmp_path, {})
+    (made,) = workspace.artifacts("onnx")
+    manifest = made.require_manifest()
+    compiled = []
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *one, **how: real(*one, **how, backend=counting))
+    request = SessionRequest("compile", workspace.weights(manifest), 1, dict(manifest.config))
+    with COMPILE.open(request) as session:
+        for batch in (4, 2, 3):
+            session.run({"image": np.zeros((batch, 3, 32, 32), np.float32)})
+        few = len(compiled)
+        for batch in range(5, 8):
+            found = session.run({"image": np.zeros((batch, 3, 32, 32), np.float32)})
+            assert found["logits"].shape[0] == batch
+    assert len(compiled) == few

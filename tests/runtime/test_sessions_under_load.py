@@ -36,6 +36,7 @@ needs_openvino = pytest.mark.skipif(
 )
 # a session that leaks a kibibyte a cycle is no session; below it the allocator's own noise begins
 MAX_LEAK_BYTES = 1024
+MAX_GROWN_MIB = 16
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_threads_get_the_bits_that_one_alone_gets(
     requests: Mapping[str, SessionRequest], kind: str, calls: int
 ) -> None:
     with open_session(requests[kind]) as session:
-        # three sizes: OpenVINO keeps two, so it compiles while others wait
+        # three sizes: OpenVINO computes two in pieces until they come often
         given = [feeds_of(session, 1 + seed // 4, seed) for seed in range(12)]
         alone = [bits(session, feeds) for feeds in given]
         assert len(set(alone)) == len(given)
@@ -222,6 +223,24 @@ def test_a_thousand_sessions_leak_nothing(
         slope -= reading
     record_property("bytes_a_cycle", slope)
     assert slope < MAX_LEAK_BYTES
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("eager", "ort-cpu")),
+        *(pytest.param(kind, marks=needs_openvino) for kind in ("openvino", "openvino-int8")),
+    ],
+)
+def test_a_thousand_mixed_batches_settle_in_memory(
+    requests: Mapping[str, SessionRequest], kind: str
+) -> None:
+    found = counted(requests[kind], 100, "mixed")  # ten calls each
+    check_kept(found, 10)
+    grown = (found["rss"][-10:].max() - found["rss"][10]) / 2**20
+    print(f"{kind}: {grown:.1f} MiB, {found['rss'][-1] / 2**20:.0f} MiB at the end")
+    assert grown < MAX_GROWN_MIB
 
 
 @needs_proc
