@@ -43,8 +43,9 @@ def in_fork(work: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
         if not ended:
             os.kill(pid, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.set_blocking(reading, False)  # what a killed fork started may hold the other end
     with os.fdopen(reading, "rb") as pipe:
-        text = pipe.read()
+        text = pipe.read() or b""
     if not ended:
         return f"hangs after {text.decode()!r}"
     return json.loads(text) if status == 0 else f"ended with {status} after {text.decode()!r}"

@@ -24,7 +24,7 @@ import numpy as np
 from t2t_deploy._codec import from_plain
 from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.serving import Classifier, ClassifierRequest
-from tests.forks import answer, in_executor, in_fork, in_pool
+from tests.forks import LIMIT_S, answer, in_executor, in_fork, in_pool
 
 request = from_plain(SessionRequest, json.loads(sys.argv[1]))
 session = open_session(request)
@@ -121,7 +121,7 @@ def main() -> None:
         "fork": in_fork(run_twice_and_close),
         "pool": in_pool(run),
         "executor": in_executor(run),
-        "fork of a fork": in_fork(lambda: in_fork(run)),
+        "fork of a fork": in_fork(lambda: in_fork(run, LIMIT_S / 2)),
         "class": in_fork(classify),
         "close": in_fork(close_twice),
         "nothing": in_fork(lambda: None),
