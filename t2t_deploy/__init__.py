@@ -5,12 +5,10 @@ The functions are loaded on first use: importing the package loads no framework.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
 
-with contextlib.suppress(ImportError):  # not in a copy that a server prepares pictures with
-    from t2t_deploy import _forks as _forks  # there before a fork
+from t2t_deploy import _forks as _forks  # its hooks are there before any fork
 
 __version__ = "0.1.0"
 

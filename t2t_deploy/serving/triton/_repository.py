@@ -41,9 +41,9 @@ _KEEP = f"{_VERSION}/.keep"
 _SERVER = Path(__file__).parent / "_server"
 _PACKAGE = Path(__file__).parents[2]
 # What prepares images, and what that imports: a copy in the repository cannot differ from ours.
-_TRANSFORM = ("__init__.py", "_preparation.py", "errors.py", "images.py")
+_TRANSFORM = ("_preparation.py", "errors.py", "images.py")
 # What an instance asks for its share of the processors.
-_SHARE = ("__init__.py", "_limits.py")
+_SHARE = ("_limits.py",)
 
 
 _Files = Mapping[str, str | Path]
@@ -213,6 +213,7 @@ def service_folders(service: Service, model: Path, manifest: Path | None) -> dic
     return {**folders, service.ensemble_name: ensemble}
 
 
-def _copied(modules: Sequence[str]) -> dict[str, Path]:
-    """Modules of this package beside a step's own."""
-    return {f"{_VERSION}/t2t_deploy/{name}": _PACKAGE / name for name in modules}
+def _copied(modules: Sequence[str]) -> _Files:
+    """Modules of this package beside a step's own, in a package that loads nothing else."""
+    folder = f"{_VERSION}/t2t_deploy"
+    return {f"{folder}/__init__.py": "", **{f"{folder}/{n}": _PACKAGE / n for n in modules}}
