@@ -40,7 +40,7 @@ class QuantizedGraph:
 
 @dataclass(frozen=True, slots=True)
 class CodeStorage:
-    """How int8 codes are stored: signed around 0, or unsigned around 128; the numbers are the same."""
+    """How int8 codes are stored: signed around 0, or unsigned around 128, the same numbers."""
 
     dtype: np.dtype
     zero: int
