@@ -150,7 +150,7 @@ def test_signed_and_unsigned_codes_give_the_same_logits(kind: str, target: Targe
     for model in (unsigned, mixed):
         assert relative_error(logits(model, images), wanted) <= 1e-6
     # near the float model, and not it
-    assert 1e-4 < relative_error(found, logits(tiny(kind, target), images)) < 0.1
+    assert 1e-4 < relative_error(wanted, logits(tiny(kind, target), images)) < 0.1
 
 
 @EVERY_KIND
