@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import ml_dtypes
@@ -39,12 +40,7 @@ class QuantizedGraph:
 
 @dataclass(frozen=True, slots=True)
 class CodeStorage:
-    """How int8 codes are stored: signed around 0, or unsigned around 128; the numbers are the same.
-
-    ONNX Runtime's CPU kernels are fast and exact with both operands unsigned. Signed weights by
-    unsigned activations saturate where the processor has no VNNI (10 % error measured on AVX2), and
-    two signed operands take several times as long. TensorRT takes signed ones only.
-    """
+    """How int8 codes are stored: signed around 0, or unsigned around 128, the same numbers."""
 
     dtype: np.dtype
     zero: int
@@ -58,13 +54,35 @@ SIGNED = CodeStorage(np.dtype(np.int8), 0)
 UNSIGNED = CodeStorage(np.dtype(np.uint8), 128)
 
 
+class Codes(str, Enum):
+    """How a graph stores the int8 codes of activations and of weights; the numbers are the same."""
+
+    SIGNED = "signed"
+    """Both signed: TensorRT takes no others."""
+    EXACT = "exact"
+    """Both unsigned: ONNX Runtime multiplies them exactly on every x86 processor, without VNNI."""
+    VNNI = "vnni"
+    """Unsigned by signed, what VNNI multiplies. ONNX Runtime's products of them saturate on a
+    processor without VNNI, unless the session makes EXACT of it (session.x64quantprecision)."""
+
+    @property
+    def activations(self) -> CodeStorage:
+        """Of what layers read."""
+        return SIGNED if self is Codes.SIGNED else UNSIGNED
+
+    @property
+    def weights(self) -> CodeStorage:
+        """Of the layers' weights."""
+        return UNSIGNED if self is Codes.EXACT else SIGNED
+
+
 def place_static(
     model: onnx.ModelProto,
     decisions: Sequence[Decision],
     weights: Mapping[str, RoundedWeight],
     ranges: Mapping[str, float],
     precision: Precision,
-    storage: CodeStorage = SIGNED,
+    codes: Codes = Codes.SIGNED,
 ) -> QuantizedGraph:
     """Quantize and dequantize operators around the layers that are to be quantised.
 
@@ -77,7 +95,7 @@ def place_static(
     write, in the float32 graph. Scales have the graph's type. Raises CalibrationError for a range
     that is missing or a graph of an opset that lacks the operators.
     """
-    work = _Static(model, decisions, weights, ranges, precision, storage)
+    work = _Static(model, decisions, weights, ranges, precision, codes)
     for node in work.before:
         found = work.chosen.get(node.name)
         if found is not None:
@@ -88,15 +106,19 @@ def place_static(
 
 
 def place_dynamic(
-    model: onnx.ModelProto, decisions: Sequence[Decision], weights: Mapping[str, RoundedWeight]
+    model: onnx.ModelProto,
+    decisions: Sequence[Decision],
+    weights: Mapping[str, RoundedWeight],
+    codes: Codes = Codes.EXACT,
 ) -> QuantizedGraph:
     """Layers as integer products whose activations get their range at run time, for all rows alike.
 
         x -> DynamicQuantizeLinear -> MatMulInteger(codes of W) -> Cast -> Mul(scales)
 
-    model: float32 graph for ONNX Runtime on the CPU; it is left as it is.
+    model: float32 graph for ONNX Runtime on the CPU; it is left as it is. codes: of the weights;
+    the operator's own are unsigned.
     """
-    work = _Rewrite(model, decisions)
+    work, storage = _Rewrite(model, decisions), codes.weights
     quantized: dict[str, list[str]] = {}
     for node in work.before:
         found = work.chosen.get(node.name)
@@ -108,14 +130,14 @@ def place_dynamic(
             names = [f"{layer.source}/{part}" for part in ("quantized", "scale", "zero")]
             quantized[layer.source] = names
             work.add("DynamicQuantizeLinear", [layer.source], *names)
-        codes, scale, zero = quantized[layer.source]
-        stored = work.constant(f"{layer.name}/codes", UNSIGNED.store(weight.codes))
+        read, scale, zero = quantized[layer.source]
+        stored = work.constant(f"{layer.name}/codes", storage.store(weight.codes))
         scales = work.constant(f"{layer.name}/scale", weight.scale)
         zeros = work.constant(
-            f"{layer.name}/zero", np.full(weight.scale.shape, UNSIGNED.zero, np.uint8)
+            f"{layer.name}/zero", np.full(weight.scale.shape, storage.zero, storage.dtype)
         )
         steps = [f"{layer.name}/{part}" for part in ("sum", "float", "step")]
-        work.add("MatMulInteger", [codes, stored, zero, zeros], steps[0])
+        work.add("MatMulInteger", [read, stored, zero, zeros], steps[0])
         work.add("Cast", steps[:1], steps[1], to=TensorProto.FLOAT)
         work.add("Mul", [scale, scales], steps[2])
         work.add("Mul", steps[1:], node.output[0])
@@ -192,11 +214,11 @@ class _Static(_Rewrite):
         weights: Mapping[str, RoundedWeight],
         ranges: Mapping[str, float],
         precision: Precision,
-        storage: CodeStorage,
+        codes: Codes,
     ) -> None:
         super().__init__(model, decisions)
         self.weights, self.ranges = weights, ranges
-        self.precision, self.storage = precision, storage
+        self.precision, self.storage = precision, codes
         fp8 = precision is Precision.FP8
         opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
         if opset < TYPED_QDQ_OPSET and (fp8 or self.dtype != np.float32):
@@ -204,7 +226,6 @@ class _Static(_Rewrite):
                 f"the graph is of opset {opset}; 8-bit operators on 16-bit tensors take at least "
                 f"{TYPED_QDQ_OPSET}: export it with --opset {TYPED_QDQ_OPSET}"
             )
-        self.zero = np.array(storage.zero, ml_dtypes.float8_e4m3fn if fp8 else storage.dtype)
         readers = readers_of(self.before)
         self.cuts = {
             node.output[0]: node
@@ -265,19 +286,24 @@ class _Static(_Rewrite):
         """Names of a tensor's codes, their step and their zero. name: what they are called by."""
         step = storable_scale(largest / code_limit(self.precision), self.dtype)
         scale = self.constant(f"{name}/scale", step)
-        point = self.constant(f"{name}/zero", self.zero)
+        point = self.constant(f"{name}/zero", self._zero(self.storage.activations))
         self.add("QuantizeLinear", [tensor, scale, point], f"{name}/quantized")
         return [f"{name}/quantized", scale, point]
+
+    def _zero(self, storage: CodeStorage) -> np.ndarray:
+        fp8 = self.precision is Precision.FP8
+        return np.array(storage.zero, ml_dtypes.float8_e4m3fn if fp8 else storage.dtype)
 
     def _weight(self, layer: LinearLayer, weight: RoundedWeight) -> str:
         """The weight's codes and steps as a dequantised constant; ratios are left to do."""
         scale = weight.scale if weight.parts is None else weight.parts.base
         fp8 = self.precision is Precision.FP8
-        codes = weight.codes if fp8 else self.storage.store(weight.codes)
+        codes = weight.codes if fp8 else self.storage.weights.store(weight.codes)
+        zero = self._zero(self.storage.weights)
         constants = [
             self.constant(f"{layer.name}/codes", codes),
             self.constant(f"{layer.name}/scale", scale.astype(self.dtype)),
-            self.constant(f"{layer.name}/zero", np.broadcast_to(self.zero, scale.shape)),
+            self.constant(f"{layer.name}/zero", np.broadcast_to(zero, scale.shape)),
         ]
         # one scale for each output is along the weight's second axis; one in all has none
         axis = 1 if scale.ndim else None

@@ -48,7 +48,7 @@ from t2t_deploy.serving.triton import (
     write_folders,
 )
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Activation, Precision, Target, TensorSpec
-from t2t_deploy.workspace import Artifact, Workspace, manifest_path_for
+from t2t_deploy.workspace import Artifact, Manifest, Workspace, manifest_path_for
 
 DEFAULT_TOP = 5
 DEFAULT_QUEUE_DELAY_US = 1000
@@ -355,15 +355,22 @@ def _notes(artifact: Artifact, service: Service) -> list[str]:
             )
         else:
             notes.append(f"the server must have TensorRT {engine.backend_version}")
-    signed = (
-        manifest is not None
-        and manifest.precision is Precision.INT8
-        and manifest.target != Target.CPU.value
-    )
+    signed = manifest is not None and _saturates(manifest)
     on_cpu = service.accelerator is Accelerator.NONE
     if service.format is ServingFormat.ONNXRUNTIME and on_cpu and signed:
         notes.append(
             f"{artifact.path.name} has signed codes, which Triton's ONNX Runtime saturates on x86 "
-            "CPUs without VNNI: serve it with --format python, or quantize --target cpu"
+            "CPUs without VNNI: serve it with --format python, or quantize --target cpu --codes "
+            "exact"
         )
     return notes
+
+
+def _saturates(manifest: Manifest) -> bool:
+    """Whether an int8 graph has signed weights, which x86 without VNNI may saturate."""
+    if manifest.precision is not Precision.INT8:
+        return False
+    # files from before `codes` were all exact for the CPU, else signed
+    known = manifest.details.get("quantization") or {}
+    exact = known.get("codes", "exact" if manifest.target == Target.CPU.value else "signed")
+    return bool(exact != "exact")

@@ -13,7 +13,7 @@ from t2t_deploy._files import file_sha256
 from t2t_deploy._options import AnyPath, Opt, Role, choice, command
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.bench import MIN_ROUNDS, BenchCase, BenchStatus, run_bench, speedup_between
-from t2t_deploy.calibration import QuantizedGraph, RangeMethod
+from t2t_deploy.calibration import Codes, QuantizedGraph, RangeMethod
 from t2t_deploy.commands._artifacts import ArtifactFile, Force, artifact_values, workspace_of
 from t2t_deploy.commands._budget import within_budget, write_budget
 from t2t_deploy.commands._calibrate import (
@@ -52,6 +52,16 @@ PlacementName = Annotated[
         "For engines: compact moves least at batch 1, accurate (int8) rounds least, auto asks the "
         "builder. Default balanced.",
         choice("auto", "balanced", "compact", "accurate"),
+    ),
+]
+
+CodeNames = Annotated[
+    str | None,
+    Opt(
+        "For ONNX Runtime on the CPU: vnni is the fastest where a processor has VNNI, exact where "
+        "it has none; auto, the default, is what suits this one, and exact for target portable.",
+        choice("auto", "exact", "vnni", absent="auto"),
+        later=True,
     ),
 ]
 
@@ -99,6 +109,7 @@ def quantize_onnx(
         Opt("Ranges file of t2t-deploy calibrate.", role=Role.READS, recipe=False),
     ] = None,
     placement: PlacementName = None,
+    codes: CodeNames = None,
     max_drop: Annotated[
         float | None,
         Opt(
@@ -154,6 +165,7 @@ def quantize_onnx(
         equalise,
         ranges,
         placement,
+        None if codes is None else Codes(codes),
         max_drop,
         evaluate_on=eval,
         class_order=cast("ClassOrder | Path | None", class_order),
@@ -260,6 +272,7 @@ def quantization_details(inputs: QuantizationInputs, placed: QuantizedGraph) -> 
         "type": inputs.plan.precision.value,
         "mode": inputs.plan.asked.mode.value,
         "base": inputs.plan.base.value,
+        "codes": inputs.plan.codes.value,
         "quantized_nodes": placed.quantized_nodes,
         "float_nodes": placed.float_nodes,
         "share": eight_bit / macs if macs else 0.0,

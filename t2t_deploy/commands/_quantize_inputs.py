@@ -12,9 +12,7 @@ import onnx
 
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.calibration import (
-    SIGNED,
     TYPED_QDQ_OPSET,
-    UNSIGNED,
     Decision,
     Equalisation,
     Form,
@@ -112,15 +110,14 @@ class QuantizationInputs:
     def place(self, decisions: Sequence[Decision]) -> QuantizedGraph:
         """The graph with these layers quantised. Raises CalibrationError."""
         if self.plan.asked.mode is QuantizationMode.DYNAMIC:
-            return place_dynamic(self.typed.model, decisions, self.weights)
-        storage = UNSIGNED if self.plan.target is Target.CPU else SIGNED
+            return place_dynamic(self.typed.model, decisions, self.weights, self.plan.codes)
         return place_static(
             self.typed.model,
             decisions,
             self.weights,
             _ranges(self.plan, self.calibration),
             self.plan.precision.codes,
-            storage,
+            self.plan.codes,
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from t2t_deploy._options import AnyPath
 from t2t_deploy._progress import Progress, silent
+from t2t_deploy.bench import read_processor
 from t2t_deploy.calibration import (
     ACCURATE,
     BALANCED,
@@ -18,6 +19,7 @@ from t2t_deploy.calibration import (
     WEIGHTS_BALANCED,
     WEIGHTS_COMPACT,
     Calibration,
+    Codes,
     Placement,
     RangeMethod,
     load_calibration,
@@ -58,6 +60,7 @@ class QuantizationRequest:
     equalise: bool = True
     ranges: AnyPath | None = None
     placement: str | None = None
+    codes: Codes | None = None
     max_drop: float | None = None
     evaluate_on: AnyPath | None = None
     class_order: ClassOrder | Path | None = None
@@ -81,6 +84,7 @@ class QuantizationPlan:
     ranges: Calibration | None
     evaluation: LabelledSet | None
     placement: Placement
+    codes: Codes
 
     @property
     def precision(self) -> Precision:
@@ -135,7 +139,10 @@ def plan_quantization(
         )
         if evaluation.known is not None and evaluation.known.note is not None:
             progress.note(evaluation.known.note)
-    return QuantizationPlan(asked, source, target, base, images, ranges, evaluation, placement)
+    codes = _codes(asked, target, progress)
+    return QuantizationPlan(
+        asked, source, target, base, images, ranges, evaluation, placement, codes
+    )
 
 
 def settle_quantization(
@@ -151,6 +158,7 @@ def settle_quantization(
     if base is None:
         base = Precision.FP16 if target is Target.TENSORRT else Precision.FP32
     _check_base(asked, target, base)
+    _check_codes(asked, target)
     return target, base, _placement(asked, target, base)
 
 
@@ -207,6 +215,39 @@ def _check_base(asked: QuantizationRequest, target: Target, base: Precision) -> 
             f"an fp16 base for {target.value}: its kernels have no fp16 products; expected base "
             "fp32, or target tensorrt"
         )
+
+
+def _check_codes(asked: QuantizationRequest, target: Target) -> None:
+    """Raise UsageError where codes are asked for that a target does not have."""
+    if asked.codes is not None and not _chooses_codes(asked, target):
+        raise UsageError(
+            f"codes {asked.codes.value} is for ONNX Runtime on the CPU; expected target cpu or "
+            "dynamic ranges: leave the codes out"
+        )
+
+
+def _chooses_codes(asked: QuantizationRequest, target: Target) -> bool:
+    return target is Target.CPU or asked.mode is QuantizationMode.DYNAMIC
+
+
+def _codes(asked: QuantizationRequest, target: Target, progress: Progress) -> Codes:
+    """How codes are stored: as asked for, or as suits the target and this processor."""
+    if asked.codes is not None:
+        return asked.codes
+    if not _chooses_codes(asked, target):
+        return Codes.SIGNED
+    if target is not Target.CPU:
+        return Codes.EXACT
+    if read_processor().has_vnni:
+        progress.note(
+            "codes are stored as --codes vnni does, the fastest on this processor; without VNNI a "
+            "session of your own must set session.x64quantprecision=1, or take --codes exact"
+        )
+        return Codes.VNNI
+    progress.note(
+        "codes are stored as --codes exact does, the fastest on this processor, which has no VNNI"
+    )
+    return Codes.EXACT
 
 
 _OF_WEIGHTS = {one.name: one for one in (WEIGHTS_BALANCED, WEIGHTS_COMPACT)}

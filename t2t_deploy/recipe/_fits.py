@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t2t_deploy.calibration import Codes
 from t2t_deploy.commands import (
     GraphForm,
     QuantizationMode,
@@ -162,6 +163,7 @@ def _quantization(job: Job, planned: Mapping[str, Planned], recipe: Recipe) -> P
         given.get("base"),
         images=pictures if ranged else None,
         placement=given.get("placement"),
+        codes=None if given.get("codes") is None else Codes(given["codes"]),
         max_drop=given.get("max_drop"),
         evaluate_on=evaluated,
         class_order=given.get("class_order"),

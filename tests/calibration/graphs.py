@@ -13,9 +13,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from t2t_deploy.calibration import (
-    SIGNED,
     TYPED_QDQ_OPSET,
     ChannelMaxima,
+    Codes,
     Decision,
     LinearLayer,
     Placement,
@@ -33,7 +33,6 @@ from t2t_deploy.calibration import (
     stored_arrays,
     weight_scales,
 )
-from t2t_deploy.calibration._placement import CodeStorage
 from t2t_deploy.export import DeployT2TViT, choose_strategies, onnx_from_deploy
 from t2t_deploy.graph import check_graph
 from t2t_deploy.model import ModelConfig, random_state_dict, reference_from_state_dict
@@ -159,14 +158,14 @@ def static(
     *,
     base: Precision = Precision.FP32,
     opset: int = 18,
-    storage: CodeStorage = SIGNED,
+    codes: Codes = Codes.SIGNED,
 ) -> QuantizedGraph:
     model = tiny(kind, target, base, opset)
     # sources are named alike in the 16-bit twin only where no cast stands before them
     known = tiny_ranges(kind, target) if base is Precision.FP32 else {}
     ranges = {layer.source: known.get(layer.source, 4.0) for layer in chosen(decisions_of(model))}
     weights = rounded_weights(model, precision)
-    return place_static(model, decisions_of(model), weights, ranges, precision, storage)
+    return place_static(model, decisions_of(model), weights, ranges, precision, codes)
 
 
 @functools.cache

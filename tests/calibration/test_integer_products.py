@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from t2t_deploy.calibration import SIGNED, UNSIGNED, RoundedWeight
+from t2t_deploy.calibration import Codes, RoundedWeight
 from t2t_deploy.types import Target
 
 from ..export.conftest import relative_error
@@ -20,12 +20,12 @@ from .graphs import chosen, dynamic, pictures, rounded_weights, run, tiny
 
 def product(rows: int, codes: np.ndarray, *, signed: bool = False) -> onnx.ModelProto:
     """MatMulInteger of unsigned activations around 128 with stored codes."""
-    stored = (SIGNED if signed else UNSIGNED).store(codes)
-    zero = 0 if signed else 128
+    storage = (Codes.VNNI if signed else Codes.EXACT).weights
+    stored = storage.store(codes)
     arrays = {
         "w": stored,
         "zx": np.array(128, np.uint8),
-        "zw": np.full(codes.shape[1], zero, stored.dtype),
+        "zw": np.full(codes.shape[1], storage.zero, stored.dtype),
     }
     node = helper.make_node("MatMulInteger", ["x", "w", "zx", "zw"], ["y"], "product")
     shapes = {"x": [rows, len(codes)]}, {"y": [rows, codes.shape[1]]}

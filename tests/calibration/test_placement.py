@@ -13,9 +13,8 @@ import pytest
 from onnx import numpy_helper
 
 from t2t_deploy.calibration import (
-    SIGNED,
     TYPED_QDQ_OPSET,
-    UNSIGNED,
+    Codes,
     QuantizedGraph,
     place_dynamic,
     place_static,
@@ -136,8 +135,9 @@ def test_a_source_that_layers_share_is_quantised_once(kind: str, target: Target)
 
 @EVERY_CASE
 def test_signed_and_unsigned_codes_give_the_same_logits(kind: str, target: Target) -> None:
-    np.testing.assert_array_equal(UNSIGNED.store(np.array([-127, 0, 127], np.int8)), [1, 128, 255])
-    signed, unsigned = (static(kind, target, storage=s).model for s in (SIGNED, UNSIGNED))
+    stored = Codes.EXACT.weights.store(np.array([-127, 0, 127], np.int8))
+    np.testing.assert_array_equal(stored, [1, 128, 255])
+    signed, unsigned, mixed = (static(kind, target, codes=codes).model for codes in Codes)
     assert {one.version for one in signed.opset_import if not one.domain} == {18}
     one, other = (stored_arrays(model) for model in (signed, unsigned))
     for name in quantised_weights(signed):
@@ -146,10 +146,11 @@ def test_signed_and_unsigned_codes_give_the_same_logits(kind: str, target: Targe
         shifted = other[f"{name}/codes"].astype(np.int64) - 128
         np.testing.assert_array_equal(shifted, one[f"{name}/codes"])
     images = pictures(seed=1)
-    found, wanted = logits(unsigned, images), logits(signed, images)
-    assert relative_error(found, wanted) <= 1e-6
+    wanted = logits(signed, images)
+    for model in (unsigned, mixed):
+        assert relative_error(logits(model, images), wanted) <= 1e-6
     # near the float model, and not it
-    assert 1e-4 < relative_error(found, logits(tiny(kind, target), images)) < 0.1
+    assert 1e-4 < relative_error(wanted, logits(tiny(kind, target), images)) < 0.1
 
 
 @EVERY_KIND
@@ -263,9 +264,9 @@ def test_the_model_given_is_left_as_it_is(kind: str) -> None:
     for target in STATIC_TARGETS:
         model = tiny(kind, target)
         before = model.SerializeToString()
-        for storage in (SIGNED, UNSIGNED):
-            static(kind, target, storage=storage)
-        place_dynamic(model, decisions_of(model), rounded_weights(model))
+        for codes in Codes:
+            static(kind, target, codes=codes)
+            place_dynamic(model, decisions_of(model), rounded_weights(model), codes)
         assert model.SerializeToString() == before
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from .command import Change, Run
 
 
@@ -50,3 +52,28 @@ def test_errors_are_one_line(run: Run, onnx_file: Path, change_manifest: Change)
     assert "failed its check (off by 1)" in done.err
     assert not Path("other").exists()
     assert run("package", "--triton", "other", onnx_file, "--force").status == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "codes", "saturates"),
+    [
+        ("cpu", "vnni", True),
+        ("cpu", "exact", False),
+        ("portable", "signed", True),
+        # of files from before `codes`
+        ("cpu", None, False),
+        ("portable", None, True),
+    ],
+)
+def test_signed_weights_on_a_server_without_vnni_are_noted(
+    run: Run,
+    onnx_file: Path,
+    change_manifest: Change,
+    target: str,
+    codes: str | None,
+    saturates: bool,
+) -> None:
+    known = {} if codes is None else {"codes": codes}
+    change_manifest(onnx_file, precision="int8", target=target, details={"quantization": known})
+    done = run("package", "--triton", "models", "--format", "onnxruntime", onnx_file, status=0)
+    assert ("without VNNI: serve it with --format python, or quantize" in done.err) is saturates

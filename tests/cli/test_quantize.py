@@ -10,9 +10,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from PIL import Image
+
+from t2t_deploy.bench._environment import Processor
+from t2t_deploy.calibration import stored_arrays
+from t2t_deploy.commands import _quantize_plan
 
 from ..noise import write_noise
 from ..program import start
@@ -149,6 +154,39 @@ def test_dynamic_ranges_need_no_pictures(run: Run, workspace: Path) -> None:
     assert speed["verdict"].endswith("fp32 here")
 
 
+@pytest.mark.parametrize(
+    ("options", "has_vnni", "codes", "weights"),
+    [
+        ((), True, "vnni", np.int8),
+        ((), False, "exact", np.uint8),
+        (("--codes", "auto"), True, "vnni", np.int8),
+        (("--codes", "vnni"), False, "vnni", np.int8),
+        (("--codes", "exact"), True, "exact", np.uint8),
+        (("--target", "portable"), True, "exact", np.uint8),
+        (("--target", "portable", "--codes", "vnni"), False, "vnni", np.int8),
+    ],
+)
+def test_codes_suit_the_processor(
+    run: Run,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    has_vnni: bool,
+    codes: str,
+    weights: type,
+) -> None:
+    flags = ("avx2", "avx512_vnni") if has_vnni else ("avx2",)
+    monkeypatch.setattr(_quantize_plan, "read_processor", lambda: Processor("one", flags))
+    done = run("quantize", "--mode", "dynamic", *options, "--no-speed", "--json", status=0)
+    path = Path(done.json["artifact"]["path"])
+    stored = stored_arrays(onnx.load(path))
+    assert {a.dtype for name, a in stored.items() if name.endswith("/codes")} == {np.dtype(weights)}
+    details = manifest_of(path)["details"]["quantization"]
+    assert done.json["quantization"]["codes"] == details["codes"] == codes
+    by_default = options in ((), ("--codes", "auto"))
+    assert (f"note: codes are stored as --codes {codes} does" in done.err) is by_default
+
+
 def test_ranges_serve_their_graph_alone(run: Run, workspace: Path, pictures: Path) -> None:
     assert run("calibrate", "--images", pictures, "-o", "tiny.ranges").status == 0
     options = ("--ranges", "tiny.ranges", "--no-speed", "--json")
@@ -170,6 +208,7 @@ def test_ranges_serve_their_graph_alone(run: Run, workspace: Path, pictures: Pat
         (("--type", "fp8", "--mode", "dynamic"), "fp8 has no dynamic mode"),
         (("--mode", "dynamic", "--target", "tensorrt"), "expected target cpu or portable"),
         (("--mode", "dynamic", "--base", "fp16"), "expected target cpu or portable"),
+        (("--images", "a", "--codes", "vnni"), "codes vnni is for ONNX Runtime on the CPU"),
         (("--images", "a", "--type", "fp8", "--target", "cpu"), "expected target tensorrt"),
         (("--images", "a", "--target", "cpu", "--base", "fp16"), "expected base fp32"),
         (("--images", "a", "--max-drop", "1"), "give them with eval"),

@@ -50,6 +50,10 @@ ENGINE = FOR_ENGINES + '[build-trt]\nname = "engine"\nprofile = ["1:2:4", "8:8:1
             CALIBRATED + "[quantize]\ntarget = 'cpu'\nplacement = 'compact'\n",
             "[[quantize]] 'int8': placement compact is for engines; expected target tensorrt",
         ),
+        (
+            CALIBRATED + "[quantize]\ntarget = 'openvino'\ncodes = 'vnni'\n",
+            "codes vnni is for ONNX",
+        ),
         (CALIBRATED + "[quantize]\nthreshold = 0.5\n", "threshold is about a drop; give max_drop "),
         # what would not be judged
         (MODEL + TOP1, "[expected]: top1 71.7 would not be compared, for the recipe has no [eval"),
