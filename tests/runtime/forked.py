@@ -1,8 +1,9 @@
 """A program that opens a session, forks, and prints as JSON what became of it in each of the forks.
 
     python -c 'from tests.runtime.forked import main; main()' REQUEST
+    python -c 'from tests.runtime.forked import under_load; under_load()' REQUEST FORKS
 
-REQUEST is a SessionRequest as JSON.
+REQUEST is a SessionRequest as JSON. Under load three threads use the session during FORKS forks.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import os
 import pickle
 import sys
 import threading
-from collections import UserDict
+import time
+from collections import Counter, UserDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -116,6 +118,7 @@ def replaced() -> Any:
 
 def main() -> None:
     alone = run()
+    time.sleep(0.5)  # threads of the runtime that look for work fall asleep
     found: dict[str, Any] = {"pid": os.getpid(), "alone": alone}
     found |= {
         "fork": in_fork(run_twice_and_close),
@@ -139,3 +142,20 @@ def main() -> None:
     found["closed"] = in_fork(run)
     found["anew, closed before"] = in_fork(run_again)
     print(json.dumps(found))
+
+
+def under_load() -> None:
+    alone, going_on = run(), True
+
+    def work() -> None:
+        while going_on:
+            run()
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    found = Counter(in_fork(run) == alone for _ in range(int(sys.argv[2])))
+    going_on = False
+    for thread in threads:
+        thread.join()
+    print(json.dumps({"right": found[True], "else": found[False]}))

@@ -44,15 +44,23 @@ USED = (
 Found = Mapping[str, Any]
 
 
+def printed(function: str, request: SessionRequest, *words: object) -> Found:
+    code = f"from tests.runtime.forked import {function}; {function}()"
+    done = finish(json.dumps(to_plain(request)), *words, code=code, cwd=ROOT, timeout_s=3600)
+    assert done.status == 0, done.err
+    found: Found = json.loads(done.out)
+    return found
+
+
 @pytest.fixture(scope="module")
-def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Found]:
-    """What became of each kind of session; two threads, so that there is one to miss."""
+def requests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, SessionRequest]:
+    """Each kind of session; two threads, so that there is one to miss."""
     folder = tmp_path_factory.mktemp("forks")
     workspace = tiny_exports(folder, {})
     (made,) = workspace.artifacts("onnx")
     manifest = made.require_manifest()
     weights = workspace.weights(manifest)
-    requests = {
+    return {
         "eager": SessionRequest("eager", weights, 2, dict(manifest.config)),
         "compile": SessionRequest("compile", weights, 2, dict(manifest.config)),
         "ort-cpu": SessionRequest("ort-cpu", made.path, 2),
@@ -60,15 +68,11 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Found]:
         "openvino": SessionRequest("openvino", made.path, 2),
     }
 
-    @cache
-    def program(kind: str) -> Found:
-        request = json.dumps(to_plain(requests[kind]))
-        done = finish(request, code="from tests.runtime.forked import main; main()", cwd=ROOT)
-        assert done.status == 0, done.err
-        found: Found = json.loads(done.out)
-        return found
 
-    return program
+@pytest.fixture(scope="module")
+def forked(requests: Mapping[str, SessionRequest]) -> Callable[[str], Found]:
+    """What became of each kind of session."""
+    return cache(lambda kind: printed("main", requests[kind]))
 
 
 EAGER = "eager"
@@ -146,6 +150,15 @@ def test_a_fork_finds_another_file(forked: Callable[[str], Found]) -> None:
         "open it in each worker",
         found["replaced"],
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ORT)
+def test_a_thousand_forks_while_three_threads_compute(
+    requests: Mapping[str, SessionRequest], kind: str
+) -> None:
+    """Sessions that share what the parent holds hang in one fork of some hundred."""
+    assert printed("under_load", requests[kind], 1000) == {"right": 1000, "else": 0}
 
 
 @pytest.mark.parametrize("name", BACKENDS)
