@@ -7,7 +7,6 @@ from t2t_deploy.bench._environment import (
     Environment,
     GpuRecord,
     read_environment,
-    read_processor,
     visible_gpus,
 )
 from t2t_deploy.bench._results import (
@@ -62,7 +61,6 @@ __all__ = [
     "make_inputs",
     "not_run_lines",
     "read_environment",
-    "read_processor",
     "report_from_dict",
     "run_bench",
     "speedup_between",

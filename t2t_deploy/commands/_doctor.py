@@ -16,7 +16,7 @@ from t2t_deploy import __version__
 from t2t_deploy._codec import to_plain
 from t2t_deploy._limits import read_limits
 from t2t_deploy._optional import EXTRAS, WHEELS, installed_versions, is_installed, require
-from t2t_deploy.bench import read_processor
+from t2t_deploy._processor import read_processor
 from t2t_deploy.calibration import load_calibration
 from t2t_deploy.engine import device_capability, why_no_device
 from t2t_deploy.errors import CalibrationError, MissingDependencyError

@@ -7,8 +7,8 @@ from enum import Enum
 from pathlib import Path
 
 from t2t_deploy._options import AnyPath
+from t2t_deploy._processor import read_processor
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy.bench import read_processor
 from t2t_deploy.calibration import (
     ACCURATE,
     BALANCED,

@@ -16,7 +16,8 @@ from t2t_deploy._files import file_sha256
 from t2t_deploy._limits import read_limits
 from t2t_deploy._optional import installed_versions
 from t2t_deploy._options import Role, parameters
-from t2t_deploy.bench import read_processor, visible_gpus
+from t2t_deploy._processor import read_processor
+from t2t_deploy.bench import visible_gpus
 from t2t_deploy.commands import MAX_IMAGES, calibration_images
 from t2t_deploy.engine import device_capability
 from t2t_deploy.errors import RecipeError, shown_path

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from t2t_deploy._optional import require
+from t2t_deploy._processor import read_processor
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.graph import mappable_model
 from t2t_deploy.runtime._session import (
@@ -124,8 +125,9 @@ def _opened(request: SessionRequest) -> tuple[Any, tuple[int, ...]]:
     check_model_file(path)
     options = new_options(ort, request.threads)
     # ONNX Runtime turns signed operands into signed weights by unsigned activations, which x86
-    # saturates without VNNI: this selects exact unsigned products there.
-    options.add_session_config_entry(_EXACT_PRODUCTS, "1")
+    # saturates without VNNI: this selects exact unsigned products, which VNNI does not multiply.
+    exact = "0" if read_processor().has_vnni else "1"
+    options.add_session_config_entry(_EXACT_PRODUCTS, exact)
     # else 1.32 rounds the activations of products with 8-bit weights to 8 bits too
     options.add_session_config_entry(_FLOAT_ACTIVATIONS, "1")
     before = _identity(path)

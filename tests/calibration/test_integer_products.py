@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from t2t_deploy.calibration import Codes, RoundedWeight
+from t2t_deploy._processor import Processor
+from t2t_deploy.calibration import Codes, RoundedWeight, stored_arrays
+from t2t_deploy.runtime import SessionRequest, _ort, open_session
+from t2t_deploy.runtime._ort import new_options
 from t2t_deploy.types import Target
 
 from ..export.conftest import relative_error
@@ -70,6 +74,55 @@ def test_signed_weights_by_unsigned_activations_saturate_without_vnni() -> None:
     # what the storage avoids: sums of two products are cut off at 16 bits
     small = np.minimum(x, 127)
     np.testing.assert_array_equal(run(model, x=small)["y"], exact(small, w))
+
+
+@pytest.mark.skipif(not has_vnni(), reason="this processor has no VNNI")
+def test_signed_weights_by_unsigned_activations_are_exact_with_vnni() -> None:
+    x, w = extremes()
+    np.testing.assert_array_equal(run(product(len(x), w, signed=True), x=x)["y"], exact(x, w))
+
+
+@pytest.mark.parametrize("flags", [("avx2",), None])
+@pytest.mark.parametrize("signed", [True, False])
+def test_sessions_multiply_unsigned_codes_where_there_is_no_vnni(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signed: bool,
+    flags: tuple[str, ...] | None,
+) -> None:
+    assert weights_computed(tmp_path, monkeypatch, flags, signed=signed) == np.uint8
+
+
+def test_sessions_multiply_signed_weights_where_there_is_vnni(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("avx2", "avx512_vnni")
+    assert weights_computed(tmp_path, monkeypatch, flags, signed=True) == np.int8
+
+
+def weights_computed(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...] | None,
+    *,
+    signed: bool,
+) -> np.dtype:
+    """The type of a product's weights in the graph that our session makes of a file."""
+    x, w = extremes()
+    path, optimised = folder / "product.onnx", folder / "optimised.onnx"
+    onnx.save(product(len(x), w, signed=signed), path)
+
+    def options(*given: Any) -> Any:
+        made = new_options(*given)
+        made.optimized_model_filepath = str(optimised)
+        return made
+
+    monkeypatch.setattr(_ort, "new_options", options)
+    monkeypatch.setattr(_ort, "read_processor", lambda: Processor("one", flags))
+    open_session(SessionRequest("ort-cpu", path)).close()
+    codes = stored_arrays(onnx.load(optimised)).values()
+    (weights,) = (array for array in codes if array.shape == w.shape)
+    return weights.dtype
 
 
 def quantised_by_the_spec(x: np.ndarray) -> tuple[np.ndarray, np.float32, np.uint8]:

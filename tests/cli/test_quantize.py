@@ -15,7 +15,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from t2t_deploy.bench._environment import Processor
+from t2t_deploy._processor import Processor
 from t2t_deploy.calibration import stored_arrays
 from t2t_deploy.commands import _quantize_plan
 

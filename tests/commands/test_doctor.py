@@ -12,8 +12,8 @@ from unittest.mock import Mock
 
 import pytest
 
+from t2t_deploy import _processor
 from t2t_deploy._limits import Limits
-from t2t_deploy.bench import _environment
 from t2t_deploy.cli._machine import _about, _about_limits
 from t2t_deploy.commands import _doctor, bug_report, examine_machine
 from t2t_deploy.commands._doctor import without_paths
@@ -69,13 +69,13 @@ def test_what_the_processor_multiplies(
     info = tmp_path / "cpuinfo"
     first = f"processor\t: 0\nmodel name\t: Test CPU\nflags\t\t: {flags}\n"
     info.write_text(f"{first}\nprocessor\t: 1\nflags\t\t: avx_vnni avx512_bf16\n")
-    monkeypatch.setattr(_environment, "_CPUINFO", info)
+    monkeypatch.setattr(_processor, "_CPUINFO", info)
     found = examine_machine()["processor"]
     assert found == {"model": "Test CPU", "flags": shown, "vnni": vnni, "bf16": bf16}
 
 
 def test_a_processor_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_environment, "_CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(_processor, "_CPUINFO", tmp_path / "none")
     found = examine_machine()["processor"]
     assert (found["flags"], found["vnni"], found["bf16"]) == (None, None, None)
     assert "cannot be read here" in "".join(_about(found))

@@ -42,8 +42,8 @@ _SERVER = Path(__file__).parent / "_server"
 _PACKAGE = Path(__file__).parents[2]
 # What prepares images, and what that imports: a copy in the repository cannot differ from ours.
 _TRANSFORM = ("_preparation.py", "errors.py", "images.py")
-# What an instance asks for its share of the processors.
-_SHARE = ("_limits.py",)
+# What an instance asks: its share of the processors, and what they multiply exactly.
+_MACHINE = ("_limits.py", "_processor.py")
 
 
 _Files = Mapping[str, str | Path]
@@ -191,7 +191,7 @@ def service_folders(service: Service, model: Path, manifest: Path | None) -> dic
     if manifest is not None:
         files[f"{file}.manifest.json"] = manifest
     if service.format is ServingFormat.PYTHON:
-        files |= {f"{_VERSION}/model.py": _SERVER / "classifier.py", **_copied(_SHARE)}
+        files |= {f"{_VERSION}/model.py": _SERVER / "classifier.py", **_copied(_MACHINE)}
     labels = {}
     if service.labels:
         labels[LABELS_FILE] = "".join(f"{label}\n" for label in service.labels)

@@ -42,7 +42,8 @@ def test_every_file_of_a_python_package(package: Make, tmp_path: Path, labels: P
     sources = (
         f"1/t2t_deploy/{name}.py" for name in ("__init__", "_preparation", "errors", "images")
     )
-    share = ("1/model.py", "1/t2t_deploy/__init__.py", "1/t2t_deploy/_limits.py")
+    modules = ("__init__", "_limits", "_processor")
+    share = ("1/model.py", *(f"1/t2t_deploy/{name}.py" for name in modules))
     expected = {
         "tiny": (*step, "labels.txt", "1/model.onnx", "1/model.onnx.manifest.json", *share),
         "tiny_preprocess": (*step, "1/model.py", *sources),

@@ -88,7 +88,8 @@ def loaded_with(folder: Path, instances: int, threads: int, within: list[str]) -
 def test_python_instances_share_the_processors_of_the_server(package: Make) -> None:
     folder = package(name="tiny", format=ServingFormat.PYTHON).folders[0] / "1"
     shared = max(1, read_limits().processors // 2)
-    assert loaded_with(folder, 2, 0, []) == (shared, "['t2t_deploy', 't2t_deploy._limits']")
+    modules = [f"t2t_deploy{name}" for name in ("", "._limits", "._processor")]
+    assert loaded_with(folder, 2, 0, []) == (shared, str(modules))
     assert loaded_with(folder, 2, 3, [])[0] == 3
     if read_limits().quota is None:
         assert loaded_with(folder, 1, 0, [])[0] == 0  # ONNX Runtime's own choice
