@@ -221,9 +221,10 @@ class Bench:
             return why_not
         name, precision = artifact.path.name, _precision(artifact)
         request = session_request(self.workspace, artifact, backend, self.threads, self.device)
-        request = dataclasses.replace(request, cache=self.workspace.cache(backend))
         if manifest is not None and takes == "weights":
             name, precision = manifest.reference_name, Precision.FP32.value
+            # PyTorch's cache is one of the process, and a worker is ours
+            request = dataclasses.replace(request, cache=self.workspace.cache(backend))
         model = manifest.model_key if manifest is not None and manifest.weights else None
         return BenchCase(request, name, precision, batch, model)
 

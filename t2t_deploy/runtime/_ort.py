@@ -73,9 +73,9 @@ class OrtSession(RuntimeSession):
     _session: Any = None  # until it is open
 
     def __init__(self, request: SessionRequest) -> None:
+        request = replace(request, threads=session_threads(request.threads))
         self._session, self._file = _opened(request)
-        threads = session_threads(request.threads)
-        self._request = replace(request, path=request.path.absolute(), threads=threads)
+        self._request = replace(request, path=request.path.absolute())
         self._reopens = False
         self._opening = threading.Lock()
         self._calls: list[None] = []
