@@ -56,11 +56,11 @@ PlacementName = Annotated[
 ]
 
 CodeNames = Annotated[
-    str | None,
+    str | Codes | None,
     Opt(
         "For ONNX Runtime on the CPU: vnni is the fastest where a processor has VNNI, exact where "
         "it has none; auto, the default, is what suits this one, and exact for target portable.",
-        choice("auto", "exact", "vnni", absent="auto"),
+        choice("auto", Codes.EXACT, Codes.VNNI, of=Codes, absent="auto"),
         later=True,
     ),
 ]
@@ -165,7 +165,7 @@ def quantize_onnx(
         equalise,
         ranges,
         placement,
-        None if codes is None else Codes(codes),
+        cast("Codes | None", codes),
         max_drop,
         evaluate_on=eval,
         class_order=cast("ClassOrder | Path | None", class_order),

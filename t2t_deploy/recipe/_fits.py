@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2t_deploy.calibration import Codes
+from t2t_deploy._options import parameters
 from t2t_deploy.commands import (
     GraphForm,
     QuantizationMode,
@@ -20,6 +20,7 @@ from t2t_deploy.commands import (
 from t2t_deploy.engine import resolve_profiles
 from t2t_deploy.errors import DeployError, RecipeError, shown_path
 from t2t_deploy.model import config_for_variant
+from t2t_deploy.recipe._tables import COMMANDS
 from t2t_deploy.runtime import BACKENDS
 from t2t_deploy.serving import choose_activation
 from t2t_deploy.serving.triton import choose_accelerator, choose_batching, choose_format
@@ -27,8 +28,6 @@ from t2t_deploy.types import INPUT_NAME, Precision, ShapeProfile, Tail, Target, 
 
 if TYPE_CHECKING:
     from t2t_deploy.recipe._load import Job, Recipe
-
-_BENCHED = (1,)  # batches of a bench that names none
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,35 +139,32 @@ def _check_expected(recipe: Recipe) -> None:
 
 
 def _export(job: Job, planned: Mapping[str, Planned], recipe: Recipe) -> Planned:
-    given = job.given
-    precision, target = given.get("precision", Precision.FP32), given.get("target", Target.PORTABLE)
-    tail = given.get("tail", Tail.LOGITS)
-    words = given.get("soft_split"), given.get("performer")
+    given = _options(job)
+    precision, target, tail = given["precision"], given["target"], given["tail"]
+    words = given["soft_split"], given["performer"]
     GraphForm(None, precision, target, *words).strategies().check_precision(precision)
-    check_tail(tail, given.get("num_classes"))
-    return Planned("onnx", precision, target, given.get("batch"), tail)
+    check_tail(tail, given["num_classes"])
+    return Planned("onnx", precision, target, given["batch"], tail)
 
 
 def _quantization(job: Job, planned: Mapping[str, Planned], recipe: Recipe) -> Planned:
-    given, source = job.given, planned[str(job.source)]
-    precision = given.get("type", Precision.INT8)
-    mode = given.get("mode", QuantizationMode.STATIC)
+    given, source = _options(job), planned[str(job.source)]
+    precision, mode, evaluated = given["type"], given["mode"], given["eval"]
     pictures = None if recipe.calibration is None else recipe.calibration.given["images"]
-    evaluated = given.get("eval")
-    ranged = mode is QuantizationMode.STATIC and not precision.weights_only
+    ranged = _takes_ranges(job)
     asked = QuantizationRequest(
         precision,
         mode,
         given["target"],
-        given.get("base"),
+        given["base"],
         images=pictures if ranged else None,
-        placement=given.get("placement"),
-        codes=None if given.get("codes") is None else Codes(given["codes"]),
-        max_drop=given.get("max_drop"),
+        placement=given["placement"],
+        codes=given["codes"],
+        max_drop=given["max_drop"],
         evaluate_on=evaluated,
-        class_order=given.get("class_order"),
-        targets=given.get("targets"),
-        threshold=given.get("threshold"),
+        class_order=given["class_order"],
+        targets=given["targets"],
+        threshold=given["threshold"],
     )
     target, _, _ = settle_quantization(asked, source.target)
     if evaluated is not None and not source.tail.classifies:
@@ -185,10 +181,12 @@ def _quantization(job: Job, planned: Mapping[str, Planned], recipe: Recipe) -> P
 
 
 def _build(job: Job, planned: Mapping[str, Planned], recipe: Recipe) -> Planned:
-    source, precision = planned[str(job.source)], job.given["precision"]
+    source, given = planned[str(job.source)], _options(job)
     image = TensorSpec(INPUT_NAME, "float32", (source.batch,))
-    profiles = resolve_profiles([image], job.given.get("profile", ()))
-    return Planned("engine", precision, Target.TENSORRT, source.batch, source.tail, profiles)
+    profiles = resolve_profiles([image], given["profile"])
+    return Planned(
+        "engine", given["precision"], Target.TENSORRT, source.batch, source.tail, profiles
+    )
 
 
 def _check_evaluation(recipe: Recipe, planned: Mapping[str, Planned]) -> None:
@@ -200,12 +198,7 @@ def _check_evaluation(recipe: Recipe, planned: Mapping[str, Planned]) -> None:
         )
     assert recipe.evaluate is not None
     images = recipe.evaluate.given["images"]
-    ranged = [
-        job.name
-        for job in recipe.quantizations
-        if job.given.get("mode", QuantizationMode.STATIC) is QuantizationMode.STATIC
-        and not job.given.get("type", Precision.INT8).weights_only
-    ]
+    ranged = [job.name for job in recipe.quantizations if _takes_ranges(job)]
     if ranged and recipe.calibration and _same(images, recipe.calibration.given["images"]):
         raise RecipeError(
             f"images are those of [calibrate], on which {ranged[0]!r} cannot be judged; give others"
@@ -214,7 +207,8 @@ def _check_evaluation(recipe: Recipe, planned: Mapping[str, Planned]) -> None:
 
 def _check_bench(job: Job, planned: Mapping[str, Planned]) -> None:
     """Each batch must be one that an artifact takes, in a runtime that takes the artifact."""
-    backends = job.given.get("backend") or tuple(BACKENDS)
+    given = _options(job)
+    backends = given["backend"] or tuple(BACKENDS)
     kinds = {BACKENDS[name].takes for name in backends} - {"weights"}
     if not kinds:
         return  # the reference alone
@@ -224,7 +218,7 @@ def _check_bench(job: Job, planned: Mapping[str, Planned]) -> None:
             f"backend {', '.join(backends)} runs engines, and the recipe builds none; add a "
             "[[build-trt]], or leave backend out"
         )
-    for batch in job.given.get("batch", _BENCHED):
+    for batch in given["batch"]:
         if not any(one.takes(batch) for one in benched.values()):
             why = "; ".join(f"{name!r} {one.batches}" for name, one in benched.items())
             raise RecipeError(
@@ -236,26 +230,39 @@ def _check_bench(job: Job, planned: Mapping[str, Planned]) -> None:
 def _check_package(
     job: Job, source: Planned, num_classes: int | None, names: set[tuple[Path, str]]
 ) -> None:
-    given = job.given
-    serving = choose_format(source.kind, given.get("format"))
+    given = _options(job)
+    serving = choose_format(source.kind, given["format"])
     choose_accelerator(
         serving,
-        given.get("accelerator"),
+        given["accelerator"],
         source.target,
         source.precision,
         dynamic_ranges=source.dynamic_ranges,
     )
     profiles = source.profiles if source.batch is None else ()
-    choose_batching(repr(job.source), source.batch, serving, profiles, given.get("max_batch"))
-    choose_activation(source.tail, num_classes, given.get("activation"))
+    choose_batching(repr(job.source), source.batch, serving, profiles, given["max_batch"])
+    choose_activation(source.tail, num_classes, given["activation"])
     # the default name has the variant and the precision
-    name = given.get("name", source.precision.value)
+    name = given["name"] or source.precision.value
     if (given["triton"], name) in names:
         raise RecipeError(
             f"another package in {shown_path(given['triton'])} has the same name; give it a name "
             "of its own"
         )
     names.add((given["triton"], name))
+
+
+def _options(job: Job) -> dict[str, Any]:
+    """The options of a step's command, by parameter; what the recipe leaves out by default."""
+    declared = parameters(COMMANDS[job.command])
+    defaults = {name: p.read(p.default) for name, p in declared.items() if not p.required}
+    return {**defaults, **job.given}
+
+
+def _takes_ranges(job: Job) -> bool:
+    """Whether a quantisation takes ranges on pictures."""
+    given = _options(job)
+    return given["mode"] is QuantizationMode.STATIC and not given["type"].weights_only
 
 
 def _same(one: Path | None, other: Path | None) -> bool:
