@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -51,8 +52,10 @@ class FakeSession:
             os.write(1, b"a library's printf\n")
             sys.stdin.read()
         if self._calls == self._config.get("die_at"):
-            if self._config.get("hold_pipe") and os.fork() == 0:
-                time.sleep(60)
+            with warnings.catch_warnings():  # Python 3.12 warns of threads, on stderr
+                warnings.simplefilter("ignore", DeprecationWarning)
+                if self._config.get("hold_pipe") and os.fork() == 0:
+                    time.sleep(60)
             print("last words", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self._config.get("sleep_s", 0))
