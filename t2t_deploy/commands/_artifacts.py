@@ -223,13 +223,25 @@ def session_request(
         threads,
         device=device,
         precision=None if artifact.manifest is None else artifact.manifest.precision,
+        base=None if artifact.manifest is None else artifact.manifest.base,
         cache=workspace.cache(backend),
         sha256=engine_sha256(artifact),
     )
 
 
-def note_threads(request: SessionRequest, progress: Progress) -> None:
-    """Say what a quota leaves to a session on the CPU, unless a number was asked for."""
+def note_session(request: SessionRequest, progress: Progress) -> None:
+    """Say what was chosen for a session on the CPU.
+
+    What a quota leaves to it, unless a number was asked for; the base of an 8-bit graph that its
+    runtime does not compute.
+    """
+    backend, base = BACKENDS[request.backend], request.base
+    if base is not None and base not in backend.float32_in:
+        able = ", ".join(one.name for one in BACKENDS.values() if base in one.float32_in)
+        progress.note(
+            f"{backend.name} computes {request.path.name} in fp32 around its 8-bit products; "
+            f"it was made for {base.value}: --backend {able}"
+        )
     threads = session_threads(None)
     if request.threads is None and threads is not None and not BACKENDS[request.backend].needs_gpu:
         progress.note(

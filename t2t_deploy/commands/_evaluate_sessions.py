@@ -106,10 +106,13 @@ class ModelSessions:
             graph_io = artifact.require_manifest().graph_io
             session = NodewiseSession(bare_graph(artifact.path, graph_io))
         else:
-            precision = None if artifact.manifest is None else artifact.manifest.precision
+            manifest = artifact.manifest
             session = open_session(
                 SessionRequest(
-                    *(self.backend, artifact.path, threads), precision=precision, batch=self.batch
+                    *(self.backend, artifact.path, threads),
+                    precision=None if manifest is None else manifest.precision,
+                    base=None if manifest is None else manifest.base,
+                    batch=self.batch,
                 )
             )
         if takes_pixels(session):

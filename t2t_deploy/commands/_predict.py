@@ -27,7 +27,7 @@ from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import (
     Force,
     Trust,
-    note_threads,
+    note_session,
     session_request,
     usable_artifacts,
     why_not_run,
@@ -129,7 +129,7 @@ def load_session(
     workspace = workspace_of(workspace)
     source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
     request = classifier_request(workspace, source, backend=backend, threads=threads, device=device)
-    note_threads(request.session, progress)
+    note_session(request.session, progress)
     return open_session(request.session)
 
 
@@ -347,7 +347,7 @@ def predict_images(
         classifier = stack.enter_context(open_classifier(request))
         named = labels_for(source, labels, classifier.signature.classes, progress)
         note_one_output(classifier.signature, activation, progress)
-        note_threads(request.session, progress)
+        note_session(request.session, progress)
         count = top_count(top, classifier)
         write = None if table is None else stack.enter_context(_csv_writer(table, count))
         progress.step(

@@ -93,8 +93,9 @@ def quantize_onnx(
     base: Annotated[
         str | Precision | None,
         Opt(
-            "Type of all that is not quantised; default fp16 for tensorrt, else fp32.",
-            choice("fp32", "fp16", of=Precision),
+            "Type of all that is not quantised; default fp16 for tensorrt, else fp32. bf16 is for "
+            "openvino, on CPUs that have it.",
+            choice("fp32", "fp16", "bf16", of=Precision),
         ),
     ] = None,
     images: Annotated[
@@ -318,9 +319,14 @@ def speed_against_float(
     with workspace.scratch() as folder:
         path = folder / "float.onnx"
         onnx.save(base, path)
+        lowered = plan.base if plan.base is Precision.BF16 else None
+        requests = (
+            SessionRequest(backend, quantized, threads, precision=plan.precision, base=lowered),
+            SessionRequest(backend, path, threads, precision=plan.base),
+        )
         cases = [
-            BenchCase(SessionRequest(backend, file, threads), file.name, precision.value, batch)
-            for file, precision in ((quantized, plan.precision), (path, plan.base))
+            BenchCase(one, one.path.name, cast(Precision, one.precision).value, batch)
+            for one in requests
         ]
         results = run_bench(
             cases, rounds=MIN_ROUNDS, round_seconds=_ROUND_SECONDS, progress=progress.progress

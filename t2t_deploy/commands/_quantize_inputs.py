@@ -151,7 +151,7 @@ def quantization_inputs(
         equalisation = Equalisation()
     form = _base_form(plan)
     # the base's graph: that of the calibration where it has its type, batch and opset
-    if (plan.base, form.batch, form.opset) == (Precision.FP32, None, graph.exported.opset):
+    if (plan.typed, form.batch, form.opset) == (Precision.FP32, None, graph.exported.opset):
         model = onnx.ModelProto()
         model.CopyFrom(graph.model)
         typed = dataclasses.replace(graph.exported, model=model)
@@ -159,7 +159,7 @@ def quantization_inputs(
         typed = graph_of_weights(workspace, plan.source, form, progress, merge_bias=False)
     changed = equalised_weights(graph.model, graph.layers, equalisation.applied)
     replace_weights(typed.model, changed)
-    dtype = np.dtype(np.float32 if plan.base is Precision.FP32 else np.float16)
+    dtype = np.dtype(np.float32 if plan.typed is Precision.FP32 else np.float16)
     limit = code_limit(plan.precision.codes)
     steps = {
         name: float(storable_scale(largest / limit, dtype))
@@ -177,12 +177,12 @@ def _base_form(plan: QuantizationPlan) -> GraphForm:
     from t2t_deploy.export import DEFAULT_OPSET
 
     opset = plan.source.opset or DEFAULT_OPSET
-    if plan.base is not Precision.FP32:
+    if plan.typed is not Precision.FP32:
         opset = max(opset, TYPED_QDQ_OPSET)
     return dataclasses.replace(
         forms_asked(plan.source),
         batch=plan.batch,
-        precision=plan.base,
+        precision=plan.typed,
         target=plan.target,
         opset=opset,
         graph_io=plan.source.graph_io,

@@ -92,6 +92,11 @@ class QuantizationPlan:
         return self.asked.precision
 
     @property
+    def typed(self) -> Precision:
+        """The type of the graph's other tensors; OpenVINO computes float32 ones in bf16."""
+        return Precision.FP32 if self.base is Precision.BF16 else self.base
+
+    @property
     def batch(self) -> int | None:
         """That of the source, None where it is free."""
         return self.source.batch
@@ -140,6 +145,11 @@ def plan_quantization(
         if evaluation.known is not None and evaluation.known.note is not None:
             progress.note(evaluation.known.note)
     codes = _codes(asked, target, progress)
+    if target is Target.OPENVINO and asked.base is None and read_processor().has_bf16:
+        progress.note(
+            "the rest is computed in fp32, the default; this processor has bf16: --base bf16 "
+            "computes it faster"
+        )
     return QuantizationPlan(
         asked, source, target, base, images, ranges, evaluation, placement, codes
     )
@@ -209,6 +219,11 @@ def _check_base(asked: QuantizationRequest, target: Target, base: Precision) -> 
         raise UsageError(
             f"{precision.value} for {target.value} on an {base.value} base; expected target "
             "tensorrt, base fp16: no other runtime here multiplies in it"
+        )
+    if base is Precision.BF16 and target is not Target.OPENVINO:
+        raise UsageError(
+            f"a bf16 base for {target.value}: only OpenVINO computes the rest of an int8 graph in "
+            "bf16; expected target openvino: quantise an export of that target"
         )
     if base is Precision.FP16 and target in (Target.CPU, Target.OPENVINO):
         raise UsageError(

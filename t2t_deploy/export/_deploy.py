@@ -48,6 +48,8 @@ _DTYPES = {
     Precision.FP16: torch.float16,
     Precision.BF16: torch.bfloat16,
 }
+_CLASS_ROW_OUTPUTS = (ModelOutput.LOGITS, ModelOutput.EMBEDDING)
+"""Of these the last block computes the class row alone, and reads no repeats."""
 _FOLD_NORM = frozenset({SoftSplitForm.FOLDED, SoftSplitForm.CENTRED, SoftSplitForm.NORMALISED})
 
 
@@ -69,7 +71,11 @@ class DeployT2TViT(nn.Module):
         dtype = _DTYPES[precision]
         counter = _Counter()
         self.tokens = DeployTokens(reference, strategies, dtype, counter)
-        self.position = constant(folded_position(reference), dtype)
+        self.num_tokens = reference.config.num_patches + 1
+        self.repeats = strategies.rows_of(self.num_tokens) - self.num_tokens
+        if self.repeats:
+            counter.applied["repeated_rows"] += self.repeats
+        self.position = constant(repeated_rows(folded_position(reference), self.repeats), dtype)
         counter.applied["folded_class_token"] += 1
         self.blocks = deploy_blocks(reference, strategies, dtype, counter)
         self.norm = deploy_norm(reference.norm, dtype)
@@ -81,10 +87,15 @@ class DeployT2TViT(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Normalised pictures (B, C, H, W) float32 -> the outputs of the reference, float32."""
         *maps, tokens = self.tokens(x)
-        z = functional.pad(tokens, (0, 0, 1, 0)) + self.position
-        for block in self.blocks:
-            z = block(z)
+        z = functional.pad(repeated_rows(tokens, self.repeats), (0, 0, 1, 0)) + self.position
         output = self.config.output
+        class_row = output in _CLASS_ROW_OUTPUTS
+        for block in self.blocks[:-1] if class_row else self.blocks:
+            z = block(z)
+        if self.repeats:
+            z = z[:, : self.num_tokens]
+        if class_row:
+            z = self.blocks[-1](z)
         if output is ModelOutput.TOKENS:
             return self.norm(z).float()
         if output is ModelOutput.FEATURES:
@@ -188,10 +199,11 @@ def deploy_blocks(
     """The backbone's layers; the last one computes the class row only, if no other is an output."""
     blocks = nn.ModuleList()
     num_tokens = reference.config.num_patches + 1
+    num_rows = strategies.rows_of(num_tokens)
     fuse = strategies.fuse_attention and dtype is torch.float32
     if strategies.fuse_attention and not fuse:
         counter.refused["fused_attention"] = "ONNX Runtime's CPU kernel takes float32 only"
-    class_row = reference.config.output in (ModelOutput.LOGITS, ModelOutput.EMBEDDING)
+    class_row = reference.config.output in _CLASS_ROW_OUTPUTS
     last = len(reference.blocks) - 1 if class_row else None
     for index, layer in enumerate(reference.blocks):
         if isinstance(layer, Transition):
@@ -201,6 +213,7 @@ def deploy_blocks(
         deployed = DeployBlock(
             layer,
             num_tokens,
+            num_tokens if index == last else num_rows,
             dtype,
             class_only=index == last,
             fold_class_keys=strategies.fold_class_keys,
@@ -222,6 +235,14 @@ def deploy_blocks(
                 if strategies.fold_class_keys:
                     counter.refused["folded_class_keys"] = reason
     return blocks
+
+
+def repeated_rows(x: Tensor, count: int) -> Tensor:
+    """(B, N, dim) -> (B, N + count, dim), the last rows once more.
+
+    Whatever the blocks make of a token they make of its repeat: ranges see nothing that is new.
+    """
+    return torch.cat((x, x[:, -count:]), dim=1) if count else x
 
 
 def folded_position(reference: T2TViT) -> Tensor:

@@ -167,12 +167,14 @@ class DeployAttention(nn.Module):
 
     Ghost attention becomes plain attention: concatenating W x with c * (W x) is one
     projection by [W; diag(c) W]. fused: as one operator of ONNX Runtime's own.
+    num_rows: of what it reads and gives; keys and values are those of the first ``num_tokens``.
     """
 
     def __init__(
         self,
         attention: Attention | GhostAttention,
         num_tokens: int,
+        num_rows: int,
         dtype: torch.dtype,
         *,
         class_only: bool,
@@ -182,25 +184,31 @@ class DeployAttention(nn.Module):
         q, k, v = qkv_weights(attention)
         self.fused = fused
         self.num_heads = attention.num_heads
-        self.num_tokens = num_tokens
-        self.num_queries = 1 if class_only else num_tokens
+        self.num_tokens, self.num_rows = num_tokens, num_rows
+        self.repeats = num_rows > num_tokens
+        self.num_queries = 1 if class_only else num_rows
         self.q, self.k, self.v = (DeployLinear(w, None, dtype) for w in (q * attention.scale, k, v))
         self.proj = deploy_linear(attention.proj, dtype)
         self.gate = None
         if isinstance(attention, Attention) and attention.se_layer is not None:
-            self.gate = DeployGate(attention.se_layer, dtype)
+            counted = num_tokens if self.repeats else None
+            self.gate = DeployGate(attention.se_layer, counted, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, dim) -> (B, queries, dim)."""
         queries = x[:, :1] if self.num_queries == 1 else x
         q, k, v = self.q(queries), self.k(x), self.v(x)
         if self.fused:
+            if self.repeats:
+                k, v = k[:, : self.num_tokens], v[:, : self.num_tokens]
             y: Tensor = FusedAttention.apply(  # type: ignore[no-untyped-call]
                 q, k, v, self.num_heads, self.num_queries
             )
         else:
             q = split_heads(q, self.num_queries, self.num_heads)
-            k, v = (split_heads(part, self.num_tokens, self.num_heads) for part in (k, v))
+            k, v = (split_heads(part, self.num_rows, self.num_heads) for part in (k, v))
+            if self.repeats:  # behind the transposition OpenVINO copies less
+                k, v = k[:, :, : self.num_tokens], v[:, :, : self.num_tokens]
             y = (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
             y = y.transpose(1, 2).reshape(-1, self.num_queries, self.proj.in_features)
         y = self.proj(y)
@@ -234,16 +242,18 @@ class ClassQueryAttention(nn.Module):
 
 
 class DeployGate(nn.Module):
-    """Squeeze-excite over all tokens."""
+    """Squeeze-excite over all tokens; num_tokens: where other rows follow them, else None."""
 
-    def __init__(self, layer: SqueezeExcite, dtype: torch.dtype) -> None:
+    def __init__(self, layer: SqueezeExcite, num_tokens: int | None, dtype: torch.dtype) -> None:
         super().__init__()
+        self.num_tokens = num_tokens
         self.down = deploy_linear(layer.down, dtype)
         self.up = deploy_linear(layer.up, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, dim) -> (B, N, dim)."""
-        return x * torch.sigmoid(self.up(torch.relu(self.down(x.mean(dim=1, keepdim=True)))))
+        tokens = x if self.num_tokens is None else x[:, : self.num_tokens]
+        return x * torch.sigmoid(self.up(torch.relu(self.down(tokens.mean(dim=1, keepdim=True)))))
 
 
 class DeployGhostMlp(nn.Module):
@@ -275,6 +285,7 @@ class DeployBlock(nn.Module):
         self,
         block: Block,
         num_tokens: int,
+        num_rows: int,
         dtype: torch.dtype,
         *,
         class_only: bool,
@@ -290,7 +301,12 @@ class DeployBlock(nn.Module):
             ClassQueryAttention(block.attn, dtype)
             if self.class_query and fold_class_keys
             else DeployAttention(
-                block.attn, num_tokens, dtype, class_only=self.class_query, fused=fuse_attention
+                block.attn,
+                num_tokens,
+                num_rows,
+                dtype,
+                class_only=self.class_query,
+                fused=fuse_attention,
             )
         )
         self.norm2 = deploy_norm(block.norm2, dtype)

@@ -95,7 +95,7 @@ class OpenVinoSession(RuntimeSession):
 
     A graph with bf16 tensors is computed as typed, with its float32 islands. A float32 graph is
     computed in float32 (by default OpenVINO would use bf16 where the CPU has it), or in bf16
-    throughout if ``precision`` says so.
+    throughout if ``precision`` says so, and an 8-bit one around its products if ``base`` does.
 
     precision: of the graph, or to compute a float32 graph in; None is the graph's.
     A free batch is compiled for the request's size at once, since a known size makes T2T-ViT-7 5 %
@@ -125,11 +125,12 @@ class OpenVinoSession(RuntimeSession):
             ) from err
         typed = _typed_in(self._model)
         asked = typed or request.precision
-        if asked is not None and (why_not := OPENVINO.why_not_in(asked)) is not None:
-            raise BackendError(f"OpenVINO cannot compute {path.name}: {why_not}")
-        self._path, self._asked = path, asked
+        for one in filter(None, (asked, request.base)):
+            if (why_not := OPENVINO.why_not_in(one)) is not None:
+                raise BackendError(f"OpenVINO cannot compute {path.name}: {why_not}")
+        self._path, self._asked, self._base = path, asked, request.base
         # the hint only lowers: under f32 the graph's own bf16 stays
-        lowered = asked is Precision.BF16 and typed is None
+        lowered = Precision.BF16 in (asked, request.base) and typed is None
         self._options = {
             "INFERENCE_PRECISION_HINT": _BF16 if lowered else _F32,
             "PERFORMANCE_HINT": "LATENCY",
@@ -199,7 +200,7 @@ class OpenVinoSession(RuntimeSession):
         devices = list(compiled.get_property("EXECUTION_DEVICES"))
         self.threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
         layers = read_layers(compiled.get_runtime_model())
-        check_computed(self._path.name, self._asked, layers, devices)
+        check_computed(self._path.name, self._asked, layers, devices, self._base)
         self._requests[batch] = compiled.create_infer_request()
         return layers
 
@@ -245,11 +246,17 @@ def read_layers(runtime_model: Any) -> Layers:
     return Layers(dict(every), dict(products))
 
 
-def check_computed(name: str, asked: Precision | None, layers: Layers, devices: list[str]) -> None:
+def check_computed(
+    name: str,
+    asked: Precision | None,
+    layers: Layers,
+    devices: list[str],
+    base: Precision | None = None,
+) -> None:
     """Raise BackendError where OpenVINO computes on another device, or in another precision.
 
     fp32 allows no layer of fewer bits. Of a bf16 graph most products must be bf16: those around a
-    float32 island are not. An int8 graph must have products of integers.
+    float32 island are not. An int8 graph must have products of integers, and layers in its base.
     """
     if devices != [_DEVICE]:
         raise BackendError(
@@ -274,6 +281,12 @@ def check_computed(name: str, asked: Precision | None, layers: Layers, devices: 
         raise BackendError(
             f"OpenVINO computes {name} in another precision than {asked.value} (of its products "
             f"{actual}); use backend ort-cpu, or an fp32 artifact"
+        )
+    halves = layers.every.get(_BF16, 0)
+    if asked in QUANTIZED and (halves > 0) != (base is Precision.BF16):
+        raise BackendError(
+            f"OpenVINO computes {halves} layers of {name} in bf16; its base is "
+            f"{(base or Precision.FP32).value}: quantise it again with --base, or use ort-cpu"
         )
 
 

@@ -192,6 +192,7 @@ class SessionRequest:
     cuda_graph: whether a backend that can replays a batch as one CUDA graph.
     sha256: of a trusted engine, as in `engine.read_engine`; None trusts none.
     batch: the size of most calls, for runtimes that compile for a size; None is unknown.
+    base: what the float32 tensors of an 8-bit graph are computed in; None is float32.
     """
 
     backend: str
@@ -204,6 +205,7 @@ class SessionRequest:
     cuda_graph: bool = True
     sha256: str | None = None
     batch: int | None = None
+    base: Precision | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from t2t_deploy.runtime import (
     ReferenceSession,
     Session,
     SessionRequest,
+    backend_for,
     fill_batch,
     open_session,
     why_not_in,
@@ -37,6 +38,7 @@ from t2t_deploy.types import (
     Precision,
     Status,
     Tail,
+    Target,
     TensorSpec,
     Tolerance,
     relative_errors,
@@ -98,9 +100,17 @@ def verify_file(
 
     What no runtime here can run is reported as not run, with the reason. bf16 has no runtime that
     every CPU has: for ONNX Runtime it is evaluated node by node, on three pictures, which the
-    result says.
+    result says. An 8-bit graph on a bf16 base is computed by its target's runtime, where this CPU
+    can, else by ONNX Runtime in float32; the result says which.
     """
-    precision = manifest.precision
+    precision, how = manifest.precision, ""
+    if manifest.base is not None and backend == DEFAULT_BACKEND:
+        usual = backend_for(Target(manifest.target))
+        lacks = why_not_runnable(usual) or why_not_in(usual, manifest.base)
+        backend = usual if lacks is None else backend
+        how = f"computed by {backend}, in {manifest.base.value} around the 8-bit products"
+        if lacks is not None:
+            how = f"computed by {backend}, in fp32 instead of {manifest.base.value}: {lacks}"
     nodewise = precision is Precision.BF16 and backend == DEFAULT_BACKEND
     reason = why_not_runnable(backend)
     if reason is None and manifest.quantization.mode == "dynamic":
@@ -116,7 +126,8 @@ def verify_file(
     with contextlib.ExitStack() as stack:
         eager = SessionRequest(REFERENCE_BACKEND, weights, config=manifest.config)
         reference = stack.enter_context(open_session(eager))
-        request = SessionRequest(backend, path, precision=precision)
+        base = manifest.base if backend != DEFAULT_BACKEND else None
+        request = SessionRequest(backend, path, precision=precision, base=base)
         if nodewise:
             session: Session = NodewiseSession(bare_graph(path, graph_io))
         else:
@@ -132,7 +143,7 @@ def verify_file(
             result = _verify_tail(reference, session, request, graph_io.tail, folder, chosen)
     result = _with_cause(result, path, manifest, chosen)
     if not nodewise:
-        return result
+        return _with_reason(result, how) if how else result
     how = (
         f"evaluated node by node on {len(chosen.names)} pictures: ONNX Runtime's CPU kernels have "
         "no bf16 matrix product"

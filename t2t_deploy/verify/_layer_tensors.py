@@ -69,12 +69,16 @@ def _layer_tensors(
         PerformerForm((manifest.strategies or {})["performer"]),
         config_from_dict(manifest.config).token_dim,
     )
-    units = _units(manifest)
+    units, patches = _units(manifest), config_from_dict(manifest.config).num_patches
     found = {}
     for layer in layers:
         tensor, unit = _tensor_of(layer, graph, kqv), units.get(layer, 1.0)
         if tensor is not None and tensor.tensor in graph.producers and unit is not None:
             found[layer] = replace(tensor, factor=tensor.factor * unit)
+            if layer == "tokens_to_token.project":  # rows behind them are repeats
+                found[layer] = replace(found[layer], rows=slice(patches))
+            elif not layer.startswith("tokens_to_token."):
+                found[layer] = replace(found[layer], rows=slice(patches + 1))
     return found
 
 

@@ -267,8 +267,8 @@ def _compared(
     from t2t_deploy.verify._stepwise import layer_errors
 
     precision = base = manifest.precision
-    if precision in QUANTIZED:  # what activations are rounded to
-        base = Precision(manifest.quantization.base)
+    if precision in QUANTIZED:  # what activations are rounded to; ONNX Runtime lowers nothing
+        base = Precision.FP32 if manifest.base else Precision(manifest.quantization.base)
     seen = picture[None].astype(np.float64)
     compared = []
     if graph.graph_io.embed_preprocess:

@@ -171,6 +171,12 @@ class Manifest:
         return self._details.quantization
 
     @property
+    def base(self) -> Precision | None:
+        """What the float32 tensors of an 8-bit graph are computed in; None is as they are typed."""
+        lowered = self.quantization.base == Precision.BF16.value
+        return Precision.BF16 if lowered else None
+
+    @property
     def calibrated_on(self) -> tuple[str, ...]:
         """SHA-256 of the pictures that its ranges are of."""
         return tuple((self._details.calibration or {}).get("pictures", ()))

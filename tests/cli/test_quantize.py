@@ -15,9 +15,14 @@ import onnx
 import pytest
 from PIL import Image
 
+from t2t_deploy import load_session
+from t2t_deploy._optional import is_installed
 from t2t_deploy._processor import Processor
 from t2t_deploy.calibration import stored_arrays
 from t2t_deploy.commands import _quantize_plan
+from t2t_deploy.runtime import why_not_in
+from t2t_deploy.runtime._openvino import OpenVinoSession
+from t2t_deploy.types import Precision
 
 from ..noise import write_noise
 from ..program import start
@@ -187,6 +192,34 @@ def test_codes_suit_the_processor(
     assert (f"note: codes are stored as --codes {codes} does" in done.err) is by_default
 
 
+@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+def test_a_bf16_base_is_computed_and_read_back(run: Run, workspace: Path, pictures: Path) -> None:
+    options = ("--images", pictures, "--target", "openvino", "--no-speed", "--json", "--force")
+    done = run("quantize", *options, "--base", "bf16")
+    assert done.status in (0, 3)
+    assert done.json["quantization"]["base"] == "bf16"
+    path = Path(done.json["artifact"]["path"])
+    lacks = why_not_in("openvino", Precision.BF16)
+    reason = done.json["verification"]["reason"]
+    if lacks is not None:
+        assert f"computed by ort-cpu, in fp32 instead of bf16: {lacks}" in reason
+        refused = run("predict", path, pictures, "--backend", "openvino", status=1)
+        assert "this CPU has no bf16" in refused.err
+        return
+    assert "computed by openvino, in bf16 around the 8-bit products" in reason
+    picture = pictures / "a" / "0.png"
+    elsewhere = run("predict", path, picture, "--force", status=0)
+    assert f"ort-cpu computes {path.name} in fp32 around its 8-bit products" in elsewhere.err
+    with load_session(path, backend="openvino", force=True) as session:
+        assert isinstance(session, OpenVinoSession)
+        assert session.layers.every["bf16"] > 9 and session.layers.products["i8"] > 9
+    noted = run("quantize", *options)
+    assert "this processor has bf16: --base bf16" in noted.err
+    with load_session(noted.json["artifact"]["path"], backend="openvino", force=True) as session:
+        assert isinstance(session, OpenVinoSession)
+        assert "bf16" not in session.layers.every
+
+
 def test_ranges_serve_their_graph_alone(run: Run, workspace: Path, pictures: Path) -> None:
     assert run("calibrate", "--images", pictures, "-o", "tiny.ranges").status == 0
     options = ("--ranges", "tiny.ranges", "--no-speed", "--json")
@@ -211,6 +244,7 @@ def test_ranges_serve_their_graph_alone(run: Run, workspace: Path, pictures: Pat
         (("--images", "a", "--codes", "vnni"), "codes vnni is for ONNX Runtime on the CPU"),
         (("--images", "a", "--type", "fp8", "--target", "cpu"), "expected target tensorrt"),
         (("--images", "a", "--target", "cpu", "--base", "fp16"), "expected base fp32"),
+        (("--images", "a", "--base", "bf16"), "only OpenVINO computes the rest of an int8 graph"),
         (("--images", "a", "--max-drop", "1"), "give them with eval"),
     ],
 )

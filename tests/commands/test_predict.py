@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from t2t_deploy._limits import Limits
-from t2t_deploy.commands._artifacts import note_threads
+from t2t_deploy.commands._artifacts import note_session
 from t2t_deploy.commands._predict import classifier_request, labels_for
 from t2t_deploy.errors import BackendError, UsageError
 from t2t_deploy.runtime import SessionRequest
@@ -111,7 +111,7 @@ def test_threads_of_a_quota_are_said_where_none_were_asked_for(
         monkeypatch.setattr(f"{room}.read_limits", lambda: limits)
     monkeypatch.setattr("psutil.cpu_count", lambda logical: 4)
     progress = Mock()
-    note_threads(SessionRequest(backend, Path("model"), asked), progress)
+    note_session(SessionRequest(backend, Path("model"), asked), progress)
     said = [call.args[0] for call in progress.note.call_args_list]
     assert len(said) == len(notes)
     assert all(text.startswith(note) for text, note in zip(said, notes, strict=True))

@@ -12,7 +12,7 @@ from t2t_deploy.errors import UsageError
 from t2t_deploy.export import DeployT2TViT, PerformerForm, choose_strategies
 from t2t_deploy.export._layers import ClassQueryAttention
 from t2t_deploy.export._token_block import TokenTransformer
-from t2t_deploy.model import VARIANTS, T2TViT
+from t2t_deploy.model import VARIANTS, ModelOutput, T2TViT
 from t2t_deploy.types import TOLERANCES, Precision, Target
 
 from .conftest import KINDS, deploy_error, deployed, drawn, logits_of, reference_of, relative_error
@@ -118,6 +118,35 @@ def test_the_last_attention_has_one_query(kind: str, reference: T2TViT, target: 
     last: Any = deployed(reference, target).blocks[-1]
     (dim,) = last.norm1.normalized_shape
     assert last.attn(torch.randn(2, 5, dim)).shape == (2, 5 if kind == "se" else 1, dim)
+
+
+@pytest.mark.parametrize("output", [ModelOutput.LOGITS, ModelOutput.TOKENS, ModelOutput.FEATURES])
+def test_nothing_reads_the_repeated_rows(kind: str, output: ModelOutput) -> None:
+    """4 patches and the class row are computed as 8 rows; what the others hold does not matter."""
+    config = KINDS[kind]
+    reference = reference_of(config if output is ModelOutput.LOGITS else config.headless(output))
+    deploy = deployed(reference, Target.OPENVINO)
+    assert deploy.report.applied["repeated_rows"] == 3
+    pictures = drawn(reference)
+
+    def outputs(model: torch.nn.Module) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            found = model(pictures)
+        return [found] if isinstance(found, torch.Tensor) else list(found)
+
+    expected, actual = outputs(deployed(reference)), outputs(deploy)
+    with torch.inference_mode():
+        assert deploy.position[:, 2:5].equal(deploy.position[:, 5:])
+        deploy.position[:, 5:] += 10
+    for one, own, moved in zip(expected, actual, outputs(deploy), strict=True):
+        assert relative_error(own.numpy(), one.numpy()) < 2e-6
+        assert relative_error(moved.numpy(), own.numpy()) < 2e-6
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(197, 200), (196, 196), (5, 8), (2, 2), (3, 4)])
+def test_rows_are_repeated_where_there_are_enough(tokens: int, rows: int) -> None:
+    assert choose_strategies(Target.OPENVINO).rows_of(tokens) == rows
+    assert choose_strategies(Target.CPU).rows_of(tokens) == tokens
 
 
 @pytest.mark.parametrize("mistake", [None, "keys", "values"])

@@ -282,6 +282,30 @@ def test_what_the_layers_must_compute_in(
         check_computed("x", asked, layers, ["GPU.0"])
 
 
+@pytest.mark.parametrize(
+    ("base", "halves", "message"),
+    [
+        (None, 0, None),
+        (Precision.BF16, 5, None),
+        (None, 5, "computes 5 layers of x in bf16; its base is fp32"),
+        (Precision.BF16, 0, "computes 0 layers of x in bf16; its base is bf16"),
+    ],
+)
+def test_what_an_8_bit_graph_computes_around_its_products(
+    base: Precision | None, halves: int, message: str | None
+) -> None:
+    layers = Layers({"f32": 4, "i8": 2, **({"bf16": halves} if halves else {})}, {"i8": 2})
+    refused = nullcontext() if message is None else pytest.raises(BackendError, match=message)
+    with refused:
+        check_computed("x", Precision.INT8, layers, ["CPU"], base)
+
+
+@needs_no_bf16
+def test_a_bf16_base_is_refused_without_it(write: Write) -> None:
+    with pytest.raises(BackendError, match="this CPU has no bf16"):
+        opened(write(Precision.INT8), precision=Precision.INT8, base=Precision.BF16)
+
+
 def test_what_is_compiled_is_kept(write: Write, tmp_path: Path) -> None:
     cache = tmp_path / "workspace" / "cache" / "openvino"
 
