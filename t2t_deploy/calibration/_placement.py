@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy.calibration._forms import Form
 from t2t_deploy.calibration._layers import Decision, LinearLayer, readers_of
+from t2t_deploy.calibration._merge import merge_readers
 from t2t_deploy.calibration._weights import RoundedWeight, code_limit, storable_scale
 from t2t_deploy.errors import CalibrationError
 from t2t_deploy.types import Precision
@@ -83,6 +84,8 @@ def place_static(
     ranges: Mapping[str, float],
     precision: Precision,
     codes: Codes = Codes.SIGNED,
+    *,
+    merge: bool = False,
 ) -> QuantizedGraph:
     """Quantize and dequantize operators around the layers that are to be quantised.
 
@@ -92,8 +95,8 @@ def place_static(
 
     model: float32, float16 or bfloat16 graph; it is left as it is. weights: by layer. ranges: the
     largest magnitude of each tensor that layers read, and that layers whose result is quantised
-    write, in the float32 graph. Scales have the graph's type. Raises CalibrationError for a range
-    that is missing or a graph of an opset that lacks the operators.
+    write, in the float32 graph. Scales have the graph's type. merge: as `merge_readers`. Raises
+    CalibrationError for a range that is missing or a graph of an opset that lacks the operators.
     """
     work = _Static(model, decisions, weights, ranges, precision, codes)
     for node in work.before:
@@ -102,6 +105,8 @@ def place_static(
             work.place(node, found)
         elif node.output[0] not in work.cuts:
             work.keep(node)
+    if merge:
+        merge_readers(work.model)
     return work.finish()
 
 

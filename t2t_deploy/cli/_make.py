@@ -229,6 +229,11 @@ def quantize(made: Artifact, output: Output) -> int:
         f"{quantization['float_nodes']} in {quantization['base']}; {quantization['share']:.1%} "
         "of the linear layers' multiply-adds are quantised"
     ]
+    if (computed := quantization["computed"]) is not None:
+        shown.append(
+            f"{computed['backend']} runs {computed['integer']} products in integers here, "
+            f"{computed['float']} in floats"
+        )
     if budget is not None:
         shown.append(
             f"budget {budget['status']}: {budget['drop']:.2f} points of {budget['measure']} lost "

@@ -42,7 +42,14 @@ from t2t_deploy.commands._quantize_plan import (
     plan_quantization,
 )
 from t2t_deploy.pictures import ClassOrder, ClassOrderName
-from t2t_deploy.runtime import SessionRequest, available_threads, backend_for, why_not_runnable
+from t2t_deploy.runtime import (
+    BACKENDS,
+    SessionRequest,
+    available_threads,
+    backend_for,
+    why_not_in,
+    why_not_runnable,
+)
 from t2t_deploy.types import Precision, Status, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
@@ -247,6 +254,10 @@ def quantized(
     )
 
     def details(path: Path) -> dict[str, Any]:
+        found["quantization"] = {
+            **draft.details["quantization"],
+            "computed": computed_products(path, plan),
+        }
         if speed:
             base = with_graph_io(inputs.typed.model, inputs.form.graph_io, plan.source.preparation)
             found["speed"] = speed_against_float(workspace, path, base, plan, progress)
@@ -293,6 +304,19 @@ def quantization_details(inputs: QuantizationInputs, placed: QuantizedGraph) -> 
     }
 
 
+def computed_products(quantized: Path, plan: QuantizationPlan) -> dict[str, Any] | None:
+    """What the target's runtime makes of the products on this processor, JSON-ready.
+
+    None where it is not here, or does not tell.
+    """
+    backend = backend_for(plan.target)
+    if why_not_runnable(backend) is not None or why_not_in(backend, plan.lowered or plan.precision):
+        return None
+    request = SessionRequest(backend, quantized, precision=plan.precision, base=plan.lowered)
+    counts = BACKENDS[backend].count_products(request)
+    return None if counts is None else {"backend": backend, **to_plain(counts)}
+
+
 _ROUND_SECONDS = 0.3
 
 
@@ -319,9 +343,10 @@ def speed_against_float(
     with workspace.scratch() as folder:
         path = folder / "float.onnx"
         onnx.save(base, path)
-        lowered = plan.base if plan.base is Precision.BF16 else None
         requests = (
-            SessionRequest(backend, quantized, threads, precision=plan.precision, base=lowered),
+            SessionRequest(
+                backend, quantized, threads, precision=plan.precision, base=plan.lowered
+            ),
             SessionRequest(backend, path, threads, precision=plan.base),
         )
         cases = [

@@ -118,6 +118,7 @@ class QuantizationInputs:
             _ranges(self.plan, self.calibration),
             self.plan.precision.codes,
             self.plan.codes,
+            merge=self.plan.target is Target.PORTABLE,
         )
 
 

@@ -92,9 +92,14 @@ class QuantizationPlan:
         return self.asked.precision
 
     @property
+    def lowered(self) -> Precision | None:
+        """What a runtime computes float32 tensors in; None is as they are typed."""
+        return self.base if self.base is Precision.BF16 else None
+
+    @property
     def typed(self) -> Precision:
         """The type of the graph's other tensors; OpenVINO computes float32 ones in bf16."""
-        return Precision.FP32 if self.base is Precision.BF16 else self.base
+        return Precision.FP32 if self.lowered else self.base
 
     @property
     def batch(self) -> int | None:

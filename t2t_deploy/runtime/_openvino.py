@@ -17,6 +17,7 @@ from t2t_deploy.engine import Unavailable
 from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.runtime._session import (
     Backend,
+    ProductCounts,
     RuntimeSession,
     SessionRequest,
     batch_of,
@@ -75,6 +76,13 @@ class OpenVinoBackend(Backend):
                     f"{', '.join(able)}); use an fp32 artifact"
                 )
         return None
+
+    def count_products(self, request: SessionRequest) -> ProductCounts | None:
+        """As `Backend.count_products`, of the model that OpenVINO compiled for this CPU."""
+        with OpenVinoSession(request) as session:
+            products = session.layers.products
+        integer = sum(count for kind, count in products.items() if kind in _INTEGERS)
+        return ProductCounts(integer, sum(products.values()) - integer)
 
     @property
     def why_no_dynamic_ranges(self) -> str:

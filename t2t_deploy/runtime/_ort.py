@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.graph import mappable_model
 from t2t_deploy.runtime._session import (
     Backend,
+    ProductCounts,
     RuntimeSession,
     SessionRequest,
     check_feeds,
@@ -38,6 +41,14 @@ _CPU = "CPUExecutionProvider"
 _EXACT_PRODUCTS = "session.x64quantprecision"
 _FLOAT_ACTIVATIONS = "session.qdq_matmulnbits_accuracy_level"
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+_INTEGER_PRODUCTS = (
+    *("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm"),
+    *("ConvInteger", "QLinearConv", "QAttention"),
+)
+_FLOAT_PRODUCTS = (
+    *("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv", "MatMulNBits"),
+    *("Attention", "MultiHeadAttention"),
+)
 _FIRST_WITH_FP8 = (1, 32)
 
 
@@ -56,6 +67,19 @@ class OrtCpuBackend(Backend):
                     "install -U onnxruntime (Python 3.11 or newer)"
                 )
         return None
+
+    def count_products(self, request: SessionRequest) -> ProductCounts | None:
+        """As `Backend.count_products`, from the graph that ONNX Runtime optimised for this CPU."""
+        import onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder) / "optimised.onnx"
+            _opened(request, optimised)
+            found = Counter(
+                node.op_type for node in onnx.load(optimised, load_external_data=False).graph.node
+            )
+        integer = sum(found[name] for name in _INTEGER_PRODUCTS)
+        return ProductCounts(integer, sum(found[name] for name in _FLOAT_PRODUCTS))
 
 
 class OrtSession(RuntimeSession):
@@ -119,8 +143,11 @@ class OrtSession(RuntimeSession):
             self._session, self._reopens = session, False
 
 
-def _opened(request: SessionRequest) -> tuple[Any, tuple[int, ...]]:
-    """A session of ONNX Runtime, and which file it has. Raises as `OrtSession`."""
+def _opened(request: SessionRequest, optimised: Path | None = None) -> tuple[Any, tuple[int, ...]]:
+    """A session of ONNX Runtime, and which file it has. Raises as `OrtSession`.
+
+    optimised: a file for the graph that it runs.
+    """
     ort, path = require("onnxruntime"), request.path
     check_model_file(path)
     options = new_options(ort, request.threads)
@@ -130,6 +157,8 @@ def _opened(request: SessionRequest) -> tuple[Any, tuple[int, ...]]:
     options.add_session_config_entry(_EXACT_PRODUCTS, exact)
     # else 1.32 rounds the activations of products with 8-bit weights to 8 bits too
     options.add_session_config_entry(_FLOAT_ACTIVATIONS, "1")
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
     before = _identity(path)
     model = mappable_model(path)
     if model.mapped_bytes:  # the weights are left in the file

@@ -208,6 +208,17 @@ class SessionRequest:
     base: Precision | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ProductCounts:
+    """How many matrix products a runtime multiplies in integers, and how many in floats.
+
+    A fused attention counts as one.
+    """
+
+    integer: int
+    float: int
+
+
 @dataclass(frozen=True)
 class Backend:
     """A runtime by its command-line name.
@@ -276,6 +287,13 @@ class Backend:
 
     def why_not_in(self, precision: Precision) -> str | None:
         """Why it cannot compute in a precision, None if it can; only for one that runs here."""
+        return None
+
+    def count_products(self, request: SessionRequest) -> ProductCounts | None:
+        """What it makes of the products of an 8-bit file; None where it does not tell.
+
+        Raises as `open_session`.
+        """
         return None
 
     @property
