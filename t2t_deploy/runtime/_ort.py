@@ -123,10 +123,10 @@ class OrtSession(RuntimeSession):
 class OrtStreams(RuntimeSession):
     """A session for each stream, with its share of the threads; a call takes one that is free.
 
-    Callers of one session would share its pool of threads. A session of one thread has none: two
-    of them computed T2T-ViT-7 in float32 no faster (26.6 and 33.6 pictures/s at batch 1 and 8) than
-    two callers of one, which keeps the weights once (26.3 and 34.2; 17.1 and 23.6 in one session of
-    two threads).
+    Callers of one session would share its pool of threads: two callers of one session of two
+    threads got 17.1 and 23.6 pictures/s from T2T-ViT-7 (float32, batch 1 and 8, two busy cores). A
+    session of one thread has no pool: two of them (26.6 and 33.6) were as fast as two callers of
+    one (26.3 and 34.2), which keeps the weights once and is opened instead.
     Raises as `OrtSession`, and refuses calls in a forked process.
     """
 
