@@ -61,6 +61,7 @@ def full_report(*gpus: GpuRecord) -> BenchReport:
         stalled=True,
         lost_s=1.25,
         throttling=Throttling(10, 4, 0.25),
+        streams=2,
     )
     failed = CaseResult("openvino", None, "bf16", 1, BenchStatus.FAILED, "RuntimeError: no")
     environment = dataclasses.replace(

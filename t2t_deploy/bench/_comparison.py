@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from t2t_deploy.bench._environment import Environment
@@ -42,6 +42,7 @@ class CaseComparison:
     artifact: str | None
     precision: str
     batch: int
+    streams: int = field(default=1, kw_only=True)
     verdict: Verdict
     ratio: Speedup | None = None
     reason: str | None = None
@@ -99,9 +100,9 @@ def check_comparable(
 def compare_reports(old: BenchReport, new: BenchReport, *, name: str, seed: int = 0) -> Comparison:
     """Compare each case of ``new`` with the same case of ``old``; both are of one machine.
 
-    A case is the same if backend, file name, precision and batch are. The content hash in a file
-    name may differ, if only one case of each report matches without it. Cases measured in neither
-    report are left out.
+    A case is the same if backend, file name, precision, batch and streams are. The content hash in
+    a file name may differ, if only one case of each report matches without it. Cases measured in
+    neither report are left out.
     """
     before = {row.key: row for row in old.results}
     unique_before = _unique_rows(old.results)
@@ -146,11 +147,19 @@ def _compared(
         marked = [word for word, row in (("then", then), ("now", now)) if getattr(row, mark)]
         if marked:
             reasons.append(f"{mark} {' and '.join(marked)}")
-    return CaseComparison(*now.key, verdict_of(ratio), ratio, "; ".join(reasons) or None)
+    return _comparison(now, verdict_of(ratio), ratio, "; ".join(reasons) or None)
 
 
 def _not_compared(row: CaseResult, reason: str) -> CaseComparison:
-    return CaseComparison(*row.key, Verdict.NOT_COMPARED, reason=reason)
+    return _comparison(row, Verdict.NOT_COMPARED, None, reason)
+
+
+def _comparison(
+    row: CaseResult, verdict: Verdict, ratio: Speedup | None, reason: str | None
+) -> CaseComparison:
+    backend, artifact, precision, batch, streams = row.key
+    case = (backend, artifact, precision, batch, verdict, ratio, reason)
+    return CaseComparison(*case, streams=streams)
 
 
 def verdict_of(ratio: Speedup) -> Verdict:
@@ -164,7 +173,7 @@ def verdict_of(ratio: Speedup) -> Verdict:
 
 def _kind(row: CaseResult) -> tuple[object, ...]:
     artifact = None if row.artifact is None else _CONTENT_HASH.sub("", row.artifact)
-    return (row.backend, artifact, row.precision, row.batch)
+    return (row.backend, artifact, row.precision, row.batch, row.streams)
 
 
 def _unique_rows(rows: Sequence[CaseResult]) -> dict[tuple[object, ...], CaseResult]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -17,8 +17,8 @@ from t2t_deploy.errors import InputError, UsageError, counted
 from t2t_deploy.runtime import CallTiming, SessionRequest
 from t2t_deploy.types import TensorSpec
 
-CaseKey = tuple[str, str | None, str, int]
-"""Backend, artifact, precision and batch."""
+CaseKey = tuple[str, str | None, str, int, int]
+"""Backend, artifact, precision, batch and streams."""
 _MOST_ROWS = 10_000
 
 
@@ -35,7 +35,7 @@ class BenchCase:
     """One thing to measure.
 
     artifact: its name in the report; None for the reference itself.
-    model: its model; speedups are against the eager fp32 case of the same model and batch.
+    model: its model; speedups are against the eager fp32 case of the same model, batch and streams.
     reference_logits: of the first picture of the inputs, for the error; None for no error.
     typical_norm: of logits, as of `relative_errors`.
     """
@@ -60,7 +60,13 @@ class BenchCase:
     @property
     def key(self) -> CaseKey:
         """Its identity in a bench."""
-        return (self.backend, self.artifact, self.precision, self.batch)
+        return (self.backend, self.artifact, self.precision, self.batch, self.request.streams)
+
+    def result(self, status: BenchStatus, reason: str | None = None, **figures: Any) -> CaseResult:
+        """Its row."""
+        backend, artifact, precision, batch, streams = self.key
+        row = (backend, artifact, precision, batch, status, reason)
+        return CaseResult(*row, streams=streams, **figures)
 
 
 class FixedBatchError(InputError):
@@ -124,8 +130,8 @@ class WarmUp:
 class Round:
     """One turn of one case: the round and the turn within it (both from 1), and its samples.
 
-    elapsed_ms: from the start of the first recorded call to the end of the last; None in a bench
-    of an older version.
+    elapsed_ms: from the start of the first recorded call to the end of the last, over all streams;
+    None in a bench of an older version.
     """
 
     number: int
@@ -140,6 +146,7 @@ class CaseResult:
 
     A case that failed after complete rounds has their figures.
     reason: why it was not run or failed; of a measured one, what was not done as requested.
+    streams: how many callers computed batches of their own at once; latencies are of one call.
     images_per_s: pictures of the recorded calls over their elapsed time.
     load_ms: opening the session in a fresh process, the runtime's import included.
     first_call_ms: the first call, where some runtimes compile.
@@ -160,6 +167,7 @@ class CaseResult:
     artifact: str | None
     precision: str
     batch: int
+    streams: int = field(default=1, kw_only=True)
     status: BenchStatus
     reason: str | None = None
     latency_ms: Latency | None = None
@@ -184,7 +192,7 @@ class CaseResult:
     @property
     def key(self) -> CaseKey:
         """Its identity in a report."""
-        return (self.backend, self.artifact, self.precision, self.batch)
+        return (self.backend, self.artifact, self.precision, self.batch, self.streams)
 
     @property
     def stops(self) -> list[str]:

@@ -107,7 +107,7 @@ class Worker(Child):
         return self._ask(message, LOAD_TIMEOUT_S)
 
     def run(self, iterations: int, *, settle: int = 0, expected_ns: float) -> dict[str, Any]:
-        """Time ``iterations`` calls after ``settle`` unrecorded ones.
+        """Time ``iterations`` calls a stream after ``settle`` unrecorded ones.
 
         expected_ns: time of one call so far; far beyond it the worker counts as hung.
         Raises WorkerError.
@@ -179,16 +179,15 @@ class CaseRun:
             after = f" (after {counted(len(rounds), 'complete round')})" if rounds else ""
             reason = f"{self._error}{after}"
         if not rounds:
-            return CaseResult(*self.case.key, status, reason)
+            return self.case.result(status, reason)
         rounds_ms = [round_.samples_ms for round_ in rounds]
         latency = latency_of([value for samples in rounds_ms for value in samples])
         spread = rounds_spread(rounds_ms)
         calls, elapsed_ms = (float(values.sum()) for values in _calls_and_ms(rounds))
-        lost_ms = max(elapsed_ms - calls * latency.p50, 0.0)
-        return CaseResult(
-            *self.case.key,
+        lost_ms = max(elapsed_ms - calls * latency.p50 / self.case.request.streams, 0.0)
+        return self.case.result(
             status,
-            reason=reason,
+            reason,
             latency_ms=latency,
             images_per_s=self.case.batch * calls / elapsed_ms * 1e3,
             baseline_rss_bytes=self._loaded["baseline_rss_bytes"],
@@ -225,7 +224,7 @@ class CaseRun:
             answer = self._run(iterations)
             self._call_ns = median(answer["samples_ns"])
             mean_ns = answer["elapsed_ns"] / iterations
-            count += iterations
+            count += len(answer["samples_ns"])
             stable = (
                 before_ns is not None
                 and abs(self._call_ns - before_ns) <= WARM_UP_AGREEMENT * before_ns
@@ -317,7 +316,7 @@ def run_bench(
             begin(f"loading and warming up {counted(len(cases), 'case')}")
             for case in cases:
                 announce(f"loading and warming up {_label(case)}", len(case_runs))
-                worker = stack.enter_context(Worker(case.request.threads))
+                worker = stack.enter_context(Worker(case.request.threads_each))
                 case_runs.append(CaseRun(case, worker, quota=quota))
                 case_runs[-1].prepare(seed)
             done = len(cases)
@@ -381,11 +380,11 @@ def _check_request(cases: Sequence[BenchCase], rounds: int, round_seconds: float
             f"{DEFAULT_ROUND_SECONDS}"
         )
     eager = Counter(_group(case) for case in cases if _is_base(case))
-    for (model, batch), count in eager.items():
+    for (model, batch, streams), count in eager.items():
         if count > 1:
             raise UsageError(
-                f"{count} eager cases of {model or 'one model'} at batch {batch}; speedups need "
-                "one: leave the others out"
+                f"{count} eager cases of {model or 'one model'} at batch {batch}{_of(streams)}; "
+                "speedups need one: leave the others out"
             )
 
 
@@ -403,9 +402,9 @@ def _with_speedup(row: CaseResult, base: CaseResult | None, seed: int) -> CaseRe
     )
 
 
-def _group(case: BenchCase) -> tuple[str | None, int]:
+def _group(case: BenchCase) -> tuple[str | None, int, int]:
     """The cases of one group are compared."""
-    return (case.model, case.batch)
+    return (case.model, case.batch, case.request.streams)
 
 
 def _is_base(case: BenchCase) -> bool:
@@ -414,4 +413,9 @@ def _is_base(case: BenchCase) -> bool:
 
 
 def _label(case: BenchCase) -> str:
-    return f"{case.backend} {case.artifact or case.request.path.name}, batch {case.batch}"
+    name = case.artifact or case.request.path.name
+    return f"{case.backend} {name}, batch {case.batch}{_of(case.request.streams)}"
+
+
+def _of(streams: int) -> str:
+    return "" if streams == 1 else f", {streams} streams"

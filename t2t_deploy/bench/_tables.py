@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from t2t_deploy._codec import to_plain
-from t2t_deploy.bench._comparison import Comparison
+from t2t_deploy.bench._comparison import CaseComparison, Comparison
 from t2t_deploy.bench._results import BenchReport, BenchStatus, CaseResult
 from t2t_deploy.bench._statistics import UNSTABLE_SPREAD
 
@@ -22,13 +22,16 @@ def bench_table(report: BenchReport) -> Table:
     """One row per case that ran or failed, with the reason; `not_run_lines` has the others.
 
     vs eager, vs plain: how many times faster, [low, high] of its 95 % interval. error: relative L2
-    of one picture's logits against float64. MB: 10^6 bytes. Columns without figures are left out.
+    of one picture's logits against float64. MB: 10^6 bytes. Columns without figures are left out,
+    and streams where all have one.
     """
     missing = {
         name
         for name in ("vs plain", "error")
         if all(_COLUMNS[name](row) == _NONE for row in report.results)
     }
+    if _all_have_one(report.results):
+        missing.add("streams")
     columns = {name: cell for name, cell in _COLUMNS.items() if name not in missing}
     tried = [row for row in report.results if row.status is not BenchStatus.NOT_RUN]
     cells = ([cell(row) for cell in columns.values()] for row in tried)
@@ -48,16 +51,23 @@ def not_run_lines(report: BenchReport) -> list[str]:
 
 def comparison_table(comparison: Comparison) -> Table:
     """One row per case that was compared, or measured without an old one."""
-    columns = ("backend", "artifact", "precision", "batch", "now", "times as fast", "note")
+    key = ["backend", "artifact", "precision", "batch", "streams"]
+    if _all_have_one(comparison.cases):
+        key.remove("streams")
+    columns = (*key, "now", "times as fast", "note")
     cells = []
     for case in comparison.cases:
         ratio = case.ratio
         shown = _NONE if ratio is None else f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
-        name = (case.backend, case.artifact or _NONE, case.precision, str(case.batch))
+        name = [_COLUMNS[column](case) for column in key]
         cells.append((*name, case.verdict.value, shown, case.reason or ""))
     title = f"against {comparison.old} of {comparison.date_utc}"
     words = ("backend", "artifact", "precision", "now", "note")
     return _table(title, columns, cells, words=words)
+
+
+def _all_have_one(rows: Iterable[CaseResult | CaseComparison]) -> bool:
+    return all(row.streams == 1 for row in rows)
 
 
 def _table(
@@ -114,11 +124,12 @@ def _value_at(record: Any, path: str) -> Any:
     return record
 
 
-_COLUMNS: dict[str, Callable[[CaseResult], str]] = {
+_COLUMNS: dict[str, Callable[[Any], str]] = {
     "backend": figure_cell("backend"),
     "artifact": figure_cell("artifact"),
     "precision": figure_cell("precision"),
     "batch": figure_cell("batch"),
+    "streams": figure_cell("streams"),
     "p50 ms": figure_cell("latency_ms.p50", ".2f"),
     "mean ms": figure_cell("latency_ms.mean", ".2f"),
     "p99 ms": figure_cell("latency_ms.p99", ".2f"),
@@ -148,6 +159,7 @@ _CSV_COLUMNS = {
     "lost_s": "lost_s",
     "throttled_periods": "throttling.throttled_periods",
     "throttled_s": "throttling.throttled_s",
+    "streams": "streams",
 }
 
 

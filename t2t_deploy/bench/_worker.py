@@ -8,8 +8,9 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,14 +23,19 @@ from t2t_deploy.runtime import ReplayingSession, Session, SessionRequest, TimedS
 from t2t_deploy.types import PROBABILITIES_NAME, relative_errors
 
 _TIMED_CALLS = 5
+_T = TypeVar("_T")
 
 
 class _Bench:
-    """The one session of this process, and its commands."""
+    """The one session of this process, and its commands.
+
+    Each stream is a thread that calls it with feeds of its own; the first is the main thread.
+    """
 
     def __init__(self) -> None:
         self._session: Session | None = None
-        self._feeds: dict[str, np.ndarray] = {}
+        self._feeds: list[dict[str, np.ndarray]] = []
+        self._others = ThreadPoolExecutor(1)
 
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         match message["command"]:
@@ -60,9 +66,13 @@ class _Bench:
         session = open_session(dataclasses.replace(request, batch=batch))
         loaded = time.perf_counter_ns()
         self._session = session
-        self._feeds = make_inputs(session.inputs, batch=batch, seed=seed)
+        self._feeds = [
+            make_inputs(session.inputs, batch=batch, seed=seed + stream)
+            for stream in range(request.streams)
+        ]
+        self._others = ThreadPoolExecutor(request.streams)
         before_call = time.perf_counter_ns()
-        outputs = session.run(self._feeds)
+        outputs = session.run(self._feeds[0])
         after_call = time.perf_counter_ns()
         error = None
         if reference and gives_logits(session):
@@ -77,24 +87,30 @@ class _Bench:
     def _run(self, iterations: int, settle: int) -> dict[str, Any]:
         if self._session is None:
             raise ValueError("run came before load")
-        run, feeds, clock = self._session.run, self._feeds, time.perf_counter_ns
-        samples_ns = []
+        run, clock = self._session.run, time.perf_counter_ns
+        # each stream takes the next as soon as it can
+        turns = iter(range(iterations * len(self._feeds)))
+
+        def time_calls(feeds: Mapping[str, np.ndarray]) -> list[int]:
+            samples_ns = []
+            for _ in turns:
+                started = clock()
+                run(feeds)
+                samples_ns.append(clock() - started)
+            return samples_ns
+
         throttling = read_throttling()
         gc.collect()
         gc.disable()
         try:
-            for _ in range(settle):
-                run(feeds)
+            self._each(lambda feeds: [run(feeds) for _ in range(settle)])
             began = clock()
-            for _ in range(iterations):
-                started = clock()
-                run(feeds)
-                samples_ns.append(clock() - started)
+            samples_ns = self._each(time_calls)
             elapsed_ns = clock() - began
         finally:
             gc.enable()
         answer = {
-            "samples_ns": samples_ns,
+            "samples_ns": [sample for of_stream in samples_ns for sample in of_stream],
             "elapsed_ns": elapsed_ns,
             "peak_rss_bytes": peak_resident_bytes(),
         }
@@ -103,11 +119,16 @@ class _Bench:
             answer["throttling"] = throttling_now.since(throttling)
         if isinstance(self._session, TimedSession):
             # after the samples, and few: the timing itself takes time
-            timed = [self._session.timed_run(feeds) for _ in range(_TIMED_CALLS)]
-            answer["parts_ms"] = [call.timing for call in timed]
+            calls = [self._session.timed_run(self._feeds[0]) for _ in range(_TIMED_CALLS)]
+            answer["parts_ms"] = [call.timing for call in calls]
         if isinstance(self._session, ReplayingSession):
             answer["graph_refusal"] = self._session.graph_refusal
         return answer
+
+    def _each(self, work: Callable[[Mapping[str, np.ndarray]], _T]) -> list[_T]:
+        """What each stream gives for its feeds."""
+        others = [self._others.submit(work, feeds) for feeds in self._feeds[1:]]
+        return [work(self._feeds[0]), *(other.result() for other in others)]
 
 
 def gives_logits(session: Session) -> bool:

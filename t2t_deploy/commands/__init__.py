@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from t2t_deploy.commands._artifacts import artifact_values, workspace_of
-from t2t_deploy.commands._bench import DocumentedBench, benchmark
+from t2t_deploy.commands._bench import DocumentedBench, benchmark, check_streams
 from t2t_deploy.commands._build_trt import build_engine, build_values
 from t2t_deploy.commands._calibrate import (
     CalibratedRanges,
@@ -81,6 +81,7 @@ __all__ = [
     "calibration_advice",
     "calibration_images",
     "check_of_file",
+    "check_streams",
     "check_tail",
     "compare_exports",
     "draw_features",

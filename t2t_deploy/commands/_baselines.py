@@ -138,7 +138,7 @@ def with_speedup_vs_plain(
     results: of the cases, in their order. A plain export in the same precision is taken where there
     is one, else in float32.
     """
-    fastest: dict[tuple[str, str | None, int, str], CaseResult] = {}
+    fastest: dict[tuple[str, str | None, int, int, str], CaseResult] = {}
     plain = [
         (result.latency_ms.p50, case, result)
         for case, result in zip(cases, results, strict=True)
@@ -147,16 +147,21 @@ def with_speedup_vs_plain(
         if result.status is BenchStatus.OK and len(result.rounds) >= MIN_ROUNDS
     ]
     for _, case, result in sorted(plain, key=lambda one: one[0]):
-        fastest.setdefault((case.backend, case.model, case.batch, case.precision), result)
+        fastest.setdefault((*_kind(case), case.precision), result)
     found = []
     for case, result in zip(cases, results, strict=True):
-        same = (case.backend, case.model, case.batch)
+        same = _kind(case)
         base = fastest.get((*same, case.precision)) or fastest.get((*same, Precision.FP32.value))
         if base is not None and case.artifact not in EXPORTERS and result.status is BenchStatus.OK:
             speedup = speedup_between(base, result)
             result = dataclasses.replace(result, speedup_vs_plain=speedup)
         found.append(result)
     return found
+
+
+def _kind(case: BenchCase) -> tuple[str, str | None, int, int]:
+    """What is the same of cases that are compared."""
+    return (case.backend, case.model, case.batch, case.request.streams)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -67,7 +67,7 @@ from t2t_deploy.commands._baselines import (
     with_reference_logits,
     with_speedup_vs_plain,
 )
-from t2t_deploy.errors import ComparisonError, EngineError, UnavailableError
+from t2t_deploy.errors import ComparisonError, EngineError, UnavailableError, UsageError
 from t2t_deploy.report import BenchDocument, bench_page
 from t2t_deploy.runtime import (
     BACKENDS,
@@ -86,6 +86,7 @@ _SEED = 0
 _SLOW_COMPILE = (
     "compiles for a minute or more on a CPU; ask for it: --baselines or --backend compile"
 )
+_STREAMS_ON_GPU = "streams share the threads of a CPU; measure it with --streams 1"
 # What all turns of one bench may take together, so that a full workspace ends in time too.
 _TOTAL_SECONDS = 100.0
 
@@ -110,6 +111,7 @@ class Bench:
     threads: int
     backends: tuple[str, ...] = ()
     batches: tuple[int, ...] = (1,)
+    streams: tuple[int, ...] = (1,)
     device: int | None = None  # cuda:0 for backends that need one, the CPU for eager
     named: bool = False
     cuda_graphs: CudaGraphs = CudaGraphs.ON
@@ -137,7 +139,7 @@ class Bench:
                 backends = self.backends or tuple(BACKENDS)
                 for batch in self.batches:
                     plain = plain_baselines(models, batch, self.threads, backends, folder, progress)
-                    _sort(plain, cases, skipped)
+                    _sort((way for one in plain for way in self._streamed(one)), cases, skipped)
                 cases = with_reference_logits(cases, models, seed=_SEED, progress=progress)
             turns = len(cases) * max(rounds, 1)
             measured = run_bench(
@@ -172,19 +174,22 @@ class Bench:
                 for backend in self.backends or BACKENDS:
                     found = self.case(artifact, backend, batch)
                     if isinstance(found, BenchCase):
-                        _sort(self._graph_ways(found), cases, skipped)
+                        ways = [w for way in self._graph_ways(found) for w in self._streamed(way)]
+                        _sort(ways, cases, skipped)
                     elif found is not None:
-                        skipped.append(_row(artifact, backend, batch, found.reason))
+                        row = _row(artifact, backend, batch, found.reason)
+                        _sort(self._streamed(row), cases, skipped)
                         why += [found] if self._wanted(backend) else []
         if not self.backends:  # those that no artifact was made for get a row too
             known = {case.backend for case in cases} | {row.backend for row in skipped}
             reasons = {b: why_not_runnable(b, self.device) for b in BACKENDS if b not in known}
-            skipped += [
+            rows = [
                 CaseResult(backend, None, _ANY_PRECISION, batch, BenchStatus.NOT_RUN, reason)
                 for batch in self.batches
                 for backend, reason in reasons.items()
                 if reason is not None
             ]
+            _sort((way for row in rows for way in self._streamed(row)), cases, skipped)
         return cases, skipped, why
 
     def _graph_ways(self, case: BenchCase) -> list[BenchCase]:
@@ -195,6 +200,18 @@ class Bench:
         plain = dataclasses.replace(case, request=request, artifact=f"{case.artifact}{NO_GRAPH}")
         ways = {CudaGraphs.ON: [case], CudaGraphs.OFF: [plain]}
         return ways.get(self.cuda_graphs, [case, plain])
+
+    def _streamed(self, one: BenchCase | CaseResult) -> Iterator[BenchCase | CaseResult]:
+        """A case, or the row of one, with each number of streams."""
+        for streams in self.streams:
+            if isinstance(one, CaseResult):
+                yield dataclasses.replace(one, streams=streams)
+                continue
+            request = dataclasses.replace(one.request, streams=streams)
+            case = dataclasses.replace(one, request=request)
+            on_gpu = BACKENDS[one.backend].needs_gpu or request.device is not None
+            runs = streams == 1 or not on_gpu
+            yield case if runs else case.result(BenchStatus.NOT_RUN, _STREAMS_ON_GPU)
 
     def _models(self, artifacts: Sequence[Artifact]) -> dict[str, SessionRequest]:
         """The references of the artifacts whose weights are known, by `BenchCase.model`."""
@@ -318,7 +335,7 @@ class DocumentedBench:
         apart = dict.fromkeys(f"{case.backend} {case.artifact}: {case.reason}" for case in cases)
         return (
             f"nothing was compared with {self.comparison.old}; name a bench of the same artifacts, "
-            f"backends and batches ({'; '.join(apart) or 'neither measured an artifact'})"
+            f"backends, batches and streams ({'; '.join(apart) or 'neither measured an artifact'})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -343,6 +360,16 @@ def benchmark(
     ] = (),
     batch: Annotated[int | Sequence[int], Opt(kind=BATCHES, shown="1", recorded="batches")] = (1,),
     threads: Annotated[int | None, Opt("Default: the cores at hand.")] = None,
+    streams: Annotated[
+        int | Sequence[int],
+        Opt(
+            "Callers at once, which share the threads.",
+            BATCHES,
+            shown="1",
+            recorded="streams",
+            later=True,
+        ),
+    ] = (1,),
     device: Annotated[
         int | str | None, Opt("Of the GPU backends; eager runs there too.", DEVICE)
     ] = None,
@@ -390,8 +417,9 @@ def benchmark(
 
     artifacts: none is all of the workspace. report, csv: files to write. compare: what
     ``bench --json`` printed before. What cannot be compared or written is said before anything is
-    measured. What cannot run here is a row that says why; a backend that was named and cannot is an
-    error, and so is a bench in which no artifact can be measured. What becomes clear later is in
+    measured. streams: how many callers compute batches of their own at once; each has its share of
+    the threads. What cannot run here is a row that says why; a backend that was named and cannot is
+    an error, and so is a bench in which no artifact can be measured. What becomes clear later is in
     `DocumentedBench.failure`. measured: what `DocumentedBench.to_dict` gave before, to write about
     without measuring again. Interrupted after a complete round, the KeyboardInterrupt (or
     SystemExit) has the bench of the complete rounds as its ``partial``, and the files are written.
@@ -412,6 +440,7 @@ def benchmark(
         threads or available_threads(),
         tuple(backend),
         cast("tuple[int, ...]", batch),
+        cast("tuple[int, ...]", streams),
         cast("int | None", device),
         are_named(paths),
         CudaGraphs(cuda_graphs),
@@ -422,6 +451,7 @@ def benchmark(
     if measured is not None:
         found = _stored(measured)
     else:
+        check_streams(bench.streams, bench.threads)
         for name in bench.backends:
             reason = why_not_runnable(name, bench.device)
             if reason is not None:
@@ -452,6 +482,16 @@ def benchmark(
         interruption.partial = done  # type: ignore[attr-defined]  # for who shows it
         raise interruption
     return done
+
+
+def check_streams(streams: Sequence[int], threads: int) -> None:
+    """Raise UsageError for more streams than threads."""
+    most = max(streams)
+    if most > threads:
+        raise UsageError(
+            f"streams is {most}, threads {threads}; each stream takes a thread at least: ask for "
+            f"{threads} or fewer, or for {most} threads"
+        )
 
 
 def _stored(measured: Mapping[str, Any]) -> BenchReport:

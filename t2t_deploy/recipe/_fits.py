@@ -14,6 +14,7 @@ from t2t_deploy.commands import (
     QuantizationMode,
     QuantizationRequest,
     check_of_file,
+    check_streams,
     check_tail,
     settle_quantization,
 )
@@ -21,7 +22,7 @@ from t2t_deploy.engine import resolve_profiles
 from t2t_deploy.errors import DeployError, RecipeError, shown_path
 from t2t_deploy.model import config_for_variant
 from t2t_deploy.recipe._tables import COMMANDS
-from t2t_deploy.runtime import BACKENDS
+from t2t_deploy.runtime import BACKENDS, available_threads
 from t2t_deploy.serving import choose_activation
 from t2t_deploy.serving.triton import choose_accelerator, choose_batching, choose_format
 from t2t_deploy.types import INPUT_NAME, Precision, ShapeProfile, Tail, Target, TensorSpec
@@ -208,6 +209,7 @@ def _check_evaluation(recipe: Recipe, planned: Mapping[str, Planned]) -> None:
 def _check_bench(job: Job, planned: Mapping[str, Planned]) -> None:
     """Each batch must be one that an artifact takes, in a runtime that takes the artifact."""
     given = _options(job)
+    check_streams(given["streams"], given["threads"] or available_threads())
     backends = given["backend"] or tuple(BACKENDS)
     kinds = {BACKENDS[name].takes for name in backends} - {"weights"}
     if not kinds:

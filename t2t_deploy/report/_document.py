@@ -33,9 +33,9 @@ class BenchDocument:
 class Case:
     """A measured row of the table.
 
-    number: of its series (one file on one backend at any batch), from 1. name: short; shown with
-    the number. colour: class of the style sheet. error: relative L2 by the manifest, None if not
-    verified. limit: the allowed error.
+    number: of its series (one file on one backend in as many streams, at any batch), from 1. name:
+    short; shown with the number. colour: class of the style sheet. error: relative L2 by the
+    manifest, None if not verified. limit: the allowed error.
     """
 
     result: CaseResult
@@ -73,13 +73,13 @@ def measured_cases(document: BenchDocument) -> list[Case]:
     ok = [row for row in document.report.results if row.status.value == "ok"]
     rows = [row for row in ok if row.latency_ms is not None]
     # the last row of each series, in the order of the first ones
-    series = {(row.backend, row.artifact, row.precision): row for row in rows}
+    series = {_series(row): row for row in rows}
     names = _names(document, list(series.values()))
     numbers = {key: number for number, key in enumerate(series, start=1)}
     others = [key for key in series if key[0] != REFERENCE_BACKEND]
     cases = []
     for row in rows:
-        key = (row.backend, row.artifact, row.precision)
+        key = _series(row)
         manifest = document.artifacts.get(row.artifact or "")
         verified = (manifest and manifest.verification) or {}
         cases.append(
@@ -105,6 +105,10 @@ def cases_of_batch(cases: Sequence[Case], batch: int) -> list[Case]:
     return [case for case in cases if case.result.batch == batch]
 
 
+def _series(row: CaseResult) -> tuple[str, str | None, str, int]:
+    return (row.backend, row.artifact, row.precision, row.streams)
+
+
 def _names(document: BenchDocument, rows: Sequence[CaseResult]) -> list[str]:
     """Backend and precision, and variant and target where they distinguish cases."""
     manifests = [document.artifacts.get(row.artifact or "") for row in rows]
@@ -112,6 +116,7 @@ def _names(document: BenchDocument, rows: Sequence[CaseResult]) -> list[str]:
     names = [
         (f"{manifest.variant} " if several and manifest is not None else "")
         + f"{row.backend} {row.precision}"
+        + (f" {row.streams} streams" if row.streams > 1 else "")
         for row, manifest in zip(rows, manifests, strict=True)
     ]
     return [

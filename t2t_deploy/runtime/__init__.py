@@ -16,6 +16,7 @@ from t2t_deploy.runtime._backends import (
 from t2t_deploy.runtime._session import (
     Backend,
     CallTiming,
+    ProductCounts,
     ReferenceSession,
     ReplayingSession,
     Session,
@@ -34,6 +35,7 @@ __all__ = [
     "REFERENCE_BACKEND",
     "Backend",
     "CallTiming",
+    "ProductCounts",
     "ReferenceSession",
     "ReplayingSession",
     "Session",

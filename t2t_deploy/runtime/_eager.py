@@ -66,7 +66,8 @@ class EagerSession(RuntimeSession):
 
     Of the request, ``path`` is a safetensors file of a state dict. precision: fp16 or bf16
     lets torch choose which operations use it; fp32 and None do not. ``torch.compile`` compiles for
-    the first batch size, for 1, and for a free batch once there is another.
+    the first batch size, for 1, and for a free batch once there is another. Each thread that calls
+    it computes with the threads of one stream.
     """
 
     def __init__(self, request: SessionRequest) -> None:
@@ -76,7 +77,7 @@ class EagerSession(RuntimeSession):
         from t2t_deploy.model import config_from_dict, load_reference
 
         self.backend = request.backend
-        threads = session_threads(request.threads)
+        threads = session_threads(request.threads_each)
         if request.threads is None and threads is not None:
             # fewer were chosen by the environment, or by the program that torch belongs to
             threads = min(threads, torch.get_num_threads())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import queue
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -99,7 +100,7 @@ class OpenVinoBackend(Backend):
 
 
 class OpenVinoSession(RuntimeSession):
-    """An ONNX file in OpenVINO on the CPU; calls of several threads take turns.
+    """An ONNX file in OpenVINO on the CPU; calls of several threads take turns on its streams.
 
     A graph with bf16 tensors is computed as typed, with its float32 islands. A float32 graph is
     computed in float32 (by default OpenVINO would use bf16 where the CPU has it), or in bf16
@@ -123,8 +124,12 @@ class OpenVinoSession(RuntimeSession):
         global _first_process
         _first_process = _first_process or os.getpid()
         self._core = ov.Core()
-        self._turn = threading.Lock()
-        """Locked while a request computes or the model is reshaped."""
+        self._idle: queue.SimpleQueue[int] = queue.SimpleQueue()
+        """The streams on which no call computes."""
+        for stream in range(request.streams):
+            self._idle.put(stream)
+        self._lock = threading.Lock()
+        """Locked while the model is compiled or closed."""
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as err:
@@ -141,9 +146,10 @@ class OpenVinoSession(RuntimeSession):
         lowered = Precision.BF16 in (asked, request.base) and typed is None
         self._options = {
             "INFERENCE_PRECISION_HINT": _BF16 if lowered else _F32,
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",
+            "PERFORMANCE_HINT": "LATENCY" if request.streams == 1 else "THROUGHPUT",
+            "NUM_STREAMS": str(request.streams),
         }
+        self._streams = request.streams
         threads = session_threads(request.threads)
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
@@ -153,7 +159,8 @@ class OpenVinoSession(RuntimeSession):
         self.outputs = tuple(_spec(port, OUTPUT_NAME) for port in self._model.outputs)
         # other free dimensions stay so: OpenVINO then takes any shape by itself
         self._free = all(spec.shape[:1] == (None,) for spec in (*self.inputs, *self.outputs))
-        self._requests: dict[int, Any] = {}
+        self._requests: dict[int, list[Any]] = {}
+        """By the size that they compute, one for each stream."""
         self._latest: deque[int] = deque(maxlen=_LATEST_CALLS)
         self.layers = self._compile(request.batch or 1)
         """Of the size compiled last."""
@@ -162,27 +169,39 @@ class OpenVinoSession(RuntimeSession):
         check_feeds(self.inputs, feeds)
         batch = batch_of(self.inputs, feeds) if self._free else None
         pieces, start = [], 0
-        with self._turn:
-            still_open(self._model)
+        stream = self._idle.get()
+        try:
+            # kept until the call is done, if others close
+            requests = self._requests_for(batch)
             if batch is None:
-                return self._infer(next(iter(self._requests)), feeds)
-            for size in self._sizes(batch):
-                if size not in self._requests:
-                    self.layers = self._compile(size)
+                return self._infer(requests[0][1][stream], feeds)
+            for size, of_streams in requests:
                 part = {name: array[start : start + size] for name, array in feeds.items()}
                 part = {name: fill_batch(array, size) for name, array in part.items()}
-                pieces.append(self._infer(size, part))
+                pieces.append(self._infer(of_streams[stream], part))
                 start += size
+        finally:
+            self._idle.put(stream)
         return {name: np.concatenate([one[name] for one in pieces])[:batch] for name in pieces[0]}
 
     def _close(self) -> None:
-        with self._turn:
+        with self._lock:
             self._requests.clear()
             self._model = self._core = None
 
-    def _infer(self, size: int, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _requests_for(self, batch: int | None) -> list[tuple[int, list[Any]]]:
+        """The sizes that a batch is computed in, with their requests; None is the graph's own."""
+        with self._lock:
+            still_open(self._model)
+            sizes = tuple(self._requests) if batch is None else self._sizes(batch)
+            for size in sizes:
+                if size not in self._requests:
+                    self.layers = self._compile(size)
+            return [(size, self._requests[size]) for size in sizes]
+
+    def _infer(self, request: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays = [feeds[spec.name] for spec in self.inputs]
-        results = self._requests[size].infer(arrays, share_inputs=True)
+        results = request.infer(arrays, share_inputs=True)
         return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
 
     def _sizes(self, batch: int) -> tuple[int, ...]:
@@ -209,7 +228,7 @@ class OpenVinoSession(RuntimeSession):
         self.threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
         layers = read_layers(compiled.get_runtime_model())
         check_computed(self._path.name, self._asked, layers, devices, self._base)
-        self._requests[batch] = compiled.create_infer_request()
+        self._requests[batch] = [compiled.create_infer_request() for _ in range(self._streams)]
         return layers
 
 

@@ -28,7 +28,8 @@ class Session(Protocol):
 
     `run` may be called from any number of threads, and gives the same bits as in one thread: side
     by side on PyTorch and ONNX Runtime, in turns on OpenVINO and where ONNX Runtime replays CUDA
-    graphs, as many at once as an engine has contexts. `close` may come from any thread: running
+    graphs, as many at once as were asked for in streams or as an engine has contexts. `close` may
+    come from any thread: running
     calls finish, waiting and later ones are refused. Feeds must not change during a call; outputs
     belong to the caller.
     """
@@ -193,6 +194,7 @@ class SessionRequest:
     sha256: of a trusted engine, as in `engine.read_engine`; None trusts none.
     batch: the size of most calls, for runtimes that compile for a size; None is unknown.
     base: what the float32 tensors of an 8-bit graph are computed in; None is float32.
+    streams: how many calls are computed side by side on the CPU; they share the threads.
     """
 
     backend: str
@@ -206,6 +208,15 @@ class SessionRequest:
     sha256: str | None = None
     batch: int | None = None
     base: Precision | None = None
+    streams: int = 1
+
+    @property
+    def threads_each(self) -> int | None:
+        """Threads of one stream, at least one."""
+        if self.streams == 1:
+            return self.threads
+        threads = session_threads(self.threads) or read_limits().processors
+        return max(threads // self.streams, 1)
 
 
 @dataclass(frozen=True, slots=True)

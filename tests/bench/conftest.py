@@ -36,9 +36,10 @@ def fake_case(monkeypatch: pytest.MonkeyPatch) -> MakeCase:
         batch: int = 1,
         model: str | None = None,
         threads: int | None = None,
+        streams: int = 1,
         **config: Any,
     ) -> BenchCase:
-        request = SessionRequest(backend, Path(name), threads, config)
+        request = SessionRequest(backend, Path(name), threads, config, streams=streams)
         return BenchCase(request, name, "fp32", batch, model)
 
     return make

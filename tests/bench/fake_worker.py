@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Mapping
@@ -19,13 +20,15 @@ from t2t_deploy.types import TensorSpec
 
 class FakeSession:
     """Config: sleep_s, busy_s, parts_ms, noise, die_at, hold_pipe, fail, fixed, log, pids, detach,
-    crash_at_close."""
+    crash_at_close, meet."""
 
     def __init__(self, request: SessionRequest) -> None:
         self.backend = request.backend
         self._config = dict(request.config or {})
         self._name = request.path.name
         self._calls = 0
+        # all calls but the first wait until there are so many
+        self._meeting = threading.Barrier(self._config.get("meet", 1), timeout=20)
         self.inputs = (TensorSpec("image", "float32", (self._config.get("fixed"), 3, 4, 4)),)
         self.outputs = (TensorSpec("logits", "float32", (None, 2)),)
         if "parts_ms" in self._config:
@@ -58,6 +61,8 @@ class FakeSession:
                     time.sleep(60)
             print("last words", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._calls > 1:
+            self._meeting.wait()
         time.sleep(self._config.get("sleep_s", 0))
         until = time.process_time() + self._config.get("busy_s", 0)
         while time.process_time() < until:

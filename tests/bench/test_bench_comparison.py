@@ -98,7 +98,12 @@ def test_the_same_case_is_found() -> None:
     new = report(row("a.onnx", batch=8, rounds=row("a", (1.0,) * 5).rounds))
     gone = ("not compared", "not among the new results")
     assert verdicts(old, new) == [("faster", None), gone, gone]
-    for other in (row("a.onnx", batch=4), row("a.onnx", precision="int8"), row("b.onnx")):
+    for other in (
+        row("a.onnx", batch=4),
+        row("a.onnx", precision="int8"),
+        row("b.onnx"),
+        row("a.onnx", streams=2),
+    ):
         assert verdicts(old, report(other))[0] == ("not compared", "not among the old results")
 
 
@@ -205,3 +210,15 @@ def test_table() -> None:
         ],
         ["ort-cpu", "c.onnx", *ours, "not compared", "-", "not among the old results"],
     ]
+
+
+def test_streams_are_told_where_one_has_several() -> None:
+    rows = (row("a.onnx"), row("a.onnx", streams=2))
+    table = comparison_table(compare_reports(report(*rows), report(*rows), name="old.json"))
+    assert [line[3:6] for line in cells(table)] == [
+        ["batch", "streams", "now"],
+        *(["1", streams, "not distinguishable"] for streams in ("1", "2")),
+    ]
+    exported = (row("a-0123abcd.onnx"), row("a-0123abcd.onnx", streams=2))
+    found = verdicts(report(*rows), report(*exported))
+    assert found == [("not distinguishable", "then a.onnx")] * 2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import platform
 
 import numpy as np
@@ -53,7 +54,9 @@ def test_table_shows_every_row_for_what_it_is() -> None:
     )
     failed = CaseResult("openvino", "b.onnx", "bf16", 1, BenchStatus.FAILED, "KeyError: [x]")
     not_run = CaseResult("tensorrt", None, "fp16", 1, BenchStatus.NOT_RUN, "no device")
-    header = "backend|artifact|precision|batch|p50 ms|mean ms|p99 ms|images/s|vs eager|peak MB|note"
+    columns = (
+        "backend|artifact|precision|batch|p50 ms|mean ms|p99 ms|images/s|vs eager|peak MB|note"
+    )
     none = ["-"] * 6
     figures = ["40.00", "40.10", "42.50", "200.0", "1.50 [1.40, 1.62]", "123"]
     note = (
@@ -61,9 +64,12 @@ def test_table_shows_every_row_for_what_it_is() -> None:
         "when measured"
     )
     assert cells(bench_table(BenchReport(HERE, (measured, failed, not_run)))) == [
-        header.split("|"),
+        columns.split("|"),
         ["ort-cpu", "a.onnx", "fp32", "8", *figures, note],
         ["openvino", "b.onnx", "bf16", "1", *none, "failed: KeyError: [x]"],
     ]
+    several = dataclasses.replace(failed, streams=2)
+    header, *rows = cells(bench_table(BenchReport(HERE, (measured, several))))
+    assert [line[3:5] for line in (header, *rows)] == [["batch", "streams"], ["8", "1"], ["1", "2"]]
     report = BenchReport(HERE, (measured, failed, not_run, not_run))
     assert not_run_lines(report) == ["not run: tensorrt (-): no device"]

@@ -113,7 +113,7 @@ def test_the_documents_fields(fake_case: MakeCase) -> None:
     more = {
         *("baseline_rss_bytes", "load_ms", "first_call_ms", "warm_up", "rounds", "parts_ms"),
         *("spread", "speedup_vs_plain", "rel_l2"),
-        *("throughput_vs_eager", "stalled", "lost_s", "throttling"),
+        *("throughput_vs_eager", "stalled", "lost_s", "throttling", "streams"),
     }
     assert set(ok) == set(failed) == contract | more
     assert set(ok["latency_ms"]) == {"p50", "p90", "p99", "mean", "stdev", "samples"}
@@ -161,6 +161,7 @@ def test_a_fixed_batch_is_not_run(fake_case: MakeCase) -> None:
         ([{}], {"round_seconds": 0.0}, "expected a positive"),
         ([], {}, "no case to bench"),
         ([{"backend": "eager", "model": "14"}] * 2, {}, "2 eager cases of 14 at batch 1"),
+        ([{"backend": "eager", "streams": 2}] * 2, {}, "2 eager .* at batch 1, 2 streams; "),
         ([{"batch": 0}], {}, "batch is 0"),
     ],
 )

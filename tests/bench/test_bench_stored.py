@@ -36,13 +36,13 @@ def test_what_an_older_version_wrote_is_read() -> None:
     values = written(full_report())
     del values["cut_short"], values["environment"]["limits"]
     row = values["results"][0]
-    for name in ("throughput_vs_eager", "stalled", "lost_s", "throttling"):
+    for name in ("throughput_vs_eager", "stalled", "lost_s", "throttling", "streams"):
         del row[name]
     for one in row["rounds"]:
         del one["elapsed_ms"]
     report = report_from_dict(values)
     assert report.cut_short is report.environment.limits is report.results[0].lost_s is None
-    assert report.results[0].stops == []
+    assert (report.results[0].stops, report.results[0].streams) == ([], 1)
 
 
 def test_fields_of_a_later_version_are_left_out() -> None:
@@ -142,18 +142,18 @@ def test_csv() -> None:
             *("images_per_s", "speedup_vs_eager", "speedup_low", "speedup_high", "unstable"),
             *("spread", "warm", "load_ms", "first_call_ms"),
             *("baseline_rss_bytes", "peak_rss_bytes", "throughput_vs_eager", "stalled", "lost_s"),
-            *("throttled_periods", "throttled_s", "threads", "cpu_model", "date_utc"),
+            *("throttled_periods", "throttled_s", "streams", "threads", "cpu_model", "date_utc"),
         ],
         [
             *("ort-cpu", 'a,\n"b".onnx', "fp32", "2", "ok", ""),
             *("1.5", "1.9", "2.0", "1.5", "0.25", "2", "2"),
             *("1333.25", "2.0", "1.875", "2.125", "true"),
             *("0.125", "false", "7.5", "9.5", "1000", "3000", "1.5", "true", "1.25", "4", "0.25"),
-            *everywhere,
+            *("2", *everywhere),
         ],
         [
             *("openvino", "", "bf16", "1", "failed", "RuntimeError: no"),
             *([""] * 23),
-            *everywhere,
+            *("1", *everywhere),
         ],
     ]

@@ -21,6 +21,7 @@ class SimulatedWorker:
 
     def __init__(self, chunks_ms: Iterator[float]) -> None:
         self.now = self.stall_ms = 0.0
+        self.streams = 1
         self.asked: list[tuple[int, int]] = []
         self._chunks_ms = chunks_ms
 
@@ -32,8 +33,10 @@ class SimulatedWorker:
         call_ms = next(self._chunks_ms)
         samples_ns = [round(call_ms * 1e6)] * iterations
         samples_ns[-1] += round(self.stall_ms * 1e6)
-        self.now += sum(samples_ns) / 1e9
-        return {"samples_ns": samples_ns, "elapsed_ns": sum(samples_ns), "peak_rss_bytes": 2}
+        elapsed_ns = sum(samples_ns)
+        self.now += elapsed_ns / 1e9
+        samples_ns *= self.streams
+        return {"samples_ns": samples_ns, "elapsed_ns": elapsed_ns, "peak_rss_bytes": 2}
 
 
 def prepared(
@@ -44,12 +47,16 @@ def prepared(
 
 
 def prepare(
-    monkeypatch: pytest.MonkeyPatch, worker: SimulatedWorker, *, quota: bool = False
+    monkeypatch: pytest.MonkeyPatch,
+    worker: SimulatedWorker,
+    *,
+    quota: bool = False,
+    streams: int = 1,
 ) -> CaseRun:
     monkeypatch.setattr(_run, "monotonic", lambda: worker.now)
     monkeypatch.setattr(_run, "WARM_UP_LIMIT_S", 5.0)
     monkeypatch.setattr(_run, "WARM_UP_CHUNK_S", 0.25)
-    case = BenchCase(SessionRequest("ort-cpu", Path("a")), "a", "fp32", 4)
+    case = BenchCase(SessionRequest("ort-cpu", Path("a"), streams=streams), "a", "fp32", 4)
     case_run = CaseRun(case, cast(Worker, worker), quota=quota)
     case_run.prepare(seed=0)
     return case_run
@@ -96,6 +103,20 @@ def test_throughput_counts_what_the_median_does_not_see(
     assert result.images_per_s == pytest.approx(80 / (0.4 + stall_ms / 1e3))
     assert result.lost_s == pytest.approx(stall_ms / 1e3)
     assert (result.stalled, result.stops) == (stalled, stops)
+
+
+def test_throughput_is_of_all_streams_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each of two 20 calls of 20 ms, the last of which takes 400 more: four pictures each."""
+    worker = SimulatedWorker(iter([20.0] * 3))
+    worker.streams = 2
+    case_run = prepare(monkeypatch, worker, streams=2)
+    worker.stall_ms = 400.0
+    case_run.take_turn(1, 1, round_seconds=0.4)
+    result = case_run.result(complete=1)
+    assert result.latency_ms is not None and result.latency_ms.p50 == 20.0
+    assert result.images_per_s == pytest.approx(2 * 80 / 0.8)
+    assert result.lost_s == pytest.approx(0.4) and result.stalled
+    assert result.warm_up == WarmUp(iterations=1 + 2 * (3 + 12), stable=True)
 
 
 def test_a_round_under_a_quota_is_as_long_as_asked_with_its_stops(

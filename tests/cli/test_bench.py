@@ -31,6 +31,19 @@ def test_one_backend_by_name(run: Run, onnx_file: Path) -> None:
     assert "not run" not in done.out
 
 
+def test_streams_are_rows_of_their_own(run: Run, onnx_file: Path) -> None:
+    words = ("bench", "--backend", "ort-cpu", "--rounds", 5, "--threads", 2, "--streams", "1,2")
+    done = run.json(*words, status=0)
+    assert [(row["status"], row["streams"]) for row in done["results"]] == [("ok", 1), ("ok", 2)]
+    assert "--streams 1,2" in done["command"]
+    old = onnx_file.parent / "old.json"
+    old.write_text(run(*words, "--json").out)
+    shown = run(*words[:-1], 2, "--compare", old, status=0).out
+    tables = shown.split("against ")
+    assert all("┃ streams ┃" in table for table in tables) and len(tables) == 2
+    assert tables[1].count("not among the new") == 1
+
+
 @pytest.mark.parametrize(("words", "turns"), [((), 0), (("-v",), 5), (("-q",), None)])
 def test_without_a_terminal_there_is_a_line_for_each_round(
     run: Run, onnx_file: Path, words: tuple[str, ...], turns: int | None
@@ -91,6 +104,8 @@ def test_eager_on_a_device_that_is_not_there(run: Run, workspace: Path) -> None:
             for device in ("cpu", "cuda", "cuda:x", "0")
         ),
         ("--backend", "cuda", "error: Invalid value for '--backend': 'cuda' is not one of 'eager'"),
+        ("--streams", "0", "'0'; expected a whole number from 1, or a list of such"),
+        ("--streams", "1,999", "error: streams is 999, threads "),
         ("--rounds", "4", "Invalid value for '--rounds': 4 is not in the range x>=5."),
     ],
 )

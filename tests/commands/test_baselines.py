@@ -120,6 +120,21 @@ def test_named_backends_only(bench: Bench) -> None:
     assert bench.cases[0].artifact not in EXPORTERS
 
 
+def test_as_many_streams_as_asked(bench: Bench) -> None:
+    bench.backends("eager", "ort-cpu", "openvino")
+    bench.computes(bf16="no bf16 here")
+    report = bench(baselines=True, backend=("ort-cpu", "openvino"), threads=2, streams=(1, 2))
+    plain = [(case.artifact, case.backend, case.request.streams) for case in bench.cases]
+    assert [one for one in plain if one[0] in EXPORTERS] == [
+        (exporter, backend, streams)
+        for exporter in EXPORTERS
+        for backend in ("ort-cpu", "openvino")
+        for streams in (1, 2)
+    ]
+    skipped = [(row.artifact, row.streams) for row in report.results if row.artifact in EXPORTERS]
+    assert skipped[-4:] == [(exporter, streams) for exporter in EXPORTERS for streams in (1, 2)]
+
+
 def test_what_cannot_run_here_is_a_row(bench: Bench) -> None:
     bench.backends("eager", "ort-cpu", "openvino")
     bench.computes(bf16="no bf16 here")
@@ -162,7 +177,7 @@ def test_speed_against_the_fastest_plain_export() -> None:
     def case(
         name: str, precision: str = "fp32", backend: str = "ort-cpu", **more: Any
     ) -> BenchCase:
-        request = SessionRequest(backend, Path(name))
+        request = SessionRequest(backend, Path(name), streams=more.pop("streams", 1))
         return dataclasses.replace(BenchCase(request, name, precision, 1, "m"), **more)
 
     timed = [
@@ -175,12 +190,13 @@ def test_speed_against_the_fastest_plain_export() -> None:
         (case("a.onnx", backend="openvino"), 2.0),
         (case("a.onnx", batch=8), 2.0),
         (case("a.onnx", model="other"), 2.0),
+        (case("a.onnx", streams=2), 2.0),
     ]
     cases = [each for each, _ in timed]
     results = [result_of(each, ms) for each, ms in timed]
     found = [r.speedup_vs_plain and r.speedup_vs_plain.ratio for r in
              with_speedup_vs_plain(cases, results)]  # fmt: skip
-    assert found == [None, None, None, 2.0, 1.5, 4.0, None, None, None]
+    assert found == [None, None, None, 2.0, 1.5, 4.0, None, None, None, None]
     # one that was not measured has no speed, and is no base
     results[1] = result_of(cases[1], 0.0, BenchStatus.FAILED)
     results[3] = result_of(cases[3], 0.0, BenchStatus.FAILED)

@@ -173,6 +173,43 @@ def test_named_backends(bench: Bench) -> None:
         bench(backend=("ort-cpu", "openvino"))
 
 
+def test_every_case_in_as_many_streams_as_asked(bench: Bench) -> None:
+    name = bench.add().path.name
+    report = bench(batch=(1, 8), threads=4, streams=[1, 2, 4])
+    ways = [(batch, streams) for batch in (1, 8) for streams in (1, 2, 4)]
+    for backend, artifact in (("eager", "tiny 32px reference"), ("ort-cpu", name)):
+        cases = [case for case in bench.cases if case.backend == backend]
+        assert [(case.batch, case.request.streams) for case in cases] == ways
+        assert {case.artifact for case in cases} == {artifact}
+        assert {case.request.threads for case in cases} == {4}
+    for backend in ("openvino", "tensorrt"):  # what cannot run says so of each
+        rows = [row for row in report.results if row.backend == backend]
+        assert [(row.batch, row.streams) for row in rows] == ways
+    bench(threads=4)
+    assert {case.request.streams for case in bench.cases} == {1}
+
+
+def test_more_streams_than_threads_are_refused(bench: Bench) -> None:
+    bench.add()
+    message = (
+        "streams is 3, threads 2; each stream takes a thread at least: ask for 2 or fewer, or for "
+        "3 threads"
+    )
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        bench(threads=2, streams=(1, 3))
+    assert bench.cases == []
+
+
+def test_streams_on_a_gpu_are_rows_that_say_why_not(bench: Bench, all_run: None) -> None:
+    name = bench.add(target="tensorrt").path.name
+    report = bench(backend=("eager", "ort-cuda"), device=0, threads=2, streams=(1, 2))
+    assert [case.request.streams for case in bench.cases] == [1, 1]
+    assert [(row.backend, row.artifact, row.streams, row.reason) for row in report.results] == [
+        (backend, artifact, 2, "streams share the threads of a CPU; measure it with --streams 1")
+        for backend, artifact in (("eager", "tiny 32px reference"), ("ort-cuda", name))
+    ]
+
+
 def test_a_batch_that_an_engine_does_not_take(bench: Bench, all_run: None) -> None:
     name = bench.add_engine(profiles=["1:1:4", "8:8:16"])
     report = bench(backend=("tensorrt-rtx",), batch=(4, 5, 16, 32))

@@ -101,6 +101,10 @@ ENGINE = FOR_ENGINES + '[build-trt]\nname = "engine"\nprofile = ["1:2:4", "8:8:1
             "[bench]: no artifact takes batch 8: 'float' has its",
         ),
         (
+            FIXED + "[bench]\nbatch = 4\nthreads = 2\nstreams = [1, 3]\n",
+            "[bench]: streams is 3, threads 2; each stream takes a thread at least: ask for 2 or",
+        ),
+        (
             ENGINE + "[bench]\nbackend = 'tensorrt-rtx'\nbatch = 5\n",
             "'engine' takes 1:2:4, 8:8:16;",
         ),
@@ -157,6 +161,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -
     [
         FIXED + "[bench]\nbatch = 4\n[package]\ntriton = 'm'\nformat = 'python'\n",
         FIXED + "[bench]\nbackend = ['eager', 'compile']\nbatch = 8\n",
+        FIXED + "[bench]\nbatch = 4\nthreads = 2\nstreams = [1, 2]\n",
         # beside one that is measured
         MODEL + "[[export]]\n[[export]]\nname = 'b4'\nbatch = 4\n[bench]\nbatch = [1, 4, 8]\n",
         ENGINE + "[bench]\nbackend = 'tensorrt-rtx'\nbatch = [4, 8]\n",

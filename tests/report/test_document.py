@@ -32,6 +32,14 @@ def test_names_say_what_tells_cases_apart() -> None:
     assert names[0] == "14 ort-cpu fp32 cpu" and names[2] == "7 ort-cpu fp32"
 
 
+def test_streams_are_series_of_their_own() -> None:
+    rows = [measured_row(batch=batch, streams=streams) for batch in (1, 8) for streams in (1, 2)]
+    cases = measured_cases(document_of(*rows))
+    assert [(case.number, case.name) for case in cases] == [
+        *[(1, "ort-cpu fp32"), (2, "ort-cpu fp32 2 streams")] * 2
+    ]
+
+
 def test_colours_begin_again_and_eager_keeps_its_own() -> None:
     rows = [measured_row(artifact=f"{index}.onnx") for index in range(8)]
     cases = measured_cases(document_of(*rows, measured_row("eager", "reference")))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -173,6 +175,25 @@ def test_outputs_without_a_batch_are_of_the_whole_batch(tmp_path: Path) -> None:
         assert compiled == []
 
 
+@pytest.mark.parametrize("batch", [None, 2])
+def test_calls_are_computed_at_once_in_as_many_streams(write: Write, batch: int | None) -> None:
+    with opened(write(batch=batch), threads=2, streams=2, batch=2) as session:
+        (requests,) = session._requests.values()
+        compiled = requests[0].get_compiled_model()
+        assert (compiled.get_property("NUM_STREAMS"), session.threads) == (2, 2)
+        meeting, infer, used = threading.Barrier(2, timeout=20), session._infer, []
+
+        def met(request: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            used.append(request)
+            meeting.wait()
+            return infer(request, feeds)
+
+        session._infer = met  # type: ignore[method-assign]
+        with ThreadPoolExecutor(2) as pool:
+            assert max(pool.map(lambda _: error_of(session, 2), range(4))) < 1e-6
+        assert {id(one) for one in used} == {id(one) for one in requests} and len(used) == 4
+
+
 @pytest.mark.parametrize("usual", [None, 5])
 def test_a_fixed_batch(write: Write, usual: int | None) -> None:
     with opened(write(batch=2), batch=usual) as session:
@@ -312,7 +333,7 @@ def test_what_is_compiled_is_kept(write: Write, tmp_path: Path) -> None:
     def logits() -> tuple[np.ndarray, Any]:
         with opened(path, threads=1, cache=cache) as session:
             found = session.run({"image": pictures(1)})["logits"]
-            compiled = session._requests[1].get_compiled_model()
+            compiled = session._requests[1][0].get_compiled_model()
             return found, compiled.get_property("LOADED_FROM_CACHE")
 
     path = write()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,8 +15,14 @@ import pytest
 from t2t_deploy._codec import to_plain
 from t2t_deploy._limits import THREAD_VARIABLES, Limits, read_limits
 from t2t_deploy._optional import is_installed
-from t2t_deploy.runtime import SessionRequest, _session, available_threads, session_threads
-from t2t_deploy.runtime._ort import new_options
+from t2t_deploy.runtime import (
+    SessionRequest,
+    _session,
+    available_threads,
+    open_session,
+    session_threads,
+)
+from t2t_deploy.runtime._ort import OrtSession, OrtStreams, new_options
 
 from ..cgroups import control_group
 from ..program import environment
@@ -120,3 +128,33 @@ def test_threads_are_those_asked_for_or_the_quotas(
 
 def test_default_threads_of_a_bench_are_the_processors() -> None:
     assert available_threads() == read_limits().processors
+
+
+@pytest.mark.parametrize(
+    ("threads", "streams", "each"),
+    [(8, 2, 4), (7, 2, 3), (2, 2, 1), (2, 4, 1), (8, 1, 8), (None, 1, None), (None, 2, 3)],
+)
+def test_streams_share_the_threads(
+    monkeypatch: pytest.MonkeyPatch, threads: int | None, streams: int, each: int | None
+) -> None:
+    monkeypatch.setattr(_session, "read_limits", lambda: Limits(6))
+    request = SessionRequest("ort-cpu", Path("a"), threads, streams=streams)
+    assert request.threads_each == each
+
+
+def test_streams_of_eager_share_the_threads(requests: Mapping[str, SessionRequest]) -> None:
+    assert threads_of(dataclasses.replace(requests["eager"], threads=6, streams=2), []) == 3
+
+
+def test_streams_of_onnx_runtime_have_sessions_where_they_have_several_threads(
+    requests: Mapping[str, SessionRequest],
+) -> None:
+    def opened(threads: int) -> list[int]:
+        request = dataclasses.replace(requests["ort-cpu"], threads=threads, streams=2)
+        with open_session(request) as session:
+            assert isinstance(session, (OrtSession, OrtStreams))
+            sessions = session.sessions if isinstance(session, OrtStreams) else [session]
+            options = [one._session.get_session_options() for one in sessions]
+            return [one.intra_op_num_threads for one in options]
+
+    assert (opened(5), opened(2)) == ([2, 2], [1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -55,6 +56,12 @@ def requests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, SessionRe
         "ort-cpu-int8": SessionRequest("ort-cpu", int8, 1),
         "openvino": SessionRequest("openvino", made.path, 1),
         "openvino-int8": SessionRequest("openvino", int8, 1),
+        "eager, 2 streams": SessionRequest(
+            "eager", workspace.weights(manifest), 2, dict(manifest.config), streams=2
+        ),
+        "ort-cpu, 2 streams": SessionRequest("ort-cpu", made.path, 2, streams=2),
+        "ort-cpu, 2 streams of 2": SessionRequest("ort-cpu", made.path, 4, streams=2),
+        "openvino, 2 streams": SessionRequest("openvino", made.path, 2, streams=2),
     }
 
 
@@ -64,6 +71,11 @@ KINDS = [
     "ort-cpu-int8",
     pytest.param("openvino", marks=needs_openvino),
     pytest.param("openvino-int8", marks=needs_openvino),
+]
+
+STREAMS = [
+    *("eager, 2 streams", "ort-cpu, 2 streams", "ort-cpu, 2 streams of 2"),
+    pytest.param("openvino, 2 streams", marks=needs_openvino),
 ]
 
 
@@ -79,7 +91,7 @@ def bits(session: Session, feeds: Mapping[str, np.ndarray]) -> bytes:
     return found.tobytes()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + STREAMS)
 @pytest.mark.parametrize("calls", [192, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_threads_get_the_bits_that_one_alone_gets(
     requests: Mapping[str, SessionRequest], kind: str, calls: int
@@ -104,7 +116,21 @@ def test_threads_get_the_bits_that_one_alone_gets(
             assert sum(pool.map(work, range(THREADS))) == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", STREAMS)
+def test_streams_give_the_bits_of_a_session_of_one(
+    requests: Mapping[str, SessionRequest], kind: str
+) -> None:
+    """Whose threads are those of a stream."""
+    request = requests[kind]
+    one = dataclasses.replace(request, threads=request.threads_each, streams=1)
+    with open_session(request) as session, open_session(one) as alone:
+        given = [feeds_of(session, 1, seed) for seed in range(8)]
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(lambda feeds: bits(session, feeds), given))
+        assert found == [bits(alone, feeds) for feeds in given]
+
+
+@pytest.mark.parametrize("kind", KINDS + STREAMS)
 def test_closing_while_others_run(requests: Mapping[str, SessionRequest], kind: str) -> None:
     """A call gives the right bits or is refused in the usual words; nothing else comes of it."""
     session = open_session(requests[kind])
