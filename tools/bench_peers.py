@@ -30,7 +30,7 @@ from peers import EAGER, HELD_OUT, LOGITS, PEERS, PICTURES, Peer, Work, made
 
 from t2t_deploy._child import ChildError
 from t2t_deploy._codec import to_plain
-from t2t_deploy._files import file_sha256, write_text
+from t2t_deploy._files import file_sha256, locked_folder, write_text
 from t2t_deploy._optional import installed_versions
 from t2t_deploy.bench import (
     DEFAULT_ROUND_SECONDS,
@@ -260,7 +260,6 @@ def work_of(folder: Path, **options: Any) -> Work:
     channels, height, width = loaded.config.input_shape
     if channels != 3:
         raise UsageError(f"the model takes {channels} channels; the photographs here are of 3")
-    folder.mkdir(parents=True, exist_ok=True)
     unnamed = folder / "weights.safetensors"
     save_weights(loaded.state_dict, unnamed)
     sha256 = file_sha256(unnamed)
@@ -304,15 +303,17 @@ def main(
     second run only times.
     """
     peers = [p for p in PEERS if p.name == EAGER or not words or any(w in p.name for w in words)]
+    runs: list[tuple[Environment, list[Row]]] = []
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        work = work_of(folder, **model)
-        pictures = np.load(work.folder / HELD_OUT)
-        expected = float64_logits(work.weights, work.config, pictures)
-        runs: list[tuple[Environment, list[Row]]] = []
-        for batch, count in itertools.product(batches, threads):
-            own = dataclasses.replace(work, batch=batch)
-            runs.append(Bench(own, *expected, rounds, round_seconds).run(peers, files, count))
-            click.echo(f"{table(runs[-1][1])}\n")
+        with locked_folder(folder):  # two at a time would spoil each other's files and figures
+            work = work_of(folder, **model)
+            pictures = np.load(work.folder / HELD_OUT)
+            expected = float64_logits(work.weights, work.config, pictures)
+            for batch, count in itertools.product(batches, threads):
+                own = dataclasses.replace(work, batch=batch)
+                runs.append(Bench(own, *expected, rounds, round_seconds).run(peers, files, count))
+                click.echo(f"{table(runs[-1][1])}\n")
     except DeployError as err:
         raise click.ClickException(str(err)) from err
     versions = {name: text for row in runs[0][1] for name, text in row.versions.items()}

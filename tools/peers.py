@@ -199,7 +199,8 @@ def made(recipe: str, work: Work, tell: Callable[[str], None]) -> Path:
         if not answer["ok"]:
             raise ChildError(answer["reason"])
         write_text(record, json.dumps(key))
-    return next(one for one in sorted(folder.glob("model.*")) if one.suffix != ".bin")
+    # weights lie beside some
+    return next(one for one in folder.glob("model.*") if one.suffix in (".onnx", ".xml", ".pt2"))
 
 
 def serve_make() -> None:
