@@ -274,7 +274,7 @@ def work_of(folder: Path, **options: Any) -> Work:
     return Work(weights, loaded.config.to_dict(), folder)
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--variant", help="Seeded weights of this variant, such as 14.")
 @click.option("--checkpoint", help="Weights of this file.")
