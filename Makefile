@@ -1,13 +1,13 @@
 # `make demo` and `make test` work in a fresh clone: environments are set up once, and again when what they are
-# made of changes. `make help` shows the texts behind ##. PYTEST_ARGS, BENCH_ARGS, RAY_ARGS, LOAD_ARGS and
-# MUTANTS ('*place_dynamic*') are handed on. Another Python: make PYTHON=python3.12 ...
+# made of changes. `make help` shows the texts behind ##. PYTEST_ARGS, BENCH_ARGS, PEERS_ARGS, RAY_ARGS, LOAD_ARGS
+# and MUTANTS ('*place_dynamic*') are handed on. Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3
 PYTHONS ?= 3.10 3.11 3.12 3.13 3.14
 # one thread each: the tests' models fill no more. What is skipped is listed by name: not run is not passed.
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 -rs --no-fold-skipped
 
-.PHONY: help demo test test-pythons coverage mutants test-slow test-gpu bench-gpu test-ray ray-run test-serve load-test docs dist lock audit sbom lint format clean
+.PHONY: help demo test test-pythons coverage mutants test-slow test-gpu bench-gpu bench-peers test-ray ray-run test-serve load-test docs dist lock audit sbom lint format clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,10 @@ test-gpu: .venv-gpu/.ready ## the checks on a GPU; without one all are skipped, 
 bench-gpu: .venv-gpu/.ready ## builds, checks and times engines; a report in docs/results
 	@.venv-gpu/bin/python tools/bench_gpu.py $(BENCH_ARGS)
 
+PEERS_ARGS ?= --variant 14
+bench-peers: .venv-peers/.ready ## what one would use instead on an x86 CPU, timed beside our files: docs/cpu.md
+	@.venv-peers/bin/python tools/bench_peers.py $(PEERS_ARGS)
+
 # one process: each test's cluster has this machine's cores
 test-ray: .venv-ray/.ready ## predict --ray and evaluate --ray on clusters of this machine
 	@OMP_NUM_THREADS=1 .venv-ray/bin/pytest -rs tests/serving $(PYTEST_ARGS)
@@ -90,7 +94,7 @@ lock: .venv-dist/.ready ## hashes of what users install, anew; needs network, as
 # the advisories are asked for release by release. --strict: not audited is not passed.
 audit: .venv-dist/.ready ## known vulnerabilities of what is installed (pip-audit)
 	@.venv-dist/bin/pip-audit --strict --disable-pip --require-hashes $(patsubst %,-r %,$(wildcard requirements/*.txt))
-	@.venv-dist/bin/pip-audit --strict $(patsubst %,-r requirements/%.in,docs dist mutants)
+	@.venv-dist/bin/pip-audit --strict $(patsubst %,-r requirements/%.in,docs dist mutants peers)
 sbom: .venv/.ready .venv-dist/.ready ## the parts list of .venv, build/sbom.cdx.json (CycloneDX)
 	@mkdir -p build && .venv-dist/bin/cyclonedx-py environment .venv/bin/python --pyproject pyproject.toml \
 	  --output-reproducible --validate -o build/sbom.cdx.json
@@ -118,7 +122,7 @@ FILE = $(firstword $(filter requirements/%,$^))
 SITE = $$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 OTHERS := $(PYTHONS:%=.venv-%/.ready)
 PACKAGE := .venv/.ready .venv-gpu/.ready .venv-ray/.ready $(OTHERS)
-TOOLS := .venv-docs/.ready .venv-dist/.ready .venv-mutants/.ready
+TOOLS := .venv-docs/.ready .venv-dist/.ready .venv-mutants/.ready .venv-peers/.ready
 .venv/.ready $(OTHERS): requirements/default.txt
 .venv-gpu/.ready .venv-ray/.ready .venv-serve/.ready: .venv-%/.ready: requirements/%.txt
 $(TOOLS): .venv-%/.ready: requirements/%.in
@@ -138,7 +142,7 @@ $(PACKAGE) $(TOOLS) .venv-serve/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 # torch's build is the machine's: requirements/README.md
-$(PACKAGE) .venv-docs/.ready: THEN = $(@D)/$(PIP) -c constraints.txt --no-build-isolation $(TORCH) -e .
+$(PACKAGE) .venv-docs/.ready .venv-peers/.ready: THEN = $(@D)/$(PIP) -c constraints.txt --no-build-isolation $(TORCH) -e .
 $(PACKAGE): TORCH = torch
 .venv-gpu/.ready: TORCH = torch 'onnxruntime-gpu[cuda,cudnn]'
 # mutmut beside .venv, with whose packages it runs the tests

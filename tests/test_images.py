@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from natural import CALIBRATION, TEST, shipped
 from PIL import Image
 
 import t2t_deploy.images as images_module
@@ -28,7 +29,6 @@ from t2t_deploy.images import (
     resize_and_crop,
 )
 
-from .natural import CALIBRATION, TEST, shipped
 from .prepared import normalise, usual
 
 

@@ -78,8 +78,8 @@ class WorkerError(Exception):
 class Worker(Child):
     """A worker process."""
 
-    def __init__(self, threads: int | None) -> None:
-        super().__init__(WORKER_COMMAND, child_environment(threads), "worker")
+    def __init__(self, threads: int | None, command: Sequence[str] | None = None) -> None:
+        super().__init__(command or WORKER_COMMAND, child_environment(threads), "worker")
 
     def __enter__(self) -> Worker:
         super().__enter__()
@@ -284,6 +284,7 @@ def run_bench(
     progress: Callable[[str, int, int], None] | None = None,
     stage: Callable[[str], None] | None = None,
     interrupted: Callable[[BaseException], None] | None = None,
+    worker_command: Sequence[str] | None = None,
 ) -> BenchReport:
     """Measure all cases; a failure becomes a failed result and the others go on.
 
@@ -292,8 +293,9 @@ def run_bench(
     and the bootstrap. progress: called with the next step, the steps done and the steps in all.
     stage: called with what begins, before the models are loaded and before each round. interrupted:
     called with a KeyboardInterrupt or SystemExit that came after a complete round; the report then
-    is of the complete rounds. Before one, or without it, that is raised. All models are in memory
-    at once, one process each; all processes end on return, and on errors. Raises UsageError.
+    is of the complete rounds. Before one, or without it, that is raised. worker_command: of a
+    program that calls `serve_bench`; None is the usual one. All models are in memory at once, one
+    process each; all processes end on return, and on errors. Raises UsageError.
     """
     _check_request(cases, rounds, round_seconds)
     load_before = load_average()
@@ -316,7 +318,7 @@ def run_bench(
             begin(f"loading and warming up {counted(len(cases), 'case')}")
             for case in cases:
                 announce(f"loading and warming up {_label(case)}", len(case_runs))
-                worker = stack.enter_context(Worker(case.request.threads_each))
+                worker = stack.enter_context(Worker(case.request.threads_each, worker_command))
                 case_runs.append(CaseRun(case, worker, quota=quota))
                 case_runs[-1].prepare(seed)
             done = len(cases)

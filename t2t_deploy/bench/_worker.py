@@ -32,7 +32,8 @@ class _Bench:
     Each stream is a thread that calls it with feeds of its own; the first is the main thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, opener: Callable[[SessionRequest], Session]) -> None:
+        self._open = opener
         self._session: Session | None = None
         self._feeds: list[dict[str, np.ndarray]] = []
         self._others = ThreadPoolExecutor(1)
@@ -63,7 +64,7 @@ class _Bench:
         """rel_l2: None without reference logits, or of a model that takes or gives others."""
         baseline_rss_bytes = resident_bytes()
         started = time.perf_counter_ns()
-        session = open_session(dataclasses.replace(request, batch=batch))
+        session = self._open(dataclasses.replace(request, batch=batch))
         loaded = time.perf_counter_ns()
         self._session = session
         self._feeds = [
@@ -151,10 +152,13 @@ def relative_l2(
     return float(error) if math.isfinite(error) else None
 
 
-def main() -> None:
-    """Answer commands until close; end at once when the parent is gone."""
+def serve_bench(opener: Callable[[SessionRequest], Session] = open_session) -> None:
+    """Answer commands until close; end at once when the parent is gone.
+
+    opener: opens the session that is timed.
+    """
     parent = Parent()
-    bench = _Bench()
+    bench = _Bench(opener)
     closing = False
     while not closing:
         message = parent.next_message()
@@ -168,4 +172,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve_bench()

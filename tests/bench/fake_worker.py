@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from t2t_deploy.bench import _worker
+from t2t_deploy.bench._worker import serve_bench
 from t2t_deploy.runtime import CallTiming, SessionRequest, TimedRun
 from t2t_deploy.types import TensorSpec
 
@@ -80,5 +80,4 @@ class FakeSession:
 
 
 if __name__ == "__main__":
-    _worker.open_session = FakeSession  # type: ignore[assignment, attr-defined]
-    _worker.main()
+    serve_bench(FakeSession)  # type: ignore[arg-type]

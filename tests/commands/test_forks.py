@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from natural import TEST, natural_crops, write_calibration_crops
 
-from ..natural import TEST, natural_crops, write_calibration_crops
 from ..program import environment, finish
 from ..small import TINY_FOR_8_BITS
 

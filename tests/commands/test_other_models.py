@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from natural import write_calibration_crops
 from PIL import Image
 
 from t2t_deploy._optional import is_installed
@@ -39,8 +40,6 @@ from t2t_deploy.model import (
 from t2t_deploy.serving import PredictedImage
 from t2t_deploy.types import Tail
 from t2t_deploy.workspace import Artifact, Workspace
-
-from ..natural import write_calibration_crops
 
 SMALL = ModelConfig(
     "small",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from natural import held_out_crops, write_calibration_crops
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.commands import QuantizationMode, export_onnx, quantize_onnx
@@ -18,7 +19,6 @@ from t2t_deploy.types import HALF_MAX, Precision, ShapeProfile, Target
 from t2t_deploy.verify import logits_of
 from t2t_deploy.workspace import Artifact, Workspace
 
-from ..natural import held_out_crops, write_calibration_crops
 from ..outliers import with_outliers
 from ..trained import KINDS, export_weights, trained_weights
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from natural import write_calibration_crops
 
 from t2t_deploy.commands import build_engine, export_onnx, quantize_onnx
 from t2t_deploy.errors import EngineError
@@ -16,7 +17,6 @@ from t2t_deploy.runtime import BACKENDS, Session, SessionRequest, open_session, 
 from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, QUANTIZED, Precision, ShapeProfile, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
-from ..natural import write_calibration_crops
 from .sessions import Images, Logits, MakeArtifact
 
 VARIANT = "7"

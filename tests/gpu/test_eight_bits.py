@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from natural import held_out_crops, write_calibration_crops
 
 from t2t_deploy.commands import build_engine, evaluate_artifacts, quantize_onnx, verify_artifacts
 from t2t_deploy.runtime import SessionRequest, open_session
@@ -14,7 +15,6 @@ from t2t_deploy.types import TOLERANCES, Precision, ShapeProfile, Status, Target
 from t2t_deploy.verify import logits_of, standard_pictures
 from t2t_deploy.workspace import Artifact, Workspace
 
-from ..natural import held_out_crops, write_calibration_crops
 from ..prepared import usual
 from .sessions import MakeArtifact, request_of, worst
 

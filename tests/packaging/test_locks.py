@@ -19,7 +19,7 @@ else:
 
 ROOT = Path(__file__).parents[2]
 LOCKS = sorted(path.name for path in (ROOT / "requirements").glob("*.txt"))
-TOOLS = ("dist.in", "docs.in", "mutants.in")
+TOOLS = ("dist.in", "docs.in", "mutants.in", "peers.in")
 # by which the lanes of the Makefile install the package itself
 WITH_TORCH = ("default.txt", "gpu.txt", "ray.txt")
 MARKERS = {"python_version": "3.11", "python_full_version": "3.11.7", "extra": ""}

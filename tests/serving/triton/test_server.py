@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from natural import TEST, natural_crops, shipped
 from triton_server import ServerError, ServerProcess
 
 from t2t_deploy._optional import is_installed
@@ -21,7 +22,6 @@ from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.serving.triton import Accelerator, ServingFormat
 from t2t_deploy.workspace import Artifact, Workspace
 
-from ...natural import TEST, natural_crops, shipped
 from ...prepared import normalise, usual
 from ...small import tiny_exports
 from .conftest import by_batch, needs_server

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from natural import write_calibration_crops
 from triton_server import ServerProcess
 
 from t2t_deploy._optional import is_installed
@@ -14,7 +15,6 @@ from t2t_deploy.serving.triton import ServingFormat
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
 
-from ...natural import write_calibration_crops
 from .conftest import needs_server
 from .test_server import Client, as_bytes, close_to, offline, pictures, pixels_of
 

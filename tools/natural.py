@@ -63,5 +63,6 @@ def shipped(name: str) -> Path:
     """A file inside an installed package."""
     package, _, file = name.partition("/")
     spec = importlib.util.find_spec(package)
-    assert spec is not None and spec.submodule_search_locations
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"{package} is not installed, and has the photographs")
     return Path(spec.submodule_search_locations[0]) / file
