@@ -18,7 +18,7 @@ PROBABILITIES_NAME = "probabilities"
 UNIT_NAME = "unit_embedding"
 INDICES_NAME = "indices"
 DEFAULT_TOP_K = 5
-MIN_OPSET, MAX_OPSET = 17, 20
+MIN_OPSET, MAX_OPSET, ATTENTION_OPSET = 17, 20, 23
 """Of exports: the first with LayerNormalization, the last of torch's TorchScript exporter."""
 DEFAULT_THRESHOLD = 0.5
 

@@ -22,7 +22,8 @@ from t2t_deploy.types import Precision
 
 # the first opset whose QuantizeLinear takes float16 and makes float8
 TYPED_QDQ_OPSET = 19
-_PRODUCTS = ("MatMul", "MatMulInteger", "Gemm", "Conv", "ConvInteger", "MultiHeadAttention")
+_ATTENTIONS = ("Attention", "MultiHeadAttention")
+_PRODUCTS = ("MatMul", "MatMulInteger", "Gemm", "Conv", "ConvInteger", *_ATTENTIONS)
 
 
 @dataclass(frozen=True, slots=True)

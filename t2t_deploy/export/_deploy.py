@@ -68,6 +68,7 @@ class DeployT2TViT(nn.Module):
                 f"{', '.join(p.value for p in _DTYPES)}"
             )
         self.config = reference.config
+        self.strategies, self.precision = strategies, precision
         dtype = _DTYPES[precision]
         counter = _Counter()
         self.tokens = DeployTokens(reference, strategies, dtype, counter)

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TypeVar
 
 from t2t_deploy.errors import UsageError
-from t2t_deploy.types import Precision, Target
+from t2t_deploy.types import ATTENTION_OPSET, MAX_OPSET, MIN_OPSET, Precision, Target
 
 
 class SoftSplitForm(str, Enum):
@@ -80,6 +80,20 @@ class Strategies:
                 "overflows even float32 where a row is longer than 13: use 'stable'"
             )
         return tuple(found)
+
+    def check_opset(self, opset: int | None, precision: Precision) -> None:
+        """Raise UsageError for an opset that nothing here writes; None is the default."""
+        if opset is None or MIN_OPSET <= opset <= MAX_OPSET:
+            return
+        if opset != ATTENTION_OPSET:
+            raise UsageError(
+                f"opset is {opset}; expected {MIN_OPSET} to {MAX_OPSET}, or {ATTENTION_OPSET}"
+            )
+        if not self.fuse_attention or precision is not Precision.FP32:
+            raise UsageError(
+                f"opset {ATTENTION_OPSET} is for its Attention operator, which target cpu has in "
+                f"fp32; expected {MIN_OPSET} to {MAX_OPSET}"
+            )
 
     def check_precision(self, precision: Precision) -> None:
         """Raise UsageError where ONNX lacks an operator of these forms in that precision."""

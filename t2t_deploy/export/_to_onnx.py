@@ -13,15 +13,16 @@ from torch.jit._trace import TracerWarning
 
 from t2t_deploy import __version__
 from t2t_deploy._optional import require
-from t2t_deploy.errors import ExportError, UsageError
+from t2t_deploy.errors import ExportError
 from t2t_deploy.export._deploy import DeployT2TViT
 from t2t_deploy.graph import CONTRIB_DOMAIN
-from t2t_deploy.types import INPUT_NAME, MAX_OPSET, MIN_OPSET
+from t2t_deploy.types import ATTENTION_OPSET, INPUT_NAME
 
 # From 20 on exporters may turn the deploy form's GELU into an operator that ONNX Runtime's CPU
 # kernels run slower than the form it fuses itself.
 DEFAULT_OPSET = 18
 _TRACED_BATCH = 2
+_ATTENTION_IR = 10
 _MERGE_BIAS = ("fuse_matmul_add_bias_into_gemm", "fuse_matmul_add_bias_into_gemm_batched")
 
 
@@ -44,8 +45,7 @@ def onnx_from_deploy(
 
     Raises UsageError for an opset out of range, ExportError where a stage refuses the graph.
     """
-    if not MIN_OPSET <= opset <= MAX_OPSET:
-        raise UsageError(f"opset is {opset}; expected {MIN_OPSET} to {MAX_OPSET}")
+    deploy.strategies.check_opset(opset, deploy.precision)
     onnxsim = require("onnxsim")
     outputs = list(deploy.config.output_shapes)
     traced_batch = _TRACED_BATCH if batch is None else batch
@@ -57,7 +57,7 @@ def onnx_from_deploy(
             (example,),
             buffer,  # type: ignore[arg-type]  # the TorchScript exporter takes a stream
             dynamo=False,
-            opset_version=opset,
+            opset_version=DEFAULT_OPSET if opset == ATTENTION_OPSET else opset,
             dynamic_axes={name: {0: "batch"} for name in (INPUT_NAME, *outputs)}
             if batch is None
             else None,
@@ -77,7 +77,33 @@ def onnx_from_deploy(
         )
     strip_provenance(model)
     _set_contrib_batch(model, batch)
+    if opset == ATTENTION_OPSET:
+        _write_attention(model)
     return model
+
+
+def _write_attention(model: onnx.ModelProto) -> None:
+    """Attention of opset 23 instead of ONNX Runtime's own operator.
+
+    torch's exporter writes no opset beyond 20. The other operators of a graph of opset 18 mean the
+    same in 23, whose versions of them take more types.
+    """
+    for node in model.graph.node:
+        if node.domain == CONTRIB_DOMAIN:
+            (heads,) = (one.i for one in node.attribute if one.name == "num_heads")
+            made = onnx.helper.make_node(
+                "Attention",
+                node.input,
+                node.output,
+                node.name,
+                q_num_heads=heads,
+                kv_num_heads=heads,
+                scale=1.0,  # it is in the queries' weights
+            )
+            node.CopyFrom(made)
+    del model.opset_import[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", ATTENTION_OPSET))
+    model.ir_version = max(model.ir_version, _ATTENTION_IR)
 
 
 def _set_contrib_batch(model: onnx.ModelProto, batch: int | None) -> None:

@@ -143,7 +143,9 @@ def _export(job: Job, planned: Mapping[str, Planned], recipe: Recipe) -> Planned
     given = _options(job)
     precision, target, tail = given["precision"], given["target"], given["tail"]
     words = given["soft_split"], given["performer"]
-    GraphForm(None, precision, target, *words).strategies().check_precision(precision)
+    strategies = GraphForm(None, precision, target, *words).strategies()
+    strategies.check_precision(precision)
+    strategies.check_opset(given["opset"], precision)
     check_tail(tail, given["num_classes"])
     return Planned("onnx", precision, target, given["batch"], tail)
 

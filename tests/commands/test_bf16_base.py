@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from natural import held_out_crops, write_calibration_crops
 
 from t2t_deploy._optional import is_installed
 from t2t_deploy.commands import export_onnx, quantize_onnx
@@ -16,8 +17,6 @@ from t2t_deploy.runtime import SessionRequest, open_session, why_not_in
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.verify import logits_of
 from t2t_deploy.workspace import Workspace
-
-from ..natural import held_out_crops, write_calibration_crops
 
 NO_BF16 = (
     why_not_in("openvino", Precision.BF16)

@@ -55,13 +55,17 @@ def test_fixed_batch_has_no_free_dimension(reference: T2TViT) -> None:
 
 
 @pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("opset", [18, 23])
 def test_the_cpu_graph_has_one_operator_for_attention(
-    kind: str, reference: T2TViT, batch: int | None
+    kind: str, reference: T2TViT, batch: int | None, opset: int
 ) -> None:
     """All its tensors are typed, which `check_graph` holds, although no tool infers its types."""
-    model = exported(reference, target=Target.CPU, batch=batch)
+    model = exported(reference, target=Target.CPU, batch=batch, opset=opset)
     blocks = KINDS[kind].depth
-    fused = summarise_graph(model).ops["MultiHeadAttention"]
+    summary = summarise_graph(model)
+    assert summary.opset == opset
+    fused = summary.ops["MultiHeadAttention" if opset == 18 else "Attention"]
+    assert ("com.microsoft" in {entry.domain for entry in model.opset_import}) == (opset == 18)
     assert fused == (blocks if kind == "se" else blocks - 1)
     assert graph_error(model, reference) < 2e-6
     for node in model.graph.node:  # the wrong version
@@ -69,6 +73,22 @@ def test_the_cpu_graph_has_one_operator_for_attention(
             if attribute.name == "scale":
                 attribute.f = 3.0
     assert graph_error(model, reference) > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "opset", "said"),
+    [
+        (Target.CPU, Precision.FP32, 21, "opset is 21; expected 17 to 20, or 23"),
+        (Target.CPU, Precision.FP32, 16, "opset is 16; expected 17 to 20, or 23"),
+        (Target.CPU, Precision.FP16, 23, "which target cpu has in fp32; expected 17 to 20"),
+        (Target.PORTABLE, Precision.FP32, 23, "which target cpu has in fp32; expected 17 to 20"),
+    ],
+)
+def test_an_opset_that_nothing_writes(
+    target: Target, precision: Precision, opset: int, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        exported("performer", target=target, precision=precision, opset=opset)
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16])
@@ -160,6 +180,7 @@ def test_the_default_exporter_would_do_as_well(performer: str) -> None:
         dynamo=True,
         opset_version=18,
         input_names=["image"],
+        output_names=["logits"],
         external_data=False,
         verbose=False,
     )
