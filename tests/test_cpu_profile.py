@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 from onnx import helper
 
+from t2t_deploy._optional import is_installed
+
 from .onnx_models import constants, save_model
 
 BATCH, TOKENS, WIDTH, OUT = 1, 24, 32, 48
@@ -39,6 +41,23 @@ def test_products_are_counted_by_shape(file: Path, tmp_path: Path) -> None:
         sum(ms for _, ms in found.operators.values())
     )
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+def test_products_of_openvino_are_counted(file: Path) -> None:
+    found = cpu_profile.profile_openvino(file, bf16=False, threads=1, runs=3)
+    constant, activations = TOKENS * WIDTH * OUT, TOKENS * OUT * TOKENS
+    assert found.float_macs == constant + activations
+    assert found.eight_bit_macs == found.bf16_macs == 0
+    assert found.kind_ms["float products"] > 0 and found.run_ms > 0
+
+
+def test_the_limit_is_at_the_fastest_rate_of_each_type() -> None:
+    peaks = cpu_profile.Peaks(100, 50, torch_bf16=200, ort_unsigned=150, ort_signed=400)
+    profile = cpu_profile.Profile(9.0, {}, {}, 1e9, 4e9, bf16_macs=2e9)
+    assert peaks.limit_ms(profile) == pytest.approx(10 + 10 + 10)
+    slow = cpu_profile.Peaks(100, 50, torch_bf16=10, ort_unsigned=150, ort_signed=40)
+    assert slow.limit_ms(profile) == pytest.approx(10 + 20 + 4e9 / 150 / 1e6)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""Where ONNX Runtime spends a picture's time on a CPU, node by node, and how far off the limit is.
+"""Where a picture's time goes on a CPU, node by node, and how far off the limit is.
 
-Each file is timed under ONNX Runtime's own profiler, between measurements of how fast large
-products run on this machine: float32 through torch (oneDNN) and ONNX Runtime, 8-bit through ONNX
-Runtime. The limit of a file is the time its products would take at the faster of those rates.
+Each file is timed under its runtime's own profiler, ONNX Runtime's, or OpenVINO's for files made
+for it, between measurements of how fast large products run on this machine: float32 through torch
+(oneDNN) and ONNX Runtime, bf16 through torch, 8-bit through ONNX Runtime, unsigned by unsigned and
+by signed. The limit of a file is the time its products would take at the fastest of those rates.
 
     python tools/cpu_profile.py --variant 14          # plain, --target cpu, 8-bit
     python tools/cpu_profile.py FILE.onnx ...
@@ -27,6 +28,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from t2t_deploy._processor import read_processor
 from t2t_deploy.commands import (
     QuantizationMode,
     export_onnx,
@@ -34,8 +36,8 @@ from t2t_deploy.commands import (
 )
 from t2t_deploy.commands._baselines import plain_export
 from t2t_deploy.model import config_from_dict, load_reference
-from t2t_deploy.types import Target
-from t2t_deploy.workspace import Workspace
+from t2t_deploy.types import Precision, Target
+from t2t_deploy.workspace import Manifest, Workspace, manifest_path_for, read_manifest
 
 PEAK_SIDE = 1024
 PEAK_SECONDS = 0.7
@@ -52,6 +54,11 @@ KINDS = {
     | {"Squeeze", "Expand", "Cast", "Shape", "ReorderInput", "ReorderOutput", "DepthToSpace"},
 }
 OTHER = "other arithmetic"
+OPENVINO_KINDS = {
+    "normalisation": {"MVN", "Softmax"},
+    "moving": {"Transpose", "Concatenation", "StridedSlice", "Slice", "Pad", "Reorder", "Reshape"}
+    | {"Broadcast", "Split", "Gather"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,7 @@ class Profile:
     operators: dict[str, tuple[int, float]]
     float_macs: float
     eight_bit_macs: float
+    bf16_macs: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +79,22 @@ class Peaks:
 
     torch_float: float
     ort_float: float
-    ort_eight_bit: float
+    torch_bf16: float
+    ort_unsigned: float
+    """codes of both operands unsigned"""
+    ort_signed: float
+    """unsigned by signed codes, as this processor multiplies them exactly"""
 
-    @property
-    def fastest_float(self) -> float:
-        """The rate to beat in float32."""
-        return max(self.torch_float, self.ort_float)
+    def limit_ms(self, profile: Profile) -> float:
+        """What the products of a profile take at the fastest rate of their type."""
+        fastest_float = max(self.torch_float, self.ort_float)
+        eight_bit = max(self.ort_unsigned, self.ort_signed)
+        parts = (
+            profile.float_macs / fastest_float,
+            profile.bf16_macs / max(fastest_float, self.torch_bf16),
+            profile.eight_bit_macs / eight_bit,
+        )
+        return sum(parts) / 1e6
 
 
 @click.command()
@@ -98,7 +116,16 @@ def main(files: Sequence[Path], variant: str | None, threads: int, rounds: int, 
         for _ in range(rounds):
             peaks.append(measure_peaks(threads))
             for name, path in chosen.items():
-                found[name].append(profile(path, threads=threads, runs=runs, folder=Path(folder)))
+                known = _manifest(path)
+                if known is not None and known.target == Target.OPENVINO.value:
+                    lowered = Precision.BF16 in (known.base, known.precision)
+                    found[name].append(
+                        profile_openvino(path, bf16=lowered, threads=threads, runs=runs)
+                    )
+                else:
+                    found[name].append(
+                        profile(path, threads=threads, runs=runs, folder=Path(folder))
+                    )
         _print(peaks, found, threads)
 
 
@@ -109,18 +136,23 @@ def measure_peaks(threads: int, side: int = PEAK_SIDE) -> Peaks:
     codes = rng.integers(0, 256, (side, side)).astype(np.uint8)
     torch.set_num_threads(threads)
     tensor = torch.from_numpy(left)
+    halves = tensor.bfloat16()
     multiply = _product("MatMul", left, threads)
-    multiply_codes = _product("MatMulInteger", codes, threads)
+    unsigned = _product("MatMulInteger", codes, threads)
+    signed = _product("MatMulInteger", codes.view(np.int8), threads)
     return Peaks(
         torch_float=_rate(lambda: torch.mm(tensor, tensor), side),
         ort_float=_rate(lambda: multiply(left), side),
-        ort_eight_bit=_rate(lambda: multiply_codes(codes), side),
+        torch_bf16=_rate(lambda: torch.mm(halves, halves), side),
+        ort_unsigned=_rate(lambda: unsigned(codes), side),
+        ort_signed=_rate(lambda: signed(codes), side),
     )
 
 
 def _product(operator: str, weight: np.ndarray, threads: int) -> Callable[[np.ndarray], Any]:
-    kind = helper.np_dtype_to_tensor_dtype(weight.dtype)
-    given = TensorProto.INT32 if operator == "MatMulInteger" else kind
+    integers = operator == "MatMulInteger"
+    kind = TensorProto.UINT8 if integers else TensorProto.FLOAT
+    given = TensorProto.INT32 if integers else TensorProto.FLOAT
     graph = helper.make_graph(
         [helper.make_node(operator, ["x", "w"], ["y"])],
         "g",
@@ -140,7 +172,8 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     # as the tool's own sessions: exact 8-bit products on processors without VNNI
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    exact = "0" if read_processor().has_vnni else "1"
+    options.add_session_config_entry("session.x64quantprecision", exact)
     return options
 
 
@@ -193,6 +226,82 @@ def profile(path: Path, *, threads: int, runs: int, folder: Path) -> Profile:
     )
 
 
+def _manifest(path: Path) -> Manifest | None:
+    """What is known of a file; None of one that this project did not make."""
+    return read_manifest(path) if manifest_path_for(path).is_file() else None
+
+
+def profile_openvino(path: Path, *, bf16: bool, threads: int, runs: int) -> Profile:
+    """Time the layers that OpenVINO compiled, as `profile` does. bf16: as its hint."""
+    import openvino as ov
+
+    core = ov.Core()
+    model = core.read_model(path)
+    (taken,) = model.inputs
+    shape = [dim.get_length() if dim.is_static else 1 for dim in taken.get_partial_shape()]
+    model.reshape(shape)
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": str(threads),
+    }
+    compiled = core.compile_model(model, "CPU", settings | {"PERF_COUNT": "YES"})
+    plain = core.compile_model(model, "CPU", settings).create_infer_request()
+    request = compiled.create_infer_request()
+    picture = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    layers = {}
+    for layer in compiled.get_runtime_model().get_ops():
+        info = layer.get_rt_info()
+        names = info["originalLayersNames"].astype(str) if "originalLayersNames" in info else ""
+        layers[layer.get_friendly_name()] = (layer, info["runtimePrecision"].astype(str), names)
+    kind_ms: dict[str, float] = defaultdict(float)
+    operators: dict[str, list[float]] = defaultdict(list)
+    macs: dict[str, float] = defaultdict(float)
+    calls = []
+    for turn in range(WARM_UP + runs):
+        start = time.perf_counter()
+        plain.infer([picture])
+        calls.append((time.perf_counter() - start) * 1e3)
+        request.infer([picture])
+        if turn < WARM_UP:
+            continue
+        for seen in request.profiling_info:
+            ms = seen.real_time.total_seconds() * 1e3
+            layer, computes, names = layers.get(seen.node_name, (None, "", ""))
+            if not ms or layer is None:
+                continue
+            kind, count = _openvino_layer(layer, seen.node_type, computes, names)
+            kind_ms[kind] += ms / runs
+            operators[f"{seen.node_type} {computes}"].append(ms)
+            number = "8-bit" if kind == "8-bit products" else computes
+            macs[number] += count / runs
+    return Profile(
+        run_ms=statistics.median(calls[WARM_UP:]),
+        kind_ms=dict(kind_ms),
+        operators={op: (len(ms) // runs, sum(ms) / runs) for op, ms in operators.items()},
+        float_macs=macs["f32"],
+        eight_bit_macs=macs["8-bit"],
+        bf16_macs=macs["bf16"],
+    )
+
+
+def _openvino_layer(layer: Any, operator: str, computes: str, names: str) -> tuple[str, float]:
+    """The kind of a compiled layer, and its multiply-adds."""
+    out = [int(dim) for dim in layer.get_output_shape(0)]
+    inputs = [[int(dim) for dim in one.get_shape()] for one in layer.inputs()]
+    if operator in ("FullyConnected", "MatMul") or operator.startswith("FullyConnected"):
+        kind = "8-bit products" if computes in ("i8", "u8") else "float products"
+        return kind, float(math.prod(out) * inputs[0][-1])
+    if operator == "Subgraph" and "Softmax" in names and "MatMul" in names:
+        keys = max(inputs[1][1:3])  # tokens are more than heads
+        return "attention", 2.0 * math.prod(out) * keys
+    for kind, members in OPENVINO_KINDS.items():
+        if operator in members:
+            return kind, 0.0
+    return OTHER, 0.0
+
+
 def kind_of(operator: str) -> str:
     """What an operator does with its inputs, in the words of the table."""
     return next((kind for kind, members in KINDS.items() if operator in members), OTHER)
@@ -235,11 +344,15 @@ def _print(peaks: Sequence[Peaks], found: dict[str, list[Profile]], threads: int
     def middle(values: Sequence[float]) -> float:
         return statistics.median(values)
 
-    eight_bit_peak = middle([p.ort_eight_bit for p in peaks])
     click.echo(f"{threads} threads; medians of {len(peaks)} rounds; 10^9 multiply-adds per second:")
-    click.echo(f"  float32, torch (oneDNN)  {middle([p.torch_float for p in peaks]):7.1f}")
-    click.echo(f"  float32, ONNX Runtime    {middle([p.ort_float for p in peaks]):7.1f}")
-    click.echo(f"  8-bit, ONNX Runtime      {eight_bit_peak:7.1f}")
+    for label, rates in (
+        ("float32, torch (oneDNN)", [p.torch_float for p in peaks]),
+        ("float32, ONNX Runtime", [p.ort_float for p in peaks]),
+        ("bf16, torch (oneDNN)", [p.torch_bf16 for p in peaks]),
+        ("8-bit unsigned, ONNX Runtime", [p.ort_unsigned for p in peaks]),
+        ("8-bit u8 x s8, ONNX Runtime", [p.ort_signed for p in peaks]),
+    ):
+        click.echo(f"  {label:30} {middle(rates):7.1f}")
     names = list(found)
     click.echo("\n| ms of a call | " + " | ".join(names) + " |")
     click.echo("|---|" + "---|" * len(names))
@@ -251,16 +364,14 @@ def _print(peaks: Sequence[Peaks], found: dict[str, list[Profile]], threads: int
     for name in names:
         profiles = found[name]
         whole = middle([p.run_ms for p in profiles])
-        limits = [
-            p.float_macs / peak.fastest_float / 1e6 + p.eight_bit_macs / peak.ort_eight_bit / 1e6
-            for p, peak in zip(profiles, peaks, strict=True)
-        ]
+        limits = [peak.limit_ms(p) for p, peak in zip(profiles, peaks, strict=True)]
         products = ("8-bit products", "float products", "attention")
         spent = [sum(p.kind_ms.get(kind, 0.0) for kind in products) for p in profiles]
         rows["whole call"].append(f"{whole:.2f}")
         rows["nodes"].append(str(sum(count for count, _ in profiles[0].operators.values())))
-        rows["10^9 multiply-adds, float / 8-bit"].append(
-            f"{profiles[0].float_macs / 1e9:.2f} / {profiles[0].eight_bit_macs / 1e9:.2f}"
+        macs = (profiles[0].float_macs, profiles[0].bf16_macs, profiles[0].eight_bit_macs)
+        rows["10^9 multiply-adds, float / bf16 / 8-bit"].append(
+            " / ".join(f"{one / 1e9:.2f}" for one in macs)
         )
         rows["products at those rates: the limit"].append(f"{middle(limits):.2f}")
         ratios = [p.run_ms / limit for p, limit in zip(profiles, limits, strict=True)]
