@@ -228,7 +228,8 @@ def profile(path: Path, *, threads: int, runs: int, folder: Path) -> Profile:
 
 def _manifest(path: Path) -> Manifest | None:
     """What is known of a file; None of one that this project did not make."""
-    return read_manifest(path) if manifest_path_for(path).is_file() else None
+    known = manifest_path_for(path)
+    return read_manifest(known) if known.is_file() else None
 
 
 def profile_openvino(path: Path, *, bf16: bool, threads: int, runs: int) -> Profile:
