@@ -355,6 +355,11 @@ def _notes(artifact: Artifact, service: Service) -> list[str]:
             )
         else:
             notes.append(f"the server must have TensorRT {engine.backend_version}")
+    if manifest is not None and manifest.base is not None:
+        notes.append(
+            f"{artifact.path.name} was made for {manifest.base.value} around its 8-bit products; "
+            "its tensors are float32, and the server chooses what it computes them in"
+        )
     signed = manifest is not None and _saturates(manifest)
     on_cpu = service.accelerator is Accelerator.NONE
     if service.format is ServingFormat.ONNXRUNTIME and on_cpu and signed:

@@ -54,6 +54,16 @@ def test_errors_are_one_line(run: Run, onnx_file: Path, change_manifest: Change)
     assert run("package", "--triton", "other", onnx_file, "--force").status == 0
 
 
+@pytest.mark.parametrize("base", ["bf16", "fp32"])
+def test_a_base_that_the_server_may_not_compute_is_noted(
+    run: Run, onnx_file: Path, change_manifest: Change, base: str
+) -> None:
+    quantised = {"quantization": {"base": base}}
+    change_manifest(onnx_file, precision="int8", target="openvino", details=quantised)
+    done = run("package", "--triton", "models", onnx_file, status=0)
+    assert ("was made for bf16 around its 8-bit products" in done.err) is (base == "bf16")
+
+
 @pytest.mark.parametrize(
     ("target", "codes", "saturates"),
     [
