@@ -72,7 +72,7 @@ def test_version(run: Run) -> None:
             [*SMALLEST, "--performer", "fast"],
             "'fast' is no performer form; expected one of: auto,",
         ),
-        ([*SMALLEST, "--opset", "9"], "opset is 9; expected a whole number from 17 to 20"),
+        ([*SMALLEST, "--opset", "9"], "opset is 9; expected a whole number from 17 to 23"),
     ],
 )
 def test_wrong_usage(run: Run, words: list[str], message: str) -> None:

@@ -26,7 +26,7 @@ ENGINE = FOR_ENGINES + '[build-trt]\nname = "engine"\nprofile = ["1:2:4", "8:8:1
         (MODEL + "crop-fraction = 1.5\n", "crop-fraction is 1.5; expected a number above 0, at"),
         (MODEL + "std = [0.2, 0, 0.2]\n", "expected a number above 0 for each channel"),
         (MODEL + "mean = [0.5]\nstd = [0.2, 0.2, 0.2]\n", "mean has 1 numbers and std 3; expec"),
-        (MODEL + "[export]\nopset = 25\n", "opset is 25; expected a whole number from 17 to 20"),
+        (MODEL + "[export]\nopset = 25\n", "opset is 25; expected a whole number from 17 to 23"),
         (MODEL + "[export]\nsoft-split = 'sideways'\n", "'sideways' is no soft-split form; expec"),
         (MODEL + "[bench]\nrounds = 4\n", "rounds is 4; expected a whole number from 5"),
         (MODEL + "[package]\ntriton = 'm'\nname = 'a b'\n", "name is 'a b'; expected letters, d"),
