@@ -41,6 +41,7 @@ from t2t_deploy.commands._quantize_plan import (
     QuantizationRequest,
     plan_quantization,
 )
+from t2t_deploy.errors import ArtifactError, BackendError
 from t2t_deploy.pictures import ClassOrder, ClassOrderName
 from t2t_deploy.runtime import (
     BACKENDS,
@@ -256,7 +257,7 @@ def quantized(
     def details(path: Path) -> dict[str, Any]:
         found["quantization"] = {
             **draft.details["quantization"],
-            "computed": computed_products(path, plan),
+            "computed": computed_products(path, plan, progress),
         }
         if speed:
             base = with_graph_io(inputs.typed.model, inputs.form.graph_io, plan.source.preparation)
@@ -304,16 +305,22 @@ def quantization_details(inputs: QuantizationInputs, placed: QuantizedGraph) -> 
     }
 
 
-def computed_products(quantized: Path, plan: QuantizationPlan) -> dict[str, Any] | None:
+def computed_products(
+    quantized: Path, plan: QuantizationPlan, progress: Progress = silent
+) -> dict[str, Any] | None:
     """What the target's runtime makes of the products on this processor, JSON-ready.
 
-    None where it is not here, or does not tell.
+    None where it is not here, does not tell, or refuses the file, which a note says.
     """
     backend = backend_for(plan.target)
     if why_not_runnable(backend) is not None or why_not_in(backend, plan.lowered or plan.precision):
         return None
     request = SessionRequest(backend, quantized, precision=plan.precision, base=plan.lowered)
-    counts = BACKENDS[backend].count_products(request)
+    try:
+        counts = BACKENDS[backend].count_products(request)
+    except (ArtifactError, BackendError) as err:
+        progress.note(str(err))
+        return None
     return None if counts is None else {"backend": backend, **to_plain(counts)}
 
 

@@ -20,8 +20,10 @@ from t2t_deploy._optional import is_installed
 from t2t_deploy._processor import Processor
 from t2t_deploy.calibration import stored_arrays
 from t2t_deploy.commands import _quantize_plan
+from t2t_deploy.errors import BackendError
 from t2t_deploy.runtime import why_not_in
 from t2t_deploy.runtime._openvino import OpenVinoSession
+from t2t_deploy.runtime._ort import OrtCpuBackend
 from t2t_deploy.types import Precision
 
 from ..noise import write_noise
@@ -190,6 +192,18 @@ def test_codes_suit_the_processor(
     assert done.json["quantization"]["codes"] == details["codes"] == codes
     by_default = options in ((), ("--codes", "auto"))
     assert (f"note: codes are stored as --codes {codes} does" in done.err) is by_default
+
+
+def test_a_runtime_that_refuses_the_file_is_noted(
+    run: Run, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object, request: object) -> None:
+        raise BackendError("it computes no product in integers")
+
+    monkeypatch.setattr(OrtCpuBackend, "count_products", refuse)
+    done = run("quantize", "--mode", "dynamic", "--no-speed", "--json", status=0)
+    assert done.json["quantization"]["computed"] is None
+    assert "note: it computes no product in integers" in done.err
 
 
 @pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
