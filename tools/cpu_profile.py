@@ -47,18 +47,14 @@ KINDS = {
     | {"QLinearMatMul", "QGemm"},
     "float products": {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"},
     "attention": {"MultiHeadAttention", "Attention"},
-    "normalisation": {"LayerNormalization", "SkipLayerNormalization", "Softmax"},
+    "normalisation": {"LayerNormalization", "SkipLayerNormalization", "Softmax", "MVN"},
     "activation": {"Gelu", "BiasGelu", "FastGelu", "Erf", "QuickGelu"},
     "quantising": {"DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear"},
     "moving": {"Reshape", "Transpose", "Slice", "Concat", "Pad", "Split", "Gather", "Unsqueeze"}
-    | {"Squeeze", "Expand", "Cast", "Shape", "ReorderInput", "ReorderOutput", "DepthToSpace"},
+    | {"Squeeze", "Expand", "Cast", "Shape", "ReorderInput", "ReorderOutput", "DepthToSpace"}
+    | {"Concatenation", "StridedSlice", "Reorder", "Broadcast"},  # OpenVINO's names
 }
 OTHER = "other arithmetic"
-OPENVINO_KINDS = {
-    "normalisation": {"MVN", "Softmax"},
-    "moving": {"Transpose", "Concatenation", "StridedSlice", "Slice", "Pad", "Reorder", "Reshape"}
-    | {"Broadcast", "Split", "Gather"},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,10 +293,7 @@ def _openvino_layer(layer: Any, operator: str, computes: str, names: str) -> tup
     if operator == "Subgraph" and "Softmax" in names and "MatMul" in names:
         keys = max(inputs[1][1:3])  # tokens are more than heads
         return "attention", 2.0 * math.prod(out) * keys
-    for kind, members in OPENVINO_KINDS.items():
-        if operator in members:
-            return kind, 0.0
-    return OTHER, 0.0
+    return kind_of(operator), 0.0
 
 
 def kind_of(operator: str) -> str:

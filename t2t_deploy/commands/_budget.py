@@ -180,6 +180,11 @@ class _Bench:
         self.reference = SessionRequest(
             REFERENCE_BACKEND, self.workspace.weights(source), config=source.config
         )
+        if self.inputs.plan.lowered is not None:
+            self.progress.note(
+                f"drops are measured in {DEFAULT_BACKEND}, which computes in fp32 what "
+                f"{self.inputs.plan.lowered.value} is asked for"
+            )
         threshold = self.inputs.plan.asked.threshold
         self.threshold = None
         if decides(self.images, threshold, self.classes):

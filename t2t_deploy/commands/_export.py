@@ -366,8 +366,9 @@ def load_model(
         weights_file,
     )
 
-    form.strategies().check_precision(form.precision)
-    form.strategies().check_opset(form.opset, form.precision)
+    strategies = form.strategies()
+    strategies.check_precision(form.precision)
+    strategies.check_opset(form.opset, form.precision)
     own = None if config is None else config_from_toml(Path(config))
     if checkpoint is None:
         base = own if own is not None else config_for_variant(str(variant))

@@ -124,7 +124,7 @@ _DEFAULTS: Mapping[Target, Strategies] = {
     Target.PORTABLE: Strategies(_CENTRED, PerformerForm.STABLE),
     # 1 to 3 % more, by an operator that only this runtime has
     Target.CPU: replace(_OPERATORS, fuse_attention=True),
-    # oneDNN cuts rows into blocks of one size: 197, a prime, cost 15 to 25 % more than 200
+    # oneDNN cuts rows into blocks of one size: 197, a prime, cost a fifth more than 200
     Target.OPENVINO: replace(_OPERATORS, rows_in=4),
     # TensorRT fuses all around products, so there the written-out forms give fewer kernels; two
     # groups of queries let it fuse the token attention of the t_ variants.

@@ -147,10 +147,8 @@ class OrtSession(RuntimeSession):
 class OrtStreams(RuntimeSession):
     """A session for each stream, with its share of the threads; a call takes one that is free.
 
-    Callers of one session would share its pool of threads: two callers of one session of two
-    threads got 17.1 and 23.6 pictures/s from T2T-ViT-7 (float32, batch 1 and 8, two busy cores). A
-    session of one thread has no pool: two of them (26.6 and 33.6) were as fast as two callers of
-    one (26.3 and 34.2), which keeps the weights once and is opened instead.
+    Callers of one session would share its pool of threads, and wait for each other. A session of
+    one thread has no pool: its callers do not, and it keeps the weights once, so `_open` takes it.
     Raises as `OrtSession`, and refuses calls in a forked process.
     """
 

@@ -29,9 +29,8 @@ class Session(Protocol):
     `run` may be called from any number of threads, and gives the same bits as in one thread: side
     by side on PyTorch and ONNX Runtime, in turns on OpenVINO and where ONNX Runtime replays CUDA
     graphs, as many at once as were asked for in streams or as an engine has contexts. `close` may
-    come from any thread: running
-    calls finish, waiting and later ones are refused. Feeds must not change during a call; outputs
-    belong to the caller.
+    come from any thread: running calls finish, waiting and later ones are refused. Feeds must not
+    change during a call; outputs belong to the caller.
     """
 
     backend: str

@@ -234,6 +234,16 @@ def test_a_bf16_base_is_computed_and_read_back(run: Run, workspace: Path, pictur
         assert "bf16" not in session.layers.every
 
 
+@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+def test_a_budget_on_a_bf16_base_says_where_it_is_measured(
+    run: Run, workspace: Path, pictures: Path
+) -> None:
+    options = ("--images", pictures / "b", "--target", "openvino", "--no-speed", "--force")
+    done = run("quantize", *options, "--base", "bf16", "--max-drop", 100, "--eval", pictures / "a")
+    assert done.status in (0, 3)
+    assert "note: drops are measured in ort-cpu, which computes in fp32" in done.err
+
+
 def test_ranges_serve_their_graph_alone(run: Run, workspace: Path, pictures: Path) -> None:
     assert run("calibrate", "--images", pictures, "-o", "tiny.ranges").status == 0
     options = ("--ranges", "tiny.ranges", "--no-speed", "--json")
