@@ -9,6 +9,7 @@ from t2t_deploy.bench._environment import (
     read_environment,
     visible_gpus,
 )
+from t2t_deploy.bench._race import standings, still_racing, times_per_image
 from t2t_deploy.bench._results import (
     BenchCase,
     BenchReport,
@@ -25,8 +26,9 @@ from t2t_deploy.bench._run import (
     DEFAULT_ROUNDS,
     run_bench,
     speedup_between,
+    with_speedup,
 )
-from t2t_deploy.bench._statistics import MIN_ROUNDS, Latency, Speedup
+from t2t_deploy.bench._statistics import MIN_ROUNDS, Latency, Speedup, speedup_of
 from t2t_deploy.bench._tables import (
     bench_csv,
     bench_table,
@@ -64,5 +66,10 @@ __all__ = [
     "report_from_dict",
     "run_bench",
     "speedup_between",
+    "speedup_of",
+    "standings",
+    "still_racing",
+    "times_per_image",
     "visible_gpus",
+    "with_speedup",
 ]

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from statistics import median
 from time import monotonic
@@ -62,6 +62,9 @@ LOAD_TIMEOUT_S = 600.0
 RUN_GRACE_S = 60.0
 """Beyond the expected time of a run, before the worker counts as hung."""
 _REASON_CHARS = 500
+
+
+AfterRound = Callable[[Sequence[CaseResult]], Collection[int]]
 
 
 class WorkerError(Exception):
@@ -132,13 +135,20 @@ class Worker(Child):
 class CaseRun:
     """A case and its worker. An error ends the worker and becomes the result.
 
-    quota: whether the process has a quota of processor time. Rounds are sized by how long calls
-    take with their stops then, and hold more calls.
+    before: rounds that another run measured. quota: whether the process has a quota of processor
+    time. Rounds are sized by how long calls take with their stops then, and hold more calls.
     """
 
-    def __init__(self, case: BenchCase, worker: Worker, *, quota: bool = False) -> None:
+    def __init__(
+        self,
+        case: BenchCase,
+        worker: Worker,
+        *,
+        quota: bool = False,
+        before: Sequence[Round] = (),
+    ) -> None:
         self.case = case
-        self.rounds: list[Round] = []
+        self.rounds = list(before)
         self._worker, self._quota = worker, quota
         self._error: WorkerError | None = None
         self._loaded: dict[str, Any] = {}
@@ -168,6 +178,10 @@ class CaseRun:
                 throttling = answer.get("throttling")
                 self._throttling.append(throttling and from_plain(Throttling, throttling))
 
+    def leave(self) -> None:
+        """End the worker: its rounds so far are the result."""
+        self._worker.kill()
+
     def result(self, complete: int) -> CaseResult:
         """The case's result over its first ``complete`` rounds, without comparison with others."""
         rounds = self.rounds[:complete]
@@ -178,7 +192,7 @@ class CaseRun:
             status = BenchStatus.NOT_RUN if self._error.not_run else BenchStatus.FAILED
             after = f" (after {counted(len(rounds), 'complete round')})" if rounds else ""
             reason = f"{self._error}{after}"
-        if not rounds:
+        if not rounds or not self._loaded:
             return self.case.result(status, reason)
         rounds_ms = [round_.samples_ms for round_ in rounds]
         latency = latency_of([value for samples in rounds_ms for value in samples])
@@ -285,6 +299,8 @@ def run_bench(
     stage: Callable[[str], None] | None = None,
     interrupted: Callable[[BaseException], None] | None = None,
     worker_command: Sequence[str] | None = None,
+    before: Sequence[CaseResult] = (),
+    after_round: AfterRound | None = None,
 ) -> BenchReport:
     """Measure all cases; a failure becomes a failed result and the others go on.
 
@@ -294,15 +310,19 @@ def run_bench(
     stage: called with what begins, before the models are loaded and before each round. interrupted:
     called with a KeyboardInterrupt or SystemExit that came after a complete round; the report then
     is of the complete rounds. Before one, or without it, that is raised. worker_command: of a
-    program that calls `serve_bench`; None is the usual one. All models are in memory at once, one
-    process each; all processes end on return, and on errors. Raises UsageError.
+    program that calls `serve_bench`; None is the usual one. before: rows of an earlier run of the
+    same cases, whose rounds count as the first. after_round: called with the rows of all cases so
+    far; gives the positions of those that go on, and none ends the bench. All models are in memory
+    at once, one process each; all processes end on return, and on errors. Raises UsageError.
     """
     _check_request(cases, rounds, round_seconds)
     load_before = load_average()
     steps = len(cases) * (1 + rounds)
     quota = read_limits().quota is not None
     case_runs: list[CaseRun] = []
-    complete, cut_short = 0, None
+    known = {row.key: row.rounds for row in before}
+    complete, cut_short = max(map(len, known.values()), default=0), None
+    going: Collection[int] = range(len(cases))
 
     def announce(what: str, done: int) -> None:
         if progress is not None:
@@ -319,17 +339,27 @@ def run_bench(
             for case in cases:
                 announce(f"loading and warming up {_label(case)}", len(case_runs))
                 worker = stack.enter_context(Worker(case.request.threads_each, worker_command))
-                case_runs.append(CaseRun(case, worker, quota=quota))
+                earlier = known.get(case.key, ())
+                case_runs.append(CaseRun(case, worker, quota=quota, before=earlier))
                 case_runs[-1].prepare(seed)
-            done = len(cases)
-            for number, order in enumerate(turn_orders(len(cases), rounds, seed), start=1):
+            done = len(cases) * (1 + complete)
+            orders = turn_orders(len(cases), rounds, seed)
+            for number in range(complete + 1, rounds + 1):
                 begin(f"round {number} of {rounds}")
+                order = [index for index in orders[number - 1] if index in going]
                 for turn, index in enumerate(order, start=1):
                     announce(f"round {number} of {rounds}: {_label(cases[index])}", done)
                     case_runs[index].take_turn(number, turn, round_seconds)
                     done += 1
                 gpus.look()
                 complete = number
+                if after_round is not None:
+                    going = after_round([one.result(complete) for one in case_runs])
+                    for index, one in enumerate(case_runs):
+                        if index not in going:
+                            one.leave()
+                    if not going:
+                        break
             announce("done", done)
     except (KeyboardInterrupt, SystemExit) as err:
         if interrupted is None or not complete:
@@ -351,7 +381,7 @@ def run_bench(
     results = [case_run.result(complete) for case_run in case_runs]
     bases = {_group(case): row for case, row in zip(cases, results, strict=True) if _is_base(case)}
     compared = (
-        _with_speedup(row, bases.get(_group(case)), seed)
+        with_speedup(row, bases.get(_group(case)), seed)
         for case, row in zip(cases, results, strict=True)
     )
     return BenchReport(environment, tuple(compared), settings, cut_short)
@@ -390,11 +420,13 @@ def _check_request(cases: Sequence[BenchCase], rounds: int, round_seconds: float
             )
 
 
-def _with_speedup(row: CaseResult, base: CaseResult | None, seed: int) -> CaseResult:
+def with_speedup(row: CaseResult, base: CaseResult | None, seed: int) -> CaseResult:
+    """The row with how much faster than ``base`` it is, over the rounds that it was in."""
     if base is None or base is row or {base.status, row.status} != {BenchStatus.OK}:
         return row
     if len(row.rounds) < MIN_ROUNDS:  # cut short
         return row
+    base = dataclasses.replace(base, rounds=base.rounds[: len(row.rounds)])  # of one that left
     return dataclasses.replace(
         row,
         speedup_vs_eager=speedup_between(base, row, seed=seed),

@@ -34,6 +34,7 @@ _COMMANDS = {
     "predict": ("_predict", "Pictures -> classes."),
     "inspect": ("_check", "What is in an ONNX file or an engine."),
     "package": ("_make", "A model repository for Triton Inference Server."),
+    "tune": ("_tune", "The best file for this machine and a budget."),
     "run": ("_run", "A whole recipe, going on where it stopped."),
     "workspace": ("_machine", "List, check and tidy the artifacts."),
     "doctor": ("_machine", "What this machine can build and run, and why not the rest."),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from t2t_deploy.commands._artifacts import artifact_values, workspace_of
-from t2t_deploy.commands._bench import DocumentedBench, benchmark, check_streams
-from t2t_deploy.commands._build_trt import build_engine, build_values
+from t2t_deploy.commands._bench import Bench, DocumentedBench, benchmark, check_streams
+from t2t_deploy.commands._build_trt import SM, build_engine, build_values
 from t2t_deploy.commands._calibrate import (
     CalibratedRanges,
     calibrate_onnx,
@@ -12,12 +12,14 @@ from t2t_deploy.commands._calibrate import (
     calibration_advice,
     calibration_images,
 )
+from t2t_deploy.commands._class_names import OwnLabels
 from t2t_deploy.commands._compare import (
     ComparedStrategies,
     StrategyComparison,
     compare_exports,
     split_name,
 )
+from t2t_deploy.commands._decisions import Targets, Threshold, labelled_images
 from t2t_deploy.commands._doctor import (
     backend_cells,
     bug_report,
@@ -27,8 +29,16 @@ from t2t_deploy.commands._doctor import (
 )
 from t2t_deploy.commands._evaluate import Evaluation, evaluate_artifacts, evaluate_values
 from t2t_deploy.commands._export import (
+    CheckpointFile,
+    Classes,
+    ConfigFile,
     GraphForm,
+    IgnoreKeys,
+    ImageSize,
     LoadedModel,
+    QkScale,
+    Variant,
+    Weights,
     check_of_file,
     check_tail,
     export_onnx,
@@ -39,6 +49,14 @@ from t2t_deploy.commands._inspect import DrawnFeatures, draw_features, inspect_a
 from t2t_deploy.commands._package import Package, package_artifact, package_values
 from t2t_deploy.commands._predict import Prediction, load_session, predict_images
 from t2t_deploy.commands._predict_across import ClusterPrediction, predict_across
+from t2t_deploy.commands._preparation import (
+    CropFraction,
+    InterpolationName,
+    Mean,
+    PreparationName,
+    ResizeRule,
+    Std,
+)
 from t2t_deploy.commands._quantize import quantize_onnx, quantize_values
 from t2t_deploy.commands._quantize_plan import (
     QuantizationMode,
@@ -56,20 +74,39 @@ from t2t_deploy.commands._verify import (
 
 __all__ = [
     "MAX_IMAGES",
+    "SM",
+    "Bench",
     "CalibratedRanges",
+    "CheckpointFile",
+    "Classes",
     "ClusterPrediction",
     "ComparedStrategies",
+    "ConfigFile",
+    "CropFraction",
     "DocumentedBench",
     "DrawnFeatures",
     "Evaluation",
     "GraphForm",
+    "IgnoreKeys",
+    "ImageSize",
+    "InterpolationName",
     "LoadedModel",
+    "Mean",
+    "OwnLabels",
     "Package",
     "Prediction",
+    "PreparationName",
+    "QkScale",
     "QuantizationMode",
     "QuantizationRequest",
+    "ResizeRule",
+    "Std",
     "StrategyComparison",
+    "Targets",
+    "Threshold",
+    "Variant",
     "VerifiedArtifact",
+    "Weights",
     "artifact_values",
     "backend_cells",
     "benchmark",
@@ -92,6 +129,7 @@ __all__ = [
     "export_onnx",
     "export_values",
     "inspect_artifact",
+    "labelled_images",
     "load_model",
     "load_session",
     "package_artifact",

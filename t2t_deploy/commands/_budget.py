@@ -41,7 +41,6 @@ from t2t_deploy.runtime import (
 )
 from t2t_deploy.types import DEFAULT_THRESHOLD, TOLERANCES, Status, relative_errors
 from t2t_deploy.verify import (
-    Accuracy,
     AccuracyRunner,
     AccuracySum,
     DecisionSum,
@@ -255,22 +254,13 @@ class _Bench:
         self.measured = actual.images
         if self.images.has_labels:
             self.doubt = labels_in_doubt(reference, self.images.known)
-            return Loss((self.score(reference) - self.score(actual)) * 100, error)
-        assert actual.agreement is not None
-        return Loss((1 - actual.agreement) * 100, error)
-
-    def score(self, found: Accuracy) -> float:
-        """The measure, in 0..1. Raises ImageError where the labels do not make one."""
-        score = found.top1
-        if found.decisions is not None:
-            auc, precision = found.decisions.auc, found.decisions.average_precision
-            score = auc if self.classes == 1 else precision
-        if score is None:
+        drop = actual.drop(reference)
+        if drop is None:
             raise ImageError(
                 f"the pictures of {self.images.folder} all have the same label, on which no "
                 f"{self.measure} is measured; give pictures with and without each class"
             )
-        return score
+        return Loss(drop, error)
 
     @contextlib.contextmanager
     def trial(self, returned: Sequence[str]) -> Iterator[AccuracyRunner]:

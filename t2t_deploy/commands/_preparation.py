@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-from t2t_deploy._options import NUMBER, AnyPath, Kind, Opt, choice
+from t2t_deploy._options import NUMBER, PATH, AnyPath, Kind, Opt, Role, choice
 from t2t_deploy._preparation import PRESETS, USUAL, Interpolation, Preparation, Resize
 from t2t_deploy.pictures import (
     preparation_beside,
@@ -47,6 +47,15 @@ _DEVIATIONS = replace(_NUMBERS, expected="a number above 0 for each channel", re
 _SHARE = Kind("a number above 0, at most 1", _share, float)
 _PICTURES = "model"  # its table in a recipe
 
+
+def _preset_or_file(value: Any) -> str | Path:
+    """A word stays a word: only a file's name is relative to a recipe."""
+    path = PATH.read(value)
+    return str(path) if str(path) in PRESETS else cast(Path, path)
+
+
+_PRESET_OR_FILE = replace(PATH, expected="a preset or a path, as text", read=_preset_or_file)
+
 Mean = Annotated[
     tuple[float, ...] | list[float] | None,
     Opt("Mean of each channel, of values from 0 to 1.", _NUMBERS, recipe=_PICTURES, later=True),
@@ -82,6 +91,8 @@ PreparationName = Annotated[
     Opt(
         "How pictures were prepared in training: imagenet, cifar, inception, or a file (.toml, "
         "timm's or transformers' .json, mmpretrain's .py).",
+        _PRESET_OR_FILE,
+        Role.READS,
         metavar="NAME|FILE",
         recipe=_PICTURES,
         later=True,

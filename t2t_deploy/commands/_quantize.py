@@ -267,6 +267,8 @@ def quantized(
     stem = artifact_stem(draft)
     if plan.asked.mode is QuantizationMode.DYNAMIC:
         stem += f"-{plan.asked.mode.value}"
+    if plan.lowered is not None:  # the same file as without, for another session
+        stem += f"-{plan.lowered.value}_base"
     graph = dataclasses.replace(inputs.typed, model=placed.model)
     return store_graph(
         workspace, graph, inputs.form, draft, progress, output=output, stem=stem, details=details

@@ -67,7 +67,7 @@ def command_fingerprint(
         if parameter.opt.later and value == parameter.read(parameter.default):
             continue
         # a word instead of a file is a value like others
-        if recorded and (role is Role.OPTION or isinstance(value, Enum)):
+        if recorded and (role is Role.OPTION or isinstance(value, (Enum, str))):
             whole, _, part = recorded.partition(".")
             if part:
                 options.setdefault(whole, {})[part] = to_plain(value)

@@ -96,8 +96,7 @@ def load_recipe(file: Path) -> Recipe:
     try:
         if file.is_file() and file.stat().st_size > _LARGEST_FILE:
             raise RecipeError(f"{shown} has more than 1 MiB, which no recipe has; name a recipe")
-        values = tomllib.loads(file.read_bytes().decode("utf-8"))
-        return _Reader(file, shown, read_tables(values, shown)).recipe()
+        return recipe_of(tomllib.loads(file.read_bytes().decode("utf-8")), file)
     except OSError as err:
         raise RecipeError(
             f"cannot read {shown}: {err.strerror}; name a recipe, or write one: t2t-deploy run "
@@ -107,6 +106,15 @@ def load_recipe(file: Path) -> Recipe:
         # tomllib's errors, and a number or a nesting that is too large for Python
         first = (str(err).splitlines() or [type(err).__name__])[0]
         raise RecipeError(f"{shown} is not valid TOML: {first}") from err
+
+
+def recipe_of(values: Mapping[str, Any], file: Path) -> Recipe:
+    """The recipe of a file that has these values, as TOML's reader gives them.
+
+    Raises RecipeError for what cannot be followed.
+    """
+    shown = shown_path(file)
+    return _Reader(file, shown, read_tables(values, shown)).recipe()
 
 
 def example_recipe() -> str:

@@ -113,20 +113,31 @@ def follow_recipe(workspace: Workspace, recipe: Recipe, progress: Progress = sil
     what was made then is there unchanged. One that fails stops what needs it; the others go on.
     Nothing is raised for a step that cannot be done: it is in the result.
     """
-    context = Context(workspace, recipe)
-    records = Records(workspace.root)
+    walk = Walk(workspace, recipe)
     steps = plan_steps(recipe)
-    results: list[StepResult] = []
     for number, step in enumerate(steps, start=1):
-        step_progress = _StepProgress(progress, f"[{number}/{len(steps)}] {step.label}")
-        result = _follow(step, context, records, results, step_progress)
+        walk.follow(step, _StepProgress(progress, f"[{number}/{len(steps)}] {step.label}"))
+    return RecipeRun(recipe.file, workspace.root, tuple(walk.results))
+
+
+class Walk:
+    """Follows steps one after another. context: what they made; results: what became of them."""
+
+    def __init__(self, workspace: Workspace, recipe: Recipe) -> None:
+        self.context = Context(workspace, recipe)
+        self.results: list[StepResult] = []
+        self._records = Records(workspace.root)
+
+    def follow(self, step: Step, progress: Progress) -> StepResult:
+        """Do a step, or skip it; what cannot be done is in the result."""
+        result = _follow(step, self.context, self._records, self.results, progress)
         if result.status in (StepStatus.FAILED, StepStatus.NOT_RUN):
             name = step.label.partition(" ")[2]
-            context.missing[name] = f"{step.label} {result.status.value.replace('_', ' ')}"
+            self.context.missing[name] = f"{step.label} {result.status.value.replace('_', ' ')}"
         if result.status is not StepStatus.DONE:
-            step_progress.note(f"{result.status.value.replace('_', ' ')}: {result.reason}")
-        results.append(result)
-    return RecipeRun(recipe.file, workspace.root, tuple(results))
+            progress.note(f"{result.status.value.replace('_', ' ')}: {result.reason}")
+        self.results.append(result)
+        return result
 
 
 def plan_steps(recipe: Recipe) -> tuple[Step, ...]:
@@ -174,7 +185,7 @@ def _follow(
     context: Context,
     records: Records,
     before: list[StepResult],
-    progress: _StepProgress,
+    progress: Progress,
 ) -> StepResult:
     """Skip a step, or do it and keep a record of it."""
     states = {result.step: result.status for result in before}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from t2t_deploy.report._document import BenchDocument
+from t2t_deploy.report._document import BenchDocument, TuneSummary
 from t2t_deploy.report._page import bench_page
 
 __all__ = [
     "BenchDocument",
+    "TuneSummary",
     "bench_page",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from t2t_deploy.runtime import REFERENCE_BACKEND
 
@@ -17,16 +17,34 @@ COLOURS = 7
 
 
 @dataclass(frozen=True, slots=True)
+class TuneSummary:
+    """What a tuning found. pick: name of the file; None where none keeps the budget.
+
+    errors: mean relative L2 errors by artifact, in place of those of the manifests; limit: the
+    largest that is allowed. rows: all files, with name, streams, verdict, ms, times (as the
+    fastest), error, drop (points), size and memory (bytes), reason; None is not known.
+    """
+
+    pick: str | None
+    why: str
+    errors: Mapping[str, float]
+    rows: Sequence[Mapping[str, Any]]
+    limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BenchDocument:
     """A bench with its context.
 
-    artifacts: manifests by the artifact's name in the rows. command: repeats the bench.
+    artifacts: manifests by the artifact's name in the rows. command: repeats the bench. tuning: of
+    a bench that was there to pick a file.
     """
 
     report: BenchReport
     command: str
     artifacts: Mapping[str, Manifest]
     comparison: Comparison | None = None
+    tuning: TuneSummary | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +100,17 @@ def measured_cases(document: BenchDocument) -> list[Case]:
         key = _series(row)
         manifest = document.artifacts.get(row.artifact or "")
         verified = (manifest and manifest.verification) or {}
+        error, limit = verified.get("rel_l2"), verified.get("tolerance")
+        if document.tuning is not None:
+            error, limit = document.tuning.errors.get(row.artifact or ""), document.tuning.limit
         cases.append(
             Case(
                 result=row,
                 number=numbers[key],
                 name=names[numbers[key] - 1],
                 colour=f"c{others.index(key) % COLOURS + 1}" if key in others else "c0",
-                error=_float(verified.get("rel_l2")),
-                limit=_float(verified.get("tolerance")),
+                error=_float(error),
+                limit=_float(limit),
             )
         )
     return cases

@@ -47,6 +47,31 @@ class Accuracy:
     confusion: np.ndarray
     decisions: Decisions | None = None
 
+    @property
+    def measure(self) -> str:
+        """What a loss of accuracy is of: top-1, AUC, average precision or agreement."""
+        if self.decisions is not None:
+            return "AUC" if len(self.decisions.classes) == 1 else "average precision"
+        return "agreement" if self.top1 is None else "top-1"
+
+    @property
+    def score(self) -> float | None:
+        """The figure of `measure`, 0..1; None where labels of one kind alone make none."""
+        if self.decisions is not None:
+            of_one = self.measure == "AUC"
+            return self.decisions.auc if of_one else self.decisions.average_precision
+        return self.agreement if self.top1 is None else self.top1
+
+    def drop(self, reference: Accuracy | None) -> float | None:
+        """Points of `measure` that are lost against the reference; None where there is no figure.
+
+        Of agreement what is missing from all.
+        """
+        if self.measure == "agreement":
+            return None if self.agreement is None else 100 * (1 - self.agreement)
+        base = None if reference is None else reference.score
+        return None if base is None or self.score is None else 100 * (base - self.score)
+
 
 @dataclass(slots=True)
 class AccuracySum:

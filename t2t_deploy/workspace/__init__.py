@@ -6,6 +6,7 @@
     <workspace>/calibration/<name>-<key>.ranges what pictures said of a graph
     <workspace>/logs/, <workspace>/bench/       builder logs, measurements
     <workspace>/cache/, <workspace>/timing/     what runtimes and builders need not do again
+    <workspace>/tune/                           what tune measured, and its pick
     <workspace>/.locks/                         who works on what just now
 
 A manifest lies beside its file and names it without a folder, so a workspace can be moved.
@@ -14,6 +15,7 @@ A manifest lies beside its file and names it without a folder, so a workspace ca
 from __future__ import annotations
 
 from t2t_deploy.workspace._artifact import Artifact
+from t2t_deploy.workspace._best import BEST, TUNE, Best, read_best, write_best
 from t2t_deploy.workspace._locks import LockPolicy
 from t2t_deploy.workspace._manifest import (
     Manifest,
@@ -31,9 +33,12 @@ from t2t_deploy.workspace._workspace import (
 )
 
 __all__ = [
+    "BEST",
     "CALIBRATION",
     "PARTIAL",
+    "TUNE",
     "Artifact",
+    "Best",
     "LockPolicy",
     "Manifest",
     "Workspace",
@@ -41,6 +46,8 @@ __all__ = [
     "finished",
     "manifest_path_for",
     "manifest_text",
+    "read_best",
     "read_manifest",
     "tool_versions",
+    "write_best",
 ]

@@ -35,6 +35,7 @@ from t2t_deploy.workspace._artifact import (
     keep_finished,
     replace_file,
 )
+from t2t_deploy.workspace._best import BEST, read_best
 from t2t_deploy.workspace._locks import CHANGES, FOLDER, LockPolicy, has_locks, is_locked, locked
 from t2t_deploy.workspace._manifest import (
     MANIFEST_SUFFIX,
@@ -145,9 +146,12 @@ class Workspace:
     def open(self, path: AnyPath, *, force: bool = False) -> Artifact:
         """An artifact by its file, its content checked against its manifest.
 
-        Raises ArtifactError where it is missing, altered, or failed a check and ``force`` is off.
+        path: ``@best`` is what `tune` picked. Raises ArtifactError where it is missing, altered, or
+        failed a check and ``force`` is off.
         """
         path = path_of(path, "path")
+        if str(path) == BEST:
+            return self._best(force=force)
         if not os.path.isfile(path) and (inside := self._find(path.name)) is not None:
             path = inside
         if not os.path.isfile(path):  # False as well for a name that no file can have
@@ -156,6 +160,13 @@ class Workspace:
             )
         artifact = artifact_of_file(path)
         return artifact if artifact.manifest is None else self._usable(artifact, force=force)
+
+    def _best(self, *, force: bool) -> Artifact:
+        best = read_best(self.root)
+        artifact = self.open(self.root / best.artifact, force=force)
+        if artifact.require_manifest().sha256 != best.sha256:
+            raise ArtifactError(f"{artifact.path} was made anew since it was picked; tune again")
+        return artifact
 
     def checked(self, artifact: Artifact, *, force: bool = False) -> Artifact:
         """The artifact, once its content matches its manifest. Raises as `open`."""

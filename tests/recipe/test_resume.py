@@ -218,3 +218,15 @@ def test_an_artifact_of_one_recipe_serves_another(done: Path) -> None:
         *("export mine", "calibrate small", "quantize small", "evaluate", "package small")
     ]
     assert run_again(again) == []
+
+
+def test_a_preparation_is_a_word_or_a_file_whose_content_counts(done: Path) -> None:
+    change(done, 'config = "tiny.toml"', 'config = "tiny.toml"\npreparation = "cifar"')
+    assert EXPORT in run_again(followed(done))
+    assert run_again(followed(done)) == []
+    (done / "own.toml").write_text("crop_fraction = 0.8\n")
+    change(done, 'preparation = "cifar"', 'preparation = "own.toml"')
+    assert EXPORT in run_again(followed(done))
+    (done / "own.toml").write_text("crop_fraction = 0.7\n")
+    found = {step.step: step.reason for step in followed(done).steps}
+    assert found[EXPORT] == "preparation changed"
