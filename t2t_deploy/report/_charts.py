@@ -40,6 +40,10 @@ from t2t_deploy.report._drawing import (
 )
 from t2t_deploy.types import TOLERANCES
 
+VERIFIED = (
+    "The error is the one in the artifact's manifest: the largest relative L2 distance of the "
+    "logits from the float32 reference, over the pictures it was verified on."
+)
 _POINTS = 160
 _DRAWN = (0.5, 99.0)
 """Percentiles between which samples are drawn."""
@@ -220,8 +224,8 @@ def _throughput_bars(cases: Sequence[Case], batch: int) -> Chart:
     return chart(f"Throughput, batch {batch}", caption, draw)
 
 
-def tradeoff_chart(cases: Sequence[Case], batch: int) -> Chart | None:
-    """Error against speed; None without known errors."""
+def tradeoff_chart(cases: Sequence[Case], batch: int, error: str = VERIFIED) -> Chart | None:
+    """Error against speed; None without known errors. error: what it is, in a sentence."""
     rows = cases_of_batch(cases, batch)
     # a logarithmic axis has no zero, and no error is zero in practice
     known = [(case, case.error) for case in rows if case.error is not None and case.error > 0]
@@ -284,9 +288,8 @@ def tradeoff_chart(cases: Sequence[Case], batch: int) -> Chart | None:
         return svg(layout.width, height, f"Error against speed at batch {batch}", drawn)
 
     caption = (
-        "The error is the one in the artifact's manifest: the largest relative L2 distance of the "
-        "logits from the float32 reference, over the pictures it was verified on. Dashed: the "
-        "largest error allowed. The line joins the cases that no other beats in both."
+        f"{error} Dashed: the largest error allowed. The line joins the cases that no other beats "
+        "in both."
     )
     unknown = [case.name for case in rows if case.error is None and not case.is_reference]
     if unknown:

@@ -20,14 +20,16 @@ COLOURS = 7
 class TuneSummary:
     """What a tuning found. pick: name of the file; None where none keeps the budget.
 
-    errors: mean relative L2 errors by artifact, in place of those of the manifests; limit: the
-    largest that is allowed. rows: all files, with name, streams, verdict, ms, times (as the
-    fastest), error, drop (points), size and memory (bytes), reason; None is not known.
+    errors: relative L2 errors by artifact, in place of those of the manifests; error: what they
+    are, in a sentence; limit: the largest that is allowed. rows: all files, with name, streams,
+    verdict, ms, times (as the fastest), error, drop (points), size and memory (bytes), reason; None
+    is not known.
     """
 
     pick: str | None
     why: str
     errors: Mapping[str, float]
+    error: str
     rows: Sequence[Mapping[str, Any]]
     limit: float | None = None
 

@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 
 from markupsafe import Markup
@@ -14,6 +15,7 @@ from markupsafe import Markup
 from t2t_deploy import __version__
 from t2t_deploy.errors import counted
 from t2t_deploy.report._charts import (
+    VERIFIED,
     latency_chart,
     memory_chart,
     rounds_sparkline,
@@ -23,6 +25,7 @@ from t2t_deploy.report._charts import (
 from t2t_deploy.report._document import (
     BenchDocument,
     Case,
+    TuneSummary,
     batches_of,
     cases_of_batch,
     measured_cases,
@@ -60,7 +63,7 @@ def bench_page(document: BenchDocument) -> str:
         warnings=_warnings(document, cases),
         cases=cases,
         tiles=_tiles(cases) if cases else [],
-        charts=_charts(cases) if cases else [],
+        charts=_charts(cases, document.tuning) if cases else [],
         failed=[row for row in document.report.results if row.status.value == "failed"],
         sparkline=rounds_sparkline,
         counted=counted,
@@ -126,11 +129,12 @@ def _warnings(document: BenchDocument, cases: Sequence[Case]) -> list[str]:
     return warnings
 
 
-def _charts(cases: Sequence[Case]) -> list[list[Chart]]:
+def _charts(cases: Sequence[Case], tuning: TuneSummary | None = None) -> list[list[Chart]]:
     """Rows of charts: all kinds of one batch, or all batches of one kind."""
     batches = batches_of(cases)
     kinds = [[throughput_chart(cases)]]
-    for draw in (latency_chart, tradeoff_chart, memory_chart):
+    tradeoff = partial(tradeoff_chart, error=VERIFIED if tuning is None else tuning.error)
+    for draw in (latency_chart, tradeoff, memory_chart):
         charts = [one for batch in batches if (one := draw(cases, batch)) is not None]
         kinds.append(charts[:1] + [replace(one, caption=None) for one in charts[1:]])
     return kinds if len(batches) > 1 else [[one for kind in kinds for one in kind]]

@@ -67,7 +67,7 @@ from t2t_deploy.recipe import (
     text_sha256,
     tools,
 )
-from t2t_deploy.report import BenchDocument, TuneSummary, bench_page
+from t2t_deploy.report import VERIFIED, BenchDocument, TuneSummary, bench_page
 from t2t_deploy.runtime import BACKENDS, REFERENCE_BACKEND, available_threads, backend_for
 from t2t_deploy.tune._plan import Plan, Tables, Way, plan_ways
 from t2t_deploy.tune._race import ROUND_SECONDS, Race
@@ -642,7 +642,7 @@ class _Tuner:
                     for one in tuning.files
                     if one.artifact is not None
                 },
-                tuning=_summary(tuning),
+                tuning=_summary(tuning, judged_on=self.evaluation is not None),
             )
             write_text(page, bench_page(document), kept=True)
             tuning = replace(tuning, page=page)
@@ -703,8 +703,12 @@ def _order(one: TunedFile) -> tuple[int, float, float]:
     return rank, time, moved_bytes(one) or 0.0
 
 
-def _summary(tuning: Tuning) -> TuneSummary:
-    """What the page says of it beside what was timed."""
+def _summary(tuning: Tuning, *, judged_on: bool) -> TuneSummary:
+    """What the page says of it beside what was timed. judged_on: whether there was an ``eval``."""
+    error = (
+        "The error is the mean relative L2 distance of the logits from the float32 reference, over "
+        "the pictures that the files were judged on."
+    )
     return TuneSummary(
         pick=None if tuning.pick is None else tuning.pick.name,
         why=tuning.why,
@@ -713,6 +717,7 @@ def _summary(tuning: Tuning) -> TuneSummary:
             for one in tuning.files
             if one.artifact is not None and one.error is not None
         },
+        error=error if judged_on else VERIFIED,
         rows=tuple(
             {
                 "name": one.name,

@@ -19,7 +19,7 @@ from t2t_deploy.bench import (
     WarmUp,
     compare_reports,
 )
-from t2t_deploy.report import BenchDocument
+from t2t_deploy.report import BenchDocument, TuneSummary
 from t2t_deploy.types import Precision
 from t2t_deploy.workspace import Manifest
 
@@ -178,3 +178,18 @@ def hostile(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(hostile(one) for one in value)
     return value
+
+
+@pytest.fixture
+def tuned(document: BenchDocument) -> BenchDocument:
+    """The same as a tune has it, with hostile names and reasons."""
+    row = {
+        **{"name": "cpu-int8", "streams": 2, "verdict": "pick", "ms": 2.5, "error": 6e-3},
+        **{"times": Speedup(1.0, 1.0, 1.0), "drop": 0.25, "size": 28e6, "memory": 5e7},
+        "reason": "",
+    }
+    untried = dict.fromkeys(row) | {"name": "openvino", "streams": 1, "verdict": "not tried"}
+    rows = (row, untried | {"reason": HOSTILE})
+    errors = dict.fromkeys(document.artifacts, 0.0123)
+    summary = TuneSummary("cpu-int8", f"the fastest {HOSTILE}", errors, "The mean.", rows, 0.02)
+    return dataclasses.replace(document, tuning=summary)

@@ -90,6 +90,30 @@ def test_it_renders_without_a_complaint_and_fetches_nothing(opened: Browser, pag
     assert outside == []
 
 
+def test_a_tune_renders_its_files_and_its_frontier(
+    browser: Browser, tuned: BenchDocument, tmp_path: Path
+) -> None:
+    path = tmp_path / "tune.html"
+    path.write_text(bench_page(tuned), "utf-8")
+    browser.open(path)
+    assert browser.complaints() == [] and browser.requests() == [path.as_uri()]
+    assert browser.run("document.title") == "T2T-ViT benchmark"
+    cells = browser.run(
+        "[...document.querySelectorAll('#tuning tbody tr')]"
+        ".map((row) => [...row.cells].map((cell) => cell.innerText))"
+    )
+    assert cells[0][:5] == [
+        "cpu-int8, 2 streams",
+        "pick",
+        "2.50",
+        "1.000 (1.000 to 1.000)",
+        "6.0e-03",
+    ]
+    assert cells[1][2] == "–" and "<script>" in cells[1][-1]
+    assert "The mean. Dashed" in browser.run("document.body.innerText")
+    assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
+
+
 def test_a_name_that_is_a_script_is_shown_and_not_run(opened: Browser) -> None:
     assert NAME in opened.run("document.body.innerText")
     assert opened.run("document.title") == "T2T-ViT benchmark"
