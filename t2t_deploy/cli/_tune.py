@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from t2t_deploy.tune import TunedFile
 
-_NUMBERS = ("ms", "vs eager", "x fastest", "error", "points lost", "MB", "memory MB", "kernels")
+_NUMBERS = ("ms", "vs eager", "x fastest", "error", "points lost", "MB", "memory MB", "moved MB")
 
 
 @command_line("tune", tune_files)
@@ -58,7 +58,7 @@ def _shown(found: Tuning) -> Iterator[RenderableType]:
 def _row(one: TunedFile) -> tuple[str, ...]:
     engine = one.to_dict()["engine"] or {}
     speedup = None if one.row is None else one.row.speedup_vs_eager
-    moved = engine.get("kernels")
+    moved = engine.get("moved_bytes")
     return (
         one.name if one.streams == 1 else f"{one.name}, {one.streams} streams",
         one.verdict.value.replace("_", " "),
@@ -69,7 +69,7 @@ def _row(one: TunedFile) -> tuple[str, ...]:
         _figure(one.drop, ".2f"),
         _figure(one.size_bytes, ".1f", 1e6),
         _figure(one.memory_bytes, ".0f", 1e6),
-        "" if moved is None else str(moved),
+        _figure(moved, ".1f", 1e6),
     )
 
 

@@ -81,8 +81,10 @@ def engine_ways(sm: str | None, batch: int) -> tuple[Way, ...]:
         keys = {"precision": precision, **built}
         return Way(f"engine-{precision}", _TENSORRT, "build-trt", keys, source)
 
-    graphs = [Way("tensorrt-fp16", _TENSORRT, "export", {"precision": "fp16"})]
-    engines = [engine("fp16", "tensorrt-fp16"), engine("bf16", "tensorrt-fp16")]
+    graphs, engines = [], []
+    for precision in ("fp16", "bf16"):
+        graphs.append(Way(f"tensorrt-{precision}", _TENSORRT, "export", {"precision": precision}))
+        engines.append(engine(precision, f"tensorrt-{precision}"))
     for precision in ("fp8", "int8", "int8-weights", "fp8-weights"):
         keys = {"type": precision, "target": _TENSORRT.value}
         graphs.append(Way(f"tensorrt-{precision}", _TENSORRT, "quantize", keys, "tensorrt-fp16"))

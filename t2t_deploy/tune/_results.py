@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -148,9 +149,9 @@ class Tuning:
 def judged(files: Sequence[TunedFile], pick: TunedFile | None) -> list[TunedFile]:
     """The files, those that were timed as the pick, of the frontier, or beaten.
 
-    The frontier: no other file is both faster and nearer to the reference.
+    The frontier: no other file is both faster, or moves less, and no further off.
     """
-    known = [one for one in files if one.times is not None]
+    known = [one for one in files if one.verdict is Verdict.FRONTIER and _time(one) < math.inf]
 
     def beaten_by(one: TunedFile) -> TunedFile | None:
         return next(
@@ -168,10 +169,9 @@ def judged(files: Sequence[TunedFile], pick: TunedFile | None) -> list[TunedFile
         if one is pick:
             one = replace(one, verdict=Verdict.PICK)
         elif better is not None:
-            reason = f"{better.name} is faster and no further off"
+            how = "moves less" if one.times is None else "is faster"
+            reason = f"{better.name} {how} and is no further off"
             one = replace(one, verdict=Verdict.BEATEN, reason=reason)
-        elif better is None and one.times is not None:
-            one = replace(one, verdict=Verdict.FRONTIER)
         found.append(one)
     return found
 
@@ -199,7 +199,7 @@ def nearest(files: Sequence[TunedFile], max_drop: float | None) -> TunedFile | N
     return min(
         (one for one in files if one.verdict is Verdict.OVER_BUDGET),
         key=lambda one: (
-            max((one.drop or 0.0) - (max_drop or 0.0), 0.0) if max_drop is not None else 0.0,
+            0.0 if max_drop is None else max(_drop(one) - max_drop, 0.0),
             _error(one),
         ),
         default=None,
@@ -218,12 +218,21 @@ def _figure(one: TunedFile, goal: Goal) -> float | None:
         return one.size_bytes
     if goal is Goal.MEMORY:
         return one.memory_bytes
-    return moved_bytes(one) if one.times is None else one.times.ratio
+    time = _time(one)
+    return time if time < math.inf else None
 
 
 def _time(one: TunedFile) -> float:
-    return float("inf") if one.times is None else one.times.ratio
+    """Of an engine that cannot run here, what its kernels move stands for its time."""
+    if one.times is not None:
+        return one.times.ratio
+    moved = moved_bytes(one)
+    return math.inf if moved is None else moved
+
+
+def _drop(one: TunedFile) -> float:
+    return math.inf if one.drop is None else one.drop
 
 
 def _error(one: TunedFile) -> float:
-    return float("inf") if one.error is None else one.error
+    return math.inf if one.error is None else one.error

@@ -395,28 +395,39 @@ class _Tuner:
     def _judge(self, files: Sequence[TunedFile]) -> list[TunedFile]:
         """Errors and losses on the pictures of ``eval``, where there are any; then the budget."""
         found = list(files)
+        made = [one for one in files if one.artifact is not None]
         if self.evaluation is not None:
-            for backend in dict.fromkeys(one.backend for one in files if one.artifact is not None):
-                names = tuple(one.name for one in files if one.backend == backend)
+            for backend in dict.fromkeys(one.backend for one in made):
+                judged_as = {one.name: self._subject(one) for one in made if one.backend == backend}
                 runs = backend if backend is not None and BACKENDS[backend].on_cpu else None
                 given = {**self.evaluation, "backend": runs}
                 given = {name: value for name, value in given.items() if value is not None}
-                step = Evaluate(Job("evaluate", given, str(backend)), (), names)
+                step = Evaluate(Job("evaluate", given, str(backend)), (), tuple(judged_as.values()))
                 result = self._follow(step, ())
                 rows = {} if result.result is None else _by_file(result.result)
+                known = self._walk.context.artifacts
                 found = [
-                    self._with_figures(one, rows, result) if one.name in names else one
+                    self._with_figures(one, rows.get(known[judged_as[one.name]].path.name), result)
+                    if one.name in judged_as
+                    else one
                     for one in found
                 ]
         return [self._within_budget(one) for one in found]
 
+    def _subject(self, one: TunedFile) -> str:
+        """What is judged in place of a file: of an engine that cannot run here its graph."""
+        assert one.artifact is not None
+        source = self.plan.every[one.name].source
+        if self.timed or one.artifact.kind != "engine" or source is None:
+            return one.name
+        return source
+
     def _with_figures(
-        self, one: TunedFile, rows: Mapping[str, Mapping[str, Any]], result: StepResult
+        self, one: TunedFile, row: Mapping[str, Any] | None, result: StepResult
     ) -> TunedFile:
-        row = rows.get(one.artifact.path.name if one.artifact is not None else "")
-        if one.artifact is None:
-            return one
         if row is None or row["status"] == "not_run":
+            if not self.timed and row is not None:  # of a graph that no runtime here computes
+                return replace(one, reason=f"its loss is not known: {row['reason']}")
             reason = result.reason if row is None else row["reason"]
             return replace(one, verdict=Verdict.FAILED, reason=f"not judged: {reason}")
         if row["non_finite"]:

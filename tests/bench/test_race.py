@@ -46,6 +46,9 @@ def test_one_noisy_round_makes_nobody_leave() -> None:
     assert still_racing([noisy, steady, far]) == [], "the others are behind, and near enough"
     close = np.array([1.0, 1.2, 0.9, 1.3, 1.0, 1.0])
     assert still_racing([noisy, close, far]) == [0, 1]
+    # behind by the median, and not surely
+    half = np.array([1.0, 1.0, 1.0, 1.3, 1.3, 1.3, 1.3])
+    assert still_racing([np.full(7, 1.0), half, np.full(7, 2.0)]) == [0, 1]
 
 
 def test_what_is_alike_ends_a_race() -> None:
@@ -65,7 +68,7 @@ def test_times_are_of_the_goal() -> None:
 
 
 def test_what_leaves_is_timed_no_more(fake_case: MakeCase) -> None:
-    cases = [fake_case("a", model="m"), fake_case("b", model="m")]
+    cases = [fake_case("a", model="m"), fake_case("b", "eager", model="m")]
     seen = []
 
     def after_round(rows: object) -> list[int]:
@@ -76,11 +79,20 @@ def test_what_leaves_is_timed_no_more(fake_case: MakeCase) -> None:
     assert [len(row.rounds) for row in report.results] == [5, 7]
     assert seen[-1] == [5, 7]
     assert all(row.status is BenchStatus.OK for row in report.results)
+    left, base = report.results
+    assert left.speedup_vs_eager is not None and base.speedup_vs_eager is None
 
 
 def test_a_race_ends_where_nobody_goes_on_and_goes_on_from_its_rows(fake_case: MakeCase) -> None:
     cases = [fake_case("a"), fake_case("b")]
-    first = run_bench(cases, rounds=7, round_seconds=0.005, after_round=lambda rows: [])
+    asked: list[object] = []
+
+    def nobody(rows: object) -> list[int]:
+        asked.append(rows)
+        return []
+
+    first = run_bench(cases, rounds=7, round_seconds=0.005, after_round=nobody)
+    assert len(asked) == 1
     assert [len(row.rounds) for row in first.results] == [1, 1]
     more = run_bench(cases, rounds=5, round_seconds=0.005, before=first.results)
     for before, after in zip(first.results, more.results, strict=True):

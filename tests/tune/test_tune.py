@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from t2t_deploy._optional import is_installed
 from t2t_deploy._progress import silent
 from t2t_deploy.cli._main import cli
 from t2t_deploy.commands import benchmark, load_session, package_artifact, predict_images
@@ -340,3 +341,27 @@ def test_results_are_values(done_once: DoneOnce) -> None:
     assert found.pick is not None
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.pick.name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="TensorRT-RTX is not installed")
+def test_engines_are_ranked_by_their_builder_where_no_gpu_is(folder: Path) -> None:
+    found = tuned(folder, sm="89", max_error=1.0)
+    made = {one.name: one for one in found.files if one.artifact is not None}
+    assert {"engine-fp16", "engine-int8"} <= made.keys()
+    assert found.pick is not None and found.report is None
+    assert "nothing was timed" in found.why
+    moved = {name: one.to_dict()["engine"]["moved_bytes"] for name, one in made.items()}
+    assert moved[found.pick.name] <= 1.02 * min(
+        moved[name] for name, one in made.items() if one.verdict is not Verdict.OVER_BUDGET
+    )
+    # errors are of the graphs, in ONNX Runtime, which has no bf16
+    assert made["engine-int8"].drop is not None and made["engine-bf16"].drop is None
+    assert found.recipe is not None and 'sm = "89"' in found.recipe.read_text()
+
+
+@pytest.mark.gpu
+def test_what_runs_on_a_gpu_is_timed_there(folder: Path) -> None:
+    found = tuned(folder, device="cuda:0", max_error=1.0)
+    assert found.pick is not None and found.pick.times is not None
+    assert read_best(folder / "artifacts").device == 0
