@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 -rs --no-fold-skipped
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/.ready ## export, build-trt and bench of T2T-ViT-14, in build/demo
+demo: .venv/.ready ## export, build-trt, bench and tune of T2T-ViT-14, in build/demo
 	@rm -rf build/demo && mkdir -p build/demo
 	@set -e; unset T2T_DEPLOY_WORKSPACE; left_out=; PATH="$$PWD/.venv/bin:$$PATH"; cd build/demo; \
 	step() { printf '\n$$ t2t-deploy %s\n' "$$*"; t2t-deploy "$$@"; }; \
@@ -20,7 +20,7 @@ demo: .venv/.ready ## export, build-trt and bench of T2T-ViT-14, in build/demo
 	if python -c 'from t2t_deploy._optional import is_installed as has; exit(not has("tensorrt_rtx"))'; \
 	then step build-trt --fp16; else left_out="Left out: build-trt --fp16: TensorRT-RTX is not installed; its \
 	wheels are for Linux and Windows on x86-64, this is $$(uname -s) on $$(uname -m)"; fi; \
-	step bench; step workspace list; \
+	step bench; step tune --variant 14 --within 2; step workspace list; \
 	printf '\n%s\n' $${left_out:+"$$left_out"} "Made in $$PWD"
 
 test: .venv/.ready ## every check that needs no GPU and is not slow

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from t2t_deploy.model import VARIANTS
     from t2t_deploy.recipe import run_recipe
-    from t2t_deploy.tune import tune
+    from t2t_deploy.tuning import tune
     from t2t_deploy.workspace import Artifact, Workspace
 
 __all__ = [
@@ -63,7 +63,9 @@ __all__ = [
 if not TYPE_CHECKING:  # with it, any name would be right
 
     def __getattr__(name: str) -> Any:
-        for home in ("model", "workspace", "commands", "recipe", "tune") if name in __all__ else ():
+        for home in (
+            ("model", "workspace", "commands", "recipe", "tuning") if name in __all__ else ()
+        ):
             value = getattr(importlib.import_module(f"t2t_deploy.{home}"), name, None)
             if value is not None:
                 return value

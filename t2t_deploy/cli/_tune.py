@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from t2t_deploy.cli._adapter import command_line
 from t2t_deploy.cli._output import Output, dim, fell_short, table
-from t2t_deploy.tune import Tuning, Verdict
-from t2t_deploy.tune import tune as tune_files
+from t2t_deploy.tuning import Tuning, Verdict
+from t2t_deploy.tuning import tune as tune_files
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from t2t_deploy.tune import TunedFile
+    from t2t_deploy.tuning import TunedFile
 
 _NUMBERS = ("ms", "vs eager", "x fastest", "error", "points lost", "MB", "memory MB", "moved MB")
 

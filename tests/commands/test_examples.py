@@ -17,12 +17,12 @@ needs_builder = pytest.mark.skipif(
     not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
 )
 GUIDE = Path(__file__).parents[2] / "docs" / "python-api.md"
-SLOW = {"benchmark", "build_engine", "calibrate_onnx", "quantize_onnx", "run_recipe"}
+SLOW = {"benchmark", "build_engine", "calibrate_onnx", "quantize_onnx", "run_recipe", "tune"}
 ORDER = (
     *("export_onnx", "compare_exports", "calibrate_onnx", "quantize_onnx", "build_engine"),
     *("package_artifact", "run_recipe", "load_session", "verify_artifacts"),
     *("evaluate_artifacts", "benchmark", "predict_images", "predict_across"),
-    *("inspect_artifact", "draw_features", "examine_machine"),
+    *("inspect_artifact", "draw_features", "examine_machine", "tune"),
 )
 WITHOUT = {"compare_exports", "predict_across"}  # minutes, and a cluster: shown in no example
 RECIPE = """\

@@ -28,6 +28,7 @@ FUNCTIONS = {
     "predict": ("predict_images", "predict_across"),
     "inspect": ("inspect_artifact", "draw_features"),
     "package": ("package_artifact",),
+    "tune": ("tune",),
     "run": ("run_recipe",),
     "doctor": ("examine_machine",),
 }
@@ -43,6 +44,7 @@ OTHERWISE = {
     ("calibrate", "--no-equalise"): "equalise",
     ("quantize", "--no-equalise"): "equalise",
     ("quantize", "--no-speed"): "speed",
+    ("tune", "--for"): "goal",  # a word of Python's own
     ("predict", "-0"): "",  # of names on stdin
     ("predict", "--null"): "",
     ("run", "--example"): "",  # t2t_deploy.recipe.example_recipe

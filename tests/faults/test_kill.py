@@ -53,6 +53,7 @@ CASES = {
     "verify": Case(("verify", "model.onnx", "--nodewise")),
     "evaluate": Case(("evaluate", "model.onnx", "--images", "pictures", "--confusion", "plot.png")),
     "bench": Case((*BENCH, "--report", "report.html", "--csv", "bench.csv"), every=20),
+    "tune": Case(("tune", "--config", "tiny.toml", "--within", 0.001), every=20),
     "predict": Case(("predict", "model.onnx", "pictures", "--csv", "classes.csv", "--top", 2)),
     "inspect": Case(("inspect", "model.onnx")),
     "package": Case(("package", "model.onnx", "--triton", "repository", "--name", "m")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from t2t_deploy.tune._results import Goal, TunedFile, Tuning, Verdict
-from t2t_deploy.tune._tune import tune
+from t2t_deploy.tuning._results import Goal, TunedFile, Tuning, Verdict
+from t2t_deploy.tuning._tune import tune
 
 __all__ = ["Goal", "TunedFile", "Tuning", "Verdict", "tune"]

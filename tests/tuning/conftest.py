@@ -11,7 +11,7 @@ import pytest
 from t2t_deploy.bench import _run
 from t2t_deploy.errors import UnavailableError
 from t2t_deploy.runtime import BACKENDS
-from t2t_deploy.tune import Tuning, _race, tune
+from t2t_deploy.tuning import Tuning, _race, tune
 
 from ..bench.conftest import FAKE_WORKER
 from ..noise import write_noise

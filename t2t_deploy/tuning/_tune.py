@@ -69,9 +69,9 @@ from t2t_deploy.recipe import (
 )
 from t2t_deploy.report import VERIFIED, BenchDocument, TuneSummary, bench_page
 from t2t_deploy.runtime import BACKENDS, REFERENCE_BACKEND, available_threads, backend_for
-from t2t_deploy.tune._plan import Plan, Tables, Way, plan_ways
-from t2t_deploy.tune._race import ROUND_SECONDS, Race
-from t2t_deploy.tune._results import (
+from t2t_deploy.tuning._plan import Plan, Tables, Way, plan_ways
+from t2t_deploy.tuning._race import ROUND_SECONDS, Race
+from t2t_deploy.tuning._results import (
     Goal,
     TunedFile,
     Tuning,
@@ -198,9 +198,9 @@ def tune(
     Examples
     --------
     >>> from t2t_deploy import tune
-    >>> found = tune(config="tiny.toml", images="train", eval="val", within=3)
-    >>> found.pick.verdict.value, found.recipe.name
-    ('pick', 'best.toml')
+    >>> found = tune(config="tiny.toml", within=0.01)  # minutes: time for the first file alone
+    >>> found.pick.verdict.value, found.recipe.name, found.files[-1].verdict.value
+    ('pick', 'best.toml', 'not_tried')
     """
     given = dict(locals())
     _check_request(given)

@@ -16,9 +16,9 @@ from t2t_deploy.cli._main import cli
 from t2t_deploy.commands import benchmark, load_session, package_artifact, predict_images
 from t2t_deploy.errors import ArtifactError, CalibrationError, UsageError
 from t2t_deploy.recipe import run_recipe
-from t2t_deploy.tune import Goal, Tuning, Verdict, _race
-from t2t_deploy.tune._plan import CPU_WAYS, plan_ways
-from t2t_deploy.workspace import BEST, Workspace, read_best
+from t2t_deploy.tuning import Goal, Tuning, Verdict, _race
+from t2t_deploy.tuning._plan import CPU_WAYS, plan_ways
+from t2t_deploy.workspace import BEST, Workspace, read_best, write_best
 
 from ..noise import write_noise
 from .conftest import WITHOUT, tuned
@@ -81,8 +81,11 @@ def test_the_pick_is_best_for_the_other_commands(done: Path, tmp_path: Path) -> 
     )
     assert (made.backend, len(seen)) == (best.backend, 8)
     assert any(note.startswith(f"{BEST} is ") for note in heard.notes)
+    write_best(workspace.root, dataclasses.replace(best, backend="eager"))
     with load_session(BEST, workspace=workspace) as session:
-        assert session.backend == best.backend
+        assert session.backend == "eager", "where it was picked in, not the default"
+    with load_session(BEST, backend="ort-cpu", workspace=workspace) as session:
+        assert session.backend == "ort-cpu"
     package = package_artifact(BEST, triton=tmp_path / "models", workspace=workspace)
     assert package.artifact.path == workspace.open(BEST).path
     rows = benchmark([BEST], backend=best.backend, rounds=5, workspace=workspace).report.results
