@@ -9,10 +9,11 @@ from typing import Any
 
 import bench_gpu
 import pytest
-from bench_gpu import ALL, NO_GRAPH, QUICK, SHORT, Measured, Stage, main, stages
+from bench_gpu import ALL, QUICK, SHORT, Measured, Stage, main, stages
 from gpu_peers import AHEAD, MODES
 
 from t2t_deploy.bench import BenchCase, BenchReport, BenchStatus, CaseResult, Latency, Round
+from t2t_deploy.commands._bench import NO_GRAPH
 from t2t_deploy.engine import device_capability
 
 from .reports import HERE, SETTINGS

@@ -192,6 +192,7 @@ def replays(flatten: Path, monkeypatch: pytest.MonkeyPatch, page_locked: bool) -
     monkeypatch.setattr(_ort_replay, "DEVICE", "cpu")
     if page_locked:
         monkeypatch.setattr(_ort_replay, "Cuda", PageLocked)
+        monkeypatch.setattr(_ort_replay, "_LARGE_BYTES", 4 * 3 * 4 * 2)  # a batch of two
     session = onnxruntime.InferenceSession(str(flatten), providers=[CPU])
     inputs, outputs = (
         tuple(map(tensor_spec, nodes)) for nodes in (session.get_inputs(), session.get_outputs())
