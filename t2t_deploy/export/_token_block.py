@@ -232,7 +232,7 @@ class TokenTransformer(nn.Module):
         )
         if self.fused:
             attended: Tensor = FusedAttention.apply(  # type: ignore[no-untyped-call]
-                q, k, v, 1, self.tokens[0]
+                q, k, v, 1, self.tokens
             )
         else:
             q = q.reshape(-1, *self.queries)

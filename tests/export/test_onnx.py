@@ -96,6 +96,13 @@ def test_the_cuda_graph_has_one_operator_for_each_kernel(
     assert graph_error(model, reference) < 2e-6
 
 
+@pytest.mark.parametrize("soft_split", ["conv", "centred,folded,folded"])
+def test_every_split_of_the_cuda_graph_gives_typed_tensors(soft_split: str) -> None:
+    reference = reference_of(KINDS["transformer"])
+    model = exported(reference, soft_split, target=Target.CUDA)
+    assert graph_error(model, reference) < 2e-6
+
+
 @pytest.mark.parametrize(
     ("op", "wrong"),
     [
