@@ -61,6 +61,7 @@ class Target(str, Enum):
     CPU = "cpu"
     TENSORRT = "tensorrt"
     OPENVINO = "openvino"
+    CUDA = "cuda"
 
 
 _PLANES, _PIXELS = "float32_nchw", "uint8_nhwc"

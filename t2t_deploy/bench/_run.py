@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from statistics import median
 from time import monotonic
@@ -161,10 +162,20 @@ class CaseRun:
 
     def prepare(self, seed: int) -> None:
         """Load the model, call it once, and warm it up."""
+        self.load(seed)
+        self.warm_up()
+
+    def load(self, seed: int) -> None:
+        """Load the model and call it once."""
         with self._attempt():
             self._loaded = self._worker.load(self.case, seed)
             self._call_ns = self._loaded["first_call_ns"]
-            self._warm_up = self._warmed_up()
+
+    def warm_up(self) -> None:
+        """Call it until it takes the same time; nothing after a failure."""
+        if self._error is None:
+            with self._attempt():
+                self._warm_up = self._warmed_up()
 
     def take_turn(self, number: int, turn: int, round_seconds: float) -> None:
         """Measure the calls of one round; nothing after a failure."""
@@ -301,6 +312,7 @@ def run_bench(
     worker_command: Sequence[str] | None = None,
     before: Sequence[CaseResult] = (),
     after_round: AfterRound | None = None,
+    loads: int = 1,
 ) -> BenchReport:
     """Measure all cases; a failure becomes a failed result and the others go on.
 
@@ -312,8 +324,9 @@ def run_bench(
     is of the complete rounds. Before one, or without it, that is raised. worker_command: of a
     program that calls `serve_bench`; None is the usual one. before: rows of an earlier run of the
     same cases, whose rounds count as the first. after_round: called with the rows of all cases so
-    far; gives the positions of those that go on, and none ends the bench. All models are in memory
-    at once, one process each; all processes end on return, and on errors. Raises UsageError.
+    far; gives the positions of those that go on, and none ends the bench. loads: how many models
+    are opened side by side, which spoils how long each took and no other figure. All models are in
+    memory at once, one process each; all processes end on return, and on errors. Raises UsageError.
     """
     _check_request(cases, rounds, round_seconds)
     load_before = load_average()
@@ -341,7 +354,12 @@ def run_bench(
                 worker = stack.enter_context(Worker(case.request.threads_each, worker_command))
                 earlier = known.get(case.key, ())
                 case_runs.append(CaseRun(case, worker, quota=quota, before=earlier))
-                case_runs[-1].prepare(seed)
+                if loads == 1:
+                    case_runs[-1].prepare(seed)
+            if loads > 1:
+                _load_side_by_side(case_runs, seed, loads)
+                for case_run in case_runs:
+                    case_run.warm_up()
             done = len(cases) * (1 + complete)
             orders = turn_orders(len(cases), rounds, seed)
             for number in range(complete + 1, rounds + 1):
@@ -385,6 +403,17 @@ def run_bench(
         for case, row in zip(cases, results, strict=True)
     )
     return BenchReport(environment, tuple(compared), settings, cut_short)
+
+
+def _load_side_by_side(case_runs: Sequence[CaseRun], seed: int, loads: int) -> None:
+    with ThreadPoolExecutor(loads) as pool:
+        try:
+            list(pool.map(lambda case_run: case_run.load(seed), case_runs))
+        except BaseException:  # an interrupt, which the threads do not see
+            pool.shutdown(wait=False, cancel_futures=True)
+            for case_run in case_runs:
+                case_run.leave()
+            raise
 
 
 def turn_orders(cases: int, rounds: int, seed: int) -> list[list[int]]:

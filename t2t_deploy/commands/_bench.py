@@ -86,6 +86,8 @@ _SEED = 0
 _SLOW_COMPILE = (
     "compiles for a minute or more on a CPU; ask for it: --baselines or --backend compile"
 )
+# not timed on a CPU unless it is named
+_ELSEWHERE = {Target.TENSORRT.value: "TensorRT", Target.CUDA.value: "CUDA"}
 _STREAMS_ON_GPU = "streams share the threads of a CPU; measure it with --streams 1"
 # What all turns of one bench may take together, so that a full workspace ends in time too.
 _TOTAL_SECONDS = 100.0
@@ -271,10 +273,11 @@ class Bench:
                 f"its batch is fixed at {manifest.batch}: measure that, or export with batch "
                 "dynamic"
             )
-        if manifest.target == Target.TENSORRT.value and not self.named:
+        made_for = _ELSEWHERE.get(manifest.target)
+        if made_for is not None and not self.named:
             # without backends that were named, its own one is what is lacking
             why = misfit if self.backends else no_tool
-            return why("made for TensorRT; name it to run it on the CPU all the same")
+            return why(f"made for {made_for}; name it to run it on the CPU all the same")
         return None
 
 

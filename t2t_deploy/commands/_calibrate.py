@@ -43,7 +43,7 @@ from t2t_deploy.calibration import (
 )
 from t2t_deploy.commands._artifacts import ArtifactFile, Force, named_or_newest, workspace_of
 from t2t_deploy.commands._export import ExportedGraph, OutputFile, forms_asked, graph_of_weights
-from t2t_deploy.errors import CalibrationError, counted
+from t2t_deploy.errors import CalibrationError, UsageError, counted
 from t2t_deploy.images import Assumed
 from t2t_deploy.pictures import (
     ImageSet,
@@ -149,6 +149,7 @@ def calibrate_onnx(
     workspace.check_writable(CALIBRATION, say=progress.note)
     source = quantizable_export(workspace, artifact, progress, force=force)
     chosen = Target(source.target if target is None else target)
+    check_quantizable(chosen)
     found = calibration_images(Path(images), count, progress)
     graph = calibration_graph(workspace, source, chosen, progress)
     return calibrated(
@@ -241,6 +242,15 @@ def quantizable_export(
             "none to take the newest"
         )
     return manifest
+
+
+def check_quantizable(target: Target) -> None:
+    """Raise UsageError for a target of which there are no 8-bit graphs."""
+    if target is Target.CUDA:
+        raise UsageError(
+            "there are no 8-bit graphs for target cuda; expected target tensorrt, for engines on a "
+            "GPU, or portable, cpu or openvino: the export may stay the one for cuda"
+        )
 
 
 def calibration_graph(

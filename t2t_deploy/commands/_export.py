@@ -468,7 +468,7 @@ def graph_of_reference(
     model = check_graph(
         onnx_from_deploy(deploy, batch=form.batch, opset=opset, merge_bias=merge_bias),
         batch=form.batch,
-        contrib=strategies.fuse_attention,
+        contrib=strategies.contrib,
     )
     return ExportedGraph(model, reference.config, strategies, deploy.report, opset)
 
@@ -514,7 +514,7 @@ def store_graph(
         model = check_graph(
             with_graph_io(model, form.graph_io, draft.preparation),
             batch=form.batch,
-            contrib=graph.strategies.fuse_attention,
+            contrib=graph.strategies.contrib,
         )
     if draft.class_names is not None:
         from t2t_deploy.graph import with_class_names

@@ -28,6 +28,7 @@ from t2t_deploy.commands._calibrate import (
     DEFAULT_COUNT,
     DEFAULT_METHOD,
     calibration_images,
+    check_quantizable,
     quantizable_export,
 )
 from t2t_deploy.commands._decisions import labelled_images
@@ -169,6 +170,7 @@ def settle_quantization(
     """
     _check_ranges(asked)
     target = quantization_target(asked.precision, asked.mode, asked.target, source)
+    check_quantizable(target)
     base = asked.base
     if base is None:
         base = Precision.FP16 if target is Target.TENSORRT else Precision.FP32

@@ -191,7 +191,10 @@ def deploy_token_block(
         groups = 1
     if groups > 1:
         counter.applied["query_groups"] += 1
-    return TokenTransformer(block, num_tokens, dtype, groups=groups)
+    fused = strategies.fuse_kernels and dtype in map(_DTYPES.get, strategies.fused_in)
+    if fused:
+        counter.applied["fused_attention"] += 1
+    return TokenTransformer(block, num_tokens, dtype, groups=groups, fused=fused)
 
 
 def deploy_blocks(
@@ -201,9 +204,12 @@ def deploy_blocks(
     blocks = nn.ModuleList()
     num_tokens = reference.config.num_patches + 1
     num_rows = strategies.rows_of(num_tokens)
-    fuse = strategies.fuse_attention and dtype is torch.float32
-    if strategies.fuse_attention and not fuse:
-        counter.refused["fused_attention"] = "ONNX Runtime's CPU kernel takes float32 only"
+    fused = [_DTYPES[precision] for precision in strategies.fused_in]
+    fuse = dtype in fused
+    if strategies.contrib and not fuse:
+        taken = " and ".join(str(one).removeprefix("torch.") for one in fused)
+        provider = "CUDA" if strategies.fuse_kernels else "CPU"
+        counter.refused["fused_attention"] = f"ONNX Runtime's {provider} kernel takes {taken} only"
     class_row = reference.config.output in _CLASS_ROW_OUTPUTS
     last = len(reference.blocks) - 1 if class_row else None
     for index, layer in enumerate(reference.blocks):

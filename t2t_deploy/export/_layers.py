@@ -147,19 +147,21 @@ class FusedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, num_heads: int, num_queries: int
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, num_heads: int, shape: tuple[int, int]
     ) -> Tensor:
-        """(B, Q, dim), (B, N, dim), (B, N, dim) -> (B, Q, dim); q includes the scale."""
+        """(B, Q, dim), (B, N, dim), (B, N, dim) -> (B, Q, dim); q includes the scale.
+
+        shape: (Q, dim).
+        """
         q, k, v = (split_heads(x, x.shape[1], num_heads) for x in (q, k, v))
         return ((q @ k.transpose(-2, -1)).softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
 
     @staticmethod
-    def symbolic(g: Any, q: Any, k: Any, v: Any, num_heads: int, num_queries: int) -> Any:
+    def symbolic(g: Any, q: Any, k: Any, v: Any, num_heads: int, shape: tuple[int, int]) -> Any:
         """The node in the exported graph, with its shape, which no exporter can infer."""
         op = f"{CONTRIB_DOMAIN}::MultiHeadAttention"
-        shape = [None, num_queries, q.type().varyingSizes()[-1]]
         node = g.op(op, q, k, v, num_heads_i=num_heads, scale_f=1.0)
-        return node.setType(q.type().with_sizes(shape))
+        return node.setType(q.type().with_sizes([None, *shape]))
 
 
 class DeployAttention(nn.Module):
@@ -202,7 +204,7 @@ class DeployAttention(nn.Module):
             if self.repeats:
                 k, v = k[:, : self.num_tokens], v[:, : self.num_tokens]
             y: Tensor = FusedAttention.apply(  # type: ignore[no-untyped-call]
-                q, k, v, self.num_heads, self.num_queries
+                q, k, v, self.num_heads, (self.num_queries, self.proj.in_features)
             )
         else:
             q = split_heads(q, self.num_queries, self.num_heads)

@@ -49,6 +49,8 @@ class Strategies:
     fold_class_keys: the last attention's keys and values, which one query alone reads, are never
         written out: their weights move to the query and to the weighted mean.
     fuse_attention: backbone attention as one operator of ONNX Runtime's own (float32 only).
+    fuse_kernels: the same in float16 too and in token blocks, sums with the norm behind them, and
+        biases with the GELU behind them: what its CUDA provider has one kernel for.
     rows_in: the backbone's rows are a multiple of it: the last tokens are computed twice, and
         nothing reads the repeats.
     """
@@ -58,12 +60,25 @@ class Strategies:
     query_groups: int = 1
     fold_class_keys: bool = False
     fuse_attention: bool = False
+    fuse_kernels: bool = False
     rows_in: int = 1
 
     def rows_of(self, num_tokens: int) -> int:
         """How many rows the backbone computes for that many tokens, of which one is the class's."""
         repeats = -num_tokens % self.rows_in
         return num_tokens + repeats if repeats < num_tokens else num_tokens
+
+    @property
+    def contrib(self) -> bool:
+        """Whether graphs may have operators of ONNX Runtime's own."""
+        return self.fuse_attention or self.fuse_kernels
+
+    @property
+    def fused_in(self) -> tuple[Precision, ...]:
+        """Where they have: what its kernels take, and ONNX Runtime's CPU kernels can check."""
+        if self.fuse_kernels:
+            return (Precision.FP32, Precision.FP16)
+        return (Precision.FP32,) if self.fuse_attention else ()
 
     def hazards(self) -> tuple[str, ...]:
         """Known ways in which these forms lose numbers that others keep, one line each."""
@@ -129,6 +144,8 @@ _DEFAULTS: Mapping[Target, Strategies] = {
     # TensorRT fuses all around products, so there the written-out forms give fewer kernels; two
     # groups of queries let it fuse the token attention of the t_ variants.
     Target.TENSORRT: Strategies(_NORMALISED, PerformerForm.STABLE, query_groups=2),
+    # keys and values of the class query as two products more: three kernels fewer than folded
+    Target.CUDA: replace(_OPERATORS, fold_class_keys=False, fuse_kernels=True),
 }
 
 

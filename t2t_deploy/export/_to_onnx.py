@@ -15,6 +15,7 @@ from t2t_deploy import __version__
 from t2t_deploy._optional import require
 from t2t_deploy.errors import ExportError
 from t2t_deploy.export._deploy import DeployT2TViT
+from t2t_deploy.export._fused_nodes import fuse_nodes
 from t2t_deploy.graph import CONTRIB_DOMAIN
 from t2t_deploy.types import ATTENTION_OPSET, INPUT_NAME
 
@@ -41,11 +42,14 @@ def onnx_from_deploy(
     batch: fixed batch size; None leaves it dynamic. Input ``image`` (batch, C, H, W) float32,
     outputs as of the config, such as ``logits`` (batch, classes), float32. The same module gives
     the same bytes. merge_bias: whether a product and its bias may become one Gemm, which takes
-    matrices only, between two Reshapes; a graph to be quantised keeps them separate.
+    matrices only, between two Reshapes; a graph to be quantised keeps them separate, and so does
+    one whose operators take biases.
 
     Raises UsageError for an opset out of range, ExportError where a stage refuses the graph.
     """
-    deploy.strategies.check_opset(opset, deploy.precision)
+    strategies = deploy.strategies
+    strategies.check_opset(opset, deploy.precision)
+    fuses = strategies.fuse_kernels and deploy.precision in strategies.fused_in
     onnxsim = require("onnxsim")
     outputs = list(deploy.config.output_shapes)
     traced_batch = _TRACED_BATCH if batch is None else batch
@@ -68,7 +72,7 @@ def onnx_from_deploy(
     traced = onnx.load_from_string(buffer.getvalue())
     # Queries, keys and values stay three products: TensorRT merges them itself, and would have to
     # split merged ones.
-    skipped = ["fuse_qkv"] if merge_bias else ["fuse_qkv", *_MERGE_BIAS]
+    skipped = ["fuse_qkv"] if merge_bias and not fuses else ["fuse_qkv", *_MERGE_BIAS]
     model, same = onnxsim.simplify(traced, skipped_optimizers=skipped)
     if not same:
         raise ExportError(
@@ -77,6 +81,8 @@ def onnx_from_deploy(
         )
     strip_provenance(model)
     _set_contrib_batch(model, batch)
+    if fuses:
+        model = fuse_nodes(model)
     if opset == ATTENTION_OPSET:
         _write_attention(model)
     return model

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from t2t_deploy.export._layers import Affine, DeployMlp, constant, deploy_linear, deploy_norm
+from t2t_deploy.export._layers import (
+    Affine,
+    DeployMlp,
+    FusedAttention,
+    constant,
+    deploy_linear,
+    deploy_norm,
+)
 from t2t_deploy.export._soft_split import Products
 from t2t_deploy.model import PERFORMER_EPSILON, PerformerBlock, TransformerBlock
 
@@ -192,15 +199,21 @@ class TokenTransformer(nn.Module):
 
     groups: the queries are cut into that many runs, which stand where heads would. Each sees all
     keys and values, so the result is the same; runtimes that fuse attention only for several heads
-    then do not write the T x T weights out.
+    then do not write the T x T weights out. fused: as one operator of ONNX Runtime's own.
     """
 
     def __init__(
-        self, block: TransformerBlock, num_tokens: int, dtype: torch.dtype, *, groups: int = 1
+        self,
+        block: TransformerBlock,
+        num_tokens: int,
+        dtype: torch.dtype,
+        *,
+        groups: int = 1,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         e = block.attn.token_dim
-        self.groups = groups
+        self.groups, self.fused = groups, fused
         self.queries = (groups, num_tokens // groups, e)
         self.tokens = (num_tokens, e)
         qkv = Affine.of(block.attn.qkv).after_norm(block.norm1)
@@ -217,10 +230,16 @@ class TokenTransformer(nn.Module):
             scaled(product, products.rstd) + bias
             for product, bias in zip(products.values, self.biases, strict=True)
         )
-        q = q.reshape(-1, *self.queries)
-        keys, values = (torch.stack((t,) * self.groups, dim=1) for t in (k, v))
-        attended = functional.softmax(q @ keys.transpose(2, 3), dim=-1) @ values
-        return self.tail(v + self.proj(attended.reshape(-1, *self.tokens)))
+        if self.fused:
+            attended: Tensor = FusedAttention.apply(  # type: ignore[no-untyped-call]
+                q, k, v, 1, self.tokens
+            )
+        else:
+            q = q.reshape(-1, *self.queries)
+            keys, values = (torch.stack((t,) * self.groups, dim=1) for t in (k, v))
+            attended = functional.softmax(q @ keys.transpose(2, 3), dim=-1) @ values
+            attended = attended.reshape(-1, *self.tokens)
+        return self.tail(v + self.proj(attended))
 
 
 class TokenMlp(nn.Module):

@@ -28,7 +28,7 @@ from t2t_deploy.runtime._session import (
     check_model_file,
     still_open,
 )
-from t2t_deploy.types import Precision
+from t2t_deploy.types import Precision, Target
 
 if TYPE_CHECKING:
     import onnx
@@ -60,8 +60,9 @@ class OrtGpuBackend(Backend):
         """Options of the execution provider, as strings."""
         options = {"device_id": str(request.device or 0)}
         if self is ORT_CUDA:
-            # else float32 products round to TensorFloat-32: an error of 1e-3, allowed are 1e-5
-            return options | {"use_tf32": "0"}
+            # else float32 products round to TensorFloat-32: an error of 1e-3, allowed are 1e-5;
+            # and a float16 sum with the norm behind it takes its moments in float16
+            return options | {"use_tf32": "0", "enable_skip_layer_norm_strict_mode": "1"}
         if request.precision in (Precision.FP16, Precision.BF16):
             options[f"trt_{request.precision.value}_enable"] = "1"
         if request.cache is not None:
@@ -209,6 +210,7 @@ ORT_CUDA = OrtGpuBackend(
     open=OrtGpuSession,
     needs_gpu=True,
     cuda_graphs=True,
+    made_for=(Target.CUDA,),
     provider="CUDAExecutionProvider",
     library="onnxruntime_providers_cuda",
     install="pip install 'onnxruntime-gpu[cuda,cudnn]'",
@@ -218,6 +220,7 @@ ORT_TENSORRT = replace(
     name="ort-tensorrt",
     about="ONNX Runtime, TensorRT",
     cuda_graphs=False,
+    made_for=(),
     provider="TensorrtExecutionProvider",
     library="onnxruntime_providers_tensorrt",
     install="pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt, and put TensorRT's libraries on "

@@ -106,6 +106,34 @@ def test_an_interruption_before_a_complete_round_is_raised(fake_case: MakeCase, 
         )
 
 
+@pytest.mark.parametrize("loads", [1, 4])
+def test_models_loaded_side_by_side_are_warmed_up_afterwards(
+    fake_case: MakeCase, tmp_path: Path, loads: int
+) -> None:
+    log = tmp_path / "calls"
+    cases = [fake_case(name, log=str(log)) for name in "abc"]
+    report = run_bench([*cases, fake_case(fail="no")], rounds=5, round_seconds=0.005, loads=loads)
+    found = [row.status for row in report.results]
+    assert found == [*[BenchStatus.OK] * 3, BenchStatus.FAILED]
+    first = {line.split()[0] for line in log.read_text().splitlines()[:3]}
+    assert first == ({"a"} if loads == 1 else {*"abc"})
+
+
+def test_an_interrupt_ends_loads_that_run_side_by_side(fake_case: MakeCase) -> None:
+    def interrupt(*_: object) -> None:
+        raise SystemExit(143)
+
+    usual = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    started = time.monotonic()
+    try:
+        with pytest.raises(SystemExit):
+            run_bench([fake_case(name, sleep_s=60) for name in "abc"], rounds=5, loads=2)
+    finally:
+        signal.signal(signal.SIGALRM, usual)
+    assert time.monotonic() - started < 30
+
+
 def test_a_worker_that_hangs_is_ended(fake_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_run, "LOAD_TIMEOUT_S", 1.0)
     (hung,) = bench(fake_case(sleep_s=60)).results

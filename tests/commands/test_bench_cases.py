@@ -119,10 +119,11 @@ def test_dynamic_ranges_are_for_onnx_runtime(bench: Bench, all_run: None) -> Non
 
 
 def test_what_the_cpu_does_not_run(bench: Bench) -> None:
-    for_tensorrt = bench.add(target="tensorrt")
+    for_tensorrt, for_cuda = bench.add(target="tensorrt"), bench.add(target="cuda")
     bf16, fixed = bench.add(precision=Precision.BF16), bench.add(batch=4)
     reasons = {
         "made for TensorRT; name it to run it on the CPU all the same": for_tensorrt.path.name,
+        "made for CUDA; name it to run it on the CPU all the same": for_cuda.path.name,
         "ONNX Runtime's CPU kernels have no bf16 matrix product": bf16.path.name,
         "its batch is fixed at 4: measure that, or export with batch dynamic": fixed.path.name,
     }

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, call
 
-from t2t_deploy.commands import export_onnx
+import pytest
+
+from t2t_deploy.commands import calibrate_onnx, export_onnx, quantize_onnx
+from t2t_deploy.errors import UsageError
+from t2t_deploy.graph import read_onnx, summarise_graph
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
 
@@ -35,6 +39,31 @@ def test_what_is_returned_and_told(tmp_path: Path) -> None:
     assert told.step.mock_calls == [call(step) for step in steps]
     assert told.note.mock_calls == [call(note) for note in manifest.details["notes"]]
     assert "serve benchmarking only" in manifest.details["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("precision", "ends"), [("fp32", {}), ("fp16", {"tail": "topk"}), ("bf16", {})]
+)
+def test_a_graph_for_cuda_is_verified_on_a_cpu(
+    tmp_path: Path, precision: str, ends: dict[str, Any]
+) -> None:
+    config = tmp_path / "tiny.toml"
+    config.write_text(TINY)
+    workspace = Workspace(tmp_path / "ws")
+    artifact = export_onnx(
+        config=config, precision=precision, target="cuda", **ends, workspace=workspace
+    )
+    manifest = artifact.require_manifest()
+    assert manifest.verification is not None
+    assert manifest.verification["status"] == "passed"
+    ops = summarise_graph(read_onnx(artifact.path)).ops
+    fused = {"MultiHeadAttention": 3, "SkipLayerNormalization": 3, "BiasGelu": 3}
+    assert {op: ops.get(op, 0) for op in fused} == (
+        dict.fromkeys(fused, 0) if precision == "bf16" else fused
+    )
+    for refused in (quantize_onnx, calibrate_onnx):
+        with pytest.raises(UsageError, match="there are no 8-bit graphs for target cuda"):
+            refused(artifact=artifact.path, images=tmp_path, workspace=workspace)
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:

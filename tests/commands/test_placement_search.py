@@ -476,6 +476,12 @@ def test_scales_of_other_runtimes_stand_in_operators(plan: Plan, changes: dict[s
         plan(placement="compact", **changes)
 
 
+@pytest.mark.parametrize("type", [Precision.INT8, Precision.FP8, Precision.INT8_WEIGHTS])
+def test_there_is_nothing_8_bit_for_cuda(plan: Plan, type: Precision) -> None:
+    with pytest.raises(UsageError, match=r"no 8-bit graphs for target cuda; expected .*tensorrt"):
+        plan(precision=type, target=Target.CUDA)
+
+
 @pytest.mark.parametrize("mode", QuantizationMode)
 @pytest.mark.parametrize("target", [Target.CPU, Target.TENSORRT])
 def test_queries_and_keys_are_alike_for_engines_alone(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper
 
 from t2t_deploy.errors import ExportError, UsageError
 from t2t_deploy.export import onnx_from_deploy
+from t2t_deploy.export._fused_nodes import fuse_nodes
 from t2t_deploy.graph import check_graph, summarise_graph
 from t2t_deploy.model import (
     T2TViT,
@@ -20,7 +22,7 @@ from t2t_deploy.model import (
 )
 from t2t_deploy.types import Precision, Target
 
-from ..onnx_models import Shape, model_of
+from ..onnx_models import Shape, constants, model_of
 from .conftest import KINDS, deployed, drawn, graph_error, reference_of
 
 
@@ -36,7 +38,7 @@ def exported(
 ) -> onnx.ModelProto:
     deploy = deployed(reference, target, soft_split, performer, precision)
     traced = onnx_from_deploy(deploy, batch=batch, opset=opset)
-    return check_graph(traced, batch=batch, contrib=target is Target.CPU)
+    return check_graph(traced, batch=batch, contrib=deploy.strategies.contrib)
 
 
 @pytest.mark.parametrize("soft_split", ["unfold", "conv"])
@@ -75,12 +77,75 @@ def test_the_cpu_graph_has_one_operator_for_attention(
     assert graph_error(model, reference) > 1e-5
 
 
+@pytest.mark.parametrize("batch", [None, 3])
+def test_the_cuda_graph_has_one_operator_for_each_kernel(
+    kind: str, reference: T2TViT, batch: int | None
+) -> None:
+    model = exported(reference, target=Target.CUDA, batch=batch)
+    config = KINDS[kind]
+    ops = summarise_graph(model).ops
+    tokens = 2 if kind == "transformer" else 0
+    assert ops["MultiHeadAttention"] == config.depth + tokens
+    # the norms that no sum precedes: of splits, of the first block, the last, and of dense blocks
+    alone = 4 + (3 if kind == "dense" else 0)
+    assert ops["LayerNormalization"] == alone
+    assert ops["SkipLayerNormalization"] == 2 + 2 * config.depth + 1 + 2 - alone
+    assert ops["BiasGelu"] == 2 + config.depth + (1 if kind == "dense" else 0)
+    assert ops.get("Gelu", 0) == (2 * config.depth if kind == "ghost" else 0)
+    assert not {"Erf", "Gemm"} & ops.keys()
+    assert graph_error(model, reference) < 2e-6
+
+
+@pytest.mark.parametrize("soft_split", ["conv", "centred,folded,folded"])
+def test_every_split_of_the_cuda_graph_gives_typed_tensors(soft_split: str) -> None:
+    reference = reference_of(KINDS["transformer"])
+    model = exported(reference, soft_split, target=Target.CUDA)
+    assert graph_error(model, reference) < 2e-6
+
+
+@pytest.mark.parametrize(
+    ("op", "wrong"),
+    [
+        ("MultiHeadAttention", {"scale": 3.0}),
+        ("SkipLayerNormalization", {"epsilon": 0.1}),
+        ("SkipLayerNormalization", {"bias": None}),
+        ("BiasGelu", {"op": "FastGelu"}),  # by tanh
+    ],
+)
+def test_a_wrong_operator_of_the_cuda_graph_is_seen(op: str, wrong: dict[str, Any]) -> None:
+    reference = reference_of(KINDS["performer"])
+    model = exported(reference, target=Target.CUDA)
+    for node in model.graph.node:
+        if node.op_type == op:
+            node.op_type = wrong.get("op", op)
+            if "bias" in wrong:
+                del node.input[4:]
+            for attribute in node.attribute:
+                if attribute.name in wrong:
+                    attribute.f = wrong[attribute.name]
+    assert graph_error(model, reference) > 1e-5
+
+
+def test_a_bias_that_something_else_reads_stays_a_sum() -> None:
+    shape = (1, 2, 4)
+    nodes = [
+        helper.make_node("Add", ["image", "b"], ["biased"]),
+        helper.make_node("Add", ["image", "biased"], ["total"]),
+        helper.make_node("LayerNormalization", ["total", "b", "b"], ["normed"], epsilon=1e-5),
+        helper.make_node("Mul", ["normed", "biased"], ["logits"]),
+    ]
+    model = fuse_nodes(model_of(nodes, constants({"b": np.ones(4, np.float32)}), shape, shape))
+    assert [node.op_type for node in model.graph.node] == ["Add", "SkipLayerNormalization", "Mul"]
+    assert len(model.graph.node[1].input) == 4
+
+
 @pytest.mark.parametrize(
     ("target", "precision", "opset", "said"),
     [
         (Target.CPU, Precision.FP32, 21, "opset is 21; expected 17 to 20, or 23"),
         (Target.CPU, Precision.FP32, 16, "opset is 16; expected 17 to 20, or 23"),
         (Target.CPU, Precision.FP16, 23, "which target cpu has in fp32; expected 17 to 20"),
+        (Target.CUDA, Precision.FP32, 23, "which target cpu has in fp32; expected 17 to 20"),
         (Target.PORTABLE, Precision.FP32, 23, "which target cpu has in fp32; expected 17 to 20"),
     ],
 )
@@ -103,7 +168,7 @@ def test_typed_graphs_pass_full_inference(precision: Precision, opset: int) -> N
     assert max(floats, key=lambda name: floats[name]) == typed
 
 
-@pytest.mark.parametrize("target", [Target.PORTABLE, Target.CPU])
+@pytest.mark.parametrize("target", [Target.PORTABLE, Target.CPU, Target.CUDA])
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16])
 def test_an_export_prints_nothing(
     precision: Precision, target: Target, capfd: pytest.CaptureFixture[str]
@@ -121,10 +186,14 @@ def test_the_same_model_gives_the_same_bytes_which_say_nothing_of_the_machine() 
     assert model.producer_name == "t2t-deploy"
 
 
+@pytest.mark.parametrize("target", [Target.CPU, Target.CUDA])
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16])
-def test_operators_of_one_runtime_stay_out_of_other_graphs(precision: Precision) -> None:
-    deploy = deployed("performer", Target.CPU, precision=precision)
-    fused = precision is Precision.FP32
+def test_operators_of_one_runtime_stay_out_of_other_graphs(
+    precision: Precision, target: Target
+) -> None:
+    deploy = deployed("performer", target, precision=precision)
+    fused = precision in deploy.strategies.fused_in
+    assert fused is (precision.value in {"cpu": ("fp32",), "cuda": ("fp32", "fp16")}[target.value])
     assert ("fused_attention" in deploy.report.applied) is fused
     refused = pytest.raises(ExportError, match=re.escape("domains ['com.microsoft']"))
     with refused if fused else nullcontext():

@@ -69,6 +69,7 @@ def test_the_names_in_json() -> None:
         "query_groups": 2,
         "fold_class_keys": True,
         "fuse_attention": False,
+        "fuse_kernels": False,
         "rows_in": 1,
     }
 

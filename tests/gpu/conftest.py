@@ -30,11 +30,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="session")
 def graph(workspace: Workspace) -> MakeArtifact:
-    """An exported graph for TensorRT, by precision."""
+    """An exported graph, by precision and target; without one it is for TensorRT."""
 
     @cache
-    def make(precision: Precision) -> Artifact:
-        asked: dict[str, Any] = {"target": Target.TENSORRT, "workspace": workspace}
+    def make(precision: Precision, target: Target = Target.TENSORRT) -> Artifact:
+        asked: dict[str, Any] = {"target": target, "workspace": workspace}
         if precision not in QUANTIZED:
             return export_onnx(variant=VARIANT, precision=precision, **asked)
         asked |= {"artifact": make(Precision.FP32).path, "images": crops(), "speed": False}

@@ -11,10 +11,10 @@ import numpy as np
 
 from t2t_deploy.runtime import Session, SessionRequest
 from t2t_deploy.runtime._cuda import Cuda
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Precision
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME
 from t2t_deploy.workspace import Artifact
 
-MakeArtifact = Callable[[Precision], Artifact]
+MakeArtifact = Callable[..., Artifact]
 Images = Callable[[int], np.ndarray]
 Logits = Callable[[np.ndarray], np.ndarray]
 

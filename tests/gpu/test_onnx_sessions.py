@@ -10,7 +10,7 @@ import pytest
 
 from t2t_deploy.runtime import BACKENDS, SessionRequest, open_session, why_not_runnable
 from t2t_deploy.runtime._ort_gpu import OrtGpuBackend, OrtGpuSession
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, TOLERANCES, Precision
+from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, TOLERANCES, Precision, Target
 from t2t_deploy.workspace import Workspace
 
 from .sessions import Images, Logits, MakeArtifact, answer, check_freed, check_threads, worst
@@ -19,17 +19,20 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize(
-    ("backend", "precision"),
+    ("backend", "precision", "target"),
     [
-        ("ort-cuda", Precision.FP32),
-        ("ort-cuda", Precision.FP16),
+        ("ort-cuda", Precision.FP32, Target.TENSORRT),
+        ("ort-cuda", Precision.FP16, Target.TENSORRT),
+        ("ort-cuda", Precision.FP32, Target.CUDA),
+        ("ort-cuda", Precision.FP16, Target.CUDA),
         # its networks are not strongly typed: float32 would be rounded to TensorFloat-32
-        ("ort-tensorrt", Precision.FP16),
+        ("ort-tensorrt", Precision.FP16, Target.TENSORRT),
     ],
 )
 def test_onnxruntime(
     backend: str,
     precision: Precision,
+    target: Target,
     graph: MakeArtifact,
     logits: Logits,
     images: Images,
@@ -40,7 +43,8 @@ def test_onnxruntime(
         pytest.skip(f"{backend}: {reason}")
     known = BACKENDS[backend]
     assert isinstance(known, OrtGpuBackend)
-    request = SessionRequest(backend, graph(precision).path, precision=precision, cache=tmp_path)
+    path = graph(precision, target).path
+    request = SessionRequest(backend, path, precision=precision, cache=tmp_path)
     with OrtGpuSession(request) as session:
         for batch in (1, 8):
             image = images(batch)
@@ -54,13 +58,13 @@ def test_onnxruntime(
         assert any(tmp_path.iterdir()), "the engines are kept"
 
 
-@pytest.fixture
-def opened(graph: MakeArtifact) -> Callable[..., OrtGpuSession]:
-    """Opens the fp16 graph in ONNX Runtime on CUDA."""
+@pytest.fixture(params=[Target.TENSORRT, Target.CUDA])
+def opened(graph: MakeArtifact, request: pytest.FixtureRequest) -> Callable[..., OrtGpuSession]:
+    """Opens an fp16 graph in ONNX Runtime on CUDA."""
     reason = why_not_runnable("ort-cuda")
     if reason is not None:
         pytest.skip(f"ort-cuda: {reason}")
-    path = graph(Precision.FP16).path
+    path = graph(Precision.FP16, request.param).path
     return lambda **options: OrtGpuSession(SessionRequest("ort-cuda", path, **options))
 
 

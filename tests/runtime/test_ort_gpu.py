@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +134,13 @@ def test_a_provider_that_is_listed_and_leaves_all_to_the_cpu(
 @pytest.mark.parametrize(
     ("backend", "device", "precision", "cached", "options"),
     [
-        (ORT_CUDA, 2, Precision.FP16, True, {"use_tf32": "0"}),
+        (
+            ORT_CUDA,
+            2,
+            Precision.FP16,
+            True,
+            {"use_tf32": "0", "enable_skip_layer_norm_strict_mode": "1"},
+        ),
         (ORT_TENSORRT, 1, None, False, {}),
         (ORT_TENSORRT, 0, Precision.BF16, False, {"trt_bf16_enable": "1"}),
         (
@@ -156,10 +165,34 @@ def test_options_of_the_providers(
     assert backend.options(asked) == {"device_id": str(device)} | options
 
 
+class PageLocked:
+    """As `Cuda`: memory that is this machine's, and how many buffers are held."""
+
+    held = 0
+
+    def __init__(self, ordinal: int) -> None:
+        assert ordinal == 0
+
+    @contextlib.contextmanager
+    def pinned_memory(self, size_bytes: int) -> Iterator[np.ndarray]:
+        PageLocked.held += 1
+        yield np.empty(size_bytes, np.uint8)
+        PageLocked.held -= 1
+
+
+@pytest.fixture(params=[True, False], ids=["page-locked", "pageable"])
+def page_locked(request: pytest.FixtureRequest) -> bool:
+    locked: bool = request.param
+    return locked
+
+
 @pytest.fixture
-def replays(flatten: Path, monkeypatch: pytest.MonkeyPatch) -> Replays:
+def replays(flatten: Path, monkeypatch: pytest.MonkeyPatch, page_locked: bool) -> Replays:
     """Over a real session, whose device is this machine's memory: it records nothing."""
     monkeypatch.setattr(_ort_replay, "DEVICE", "cpu")
+    if page_locked:
+        monkeypatch.setattr(_ort_replay, "Cuda", PageLocked)
+        monkeypatch.setattr(_ort_replay, "_LARGE_BYTES", 4 * 3 * 4 * 2)  # a batch of two
     session = onnxruntime.InferenceSession(str(flatten), providers=[CPU])
     inputs, outputs = (
         tuple(map(tensor_spec, nodes)) for nodes in (session.get_inputs(), session.get_outputs())
@@ -171,13 +204,19 @@ def picture(batch: int) -> np.ndarray:
     return np.random.default_rng(batch).standard_normal((batch, 3, 4), dtype=np.float32)
 
 
-def test_each_shape_is_recorded_once_and_reads_what_it_is_given(replays: Replays) -> None:
+def test_each_shape_is_recorded_once_and_reads_what_it_is_given(
+    replays: Replays, page_locked: bool
+) -> None:
     for batch, turn in itertools.product((2, 1, 3), range(3)):
         image = picture(batch) + turn
         wanted = np.maximum(image, 0).reshape(batch, -1)[:, :2]
         assert np.array_equal(replays.run({"image": image}).outputs["logits"], wanted)
     assert replays.recorded == (((2, 3, 4),), ((1, 3, 4),), ((3, 3, 4),))
     assert replays.refusal is None
+    assert PageLocked.held == (3 if page_locked else 0)
+    replays._graphs.clear()
+    gc.collect()
+    assert PageLocked.held == 0
 
 
 def test_a_view_is_read_in_its_own_order(replays: Replays) -> None:

@@ -41,11 +41,15 @@ class Accelerator(str, Enum):
 
 _TARGETS = {
     Accelerator.NONE: tuple(Target),
-    Accelerator.CUDA: (Target.PORTABLE, Target.TENSORRT),
+    Accelerator.CUDA: (Target.PORTABLE, Target.TENSORRT, Target.CUDA),
     Accelerator.TENSORRT: (Target.PORTABLE, Target.TENSORRT),
     Accelerator.OPENVINO: (Target.PORTABLE, Target.OPENVINO),
 }
-_DEFAULTS = {Target.TENSORRT: Accelerator.TENSORRT, Target.OPENVINO: Accelerator.OPENVINO}
+_DEFAULTS = {
+    Target.TENSORRT: Accelerator.TENSORRT,
+    Target.OPENVINO: Accelerator.OPENVINO,
+    Target.CUDA: Accelerator.CUDA,
+}
 # where a precision would be computed in another one, or not at all
 _PRECISIONS = {
     Accelerator.NONE: (Precision.FP32, Precision.FP16, Precision.INT8, Precision.FP8),
