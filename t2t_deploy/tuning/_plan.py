@@ -54,6 +54,7 @@ class Way:
 
 
 _OPENVINO, _CPU, _TENSORRT = Target.OPENVINO, Target.CPU, Target.TENSORRT
+_CUDA = Target.CUDA
 _DYNAMIC = {"mode": "dynamic"}
 
 # In this order on the processors that were measured: docs/cpu.md. What is last is tried if there is
@@ -68,6 +69,13 @@ CPU_WAYS = (
     Way("cpu-fp32-opset18", _CPU, "export"),
     Way("cpu-int8-opset18", _CPU, "quantize", _DYNAMIC, "cpu-fp32-opset18"),
     Way("cpu-int8-static", _CPU, "quantize", {}, "cpu-fp32"),
+)
+
+
+# not measured yet: docs/gpu.md
+CUDA_WAYS = (
+    Way("cuda-fp16", _CUDA, "export", {"precision": "fp16"}),
+    Way("cuda-fp32", _CUDA, "export"),
 )
 
 
@@ -135,11 +143,13 @@ def plan_ways(
     shared: Tables, *, sm: str | None, device: int | None, batch: int, has_images: bool
 ) -> Plan:
     """What can be tried here. has_images: whether there are pictures to take ranges on."""
-    ways = engine_ways(sm, batch) if sm is not None or device is not None else CPU_WAYS
+    ways = CPU_WAYS
+    if sm is not None or device is not None:
+        ways = (*(() if device is None else CUDA_WAYS), *engine_ways(sm, batch))
     reasons: dict[str, str] = {}
     kept: list[Way] = []
     for way in ways:
-        why = _why_not(way, has_images=has_images)
+        why = _why_not(way, device, has_images=has_images)
         if why is None and way.source in reasons:
             why = reasons[way.source]
         if why is None:
@@ -156,14 +166,14 @@ def _is_step(name: str, ways: Sequence[Way]) -> bool:
     return way.target is _TENSORRT and way.command != "build-trt"
 
 
-def _why_not(way: Way, *, has_images: bool) -> str | None:
+def _why_not(way: Way, device: int | None, *, has_images: bool) -> str | None:
     """Why a way cannot be gone here; engines' builders say it themselves."""
     if way.ranged and not has_images:
         return "it takes its ranges on pictures: --images"
     if way.target is _TENSORRT:
         return None
     backend = backend_for(way.target)
-    reason = why_not_runnable(backend)
+    reason = why_not_runnable(backend, device)
     if reason is None and way.computes_in is not None:
         reason = why_not_in(backend, way.computes_in)
     if reason is None and way.keys.get("mode") == "dynamic":

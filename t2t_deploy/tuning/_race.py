@@ -97,6 +97,7 @@ class Race:
             progress=progress.progress,
             stage=progress.step,
             before=before,
+            loads=2,
             after_round=after_round,
         )
         of_base = [row for row in measured.results if base is not None and row.key == base.key]

@@ -368,3 +368,9 @@ def test_what_runs_on_a_gpu_is_timed_there(folder: Path) -> None:
     found = tuned(folder, device="cuda:0", max_error=1.0)
     assert found.pick is not None and found.pick.times is not None
     assert read_best(folder / "artifacts").device == 0
+
+
+def test_a_gpu_that_is_not_here_leaves_its_files_untried() -> None:
+    plan = plan_ways({"model": {}}, sm=None, device=0, batch=1, has_images=True)
+    known = {way.name for way in plan.ways} | plan.not_tried.keys()
+    assert {"cuda-fp16", "cuda-fp32", "engine-fp16", "engine-int8"} <= known
