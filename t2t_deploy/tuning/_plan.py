@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from t2t_deploy.runtime import BACKENDS, backend_for, why_not_in, why_not_runnable
+from t2t_deploy.tuning._results import Goal
 from t2t_deploy.types import ATTENTION_OPSET, Precision, Target
+from t2t_deploy.workspace import TUNE, Workspace
 
 Tables = dict[str, Any]
 """A recipe's tables, as TOML's reader gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a tuning is for.
+
+    evaluation: arguments of `evaluate_artifacts`; None without pictures to judge on. device: of the
+    GPU; None is the CPU. timed: whether files can run here.
+    """
+
+    workspace: Workspace
+    goal: Goal
+    batch: int
+    threads: int
+    device: int | None
+    evaluation: Mapping[str, Any] | None
+    max_drop: float | None
+    max_error: float | None
+    timed: bool
+    again: bool
+    within_s: float
+
+    @property
+    def recipe(self) -> Path:
+        """The file of the pick's recipe."""
+        return self.workspace.root.absolute() / TUNE / "best.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +163,9 @@ class Plan:
                 made[command] = of_it
         return made
 
-    def with_way(self, way: Way) -> Plan:
-        """The plan with one more."""
-        return Plan((*self.ways, way), self.sources, self.not_tried, self.shared)
+    def with_ways(self, more: Iterable[Way]) -> Plan:
+        """The plan with more of them."""
+        return replace(self, ways=(*self.ways, *more))
 
 
 def plan_ways(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,14 @@ from t2t_deploy.bench import (
     times_per_image,
     with_speedup,
 )
+from t2t_deploy.commands import Bench
+from t2t_deploy.errors import counted
+from t2t_deploy.recipe import RUNTIME_TOOLS, machine, text_sha256, tools
+from t2t_deploy.runtime import REFERENCE_BACKEND
+from t2t_deploy.tuning._plan import Asked
+from t2t_deploy.tuning._results import Goal, TunedFile, Verdict
+from t2t_deploy.tuning._workshop import Workshop
+from t2t_deploy.workspace import TUNE
 
 MOST_ROUNDS = 15
 ROUND_SECONDS = 0.4
@@ -141,3 +149,86 @@ class Race:
             "rows": to_plain(rows),
         }
         write_text(self.file, json.dumps(kept))
+
+
+def timed_files(
+    workshop: Workshop, files: Sequence[TunedFile]
+) -> tuple[list[TunedFile], BenchReport | None]:
+    """The files that keep the budget, timed; in several streams each is a file of its own."""
+    asked = workshop.asked
+    kept = [one for one in files if one.verdict is Verdict.FRONTIER]
+    if not kept or not asked.timed:
+        return list(files), None
+    cases: list[BenchCase] = []
+    entrants: list[TunedFile] = []
+    others = [one for one in files if one not in kept]
+    for one in kept:
+        for streams in _streams(asked):
+            case = _case(asked, one, streams)
+            if isinstance(case, BenchCase):
+                cases.append(case)
+                entrants.append(replace(one, streams=streams))
+            else:
+                others.append(replace(one, verdict=Verdict.FAILED, reason=case))
+    base = _case(asked, kept[0], 1, REFERENCE_BACKEND)
+    race = Race(
+        cases,
+        base if isinstance(base, BenchCase) else None,
+        throughput=asked.goal is Goal.THROUGHPUT,
+        narrowing=asked.goal in (Goal.LATENCY, Goal.THROUGHPUT),
+        file=asked.workspace.root / TUNE / f"{_key(asked, cases, kept)}.json",
+        time_left=workshop.time_left,
+    )
+    if not asked.again:
+        race.resume()
+    if race.report is not None:
+        workshop.out.note(
+            f"timed before, on {race.report.environment.date_utc[:16]} UTC: --again times anew"
+        )
+    elif race.rows:
+        done = max(len(row.rounds) for row in race.rows)
+        workshop.out.note(f"going on after {counted(done, 'round')} of an earlier tune")
+    report = race.run(workshop.progress("timing"))
+    rows = {row.key: row for row in report.results}
+    timed = [rows[case.key] for case in cases]
+    times = race.times_leader(timed)
+    most = max(len(row.rounds) for row in timed)
+    entered = []
+    for index, (one, row) in enumerate(zip(entrants, timed, strict=True)):
+        if index not in times:
+            entered.append(replace(one, verdict=Verdict.FAILED, reason=row.reason))
+            continue
+        early = len(row.rounds) < most
+        left = f"surely slower after {counted(len(row.rounds), 'round')}" if early else None
+        entered.append(replace(one, row=row, times=times[index], reason=left))
+    return [*entered, *others], report
+
+
+def _streams(asked: Asked) -> tuple[int, ...]:
+    several = asked.goal is Goal.THROUGHPUT and asked.device is None and asked.threads > 1
+    return (1, asked.threads) if several else (1,)
+
+
+def _case(
+    asked: Asked, one: TunedFile, streams: int, backend: str | None = None
+) -> BenchCase | str:
+    """A file on its runtime, or why not."""
+    assert one.artifact is not None and one.backend is not None
+    bench = Bench(
+        asked.workspace, asked.threads, batches=(asked.batch,), device=asked.device, named=True
+    )
+    found = bench.case(one.artifact, backend or one.backend, asked.batch)
+    if not isinstance(found, BenchCase):
+        return "it does not run here" if found is None else found.reason
+    return replace(found, request=replace(found.request, streams=streams))
+
+
+def _key(asked: Asked, cases: Sequence[BenchCase], files: Sequence[TunedFile]) -> str:
+    """What the figures of a race depend on."""
+    parts = [
+        sorted(map(str, (case.key for case in cases))),
+        [one.artifact.require_manifest().sha256 for one in files if one.artifact is not None],
+        [asked.threads, asked.device, asked.goal.value, ROUND_SECONDS],
+        machine(processor=True) | tools(*RUNTIME_TOOLS),
+    ]
+    return f"race-{text_sha256(json.dumps(parts, sort_keys=True))[:16]}"

@@ -236,3 +236,12 @@ def _drop(one: TunedFile) -> float:
 
 def _error(one: TunedFile) -> float:
     return math.inf if one.error is None else one.error
+
+
+def order_of(one: TunedFile) -> tuple[int, float, float]:
+    """The pick, then what was timed by its time, then the others."""
+    verdicts = list(Verdict)
+    timed = one.times is not None or moved_bytes(one) is not None
+    rank = 0 if one.verdict is Verdict.PICK else 1 if timed else 2 + verdicts.index(one.verdict)
+    time = one.times.ratio if one.times is not None else 0.0
+    return rank, time, moved_bytes(one) or 0.0
