@@ -23,6 +23,8 @@ from t2t_deploy.workspace import Artifact
 
 # Of a released model on two cores, in units of an export, until the first step of a kind is done.
 _USUAL = {"export": 1.0, "calibrate": 5.0, "quantize": 2.0, "build-trt": 3.0, "evaluate": 2.0}
+_BUDGET = "quantize within a budget"
+_USUAL[_BUDGET] = 25.0  # every layer is tried by itself
 _RACE_SECONDS = 10.0
 """Of each case of a race: opening, warming up, its turns."""
 
@@ -79,13 +81,13 @@ class Workshop:
 
     def follow(self, step: Step, to_go: Sequence[Step] = ()) -> StepResult:
         """Do a step and say how long is left."""
-        left = sum(self._usual(one.job.command) for one in to_go) + self._afterwards()
+        left = sum(self._usual(_kind(one)) for one in to_go) + self._afterwards()
         minutes = max(min(left, self.time_left()) / 60, 0.0)
         said = f"{step.label}, {minutes:.0f} min to go" if minutes >= 1 else step.label
         began = monotonic()
         result = self._walk.follow(step, Told(self.out, step.label, said, self._noted))
         if result.status is StepStatus.DONE:
-            self._took.setdefault(step.job.command, []).append(monotonic() - began)
+            self._took.setdefault(_kind(step), []).append(monotonic() - began)
         return result
 
     def make(self, ways: Sequence[Way]) -> None:
@@ -96,7 +98,7 @@ class Workshop:
             for step in _with_needs(steps[f"{way.command} {way.name}"], steps):
                 if self._state(step) is not None:
                     continue
-                need = self._usual(step.job.command) + self._afterwards()
+                need = self._usual(_kind(step)) + self._afterwards()
                 if self._took and need > self.time_left():
                     minutes = self.asked.within_s / 60
                     self._late[way.name] = f"no time left of {minutes:g} minutes; --within gives it"
@@ -129,6 +131,11 @@ class Workshop:
             return TunedFile(way.name, Verdict.NOT_TRIED, reason)
         failed = result.status is StepStatus.FAILED
         return TunedFile(way.name, Verdict.FAILED if failed else Verdict.NOT_TRIED, result.reason)
+
+
+def _kind(step: Step) -> str:
+    """What its time is like: that of a command, or of a budget, which takes much longer."""
+    return _BUDGET if "max_drop" in step.job.given else str(step.job.command)
 
 
 def _with_needs(step: Step, steps: Mapping[str, Step]) -> list[Step]:
