@@ -126,9 +126,8 @@ def tract(path: Path, batch: int) -> tuple[str, Call]:
     """tract, with the free batch as a symbol."""
     import tract as rt
 
-    loaded = rt.onnx().load(str(path))
-    names = [loaded.output_name(index) for index in range(loaded.output_count())]
-    model = loaded.into_model().into_runnable()
+    # it names outputs by their nodes, so that those of a TopK have one name
+    names, model = _ends(path)[1], rt.onnx().load(str(path)).into_model().into_runnable()
     return rt.version(), lambda x: {
         name: one.to_numpy() for name, one in zip(names, model.run([x]), strict=True)
     }

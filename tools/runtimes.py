@@ -165,25 +165,30 @@ class Cell:
     first: str | None = None
     """the first tensor that differs"""
 
-    def text(self) -> str:
-        """In the table: ok, wrong, or the mark of one that does not load."""
-        if not self.error:
-            return next(iter(self.reason.values()))
-        one, three = (self.error.get(str(batch)) for batch in BATCHES)
+    def text(self, notes: list[str] | None = None) -> str:
+        """The error, the larger of the two batches; reasons as numbers of notes, which grow."""
         words = []
-        for batch, found in zip(BATCHES, (one, three), strict=True):
-            reason = self.reason.get(str(batch))
-            if found is None:
-                words.append(f"batch {batch}: {reason}")
-            elif not found <= self.tolerance:
-                words.append(f"**wrong, {found:.2g}**" + (f" at batch {batch}"))
+        for found in self.error.values():
+            if found is not None:
+                good = found <= self.tolerance
+                words.append(f"{found:.1e}" if good else f"**{found:.1e}**")
+        if len(words) == len(BATCHES):
+            first, second = self.error.values()
+            if (first <= self.tolerance) == (second <= self.tolerance):  # type: ignore[operator]
+                words = [max(words, key=lambda word: float(word.strip("*")))]
             else:
-                words.append(f"{found:.1e}")
-        if one is not None and three is not None and words[0] == words[1]:
-            words = words[:1]
-        if one is not None and three is not None and max(one, three) <= self.tolerance:
-            words = [f"{max(one, three):.1e}"]
-        return ", ".join(words) + (f" (first: {self.first})" if self.first else "")
+                words = [f"{word} at {n}" for n, word in zip(BATCHES, words, strict=True)]
+        for batch, why in self.reason.items():
+            at = "" if batch == "load" or len(self.reason) == len(BATCHES) else f" at {batch}"
+            if notes is None:
+                words.append(f"no{at}: {why}")
+                continue
+            if why not in notes:
+                notes.append(why)
+            words.append(f"no{at} [{notes.index(why) + 1}]")
+        if self.first:
+            words.append(f"first: {self.first}")
+        return ", ".join(dict.fromkeys(words))
 
     @property
     def right(self) -> bool:
@@ -347,7 +352,9 @@ def run(runtime: Runtime, home: Path, path: Path, inputs: Path, out: Path) -> di
     with np.load(inputs) as arrays:
         arrays["image"].tofile(out / "input.bin")
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    env = {**os.environ, **threads, "RUNTIME_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
+    # MNN's converter runs pip, to report its use
+    own = {"RUNTIME_HOME": str(home), "CUDA_VISIBLE_DEVICES": "", "PIP_NO_INDEX": "1"}
+    env = {**os.environ, **threads, **own}
     env.pop("PYTHONPATH", None)
     try:
         done = subprocess.run(
@@ -459,7 +466,7 @@ def locate(runtime: Runtime, home: Path, path: Path, inputs: Path, work: Path) -
         if kinds.get(node.output[0]) in floats
     ]
     fed = np.load(inputs)["image"]
-    trial = work / "exposed.onnx"
+    trial = work / f"exposed-{os.getpid()}.onnx"
 
     def differs(index: int) -> bool:
         name = names[index][0]
@@ -468,7 +475,7 @@ def locate(runtime: Runtime, home: Path, path: Path, inputs: Path, work: Path) -
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(trial, options)
         expected = session.run([name], {session.get_inputs()[0].name: fed[:1]})[0]
-        found = run(runtime, home, trial, inputs, work / "out")
+        found = run(runtime, home, trial, inputs, work / f"out-{os.getpid()}")
         outputs = found.get("outputs", {}).get("1")
         if outputs is None:
             return True
@@ -492,7 +499,7 @@ _LOCATE_TOLERANCE = 2e-4
 # -- the table -------------------------------------------------------------------------------------
 
 
-def table(results: Mapping[str, Any], model: str) -> str:
+def table(results: Mapping[str, Any], model: str, notes: list[str]) -> str:
     """Rows of all runtimes for one model, in Markdown."""
     files = [file for file in FILES if file.model == model]
     lines = [f"| {model} | {' | '.join(file.kind.name for file in files)} |"]
@@ -502,8 +509,10 @@ def table(results: Mapping[str, Any], model: str) -> str:
         if found is None:
             continue
         cells = (found["cells"].get(file.stem) for file in files)
-        words = ("not run" if cell is None else Cell(**cell).text() for cell in cells)
-        lines.append(f"| {runtime.name} | {' | '.join(words)} |")
+        words = ("not run" if cell is None else Cell(**cell).text(notes) for cell in cells)
+        version = f" {found['version']}" if found["version"] else ""
+        name = runtime.name if version.strip() in runtime.name else runtime.name + version
+        lines.append(f"| {name} | {' | '.join(words)} |")
     return "\n".join(lines)
 
 
@@ -516,6 +525,7 @@ def _tell(text: str) -> None:
 @click.option("--files", "words", multiple=True, help="Files with this in their name.")
 @click.option("--locate", "locating", is_flag=True, help="Find the first tensor that differs.")
 @click.option("--folder", type=click.Path(path_type=Path), default="build/runtimes")
+@click.option("--record", type=click.Path(path_type=Path), help="Default results.json there.")
 @click.option("--environments", type=click.Path(path_type=Path), default=".venv-runtimes")
 @click.option("--table", "table_only", is_flag=True, help="Print what the last runs found.")
 def main(
@@ -523,12 +533,13 @@ def main(
     words: Sequence[str],
     locating: bool,
     folder: Path,
+    record: Path | None,
     environments: Path,
     table_only: bool,
 ) -> None:
     """Run our files in other runtimes, and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
-    record = folder / "results.json"
+    record = record or folder / "results.json"
     results: dict[str, Any] = json.loads(record.read_text()) if record.is_file() else {}
     if not table_only:
         make_files(folder)
@@ -537,10 +548,11 @@ def main(
                 continue
             _run_all(runtime, folder.absolute(), environments.absolute(), words, locating, results)
             write_text(record, json.dumps(results, indent=1))
+    notes: list[str] = []
     for model in (*SMALL, *LARGE):
-        click.echo(f"{table(results, model)}\n")
-    for name, found in results.items():
-        click.echo(f"{name}: {found.get('version')}")
+        click.echo(f"{table(results, model, notes)}\n")
+    for number, note in enumerate(notes, 1):
+        click.echo(f"{number}. {note}")
 
 
 def _run_all(
@@ -568,7 +580,7 @@ def _run_all(
             why = "not applicable: the module has no such form"
             cell = Cell({}, {"load": why}, about["tolerance"])
         else:
-            found = run(runtime, home, path, inputs, folder / "out")
+            found = run(runtime, home, path, inputs, folder / f"out-{os.getpid()}")
             own["version"] = found.get("version") or own["version"]
             with np.load(inputs) as arrays:
                 cell = judge(found, dict(arrays), about)
