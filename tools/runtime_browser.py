@@ -92,8 +92,9 @@ def main() -> None:
     program = chromium.find_chromium()
     assert program is not None
     if provider == "webgpu":  # in software, where there is no GPU
-        flags = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
-        chromium._FLAGS = (*(f for f in chromium._FLAGS if f != "--disable-gpu"), *flags)
+        flags = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+        flags += [one for one in chromium._FLAGS if one != "--disable-gpu"]
+        setattr(chromium, "_FLAGS", flags)  # noqa: B010  # its own is for pages without
     with tempfile.TemporaryDirectory() as profile:
         browser = chromium.Browser(program, Path(profile))
         try:

@@ -231,6 +231,8 @@ def ncnn(path: Path, batch: int) -> tuple[str, Call]:
     """ncnn in float32, of what pnnx makes of the file at that batch."""
     import ncnn as rt
 
+    if batch > 1:
+        raise NotSupported("not applicable: ncnn takes one picture at a time")
     _, outputs = _ends(path)
     folder = Path(f"pnnx-{batch}").absolute()
     folder.mkdir(exist_ok=True)
@@ -238,9 +240,8 @@ def ncnn(path: Path, batch: int) -> tuple[str, Call]:
     copy.write_bytes(path.read_bytes())
     sides = _sides(path)
     shape = f"inputshape=[{','.join(map(str, (batch, *sides)))}]{_PNNX_KINDS[_input_kind(path)]}"
-    log = _tool(
-        [str(Path(sys.executable).parent / "pnnx"), str(copy), shape], folder / "model.ncnn.param"
-    )
+    command = [str(Path(sys.executable).parent / "pnnx"), str(copy), shape, "fp16=0"]
+    log = _tool(command, folder / "model.ncnn.param")
     net = rt.Net()
     net.opt.num_threads = 1
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False

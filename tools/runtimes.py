@@ -229,7 +229,7 @@ def make_files(folder: Path) -> None:
         pictures = _pictures(manifest, small=file.model in SMALL)
         expected = _expected(weights, manifest, pictures)
         fed = manifest.preparation.pixels_of(pictures) if _of_pixels(manifest) else pictures
-        np.savez(folder / f"{file.stem}.npz", image=fed, **expected)
+        np.savez(folder / f"{file.stem}.npz", **{"image": fed, **expected})  # type: ignore[arg-type]
 
 
 def _of_pixels(manifest: Manifest) -> bool:
@@ -359,7 +359,11 @@ def run(runtime: Runtime, home: Path, path: Path, inputs: Path, out: Path) -> di
     try:
         done = subprocess.run(
             [*map(str, program), str(path.absolute()), str(out.absolute())],
-            **{"env": env, "cwd": out, "timeout": _TIMEOUT_S, "capture_output": True, "text": True},
+            env=env,
+            cwd=out,
+            timeout=_TIMEOUT_S,
+            capture_output=True,
+            text=True,
         )
     except subprocess.TimeoutExpired:
         return {"reasons": {"load": f"no answer in {_TIMEOUT_S} s"}}
@@ -427,8 +431,8 @@ def output_error(
     if actual.size != rows.size:
         return float("inf")
     typical = float(expected["typical"]) if name == OUTPUT_NAME else 0.0
-    flat = (np.reshape(one, (len(rows), -1)) for one in (actual.astype(np.float64), rows))
-    return float(relative_errors(*flat, typical).max())
+    own, right = (np.reshape(one, (len(rows), -1)) for one in (actual, rows))
+    return float(relative_errors(own, right, typical).max())
 
 
 def _two(outputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -483,7 +487,7 @@ def locate(runtime: Runtime, home: Path, path: Path, inputs: Path, work: Path) -
         if actual.size != expected.size:
             return True
         a, b = actual.ravel().astype(np.float64), expected.ravel().astype(np.float64)
-        error = np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)
+        error = float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-30)
         return not error <= _LOCATE_TOLERANCE
 
     low, high = 0, len(names)
