@@ -87,7 +87,8 @@ def ggml_ep(path: Path, batch: int) -> tuple[str, Call]:
     """ONNX Runtime with ggml's kernels for the CPU."""
     import onnxruntime_ggml as plugin
 
-    return _with_provider(path, plugin.devices(), {"device": "cpu", "threads": "1"})
+    _, call = _with_provider(path, plugin.devices(), {"device": "cpu", "threads": "1"})
+    return plugin.version(), call
 
 
 def _with_provider(path: Path, devices: list[Any], settings: dict[str, str]) -> tuple[str, Call]:
@@ -250,7 +251,8 @@ def ncnn(path: Path, batch: int) -> tuple[str, Call]:
     wrong = wrong or net.load_model(str(folder / "model.ncnn.bin"))
     if wrong:
         unknown = sorted({line.split()[1] for line in log.splitlines() if line[:4] == "todo"})
-        raise NotSupported(f"ncnn refuses what pnnx wrote; pnnx leaves out {', '.join(unknown)}")
+        left_out = f"; pnnx leaves out {', '.join(unknown)}" if unknown else ""
+        raise NotSupported(f"ncnn refuses what pnnx wrote{left_out}")
 
     def call(x: np.ndarray) -> dict[str, np.ndarray]:
         found = {}

@@ -445,6 +445,9 @@ def _two(outputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, np.ndarr
 
 def _short(text: str) -> str:
     plain = one_line(re.sub(r"\s+", " ", text)).replace("|", "/")
+    # what differs from file to file, and folders of this machine
+    for part in (r"/\S*/(?=\w)", r":\d+:\d+", r" with name '[^']*'", r"; node .*", r" Name:.*"):
+        plain = re.sub(part, "", plain)
     return plain if len(plain) <= _REASON_CHARS else plain[: _REASON_CHARS - 1] + "…"
 
 
