@@ -80,7 +80,8 @@ def onnx_from_deploy(
             "and the options used"
         )
     strip_provenance(model)
-    _write_gelu(model)
+    if merge_bias:  # ranges files are of the bytes of a graph to be quantised
+        _write_gelu(model)
     _set_contrib_batch(model, batch)
     if fuses:
         model = fuse_nodes(model)
