@@ -1,5 +1,5 @@
 # `make demo` and `make test` work in a fresh clone: environments are set up once, and again when what they are
-# made of changes. `make help` shows the texts behind ##. PYTEST_ARGS, BENCH_ARGS, PEERS_ARGS, RAY_ARGS, LOAD_ARGS
+# made of changes. `make help` shows the texts behind ##. PYTEST_ARGS, BENCH_ARGS, PEERS_ARGS, RUNTIMES_ARGS, RAY_ARGS, LOAD_ARGS
 # and MUTANTS ('*place_dynamic*') are handed on. Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ PYTHONS ?= 3.10 3.11 3.12 3.13 3.14
 # one thread each: the tests' models fill no more. What is skipped is listed by name: not run is not passed.
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 -rs --no-fold-skipped
 
-.PHONY: help demo test test-pythons coverage mutants test-slow test-gpu bench-gpu bench-peers test-ray ray-run test-serve load-test docs dist lock audit sbom lint format clean
+.PHONY: help demo test test-pythons coverage mutants test-slow test-gpu bench-gpu bench-peers test-runtimes test-ray ray-run test-serve load-test docs dist lock audit sbom lint format clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ bench-gpu: .venv-gpu/.ready ## builds, checks and times engines; a report in doc
 PEERS_ARGS ?= --variant 14
 bench-peers: .venv-peers/.ready ## what one would use instead on an x86 CPU, timed beside our files: docs/cpu.md
 	@.venv-peers/bin/python tools/bench_peers.py $(PEERS_ARGS)
+
+test-runtimes: .venv/.ready ## our files in other runtimes, in .venv-runtimes: docs/runtimes.md
+	@OMP_NUM_THREADS=1 .venv/bin/python tools/runtimes.py $(RUNTIMES_ARGS)
 
 # one process: each test's cluster has this machine's cores
 test-ray: .venv-ray/.ready ## predict --ray and evaluate --ray on clusters of this machine

@@ -211,6 +211,14 @@ def test_graph_of_the_performer_is_what_it_should_be() -> None:
     assert not {"Shape", "Range", "Expand", "Where", "ConstantOfShape"} & ops.keys()
 
 
+def test_a_gelu_adds_erf_to_1_which_mnn_computes_as_written() -> None:
+    model = exported("performer")
+    erfs = [node.output[0] for node in model.graph.node if node.op_type == "Erf"]
+    sums = [node for node in model.graph.node if set(erfs) & set(node.input)]
+    assert [(node.op_type, node.input[1]) for node in sums] == [("Add", erf) for erf in erfs]
+    assert erfs
+
+
 def large_keys(kind: str, scale: float) -> T2TViT:
     """A performer whose keys and queries are so large that many denominators are near epsilon."""
     state = random_state_dict(KINDS[kind])
