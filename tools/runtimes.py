@@ -370,8 +370,9 @@ def run(runtime: Runtime, home: Path, path: Path, inputs: Path, out: Path) -> di
     answer = out / "answer.json"
     if not answer.is_file():
         last = (done.stderr or done.stdout).strip().splitlines()[-1:] or [""]
-        how = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
-        return {"reasons": {"load": f"ends with {how}: {_short(last[0])}"}}
+        if done.returncode < 0:
+            return {"reasons": {"load": "ends without a result"}}
+        return {"reasons": {"load": f"ends with status {done.returncode}: {_short(last[0])}"}}
     found: dict[str, Any] = json.loads(answer.read_text())
     found["outputs"] = {}
     for batch in map(str, BATCHES):
