@@ -20,7 +20,7 @@ from t2t_deploy.bench import (
 
 from .conftest import MakeCase
 
-RECORDED = Path(__file__).parents[1] / "data" / "rounds_on_a_busy_machine.json"
+RECORDED = Path(__file__).parents[1] / "data" / "recorded_rounds.json"
 
 
 def test_standings_are_of_the_same_rounds() -> None:
