@@ -36,7 +36,7 @@ from t2t_deploy.runtime import (
     why_not_runnable,
 )
 from t2t_deploy.types import TensorSpec
-from t2t_deploy.workspace import Artifact, Manifest, Workspace
+from t2t_deploy.workspace import BEST, Artifact, Manifest, Workspace, read_best
 
 ArtifactFile = Annotated[AnyPath | None, Opt(role=Role.SWITCH, recipe=False)]
 ArtifactFiles = Annotated[AnyPaths, Opt(kind=PATHS, role=Role.SWITCH, none=(), recipe=False)]
@@ -89,11 +89,32 @@ def artifact_values(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def cpu_backend(name: str | None) -> str:
-    """The runtime to compare ONNX files on; None is the default.
+def of_best(
+    workspace: Workspace,
+    artifact: AnyPath,
+    backend: str | None,
+    device: int | str | None,
+    progress: Progress,
+) -> tuple[str | None, int | str | None]:
+    """The backend and the device that were asked for; for ``@best`` else those it was picked in."""
+    if str(artifact) != BEST or backend is not None:
+        return backend, device
+    best = read_best(workspace.root)
+    progress.note(f"{BEST} is {Path(best.artifact).name}, in {best.backend}")
+    return best.backend, best.device if device is None else device
 
-    Raises BackendError for one asked for that cannot run here.
+
+def cpu_backend(
+    name: str | None, workspace: Workspace, paths: Sequence[Path], progress: Progress
+) -> str:
+    """The runtime to compare ONNX files on.
+
+    name: None is the default, for ``@best`` alone the one that it was picked in. Raises
+    BackendError for one that cannot run here.
     """
+    if name is None and len(paths) == 1:
+        picked, _ = of_best(workspace, paths[0], None, None, progress)
+        name = picked if picked in CPU_BACKENDS else None
     if name is None:
         return DEFAULT_BACKEND
     reason = why_not_runnable(name)

@@ -167,7 +167,7 @@ def evaluate_artifacts(
     paths = cast("tuple[Path, ...]", artifacts)
     if confusion is not None:
         require("matplotlib")
-    runtime = cpu_backend(backend)
+    runtime = cpu_backend(backend, workspace, paths, progress)
     if ray is not None:
         check_ray(ray)
     labelled = labelled_images(images, targets, progress, limit=limit)

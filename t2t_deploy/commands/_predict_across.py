@@ -24,7 +24,7 @@ from t2t_deploy._optional import require
 from t2t_deploy._options import FOLDER, AnyPath, Opt, Role, command, replaced
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, json_from_file
-from t2t_deploy.commands._artifacts import Force, Trust, workspace_of
+from t2t_deploy.commands._artifacts import Force, Trust, of_best, workspace_of
 from t2t_deploy.commands._evaluate_sessions import RayAddress, RayWorkers, check_ray
 from t2t_deploy.commands._predict import (
     ActivationName,
@@ -41,7 +41,6 @@ from t2t_deploy.commands._predict import (
     classifier_request,
     labels_for,
     note_one_output,
-    of_best,
 )
 from t2t_deploy.errors import ArtifactError, counted
 from t2t_deploy.images import Assumed

@@ -131,7 +131,7 @@ def verify_artifacts(
     named = are_named(paths)
     if plot is not None and not nodewise:
         raise UsageError("plot draws what nodewise finds; give nodewise too")
-    runtime = cpu_backend(backend)
+    runtime = cpu_backend(backend, workspace, paths, progress)
     if paths:
         chosen = [workspace.open(path, force=True) for path in paths]
     else:

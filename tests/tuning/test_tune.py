@@ -13,8 +13,19 @@ from click.testing import CliRunner
 from t2t_deploy._optional import is_installed
 from t2t_deploy._progress import silent
 from t2t_deploy.cli._main import cli
-from t2t_deploy.commands import benchmark, load_session, package_artifact, predict_images
-from t2t_deploy.errors import ArtifactError, CalibrationError, UsageError
+from t2t_deploy.commands import (
+    benchmark,
+    evaluate_artifacts,
+    load_session,
+    package_artifact,
+    predict_images,
+)
+from t2t_deploy.errors import (
+    ArtifactError,
+    CalibrationError,
+    UnavailableError,
+    UsageError,
+)
 from t2t_deploy.recipe import run_recipe
 from t2t_deploy.tuning import Goal, Tuning, Verdict, _race
 from t2t_deploy.tuning._plan import CPU_WAYS, plan_ways
@@ -86,6 +97,10 @@ def test_the_pick_is_best_for_the_other_commands(done: Path, tmp_path: Path) -> 
         assert session.backend == "eager", "where it was picked in, not the default"
     with load_session(BEST, backend="ort-cpu", workspace=workspace) as session:
         assert session.backend == "ort-cpu"
+    write_best(workspace.root, dataclasses.replace(best, backend="openvino"))
+    with pytest.raises(UnavailableError, match=r"backend openvino cannot run here: openvino is"):
+        evaluate_artifacts([BEST], images=done / "val", workspace=workspace)
+    write_best(workspace.root, best)
     package = package_artifact(BEST, triton=tmp_path / "models", workspace=workspace)
     assert package.artifact.path == workspace.open(BEST).path
     rows = benchmark([BEST], backend=best.backend, rounds=5, workspace=workspace).report.results
