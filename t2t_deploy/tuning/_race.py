@@ -170,6 +170,8 @@ def timed_files(
                 entrants.append(replace(one, streams=streams))
             else:
                 others.append(replace(one, verdict=Verdict.FAILED, reason=case))
+    if not cases:
+        return others, None
     base = _case(asked, kept[0], 1, REFERENCE_BACKEND)
     race = Race(
         cases,
