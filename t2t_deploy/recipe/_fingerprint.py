@@ -21,7 +21,6 @@ from t2t_deploy.bench import visible_gpus
 from t2t_deploy.commands import MAX_IMAGES, calibration_images
 from t2t_deploy.engine import device_capability
 from t2t_deploy.errors import RecipeError, shown_path
-from t2t_deploy.model import weights_file
 from t2t_deploy.pictures import image_set_from_folder, labelled_set_from_folder
 from t2t_deploy.recipe._records import ARTIFACT
 from t2t_deploy.runtime import BACKENDS, DEFAULT_BACKEND
@@ -109,6 +108,8 @@ def content(name: str, path: Path | None) -> dict[str, str]:
         return {}
     found = {}
     if name == "checkpoint":
+        from t2t_deploy.model import weights_file  # loads torch
+
         path = weights_file(path)
         beside = path.with_name("config.json")
         found = {f"{name}'s config.json": file_sha256(beside)} if beside.is_file() else {}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+from t2t_deploy._optional import require
 from t2t_deploy._options import (
     DEVICE,
     NUMBER,
@@ -165,8 +166,8 @@ def tune(
     throughput, size or memory. device: a GPU; None is the CPU. sm: instead, engines for such GPUs,
     which are not timed. The pick is ``@best`` of the workspace from then on; its recipe and a page
     lie in ``tune`` there. A budget that nothing keeps is no error: ``pick`` is None then. Raises
-    UsageError, CheckpointError, ConfigError, ImageError, CalibrationError, UnavailableError where
-    nothing can be tried here.
+    UsageError, CheckpointError, ConfigError, ImageError, CalibrationError, MissingDependencyError
+    without torch, UnavailableError where nothing can be tried here.
 
     Examples
     --------
@@ -177,6 +178,7 @@ def tune(
     """
     given = dict(locals())
     _check_request(given)
+    require("torch")
     workspace = workspace_of(workspace)
     workspace.check_writable("weights", "onnx", TUNE, say=progress.note)
     limit = None if targets is not None else eval_count

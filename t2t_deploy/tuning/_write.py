@@ -9,7 +9,6 @@ from pathlib import Path
 
 from t2t_deploy._files import file_sha256, write_text
 from t2t_deploy.errors import counted
-from t2t_deploy.model import weights_file
 from t2t_deploy.recipe import recipe_text
 from t2t_deploy.report import VERIFIED, BenchDocument, TuneSummary, bench_page
 from t2t_deploy.tuning._plan import Asked, Plan, Tables
@@ -102,6 +101,8 @@ def _best_tables(plan: Plan, name: str) -> Tables:
     checkpoint = tables["model"].get("checkpoint")
     if checkpoint is None:
         return tables
+    from t2t_deploy.model import weights_file  # loads torch
+
     expected = {"sha256": file_sha256(weights_file(Path(checkpoint)))}
     return {"model": tables.pop("model"), "expected": expected, **tables}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -389,3 +391,12 @@ def test_a_gpu_that_is_not_here_leaves_its_files_untried() -> None:
     plan = plan_ways({"model": {}}, sm=None, device=0, batch=1, has_images=True)
     known = {way.name for way in plan.ways} | plan.not_tried.keys()
     assert {"cuda-fp16", "cuda-fp32", "engine-fp16", "engine-int8"} <= known
+
+
+def test_the_commands_help_loads_no_framework() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; from t2t_deploy.cli import main; "
+        "sys.argv = ['t2t-deploy', 'tune', '--help']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "--max-drop" in done.stdout, done.stderr
