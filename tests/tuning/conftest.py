@@ -11,7 +11,8 @@ import pytest
 from t2t_deploy.bench import _run
 from t2t_deploy.errors import UnavailableError
 from t2t_deploy.runtime import BACKENDS
-from t2t_deploy.tuning import Tuning, _race, tune
+from t2t_deploy.tuning import Tuning, _plan, _race, tune
+from t2t_deploy.tuning._plan import CPU_WAYS
 
 from ..bench.conftest import FAKE_WORKER
 from ..noise import write_noise
@@ -38,6 +39,8 @@ def _shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_race, "MOST_ROUNDS", 6)
     monkeypatch.setattr(_run, "WORKER_COMMAND", FAKE_WORKER)
     monkeypatch.setattr(_run, "WARM_UP_LIMIT_S", 0.05)
+    few = [way for way in CPU_WAYS if "opset18" not in way.name and "static" not in way.name]
+    monkeypatch.setattr(_plan, "CPU_WAYS", tuple(few))
 
 
 @pytest.fixture(autouse=True)

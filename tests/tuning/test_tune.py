@@ -29,8 +29,8 @@ from t2t_deploy.errors import (
     UsageError,
 )
 from t2t_deploy.recipe import run_recipe
-from t2t_deploy.tuning import Goal, Tuning, Verdict, _race
-from t2t_deploy.tuning._plan import CPU_WAYS, plan_ways
+from t2t_deploy.tuning import Goal, Tuning, Verdict, _plan, _race
+from t2t_deploy.tuning._plan import plan_ways
 from t2t_deploy.workspace import BEST, Workspace, read_best, write_best
 
 from ..noise import write_noise
@@ -62,7 +62,7 @@ class Heard:
 def test_the_fastest_that_was_timed_is_picked(done_once: DoneOnce) -> None:
     _, found = done_once
     tried = {one.name: one for one in found.files}
-    assert set(tried) == {way.name for way in CPU_WAYS}
+    assert set(tried) == {way.name for way in _plan.CPU_WAYS}
     assert found.pick is not None and found.files[0] is found.pick
     timed = [one for one in found.files if one.times is not None]
     best = min(timed, key=lambda one: one.times.ratio)  # type: ignore[union-attr]
@@ -79,7 +79,7 @@ def test_the_fastest_that_was_timed_is_picked(done_once: DoneOnce) -> None:
 def test_what_lacks_a_runtime_says_what_would_be_tried_with_it(done_once: DoneOnce) -> None:
     _, found = done_once
     untried = {one.name: one.reason for one in found.files if one.verdict is Verdict.NOT_TRIED}
-    assert set(untried) == {way.name for way in CPU_WAYS if way.name.startswith("openvino")}
+    assert set(untried) == {way.name for way in _plan.CPU_WAYS if way.name.startswith("openvino")}
     assert set(untried.values()) == {WITHOUT}
 
 
@@ -171,6 +171,7 @@ def test_a_killed_tune_goes_on_where_it_stopped(folder: Path, without_openvino: 
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+@pytest.mark.slow
 def test_a_damaged_race_is_run_anew(done: Path) -> None:
     (kept,) = (done / "artifacts" / "tune").glob("race-*.json")
     kept.write_text('{"report": 3, "rows": []}')
@@ -216,7 +217,7 @@ def test_what_time_leaves_out_is_said(folder: Path, without_openvino: None) -> N
     assert "--within" in str(next(one.reason for one in found.files if one.name == late[0]))
 
 
-@pytest.mark.parametrize("goal", [Goal.SIZE, Goal.MEMORY])
+@pytest.mark.parametrize("goal", [Goal.SIZE, pytest.param(Goal.MEMORY, marks=pytest.mark.slow)])
 def test_other_goals(done: Path, goal: Goal) -> None:
     found = tuned(done, goal=goal)
     assert found.pick is not None
@@ -264,7 +265,7 @@ def test_options_that_make_no_sense(folder: Path, options: dict[str, object], me
 
 def test_without_pictures_there_are_no_static_ranges() -> None:
     plan = plan_ways({"model": {}}, sm=None, device=None, batch=1, has_images=False)
-    static = {way.name for way in CPU_WAYS if way.ranged}
+    static = {way.name for way in _plan.CPU_WAYS if way.ranged}
     assert static <= plan.not_tried.keys()
     assert all("--images" in plan.not_tried[name] for name in static)
     assert "cpu-int8" in {way.name for way in plan.ways}
