@@ -53,7 +53,7 @@ from t2t_deploy.serving.triton import (
     signature_from_tensors,
     write_folders,
 )
-from t2t_deploy.serving.web import LARGE_BYTES, WebPage, page_files, read_runtime
+from t2t_deploy.serving.web import DEFAULT_FOLDER, LARGE_BYTES, WebPage, page_files, read_runtime
 from t2t_deploy.types import (
     INPUT_NAME,
     OUTPUT_NAME,
@@ -219,8 +219,8 @@ def package_artifact(
     ['t2t_vit_tiny_fp32', 't2t_vit_tiny_fp32_preprocess', 't2t_vit_tiny_fp32_postprocess',
      't2t_vit_tiny_fp32_images']
     """
-    check_package_options(locals())
     workspace = workspace_of(workspace)
+    check_package_options(locals())
     source = _source(workspace, artifact, format, progress, force=force, web=web is not None)
     if web is not None:
         return _web_package(source, Path(web), ort_web, examples, name, labels, progress)
@@ -316,6 +316,8 @@ def _web_package(
     folder = folder.absolute()
     replaced = check_folders(folder.parent, [folder.name], served=False)
     runtime = read_runtime(None if ort_web is None else Path(ort_web))
+    if ort_web is None:
+        notes.append(f"the page runs onnxruntime-web {runtime.version}, of {DEFAULT_FOLDER}")
     pictures = () if examples is None else _pictures_in(Path(examples))
     progress.step(f"packaging {source.path.name} as a page")
     with tempfile.TemporaryDirectory() as scratch:

@@ -239,7 +239,7 @@ def _check_package(
     check_package_options(given)
     if given["web"] is not None:
         if (given["web"], "") in names:
-            raise RecipeError(f"another package is written to {shown_path(given['web'])}")
+            raise RecipeError(f"another package has the folder {shown_path(given['web'])} as well")
         names.add((given["web"], ""))
         return
     serving = choose_format(source.kind, given["format"])

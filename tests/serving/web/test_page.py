@@ -80,10 +80,10 @@ def drawn(path: Path) -> None:
     Image.fromarray(pixels).resize((90, 110), Image.Resampling.BICUBIC).save(path)
 
 
-def offline(package: WebPackage, picture: Path) -> list[tuple[int, float]]:
+def offline(package: WebPackage, picture: Path, top: int = 5) -> list[tuple[int, float]]:
     """Classes and probabilities of the packaged artifact, best first."""
     found: list[PredictedImage] = []
-    predict_images(package.artifact.path, str(picture), receive=found.append)
+    predict_images(package.artifact.path, str(picture), receive=found.append, top=top)
     return [(one.index, one.probability) for one in found[0].top]
 
 
@@ -213,8 +213,11 @@ def test_models_compute_in_the_browser_what_they_do_offline(
     tolerance = 1e-4 if precision == "fp32" else 6e-2
     for picture in sorted(pictures.iterdir()):
         give(browser, f"examples/{picture.name}")
-        listed, expected = browser.run(LISTED), offline(package, picture)
-        assert [index for index, _, _ in listed] == [index for index, _ in expected]
-        for (_, share, _), (_, probability) in zip(listed, expected, strict=True):
-            assert abs(math.log(share) - math.log(probability)) <= tolerance
+        expected = offline(package, picture, top=6)
+        logs = [math.log(share) for _, share in expected]
+        for rank, (index, share, _) in enumerate(browser.run(LISTED)):
+            assert abs(math.log(share) - logs[rank]) <= tolerance
+            gaps = (abs(logs[rank] - logs[near]) for near in (rank - 1, rank + 1) if near >= 0)
+            # within the tolerance two classes may change places
+            assert index == expected[rank][0] or min(gaps) <= 2 * tolerance
     assert browser.complaints() == []
