@@ -313,8 +313,8 @@ def _web_package(
     precision = None if manifest is None else manifest.precision
     signature = _signature(source)
     check_web_model(source.path, signature, precision)
-    folder = folder.absolute()
-    replaced = check_folders(folder.parent, [folder.name], served=False)
+    parent, own = folder.absolute().parent, folder.absolute().name
+    replaced = check_folders(parent, [own], served=False)
     runtime = read_runtime(None if ort_web is None else Path(ort_web))
     if ort_web is None:
         notes.append(f"the page runs onnxruntime-web {runtime.version}, of {DEFAULT_FOLDER}")
@@ -341,7 +341,7 @@ def _web_package(
             "format": "web",
         }
         size = model.stat().st_size
-        write_folders(folder.parent, {folder.name: page_files(page)}, about, served=False)
+        write_folders(parent, {own: page_files(page)}, about, served=False)
     if page.derived:
         notes.append("pixels as input and the best classes as outputs were added for the page")
     if size > LARGE_BYTES:

@@ -45,7 +45,7 @@ def test_a_page_in_words(run: Run, workspace: Path) -> None:
     runtime = write_runtime(Path("runtime"))
     done = run("package", "--web", "page", "--ort-web", runtime, status=0)
     assert "t2t_vit_tiny_fp32: fp32, " in done.out
-    assert f"python -m http.server -d {Path('page').absolute()}" in " ".join(done.out.split())
+    assert "python -m http.server -d page" in done.out
     assert "taking the newest artifact" in done.err
     assert run("package", "--web", "page", "--triton", "models").status == 2
 

@@ -37,7 +37,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("exported")
     (folder / "tiny.toml").write_text(TINY)
-    known = {"config": folder / "tiny.toml", "workspace": folder / "artifacts"}
+    known: dict[str, Any] = {"config": folder / "tiny.toml", "workspace": folder / "artifacts"}
     return functools.cache(lambda **form: export_onnx(**known, **form))
 
 
@@ -48,8 +48,9 @@ def package(exported: Export, tmp_path: Path) -> Make:
     (tmp_path / "here").mkdir()
 
     def make(artifact: Artifact | None = None, **options: Any) -> WebPackage:
-        options = {"web": tmp_path / "here" / "page", "ort_web": runtime, **options}
-        made = package_artifact((artifact or exported()).path, **options)
+        usual = {"web": tmp_path / "here" / "page", "ort_web": runtime}
+        source = (artifact or exported()).path
+        made = package_artifact(source, **usual | options, workspace=tmp_path / "artifacts")
         assert isinstance(made, WebPackage)
         return made
 
