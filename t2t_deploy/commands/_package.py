@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -223,7 +222,9 @@ def package_artifact(
     check_package_options(locals())
     source = _source(workspace, artifact, format, progress, force=force, web=web is not None)
     if web is not None:
-        return _web_package(source, Path(web), ort_web, examples, name, labels, progress)
+        with workspace.scratch() as scratch:
+            given = Path(web), ort_web, examples, name, labels
+            return _web_package(source, *given, scratch, progress)
     assert triton is not None
     manifest = source.manifest
     chosen = choose_format(source.kind, cast("ServingFormat | None", format))
@@ -266,13 +267,7 @@ def package_artifact(
     if replaced:
         notes.append(f"replaced {', '.join(replaced)}")
     progress.step(f"packaging {source.path.name} as {service.name}")
-    about = {
-        "artifact": {
-            "file": source.path.name,
-            "sha256": None if manifest is None else manifest.sha256,
-        },
-        "format": chosen.value,
-    }
+    about = _about(source, chosen.value)
     beside = manifest_path_for(source.path) if manifest is not None else None
     folders = write_folders(repository, service_folders(service, source.path, beside), about)
     for note in notes:
@@ -303,6 +298,7 @@ def _web_package(
     examples: AnyPath | None,
     name: str | None,
     labels: AnyPath | None,
+    scratch: Path,
     progress: Progress,
 ) -> WebPackage:
     if source.kind != "onnx":
@@ -320,28 +316,21 @@ def _web_package(
         notes.append(f"the page runs onnxruntime-web {runtime.version}, of {DEFAULT_FOLDER}")
     pictures = () if examples is None else _pictures_in(Path(examples))
     progress.step(f"packaging {source.path.name} as a page")
-    with tempfile.TemporaryDirectory() as scratch:
-        model, shown = web_model(source.path, signature, precision, Path(scratch))
-        page = WebPage(
-            name=_name(source, name),
-            model=model,
-            derived=model != source.path,
-            signature=shown,
-            labels=_labels(source, labels, signature, progress),
-            precision=None if precision is None else precision.value,
-            tolerance=None if precision is None else TOLERANCES[precision].rel_l2,
-            runtime=runtime,
-            examples=pictures,
-        )
-        about = {
-            "artifact": {
-                "file": source.path.name,
-                "sha256": None if manifest is None else manifest.sha256,
-            },
-            "format": "web",
-        }
-        size = model.stat().st_size
-        write_folders(parent, {own: page_files(page)}, about, served=False)
+    model, shown = web_model(source.path, signature, precision, scratch)
+    page = WebPage(
+        name=_name(source, name),
+        model=model,
+        derived=model != source.path,
+        signature=shown,
+        labels=_labels(source, labels, signature, progress),
+        precision=None if precision is None else precision.value,
+        tolerance=None if precision is None else TOLERANCES[precision].rel_l2,
+        runtime=runtime,
+        examples=pictures,
+    )
+    size = model.stat().st_size
+    about = _about(source, "web")
+    write_folders(parent, {own: page_files(page)}, about, served=False)
     if page.derived:
         notes.append("pixels as input and the best classes as outputs were added for the page")
     if size > LARGE_BYTES:
@@ -355,6 +344,12 @@ def _web_package(
     for note in notes:
         progress.note(note)
     return WebPackage(source, page, folder, size, tuple(notes))
+
+
+def _about(source: Artifact, form: str) -> dict[str, Any]:
+    """What the note in a folder says of its artifact."""
+    sha256 = None if source.manifest is None else source.manifest.sha256
+    return {"artifact": {"file": source.path.name, "sha256": sha256}, "format": form}
 
 
 def _pictures_in(folder: Path) -> tuple[Path, ...]:

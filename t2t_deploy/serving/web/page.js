@@ -132,14 +132,15 @@ function showExamples() {
   element("examples").replaceChildren(
     ...about.examples.map((path) => {
       const [button, picture] = [document.createElement("button"), document.createElement("img")];
-      picture.src = path;
+      const address = path.split("/").map(encodeURIComponent).join("/");
+      picture.src = address;
       picture.alt = `Example ${path.split("/").pop().replace(/\.[^.]*$/, "")}`;
       button.type = "button";
       button.disabled = true;
       button.append(picture);
       button.addEventListener("click", async () => {
         try {
-          classify(await file(path, "blob"));
+          classify(await file(address, "blob"));
         } catch (error) {
           say(lineOf(error), true);
         }

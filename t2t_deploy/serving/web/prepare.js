@@ -107,12 +107,18 @@ function halfToEven(value) {
 
 // RGBA pixels -> the model's channels: three colours, or one grey.
 function withChannels(rgba, channels) {
-  const count = rgba.length / 4;
-  const data = new Uint8ClampedArray(count * channels);
-  for (let at = 0; at < count; at++) {
-    const [red, green, blue] = [rgba[4 * at], rgba[4 * at + 1], rgba[4 * at + 2]];
-    if (channels === 1) data[at] = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
-    else data.set([red, green, blue], 3 * at);
+  const data = new Uint8ClampedArray((rgba.length / 4) * channels);
+  for (let from = 0, to = 0; from < rgba.length; from += 4) {
+    const red = rgba[from];
+    const green = rgba[from + 1];
+    const blue = rgba[from + 2];
+    if (channels === 1) {
+      data[to++] = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
+    } else {
+      data[to++] = red;
+      data[to++] = green;
+      data[to++] = blue;
+    }
   }
   return data;
 }
