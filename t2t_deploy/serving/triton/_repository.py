@@ -111,9 +111,10 @@ def write_folders(
             with locked_folder(repository):
                 return [_publish(staging, repository, name) for name in folders]
     except OSError as err:
+        what = "the model repository" if served else "the page in"
         raise ArtifactError(
-            f"cannot write the model repository {repository}: {err.strerror or err}; free some "
-            "space or choose another folder"
+            f"cannot write {what} {repository}: {err.strerror or err}; free some space or choose "
+            "another folder"
         ) from err
 
 
