@@ -10,6 +10,9 @@ const FILTERS = {
   lanczos: [3, (x) => (x < 3 ? sinc(x) * sinc(x / 3) : 0)],
 };
 
+// Pillow's weights have 22 bits behind the point, which decides what is just above or below a half
+const ONE = 2 ** 22;
+
 // For output pixels first .. first + count - 1 of a side resized from `from` to `to` pixels: where
 // the input pixels begin, and their weights, which add up to 1. A smaller side widens the filter.
 function taps(from, to, first, count, interpolation) {
@@ -32,7 +35,7 @@ function taps(from, to, first, count, interpolation) {
     const weights = [];
     for (let at = begin; at < end; at++) weights.push(weight(Math.abs(at + 0.5 - centre) / wide));
     const sum = weights.reduce((total, one) => total + one, 0);
-    found.push([begin, weights.map((one) => one / sum)]);
+    found.push([begin, weights.map((one) => Math.round((one / sum) * ONE) / ONE)]);
   }
   return found;
 }
