@@ -7,7 +7,7 @@ PYTHONS ?= 3.10 3.11 3.12 3.13 3.14
 # one thread each: the tests' models fill no more. What is skipped is listed by name: not run is not passed.
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 -rs --no-fold-skipped
 
-.PHONY: help demo test test-pythons coverage mutants test-slow test-gpu bench-gpu bench-peers test-runtimes test-ray ray-run test-serve load-test docs dist lock audit sbom lint format clean
+.PHONY: help demo test test-pythons coverage mutants test-slow test-gpu bench-gpu bench-peers test-runtimes test-ray ray-run test-serve load-test web-runtime docs dist lock audit sbom lint format clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,16 @@ test-serve: .venv-serve/.ready ## the checks on a real Triton server, CPU only; 
 	@OMP_NUM_THREADS=1 .venv-serve/bin/python -m pytest -rs tests/serving/triton $(PYTEST_ARGS)
 load-test: .venv-serve/.ready ## 20,000 requests to that server, each answer checked
 	@OMP_NUM_THREADS=1 .venv-serve/bin/python tools/load_test.py $(LOAD_ARGS)
+
+# hundreds of files in the package, three of which a page needs: docs/how-to/web.md
+WEB_RUNTIME := build/web-runtime/onnxruntime-web-1.30.0.tgz
+WEB_RUNTIME_SHA256 := d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71
+web-runtime: $(WEB_RUNTIME) ## what a page of `package --web` runs, in build/web-runtime; needs npm and network
+$(WEB_RUNTIME):
+	@command -v npm >/dev/null || { echo 'make: npm not found; it brings the package: install it (Debian, Ubuntu: apt install npm)' >&2; exit 1; }
+	@mkdir -p $(@D) && npm pack --silent --pack-destination $(@D) onnxruntime-web@1.30.0 >/dev/null
+	@'$(PYTHON)' -c 'import hashlib, sys; sys.exit(hashlib.sha256(open("$@", "rb").read()).hexdigest() != "$(WEB_RUNTIME_SHA256)")' || \
+	  { rm -f $@; echo 'make: the package has not the hash that is expected; it is removed' >&2; exit 1; }
 
 # the variable silences the theme's advertisement of its successor
 docs: .venv-docs/.ready ## the documentation site, strict, in build/site

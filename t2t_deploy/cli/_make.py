@@ -16,6 +16,7 @@ from t2t_deploy.commands import (
     ComparedStrategies,
     Package,
     StrategyComparison,
+    WebPackage,
     build_engine,
     build_values,
     calibrate_onnx,
@@ -312,17 +313,27 @@ def _engine(engine: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 @command_line("package", package_artifact)
-def package(package: Package, output: Output) -> None:
-    """Write a model repository: the model, and an ensemble that takes picture files.
+def package(package: Package | WebPackage, output: Output) -> None:
+    """Write a model repository for Triton, or a page that classifies pictures in a browser.
 
-    Without ARTIFACT the newest one is taken. Folders made by this command are replaced, others
-    never.
+    A repository has the model, and an ensemble that takes picture files. Without ARTIFACT the
+    newest one is taken. Folders made by this command are replaced, others never.
 
     \b
     t2t-deploy package --triton models/
     t2t-deploy package artifacts/onnx/14-....onnx --triton models/
+    t2t-deploy package --web page/
     """
     values = package_values(package)
+    if isinstance(package, WebPackage):
+        page = values["web"]
+        shown = [
+            f"{page['name']}: {page['precision'] or 'a page'}, {page['size_bytes'] / 1e6:.1f} MB, "
+            f"onnxruntime-web {page['runtime']}",
+            f"python -m http.server -d {page['folder']}",
+        ]
+        output.result(values, shown)
+        return
     model = values["model"]
     shown = [
         f"{model['name']}: {model['backend']}, {model['instances']}, "

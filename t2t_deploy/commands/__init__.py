@@ -46,7 +46,13 @@ from t2t_deploy.commands._export import (
     load_model,
 )
 from t2t_deploy.commands._inspect import DrawnFeatures, draw_features, inspect_artifact
-from t2t_deploy.commands._package import Package, package_artifact, package_values
+from t2t_deploy.commands._package import (
+    Package,
+    WebPackage,
+    check_package_options,
+    package_artifact,
+    package_values,
+)
 from t2t_deploy.commands._predict import Prediction, load_session, predict_images
 from t2t_deploy.commands._predict_across import ClusterPrediction, predict_across
 from t2t_deploy.commands._preparation import (
@@ -106,6 +112,7 @@ __all__ = [
     "Threshold",
     "Variant",
     "VerifiedArtifact",
+    "WebPackage",
     "Weights",
     "artifact_values",
     "backend_cells",
@@ -118,6 +125,7 @@ __all__ = [
     "calibration_advice",
     "calibration_images",
     "check_of_file",
+    "check_package_options",
     "check_streams",
     "check_tail",
     "compare_exports",

@@ -1,8 +1,9 @@
-"""An artifact as a model repository of Triton Inference Server."""
+"""An artifact as a model repository of Triton Inference Server, or as a page for browsers."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -11,6 +12,7 @@ from t2t_deploy._limits import read_limits
 from t2t_deploy._options import (
     FILE,
     FOLDER,
+    PATH,
     TEXT,
     AnyPath,
     Kind,
@@ -18,6 +20,7 @@ from t2t_deploy._options import (
     Role,
     choice,
     command,
+    parameters,
     whole,
 )
 from t2t_deploy._progress import Progress, silent
@@ -29,9 +32,11 @@ from t2t_deploy.commands._artifacts import (
     workspace_of,
 )
 from t2t_deploy.commands._class_names import class_names_of, note_repeated
+from t2t_deploy.commands._package_web import check_web_model, web_model
 from t2t_deploy.commands._predict import ActivationName, note_one_output, num_classes_of
 from t2t_deploy.engine import BACKEND_RTX
 from t2t_deploy.errors import ArtifactError, UsageError, counted
+from t2t_deploy.images import SUFFIXES
 from t2t_deploy.pictures import labels_from_file
 from t2t_deploy.serving import Signature
 from t2t_deploy.serving.triton import (
@@ -47,11 +52,22 @@ from t2t_deploy.serving.triton import (
     signature_from_tensors,
     write_folders,
 )
-from t2t_deploy.types import INPUT_NAME, OUTPUT_NAME, Activation, Precision, Target, TensorSpec
+from t2t_deploy.serving.web import DEFAULT_FOLDER, LARGE_BYTES, WebPage, page_files, read_runtime
+from t2t_deploy.types import (
+    INPUT_NAME,
+    OUTPUT_NAME,
+    TOLERANCES,
+    Activation,
+    Precision,
+    Target,
+    TensorSpec,
+)
 from t2t_deploy.workspace import Artifact, Manifest, Workspace, manifest_path_for
 
 DEFAULT_TOP = 5
 DEFAULT_QUEUE_DELAY_US = 1000
+_OF_WEB = ("ort_web", "examples")
+_OF_BOTH = ("artifact", "triton", "web", "name", "labels", "force")
 
 
 def _name_of_model(value: Any) -> str:
@@ -78,19 +94,64 @@ class Package:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class WebPackage:
+    """A page that was made. folder: of its files. notes: what the user should know of it."""
+
+    artifact: Artifact
+    page: WebPage
+    folder: Path
+    size_bytes: int
+    notes: tuple[str, ...]
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Those that were written."""
+        return (self.folder,)
+
+
 @command
 def package_artifact(
     artifact: ArtifactFile = None,
     *,
     triton: Annotated[
-        AnyPath,
+        AnyPath | None,
         Opt(
             "Folder of models: the server's --model-repository.",
             FOLDER,
             Role.WRITES,
             metavar="DIR",
         ),
-    ],
+    ] = None,
+    web: Annotated[
+        AnyPath | None,
+        Opt(
+            "Folder of a page that classifies in the browser, instead.",
+            FOLDER,
+            Role.WRITES,
+            metavar="DIR",
+        ),
+    ] = None,
+    ort_web: Annotated[
+        AnyPath | None,
+        Opt(
+            "The page's runtime, onnxruntime-web's npm package; default that of make web-runtime.",
+            PATH,
+            Role.READS,
+            metavar="DIR|TGZ",
+            later=True,
+        ),
+    ] = None,
+    examples: Annotated[
+        AnyPath | None,
+        Opt(
+            "Pictures that the page offers; default none.",
+            FOLDER,
+            Role.READS,
+            metavar="DIR",
+            later=True,
+        ),
+    ] = None,
     format: Annotated[
         str | ServingFormat | None,
         Opt(
@@ -140,13 +201,14 @@ def package_artifact(
     force: Force = False,
     workspace: Workspace | AnyPath | None = None,
     progress: Progress = silent,
-) -> Package:
-    """Write a model repository for Triton: ``t2t-deploy package``.
+) -> Package | WebPackage:
+    """Write a model repository for Triton, or a page for browsers: ``t2t-deploy package``.
 
-    The model, its ensemble and the steps of that. artifact: None is the newest. triton: the
-    repository's folder. queue_delay in microseconds. Raises ArtifactError where the artifact, or
-    what is in the repository already, does not suit, UsageError where an option does not fit the
-    artifact.
+    The model, its ensemble and the steps of that; or the model, a page around it and its runtime.
+    artifact: None is the newest. triton: the repository's folder; web: the page's; exactly one of
+    them. queue_delay in microseconds. Raises ArtifactError where the artifact, or what is in the
+    folder already, does not suit, UsageError where an option does not fit the artifact,
+    CheckFailed where the page's model does not compute what the artifact does.
 
     Examples
     --------
@@ -157,7 +219,13 @@ def package_artifact(
      't2t_vit_tiny_fp32_images']
     """
     workspace = workspace_of(workspace)
-    source = _source(workspace, artifact, format, progress, force=force)
+    check_package_options(locals())
+    source = _source(workspace, artifact, format, progress, force=force, web=web is not None)
+    if web is not None:
+        with workspace.scratch() as scratch:
+            given = Path(web), ort_web, examples, name, labels
+            return _web_package(source, *given, scratch, progress)
+    assert triton is not None
     manifest = source.manifest
     chosen = choose_format(source.kind, cast("ServingFormat | None", format))
     signature = _signature(source)
@@ -199,13 +267,7 @@ def package_artifact(
     if replaced:
         notes.append(f"replaced {', '.join(replaced)}")
     progress.step(f"packaging {source.path.name} as {service.name}")
-    about = {
-        "artifact": {
-            "file": source.path.name,
-            "sha256": None if manifest is None else manifest.sha256,
-        },
-        "format": chosen.value,
-    }
+    about = _about(source, chosen.value)
     beside = manifest_path_for(source.path) if manifest is not None else None
     folders = write_folders(repository, service_folders(service, source.path, beside), about)
     for note in notes:
@@ -213,8 +275,112 @@ def package_artifact(
     return Package(source, service, repository, tuple(folders), tuple(notes))
 
 
-def package_values(package: Package) -> dict[str, Any]:
+def check_package_options(values: Mapping[str, Any]) -> None:
+    """Raise UsageError unless exactly one kind of package is asked for, with options of its own."""
+    web = values["web"] is not None
+    if web == (values["triton"] is not None):
+        found = "both are given" if web else "neither is given"
+        raise UsageError(
+            f"package takes --triton DIR (a model repository) or --web DIR (a page); {found}"
+        )
+    for name, parameter in parameters(package_artifact).items():
+        own = name in _OF_BOTH or (name in _OF_WEB) == web
+        if not own and values[name] != parameter.read(parameter.default):
+            raise UsageError(
+                f"--{parameter.option} is for --{'triton' if web else 'web'}; leave it out"
+            )
+
+
+def _web_package(
+    source: Artifact,
+    folder: Path,
+    ort_web: AnyPath | None,
+    examples: AnyPath | None,
+    name: str | None,
+    labels: AnyPath | None,
+    scratch: Path,
+    progress: Progress,
+) -> WebPackage:
+    if source.kind != "onnx":
+        raise ArtifactError(
+            f"{source.path.name} is an engine, which no browser runs; package an ONNX file"
+        )
+    manifest, notes = source.manifest, []
+    precision = None if manifest is None else manifest.precision
+    signature = _signature(source)
+    check_web_model(source.path, signature, precision)
+    parent, own = folder.absolute().parent, folder.absolute().name
+    replaced = check_folders(parent, [own], served=False)
+    runtime = read_runtime(None if ort_web is None else Path(ort_web))
+    if ort_web is None:
+        notes.append(f"the page runs onnxruntime-web {runtime.version}, of {DEFAULT_FOLDER}")
+    pictures = () if examples is None else _pictures_in(Path(examples))
+    progress.step(f"packaging {source.path.name} as a page")
+    model, shown = web_model(source.path, signature, precision, scratch)
+    page = WebPage(
+        name=_name(source, name),
+        model=model,
+        derived=model != source.path,
+        signature=shown,
+        labels=_labels(source, labels, signature, progress),
+        precision=None if precision is None else precision.value,
+        tolerance=None if precision is None else TOLERANCES[precision].rel_l2,
+        runtime=runtime,
+        examples=pictures,
+    )
+    size = model.stat().st_size
+    about = _about(source, "web")
+    write_folders(parent, {own: page_files(page)}, about, served=False)
+    if page.derived:
+        notes.append("pixels as input and the best classes as outputs were added for the page")
+    if size > LARGE_BYTES:
+        notes.append(
+            f"the model has {size / 1e6:.0f} MB, slow to load over a network: quantize makes it a "
+            "quarter of an fp32 one"
+        )
+    if signature.preparation.bits is not None:
+        notes.append("16-bit greys are read as 16 bits: browsers do not say how many are used")
+    notes += [f"replaced {', '.join(replaced)}"] if replaced else []
+    for note in notes:
+        progress.note(note)
+    return WebPackage(source, page, folder, size, tuple(notes))
+
+
+def _about(source: Artifact, form: str) -> dict[str, Any]:
+    """What the note in a folder says of its artifact."""
+    sha256 = None if source.manifest is None else source.manifest.sha256
+    return {"artifact": {"file": source.path.name, "sha256": sha256}, "format": form}
+
+
+def _pictures_in(folder: Path) -> tuple[Path, ...]:
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    except OSError as err:
+        raise UsageError(f"cannot read the examples in {folder}: {err.strerror}") from err
+    if not found:
+        raise UsageError(f"{folder} has no pictures for --examples; leave it out")
+    return tuple(found)
+
+
+def package_values(package: Package | WebPackage) -> dict[str, Any]:
     """What ``package --json`` prints."""
+    if isinstance(package, WebPackage):
+        page = package.page
+        return {
+            "artifact": artifact_values(package.artifact),
+            "web": {
+                "folder": str(package.folder),
+                "name": page.name,
+                "precision": page.precision,
+                "size_bytes": package.size_bytes,
+                "derived": page.derived,
+                "runtime": page.runtime.version,
+                "labels": page.labels is not None,
+                "examples": len(page.examples),
+            },
+            "folders": [str(package.folder)],
+            "notes": list(package.notes),
+        }
     service = package.service
     signature = service.signature
     sigmoid = {"activation": service.activation.value} if service.gives_sigmoid else {}
@@ -256,10 +422,11 @@ def _source(
     progress: Progress,
     *,
     force: bool,
+    web: bool,
 ) -> Artifact:
     """The artifact that was named, or the newest of the format asked for."""
     kind = "engine" if asked is ServingFormat.TENSORRT else "onnx"
-    if path is None and asked is None:
+    if path is None and asked is None and not web:
         usable = [a for a in workspace.artifacts() if force or not a.require_manifest().failed]
         kind = usable[-1].kind if usable else kind
     taking = "taking the newest artifact"

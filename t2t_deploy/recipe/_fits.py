@@ -14,6 +14,7 @@ from t2t_deploy.commands import (
     QuantizationMode,
     QuantizationRequest,
     check_of_file,
+    check_package_options,
     check_streams,
     check_tail,
     settle_quantization,
@@ -235,6 +236,12 @@ def _check_package(
     job: Job, source: Planned, num_classes: int | None, names: set[tuple[Path, str]]
 ) -> None:
     given = _options(job)
+    check_package_options(given)
+    if given["web"] is not None:
+        if (given["web"], "") in names:
+            raise RecipeError(f"another package has the folder {shown_path(given['web'])} as well")
+        names.add((given["web"], ""))
+        return
     serving = choose_format(source.kind, given["format"])
     choose_accelerator(
         serving,

@@ -20,6 +20,7 @@ from t2t_deploy.commands import (
     LoadedModel,
     Package,
     VerifiedArtifact,
+    WebPackage,
     benchmark,
     build_values,
     calibrate_values,
@@ -361,7 +362,7 @@ class PackageStep(SourceStep):
         context.workspace.open(self.source(context).path)
         return Step.run(self, context, progress)
 
-    def outcome(self, context: Context, found: Package) -> Outcome:
+    def outcome(self, context: Context, found: Package | WebPackage) -> Outcome:
         return Outcome(package_values(found), tuple(map(context.output, found.folders)))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ..web_runtime import write_runtime
 from .command import Change, Run
 
 
@@ -38,6 +39,15 @@ def test_in_words(run: Run, workspace: Path) -> None:
     done = run("package", "--triton", "models", status=0)
     assert "t2t_vit_tiny_fp32: onnxruntime, on CPU, batches up to 32" in done.out
     assert "tritonserver --model-repository=models" in done.out
+
+
+def test_a_page_in_words(run: Run, workspace: Path) -> None:
+    runtime = write_runtime(Path("runtime"))
+    done = run("package", "--web", "page", "--ort-web", runtime, status=0)
+    assert "t2t_vit_tiny_fp32: fp32, " in done.out
+    assert "python -m http.server -d page" in done.out
+    assert "taking the newest artifact" in done.err
+    assert run("package", "--web", "page", "--triton", "models").status == 2
 
 
 def test_errors_are_one_line(run: Run, onnx_file: Path, change_manifest: Change) -> None:

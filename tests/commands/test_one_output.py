@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from t2t_deploy.commands import (
+    Package,
     _evaluate_sessions,
     evaluate_artifacts,
     evaluate_values,
@@ -212,6 +213,7 @@ def test_a_budget_is_of_what_fits(root: Path, classes: int, measure: str) -> Non
 def test_it_is_packaged(root: Path, classes: int, tail: str) -> None:
     made = exported(root, classes, tail=tail)
     package = package_artifact(made.path, triton=root / "models", format="python")
+    assert isinstance(package, Package)
     assert package.service.activation is Activation.SIGMOID
     step = next(folder for folder in package.folders if folder.name.endswith("_postprocess"))
     config = (step / "config.pbtxt").read_text()

@@ -13,6 +13,7 @@ from PIL import Image
 from torch.nn import functional
 
 from t2t_deploy.commands import (
+    Package,
     evaluate_artifacts,
     export_onnx,
     load_session,
@@ -160,6 +161,7 @@ def test_packaged_without_a_step_for_classes(tmp_path: Path) -> None:
     package = package_artifact(
         made.path, triton=tmp_path / "models", workspace=Workspace(tmp_path / "ws")
     )
+    assert isinstance(package, Package)
     names = [folder.name.removeprefix(package.service.name) for folder in package.folders]
     assert names == ["", "_preprocess", "_images"]
     config = (package.folders[-1] / "config.pbtxt").read_text()

@@ -116,6 +116,13 @@ ENGINE = FOR_ENGINES + '[build-trt]\nname = "engine"\nprofile = ["1:2:4", "8:8:1
             FIXED + "[build-trt]\nprofile = '1:8:32'\n",
             "[[build-trt]] 'engine-fp32': the graph takes batches of exactly 4, and profile 1:8:32",
         ),
+        (MODEL + "[package]\n", "[[package]] of 'fp32': package takes --triton DIR (a model rep"),
+        (MODEL + "[package]\ntriton = 'm'\nweb = 'w'\n", "or --web DIR (a page); both are given"),
+        (MODEL + "[package]\nweb = 'w'\nthreads = 2\n", "--threads is for --triton; leave it out"),
+        (
+            MODEL + "[[package]]\nweb = 'w'\n[[package]]\nweb = 'w'\n",
+            "[[package]] of 'fp32': another package has the folder ",
+        ),
         (
             FIXED + "[package]\ntriton = 'm'\nmax-batch = 8\n",
             "[[package]] of 'float': --max-batch is 8 and the batch of 'float' fixed at 4; leave",

@@ -96,7 +96,6 @@ def write(folder: Path, text: str) -> Path:
             MODEL + "[bench]\nreport = 'a.html'\n[export]\noutput = 'a.html'\n",
             "two steps write ",
         ),
-        (MODEL + "[package]\n", "[package] lacks triton; expected a path, as text: add it"),
         (MODEL + "[expected]\nsha256 = 'abc'\n", "expected 64 hexadecimal digits"),
         (MODEL + "[expected]\ntop1-within = 1\n", "has top1-within without top1"),
         (MODEL + "[expected]\ntop1 = 'high'\n", "top1 is 'high'; expected a number"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ..web_runtime import write_runtime
 from .conftest import typed
 from .snapshot import hold, structure
 
@@ -63,6 +64,8 @@ def test_what_is_printed(here: Path) -> None:
     printed("package, engine", "package", engine, "--triton", "engines")
     python = ("--triton", "python", "--format", "python")
     printed("package, python", "package", graph, *python)
+    web = ("--web", "page", "--ort-web", write_runtime(here / "runtime"))
+    printed("package, web", "package", graph, *web)
     printed("workspace list", "workspace", "list")
     printed("workspace check", "workspace", "check")
     printed("doctor", "doctor")

@@ -33,7 +33,7 @@ from t2t_deploy.serving.triton._config import (
 from t2t_deploy.serving.triton._formats import ServingFormat
 
 NOTE = "t2t-deploy.json"
-_WHOSE = "repository.txt"
+_WHOSE, _HERE = "repository.txt", "."
 CONFIG_FILE = "config.pbtxt"
 _VERSION = "1"
 # of an empty folder nothing is kept where a repository lies in an object store
@@ -46,20 +46,22 @@ _TRANSFORM = ("_preparation.py", "errors.py", "images.py")
 _MACHINE = ("_limits.py", "_processor.py")
 
 
-_Files = Mapping[str, str | Path]
-"""Of a model's folder: path within it -> text, or the file to copy."""
+_Files = Mapping[str, str | bytes | Path]
+"""Of a folder: path within it -> text or content, or the file to copy."""
 
 
-def check_folders(repository: Path, names: Sequence[str]) -> list[str]:
+def check_folders(repository: Path, names: Sequence[str], *, served: bool = True) -> list[str]:
     """Names of the folders that would be replaced; what a killed command moved out is back first.
 
-    Raises ArtifactError where one is not ours, or was changed after it was written.
+    served: as of `write_folders`. Raises ArtifactError where one is not ours, or was changed after
+    it was written.
     """
+    other = "--name" if served else "folder"
     if repository.exists() and not repository.is_dir():
         raise ArtifactError(f"{repository} is no folder; give one for the model repository")
     if repository.is_dir():
         resolved = repository.resolve()
-        put_back(resolved.parent, resolved.name)
+        put_back(*((resolved.parent, resolved.name) if served else (resolved, _HERE)))
     replaced = []
     for name in names:
         folder = repository / name
@@ -69,25 +71,30 @@ def check_folders(repository: Path, names: Sequence[str]) -> list[str]:
         if stated is None:
             raise ArtifactError(
                 f"{folder} is there and not made by t2t-deploy package; move it away, or take "
-                "another --name"
+                f"another {other}"
             )
         changed = _changes(folder, stated)
         if changed:
             raise ArtifactError(
                 f"{folder} was changed after it was packaged ({', '.join(changed)}); move it away, "
-                "or take another --name"
+                f"or take another {other}"
             )
         replaced.append(name)
     return replaced
 
 
 def write_folders(
-    repository: Path, folders: Mapping[str, _Files], about: Mapping[str, Any]
+    repository: Path,
+    folders: Mapping[str, _Files],
+    about: Mapping[str, Any],
+    *,
+    served: bool = True,
 ) -> list[Path]:
     """Put model folders into a repository, in this order, each in one rename; returns them.
 
     folders: their files by name. about: what each folder's note says besides.
-    A server that polls the repository never sees half of one.
+    served: whether a server looks at all of the repository, so that what is being written lies
+    beside it, else in it. A server that polls the repository never sees half of a folder.
     What is replaced is moved out first, and back should the rename fail; where the command is
     killed between both, `check_folders` moves it back when it is called the next time. Call that
     before. Raises ArtifactError where the disk does not take it.
@@ -95,17 +102,19 @@ def write_folders(
     try:
         repository.mkdir(parents=True, exist_ok=True)
         resolved = repository.resolve()
-        with temporary_folder(resolved.parent, there=True) as staging:
-            (staging / _WHOSE).write_text(resolved.name, encoding="utf-8")
+        parent, whose = (resolved.parent, resolved.name) if served else (resolved, _HERE)
+        with temporary_folder(parent, there=True) as staging:
+            (staging / _WHOSE).write_text(whose, encoding="utf-8")
             for name, files in folders.items():
                 _write(staging / "new" / name, files, about)
             (staging / "old").mkdir()
             with locked_folder(repository):
                 return [_publish(staging, repository, name) for name in folders]
     except OSError as err:
+        what = "the model repository" if served else "the page in"
         raise ArtifactError(
-            f"cannot write the model repository {repository}: {err.strerror or err}; free some "
-            "space or choose another folder"
+            f"cannot write {what} {repository}: {err.strerror or err}; free some space or choose "
+            "another folder"
         ) from err
 
 
@@ -132,7 +141,7 @@ def _write(target: Path, files: _Files, about: Mapping[str, Any]) -> None:
         if isinstance(content, Path):
             shutil.copyfile(content, path)
         else:
-            path.write_bytes(content.encode())
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
         settle(path)
         hashes[name] = file_sha256(path)
     note = {"t2t_deploy": __version__, **about, "files": hashes}
@@ -173,7 +182,7 @@ def put_back(parent: Path, repository: str | None = None) -> None:
             name = (staging / _WHOSE).read_text(encoding="utf-8")
         except (OSError, ValueError):
             continue
-        if repository not in (None, name) or Path(name).name != name:
+        if repository not in (None, name) or (name != _HERE and Path(name).name != name):
             continue
         for old in (staging / "old").glob("*"):
             if not (parent / name / old.name).exists():
@@ -187,12 +196,12 @@ def service_folders(service: Service, model: Path, manifest: Path | None) -> dic
     model: the artifact's file. manifest: of the artifact, to lie beside it.
     """
     file = f"{_VERSION}/{MODEL_FILES[service.format]}"
-    files: dict[str, str | Path] = {CONFIG_FILE: pbtxt(model_config(service)), file: model}
+    files: dict[str, str | bytes | Path] = {CONFIG_FILE: pbtxt(model_config(service)), file: model}
     if manifest is not None:
         files[f"{file}.manifest.json"] = manifest
     if service.format is ServingFormat.PYTHON:
         files |= {f"{_VERSION}/model.py": _SERVER / "classifier.py", **_copied(_MACHINE)}
-    labels = {}
+    labels: dict[str, str | bytes | Path] = {}
     if service.labels:
         labels[LABELS_FILE] = "".join(f"{label}\n" for label in service.labels)
     folders: dict[str, _Files] = {

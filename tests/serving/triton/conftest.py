@@ -49,7 +49,9 @@ def package(
 
     def make(**options: Any) -> Package:
         options.setdefault("artifact", artifact(None).path)
-        return package_artifact(triton=tmp_path / "models", **options, workspace=workspace)
+        made = package_artifact(triton=tmp_path / "models", **options, workspace=workspace)
+        assert isinstance(made, Package)
+        return made
 
     return make
 
