@@ -177,9 +177,9 @@ def tune(
     ('pick', 'best.toml', 'not_tried')
     """
     given = dict(locals())
+    workspace = workspace_of(workspace)
     _check_request(given)
     require("torch")
-    workspace = workspace_of(workspace)
     workspace.check_writable("weights", "onnx", TUNE, say=progress.note)
     limit = None if targets is not None else eval_count
     evaluation, order = None, cast("ClassOrder | Path | None", class_order)

@@ -21,7 +21,7 @@ Fail = Callable[[Exception], None]
 
 COMMANDS = [
     *("variants", "export", "calibrate", "quantize", "build-trt", "verify", "evaluate", "bench"),
-    *("predict", "inspect", "package", "run"),
+    *("predict", "inspect", "package", "tune", "run"),
     *("workspace", "doctor", "completion"),
 ]
 
