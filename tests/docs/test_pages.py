@@ -49,6 +49,7 @@ def test_the_pages_that_show_commands() -> None:
         "how-to/mmpretrain.md",
         "how-to/own-gpu.md",
         "how-to/triton.md",
+        "how-to/web.md",
         "how-to/which-file.md",
         "reference/contract.md",
         "troubleshooting.md",
