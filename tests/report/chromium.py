@@ -14,9 +14,11 @@ import select
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
@@ -173,3 +175,13 @@ class Browser:
                 self.events.append(message)
             if wanted(message):
                 return message
+
+
+@contextlib.contextmanager
+def open_browser(profile: Path) -> Iterator[Browser]:
+    """A browser with a fresh profile; skips the test where there is none."""
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no Chromium: install it (Debian: apt install chromium)")
+    with contextlib.closing(Browser(program, profile)) as opened:
+        yield opened

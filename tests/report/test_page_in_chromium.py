@@ -5,7 +5,6 @@ Skipped, with the reason, where there is no Chromium.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import re
@@ -19,7 +18,7 @@ from PIL import Image
 from t2t_deploy.report import BenchDocument, bench_page
 from t2t_deploy.workspace import Manifest
 
-from .chromium import Browser, find_chromium
+from .chromium import Browser, open_browser
 from .conftest import hostile
 
 PHONE, DESKTOP, PAPER = 390, 1280, 688
@@ -28,10 +27,7 @@ NAME = "<script>document.title = 'run'</script>"
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = find_chromium()
-    if program is None:
-        pytest.skip("no Chromium: install it (Debian: apt install chromium)")
-    with contextlib.closing(Browser(program, tmp_path_factory.mktemp("profile"))) as opened:
+    with open_browser(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from t2t_deploy.serving.web import DEFAULT_FOLDER
 
-from ...report.chromium import Browser, find_chromium
+from ...report.chromium import Browser, open_browser
 
 _ROOT = Path(__file__).parents[3]
 ISOLATED = {
@@ -26,10 +26,7 @@ Serve = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = find_chromium()
-    if program is None:
-        pytest.skip("no Chromium: install it (Debian: apt install chromium)")
-    with contextlib.closing(Browser(program, tmp_path_factory.mktemp("profile"))) as opened:
+    with open_browser(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
 
 
