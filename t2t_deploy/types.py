@@ -62,6 +62,7 @@ class Target(str, Enum):
     TENSORRT = "tensorrt"
     OPENVINO = "openvino"
     CUDA = "cuda"
+    NCNN = "ncnn"
 
 
 _PLANES, _PIXELS = "float32_nchw", "uint8_nhwc"

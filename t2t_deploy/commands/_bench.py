@@ -87,7 +87,11 @@ _SLOW_COMPILE = (
     "compiles for a minute or more on a CPU; ask for it: --baselines or --backend compile"
 )
 # not timed on a CPU unless it is named
-_ELSEWHERE = {Target.TENSORRT.value: "TensorRT", Target.CUDA.value: "CUDA"}
+_ELSEWHERE = {
+    Target.TENSORRT.value: "TensorRT",
+    Target.CUDA.value: "CUDA",
+    Target.NCNN.value: "ncnn",
+}
 _STREAMS_ON_GPU = "streams share the threads of a CPU; measure it with --streams 1"
 # What all turns of one bench may take together, so that a full workspace ends in time too.
 _TOTAL_SECONDS = 100.0

@@ -246,10 +246,11 @@ def quantizable_export(
 
 def check_quantizable(target: Target) -> None:
     """Raise UsageError for a target of which there are no 8-bit graphs."""
-    if target is Target.CUDA:
+    if target in (Target.CUDA, Target.NCNN):
         raise UsageError(
-            "there are no 8-bit graphs for target cuda; expected target tensorrt, for engines on a "
-            "GPU, or portable, cpu or openvino: the export may stay the one for cuda"
+            f"there are no 8-bit graphs for target {target.value}; expected target tensorrt, for "
+            "engines on a GPU, or portable, cpu or openvino: the export may stay the one for "
+            f"{target.value}"
         )
 
 

@@ -132,9 +132,13 @@ GraphTarget = Annotated[
 ]
 SoftSplit = Annotated[
     str | None,
-    Opt("unfold, conv, folded, centred or auto; one, or three separated by commas.", shown="auto"),
+    Opt(
+        "unfold, conv, folded, centred, normalised, shifted or auto; one, or three separated by "
+        "commas.",
+        shown="auto",
+    ),
 ]
-Performer = Annotated[str | None, Opt("plain, stable or auto.", shown="auto")]
+Performer = Annotated[str | None, Opt("plain, stable, softmax, entropy or auto.", shown="auto")]
 Opset = Annotated[
     int | None,
     Opt(
@@ -166,6 +170,38 @@ class GraphForm:
         from t2t_deploy.export import choose_strategies
 
         return choose_strategies(self.target, self.soft_split, self.performer)
+
+    def fitting_strategies(self) -> Strategies:
+        """The same, where they and the target's runtime fit the rest. Raises UsageError."""
+        strategies = self.strategies()
+        strategies.check_precision(self.precision)
+        strategies.check_opset(self.opset, self.precision)
+        if self.target is Target.NCNN:
+            self._check_ncnn()
+        return strategies
+
+    def _check_ncnn(self) -> None:
+        tail = self.graph_io.tail
+        if self.precision is not Precision.FP32:
+            raise UsageError(
+                f"{self.precision.value} for ncnn: it reads float32 files of ONNX and stores "
+                "weights in half by itself (pnnx, fp16=1); expected precision fp32"
+            )
+        if self.graph_io.embed_preprocess:
+            raise UsageError(
+                "a uint8 input for ncnn, whose reader refuses it; leave --embed-preprocess out: "
+                "Mat::from_pixels and substract_mean_normalize do that"
+            )
+        if tail is Tail.TOPK:
+            raise UsageError(
+                "tail topk for ncnn, which has no TopK: expected softmax, and the largest picked "
+                "by the program that runs it"
+            )
+        if self.batch not in (None, 1):
+            raise UsageError(
+                f"batch {self.batch} for ncnn, which takes one picture at a time; expected batch 1 "
+                "or dynamic"
+            )
 
 
 @command
@@ -366,9 +402,7 @@ def load_model(
         weights_file,
     )
 
-    strategies = form.strategies()
-    strategies.check_precision(form.precision)
-    strategies.check_opset(form.opset, form.precision)
+    strategies = form.fitting_strategies()
     own = None if config is None else config_from_toml(Path(config))
     if checkpoint is None:
         base = own if own is not None else config_for_variant(str(variant))

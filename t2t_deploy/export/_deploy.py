@@ -27,6 +27,7 @@ from t2t_deploy.export._strategies import (
     Strategies,
 )
 from t2t_deploy.export._token_block import (
+    EntropyPerformer,
     PlainPerformer,
     SoftmaxPerformer,
     StablePerformer,
@@ -181,6 +182,8 @@ def deploy_token_block(
             return PlainPerformer(block, dtype)
         if strategies.performer is PerformerForm.SOFTMAX:
             return SoftmaxPerformer(block, num_tokens, dtype)
+        if strategies.performer is PerformerForm.ENTROPY:
+            return EntropyPerformer(block, num_tokens, dtype)
         return StablePerformer(block, num_tokens, dtype)
     counter.applied["folded_attention_scale"] += 1
     groups = strategies.query_groups
@@ -227,6 +230,9 @@ def deploy_blocks(
             fuse_attention=fuse,
         )
         blocks.append(deployed)
+        gate = getattr(deployed.attn, "gate", None)
+        if gate is not None and strategies.performer is PerformerForm.ENTROPY:
+            gate.average_by_product(num_tokens)
         counter.applied["folded_attention_scale"] += 1
         if isinstance(deployed.attn, DeployAttention) and deployed.attn.fused:
             counter.applied["fused_attention"] += 1

@@ -249,13 +249,22 @@ class DeployGate(nn.Module):
     def __init__(self, layer: SqueezeExcite, num_tokens: int | None, dtype: torch.dtype) -> None:
         super().__init__()
         self.num_tokens = num_tokens
+        self.shares: Tensor | None = None
         self.down = deploy_linear(layer.down, dtype)
         self.up = deploy_linear(layer.up, dtype)
+
+    def average_by_product(self, num_tokens: int) -> None:
+        """Take the mean as a product, for runtimes that lose its axis."""
+        self.shares = torch.full((1, num_tokens), 1 / num_tokens, dtype=self.down.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, dim) -> (B, N, dim)."""
         tokens = x if self.num_tokens is None else x[:, : self.num_tokens]
-        return x * torch.sigmoid(self.up(torch.relu(self.down(tokens.mean(dim=1, keepdim=True)))))
+        if self.shares is None:
+            mean = tokens.mean(dim=1, keepdim=True)
+        else:
+            mean = self.shares @ tokens
+        return x * torch.sigmoid(self.up(torch.relu(self.down(mean))))
 
 
 class DeployGhostMlp(nn.Module):

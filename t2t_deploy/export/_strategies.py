@@ -39,6 +39,9 @@ class PerformerForm(str, Enum):
     """Shifted per feature, epsilon carried in the exponent: nothing overflows or vanishes."""
     SOFTMAX = "softmax"
     """The stable form in two Softmax operators: fewer kernels where a runtime fuses nothing."""
+    ENTROPY = "entropy"
+    """The same without sums or maxima, for runtimes that lose their axis; squeeze-excite's mean is
+    a product then as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,8 @@ _DEFAULTS: Mapping[Target, Strategies] = {
     Target.TENSORRT: Strategies(_NORMALISED, PerformerForm.STABLE, query_groups=2),
     # keys and values of the class query as two products more: three kernels fewer than folded
     Target.CUDA: replace(_OPERATORS, fold_class_keys=False, fuse_kernels=True),
+    # pnnx drops the axis of a sum, a mean or a maximum: only operators that hold theirs inside
+    Target.NCNN: Strategies((SoftSplitForm.UNFOLD,) * 3, PerformerForm.ENTROPY),
 }
 
 

@@ -26,6 +26,7 @@ from t2t_deploy.model import PERFORMER_EPSILON, PerformerBlock, TransformerBlock
 # A power of two, so that scaling by it is exact. torch 2.13's default exporter removes additions of
 # constants up to 1e-8, the performer's epsilon among them; 1e-8 * 2**20 is out of its reach.
 _EPSILON_SCALE = 2.0**20
+_TINY = torch.finfo(torch.float32).tiny
 
 
 class PlainPerformer(nn.Module):
@@ -180,18 +181,52 @@ class SoftmaxPerformer(nn.Module):
             for product, bias in zip(products.values, self.biases, strict=True)
         )
         k, q = k.float(), q.float()
-        squares = (k * k).sum(dim=-1).reshape(-1, 1, self.num_tokens)
+        squares = self.squares(k, keepdim=False).reshape(-1, 1, self.num_tokens)
         a_k = self.w @ k.transpose(1, 2) - squares
         weights = functional.softmax(a_k, dim=-1)
-        largest = a_k.amax(dim=-1), weights.amax(dim=-1)
-        log_sums = (largest[0] - torch.log(largest[1])).reshape(-1, 1, self.num_features)
+        log_sums = self.log_sums(a_k, weights)
         if self.gain != 1:
             weights = weights * self.gain
         means = (weights.to(self.dtype) @ v) @ self.proj_weight + self.means_bias
-        epsilon = (q * q).sum(dim=-1, keepdim=True) + self.log_epsilon
+        epsilon = self.squares(q, keepdim=True) + self.log_epsilon
         keys = torch.cat((q @ self.w_transposed + log_sums, epsilon), dim=-1)
         query_weights = functional.softmax(keys, dim=-1).to(self.dtype)
         return self.tail(v + query_weights @ functional.pad(means, (0, 0, 0, 1)))
+
+    def squares(self, x: Tensor, *, keepdim: bool) -> Tensor:
+        """|x|^2 over the last axis."""
+        return (x * x).sum(dim=-1, keepdim=keepdim)
+
+    def log_sums(self, a_k: Tensor, weights: Tensor) -> Tensor:
+        """L as a row, (B, 1, m), of the keys' exponents and their softmax, (B, m, T) each."""
+        largest = a_k.amax(dim=-1), weights.amax(dim=-1)
+        return (largest[0] - torch.log(largest[1])).reshape(-1, 1, self.num_features)
+
+
+class EntropyPerformer(SoftmaxPerformer):
+    """The softmax form without sums, means or maxima: for runtimes that lose the axes of those.
+
+    With p = softmax_t(a_k), every token gives L_j = a_k[t, j] - log p[t, j], and so does their mean
+    weighted by p, where a token whose weight vanishes counts nothing:
+
+        L_j = sum_t p[t, j] (a_k[t, j] - log max(p[t, j], tiny))
+
+    Sums are products with ones.
+    """
+
+    def __init__(self, block: PerformerBlock, num_tokens: int, dtype: torch.dtype) -> None:
+        super().__init__(block, num_tokens, dtype)
+        self.token_ones = constant(torch.ones(num_tokens, 1), torch.float32)
+        self.value_ones = constant(torch.ones(block.token_dim, 1), torch.float32)
+
+    def squares(self, x: Tensor, *, keepdim: bool) -> Tensor:
+        """|x|^2 over the last axis, kept in any case."""
+        return (x * x) @ self.value_ones
+
+    def log_sums(self, a_k: Tensor, weights: Tensor) -> Tensor:
+        """L as a row: (B, 1, m)."""
+        each = weights * (a_k - torch.log(weights.clamp(min=_TINY)))
+        return (each @ self.token_ones).transpose(1, 2)
 
 
 class TokenTransformer(nn.Module):

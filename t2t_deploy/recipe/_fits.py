@@ -26,7 +26,7 @@ from t2t_deploy.recipe._tables import COMMANDS
 from t2t_deploy.runtime import BACKENDS, available_threads
 from t2t_deploy.serving import choose_activation
 from t2t_deploy.serving.triton import choose_accelerator, choose_batching, choose_format
-from t2t_deploy.types import INPUT_NAME, Precision, ShapeProfile, Tail, Target, TensorSpec
+from t2t_deploy.types import INPUT_NAME, GraphIO, Precision, ShapeProfile, Tail, Target, TensorSpec
 
 if TYPE_CHECKING:
     from t2t_deploy.recipe._load import Job, Recipe
@@ -144,9 +144,9 @@ def _export(job: Job, planned: Mapping[str, Planned], recipe: Recipe) -> Planned
     given = _options(job)
     precision, target, tail = given["precision"], given["target"], given["tail"]
     words = given["soft_split"], given["performer"]
-    strategies = GraphForm(None, precision, target, *words).strategies()
-    strategies.check_precision(precision)
-    strategies.check_opset(given["opset"], precision)
+    graph_io = GraphIO(given["embed_preprocess"], tail)
+    form = GraphForm(given["batch"], precision, target, *words, given["opset"], graph_io)
+    form.fitting_strategies()
     check_tail(tail, given["num_classes"])
     return Planned("onnx", precision, target, given["batch"], tail)
 

@@ -219,7 +219,7 @@ ORT_CPU = OrtCpuBackend(
     takes="onnx",
     module="onnxruntime",
     open=_open,
-    made_for=(Target.CPU, Target.PORTABLE),
+    made_for=(Target.CPU, Target.PORTABLE, Target.NCNN),  # it checks what ncnn is to run
 )
 
 

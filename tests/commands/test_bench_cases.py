@@ -119,11 +119,13 @@ def test_dynamic_ranges_are_for_onnx_runtime(bench: Bench, all_run: None) -> Non
 
 
 def test_what_the_cpu_does_not_run(bench: Bench) -> None:
-    for_tensorrt, for_cuda = bench.add(target="tensorrt"), bench.add(target="cuda")
+    made = {name: bench.add(target=name.lower()) for name in ("TensorRT", "CUDA", "ncnn")}
     bf16, fixed = bench.add(precision=Precision.BF16), bench.add(batch=4)
     reasons = {
-        "made for TensorRT; name it to run it on the CPU all the same": for_tensorrt.path.name,
-        "made for CUDA; name it to run it on the CPU all the same": for_cuda.path.name,
+        **{
+            f"made for {name}; name it to run it on the CPU all the same": artifact.path.name
+            for name, artifact in made.items()
+        },
         "ONNX Runtime's CPU kernels have no bf16 matrix product": bf16.path.name,
         "its batch is fixed at 4: measure that, or export with batch dynamic": fixed.path.name,
     }
@@ -136,7 +138,7 @@ def test_what_the_cpu_does_not_run(bench: Bench) -> None:
     found = {row.reason: row.artifact for row in report.results if row.backend == "ort-cpu"}
     assert found == reasons
 
-    bench(artifacts=(for_tensorrt.path,))
+    bench(artifacts=(made["TensorRT"].path,))
     assert [case.artifact for case in bench.cases][1:] == [for_tensorrt.path.name]
     bench(artifacts=(fixed.path,), batch=(4,))
     assert [case.artifact for case in bench.cases][1:] == [fixed.path.name]

@@ -66,6 +66,20 @@ def test_a_graph_for_cuda_is_verified_on_a_cpu(
             refused(artifact=artifact.path, images=tmp_path, workspace=workspace)
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"precision": "fp16"}, "fp16 for ncnn: .*; expected precision fp32"),
+        ({"tail": "topk"}, "tail topk for ncnn, which has no TopK: expected softmax"),
+        ({"embed_preprocess": True}, "a uint8 input for ncnn, .*; leave --embed-preprocess out"),
+        ({"batch": 3}, "batch 3 for ncnn, .*; expected batch 1 or dynamic"),
+    ],
+)
+def test_what_ncnn_lacks_is_said_before_the_work(asked: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        export_onnx(variant="7", target="ncnn", **asked)
+
+
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     config = tmp_path / "tiny.toml"
     config.write_text(TINY)

@@ -476,10 +476,12 @@ def test_scales_of_other_runtimes_stand_in_operators(plan: Plan, changes: dict[s
         plan(placement="compact", **changes)
 
 
+@pytest.mark.parametrize("target", [Target.CUDA, Target.NCNN])
 @pytest.mark.parametrize("type", [Precision.INT8, Precision.FP8, Precision.INT8_WEIGHTS])
-def test_there_is_nothing_8_bit_for_cuda(plan: Plan, type: Precision) -> None:
-    with pytest.raises(UsageError, match=r"no 8-bit graphs for target cuda; expected .*tensorrt"):
-        plan(precision=type, target=Target.CUDA)
+def test_there_is_nothing_8_bit_for_them(plan: Plan, type: Precision, target: Target) -> None:
+    told = rf"no 8-bit graphs for target {target.value}; expected .*tensorrt"
+    with pytest.raises(UsageError, match=told):
+        plan(precision=type, target=target)
 
 
 @pytest.mark.parametrize("mode", QuantizationMode)

@@ -96,6 +96,12 @@ def test_the_cuda_graph_has_one_operator_for_each_kernel(
     assert graph_error(model, reference) < 2e-6
 
 
+def test_the_ncnn_graph_has_no_operator_whose_axis_is_lost(kind: str, reference: T2TViT) -> None:
+    model = exported(reference, target=Target.NCNN)
+    assert not [op for op in summarise_graph(model).ops if op.startswith("Reduce")]
+    assert graph_error(model, reference) < 2e-6
+
+
 @pytest.mark.parametrize("soft_split", ["conv", "centred,folded,folded"])
 def test_every_split_of_the_cuda_graph_gives_typed_tensors(soft_split: str) -> None:
     reference = reference_of(KINDS["transformer"])

@@ -87,7 +87,7 @@ def test_the_names_in_json() -> None:
         (
             None,
             "fast",
-            "'fast' is no performer form; expected one of: auto, plain, stable, softmax",
+            "'fast' is no performer form; expected one of: auto, plain, stable, softmax, entropy",
         ),
     ],
 )

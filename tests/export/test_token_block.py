@@ -13,6 +13,7 @@ from torch.nn import functional
 from t2t_deploy.export import _token_block
 from t2t_deploy.export._soft_split import Products
 from t2t_deploy.export._token_block import (
+    EntropyPerformer,
     PlainPerformer,
     SoftmaxPerformer,
     StablePerformer,
@@ -25,7 +26,7 @@ from t2t_deploy.model._random import random_tensor
 from .conftest import error
 
 TOKENS, INPUT, WIDTH = 48, 27, 64
-SAFE_FORMS = (StablePerformer, SoftmaxPerformer)
+SAFE_FORMS = (StablePerformer, SoftmaxPerformer, EntropyPerformer)
 FORMS = (PlainPerformer, *SAFE_FORMS)
 
 
@@ -172,12 +173,13 @@ def test_epsilon_is_kept_and_its_loss_would_show(
     assert error(run(form, block, PICTURE), wanted) > 1e-3
 
 
+@pytest.mark.parametrize("form", [SoftmaxPerformer, EntropyPerformer])
 @pytest.mark.parametrize("mistake", ["log of the sums", "projected bias", "query norms"])
-def test_a_wrong_softmax_performer_is_caught(mistake: str) -> None:
+def test_a_wrong_softmax_performer_is_caught(form: Any, mistake: str) -> None:
     """Each thing the form moves elsewhere, left where it was moved to but not taken from."""
     block = performer(2.0 if mistake == "query norms" else 1.0)
     wanted = exact(block, PICTURE)
-    deployed = make(SoftmaxPerformer, block)
+    deployed = make(form, block)
     products = products_for(deployed, PICTURE, torch.float32)
     with torch.inference_mode():
         assert error(deployed(products), wanted) < 2e-6
@@ -188,6 +190,24 @@ def test_a_wrong_softmax_performer_is_caught(mistake: str) -> None:
         else:
             deployed.log_epsilon += 3.0
         assert error(deployed(products), wanted) > 1e-4
+
+
+def test_an_entropy_performer_leaves_out_tokens_without_weight() -> None:
+    """A weight of 0 has no logarithm, and 0 times infinity is no number."""
+    block = aligned_performer(8.0)
+    with torch.no_grad():
+        block.kqv.weight[:WIDTH] *= 20
+    keys: list[Tensor] = []
+    softmax = functional.softmax
+
+    def kept(x: Tensor, dim: int) -> Tensor:
+        keys.append(softmax(x, dim))
+        return keys[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(functional, "softmax", kept)
+        assert error(run(EntropyPerformer, block, PICTURE), exact(block, PICTURE)) < 2e-6
+    assert (keys[0] == 0).any()
 
 
 def transformer() -> TransformerBlock:
@@ -278,7 +298,7 @@ def test_a_token_does_not_depend_on_the_features_of_others() -> None:
 def test_all_that_is_stored_is_of_the_type_it_computes_in(
     form: Any, block: Any, dtype: torch.dtype
 ) -> None:
-    """Exponents are float32; where their projection is part of the block, so is that."""
-    exponents = {"w", "w_transposed"}
+    """Exponents are float32; what they are projected or summed with, in the block, is too."""
+    exponents = {"w", "w_transposed", "token_ones", "value_ones"}
     for name, tensor in make(form, block, dtype).state_dict().items():
         assert tensor.dtype == (torch.float32 if name in exponents else dtype), name

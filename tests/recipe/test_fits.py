@@ -39,6 +39,10 @@ ENGINE = FOR_ENGINES + '[build-trt]\nname = "engine"\nprofile = ["1:2:4", "8:8:1
             "[[export]] 'bf16': soft split 'folded' is a convolution, which ONNX has in bf16 from",
         ),
         (
+            MODEL + "[export]\ntarget = 'ncnn'\nembed-preprocess = true\n",
+            "[[export]] 'fp32': a uint8 input for ncnn, whose reader refuses it; leave --embed-p",
+        ),
+        (
             MODEL + "num-classes = 1\n[export]\ntail = 'softmax'\n",
             "[[export]] 'fp32': the model has one output, whose softmax is 1 for every picture",
         ),

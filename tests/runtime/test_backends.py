@@ -63,7 +63,7 @@ def test_what_runs_without_a_device_and_what_a_target_runs_on() -> None:
     assert GPU_BACKENDS == ["ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"]
     assert {target.value: backend_for(target) for target in Target} == {
         "portable": "ort-cpu", "cpu": "ort-cpu", "openvino": "openvino",
-        "tensorrt": "tensorrt-rtx", "cuda": "ort-cuda",
+        "tensorrt": "tensorrt-rtx", "cuda": "ort-cuda", "ncnn": "ort-cpu",
     }  # fmt: skip
 
 
