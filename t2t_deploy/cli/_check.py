@@ -236,6 +236,7 @@ _DRAWN = parameters(draw_features)
 _PARAMETERS = [
     click.Argument(["artifact"], type=click.Path(path_type=Path)),
     click.Argument(["other"], required=False, type=click.Path(path_type=Path)),
+    *click_parameters(parameters(inspect_artifact)["runtime"]),
     *click_parameters(dataclasses.replace(_DRAWN["features"], default=None)),
     *click_parameters(_DRAWN["plot"]),
 ]
@@ -247,14 +248,16 @@ def inspect(
     output: Output,
     artifact: Path,
     other: Path | None,
+    runtime: str | None,
     features: Path | None,
     plot: Path | None,
-) -> None:
+) -> int:
     """Show what is in an ONNX file or an engine; two artifacts side by side.
 
     \b
     t2t-deploy inspect artifacts/engines/14-....engine
     t2t-deploy inspect a.onnx b.onnx
+    t2t-deploy inspect a.onnx --runtime mnn
     t2t-deploy inspect a.onnx a-int8.onnx --features cat.jpg
     """
     if plot is not None and features is None:
@@ -265,7 +268,7 @@ def inspect(
         drawn = draw_features(
             chosen, features=features, plot=plot, workspace=workspace, progress=output
         )
-    summaries = [inspect_artifact(path, workspace=workspace) for path in chosen]
+    summaries = [inspect_artifact(path, runtime=runtime, workspace=workspace) for path in chosen]
 
     def show() -> Iterator[RenderableType]:
         columns = [flatten(summary) for summary in summaries]
@@ -274,6 +277,10 @@ def inspect(
         yield table(
             ("", *names), ((key, *(column.get(key, "") for column in columns)) for key in keys)
         )
+        for summary in summaries if runtime else ():
+            if not summary["runtime"]["faults"]:
+                name, tried = Path(summary["path"]).name, summary["runtime"]["tried"]
+                yield f"{name} in {runtime} ({tried}): nothing is known against it"
         if drawn is not None:
             stages, shown = drawn.features.stages, drawn.features.columns
             errors = (
@@ -290,6 +297,12 @@ def inspect(
     if drawn is not None:
         values["features"] = drawn.to_dict()
     output.result(values, show())
+    faults = [
+        f"{Path(summary['path']).name} in {runtime}: {fault['reason']}; {fault['way_out']}"
+        for summary in summaries
+        for fault in summary.get("runtime", {"faults": []})["faults"]
+    ]
+    return fell_short("; ".join(faults)) if faults else 0
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -402,7 +402,7 @@ def load_model(
         weights_file,
     )
 
-    strategies = form.fitting_strategies()
+    form.fitting_strategies()
     own = None if config is None else config_from_toml(Path(config))
     if checkpoint is None:
         base = own if own is not None else config_for_variant(str(variant))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import numpy as np
 
 from t2t_deploy._optional import require
-from t2t_deploy._options import AnyPath, Opt, command, ending
+from t2t_deploy._options import AnyPath, Opt, choice, command, ending
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.commands._artifacts import ArtifactFiles, artifact_values, workspace_of
 from t2t_deploy.errors import ArtifactError, BackendError, UsageError
-from t2t_deploy.graph import read_onnx
+from t2t_deploy.graph import RUNTIMES, check_conformance, read_onnx
 from t2t_deploy.images import preprocess, read_image
 from t2t_deploy.runtime import DEFAULT_BACKEND, REFERENCE_BACKEND, why_not_runnable
 from t2t_deploy.types import OUTPUT_NAME
@@ -30,6 +30,8 @@ from t2t_deploy.verify import (
 from t2t_deploy.workspace import Artifact, Workspace
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from t2t_deploy.model import ModelConfig
 
 
@@ -42,11 +44,21 @@ _SHARED = (
 
 @command
 def inspect_artifact(
-    artifact: Annotated[AnyPath, Opt()], *, workspace: Workspace | AnyPath | None = None
+    artifact: Annotated[AnyPath, Opt()],
+    *,
+    runtime: Annotated[
+        str | None,
+        Opt(
+            "Whether another runtime computes the ONNX file right, by what is known of both.",
+            choice(*RUNTIMES),
+        ),
+    ] = None,
+    workspace: Workspace | AnyPath | None = None,
 ) -> dict[str, Any]:
     """What is in an ONNX file or an engine, and its lineage, JSON-ready: ``t2t-deploy inspect``.
 
-    Raises ArtifactError.
+    runtime: adds ``runtime``, with the known ``faults`` of the file there; without any, files of
+    its kind were found right. Raises ArtifactError, UsageError.
 
     Examples
     --------
@@ -78,7 +90,12 @@ def inspect_artifact(
             "outdated": manifest.outdated,
         }
     if opened.kind != "engine":
-        summary["graph"] = _graph(opened.path)
+        graph = read_onnx(opened.path)  # its sizes are in the file itself
+        summary["graph"] = _graph(graph)
+        if runtime is not None:
+            summary["runtime"] = check_conformance(graph, runtime).to_dict()
+    elif runtime is not None:
+        raise UsageError(f"{opened.path.name} is an engine, for TensorRT alone; name an ONNX file")
     elif manifest is not None:
         summary["engine"] = manifest.details["engine"]
         summary["attestation"] = manifest.details.get("attestation")
@@ -86,10 +103,10 @@ def inspect_artifact(
     return summary
 
 
-def _graph(path: Path) -> dict[str, Any]:
+def _graph(model: ModelProto) -> dict[str, Any]:
     from t2t_deploy.graph import summarise_graph
 
-    graph = summarise_graph(read_onnx(path))  # its sizes are in the file itself
+    graph = summarise_graph(model)
     return {
         "opset": graph.opset,
         "nodes": graph.nodes,

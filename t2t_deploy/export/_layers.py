@@ -254,17 +254,18 @@ class DeployGate(nn.Module):
         self.up = deploy_linear(layer.up, dtype)
 
     def average_by_product(self, num_tokens: int) -> None:
-        """Take the mean as a product, for runtimes that lose its axis."""
-        self.shares = torch.full((1, num_tokens), 1 / num_tokens, dtype=self.down.weight.dtype)
+        """Take the mean as a product, for runtimes that lose its axis.
+
+        In two rows alike: ncnn 1.0.20261020 gives other numbers for a gate of one row.
+        """
+        self.shares = torch.full((2, num_tokens), 1 / num_tokens).to(self.down.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, dim) -> (B, N, dim)."""
         tokens = x if self.num_tokens is None else x[:, : self.num_tokens]
-        if self.shares is None:
-            mean = tokens.mean(dim=1, keepdim=True)
-        else:
-            mean = self.shares @ tokens
-        return x * torch.sigmoid(self.up(torch.relu(self.down(mean))))
+        mean = tokens.mean(dim=1, keepdim=True) if self.shares is None else self.shares @ tokens
+        gate = torch.sigmoid(self.up(torch.relu(self.down(mean))))
+        return x * (gate if self.shares is None else torch.full_like(self.shares, 0.5).T @ gate)
 
 
 class DeployGhostMlp(nn.Module):

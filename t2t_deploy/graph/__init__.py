@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from t2t_deploy._optional import lazy
+from t2t_deploy.graph._conformance import RUNTIMES, Conformance, check_conformance
 from t2t_deploy.graph._file import check_onnx_file, read_onnx
 from t2t_deploy.graph._mapped import mappable_model
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CONTRIB_DOMAIN",
     "NORMALISED_NAME",
+    "RUNTIMES",
+    "Conformance",
+    "check_conformance",
     "check_graph",
     "check_onnx_file",
     "class_names_in",

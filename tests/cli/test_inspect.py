@@ -40,6 +40,26 @@ def test_by_name_alone(run: Run, onnx_file: Path) -> None:
     assert done["artifacts"][0]["path"] == f"artifacts/onnx/{onnx_file.name}"
 
 
+def test_in_another_runtime(run: Run, onnx_file: Path) -> None:
+    known = run.json("inspect", onnx_file, "--runtime", "tract", status=0)["artifacts"][0]
+    assert known["runtime"] == {"name": "tract", "tried": "0.23.9", "faults": []}
+    (told,) = run("inspect", onnx_file, "--runtime", "tract").out.splitlines()[-1:]
+    assert told == f"{onnx_file.name} in tract (0.23.9): nothing is known against it"
+
+    done = run("inspect", onnx_file, onnx_file, "--runtime", "onnxruntime-ggml", "--json", status=3)
+    (fault,) = done.json["artifacts"][1]["runtime"]["faults"]
+    assert fault["silent"] and fault["way_out"] == "export in fp16, whose numbers fit"
+    said = f"{onnx_file.name} in onnxruntime-ggml: {fault['reason']}; {fault['way_out']}"
+    assert f"{said}; {said}" in done.err and done.err.count("\n") == 1
+
+
+def test_an_engine_is_for_no_other_runtime(run: Run, built: Path, engine_file: Path) -> None:
+    done = run("inspect", engine_file, "--runtime", "mnn", status=2)
+    assert done.err == (
+        f"error: {engine_file.name} is an engine, for TensorRT alone; name an ONNX file\n"
+    )
+
+
 def test_an_engine_beside_its_graph(run: Run, built: Path, engine_file: Path) -> None:
     (graph,) = (built / "onnx").glob("*.onnx")
     engine, source = run.json("inspect", engine_file, graph, status=0)["artifacts"]

@@ -139,7 +139,7 @@ def test_what_the_cpu_does_not_run(bench: Bench) -> None:
     assert found == reasons
 
     bench(artifacts=(made["TensorRT"].path,))
-    assert [case.artifact for case in bench.cases][1:] == [for_tensorrt.path.name]
+    assert [case.artifact for case in bench.cases][1:] == [made["TensorRT"].path.name]
     bench(artifacts=(fixed.path,), batch=(4,))
     assert [case.artifact for case in bench.cases][1:] == [fixed.path.name]
     with pytest.raises(UnavailableError, match=r"nothing here can be measured: .*no bf16"):
