@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from t2t_deploy._preparation import USUAL, Preparation, Resize
@@ -53,6 +54,8 @@ _REACH = {
 # Formats whose 32-bit integers are 16-bit values by specification.
 _SIXTEEN_BIT_FORMATS = frozenset({"PNG", "PPM"})
 # it tells of damaged files, which the message says in its own words
+# what overshoots is cut off after the first pass, so that the order shows
+_DOWN_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 # Python's warning filters belong to the process: one thread at a time may change them.
 _FILTERS = threading.Lock()
@@ -191,7 +194,8 @@ def _resized_window(
 ) -> Image.Image:
     """A window of the resized picture, without resizing the rest.
 
-    Exact to one level of 255: Pillow has the corners of a box in float32.
+    Exact to one level of 255, two where a side grows beyond 10,000 pixels: Pillow has the corners
+    of a box in float32.
     """
     scales = [old / new for old, new in zip(image.size, resized, strict=True)] * 2
     box = [edge * scale for edge, scale in zip(window, scales, strict=True)]
@@ -208,14 +212,19 @@ def _resized_window(
         min(crop.width, box[2] - left),
         min(crop.height, box[3] - top),
     )
-    size = (window[2] - window[0], window[3] - window[1])
     # one axis after the other, in Pillow's order
-    across = crop.resize(
-        (size[0], crop.height),
-        resample,
-        box=(inside[0], 0, inside[2], crop.height),
-    )
-    return across.resize(size, resample, box=(0, inside[1], size[0], inside[3]))
+    for axis in (1, 0) if _down_first(image.size, resized) else (0, 1):
+        size, part = list(crop.size), [0.0, 0.0, float(crop.width), float(crop.height)]
+        size[axis] = window[axis + 2] - window[axis]
+        part[axis], part[axis + 2] = inside[axis], inside[axis + 2]
+        crop = crop.resize((size[0], size[1]), resample, (part[0], part[1], part[2], part[3]))
+    return crop
+
+
+def _down_first(old: tuple[int, int], new: tuple[int, int]) -> bool:
+    """Whether Pillow takes away rows before columns, which 13 does where they are twice as many."""
+    shorter = old[1] - new[1]
+    return _DOWN_FIRST and shorter > 0 and shorter > 2 * (old[0] - new[0])
 
 
 def _decoded(source: Path | IO[bytes], name: str, preparation: Preparation) -> Image.Image:

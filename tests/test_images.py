@@ -186,7 +186,9 @@ def test_preprocess_is_the_released_evaluation(name: str, size: int) -> None:
         np.testing.assert_array_equal(preprocess(part, size), released(part, size))
 
 
-@pytest.mark.parametrize("size", [(640, 480), (31, 777), (997, 331), (3000, 200), (1, 1), (7, 300)])
+@pytest.mark.parametrize(
+    "size", [(640, 480), (31, 777), (997, 331), (3000, 200), (1, 1), (7, 300), (300, 5000)]
+)
 @pytest.mark.parametrize("target", [224, 32])
 def test_cropping_before_resizing_differs_by_one_level_at_most(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], target: int
