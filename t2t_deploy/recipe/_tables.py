@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from t2t_deploy._options import COUNT, NUMBER, PATH, TEXT, Kind, parameters
+from t2t_deploy._options import COUNT, PATH, TEXT, Kind, number, parameters
 from t2t_deploy._untrusted import did_you_mean
 from t2t_deploy.commands import (
     benchmark,
@@ -62,14 +62,7 @@ def _sha256(value: Any) -> str:
     return str(value).lower()
 
 
-def _percent(value: Any) -> float:
-    number = float(NUMBER.read(value))
-    if not 0 <= number <= 100:
-        raise ValueError
-    return number
-
-
-_PERCENT = Kind("a number from 0 to 100", _percent, float)
+_PERCENT = number("a number from 0 to 100", lambda percent: 0 <= percent <= 100)
 
 
 def _keys(command: str, table: str) -> dict[str, Key]:

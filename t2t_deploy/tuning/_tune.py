@@ -10,13 +10,13 @@ from typing import Annotated, Any, cast
 from t2t_deploy._optional import require
 from t2t_deploy._options import (
     DEVICE,
-    NUMBER,
     AnyPath,
     Kind,
     Opt,
     Role,
     command,
     command_words,
+    number,
     parameters,
 )
 from t2t_deploy._progress import Progress, silent
@@ -73,22 +73,8 @@ def _device(value: Any) -> int | None:
     return None if value == "cpu" else cast(int, DEVICE.read(value))
 
 
-def _minutes(value: Any) -> float:
-    found = float(NUMBER.read(value))
-    if found <= 0:
-        raise ValueError
-    return found
-
-
-def _no_less_than_zero(value: Any) -> float:
-    found = float(NUMBER.read(value))
-    if found < 0:
-        raise ValueError
-    return found
-
-
-_MINUTES = Kind("a number of minutes above 0", _minutes, float, "MIN")
-_POINTS = Kind("a number of at least 0", _no_less_than_zero, float, "PCT")
+_MINUTES = number("a number of minutes above 0", lambda minutes: minutes > 0, "MIN")
+_POINTS = number("a number of at least 0", lambda points: points >= 0, "PCT")
 _ERROR = replace(_POINTS, metavar="X")
 _WHERE = Kind("'cpu', 'cuda:0' and so on", _device, metavar="cpu|cuda:N", word=DEVICE.word)
 
