@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import importlib.resources
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from t2t_deploy._files import write_text
+from t2t_deploy._untrusted import tables_of
 from t2t_deploy.commands import QuantizationMode, quantization_target
 from t2t_deploy.errors import RecipeError, shown_path
 from t2t_deploy.recipe._fits import check_fits
 from t2t_deploy.recipe._tables import read_tables
 from t2t_deploy.types import QUANTIZED, Precision, Target
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _LARGEST_FILE = 1 << 20
 TOP1_WITHIN = 0.2
@@ -96,7 +91,7 @@ def load_recipe(file: Path) -> Recipe:
     try:
         if file.is_file() and file.stat().st_size > _LARGEST_FILE:
             raise RecipeError(f"{shown} has more than 1 MiB, which no recipe has; name a recipe")
-        return recipe_of(tomllib.loads(file.read_bytes().decode("utf-8")), file)
+        return recipe_of(tables_of(file.read_bytes()), file)
     except OSError as err:
         raise RecipeError(
             f"cannot read {shown}: {err.strerror}; name a recipe, or write one: t2t-deploy run "
