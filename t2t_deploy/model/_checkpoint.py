@@ -128,8 +128,7 @@ def load_checkpoint(
     state_dict = _read(chosen, path)
     _check_finite(state_dict, path)
     if chosen.mmpretrain or qk_scale == "mmpretrain":
-        meta = content.value.get("meta") if isinstance(content.value, Mapping) else None
-        qk_scale, note = scale_of_file(meta, qk_scale, path)
+        qk_scale, note = scale_of_file(content.meta, qk_scale, path)
         notes.append(note)
         if qk_scale == "mmpretrain":
             state_dict = rescaled(state_dict, stored, path)
@@ -217,9 +216,8 @@ def _choose(
 ) -> tuple[WeightSet, list[str]]:
     """The set of weights to read, and the notes on the choice."""
     value = content.value
-    meta = value.get("meta") if isinstance(value, Mapping) else None
-    mmengine = isinstance(meta, Mapping) and "mmengine_version" in meta
-    swapped = mmengine or (isinstance(value, Mapping) and "message_hub" in value)
+    hub = isinstance(value, Mapping) and "message_hub" in value
+    swapped = hub or "mmengine_version" in content.meta
 
     def misfit(one: WeightSet) -> int:
         return min(len(_lacking(one, config)) for config in configs)
@@ -262,9 +260,7 @@ def _difference(one: WeightSet, other: WeightSet, path: Path) -> float:
 
 def _config_of(content: FileContent) -> str | None:
     """The training's configuration as text, which mmengine keeps in its checkpoints."""
-    value = content.value
-    meta = value.get("meta") if isinstance(value, Mapping) else None
-    found = meta.get("cfg", meta.get("config")) if isinstance(meta, Mapping) else None
+    found = content.meta.get("cfg", content.meta.get("config"))
     return found if isinstance(found, str) else None
 
 

@@ -68,6 +68,12 @@ class FileContent:
     value: Any
     skipped: tuple[str, ...] = ()
 
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What libraries note of the training, mmengine's configuration among it; mostly empty."""
+        found = self.value.get("meta") if isinstance(self.value, Mapping) else None
+        return found if isinstance(found, Mapping) else {}
+
 
 def read_tensors_file(path: Path) -> FileContent:
     """The content of a checkpoint or a safetensors file.
