@@ -118,15 +118,12 @@ def load_checkpoint(
         notes.append(f"the model takes pictures of {counted(channels, 'channel')}")
     base = base.with_(num_classes=classes) if classes else base.headless(ModelOutput.EMBEDDING)
     leave_out(chosen, weight_shapes(base))
-    check_tensors(chosen.tensors, path)
     _check_floats(chosen, path)
     size, assumed = _stored_size(chosen, base, image_size, path, stated=config is not None)
     notes += assumed
     stored = base.with_(image_size=size)
-    _check_keys(chosen, stored, path)
+    state_dict = _read(chosen, stored, path)
     notes += chosen.notes
-    state_dict = _read(chosen, path)
-    _check_finite(state_dict, path)
     if chosen.mmpretrain or qk_scale == "mmpretrain":
         qk_scale, note = scale_of_file(content.meta, qk_scale, path)
         notes.append(note)
@@ -149,12 +146,8 @@ def load_reference(weights: Path, config: ModelConfig) -> T2TViT:
     """The reference model with weights written by `save_weights`, in evaluation mode."""
     content = read_tensors_file(weights).value
     one = WeightSet(BARE, dict(content) if isinstance(content, Mapping) else {})
-    check_tensors(one.tensors, weights)
     _check_floats(one, weights)
-    _check_keys(one, config, weights)
-    state_dict = _read(one, weights)
-    _check_finite(state_dict, weights)
-    return reference_from_state_dict(state_dict, config)
+    return reference_from_state_dict(_read(one, config, weights), config)
 
 
 def reference_from_state_dict(state_dict: StateDict, config: ModelConfig) -> T2TViT:
@@ -341,15 +334,6 @@ def _check_keys(one: WeightSet, config: ModelConfig, path: Path) -> None:
         )
 
 
-def _check_finite(state_dict: Mapping[str, torch.Tensor], path: Path) -> None:
-    bad = [key for key, tensor in state_dict.items() if not bool(tensor.isfinite().all())]
-    if bad:
-        raise CheckpointError(
-            f"{path} has NaN or infinity in {counted(len(bad), 'tensor')} ({shown(bad)}); the "
-            "training run diverged or the file is damaged: use an earlier checkpoint"
-        )
-
-
 def _num_classes(one: WeightSet, path: Path, *, backbone: bool) -> int:
     """Classes by the head; 0 of a backbone alone."""
     check_tensors({key: one.tensors[key] for key in _HEAD if key in one.tensors}, path)
@@ -411,6 +395,7 @@ def _stored_size(
 
 
 def _check_floats(one: WeightSet, path: Path) -> None:
+    check_tensors(one.tensors, path)
     for key, tensor in one.tensors.items():
         if tensor.dtype not in _FLOATS:
             small = tensor.dtype.itemsize == 1
@@ -421,8 +406,17 @@ def _check_floats(one: WeightSet, path: Path) -> None:
             )
 
 
-def _read(one: WeightSet, path: Path) -> StateDict:
-    return {
+def _read(one: WeightSet, config: ModelConfig, path: Path) -> StateDict:
+    """The weights, float32. Raises CheckpointError unless they are a model's, and finite."""
+    _check_keys(one, config, path)
+    found = {
         key: read_tensor(key, tensor, path).detach().to(torch.float32).contiguous()
         for key, tensor in one.tensors.items()
     }
+    bad = [key for key, tensor in found.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise CheckpointError(
+            f"{path} has NaN or infinity in {counted(len(bad), 'tensor')} ({shown(bad)}); the "
+            "training run diverged or the file is damaged: use an earlier checkpoint"
+        )
+    return found
