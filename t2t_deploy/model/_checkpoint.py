@@ -298,16 +298,12 @@ def _mismatched_keys(one: WeightSet, config: ModelConfig) -> set[str]:
     expected = dict(_shapes(one, config))
     if "head.weight" not in one.tensors:  # a backbone alone
         expected = {key: shape for key, shape in expected.items() if key not in _HEAD}
-    extra = {
-        key for key in one.tensors.keys() - expected.keys() - _HEAD_NORM if _is_weight(one, key)
+    unknown = one.tensors.keys() - expected.keys() - _HEAD_NORM
+    extra = WeightSet("", {key: one.tensors[key] for key in unknown})
+    leave_out(extra, {})
+    return extra.tensors.keys() | {
+        k for k, shape in expected.items() if not _fits(one.shape(k), shape, k)
     }
-    return extra | {k for k, shape in expected.items() if not _fits(one.shape(k), shape, k)}
-
-
-def _is_weight(one: WeightSet, key: str) -> bool:
-    probe = WeightSet("", {key: one.tensors[key]})
-    leave_out(probe, {})
-    return bool(probe.tensors)
 
 
 def _check_keys(one: WeightSet, config: ModelConfig, path: Path) -> None:
