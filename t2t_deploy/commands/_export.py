@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 from t2t_deploy._codec import to_plain
 from t2t_deploy._files import file_sha256
@@ -161,6 +161,12 @@ class GraphForm:
     opset: int | None = None  # the exporter's default
     graph_io: GraphIO = BARE  # normalised images in, logits out
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any], graph_io: GraphIO = BARE) -> GraphForm:
+        """The form that arguments of `export_onnx` ask for, as it has read them."""
+        names = ("batch", "precision", "target", "soft_split", "performer", "opset")
+        return cls(**{name: given[name] for name in names}, graph_io=graph_io)
+
     def strategies(self) -> Strategies:
         """The forms of the rewrites. Raises UsageError for unknown words."""
         from t2t_deploy.export import choose_strategies
@@ -236,42 +242,18 @@ def export_onnx(
     >>> manifest.verification["status"]
     'passed'
     """
+    given = dict(locals())
     workspace = workspace_of(workspace)
-    form = GraphForm(
-        cast("int | None", batch),
-        Precision(precision),
-        Target(target),
-        soft_split,
-        performer,
-        opset,
-        GraphIO(embed_preprocess, Tail(tail)),
-    )
-    model = load_model(
-        form,
-        variant,
-        config,
-        checkpoint,
-        num_classes,
-        cast("int | tuple[int, int] | None", image_size),
-        progress,
-        weights=weights,
-        ignore_keys=ignore_keys,
-        qk_scale=qk_scale,
-    )
+    form = GraphForm.of(given, GraphIO(embed_preprocess, Tail(tail)))
+    model = load_model(form, given, progress)
     model = with_output(model, form.graph_io)
     check_tail(form.graph_io.tail, model.config.num_classes)
     from t2t_deploy.model import reference_from_state_dict, save_weights
 
-    steps = {
-        "resize": resize,
-        "crop_fraction": crop_fraction,
-        "interpolation": interpolation,
-        "mean": mean,
-        "std": std,
-    }
+    steps = ("resize", "crop_fraction", "interpolation", "mean", "std")
     prepared = choose_preparation(
         preparation,
-        steps,
+        {name: given[name] for name in steps},
         weights=None if checkpoint is None else Path(checkpoint),
         trained_with=model.training_config,
         channels=model.config.in_chans,
@@ -292,11 +274,15 @@ def export_onnx(
     )
 
 
-def check_of_file(checkpoint: AnyPath | None, **options: Any) -> None:
-    """Raise UsageError for an option about a checkpoint where none is given."""
-    given = [name for name, value in options.items() if value]
-    if checkpoint is None and given:
-        raise UsageError(f"{given[0]} is about a checkpoint, and none is given; give one")
+READ_AS = ("weights", "ignore_keys", "qk_scale")
+"""How a checkpoint's weights are read, where it has several or was trained elsewhere."""
+
+
+def check_of_file(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for an argument about a checkpoint where none is given."""
+    about = [name for name in READ_AS if given.get(name)]
+    if given.get("checkpoint") is None and about:
+        raise UsageError(f"{about[0]} is about a checkpoint, and none is given; give one")
 
 
 def check_tail(tail: Tail, num_classes: int | None) -> None:
@@ -334,29 +320,18 @@ class LoadedModel:
     training_config: str | None = None
 
 
-def load_model(
-    form: GraphForm,
-    variant: str | None = None,
-    config: AnyPath | None = None,
-    checkpoint: AnyPath | None = None,
-    num_classes: int | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    progress: Progress = silent,
-    *,
-    weights: str | None = None,
-    ignore_keys: Sequence[str] | None = None,
-    qk_scale: str | None = None,
-) -> LoadedModel:
-    """Read, or draw, the weights that options name; notes on them are reported.
+def load_model(form: GraphForm, given: Mapping[str, Any], progress: Progress) -> LoadedModel:
+    """Read, or draw, the weights that arguments of `export_onnx` name; notes on them are reported.
 
-    What is wrong with the options, those of the form too, is said before anything is read. Raises
-    as `export_onnx`.
+    What is wrong with them, or with the form, is said before anything is read. Raises as
+    `export_onnx`.
     """
+    variant, config, checkpoint = (given[name] for name in ("variant", "config", "checkpoint"))
     if variant is not None and config is not None:
         raise UsageError("variant and config both describe the model; give one of them")
     if variant is None and config is None and checkpoint is None:
         raise UsageError("nothing says which model to export; give a variant, such as 14")
-    check_of_file(checkpoint, weights=weights, ignore_keys=ignore_keys, qk_scale=qk_scale)
+    check_of_file(given)
     require("torch")
     from t2t_deploy.model import (
         config_for_variant,
@@ -370,9 +345,10 @@ def load_model(
     strategies.check_precision(form.precision)
     strategies.check_opset(form.opset, form.precision)
     own = None if config is None else config_from_toml(Path(config))
+    sizes: dict[str, Any] = {name: given.get(name) for name in ("image_size", "num_classes")}
     if checkpoint is None:
         base = own if own is not None else config_for_variant(str(variant))
-        fitted = base.with_(image_size=image_size, num_classes=num_classes)
+        fitted = base.with_(**sizes)
         model = LoadedModel(
             config=fitted,
             state_dict=random_state_dict(fitted, RANDOM_SEED),
@@ -386,11 +362,8 @@ def load_model(
             file,
             variant=variant,
             config=own,
-            image_size=image_size,
-            num_classes=num_classes,
-            weights=weights,
-            ignore_keys=ignore_keys or (),
-            qk_scale=qk_scale,
+            **sizes,
+            **{name: given[name] for name in READ_AS if given[name]},
         )
         source = {
             "kind": "checkpoint",

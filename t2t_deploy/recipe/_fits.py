@@ -95,8 +95,7 @@ def _about(table: str) -> Iterator[None]:
 
 
 def _check_model(given: Mapping[str, Any]) -> None:
-    of_file = ("weights", "ignore_keys", "qk_scale")
-    check_of_file(given.get("checkpoint"), **{name: given.get(name) for name in of_file})
+    check_of_file(given)
     if "variant" in given:
         sizes = {name: given.get(name) for name in ("image_size", "num_classes")}
         config_for_variant(given["variant"]).with_(**sizes)
@@ -143,8 +142,7 @@ def _check_expected(recipe: Recipe) -> None:
 def _export(job: Job, planned: Mapping[str, Planned], recipe: Recipe) -> Planned:
     given = _options(job)
     precision, target, tail = given["precision"], given["target"], given["tail"]
-    words = given["soft_split"], given["performer"]
-    strategies = GraphForm(None, precision, target, *words).strategies()
+    strategies = GraphForm.of(given).strategies()
     strategies.check_precision(precision)
     strategies.check_opset(given["opset"], precision)
     check_tail(tail, given["num_classes"])

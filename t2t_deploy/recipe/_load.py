@@ -321,9 +321,9 @@ def recipe_text(tables: Mapping[str, Any], *, about: str = "") -> str:
     Paths become absolute. Raises RecipeError for a value that no TOML file can hold.
     """
     parts = ["".join(f"# {line}".rstrip() + "\n" for line in about.splitlines())]
-    for name, tables_of in tables.items():
-        several = isinstance(tables_of, (list, tuple))
-        for table in tables_of if several else (tables_of,):
+    for name, found in tables.items():
+        several = isinstance(found, (list, tuple))
+        for table in found if several else (found,):
             lines = [f"[[{name}]]" if several else f"[{name}]"]
             lines += [f"{key} = {_value(value)}" for key, value in table.items()]
             parts.append("\n".join(lines) + "\n")
