@@ -154,20 +154,7 @@ def _quantization(job: Job, planned: Mapping[str, Planned], recipe: Recipe) -> P
     precision, mode, evaluated = given["type"], given["mode"], given["eval"]
     pictures = None if recipe.calibration is None else recipe.calibration.given["images"]
     ranged = _takes_ranges(job)
-    asked = QuantizationRequest(
-        precision,
-        mode,
-        given["target"],
-        given["base"],
-        images=pictures if ranged else None,
-        placement=given["placement"],
-        codes=given["codes"],
-        max_drop=given["max_drop"],
-        evaluate_on=evaluated,
-        class_order=given["class_order"],
-        targets=given["targets"],
-        threshold=given["threshold"],
-    )
+    asked = QuantizationRequest.of({**given, "images": pictures if ranged else None})
     target, _, _ = settle_quantization(asked, source.target)
     if evaluated is not None and not source.tail.classifies:
         raise RecipeError(
