@@ -11,7 +11,6 @@ from t2t_deploy._optional import require
 from t2t_deploy._options import (
     DEVICE,
     AnyPath,
-    Kind,
     Opt,
     Role,
     command,
@@ -69,14 +68,15 @@ DEFAULT_IMAGES = 128
 DEFAULT_EVALUATED = 256
 
 
-def _device(value: Any) -> int | None:
-    return None if value == "cpu" else cast(int, DEVICE.read(value))
-
-
 _MINUTES = number("a number of minutes above 0", lambda minutes: minutes > 0, "MIN")
 _POINTS = number("a number of at least 0", lambda points: points >= 0, "PCT")
 _ERROR = replace(_POINTS, metavar="X")
-_WHERE = Kind("'cpu', 'cuda:0' and so on", _device, metavar="cpu|cuda:N", word=DEVICE.word)
+_WHERE = replace(
+    DEVICE,
+    expected="'cpu', 'cuda:0' and so on",
+    read=lambda value: None if value == "cpu" else DEVICE.read(value),
+    metavar="cpu|cuda:N",
+)
 
 
 @command
@@ -251,7 +251,7 @@ def _tuned(workshop: Workshop, words: Sequence[str]) -> Tuning:
     files = judge(workshop, [workshop.file_of(way) for way in workshop.plan.ways])
     back = ways_back(workshop, files)
     if back:
-        workshop.plan = workshop.plan.with_ways(back)
+        workshop.plan = replace(workshop.plan, ways=(*workshop.plan.ways, *back))
         workshop.make(back)
         files += judge(workshop, [workshop.file_of(way) for way in back])
     files, report = timed_files(workshop, files)
