@@ -494,6 +494,10 @@ def store_graph(
 
         model = with_class_names(model, draft.class_names)
     weights = workspace.weights_path(draft.weights["sha256"])
+    # nothing of what every graph has
+    ends: dict[str, Any] = {"embed_preprocess": True} if form.graph_io.embed_preprocess else {}
+    if form.graph_io.tail is not Tail.LOGITS:
+        ends["tail"] = form.graph_io.tail.value
 
     def write(path: Path) -> dict[str, Any]:
         onnx.save(model, path)
@@ -501,11 +505,7 @@ def store_graph(
         return {
             "verification": verify_file(path, draft, weights).to_dict(),
             "details": {
-                "asked": {
-                    "soft_split": form.soft_split,
-                    "performer": form.performer,
-                    **asked_graph_io(form.graph_io),
-                },
+                "asked": {"soft_split": form.soft_split, "performer": form.performer, **ends},
                 "rewrites": {
                     "applied": dict(graph.rewrites.applied),
                     "refused": dict(graph.rewrites.refused),
@@ -550,12 +550,6 @@ def draft_manifest(
 def forms_asked(manifest: Manifest) -> GraphForm:
     """A form with the rewrites that an export was asked for, and no more."""
     return GraphForm(soft_split=manifest.asked.soft_split, performer=manifest.asked.performer)
-
-
-def asked_graph_io(graph_io: GraphIO) -> dict[str, Any]:
-    """What ``asked`` says of inputs and outputs; nothing of those that every graph has."""
-    embedded = {"embed_preprocess": True} if graph_io.embed_preprocess else {}
-    return {**embedded, **({} if graph_io.tail is Tail.LOGITS else {"tail": graph_io.tail.value})}
 
 
 def artifact_stem(manifest: Manifest) -> str:
