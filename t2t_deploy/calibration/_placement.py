@@ -332,9 +332,10 @@ def merge_readers(model: onnx.ModelProto) -> None:
     groups: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         operands = [producers.get(name) for name in node.input[:2]]
-        if node.op_type != "MatMul" or not all(_dequantizes(one) for one in operands):
+        made = [one for one in operands if one is not None and one.op_type == "DequantizeLinear"]
+        if node.op_type != "MatMul" or len(made) < 2:
             continue
-        codes = producers.get(operands[0].input[0])  # type: ignore[union-attr]
+        codes = producers.get(made[0].input[0])
         if codes is not None and codes.op_type == "QuantizeLinear":
             groups.setdefault(codes.output[0], []).append(node)
     stored = {tensor.name: tensor for tensor in graph.initializer}
@@ -342,10 +343,6 @@ def merge_readers(model: onnx.ModelProto) -> None:
         weights = [producers[node.input[1]] for node in products]
         if len(products) > 1 and all(stored[one.input[1]].dims for one in weights):
             _merge(graph, products, weights, producers, stored)
-
-
-def _dequantizes(node: onnx.NodeProto | None) -> bool:
-    return node is not None and node.op_type == "DequantizeLinear"
 
 
 def _merge(
