@@ -324,20 +324,12 @@ def _lines(message: Message) -> Iterator[str]:
         scalars = []
         for one in cast("Sequence[Scalar | Message]", value if repeated else [value]):
             if isinstance(one, Mapping):
-                yield from _block(name, one)
+                inside = [f"  {line}" for line in _lines(one)]
+                yield from (f"{name} {{", *inside, "}") if one else (f"{name} {{}}",)
             else:
                 scalars.append(_scalar(one))
         if scalars:
             yield f"{name}: [{', '.join(scalars)}]" if repeated else f"{name}: {scalars[0]}"
-
-
-def _block(name: str, message: Message) -> Iterator[str]:
-    if not message:
-        yield f"{name} {{}}"
-        return
-    yield f"{name} {{"
-    yield from (f"  {line}" for line in _lines(message))
-    yield "}"
 
 
 def _scalar(value: Scalar) -> str:
