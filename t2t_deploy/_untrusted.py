@@ -26,6 +26,9 @@ MAX_BENCH_BYTES = 256 << 20
 MAX_HEADER_BYTES = 8 << 20
 """Of a safetensors file; a tensor takes about 100 bytes."""
 
+DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What reading a file of our own raises where it is damaged, or no such file."""
+
 _SHOWN = 60
 _LONGEST_NAME = 100
 """Longest name to search typos of."""

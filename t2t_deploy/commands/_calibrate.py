@@ -21,7 +21,7 @@ from t2t_deploy._files import atomic_write
 from t2t_deploy._options import AnyPath, Opt, Role, command, replaced
 from t2t_deploy._preparation import Preparation
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy._untrusted import check_safetensors
+from t2t_deploy._untrusted import DAMAGED, check_safetensors
 from t2t_deploy.calibration import (
     Calibration,
     CalibrationKey,
@@ -454,10 +454,7 @@ class _Work:
             found = Observation.from_arrays(arrays)
             done, unreadable = int(metadata["done"]), list(json.loads(metadata["unreadable"]))
             counter = from_plain(PictureCounter, json.loads(metadata["counter"]), exact=True)
-        except (
-            OSError, SafetensorError, CalibrationError, ValueError, TypeError, KeyError,
-            AttributeError, RecursionError,
-        ):  # fmt: skip  # whatever is wrong with it, the pictures are there to start again
+        except (SafetensorError, CalibrationError, *DAMAGED):  # the pictures are there: start again
             return empty, 0
         if found.sums.keys() != empty.sums.keys():
             return empty, 0

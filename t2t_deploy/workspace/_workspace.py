@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import datetime
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -84,7 +83,7 @@ def read_best(root: Path) -> Best:
         return from_plain(Best, json_from_file(path, MAX_MANIFEST_BYTES))
     except FileNotFoundError:
         raise ArtifactError(f"workspace {root} has no {BEST}: t2t-deploy tune picks it") from None
-    except (OSError, ValueError, json.JSONDecodeError) as err:
+    except (OSError, ValueError) as err:
         raise ArtifactError(f"{path} cannot be read ({first_line(err)}); tune again") from err
 
 
