@@ -152,16 +152,8 @@ def calibrate_onnx(
     check_quantizable(chosen)
     found = calibration_images(Path(images), count, progress)
     graph = calibration_graph(workspace, source, chosen, progress)
-    return calibrated(
-        workspace,
-        source,
-        graph,
-        found,
-        progress,
-        method=RangeMethod(method),
-        equalise=equalise,
-        output=output,
-    )
+    how = RangeMethod(method)
+    return calibrated(workspace, source, graph, found, progress, how, equalise, output)
 
 
 def calibrate_values(found: CalibratedRanges) -> dict[str, Any]:
@@ -284,7 +276,6 @@ def calibrated(
     graph: CalibrationGraph,
     images: ImageSet,
     progress: Progress = silent,
-    *,
     method: RangeMethod = DEFAULT_METHOD,
     equalise: bool = True,
     output: AnyPath | None = None,
