@@ -175,14 +175,8 @@ def predict_across(
         names: set[str] = set()
         assumed = Assumed()
         classified = skipped = 0
-        for found in map_blocks(
-            cluster,
-            listing,
-            make,
-            workers=workers,
-            cpus=cpus,
-            gpus=int(BACKENDS[used].needs_gpu),
-        ):
+        gpus = int(BACKENDS[used].needs_gpu)
+        for found in map_blocks(cluster, listing, make, workers=workers, cpus=cpus, gpus=gpus):
             if isinstance(found, SkippedBlocks):
                 skipped = len(found.names)
                 names.update(found.names)
