@@ -181,13 +181,8 @@ def tune(
         if images is not None:
             digests = calibration_images(Path(images), count).digests()
             evaluation_images(labelled, digests, "the files to try")
-    plan = plan_ways(
-        _shared(given, images, count),
-        sm=sm,
-        device=cast("int | None", device),
-        batch=batch,
-        has_images=images is not None,
-    )
+    shared, where = _shared(given, images, count), cast("int | None", device)
+    plan = plan_ways(shared, sm=sm, device=where, batch=batch, has_images=images is not None)
     if not plan.ways:
         reasons = "; ".join(dict.fromkeys(plan.not_tried.values()))
         raise UnavailableError(f"nothing can be tried here: {reasons}")
@@ -196,7 +191,7 @@ def tune(
         Goal(goal),
         batch,
         threads or available_threads(),
-        cast("int | None", device),
+        where,
         evaluation,
         max_drop,
         max_error,
