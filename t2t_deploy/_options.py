@@ -268,6 +268,18 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def number(expected: str, holds: Callable[[float], bool], metavar: str | None = None) -> Kind:
+    """A number of which something holds; ``expected`` says it in words."""
+
+    def read(value: Any) -> float:
+        found = _number(value)
+        if not holds(found):
+            raise ValueError
+        return found
+
+    return Kind(expected, read, float, metavar)
+
+
 def whole(low: int, high: int | None = None) -> Kind:
     """A whole number from ``low`` to ``high``."""
 

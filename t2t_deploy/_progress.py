@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -16,6 +17,23 @@ class Progress(Protocol):
 
     def progress(self, text: str, done: int, total: int) -> None:
         """How far the current piece of work is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Progress of a part, whose name begins what is said."""
+
+    inner: Progress
+    name: str
+
+    def step(self, text: str) -> None:
+        self.inner.step(f"{self.name}: {text}")
+
+    def note(self, text: str) -> None:
+        self.inner.note(f"{self.name}: {text}")
+
+    def progress(self, text: str, done: int, total: int) -> None:
+        self.inner.progress(f"{self.name}: {text}", done, total)
 
 
 class _Silent:

@@ -7,11 +7,17 @@ import json
 import os
 import stat
 import struct
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from t2t_deploy.errors import one_line
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_MANIFEST_BYTES = 16 << 20
@@ -19,6 +25,9 @@ MAX_LABELS_BYTES = 16 << 20
 MAX_BENCH_BYTES = 256 << 20
 MAX_HEADER_BYTES = 8 << 20
 """Of a safetensors file; a tensor takes about 100 bytes."""
+
+DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What reading a file of our own raises where it is damaged, or no such file."""
 
 _SHOWN = 60
 _LONGEST_NAME = 100
@@ -52,6 +61,11 @@ def json_from_file(path: Path, limit: int) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it nests too deep") from None
+
+
+def tables_of(toml: bytes) -> dict[str, Any]:
+    """What a TOML file says. Raises ValueError, RecursionError."""
+    return tomllib.loads(toml.decode("utf-8"))
 
 
 def check_safetensors(path: Path) -> None:

@@ -97,7 +97,7 @@ def check_comparable(
         )
 
 
-def compare_reports(old: BenchReport, new: BenchReport, *, name: str, seed: int = 0) -> Comparison:
+def compare_reports(old: BenchReport, new: BenchReport, *, name: str) -> Comparison:
     """Compare each case of ``new`` with the same case of ``old``; both are of one machine.
 
     A case is the same if backend, file name, precision, batch and streams are. The content hash in
@@ -118,7 +118,7 @@ def compare_reports(old: BenchReport, new: BenchReport, *, name: str, seed: int 
         if then is not None:
             matched.add(then.key)
         if BenchStatus.OK in (row.status, None if then is None else then.status):
-            cases.append(_compared(then, row, seed=seed, reason=reason))
+            cases.append(_compared(then, row, reason))
     for row in old.results:
         if row.status is BenchStatus.OK and row.key not in matched:
             cases.append(_not_compared(row, "not among the new results"))
@@ -130,9 +130,7 @@ def compare_reports(old: BenchReport, new: BenchReport, *, name: str, seed: int 
     )
 
 
-def _compared(
-    then: CaseResult | None, now: CaseResult, *, seed: int, reason: str | None
-) -> CaseComparison:
+def _compared(then: CaseResult | None, now: CaseResult, reason: str | None) -> CaseComparison:
     if then is None:
         return _not_compared(now, "not among the old results")
     for row, when in ((now, "now"), (then, "then")):
@@ -141,7 +139,7 @@ def _compared(
             return _not_compared(now, f"{words} {when}")
         if len(row.rounds) < MIN_ROUNDS:
             return _not_compared(now, f"cut short {when}: {counted(len(row.rounds), 'round')}")
-    ratio = ratio_of_medians(then.round_medians_ms(), now.round_medians_ms(), seed=seed)
+    ratio = ratio_of_medians(then.round_medians_ms(), now.round_medians_ms(), seed=0)
     reasons = [] if reason is None else [reason]
     for mark in ("unstable", "stalled"):
         marked = [word for word, row in (("then", then), ("now", now)) if getattr(row, mark)]

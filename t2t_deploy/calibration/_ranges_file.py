@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from t2t_deploy._codec import Rule, from_plain, to_plain
-from t2t_deploy._untrusted import check_safetensors, first_line
+from t2t_deploy._untrusted import DAMAGED, check_safetensors, first_line
 from t2t_deploy.calibration._equalise import Equalisation, EqualisedPair
 from t2t_deploy.calibration._observe import RangeMethod
 from t2t_deploy.errors import CalibrationError
@@ -157,16 +157,7 @@ def load_calibration(path: Path) -> Calibration:
         alike: dict[str, Any] = {name: getattr(texts, name) for name in _ALIKE}
         equalisation = Equalisation(tuple(pairs), texts.refused)
         return Calibration(moments=moments, equalisation=equalisation, **alike)
-    except (
-        SafetensorError,
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        RecursionError,
-    ) as err:
-        # AttributeError: JSON that is no table, or an array of a type that numpy lacks
+    except (SafetensorError, *DAMAGED) as err:
         raise CalibrationError(
             f"{path} is no ranges file ({first_line(err)}); calibrate again"
         ) from err

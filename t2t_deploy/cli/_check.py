@@ -182,7 +182,8 @@ def _accuracies(found: Evaluation) -> Iterator[RenderableType]:
         manifest, accuracy = result.artifact.manifest, result.accuracy
         cells = [""] * (len(measures) + 5)
         if accuracy is not None:
-            errors = map(_error, (accuracy.rel_l2_mean, accuracy.rel_l2_max))
+            found_off = (accuracy.rel_l2_mean, accuracy.rel_l2_max)
+            errors = ("" if error is None else f"{error:.2e}" for error in found_off)
             shares = [*measured(accuracy), _percent(accuracy.agreement)]
             cells = [str(accuracy.images), str(result.batch), *shares, *errors]
         precision = "" if manifest is None else manifest.precision.value
@@ -197,10 +198,6 @@ def _accuracies(found: Evaluation) -> Iterator[RenderableType]:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.2%}"
-
-
-def _error(value: float | None) -> str:
-    return "" if value is None else f"{value:.2e}"
 
 
 @command_line("bench", benchmark)

@@ -128,7 +128,9 @@ def _end(words: list[str], output: Output, *, supervised: bool) -> None:
         status = cli.main(args=words, prog_name="t2t-deploy", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as err:
-        output.error("UsageError", _usage_message(err))
+        context = getattr(err, "ctx", None)
+        hint = "" if context is None else f" Try '{context.command_path} --help'."
+        output.error("UsageError", err.format_message() + hint)
         sys.exit(err.exit_code)
     except (KeyboardInterrupt, click.Abort) as err:
         _say_ended(output, err, "interrupted")
@@ -162,12 +164,6 @@ def _fixable(err: Exception) -> DeployError | None:
         return None
     path = "" if err.filename is None else f" ({err.filename})"
     return MachineError(f"{err.strerror}{path}; see to it and run the command again")
-
-
-def _usage_message(err: click.ClickException) -> str:
-    context = getattr(err, "ctx", None)
-    hint = f" Try '{context.command_path} --help'." if context is not None else ""
-    return err.format_message() + hint
 
 
 def _terminate(number: int, frame: FrameType | None) -> Any:

@@ -283,25 +283,19 @@ def build_trt(built: Artifact, output: Output) -> int:
     return fail_if(attestation)
 
 
-def _moved(engine: Mapping[str, Any], moved: int) -> str:
-    """Whose figure it is: a log of a free batch has no sizes."""
-    batch = engine["moved_by_batch"]
-    twin = (
-        f", by the same graph built for batch {batch} alone ({engine['moved_by_kernels']} kernels)"
-    )
-    return f"{moved / 1e6:.1f} MB{'' if batch is None else twin}"
-
-
 def _engine(engine: Mapping[str, Any]) -> Iterator[RenderableType]:
     """A table of an engine's figures."""
-    moved = engine["moved_bytes"]
+    moved, batch, twin = engine["moved_bytes"], engine["moved_by_batch"], ""
+    if batch is not None:  # a log of a free batch has no sizes
+        kernels = engine["moved_by_kernels"]
+        twin = f", by the same graph built for batch {batch} alone ({kernels} kernels)"
     rows = {
         "compute capability": ", ".join(engine["sm"]),
         "batch profiles": ", ".join(engine["profiles"]),
         "kernels": str(engine["kernels"]),
         "kernels by dtype": ", ".join(f"{k} {n}" for k, n in engine["kernels_by_dtype"].items()),
         "fused attention": str(engine["fused_attention"]),
-        "moved at the tuned batch": "unknown" if moved is None else _moved(engine, moved),
+        "moved at the tuned batch": "unknown" if moved is None else f"{moved / 1e6:.1f} MB{twin}",
         "with the weights": "unknown" if moved is None else f"{engine['total_bytes'] / 1e6:.1f} MB",
         "activation memory": f"{engine['activation_bytes'] / 1e6:.1f} MB",
         "weights": f"{engine['weights_bytes'] / 1e6:.1f} MB",

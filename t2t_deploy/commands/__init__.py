@@ -29,6 +29,7 @@ from t2t_deploy.commands._doctor import (
 )
 from t2t_deploy.commands._evaluate import Evaluation, evaluate_artifacts, evaluate_values
 from t2t_deploy.commands._export import (
+    READ_AS,
     CheckpointFile,
     Classes,
     ConfigFile,
@@ -80,6 +81,7 @@ from t2t_deploy.commands._verify import (
 
 __all__ = [
     "MAX_IMAGES",
+    "READ_AS",
     "SM",
     "Bench",
     "CalibratedRanges",

@@ -183,8 +183,9 @@ class Bench:
                         ways = [w for way in self._graph_ways(found) for w in self._streamed(way)]
                         _sort(ways, cases, skipped)
                     elif found is not None:
-                        row = _row(artifact, backend, batch, found.reason)
-                        _sort(self._streamed(row), cases, skipped)
+                        row = (backend, artifact.path.name, _precision(artifact), batch)
+                        missed = CaseResult(*row, BenchStatus.NOT_RUN, found.reason)
+                        _sort(self._streamed(missed), cases, skipped)
                         why += [found] if self._wanted(backend) else []
         if not self.backends:  # those that no artifact was made for get a row too
             known = {case.backend for case in cases} | {row.backend for row in skipped}
@@ -287,12 +288,6 @@ class Bench:
 
 def _precision(artifact: Artifact) -> str:
     return "as stored" if artifact.manifest is None else artifact.manifest.precision.value
-
-
-def _row(artifact: Artifact, backend: str, batch: int, reason: str) -> CaseResult:
-    """The row of what is not measured."""
-    name, precision = artifact.path.name, _precision(artifact)
-    return CaseResult(backend, name, precision, batch, BenchStatus.NOT_RUN, reason)
 
 
 def _sort(

@@ -21,7 +21,7 @@ from t2t_deploy._files import atomic_write
 from t2t_deploy._options import AnyPath, Opt, Role, command, replaced
 from t2t_deploy._preparation import Preparation
 from t2t_deploy._progress import Progress, silent
-from t2t_deploy._untrusted import check_safetensors
+from t2t_deploy._untrusted import DAMAGED, check_safetensors
 from t2t_deploy.calibration import (
     Calibration,
     CalibrationKey,
@@ -152,16 +152,8 @@ def calibrate_onnx(
     check_quantizable(chosen)
     found = calibration_images(Path(images), count, progress)
     graph = calibration_graph(workspace, source, chosen, progress)
-    return calibrated(
-        workspace,
-        source,
-        graph,
-        found,
-        progress,
-        method=RangeMethod(method),
-        equalise=equalise,
-        output=output,
-    )
+    how = RangeMethod(method)
+    return calibrated(workspace, source, graph, found, progress, how, equalise, output)
 
 
 def calibrate_values(found: CalibratedRanges) -> dict[str, Any]:
@@ -285,7 +277,6 @@ def calibrated(
     graph: CalibrationGraph,
     images: ImageSet,
     progress: Progress = silent,
-    *,
     method: RangeMethod = DEFAULT_METHOD,
     equalise: bool = True,
     output: AnyPath | None = None,
@@ -455,10 +446,7 @@ class _Work:
             found = Observation.from_arrays(arrays)
             done, unreadable = int(metadata["done"]), list(json.loads(metadata["unreadable"]))
             counter = from_plain(PictureCounter, json.loads(metadata["counter"]), exact=True)
-        except (
-            OSError, SafetensorError, CalibrationError, ValueError, TypeError, KeyError,
-            AttributeError, RecursionError,
-        ):  # fmt: skip  # whatever is wrong with it, the pictures are there to start again
+        except (SafetensorError, CalibrationError, *DAMAGED):  # the pictures are there: start again
             return empty, 0
         if found.sums.keys() != empty.sums.keys():
             return empty, 0

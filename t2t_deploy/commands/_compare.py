@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -188,32 +188,15 @@ def compare_exports(
     where that can be written. A combination that fails is a row with its reason. Strategies that
     are given and differ from the target's are one more row. Raises as `export_onnx`.
     """
-    form = GraphForm(
-        cast("int | None", batch),
-        Precision(precision),
-        Target(target),
-        soft_split,
-        performer,
-        opset,
-    )
+    given = dict(locals())
+    form = GraphForm.of(given)
     workspace = workspace_of(workspace)
     started_s = monotonic()
     default, asked = choose_strategies(form.target), form.strategies()
     require("torch")
     from t2t_deploy.model import TokensType, reference_from_state_dict, save_weights
 
-    model = load_model(
-        form,
-        variant,
-        config,
-        checkpoint,
-        num_classes,
-        cast("int | tuple[int, int] | None", image_size),
-        progress,
-        weights=weights,
-        ignore_keys=ignore_keys,
-        qk_scale=qk_scale,
-    )
+    model = load_model(form, given, progress)
     dims, state_dict = model.config, model.state_dict
     performers = dims.tokens_type is TokensType.PERFORMER
     if not performers:  # its form makes no difference then

@@ -5,19 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from t2t_deploy._options import NUMBER, AnyPath, Kind, Opt, Role
+from t2t_deploy._options import AnyPath, Opt, Role, number
 from t2t_deploy._progress import Progress
 from t2t_deploy.errors import UsageError
 from t2t_deploy.pictures import LabelledSet, labelled_set_from_folder, labelled_set_with_targets
 from t2t_deploy.types import DEFAULT_THRESHOLD
-
-
-def _between(value: object) -> float:
-    number = float(NUMBER.read(value))
-    if not 0 < number < 1:
-        raise ValueError
-    return number
-
 
 Targets = Annotated[
     AnyPath | None,
@@ -33,7 +25,7 @@ Threshold = Annotated[
     float | None,
     Opt(
         "Of one output or several labels: the least probability that is a yes; default 0.5.",
-        Kind("a number between 0 and 1", _between, float),
+        number("a number between 0 and 1", lambda least: 0 < least < 1),
         later=True,
     ),
 ]

@@ -320,7 +320,9 @@ class _Evaluator:
             for line in assumed.lines():
                 self.progress.note(line)
         base = None if reference is None else reference.total.result()
-        doubt = self._doubt(running[0], base or runners[0].total.result(), images)
+        doubt, known = None, running[0].manifest
+        if known is None or not known.random_weights:  # those never knew classes
+            doubt = labels_in_doubt(base or runners[0].total.result(), images.known)
         if doubt is not None:
             self.progress.note(doubt)
         for artifact, runner in zip(running, runners, strict=True):
@@ -395,13 +397,6 @@ class _Evaluator:
     def _labelled(self, artifact: Artifact, num_classes: int) -> LabelledSet:
         """The pictures with the model's classes. Raises ImageError."""
         return self.images.for_model(num_classes, self.order, class_names_of(artifact))
-
-    @staticmethod
-    def _doubt(artifact: Artifact, accuracy: Accuracy, images: LabelledSet) -> str | None:
-        """Why labels may be in another order; None too of weights that never knew classes."""
-        if artifact.manifest is not None and artifact.manifest.random_weights:
-            return None
-        return labels_in_doubt(accuracy, images.known)
 
     def _calibrated_on(self, artifact: Artifact) -> NotRun | None:
         """Why an artifact cannot be judged on pictures it was calibrated on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 from t2t_deploy._codec import to_plain
 from t2t_deploy._files import file_sha256
@@ -165,20 +165,25 @@ class GraphForm:
     opset: int | None = None  # the exporter's default
     graph_io: GraphIO = BARE  # normalised images in, logits out
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any], graph_io: GraphIO = BARE) -> GraphForm:
+        """The form that arguments of `export_onnx` ask for, as it has read them."""
+        names = ("batch", "precision", "target", "soft_split", "performer", "opset")
+        return cls(**{name: given[name] for name in names}, graph_io=graph_io)
+
     def strategies(self) -> Strategies:
         """The forms of the rewrites. Raises UsageError for unknown words."""
         from t2t_deploy.export import choose_strategies
 
         return choose_strategies(self.target, self.soft_split, self.performer)
 
-    def fitting_strategies(self) -> Strategies:
-        """The same, where they and the target's runtime fit the rest. Raises UsageError."""
+    def check(self) -> None:
+        """Raise UsageError where it does not fit itself, or the target's runtime."""
         strategies = self.strategies()
         strategies.check_precision(self.precision)
         strategies.check_opset(self.opset, self.precision)
         if self.target is Target.NCNN:
             self._check_ncnn()
-        return strategies
 
     def _check_ncnn(self) -> None:
         tail = self.graph_io.tail
@@ -272,42 +277,18 @@ def export_onnx(
     >>> manifest.verification["status"]
     'passed'
     """
+    given = dict(locals())
     workspace = workspace_of(workspace)
-    form = GraphForm(
-        cast("int | None", batch),
-        Precision(precision),
-        Target(target),
-        soft_split,
-        performer,
-        opset,
-        GraphIO(embed_preprocess, Tail(tail)),
-    )
-    model = load_model(
-        form,
-        variant,
-        config,
-        checkpoint,
-        num_classes,
-        cast("int | tuple[int, int] | None", image_size),
-        progress,
-        weights=weights,
-        ignore_keys=ignore_keys,
-        qk_scale=qk_scale,
-    )
+    form = GraphForm.of(given, GraphIO(embed_preprocess, Tail(tail)))
+    model = load_model(form, given, progress)
     model = with_output(model, form.graph_io)
     check_tail(form.graph_io.tail, model.config.num_classes)
     from t2t_deploy.model import reference_from_state_dict, save_weights
 
-    steps = {
-        "resize": resize,
-        "crop_fraction": crop_fraction,
-        "interpolation": interpolation,
-        "mean": mean,
-        "std": std,
-    }
+    steps = ("resize", "crop_fraction", "interpolation", "mean", "std")
     prepared = choose_preparation(
         preparation,
-        steps,
+        {name: given[name] for name in steps},
         weights=None if checkpoint is None else Path(checkpoint),
         trained_with=model.training_config,
         channels=model.config.in_chans,
@@ -328,11 +309,15 @@ def export_onnx(
     )
 
 
-def check_of_file(checkpoint: AnyPath | None, **options: Any) -> None:
-    """Raise UsageError for an option about a checkpoint where none is given."""
-    given = [name for name, value in options.items() if value]
-    if checkpoint is None and given:
-        raise UsageError(f"{given[0]} is about a checkpoint, and none is given; give one")
+READ_AS = ("weights", "ignore_keys", "qk_scale")
+"""How a checkpoint's weights are read, where it has several or was trained elsewhere."""
+
+
+def check_of_file(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for an argument about a checkpoint where none is given."""
+    about = [name for name in READ_AS if given.get(name)]
+    if given.get("checkpoint") is None and about:
+        raise UsageError(f"{about[0]} is about a checkpoint, and none is given; give one")
 
 
 def check_tail(tail: Tail, num_classes: int | None) -> None:
@@ -370,29 +355,18 @@ class LoadedModel:
     training_config: str | None = None
 
 
-def load_model(
-    form: GraphForm,
-    variant: str | None = None,
-    config: AnyPath | None = None,
-    checkpoint: AnyPath | None = None,
-    num_classes: int | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    progress: Progress = silent,
-    *,
-    weights: str | None = None,
-    ignore_keys: Sequence[str] | None = None,
-    qk_scale: str | None = None,
-) -> LoadedModel:
-    """Read, or draw, the weights that options name; notes on them are reported.
+def load_model(form: GraphForm, given: Mapping[str, Any], progress: Progress) -> LoadedModel:
+    """Read, or draw, the weights that arguments of `export_onnx` name; notes on them are reported.
 
-    What is wrong with the options, those of the form too, is said before anything is read. Raises
-    as `export_onnx`.
+    What is wrong with them, or with the form, is said before anything is read. Raises as
+    `export_onnx`.
     """
+    variant, config, checkpoint = (given[name] for name in ("variant", "config", "checkpoint"))
     if variant is not None and config is not None:
         raise UsageError("variant and config both describe the model; give one of them")
     if variant is None and config is None and checkpoint is None:
         raise UsageError("nothing says which model to export; give a variant, such as 14")
-    check_of_file(checkpoint, weights=weights, ignore_keys=ignore_keys, qk_scale=qk_scale)
+    check_of_file(given)
     require("torch")
     from t2t_deploy.model import (
         config_for_variant,
@@ -402,11 +376,12 @@ def load_model(
         weights_file,
     )
 
-    form.fitting_strategies()
+    form.check()
     own = None if config is None else config_from_toml(Path(config))
+    sizes: dict[str, Any] = {name: given.get(name) for name in ("image_size", "num_classes")}
     if checkpoint is None:
         base = own if own is not None else config_for_variant(str(variant))
-        fitted = base.with_(image_size=image_size, num_classes=num_classes)
+        fitted = base.with_(**sizes)
         model = LoadedModel(
             config=fitted,
             state_dict=random_state_dict(fitted, RANDOM_SEED),
@@ -420,11 +395,8 @@ def load_model(
             file,
             variant=variant,
             config=own,
-            image_size=image_size,
-            num_classes=num_classes,
-            weights=weights,
-            ignore_keys=ignore_keys or (),
-            qk_scale=qk_scale,
+            **sizes,
+            **{name: given[name] for name in READ_AS if given[name]},
         )
         source = {
             "kind": "checkpoint",
@@ -555,6 +527,10 @@ def store_graph(
 
         model = with_class_names(model, draft.class_names)
     weights = workspace.weights_path(draft.weights["sha256"])
+    # nothing of what every graph has
+    ends: dict[str, Any] = {"embed_preprocess": True} if form.graph_io.embed_preprocess else {}
+    if form.graph_io.tail is not Tail.LOGITS:
+        ends["tail"] = form.graph_io.tail.value
 
     def write(path: Path) -> dict[str, Any]:
         onnx.save(model, path)
@@ -562,11 +538,7 @@ def store_graph(
         return {
             "verification": verify_file(path, draft, weights).to_dict(),
             "details": {
-                "asked": {
-                    "soft_split": form.soft_split,
-                    "performer": form.performer,
-                    **asked_graph_io(form.graph_io),
-                },
+                "asked": {"soft_split": form.soft_split, "performer": form.performer, **ends},
                 "rewrites": {
                     "applied": dict(graph.rewrites.applied),
                     "refused": dict(graph.rewrites.refused),
@@ -611,12 +583,6 @@ def draft_manifest(
 def forms_asked(manifest: Manifest) -> GraphForm:
     """A form with the rewrites that an export was asked for, and no more."""
     return GraphForm(soft_split=manifest.asked.soft_split, performer=manifest.asked.performer)
-
-
-def asked_graph_io(graph_io: GraphIO) -> dict[str, Any]:
-    """What ``asked`` says of inputs and outputs; nothing of those that every graph has."""
-    embedded = {"embed_preprocess": True} if graph_io.embed_preprocess else {}
-    return {**embedded, **({} if graph_io.tail is Tail.LOGITS else {"tail": graph_io.tail.value})}
 
 
 def artifact_stem(manifest: Manifest) -> str:

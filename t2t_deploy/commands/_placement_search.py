@@ -133,7 +133,10 @@ def search_placement(
                 progress.progress("trying placements", done, len(kinds))
                 if trials.forms(best_placement, kind) == {form}:
                     continue
-                placement = _with(best_placement, kind, form)
+                because = f"{kind.name} as {form.value}: the engine moves least"
+                rest = (one for one in best_placement.rules if one.pattern != kind.pattern)
+                rules = (FormRule(kind.pattern, form, because), *rest)
+                placement = dataclasses.replace(best_placement, rules=rules)
                 found = trials.look(placement, kind.name, form.value)
                 kept = found.cost < best.cost and found.share >= least
                 tried.append(dataclasses.replace(found, kept=kept))
@@ -151,13 +154,6 @@ def search_placement(
         f"{saved}"
     )
     return PlacementSearch(best_placement, tuple(tried), sm)
-
-
-def _with(placement: Placement, kind: Kind, form: Form) -> Placement:
-    """The placement with one kind in another form."""
-    rule = FormRule(kind.pattern, form, f"{kind.name} as {form.value}: the engine moves least")
-    rest = tuple(one for one in placement.rules if one.pattern != kind.pattern)
-    return dataclasses.replace(placement, rules=(rule, *rest))
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,15 +139,7 @@ def predict_across(
     source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
     backend, device = of_best(workspace, artifact, backend, device, progress)
     cpus = threads or 1
-    request = classifier_request(
-        workspace,
-        source,
-        backend=backend,
-        batch=batch,
-        threads=cpus,
-        device=device,
-        activation=activation,
-    )
+    request = classifier_request(workspace, source, backend, batch, cpus, device, activation)
     used = request.session.backend
     # opened here as each worker will: what is wrong with it shows before a cluster is started
     with open_classifier(request) as classifier:
@@ -183,14 +175,8 @@ def predict_across(
         names: set[str] = set()
         assumed = Assumed()
         classified = skipped = 0
-        for found in map_blocks(
-            cluster,
-            listing,
-            make,
-            workers=workers,
-            cpus=cpus,
-            gpus=int(BACKENDS[used].needs_gpu),
-        ):
+        gpus = int(BACKENDS[used].needs_gpu)
+        for found in map_blocks(cluster, listing, make, workers=workers, cpus=cpus, gpus=gpus):
             if isinstance(found, SkippedBlocks):
                 skipped = len(found.names)
                 names.update(found.names)

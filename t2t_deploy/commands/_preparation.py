@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from t2t_deploy._options import NUMBER, PATH, AnyPath, Kind, Opt, Role, choice
+from t2t_deploy._options import NUMBER, PATH, AnyPath, Kind, Opt, Role, choice, number
 from t2t_deploy._preparation import PRESETS, USUAL, Interpolation, Preparation, Resize
 from t2t_deploy.pictures import (
     preparation_beside,
@@ -29,13 +29,6 @@ def _above_zero(value: Any) -> tuple[float, ...]:
     return numbers
 
 
-def _share(value: Any) -> float:
-    number = float(NUMBER.read(value))
-    if not 0 < number <= 1:
-        raise ValueError
-    return number
-
-
 _NUMBERS = Kind(
     "a number for each channel",
     _numbers,
@@ -44,7 +37,7 @@ _NUMBERS = Kind(
     word=lambda numbers: ",".join(f"{number:g}" for number in numbers),
 )
 _DEVIATIONS = replace(_NUMBERS, expected="a number above 0 for each channel", read=_above_zero)
-_SHARE = Kind("a number above 0, at most 1", _share, float)
+_SHARE = number("a number above 0, at most 1", lambda share: 0 < share <= 1)
 _PICTURES = "model"  # its table in a recipe
 
 

@@ -13,7 +13,7 @@ from t2t_deploy._files import file_sha256
 from t2t_deploy._options import AnyPath, Opt, Role, choice, command
 from t2t_deploy._progress import Progress, silent
 from t2t_deploy.bench import MIN_ROUNDS, BenchCase, BenchStatus, run_bench, speedup_between
-from t2t_deploy.calibration import Codes, QuantizedGraph, RangeMethod
+from t2t_deploy.calibration import Codes, QuantizedGraph
 from t2t_deploy.commands._artifacts import ArtifactFile, Force, artifact_values, workspace_of
 from t2t_deploy.commands._budget import within_budget, write_budget
 from t2t_deploy.commands._calibrate import (
@@ -42,7 +42,7 @@ from t2t_deploy.commands._quantize_plan import (
     plan_quantization,
 )
 from t2t_deploy.errors import ArtifactError, BackendError
-from t2t_deploy.pictures import ClassOrder, ClassOrderName
+from t2t_deploy.pictures import ClassOrderName
 from t2t_deploy.runtime import (
     BACKENDS,
     SessionRequest,
@@ -163,24 +163,7 @@ def quantize_onnx(
     >>> manifest.details["quantization"]["quantized_nodes"], manifest.failed
     (16, False)
     """
-    asked = QuantizationRequest(
-        Precision(type),
-        QuantizationMode(mode),
-        None if target is None else Target(target),
-        None if base is None else Precision(base),
-        images,
-        count,
-        RangeMethod(method),
-        equalise,
-        ranges,
-        placement,
-        cast("Codes | None", codes),
-        max_drop,
-        evaluate_on=eval,
-        class_order=cast("ClassOrder | Path | None", class_order),
-        targets=targets,
-        threshold=threshold,
-    )
+    asked = QuantizationRequest.of(locals())
     workspace = workspace_of(workspace)
     workspace.check_writable("onnx" if output is None else "", say=progress.note)
     plan = plan_quantization(workspace, artifact, asked, progress, force=force)

@@ -215,15 +215,8 @@ def _calibration(
         return CalibratedRanges(file, found, reused=True)
     if plan.images is None:
         return None
-    return calibrated(
-        workspace,
-        plan.source,
-        graph,
-        plan.images,
-        progress,
-        method=asked.method,
-        equalise=asked.equalise,
-    )
+    source, images, method = plan.source, plan.images, asked.method
+    return calibrated(workspace, source, graph, images, progress, method, asked.equalise)
 
 
 def _rounded(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from t2t_deploy._options import AnyPath
 from t2t_deploy._processor import read_processor
@@ -67,6 +69,13 @@ class QuantizationRequest:
     class_order: ClassOrder | Path | None = None
     targets: AnyPath | None = None
     threshold: float | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> QuantizationRequest:
+        """What arguments of `quantize_onnx` ask for, as it has read them."""
+        renamed = {"precision": "type", "evaluate_on": "eval"}
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: given[renamed.get(name, name)] for name in names})
 
 
 @dataclass(frozen=True, slots=True)

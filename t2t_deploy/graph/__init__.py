@@ -11,10 +11,11 @@ from t2t_deploy.graph._mapped import mappable_model
 
 if TYPE_CHECKING:
     from t2t_deploy.graph._check import CONTRIB_DOMAIN, check_graph, summarise_graph, tensor_spec
-    from t2t_deploy.graph._class_names import class_names_in, with_class_names
     from t2t_deploy.graph._io import (
         NORMALISED_NAME,
+        class_names_in,
         expose_tensors,
+        with_class_names,
         with_graph_io,
         without_graph_io,
     )
@@ -39,4 +40,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # with it, any name would be right
-    __getattr__ = lazy(__name__, __all__, "_check", "_class_names", "_io")
+    __getattr__ = lazy(__name__, __all__, "_check", "_io")

@@ -1,9 +1,11 @@
-"""Graph inputs and outputs for services: pixels in, probabilities out."""
+"""What stands around a graph: its inputs and outputs, and the names of classes in its metadata."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy._preparation import ColorOrder, Preparation
-from t2t_deploy.errors import ExportError
+from t2t_deploy.errors import ArtifactError, ExportError
+from t2t_deploy.graph._file import read_onnx
 from t2t_deploy.types import (
     DEFAULT_TOP_K,
     INDICES_NAME,
@@ -202,3 +205,28 @@ def _rename_uses(graph: onnx.GraphProto, old: str, new: str) -> None:
         for index, name in enumerate(node.input):
             if name == old:
                 node.input[index] = new
+
+
+_KEY = "class_names"
+
+
+def with_class_names(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy whose ``metadata_props`` have the names, a JSON list in the order of the classes."""
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    kept = {one.key: one.value for one in model.metadata_props if one.key != _KEY}
+    onnx.helper.set_model_props(named, {**kept, _KEY: json.dumps(list(names), ensure_ascii=False)})
+    return named
+
+
+def class_names_in(path: Path) -> tuple[str, ...] | None:
+    """Those of a file, which need not be ours; None where it has none that can be read."""
+    try:
+        props = {one.key: one.value for one in read_onnx(path).metadata_props}
+        names = json.loads(props.get(_KEY, "null"))
+    except (ArtifactError, ValueError, RecursionError):
+        return None
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        return None
+    named = bool(names) and all(one and "\n" not in one and "\r" not in one for one in names)
+    return tuple(names) if named else None

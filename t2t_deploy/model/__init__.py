@@ -36,8 +36,14 @@ if TYPE_CHECKING:
     )
     from t2t_deploy.model._no_checkpoint import weights_file
     from t2t_deploy.model._random import random_state_dict, weight_shapes
-    from t2t_deploy.model._t2t import T2TViT, restructure, soft_split
-    from t2t_deploy.model._tokens import PERFORMER_EPSILON, PerformerBlock, TransformerBlock
+    from t2t_deploy.model._t2t import (
+        PERFORMER_EPSILON,
+        PerformerBlock,
+        T2TViT,
+        TransformerBlock,
+        restructure,
+        soft_split,
+    )
 
 __all__ = [
     "PERFORMER_EPSILON",
@@ -82,5 +88,4 @@ if not TYPE_CHECKING:  # with it, any name would be right
         "_random",
         "_t2t",
         "_backbone",
-        "_tokens",
     )

@@ -118,18 +118,14 @@ def load_checkpoint(
         notes.append(f"the model takes pictures of {counted(channels, 'channel')}")
     base = base.with_(num_classes=classes) if classes else base.headless(ModelOutput.EMBEDDING)
     leave_out(chosen, weight_shapes(base))
-    check_tensors(chosen.tensors, path)
     _check_floats(chosen, path)
     size, assumed = _stored_size(chosen, base, image_size, path, stated=config is not None)
     notes += assumed
     stored = base.with_(image_size=size)
-    _check_keys(chosen, stored, path)
+    state_dict = _read(chosen, stored, path)
     notes += chosen.notes
-    state_dict = _read(chosen, path)
-    _check_finite(state_dict, path)
     if chosen.mmpretrain or qk_scale == "mmpretrain":
-        meta = content.value.get("meta") if isinstance(content.value, Mapping) else None
-        qk_scale, note = scale_of_file(meta, qk_scale, path)
+        qk_scale, note = scale_of_file(content.meta, qk_scale, path)
         notes.append(note)
         if qk_scale == "mmpretrain":
             state_dict = rescaled(state_dict, stored, path)
@@ -150,12 +146,8 @@ def load_reference(weights: Path, config: ModelConfig) -> T2TViT:
     """The reference model with weights written by `save_weights`, in evaluation mode."""
     content = read_tensors_file(weights).value
     one = WeightSet(BARE, dict(content) if isinstance(content, Mapping) else {})
-    check_tensors(one.tensors, weights)
     _check_floats(one, weights)
-    _check_keys(one, config, weights)
-    state_dict = _read(one, weights)
-    _check_finite(state_dict, weights)
-    return reference_from_state_dict(state_dict, config)
+    return reference_from_state_dict(_read(one, config, weights), config)
 
 
 def reference_from_state_dict(state_dict: StateDict, config: ModelConfig) -> T2TViT:
@@ -217,9 +209,8 @@ def _choose(
 ) -> tuple[WeightSet, list[str]]:
     """The set of weights to read, and the notes on the choice."""
     value = content.value
-    meta = value.get("meta") if isinstance(value, Mapping) else None
-    mmengine = isinstance(meta, Mapping) and "mmengine_version" in meta
-    swapped = mmengine or (isinstance(value, Mapping) and "message_hub" in value)
+    hub = isinstance(value, Mapping) and "message_hub" in value
+    swapped = hub or "mmengine_version" in content.meta
 
     def misfit(one: WeightSet) -> int:
         return min(len(_lacking(one, config)) for config in configs)
@@ -262,9 +253,7 @@ def _difference(one: WeightSet, other: WeightSet, path: Path) -> float:
 
 def _config_of(content: FileContent) -> str | None:
     """The training's configuration as text, which mmengine keeps in its checkpoints."""
-    value = content.value
-    meta = value.get("meta") if isinstance(value, Mapping) else None
-    found = meta.get("cfg", meta.get("config")) if isinstance(meta, Mapping) else None
+    found = content.meta.get("cfg", content.meta.get("config"))
     return found if isinstance(found, str) else None
 
 
@@ -309,16 +298,12 @@ def _mismatched_keys(one: WeightSet, config: ModelConfig) -> set[str]:
     expected = dict(_shapes(one, config))
     if "head.weight" not in one.tensors:  # a backbone alone
         expected = {key: shape for key, shape in expected.items() if key not in _HEAD}
-    extra = {
-        key for key in one.tensors.keys() - expected.keys() - _HEAD_NORM if _is_weight(one, key)
+    unknown = one.tensors.keys() - expected.keys() - _HEAD_NORM
+    extra = WeightSet("", {key: one.tensors[key] for key in unknown})
+    leave_out(extra, {})
+    return extra.tensors.keys() | {
+        k for k, shape in expected.items() if not _fits(one.shape(k), shape, k)
     }
-    return extra | {k for k, shape in expected.items() if not _fits(one.shape(k), shape, k)}
-
-
-def _is_weight(one: WeightSet, key: str) -> bool:
-    probe = WeightSet("", {key: one.tensors[key]})
-    leave_out(probe, {})
-    return bool(probe.tensors)
 
 
 def _check_keys(one: WeightSet, config: ModelConfig, path: Path) -> None:
@@ -342,15 +327,6 @@ def _check_keys(one: WeightSet, config: ModelConfig, path: Path) -> None:
         raise CheckpointError(
             f"{path} is no {config.name}: it {', it '.join(complaints)}; give the variant the file "
             "was trained as, or leave the variant out to have it recognised"
-        )
-
-
-def _check_finite(state_dict: Mapping[str, torch.Tensor], path: Path) -> None:
-    bad = [key for key, tensor in state_dict.items() if not bool(tensor.isfinite().all())]
-    if bad:
-        raise CheckpointError(
-            f"{path} has NaN or infinity in {counted(len(bad), 'tensor')} ({shown(bad)}); the "
-            "training run diverged or the file is damaged: use an earlier checkpoint"
         )
 
 
@@ -415,6 +391,7 @@ def _stored_size(
 
 
 def _check_floats(one: WeightSet, path: Path) -> None:
+    check_tensors(one.tensors, path)
     for key, tensor in one.tensors.items():
         if tensor.dtype not in _FLOATS:
             small = tensor.dtype.itemsize == 1
@@ -425,8 +402,17 @@ def _check_floats(one: WeightSet, path: Path) -> None:
             )
 
 
-def _read(one: WeightSet, path: Path) -> StateDict:
-    return {
+def _read(one: WeightSet, config: ModelConfig, path: Path) -> StateDict:
+    """The weights, float32. Raises CheckpointError unless they are a model's, and finite."""
+    _check_keys(one, config, path)
+    found = {
         key: read_tensor(key, tensor, path).detach().to(torch.float32).contiguous()
         for key, tensor in one.tensors.items()
     }
+    bad = [key for key, tensor in found.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise CheckpointError(
+            f"{path} has NaN or infinity in {counted(len(bad), 'tensor')} ({shown(bad)}); the "
+            "training run diverged or the file is damaged: use an earlier checkpoint"
+        )
+    return found

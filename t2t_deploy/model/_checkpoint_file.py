@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import mmap
@@ -67,6 +68,12 @@ class FileContent:
 
     value: Any
     skipped: tuple[str, ...] = ()
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What libraries note of the training, mmengine's configuration among it; mostly empty."""
+        found = self.value.get("meta") if isinstance(self.value, Mapping) else None
+        return found if isinstance(found, Mapping) else {}
 
 
 def read_tensors_file(path: Path) -> FileContent:
@@ -196,12 +203,10 @@ def _read_zip(path: Path, size: int) -> tuple[Any, tuple[str, ...]]:
     folder = pickles[0].filename.removesuffix("data.pkl")
     if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
         raise PickleError("its numbers are big-endian: load and save it on a common machine")
-    read: dict[str, bytearray] = {}
 
+    @functools.cache
     def storage(key: str) -> bytearray:
-        if key not in read:
-            read[key] = bytearray(archive.read(f"{folder}data/{key}"))
-        return read[key]
+        return bytearray(archive.read(f"{folder}data/{key}"))
 
     unpickler = Unpickler(io.BytesIO(content), storage)
     return unpickler.load(), unpickler.kinds
@@ -260,13 +265,11 @@ def _read_legacy(path: Path, size: int) -> tuple[Any, tuple[str, ...]]:
         raise PickleError(f"it lacks the data of {len(absent)} storages")
     end = stream.tell()
     places: dict[str, tuple[int, int]] = {}
-    read: dict[str, bytearray] = {}
 
+    @functools.cache
     def storage(key: str) -> bytearray:
-        if key not in read:
-            offset, length = places[key]
-            read[key] = bytearray(data[offset : offset + length])
-        return read[key]
+        offset, length = places[key]
+        return bytearray(data[offset : offset + length])
 
     stream.seek(start)
     unpickler = Unpickler(stream, storage)

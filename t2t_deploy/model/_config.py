@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -18,13 +17,9 @@ from t2t_deploy._untrusted import (
     first_line,
     read_small_file,
     shortened,
+    tables_of,
 )
 from t2t_deploy.errors import ConfigError, shown_size
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 class TokensType(str, Enum):
@@ -403,7 +398,7 @@ def config_from_toml(path: Path) -> ModelConfig:
     Raises ConfigError where the file is absent, not TOML or not a model.
     """
     try:
-        values = tomllib.loads(read_small_file(path, MAX_CONFIG_BYTES).decode("utf-8"))
+        values = tables_of(read_small_file(path, MAX_CONFIG_BYTES))
     except OSError as err:
         raise ConfigError(f"cannot read {path}: {err.strerror}; give a TOML file") from err
     except ValueError as err:

@@ -20,7 +20,6 @@ from t2t_deploy._untrusted import shortened
 from t2t_deploy.errors import CheckpointError
 from t2t_deploy.model._config import Backbone, ModelConfig, TokensType
 
-QK_SCALES = ("released", "mmpretrain")
 _BACKBONE = "backbone."
 _OWN_NAME = re.compile(r"(^encoder\.\d+\.|\.ffn\.layers\.)")
 _RENAMED = (
@@ -57,14 +56,14 @@ def head_keys(keys: Iterable[str], prefix: str) -> dict[str, str]:
     return found
 
 
-def scale_of_file(meta: object, qk_scale: str | None, path: Path) -> tuple[str, str]:
+def scale_of_file(meta: Mapping[str, Any], qk_scale: str | None, path: Path) -> tuple[str, str]:
     """The scale to read these libraries' weights by, and the note on it.
 
     Raises CheckpointError where neither the file nor the caller says which.
     """
     if qk_scale is not None:
         return qk_scale, f"names of mmpretrain, and q·k scaled as asked: {qk_scale}"
-    version = meta.get("mmcls_version") if isinstance(meta, Mapping) else None
+    version = meta.get("mmcls_version")
     if isinstance(version, str) and version.startswith("0."):
         return "released", (
             f"names of mmpretrain, and q·k scaled as released: mmcls {shortened(version)} wrote "

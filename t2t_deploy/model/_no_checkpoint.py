@@ -42,12 +42,12 @@ _OTHERS: Mapping[bytes, str] = {
 }
 
 
-def saved_again(path: Path, attribute: str = "") -> str:
+def saved_again(path: Path) -> str:
     """The two lines of Python that save a file's weights alone."""
     return (
         "where you trust it, run these two lines of Python where it was made: content = torch.load("
-        f"{str(path.name)!r}, map_location='cpu', weights_only=False) and torch.save(content"
-        f"{attribute}, 'weights.pth')"
+        f"{str(path.name)!r}, map_location='cpu', weights_only=False) and torch.save(content, "
+        "'weights.pth')"
     )
 
 
@@ -72,7 +72,8 @@ def check_kind(path: Path) -> None:
             + (f"{get} -O {file_name}" if drive else f"{get} -o {file_name} LINK"),
         )
     if text.startswith((b"{", b"[")):
-        raise _refused(path, _json(path, text))
+        shards = path.name.endswith(".index.json") or b'"weight_map"' in text
+        raise _refused(path, _shards(path) if shards else "JSON, and holds no weights; " + _NEED)
     if start[257:262] == b"ustar":
         _refuse_tar(path)
     for magic, (name, command, reader) in _PACKED.items():
@@ -206,12 +207,6 @@ def _tar_members(path: Path) -> Iterable[str]:
             except ValueError:
                 return
             file.seek(blocks * _BLOCK, 1)
-
-
-def _json(path: Path, text: bytes) -> str:
-    if path.name.endswith(".index.json") or b'"weight_map"' in text:
-        return _shards(path)
-    return "JSON, and holds no weights; " + _NEED
 
 
 def _shards(path: Path) -> str:

@@ -89,8 +89,15 @@ def weight_sets(content: Any, path: Path) -> list[WeightSet]:
     for name, tensors, module in _dictionaries(content):
         if len(tensors) > len(largest[1]):
             largest = name, tensors
-        plain = _without_inner(tensors)
-        prefixes = list(dict.fromkeys(p for key in plain for p in _prefixes(key)))
+        plain = {_INNER.sub("", key): value for key, value in tensors.items()}
+        plain = plain if len(plain) == len(tensors) else tensors
+        ends = [
+            (key, anchor)
+            for key in plain
+            for anchor in _ANCHORS
+            if f".{key}".endswith(f".{anchor}")
+        ]
+        prefixes = list(dict.fromkeys(key.removesuffix(anchor) for key, anchor in ends))
         for prefix in prefixes:
             one = _set_of(name, plain, prefix, prefixes)
             one.module = module
@@ -273,17 +280,6 @@ def _dictionaries(content: Any) -> Iterator[tuple[str, dict[str, Any], str | Non
                 yield ".".join(names) or BARE, own, kind
             deeper += [((*names, key), one) for key, one in (nested | objects).items()]
         level = deeper
-
-
-def _without_inner(tensors: dict[str, Any]) -> dict[str, Any]:
-    plain = {_INNER.sub("", key): value for key, value in tensors.items()}
-    return plain if len(plain) == len(tensors) else tensors
-
-
-def _prefixes(key: str) -> Iterator[str]:
-    for anchor in _ANCHORS:
-        if key == anchor or key.endswith(f".{anchor}"):
-            yield key.removesuffix(anchor)
 
 
 def _set_of(

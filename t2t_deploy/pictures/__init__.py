@@ -26,9 +26,9 @@ from t2t_deploy.pictures._sets import (
     identity_of,
     image_set_from_folder,
     labelled_set_from_folder,
+    labelled_set_with_targets,
     overlap,
 )
-from t2t_deploy.pictures._targets import labelled_set_with_targets
 from t2t_deploy.pictures._training_files import (
     preparation_beside,
     preparation_from_file,

@@ -1,19 +1,21 @@
-"""Folders of images as sets: their identity, their classes, what was calibrated on."""
+"""Sets of images: their identity, their classes or tables of labels, what was calibrated on."""
 
 from __future__ import annotations
 
+import csv
 import functools
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from t2t_deploy._preparation import Preparation
-from t2t_deploy.errors import CalibrationError, ImageError, one_line
+from t2t_deploy._untrusted import MAX_LABELS_BYTES, json_from_file, read_small_file
+from t2t_deploy.errors import CalibrationError, ImageError, counted, one_line, shown_path
 from t2t_deploy.images import Assumed, read_image, resize_and_crop
 from t2t_deploy.pictures._class_order import ClassOrder, FolderClasses, folder_classes, plain_name
 from t2t_deploy.pictures._counts import PictureCounter
@@ -267,3 +269,88 @@ def _shared(calibrated_on: Collection[str], paths: Sequence[Path], name: str) ->
 def _digests(paths: tuple[Path, ...]) -> tuple[str, ...]:
     """All artifacts of a command are compared with the same images: they are hashed once."""
     return file_digests(paths)
+
+
+_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+_WAY = (
+    "expected lines of a picture's path in the folder and 0 or 1 for each class, as in "
+    'cat.jpg,1,0, or JSON as in {"cat.jpg": [1, 0]}'
+)
+
+
+def labelled_set_with_targets(folder: Path, file: Path, *, limit: int | None = None) -> LabelledSet:
+    """The images that a table names, with 0 or 1 for each class.
+
+    limit: take the first so many. Other images of the folder are left out. Raises ImageError.
+    """
+    names, rows = _json(file) if file.suffix.lower() == ".json" else _csv(file)
+    if not rows:
+        raise ImageError(f"{shown_path(file)} names no picture; {_WAY}")
+    widths = {len(row) for row in rows.values()} | ({len(names)} if names else set())
+    if len(widths) > 1 or 0 in widths:
+        counts = ", ".join(map(str, sorted(widths)))
+        raise ImageError(
+            f"the lines of {shown_path(file)} have {counts} values; {_WAY}, as many in each"
+        )
+    paths = {folder / name: row for name, row in rows.items()}
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise ImageError(
+            f"{counted(len(missing), 'picture')} of {shown_path(file)}, {missing[0]} the first, "
+            f"are not there; expected paths in {folder}"
+        )
+    others = sum(Path(name) not in paths for name in find_images([str(folder)]))
+    kept = list(paths.items())[:limit]
+    left_out = others + len(paths) - len(kept)
+    return LabelledSet(
+        folder,
+        tuple(path for path, _ in kept),
+        left_out,
+        targets=tuple(row for _, row in kept),
+        columns=names,
+    )
+
+
+_Table = tuple[tuple[str, ...], dict[str, tuple[int, ...]]]
+"""Names of classes, of a CSV's first line where it has such; rows by picture."""
+
+
+def _csv(file: Path) -> _Table:
+    try:
+        text = read_small_file(file, MAX_LABELS_BYTES).decode("utf-8-sig")
+        lines = [row for row in csv.reader(text.splitlines()) if row]
+    except (OSError, ValueError, csv.Error) as err:
+        raise _unread(file, err) from err
+    names: tuple[str, ...] = ()
+    if lines and not all(cell.strip() in _VALUES for cell in lines[0][1:]):
+        names = tuple(cell.strip() for cell in lines.pop(0)[1:])
+    return names, _rows(file, ((row[0].strip(), row[1:]) for row in lines))
+
+
+def _json(file: Path) -> _Table:
+    try:
+        table = json_from_file(file, MAX_LABELS_BYTES)
+    except (OSError, ValueError) as err:
+        raise _unread(file, err) from err
+    if not isinstance(table, dict):
+        raise ImageError(f"{shown_path(file)} is no table of pictures; {_WAY}")
+    pairs = ((name, row if isinstance(row, list) else [row]) for name, row in table.items())
+    return (), _rows(file, pairs)
+
+
+def _rows(file: Path, pairs: Iterator[tuple[str, list[Any]]]) -> dict[str, tuple[int, ...]]:
+    rows: dict[str, tuple[int, ...]] = {}
+    for name, cells in pairs:
+        values = [_VALUES.get(str(cell).strip()) for cell in cells]
+        if None in values:
+            cell = cells[values.index(None)]
+            raise ImageError(f"{shown_path(file)} has {cell!r} for {name}; {_WAY}")
+        if name in rows:
+            raise ImageError(f"{shown_path(file)} names {name} twice; leave one of them out")
+        rows[name] = tuple(value for value in values if value is not None)
+    return rows
+
+
+def _unread(file: Path, err: Exception) -> ImageError:
+    why = err.strerror if isinstance(err, OSError) else str(err)
+    return ImageError(f"cannot read the labels {shown_path(file)}: {why}; {_WAY}")

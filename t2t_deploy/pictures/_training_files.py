@@ -6,7 +6,6 @@ Nothing in them is run: a Python config of mmpretrain is parsed, and its literal
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,9 @@ from t2t_deploy._untrusted import (
     json_from_file,
     read_small_file,
     shortened,
+    tables_of,
 )
 from t2t_deploy.errors import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _TIMM = "pretrained_cfg"
 _MMPRETRAIN = ("data_preprocessor", "img_norm_cfg")
@@ -118,7 +113,7 @@ def _unreadable(path: Path, err: Exception) -> UsageError:
 
 
 def _from_toml(path: Path, channels: int) -> Preparation:
-    values = tomllib.loads(read_small_file(path, MAX_CONFIG_BYTES).decode("utf-8"))
+    values = tables_of(read_small_file(path, MAX_CONFIG_BYTES))
     preset = values.pop("preset", None)
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"{path} has the preset {preset!r}; expected {', '.join(PRESETS)}")

@@ -9,6 +9,7 @@ from t2t_deploy.recipe._load import (
     example_recipe,
     load_recipe,
     recipe_of,
+    recipe_text,
     write_example,
 )
 from t2t_deploy.recipe._run import (
@@ -21,7 +22,6 @@ from t2t_deploy.recipe._run import (
     run_recipe,
 )
 from t2t_deploy.recipe._steps import Evaluate, Step
-from t2t_deploy.recipe._write import recipe_text
 
 __all__ = [
     "RUNTIME_TOOLS",

@@ -95,8 +95,7 @@ def _about(table: str) -> Iterator[None]:
 
 
 def _check_model(given: Mapping[str, Any]) -> None:
-    of_file = ("weights", "ignore_keys", "qk_scale")
-    check_of_file(given.get("checkpoint"), **{name: given.get(name) for name in of_file})
+    check_of_file(given)
     if "variant" in given:
         sizes = {name: given.get(name) for name in ("image_size", "num_classes")}
         config_for_variant(given["variant"]).with_(**sizes)
@@ -143,10 +142,7 @@ def _check_expected(recipe: Recipe) -> None:
 def _export(job: Job, planned: Mapping[str, Planned], recipe: Recipe) -> Planned:
     given = _options(job)
     precision, target, tail = given["precision"], given["target"], given["tail"]
-    words = given["soft_split"], given["performer"]
-    graph_io = GraphIO(given["embed_preprocess"], tail)
-    form = GraphForm(given["batch"], precision, target, *words, given["opset"], graph_io)
-    form.fitting_strategies()
+    GraphForm.of(given, GraphIO(given["embed_preprocess"], tail)).check()
     check_tail(tail, given["num_classes"])
     return Planned("onnx", precision, target, given["batch"], tail)
 
@@ -156,20 +152,7 @@ def _quantization(job: Job, planned: Mapping[str, Planned], recipe: Recipe) -> P
     precision, mode, evaluated = given["type"], given["mode"], given["eval"]
     pictures = None if recipe.calibration is None else recipe.calibration.given["images"]
     ranged = _takes_ranges(job)
-    asked = QuantizationRequest(
-        precision,
-        mode,
-        given["target"],
-        given["base"],
-        images=pictures if ranged else None,
-        placement=given["placement"],
-        codes=given["codes"],
-        max_drop=given["max_drop"],
-        evaluate_on=evaluated,
-        class_order=given["class_order"],
-        targets=given["targets"],
-        threshold=given["threshold"],
-    )
+    asked = QuantizationRequest.of({**given, "images": pictures if ranged else None})
     target, _, _ = settle_quantization(asked, source.target)
     if evaluated is not None and not source.tail.classifies:
         raise RecipeError(

@@ -1,25 +1,22 @@
-"""A recipe as values, and how it is read: tables checked, names resolved, paths absolute."""
+"""A recipe as values: read, with tables checked, names resolved, paths absolute; and written."""
 
 from __future__ import annotations
 
 import importlib.resources
-import sys
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t2t_deploy._codec import to_plain
 from t2t_deploy._files import write_text
+from t2t_deploy._untrusted import tables_of
 from t2t_deploy.commands import QuantizationMode, quantization_target
 from t2t_deploy.errors import RecipeError, shown_path
 from t2t_deploy.recipe._fits import check_fits
 from t2t_deploy.recipe._tables import read_tables
 from t2t_deploy.types import QUANTIZED, Precision, Target
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _LARGEST_FILE = 1 << 20
 TOP1_WITHIN = 0.2
@@ -96,7 +93,7 @@ def load_recipe(file: Path) -> Recipe:
     try:
         if file.is_file() and file.stat().st_size > _LARGEST_FILE:
             raise RecipeError(f"{shown} has more than 1 MiB, which no recipe has; name a recipe")
-        return recipe_of(tomllib.loads(file.read_bytes().decode("utf-8")), file)
+        return recipe_of(tables_of(file.read_bytes()), file)
     except OSError as err:
         raise RecipeError(
             f"cannot read {shown}: {err.strerror}; name a recipe, or write one: t2t-deploy run "
@@ -316,3 +313,31 @@ class _Reader:
 def _written(job: Job) -> list[Path]:
     """The files that a job is asked to write."""
     return [job.given[name] for name in ("output", "report", "csv") if name in job.given]
+
+
+def recipe_text(tables: Mapping[str, Any], *, about: str = "") -> str:
+    """A recipe with these tables, a list of them as ``[[name]]``, below lines of comment.
+
+    Paths become absolute. Raises RecipeError for a value that no TOML file can hold.
+    """
+    parts = ["".join(f"# {line}".rstrip() + "\n" for line in about.splitlines())]
+    for name, found in tables.items():
+        several = isinstance(found, (list, tuple))
+        for table in found if several else (found,):
+            lines = [f"[[{name}]]" if several else f"[{name}]"]
+            lines += [f"{key} = {_value(value)}" for key, value in table.items()]
+            parts.append("\n".join(lines) + "\n")
+    text = "\n".join(part for part in parts if part)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RecipeError(
+            "a name of a file is no text, which a recipe cannot hold; rename it"
+        ) from None
+    return text
+
+
+def _value(value: Any) -> str:
+    """TOML's spelling is JSON's, but for a character that its texts must not hold as it is."""
+    plain = to_plain(value.absolute() if isinstance(value, Path) else value)
+    return json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")

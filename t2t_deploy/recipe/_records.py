@@ -11,6 +11,7 @@ from typing import Any
 
 from t2t_deploy._codec import from_plain, to_plain
 from t2t_deploy._files import file_sha256, write_text
+from t2t_deploy._untrusted import DAMAGED
 from t2t_deploy.workspace import manifest_text
 
 FOLDER = "recipes"
@@ -126,5 +127,5 @@ def _read(path: Path) -> Record | None:
         if text != manifest_text(values):
             return None
         return from_plain(Record, {**values, "outputs": values["made"]})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except DAMAGED:
         return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from t2t_deploy._codec import to_plain
 from t2t_deploy._options import AnyPath, path_of
-from t2t_deploy._progress import Progress, silent
+from t2t_deploy._progress import Named, Progress, silent
 from t2t_deploy.commands import workspace_of
 from t2t_deploy.errors import ArtifactError, CheckFailed, DeployError
 from t2t_deploy.recipe._load import Job, Recipe, load_recipe
@@ -116,7 +116,7 @@ def follow_recipe(workspace: Workspace, recipe: Recipe, progress: Progress = sil
     walk = Walk(workspace, recipe)
     steps = plan_steps(recipe)
     for number, step in enumerate(steps, start=1):
-        walk.follow(step, _StepProgress(progress, f"[{number}/{len(steps)}] {step.label}"))
+        walk.follow(step, Named(progress, f"[{number}/{len(steps)}] {step.label}"))
     return RecipeRun(recipe.file, workspace.root, tuple(walk.results))
 
 
@@ -239,20 +239,3 @@ def _why_now(last: Record | None, records: Records, fingerprint: Fingerprint) ->
     if last is None:
         return "not done before, or its record is damaged" if records.damaged else "not done before"
     return changes(last.parts, fingerprint) or "what it made is not there as it was"
-
-
-@dataclass(frozen=True, slots=True)
-class _StepProgress:
-    """Progress that names the step."""
-
-    inner: Progress
-    step_name: str
-
-    def step(self, text: str) -> None:
-        self.inner.step(f"{self.step_name}: {text}")
-
-    def note(self, text: str) -> None:
-        self.inner.note(f"{self.step_name}: {text}")
-
-    def progress(self, text: str, done: int, total: int) -> None:
-        self.inner.progress(f"{self.step_name}: {text}", done, total)

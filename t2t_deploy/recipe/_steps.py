@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from t2t_deploy._options import Among
 from t2t_deploy._progress import Progress
 from t2t_deploy.commands import (
+    READ_AS,
     CalibratedRanges,
     DocumentedBench,
     Evaluation,
@@ -197,7 +198,7 @@ class CheckModel(Step):
 
     def arguments(self, context: Context) -> dict[str, Any]:
         """Those of `load_model`: the model as it is stored."""
-        names = ("variant", "config", "checkpoint", *_READ_AS)
+        names = ("variant", "config", "checkpoint", *READ_AS)
         return {name: self.job.given.get(name) for name in names}
 
     def fingerprint(self, context: Context) -> Fingerprint:
@@ -211,7 +212,7 @@ class CheckModel(Step):
         given = self.arguments(context)
         sha256 = content("checkpoint", given["checkpoint"]).get("checkpoint")
         self._compare("sha256", sha256)
-        done = self.outcome(context, load_model(GraphForm(), **given, progress=progress))
+        done = self.outcome(context, load_model(GraphForm(), given, progress))
         return done if sha256 is None else Outcome({"sha256": sha256, **done.result})
 
     def outcome(self, context: Context, found: LoadedModel) -> Outcome:
@@ -521,13 +522,9 @@ class ReportPages(CheckStep):
 _PAGE = ("older bench", "option report", "option csv")
 
 
-# how a file's weights are read, for one that has several or was trained elsewhere
-_READ_AS = ("weights", "ignore_keys", "qk_scale")
-
-
 def _weights(job: Job) -> dict[str, str]:
     """The contents that an export reads, and the name that a file of dimensions gives a model."""
     config = job.given.get("config")
     found = content("checkpoint", job.given.get("checkpoint")) | content("config", config)
-    found |= {f"option {k}": json.dumps(job.given[k]) for k in _READ_AS if job.given.get(k)}
+    found |= {f"option {k}": json.dumps(job.given[k]) for k in READ_AS if job.given.get(k)}
     return found if config is None else {**found, "model's name": config.stem}

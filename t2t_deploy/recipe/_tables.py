@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from t2t_deploy._options import COUNT, NUMBER, PATH, TEXT, Kind, parameters
+from t2t_deploy._options import COUNT, PATH, TEXT, Kind, number, parameters
 from t2t_deploy._untrusted import did_you_mean
 from t2t_deploy.commands import (
     benchmark,
@@ -62,14 +62,7 @@ def _sha256(value: Any) -> str:
     return str(value).lower()
 
 
-def _percent(value: Any) -> float:
-    number = float(NUMBER.read(value))
-    if not 0 <= number <= 100:
-        raise ValueError
-    return number
-
-
-_PERCENT = Kind("a number from 0 to 100", _percent, float)
+_PERCENT = number("a number from 0 to 100", lambda percent: 0 <= percent <= 100)
 
 
 def _keys(command: str, table: str) -> dict[str, Key]:
@@ -121,7 +114,9 @@ def read_tables(values: Mapping[str, Any], file: str) -> dict[str, list[dict[str
             top[name] = _value(TOP[name], value, name, file)
             continue
         if name not in TABLES:
-            raise RecipeError(f"{file} has the unknown {_thing(name, value)}; {_hint_top(name)}")
+            near = _nearest(name, [*TABLES, *TOP]) or _homes(name)
+            hint = near or f"known tables: {', '.join(TABLES)}"
+            raise RecipeError(f"{file} has the unknown {_thing(name, value)}; {hint}")
         tables = value if isinstance(value, list) else [value]
         if not tables or not all(isinstance(table, dict) for table in tables):
             raise RecipeError(
@@ -133,10 +128,10 @@ def read_tables(values: Mapping[str, Any], file: str) -> dict[str, list[dict[str
                 f"{file} has {len(tables)} tables [[{name}]]; expected one, [{name}]: put their "
                 "keys together"
             )
-        found[name] = [
-            _arguments(table, name, f"{file}: {_position(name, number, len(tables))}")
-            for number, table in enumerate(tables, start=1)
-        ]
+        shown = [f"[[{name}]] number {index + 1}" for index in range(len(tables))]
+        shown = [f"[{name}]"] if len(tables) == 1 else shown
+        places = zip(tables, shown, strict=True)
+        found[name] = [_arguments(table, name, f"{file}: {place}") for table, place in places]
     return found
 
 
@@ -145,7 +140,8 @@ def _arguments(values: Mapping[str, Any], name: str, where: str) -> dict[str, An
     read: dict[str, Any] = {}
     for key, value in values.items():
         if key not in keys:
-            raise RecipeError(f"{where} has the unknown key {_shown(key)}; {_hint(key, name)}")
+            hint = _homes(key) or _nearest(key, keys) or f"known keys: {', '.join(keys)}"
+            raise RecipeError(f"{where} has the unknown key {_shown(key)}; {hint}")
         known = keys[key]
         found = _value(known, value, key, where)
         if known.negated:
@@ -172,17 +168,6 @@ def _value(key: Key, value: Any, name: str, where: str) -> Any:
         ) from None
 
 
-def _hint(key: str, table: str) -> str:
-    """The nearest known key; one of another table where it is that."""
-    keys = TABLES[table].keys
-    return _homes(key) or _nearest(key, keys) or f"known keys: {', '.join(keys)}"
-
-
-def _hint_top(name: str) -> str:
-    near = _nearest(name, [*TABLES, *TOP])
-    return near or _homes(name) or f"known tables: {', '.join(TABLES)}"
-
-
 def _homes(key: str) -> str | None:
     homes = " or ".join(f"[{name}]" for name, table in TABLES.items() if key in table.keys)
     return f"it belongs into {homes}" if homes else None
@@ -197,10 +182,6 @@ def _thing(name: str, value: Any) -> str:
         isinstance(value, list) and bool(value) and isinstance(value[0], dict)
     )
     return f"{'table' if is_table else 'key'} {_shown(name)}"
-
-
-def _position(name: str, number: int, total: int) -> str:
-    return f"[{name}]" if total == 1 else f"[[{name}]] number {number}"
 
 
 def _shown(value: Any) -> str:

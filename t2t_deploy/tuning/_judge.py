@@ -31,7 +31,9 @@ def judge(workshop: Workshop, files: Sequence[TunedFile]) -> list[TunedFile]:
             given = {name: value for name, value in given.items() if value is not None}
             step = Evaluate(Job("evaluate", given, str(backend)), (), tuple(judged_as.values()))
             result = workshop.follow(step)
-            rows = {} if result.result is None else _by_file(result.result)
+            judged = () if result.result is None else result.result["results"]
+            # by the name: the workspace may have been moved since
+            rows = {Path(row["artifact"]).name: row for row in judged}
             known = workshop.artifacts
             found = [
                 _with_figures(workshop, one, rows.get(known[judged_as[one.name]].path.name), result)
@@ -115,8 +117,3 @@ def ways_back(workshop: Workshop, files: Sequence[TunedFile]) -> list[Way]:
         and one.drop > asked.max_drop
         and known[one.name].command == "quantize"
     ]
-
-
-def _by_file(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Its rows by the artifact's name: the workspace may have been moved since."""
-    return {Path(row["artifact"]).name: row for row in result["results"]}

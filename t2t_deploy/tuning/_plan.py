@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +163,6 @@ class Plan:
                 made[command] = of_it
         return made
 
-    def with_ways(self, more: Iterable[Way]) -> Plan:
-        """The plan with more of them."""
-        return replace(self, ways=(*self.ways, *more))
-
 
 def plan_ways(
     shared: Tables, *, sm: str | None, device: int | None, batch: int, has_images: bool
@@ -185,14 +181,10 @@ def plan_ways(
             kept.append(way)
         else:
             reasons[way.name] = why
-    files = [way for way in kept if way.target is not _TENSORRT or way.command == "build-trt"]
-    missing = {name: reason for name, reason in reasons.items() if not _is_step(name, ways)}
+    steps = {w.name for w in ways if w.target is _TENSORRT and w.command != "build-trt"}
+    files = [way for way in kept if way.name not in steps]
+    missing = {name: reason for name, reason in reasons.items() if name not in steps}
     return Plan(tuple(files), tuple(w for w in kept if w not in files), missing, shared)
-
-
-def _is_step(name: str, ways: Sequence[Way]) -> bool:
-    way = next(one for one in ways if one.name == name)
-    return way.target is _TENSORRT and way.command != "build-trt"
 
 
 def _why_not(way: Way, device: int | None, *, has_images: bool) -> str | None:

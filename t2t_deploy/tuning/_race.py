@@ -162,8 +162,9 @@ def timed_files(
     cases: list[BenchCase] = []
     entrants: list[TunedFile] = []
     others = [one for one in files if one not in kept]
+    several = asked.goal is Goal.THROUGHPUT and asked.device is None and asked.threads > 1
     for one in kept:
-        for streams in _streams(asked):
+        for streams in (1, asked.threads) if several else (1,):
             case = _case(asked, one, streams)
             if isinstance(case, BenchCase):
                 cases.append(case)
@@ -204,11 +205,6 @@ def timed_files(
         left = f"surely slower after {counted(len(row.rounds), 'round')}" if early else None
         entered.append(replace(one, row=row, times=times[index], reason=left))
     return [*entered, *others], report
-
-
-def _streams(asked: Asked) -> tuple[int, ...]:
-    several = asked.goal is Goal.THROUGHPUT and asked.device is None and asked.threads > 1
-    return (1, asked.threads) if several else (1,)
 
 
 def _case(

@@ -10,13 +10,12 @@ from typing import Annotated, Any, cast
 from t2t_deploy._optional import require
 from t2t_deploy._options import (
     DEVICE,
-    NUMBER,
     AnyPath,
-    Kind,
     Opt,
     Role,
     command,
     command_words,
+    number,
     parameters,
 )
 from t2t_deploy._progress import Progress, silent
@@ -69,28 +68,15 @@ DEFAULT_IMAGES = 128
 DEFAULT_EVALUATED = 256
 
 
-def _device(value: Any) -> int | None:
-    return None if value == "cpu" else cast(int, DEVICE.read(value))
-
-
-def _minutes(value: Any) -> float:
-    found = float(NUMBER.read(value))
-    if found <= 0:
-        raise ValueError
-    return found
-
-
-def _no_less_than_zero(value: Any) -> float:
-    found = float(NUMBER.read(value))
-    if found < 0:
-        raise ValueError
-    return found
-
-
-_MINUTES = Kind("a number of minutes above 0", _minutes, float, "MIN")
-_POINTS = Kind("a number of at least 0", _no_less_than_zero, float, "PCT")
+_MINUTES = number("a number of minutes above 0", lambda minutes: minutes > 0, "MIN")
+_POINTS = number("a number of at least 0", lambda points: points >= 0, "PCT")
 _ERROR = replace(_POINTS, metavar="X")
-_WHERE = Kind("'cpu', 'cuda:0' and so on", _device, metavar="cpu|cuda:N", word=DEVICE.word)
+_WHERE = replace(
+    DEVICE,
+    expected="'cpu', 'cuda:0' and so on",
+    read=lambda value: None if value == "cpu" else DEVICE.read(value),
+    metavar="cpu|cuda:N",
+)
 
 
 @command
@@ -195,13 +181,8 @@ def tune(
         if images is not None:
             digests = calibration_images(Path(images), count).digests()
             evaluation_images(labelled, digests, "the files to try")
-    plan = plan_ways(
-        _shared(given, images, count),
-        sm=sm,
-        device=cast("int | None", device),
-        batch=batch,
-        has_images=images is not None,
-    )
+    shared, where = _shared(given, images, count), cast("int | None", device)
+    plan = plan_ways(shared, sm=sm, device=where, batch=batch, has_images=images is not None)
     if not plan.ways:
         reasons = "; ".join(dict.fromkeys(plan.not_tried.values()))
         raise UnavailableError(f"nothing can be tried here: {reasons}")
@@ -210,7 +191,7 @@ def tune(
         Goal(goal),
         batch,
         threads or available_threads(),
-        cast("int | None", device),
+        where,
         evaluation,
         max_drop,
         max_error,
@@ -265,7 +246,7 @@ def _tuned(workshop: Workshop, words: Sequence[str]) -> Tuning:
     files = judge(workshop, [workshop.file_of(way) for way in workshop.plan.ways])
     back = ways_back(workshop, files)
     if back:
-        workshop.plan = workshop.plan.with_ways(back)
+        workshop.plan = replace(workshop.plan, ways=(*workshop.plan.ways, *back))
         workshop.make(back)
         files += judge(workshop, [workshop.file_of(way) for way in back])
     files, report = timed_files(workshop, files)

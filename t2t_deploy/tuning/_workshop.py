@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from t2t_deploy._progress import Progress
+from t2t_deploy._progress import Named, Progress
 from t2t_deploy.recipe import (
     Recipe,
     Step,
@@ -85,7 +85,7 @@ class Workshop:
         minutes = max(min(left, self.time_left()) / 60, 0.0)
         said = f"{step.label}, {minutes:.0f} min to go" if minutes >= 1 else step.label
         began = monotonic()
-        result = self._walk.follow(step, Told(self.out, step.label, said, self._noted))
+        result = self._walk.follow(step, Told(self.out, said, step.label, self._noted))
         if result.status is StepStatus.DONE:
             self._took.setdefault(_kind(step), []).append(monotonic() - began)
         return result
@@ -147,21 +147,13 @@ def _with_needs(step: Step, steps: Mapping[str, Step]) -> list[Step]:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """Progress of a step: steps say how long is left, notes are told once for all files."""
+class Told(Named):
+    """Progress of a step, whose name says how long is left; notes are told once for all files."""
 
-    inner: Progress
     label: str
-    with_time: str
     told: set[str]
-
-    def step(self, text: str) -> None:
-        self.inner.step(f"{self.with_time}: {text}")
 
     def note(self, text: str) -> None:
         if text not in self.told:
             self.told.add(text)
             self.inner.note(f"{self.label}: {text}")
-
-    def progress(self, text: str, done: int, total: int) -> None:
-        self.inner.progress(f"{self.with_time}: {text}", done, total)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from t2t_deploy._optional import lazy
-from t2t_deploy.verify._accuracy import Accuracy, AccuracyRunner, AccuracySum, run_pictures
+from t2t_deploy.verify._accuracy import (
+    Accuracy,
+    AccuracyRunner,
+    AccuracySum,
+    labels_in_doubt,
+    run_pictures,
+)
 from t2t_deploy.verify._compare import (
     NODEWISE_PICTURES,
     PixelSession,
@@ -28,7 +34,6 @@ from t2t_deploy.verify._features import (
     plot_features,
     see_stage,
 )
-from t2t_deploy.verify._label_order import labels_in_doubt
 from t2t_deploy.verify._layer_tensors import instrumented_graph
 from t2t_deploy.verify._locate import Located, locate_file, not_located
 from t2t_deploy.verify._nodewise import (

@@ -15,7 +15,6 @@ A manifest lies beside its file and names it without a folder, so a workspace ca
 from __future__ import annotations
 
 from t2t_deploy.workspace._artifact import Artifact
-from t2t_deploy.workspace._best import BEST, TUNE, Best, read_best, write_best
 from t2t_deploy.workspace._locks import LockPolicy
 from t2t_deploy.workspace._manifest import (
     Manifest,
@@ -25,11 +24,16 @@ from t2t_deploy.workspace._manifest import (
     tool_versions,
 )
 from t2t_deploy.workspace._workspace import (
+    BEST,
     CALIBRATION,
     PARTIAL,
+    TUNE,
+    Best,
     Workspace,
     WorkspaceCheck,
     finished,
+    read_best,
+    write_best,
 )
 
 __all__ = [

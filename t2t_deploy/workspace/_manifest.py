@@ -15,7 +15,7 @@ from t2t_deploy._codec import Rule, from_plain, to_plain
 from t2t_deploy._optional import WHEELS, installed_versions
 from t2t_deploy._options import AnyPath, path_of
 from t2t_deploy._preparation import USUAL, Preparation
-from t2t_deploy._untrusted import MAX_MANIFEST_BYTES, first_line, json_from_file
+from t2t_deploy._untrusted import DAMAGED, MAX_MANIFEST_BYTES, first_line, json_from_file
 from t2t_deploy.errors import ArtifactError, UsageError, shown_size
 from t2t_deploy.types import GraphIO, Precision, ShapeProfile, Status, Target, TensorSpec
 
@@ -384,7 +384,7 @@ def read_records(path: Path) -> Records:
         records = Records(_from_values(values), superseded)
     except OSError as err:
         raise ArtifactError(f"cannot read {path}: {err.strerror}") from err
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as err:
+    except DAMAGED as err:
         raise ArtifactError(
             f"{path} is no valid manifest ({first_line(err)}); remove it and make the artifact "
             "again"

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from t2t_deploy.calibration._merge import merge_readers
+from t2t_deploy.calibration._placement import merge_readers
 from t2t_deploy.graph import check_graph
 from t2t_deploy.runtime import BACKENDS, ProductCounts, SessionRequest
 from t2t_deploy.types import INPUT_NAME, Precision, Target

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from t2t_deploy.errors import BackendError
-from t2t_deploy.runtime._pool import Pool
+from t2t_deploy.runtime._trt_session import Pool
 
 
 class Shelf:

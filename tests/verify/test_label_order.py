@@ -9,7 +9,7 @@ import pytest
 
 from t2t_deploy.pictures import ClassOrder, FolderClasses
 from t2t_deploy.verify import Accuracy, AccuracySum, labels_in_doubt
-from t2t_deploy.verify._label_order import near_chance
+from t2t_deploy.verify._accuracy import near_chance
 
 
 def accuracy(labels: np.ndarray, found: np.ndarray, classes: int) -> Accuracy:

@@ -198,26 +198,18 @@ def ensemble_config(service: Service) -> Message:
     asks for some of the outputs only, and answers with "unexpected deadlock".
     """
     signature = service.signature
-    if not service.classifies:
-        names = {spec.name: spec.name for spec in signature.outputs}
-        steps = [
-            _step(service.preprocess_name, {_BYTES: _BYTES}, {_PIXELS: _PIXELS}),
-            _step(service.name, {signature.image.name: _PIXELS}, names),
-        ]
-        tensors = [_tensor(spec) for spec in signature.outputs]
-        return {
-            **_model(service, service.ensemble_name, [_FILE], tensors, platform="ensemble"),
-            "ensemble_scheduling": {"step": steps},
-        }
-    # labels come with the step that has them
-    results = _results(service)
-    given = {spec.name: f"model_{spec.name}" for spec in signature.outputs}
-    names = {str(tensor["name"]): str(tensor["name"]) for tensor in results}
+    results: list[Message] = [_tensor(spec) for spec in signature.outputs]
+    given = {spec.name: spec.name for spec in signature.outputs}
+    if service.classifies:
+        results = _results(service)  # labels come with the step that has them
+        given = {name: f"model_{name}" for name in given}
     steps = [
         _step(service.preprocess_name, {_BYTES: _BYTES}, {_PIXELS: _PIXELS}),
         _step(service.name, {signature.image.name: _PIXELS}, given),
-        _step(service.postprocess_name, given, names),
     ]
+    if service.classifies:
+        names = {str(tensor["name"]): str(tensor["name"]) for tensor in results}
+        steps.append(_step(service.postprocess_name, given, names))
     return {
         **_model(service, service.ensemble_name, [_FILE], results, platform="ensemble"),
         "ensemble_scheduling": {"step": steps},
@@ -332,20 +324,12 @@ def _lines(message: Message) -> Iterator[str]:
         scalars = []
         for one in cast("Sequence[Scalar | Message]", value if repeated else [value]):
             if isinstance(one, Mapping):
-                yield from _block(name, one)
+                inside = [f"  {line}" for line in _lines(one)]
+                yield from (f"{name} {{", *inside, "}") if one else (f"{name} {{}}",)
             else:
                 scalars.append(_scalar(one))
         if scalars:
             yield f"{name}: [{', '.join(scalars)}]" if repeated else f"{name}: {scalars[0]}"
-
-
-def _block(name: str, message: Message) -> Iterator[str]:
-    if not message:
-        yield f"{name} {{}}"
-        return
-    yield f"{name} {{"
-    yield from (f"  {line}" for line in _lines(message))
-    yield "}"
 
 
 def _scalar(value: Scalar) -> str:
