@@ -49,30 +49,39 @@ CONTAINERS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
-def test_any_prefix_is_found(prefix: str, weights: StateDict) -> None:
-    found = load({"state_dict": prefixed(prefix, weights), "epoch": 3})
-    assert same(found.state_dict, weights)
-    assert (found.container, found.notes) == ("state_dict", ())
-
-
-@pytest.mark.parametrize("name", CONTAINERS)
-def test_any_container_is_found(name: str, weights: StateDict) -> None:
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [*(("state_dict", one) for one in PREFIXES), *((name, "module.") for name in CONTAINERS)],
+)
+def test_any_prefix_and_container_is_found(name: str, prefix: str, weights: StateDict) -> None:
     optimiser = {"state": {0: {"exp_avg": torch.zeros(4)}}, "param_groups": [{"lr": 1e-3}]}
-    found = load({"epoch": 3, "optimizer": optimiser, name: prefixed("module.", weights)})
-    assert same(found.state_dict, weights)
-    assert (found.container, found.notes) == (name, ())
+    content = {"epoch": 3, "optimizer": optimiser, name: prefixed(prefix, weights)}
+    for wrapped, container in ((content, name), ({"inner": content}, f"inner.{name}")):
+        found = load(wrapped)
+        assert same(found.state_dict, weights)
+        assert (found.container, found.notes) == (container, ())
 
 
-def test_containers_in_containers(weights: StateDict) -> None:
-    found = load({"student": {"inner": {"state_dict": prefixed("net.", weights)}}})
-    assert same(found.state_dict, weights)
-    assert found.container == "student.inner.state_dict"
+def with_attributes(weights: StateDict) -> dict[str, object]:
+    marked = {key: torch.nn.Parameter(value) for key, value in weights.items()}
+    for value in marked.values():
+        value.__dict__["is_base"] = True
+    return {**marked}
 
 
-def test_wrappers_around_parts_of_the_model(weights: StateDict) -> None:
-    wrapped = {key.replace("blocks.0.", "blocks.0._orig_mod."): v for key, v in weights.items()}
-    assert same(load(wrapped).state_dict, weights)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda w: {k.replace("blocks.0.", "blocks.0._orig_mod."): v for k, v in w.items()},
+        lambda weights: {**weights, "best": np.float64(1.5), "args": Options()},
+        with_attributes,
+    ],
+    ids=["parts of the model", "objects among the weights", "parameters with attributes"],
+)
+def test_what_is_around_weights_is_seen_through(
+    wrap: Callable[[StateDict], object], weights: StateDict
+) -> None:
+    assert same(load(wrap(weights)).state_dict, weights)
 
 
 def test_safetensors_with_a_prefix_in_a_hub_folder(weights: StateDict) -> None:
@@ -117,10 +126,6 @@ def test_what_lies_beside_the_weights_is_skipped(
     assert same(load(Path("model.pth")).state_dict, weights)
 
 
-def test_objects_among_the_weights_are_skipped(weights: StateDict) -> None:
-    assert same(load({**weights, "best": np.float64(1.5), "args": Options()}).state_dict, weights)
-
-
 def test_skipped_objects_are_noted(weights: StateDict) -> None:
     (note,) = load({"state_dict": weights, "data": Options()}).notes
     path = f"{type(Path()).__module__}.{type(Path()).__name__}"
@@ -136,13 +141,6 @@ def test_a_whole_module_gives_its_weights(zipped: bool, weights: StateDict) -> N
     assert found.notes == (
         f"the weights of a whole {T2TViT.__module__}.T2TViT were read; its code was not run",
     )
-
-
-def test_parameters_with_attributes(weights: StateDict) -> None:
-    marked = {key: torch.nn.Parameter(value) for key, value in weights.items()}
-    for value in marked.values():
-        value.__dict__["is_base"] = True
-    assert same(load(marked).state_dict, weights)
 
 
 # -- several sets --------------------------------------------------------------------------------
