@@ -18,8 +18,6 @@ from t2t_deploy.workspace import Manifest, Workspace
 
 from ..trained import export_weights, trained_weights
 
-pytest.importorskip("onnxruntime")
-
 
 @pytest.mark.slow
 def test_the_layers_behind_outliers_go_back_to_float(tmp_path: Path, digit_pictures: Path) -> None:

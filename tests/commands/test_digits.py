@@ -22,8 +22,6 @@ from t2t_deploy.workspace import Workspace
 
 from ..trained import FOLDER, KINDS
 
-pytest.importorskip("onnxruntime")
-
 LEAST_RIGHT = 588  # of 600
 MOST_LOST = 1
 

@@ -15,8 +15,6 @@ from t2t_deploy.workspace import Workspace
 
 from ..trained import EIGHT_BITS, KINDS, export_weights, trained_weights
 
-pytest.importorskip("onnxruntime")
-
 # half a point of 600 pictures
 MOST_LOST = 3
 # five points: what naive int8 must lose at least for the outliers to be worth testing with

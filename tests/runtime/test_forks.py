@@ -24,8 +24,6 @@ from t2t_deploy.runtime._session import RuntimeSession
 from ..program import finish
 from .conftest import needs_openvino
 
-pytest.importorskip("torch")
-pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are safe on Linux alone")
 
 ROOT = Path(__file__).parents[2]

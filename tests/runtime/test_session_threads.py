@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnxruntime as ort
 import psutil
 import pytest
 
@@ -24,9 +25,6 @@ from t2t_deploy.runtime._ort import OrtSession, OrtStreams, new_options
 from ..cgroups import control_group
 from ..program import environment, finish
 from .conftest import needs_openvino
-
-pytest.importorskip("torch")
-ort = pytest.importorskip("onnxruntime")
 
 COUNT = """
 import json, sys

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from t2t_deploy._codec import to_plain
 from t2t_deploy.errors import BackendError
@@ -24,9 +25,6 @@ from t2t_deploy.types import TensorSpec
 from ..onnx_models import int8_product
 from ..program import finish
 from .conftest import needs_openvino
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("onnxruntime")
 
 THREADS = 16
 # a session that leaks a kibibyte a cycle is no session; below it the allocator's own noise begins

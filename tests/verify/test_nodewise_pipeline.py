@@ -25,8 +25,6 @@ from ..noise import write_noise
 from ..program import called
 from ..small import tiny_exports
 
-pytest.importorskip("onnxruntime")
-
 Result = dict[str, Any]
 
 
