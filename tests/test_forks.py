@@ -11,7 +11,6 @@ import pytest
 
 from .program import finish
 
-pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are safe on Linux alone")
 
 ROOT = Path(__file__).parents[1]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,6 @@ UNLIMITED = str(2**63 - 4096)
 V1_CPU = "32 31 0:29 {root} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct"
 V1_MEMORY = "35 31 0:32 {root} /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory"
 V2 = "41 31 0:38 {root} {point} rw shared:4 - cgroup2 cgroup2 rw,nsdelegate"
-HALF_V2 = {"cpu.max": "50000 100000"}
 
 
 def machine(
@@ -35,17 +35,80 @@ def machine(
     return root
 
 
-def v1_cpu(quota: int, period: int = 100_000, throttled: int = 0) -> dict[str, str]:
+def v1_cpu(quota: int, throttled: int = 0) -> dict[str, str]:
     stat = f"nr_periods 40\nnr_throttled {throttled}\nthrottled_time {throttled * 250_000_000}"
-    return {
-        "cpu.cfs_quota_us": str(quota),
-        "cpu.cfs_period_us": str(period),
-        "cpu.stat": stat,
-    }
+    return {"cpu.cfs_quota_us": str(quota), "cpu.cfs_period_us": "100000", "cpu.stat": stat}
+
+
+def v1_memory(limit: str, above: object = UNLIMITED) -> dict[str, str]:
+    stat = f"cache 0\nhierarchical_memory_limit {above}"
+    return {"memory.limit_in_bytes": limit, "memory.stat": stat}
 
 
 def v2(point: str = "/sys/fs/cgroup", root: str = "/") -> str:
     return V2.format(root=root, point=point)
+
+
+def v2_cpu(limit: str, throttled: int) -> dict[str, str]:
+    times = f"throttled_usec {throttled * 250_000}\nnr_bursts 0"
+    stat = f"usage_usec 9\nnr_periods 10\nnr_throttled {throttled}\n{times}"
+    return {"cpu.max": limit, "cpu.stat": stat}
+
+
+HALF_V2 = {"cpu.max": "50000 100000"}
+# the process's groups, the mounts, each group's limits; quota, memory and throttling that are read
+MACHINES: dict[str, tuple[Any, ...]] = {
+    "version 1 in a container, read at the mount": (
+        ["4:memory:/docker/abc", "2:cpu,cpuacct:/docker/abc", "1:name=systemd:/docker/abc"],
+        [V1_CPU.format(root="/docker/abc"), V1_MEMORY.format(root="/docker/abc")],
+        {"cpu,cpuacct": v1_cpu(150_000, 3), "memory": {"memory.limit_in_bytes": "536870912"}},
+        *(1.5, 536870912, Throttling(40, 3, 0.75)),
+    ),
+    "version 1 without limits": (
+        ["4:memory:/", "2:cpu,cpuacct:/"],
+        [V1_CPU.format(root="/"), V1_MEMORY.format(root="/")],
+        {"cpu,cpuacct": v1_cpu(-1), "memory": v1_memory(UNLIMITED)},
+        *(None, None, Throttling(40, 0, 0)),
+    ),
+    "version 1, memory limited above the visible groups": (
+        ["4:memory:/pod/abc"],
+        [V1_MEMORY.format(root="/pod/abc")],
+        {"memory": v1_memory(UNLIMITED, 1073741824)},
+        *(None, 1073741824, None),
+    ),
+    "version 2, the smallest of the group and those above": (
+        ["0::/pods/pod/app"],
+        [v2()],
+        {
+            "": {"cpu.stat": "usage_usec 5"},
+            "pods": {"cpu.max": "400000 100000", "memory.max": "max"},
+            "pods/pod": {"memory.max": "3000", **v2_cpu("20000 20000", 2)},
+            "pods/pod/app": {"memory.max": "4000", **v2_cpu("max 100000", 3)},
+        },
+        *(1.0, 3000, Throttling(20, 5, 1.25)),
+    ),
+    "a mount that holds the group is preferred": (
+        ["0::/a"],
+        [v2("/sys/fs/cgroup/b", "/b"), v2("/sys/fs/cgroup/all")],
+        {"b": {"cpu.max": "1000 100000"}, "all/a": HALF_V2},
+        *(0.5, None, None),
+    ),
+    "hybrid: each controller where it is": (
+        ["3:cpu,cpuacct:/app", "0::/user/app"],
+        [V1_CPU.format(root="/"), v2("/sys/fs/cgroup/unified")],
+        {
+            "cpu,cpuacct/app": v1_cpu(200_000),
+            "unified/user/app": {"memory.max": "7000", "cpu.max": "1000 100000"},
+        },
+        *(2.0, 7000, Throttling(40, 0, 0)),
+    ),
+    "a mount point with a space": (
+        ["0::/"],
+        [v2("/sys/fs/cgroup/my\\040groups")],
+        {"my groups": HALF_V2},
+        *(0.5, None, None),
+    ),
+}
 
 
 @pytest.mark.parametrize(
@@ -67,67 +130,12 @@ def test_processors_are_the_smaller_of_affinity_and_whole_quota(
     assert (limits.processors, limits.narrowed) == (processors, narrowed)
 
 
-def test_version_1_limits_of_a_container_are_read_at_the_mount(tmp_path: Path) -> None:
-    root = machine(
-        tmp_path,
-        ["4:memory:/docker/abc", "2:cpu,cpuacct:/docker/abc", "1:name=systemd:/docker/abc"],
-        [V1_CPU.format(root="/docker/abc"), V1_MEMORY.format(root="/docker/abc")],
-        {
-            "cpu,cpuacct": v1_cpu(150_000, throttled=3),
-            "memory": {"memory.limit_in_bytes": "536870912"},
-        },
-    )
-    limits = read_limits(root)
-    assert (limits.quota, limits.memory_bytes) == (1.5, 536870912)
-    assert read_throttling(root) == Throttling(40, 3, 0.75)
-
-
-def test_version_1_without_limits_has_none(tmp_path: Path) -> None:
-    root = machine(
-        tmp_path,
-        ["4:memory:/", "2:cpu,cpuacct:/"],
-        [V1_CPU.format(root="/"), V1_MEMORY.format(root="/")],
-        {
-            "cpu,cpuacct": v1_cpu(-1),
-            "memory": {
-                "memory.limit_in_bytes": UNLIMITED,
-                "memory.stat": f"cache 0\nhierarchical_memory_limit {UNLIMITED}",
-            },
-        },
-    )
-    assert read_limits(root) == Limits(read_limits().affinity)
-
-
-def test_version_1_memory_limit_above_the_visible_groups_counts(tmp_path: Path) -> None:
-    stat = "cache 0\nhierarchical_memory_limit 1073741824"
-    root = machine(
-        tmp_path,
-        ["4:memory:/pod/abc"],
-        [V1_MEMORY.format(root="/pod/abc")],
-        {"memory": {"memory.limit_in_bytes": UNLIMITED, "memory.stat": stat}},
-    )
-    assert read_limits(root).memory_bytes == 1073741824
-
-
-def test_version_2_limits_are_the_smallest_of_the_group_and_those_above(tmp_path: Path) -> None:
-    def stat(throttled: int) -> str:
-        times = f"throttled_usec {throttled * 250_000}\nnr_bursts 0"
-        return f"usage_usec 9\nnr_periods 10\nnr_throttled {throttled}\n{times}"
-
-    root = machine(
-        tmp_path,
-        ["0::/pods/pod/app"],
-        [v2()],
-        {
-            "": {"cpu.stat": "usage_usec 5"},
-            "pods": {"cpu.max": "400000 100000", "memory.max": "max"},
-            "pods/pod": {"cpu.max": "20000 20000", "memory.max": "3000", "cpu.stat": stat(2)},
-            "pods/pod/app": {"cpu.max": "max 100000", "memory.max": "4000", "cpu.stat": stat(3)},
-        },
-    )
-    limits = read_limits(root)
-    assert (limits.quota, limits.memory_bytes) == (1.0, 3000)
-    assert read_throttling(root) == Throttling(20, 5, 1.25)
+@pytest.mark.parametrize("name", MACHINES)
+def test_limits_of(tmp_path: Path, name: str) -> None:
+    own, mounts, files, quota, memory_bytes, throttling = MACHINES[name]
+    root = machine(tmp_path, own, mounts, files)
+    assert read_limits(root) == Limits(read_limits().affinity, quota, memory_bytes)
+    assert read_throttling(root) == throttling
 
 
 @pytest.mark.parametrize(
@@ -146,36 +154,6 @@ def test_version_2_in_a_namespace_reads_the_mount(tmp_path: Path, own: str, top:
     root = machine(tmp_path, [f"0::{own}"], [v2(root=top)], {"": HALF_V2})
     (root / "sys/fs/other").mkdir()
     (root / "sys/fs/other/cpu.max").write_text("1 100000\n")
-    assert read_limits(root).quota == 0.5
-
-
-def test_a_mount_that_holds_the_group_is_preferred(tmp_path: Path) -> None:
-    root = machine(
-        tmp_path,
-        ["0::/a"],
-        [v2("/sys/fs/cgroup/b", "/b"), v2("/sys/fs/cgroup/all")],
-        {"b": {"cpu.max": "1000 100000"}, "all/a": HALF_V2},
-    )
-    assert read_limits(root).quota == 0.5
-
-
-def test_hybrid_reads_each_controller_where_it_is(tmp_path: Path) -> None:
-    root = machine(
-        tmp_path,
-        ["3:cpu,cpuacct:/app", "0::/user/app"],
-        [V1_CPU.format(root="/"), v2("/sys/fs/cgroup/unified")],
-        {
-            "cpu,cpuacct/app": v1_cpu(200_000),
-            "unified/user/app": {"memory.max": "7000", "cpu.max": "1000 100000"},
-        },
-    )
-    limits = read_limits(root)
-    assert (limits.quota, limits.memory_bytes) == (2.0, 7000)
-
-
-def test_mount_point_with_a_space_is_read(tmp_path: Path) -> None:
-    mount = v2("/sys/fs/cgroup/my\\040groups")
-    root = machine(tmp_path, ["0::/"], [mount], {"my groups": HALF_V2})
     assert read_limits(root).quota == 0.5
 
 

@@ -15,9 +15,9 @@ FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 MakeCase = Callable[..., BenchCase]
 
 
-def bench(*cases: BenchCase) -> BenchReport:
-    """As few and as short rounds as there may be."""
-    return run_bench(cases, rounds=5, round_seconds=0.005)
+def bench(*cases: BenchCase, **options: Any) -> BenchReport:
+    """As few and as short rounds as there may be, unless the options of `run_bench` say more."""
+    return run_bench(cases, **{"rounds": 5, "round_seconds": 0.005, **options})
 
 
 @pytest.fixture(autouse=True)

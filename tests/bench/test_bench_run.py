@@ -174,12 +174,7 @@ def test_arguments_out_of_range(
 
 def test_progress_counts_every_step(fake_case: MakeCase) -> None:
     steps: list[tuple[str, int, int]] = []
-    run_bench(
-        [fake_case("a"), fake_case("b", fail="no")],
-        rounds=5,
-        round_seconds=0.005,
-        progress=lambda what, done, total: steps.append((what, done, total)),
-    )
+    bench(fake_case("a"), fake_case("b", fail="no"), progress=lambda *step: steps.append(step))
     assert [done for _, done, _ in steps] == list(range(13))
     assert {total for _, _, total in steps} == {12}
     assert steps[0][0] == "loading and warming up ort-cpu a, batch 1"

@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from t2t_deploy._child import child_environment, ended_how
 from t2t_deploy._codec import to_plain
-from t2t_deploy.bench import BenchStatus, _run, run_bench
+from t2t_deploy.bench import BenchStatus, _run
 from t2t_deploy.bench._run import Worker, WorkerError
 
 from ..children import wait_until_ended
@@ -62,21 +64,25 @@ def test_a_worker_killed_in_a_round_keeps_the_rounds_before(fake_case: MakeCase)
     assert [one.number for one in good.rounds] == [1, 2, 3, 4, 5]
 
 
+def interrupt_at(step: object, error: BaseException) -> Callable[[str, int, int], None]:
+    """A progress that raises at a step, by its number or its first words."""
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done == step or what.startswith(f"{step}"):
+            raise error
+
+    return interrupt
+
+
 @pytest.mark.parametrize(("round_", "speedup"), [(3, False), (7, True)])
 def test_an_interrupted_bench_has_its_complete_rounds(
     fake_case: MakeCase, round_: int, speedup: bool
 ) -> None:
-    def interrupt(what: str, done: int, total: int) -> None:
-        if what.startswith(f"round {round_} of 9: ort-cpu"):
-            raise SystemExit(143)
-
-    cases = fake_case("base", "eager", model="14"), fake_case(model="14")
     interruptions: list[BaseException] = []
-    report = run_bench(
-        cases,
+    report = bench(
+        *(fake_case("base", "eager", model="14"), fake_case(model="14")),
         rounds=9,
-        round_seconds=0.005,
-        progress=interrupt,
+        progress=interrupt_at(f"round {round_} of 9: ort-cpu", SystemExit(143)),
         interrupted=interruptions.append,
     )
     assert [type(one) for one in interruptions] == [SystemExit]
@@ -92,18 +98,10 @@ def test_an_interrupted_bench_has_its_complete_rounds(
 
 @pytest.mark.parametrize("step", [1, 3], ids=["while loading", "in the first round"])
 def test_an_interruption_before_a_complete_round_is_raised(fake_case: MakeCase, step: int) -> None:
-    def interrupt(what: str, done: int, total: int) -> None:
-        if done == step:
-            raise SystemExit(143)
-
+    cases = fake_case("a"), fake_case("b")
+    nothing = Mock(side_effect=AssertionError("there is nothing to keep"))
     with pytest.raises(SystemExit):
-        run_bench(
-            [fake_case("a"), fake_case("b")],
-            rounds=5,
-            round_seconds=0.005,
-            progress=interrupt,
-            interrupted=lambda err: pytest.fail("there is nothing to keep"),
-        )
+        bench(*cases, progress=interrupt_at(step, SystemExit(143)), interrupted=nothing)
 
 
 @pytest.mark.parametrize("loads", [1, 4])
@@ -112,7 +110,7 @@ def test_models_loaded_side_by_side_are_warmed_up_afterwards(
 ) -> None:
     log = tmp_path / "calls"
     cases = [fake_case(name, log=str(log)) for name in "abc"]
-    report = run_bench([*cases, fake_case(fail="no")], rounds=5, round_seconds=0.005, loads=loads)
+    report = bench(*cases, fake_case(fail="no"), loads=loads)
     found = [row.status for row in report.results]
     assert found == [*[BenchStatus.OK] * 3, BenchStatus.FAILED]
     first = {line.split()[0] for line in log.read_text().splitlines()[:3]}
@@ -128,7 +126,7 @@ def test_an_interrupt_ends_loads_that_run_side_by_side(fake_case: MakeCase) -> N
     started = time.monotonic()
     try:
         with pytest.raises(SystemExit):
-            run_bench([fake_case(name, sleep_s=60) for name in "abc"], rounds=5, loads=2)
+            bench(*(fake_case(name, sleep_s=60) for name in "abc"), loads=2)
     finally:
         signal.signal(signal.SIGALRM, usual)
     assert time.monotonic() - started < 30
@@ -176,13 +174,9 @@ def test_no_process_is_left_after_an_interrupt(
     pids = tmp_path / "pids"
     pids.touch()
 
-    def interrupt(what: str, done: int, total: int) -> None:
-        if done == step:
-            raise KeyboardInterrupt
-
     cases = [fake_case(str(index), pids=str(pids), detach=True) for index in range(2)]
     with pytest.raises(KeyboardInterrupt):
-        run_bench(cases, rounds=5, round_seconds=0.005, progress=interrupt)
+        bench(*cases, progress=interrupt_at(step, KeyboardInterrupt()))
     left = [int(line) for line in pids.read_text().split()]
     assert len(left) == 3 * min(step, 2)  # each worker has two children
     wait_until_ended(*left, timeout_s=5)

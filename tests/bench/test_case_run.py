@@ -40,26 +40,23 @@ class SimulatedWorker:
 
 
 def prepared(
-    monkeypatch: pytest.MonkeyPatch, chunks_ms: list[float]
-) -> tuple[CaseRun, SimulatedWorker]:
-    worker = SimulatedWorker(iter(chunks_ms))
-    return prepare(monkeypatch, worker), worker
-
-
-def prepare(
     monkeypatch: pytest.MonkeyPatch,
-    worker: SimulatedWorker,
+    chunks_ms: list[float],
     *,
     quota: bool = False,
     streams: int = 1,
-) -> CaseRun:
+    stall_ms: float = 0.0,
+) -> tuple[CaseRun, SimulatedWorker]:
+    """stall_ms: while it warms up too."""
+    worker = SimulatedWorker(iter(chunks_ms))
+    worker.streams, worker.stall_ms = streams, stall_ms
     monkeypatch.setattr(_run, "monotonic", lambda: worker.now)
     monkeypatch.setattr(_run, "WARM_UP_LIMIT_S", 5.0)
     monkeypatch.setattr(_run, "WARM_UP_CHUNK_S", 0.25)
     case = BenchCase(SessionRequest("ort-cpu", Path("a"), streams=streams), "a", "fp32", 4)
     case_run = CaseRun(case, cast(Worker, worker), quota=quota)
     case_run.prepare(seed=0)
-    return case_run
+    return case_run, worker
 
 
 def test_warm_up_ends_when_two_chunks_agree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,48 +81,34 @@ def test_warm_up_that_never_settles_ends_at_the_limit(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("stall_ms", "stalled", "stops"),
+    ("streams", "stall_ms", "stalled", "stops"),
     [
-        (0.0, False, []),
-        (90.0, False, []),  # 90 of 490 ms
-        (400.0, True, ["stalled: 0.4 of 0.8 s lost beside p50"]),
+        (1, 0.0, False, []),
+        (1, 90.0, False, []),  # 90 of 490 ms
+        (1, 400.0, True, ["stalled: 0.4 of 0.8 s lost beside p50"]),
+        (2, 400.0, True, ["stalled: 0.4 of 0.8 s lost beside p50"]),
     ],
 )
 def test_throughput_counts_what_the_median_does_not_see(
-    monkeypatch: pytest.MonkeyPatch, stall_ms: float, stalled: bool, stops: list[str]
+    monkeypatch: pytest.MonkeyPatch, streams: int, stall_ms: float, stalled: bool, stops: list[str]
 ) -> None:
-    """20 calls of 20 ms, of which one takes longer: four pictures each."""
-    case_run, worker = prepared(monkeypatch, [20.0, 20.0, 20.0])
+    """In each stream 20 calls of 20 ms, of which one takes longer: four pictures each."""
+    case_run, worker = prepared(monkeypatch, [20.0] * 3, streams=streams)
     worker.stall_ms = stall_ms
     case_run.take_turn(1, 1, round_seconds=0.4)
     result = case_run.result(complete=1)
     assert result.latency_ms is not None and result.latency_ms.p50 == 20.0
-    assert result.images_per_s == pytest.approx(80 / (0.4 + stall_ms / 1e3))
+    assert result.images_per_s == pytest.approx(streams * 80 / (0.4 + stall_ms / 1e3))
     assert result.lost_s == pytest.approx(stall_ms / 1e3)
     assert (result.stalled, result.stops) == (stalled, stops)
-
-
-def test_throughput_is_of_all_streams_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In each of two 20 calls of 20 ms, the last of which takes 400 more: four pictures each."""
-    worker = SimulatedWorker(iter([20.0] * 3))
-    worker.streams = 2
-    case_run = prepare(monkeypatch, worker, streams=2)
-    worker.stall_ms = 400.0
-    case_run.take_turn(1, 1, round_seconds=0.4)
-    result = case_run.result(complete=1)
-    assert result.latency_ms is not None and result.latency_ms.p50 == 20.0
-    assert result.images_per_s == pytest.approx(2 * 80 / 0.8)
-    assert result.lost_s == pytest.approx(0.4) and result.stalled
-    assert result.warm_up == WarmUp(iterations=1 + 2 * (3 + 12), stable=True)
+    assert result.warm_up == WarmUp(iterations=1 + streams * (3 + 12), stable=True)
 
 
 def test_a_round_under_a_quota_is_as_long_as_asked_with_its_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The median of the calls alone would make it twice as long."""
-    worker = SimulatedWorker(iter([10.0] * 3))
-    worker.stall_ms = 250.0
-    case_run = prepare(monkeypatch, worker, quota=True)
+    case_run, worker = prepared(monkeypatch, [10.0] * 3, quota=True, stall_ms=250.0)
     case_run.take_turn(1, 1, round_seconds=0.5)
     assert worker.asked == [(3, 0), (25, 0), (25, 1)]
 

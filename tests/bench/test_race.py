@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,13 +13,12 @@ from t2t_deploy.bench import (
     BenchStatus,
     CaseResult,
     Round,
-    run_bench,
     standings,
     still_racing,
     times_per_image,
 )
 
-from .conftest import MakeCase
+from .conftest import MakeCase, bench
 
 RECORDED = Path(__file__).parents[1] / "data" / "recorded_rounds.json"
 
@@ -75,7 +75,7 @@ def test_what_leaves_is_timed_no_more(fake_case: MakeCase) -> None:
         seen.append([len(row.rounds) for row in rows])  # type: ignore[attr-defined]
         return [1] if len(seen) >= 5 else [0, 1]
 
-    report = run_bench(cases, rounds=7, round_seconds=0.005, after_round=after_round)
+    report = bench(*cases, rounds=7, after_round=after_round)
     assert [len(row.rounds) for row in report.results] == [5, 7]
     assert seen[-1] == [5, 7]
     assert all(row.status is BenchStatus.OK for row in report.results)
@@ -85,16 +85,11 @@ def test_what_leaves_is_timed_no_more(fake_case: MakeCase) -> None:
 
 def test_a_race_ends_where_nobody_goes_on_and_goes_on_from_its_rows(fake_case: MakeCase) -> None:
     cases = [fake_case("a"), fake_case("b")]
-    asked: list[object] = []
-
-    def nobody(rows: object) -> list[int]:
-        asked.append(rows)
-        return []
-
-    first = run_bench(cases, rounds=7, round_seconds=0.005, after_round=nobody)
-    assert len(asked) == 1
+    nobody = Mock(return_value=[])
+    first = bench(*cases, rounds=7, after_round=nobody)
+    nobody.assert_called_once()
     assert [len(row.rounds) for row in first.results] == [1, 1]
-    more = run_bench(cases, rounds=5, round_seconds=0.005, before=first.results)
+    more = bench(*cases, before=first.results)
     for before, after in zip(first.results, more.results, strict=True):
         assert [one.number for one in after.rounds] == [1, 2, 3, 4, 5]
         assert after.rounds[0] == before.rounds[0]

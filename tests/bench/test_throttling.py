@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from t2t_deploy.bench import _run, run_bench
+from t2t_deploy.bench import _run
 
 from ..cgroups import control_group
-from .conftest import FAKE_WORKER, MakeCase
+from .conftest import FAKE_WORKER, MakeCase, bench
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
@@ -20,7 +20,7 @@ def test_a_row_says_how_long_the_quota_stopped_it(
     case = fake_case(busy_s=0.005)
     with control_group(processors=0.2) as within:
         monkeypatch.setattr(_run, "WORKER_COMMAND", (*within, *FAKE_WORKER))
-        (row,) = run_bench([case], rounds=5, round_seconds=0.5).results
+        (row,) = bench(case, round_seconds=0.5).results
     assert row.latency_ms is not None and row.images_per_s is not None
     assert row.images_per_s < 0.5e3 / row.latency_ms.p50
     assert row.throttling is not None and row.throttling.throttled_s > 0

@@ -84,22 +84,21 @@ def test_signed_weights_by_unsigned_activations_are_exact_with_vnni(rows: int) -
     np.testing.assert_array_equal(run(product(rows, w, signed=True), x=x)["y"], exact(x, w))
 
 
-@pytest.mark.parametrize("flags", [("avx2",), None])
-@pytest.mark.parametrize("signed", [True, False])
-def test_sessions_multiply_unsigned_codes_where_there_is_no_vnni(
+@pytest.mark.parametrize(
+    ("flags", "signed", "weights"),
+    [
+        *((flags, signed, np.uint8) for flags in (("avx2",), None) for signed in (True, False)),
+        (("avx2", "avx512_vnni"), True, np.int8),
+    ],
+)
+def test_sessions_multiply_unsigned_codes_unless_there_is_vnni(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    signed: bool,
     flags: tuple[str, ...] | None,
+    signed: bool,
+    weights: type,
 ) -> None:
-    assert weights_computed(tmp_path, monkeypatch, flags, signed=signed) == np.uint8
-
-
-def test_sessions_multiply_signed_weights_where_there_is_vnni(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flags = ("avx2", "avx512_vnni")
-    assert weights_computed(tmp_path, monkeypatch, flags, signed=True) == np.int8
+    assert weights_computed(tmp_path, monkeypatch, flags, signed=signed) == weights
 
 
 def weights_computed(

@@ -46,23 +46,27 @@ def test_a_quantised_product_of_two_activations_is_misplaced(
     assert wrong == [f"{node}/wide0 leads to MatMul {node}"]
 
 
-@pytest.mark.parametrize("op", ["Add", "LayerNormalization", "Softmax", "Erf", "Div", "Mul"])
-def test_a_quantised_input_of_any_other_operator_is_misplaced(op: str) -> None:
+@pytest.mark.parametrize(
+    ("op", "constant"),
+    [
+        *((op, False) for op in ("Add", "LayerNormalization", "Softmax", "Erf", "Div", "Mul")),
+        ("Add", True),  # a bias
+    ],
+)
+def test_a_quantised_input_of_any_other_operator_is_misplaced(op: str, constant: bool) -> None:
     model = static("performer", Target.TENSORRT).model
     stored = stored_arrays(model)
-    node = next(n for n in model.graph.node if n.op_type == op)
-    index = next(i for i, name in enumerate(node.input) if name not in stored)
+    node, index = next(
+        (node, index)
+        for node in model.graph.node
+        for index, name in enumerate(node.input)
+        if node.op_type == op and (name in stored) is constant
+    )
     wrong = misplaced(with_codes_before(model, node.name, (index,)))
-    assert wrong == [f"{node.name}/wide{index} leads to {op} {node.name}"]
-
-
-def test_a_quantised_bias_is_misplaced() -> None:
-    model = static("performer", Target.TENSORRT).model
-    stored = stored_arrays(model)
-    node = next(n for n in model.graph.node if n.op_type == "Add" and set(n.input) & stored.keys())
-    index = next(i for i, name in enumerate(node.input) if name in stored)
-    wrong = misplaced(with_codes_before(model, node.name, (index,)))
-    assert f"{node.name}/short{index} quantises a constant at run time" in wrong
+    at_run_time = f"{node.name}/short{index} quantises a constant at run time"
+    assert wrong == [at_run_time] * constant + [
+        f"{node.name}/wide{index} leads to {op} {node.name}"
+    ]
 
 
 def test_an_integer_product_of_two_activations_is_misplaced() -> None:

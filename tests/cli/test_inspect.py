@@ -168,24 +168,18 @@ def test_doctor_for_a_bug_report(run: Run) -> None:
     assert run.json("doctor", "--report") == {"report": done.out.removesuffix("\n")}
 
 
-def test_doctor_tells_every_missing_step(run: Run, bare_machine: None) -> None:
-    """Of TensorRT both the device, which comes first, and the package."""
-    states = {state["name"]: state for state in run.json("doctor")["backends"]}
+def test_doctor_on_a_bare_machine_tells_every_missing_step(run: Run, bare_machine: None) -> None:
+    done = run.json("doctor", status=0)
+    missing = "torch is not installed; this step needs it: pip install 't2t-deploy[export]'"
+    assert done["can"]["export"] == {"ok": False, "why_not": missing}
+    states = {state["name"]: state for state in done["backends"]}
+    assert states["ort-cpu"]["reason"] == "onnxruntime is not installed"
+    assert states["eager"]["reason"] == "torch is not installed"
+    # of TensorRT both the device, which comes first, and the package
     steps = states["tensorrt"]["steps"]
     assert steps[-1] == "tensorrt is not installed: pip install 't2t-deploy[tensorrt]'"
     assert len(steps) == (1 if why_no_device() is None else 2)
     assert (states["tensorrt"]["version"], states["tensorrt"]["importable"]) == (None, False)
-
-
-def test_doctor_on_a_bare_machine(run: Run, bare_machine: None) -> None:
-    done = run.json("doctor", status=0)
-    assert done["can"]["export"] == {
-        "ok": False,
-        "why_not": "torch is not installed; this step needs it: pip install 't2t-deploy[export]'",
-    }
-    reasons = {backend["name"]: backend["reason"] for backend in done["backends"]}
-    assert reasons["ort-cpu"] == "onnxruntime is not installed"
-    assert reasons["eager"] == "torch is not installed"
 
 
 def test_export_without_torch(run: Run, tiny_toml: Path, bare_machine: None) -> None:

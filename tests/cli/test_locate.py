@@ -30,8 +30,6 @@ from .graphs import (
     with_value,
 )
 
-pytest.importorskip("onnxruntime")
-
 MODEL = tiny_model(depth=3)
 
 

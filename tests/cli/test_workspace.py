@@ -105,17 +105,6 @@ def test_list(run: Run, onnx_file: Path) -> None:
     assert "usable" in run("workspace", "list").out
 
 
-def test_prune_removes_what_killed_commands_left(run: Run, workspace: Path) -> None:
-    left = workspace / "onnx" / ".t2t-tmp-abc.onnx"
-    left.write_bytes(b"half a file")
-    kept = sorted(path for path in workspace.rglob("*") if path.is_file() and path != left)
-    done = run("workspace", "prune", "--json")
-    shown = str(Path("artifacts") / left.relative_to(workspace))
-    assert (done.status, done.json) == (0, {"removed": [shown], "unknown": []})
-    assert sorted(path for path in workspace.rglob("*") if path.is_file()) == kept
-    assert run("workspace", "prune").out == "removed 0 files and folders\n"
-
-
 def test_a_folder_without_access(
     run: Run, tiny_toml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,8 +141,7 @@ def test_a_full_disk_leaves_the_old_file(
 
 
 def test_a_folder_that_cannot_be_made(run: Run, tiny_toml: Path) -> None:
+    """Of a workspace: tests/cli/test_outputs.py."""
     Path("file").write_text("no folder")
-    done = run("export", "--config", tiny_toml, "--workspace", "file/below", status=1)
-    assert "error: cannot create file/below/weights: Not a directory; choose another" in done.err
     done = run("export", "--config", tiny_toml, "--batch", 1, "-o", "file/model.onnx", status=1)
     assert "error: cannot create file: File exists; choose another" in done.err

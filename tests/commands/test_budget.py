@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,9 @@ import pytest
 from t2t_deploy.commands import QuantizationMode, quantize_onnx
 from t2t_deploy.errors import CalibrationError, ImageError
 from t2t_deploy.types import Target
-from t2t_deploy.workspace import Workspace
+from t2t_deploy.workspace import Manifest, Workspace
 
 from ..trained import export_weights, trained_weights
-
-pytest.importorskip("onnxruntime")
 
 
 @pytest.mark.slow
@@ -56,51 +55,43 @@ def test_the_layers_behind_outliers_go_back_to_float(tmp_path: Path, digit_pictu
     assert not made.require_manifest().failed
 
 
-def test_an_impossible_budget_fails_the_artifact(tmp_path: Path, digit_pictures: Path) -> None:
-    workspace = Workspace(tmp_path / "artifacts")
-    export_weights(workspace, "performer", trained_weights("performer"))
-    made = quantize_onnx(
-        mode=QuantizationMode.DYNAMIC,
-        max_drop=-1,
-        eval=digit_pictures / "test",
-        speed=False,
-        workspace=workspace,
-    )
-    manifest = made.require_manifest()
+Budget = Callable[..., Manifest]
+
+
+@pytest.fixture
+def budget(digits_workspace: Workspace, digit_pictures: Path) -> Budget:
+    """Quantise with ranges at run time within a budget."""
+
+    def quantise(**options: Any) -> Manifest:
+        form = {"mode": QuantizationMode.DYNAMIC, "eval": digit_pictures / "test", **options}
+        return quantize_onnx(**form, speed=False, workspace=digits_workspace).require_manifest()
+
+    return quantise
+
+
+def test_an_impossible_budget_fails_the_artifact(budget: Budget) -> None:
+    manifest = budget(max_drop=-1)
     assert manifest.details["budget"]["status"] == "failed" and manifest.failed
     assert "where at most -1 may be" in manifest.failure
     assert manifest.details["quantization"]["quantized_nodes"] > 0
 
 
-def test_no_budget_is_met_where_labels_are_in_another_order(
-    tmp_path: Path, digit_pictures: Path
-) -> None:
+def test_no_budget_is_met_where_labels_are_in_another_order(budget: Budget, tmp_path: Path) -> None:
     """The float model is then right no more often than chance, so that nothing can be lost."""
-    workspace = Workspace(tmp_path / "artifacts")
-    export_weights(workspace, "performer", trained_weights("performer"))
     shifted = tmp_path / "class_to_idx.json"
     shifted.write_text(json.dumps({str(digit): (digit + 1) % 10 for digit in range(10)}))
-    words: dict[str, Any] = {
-        "mode": QuantizationMode.DYNAMIC,
-        "max_drop": 1,
-        "eval": digit_pictures / "test",
-        "speed": False,
-        "workspace": workspace,
-    }
-    manifest = quantize_onnx(**words, class_order=shifted).require_manifest()
+    manifest = budget(max_drop=1, class_order=shifted)
     assert manifest.details["budget"]["status"] == "failed" and manifest.failed
     assert manifest.failure.startswith("no loss of accuracy can be measured: the float model is")
     assert "in text order: the labels may be in another order than its classes" in manifest.failure
-    manifest = quantize_onnx(**words).require_manifest()
+    manifest = budget(max_drop=1)
     assert manifest.details["budget"]["status"] == "passed" and not manifest.failed
 
 
 @pytest.mark.parametrize("readable", [False, True], ids=["none", "some"])
 def test_unreadable_pictures_are_not_among_the_measured(
-    tmp_path: Path, digit_pictures: Path, readable: bool
+    budget: Budget, tmp_path: Path, digit_pictures: Path, readable: bool
 ) -> None:
-    workspace = Workspace(tmp_path / "artifacts")
-    export_weights(workspace, "performer", trained_weights("performer"))
     for folder in (digit_pictures / "test").iterdir():
         mine = tmp_path / "val" / folder.name
         mine.mkdir(parents=True)
@@ -109,19 +100,16 @@ def test_unreadable_pictures_are_not_among_the_measured(
             shutil.copy(picture, mine)
     refused = nullcontext() if readable else pytest.raises(ImageError, match="no drop can be mea")
     with refused:
-        made = quantize_onnx(
-            mode=QuantizationMode.DYNAMIC,
-            max_drop=100,
-            eval=tmp_path / "val",
-            speed=False,
-            workspace=workspace,
-        )
-        assert made.require_manifest().details["budget"]["images"] == 30
+        manifest = budget(max_drop=100, eval=tmp_path / "val")
+        assert manifest.details["budget"]["images"] == 30
 
 
-def test_it_is_not_measured_on_calibration_pictures(tmp_path: Path, digit_pictures: Path) -> None:
-    workspace = Workspace(tmp_path / "artifacts")
-    export_weights(workspace, "performer", trained_weights("performer"))
-    calibration = digit_pictures / "calibration"
+def test_it_is_not_measured_on_calibration_pictures(
+    digits_workspace: Workspace, digit_pictures: Path
+) -> None:
+    both: dict[str, Any] = {
+        "images": digit_pictures / "calibration",
+        "eval": digit_pictures / "calibration",
+    }
     with pytest.raises(CalibrationError, match="100 of 100 pictures"):
-        quantize_onnx(images=calibration, eval=calibration, speed=False, workspace=workspace)
+        quantize_onnx(**both, speed=False, workspace=digits_workspace)

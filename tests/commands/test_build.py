@@ -35,20 +35,25 @@ def figures(**macs: int) -> Any:
     return SimpleNamespace(macs_by_dtype=macs, gemms_by_dtype={}, bare_sums=())
 
 
-def test_the_asked_precision_decides() -> None:
-    half = figures(Half=90, Float=10)
-    assert _attest(half, Precision.FP16).status is Status.PASSED
-    found = _attest(half, Precision.FP32)
-    assert (found.status, found.asked) == (Status.FAILED, "fp32")
-
-
 @pytest.mark.parametrize(
-    ("macs", "asked"),
-    [({"Float": 5}, "fp32"), ({"Half": 9, "Float": 1}, "fp16"), ({"Int8": 6, "Half": 4}, "int8")],
+    ("macs", "precision", "status", "asked"),
+    [
+        ({"Half": 90, "Float": 10}, Precision.FP16, Status.PASSED, "fp16"),
+        ({"Half": 90, "Float": 10}, Precision.FP32, Status.FAILED, "fp32"),
+        # of a foreign file what prevails
+        ({"Float": 5}, None, Status.PASSED, "fp32"),
+        ({"Half": 9, "Float": 1}, None, Status.PASSED, "fp16"),
+        ({"Int8": 6, "Half": 4}, None, Status.PASSED, "int8"),
+        ({"Float": 5, "Half": 5}, None, Status.NOT_RUN, "fp32"),
+    ],
 )
-def test_of_a_foreign_file_what_prevails(macs: dict[str, int], asked: str) -> None:
-    found = _attest(figures(**macs), None)
-    assert (found.status, found.asked) == (Status.PASSED, asked)
+def test_what_was_asked_decides_or_what_prevails(
+    macs: dict[str, int], precision: Precision | None, status: Status, asked: str
+) -> None:
+    found = _attest(figures(**macs), precision)
+    assert (found.status, found.asked) == (status, asked)
+    none = "no precision was asked of a file without manifest, and none prevails"
+    assert (found.reason == none) is (status is Status.NOT_RUN)
 
 
 def test_bare_sums_fail_whoever_asked() -> None:
@@ -59,9 +64,3 @@ def test_bare_sums_fail_whoever_asked() -> None:
         assert (found.status, found.bare_sums) == (Status.FAILED, ("fc1",))
         assert found.reason is not None
         assert found.reason.startswith("1 products of 8-bit codes write their bare sums as Half")
-
-
-def test_of_a_foreign_file_where_nothing_prevails() -> None:
-    found = _attest(figures(Float=5, Half=5), None)
-    assert (found.status, found.asked) == (Status.NOT_RUN, "fp32")
-    assert found.reason == "no precision was asked of a file without manifest, and none prevails"

@@ -69,13 +69,16 @@ OTHERS = {
 }
 
 
+def work_on(partial: Path, report: Any = silent) -> _calibrate._Work:
+    nothing: Any = None
+    return _calibrate._Work(nothing, NO_LAYERS, nothing, KEY, USUAL, partial, report)
+
+
 @pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
 def test_sums_that_do_not_fit_are_taken_again(tmp_path: Path, content: bytes | None) -> None:
     partial = tmp_path / "a.partial"
     notes: list[str] = []
-    report: Any = SimpleNamespace(note=notes.append)
-    nothing: Any = None
-    work = _calibrate._Work(nothing, NO_LAYERS, nothing, KEY, USUAL, partial, report)
+    work = work_on(partial, SimpleNamespace(note=notes.append))
     partial.write_bytes(save(SUMS, metadata=TOLD))
     assert work.resume() == (Observation.of([]), 4)
     assert notes == ["going on after 4 pictures, where a calibration was interrupted"]
@@ -85,11 +88,7 @@ def test_sums_that_do_not_fit_are_taken_again(tmp_path: Path, content: bytes | N
 
 
 def test_counts_go_on_with_the_sums(tmp_path: Path) -> None:
-    partial = tmp_path / "a.partial"
-    nothing: Any = None
-    first, second = (
-        _calibrate._Work(nothing, NO_LAYERS, nothing, KEY, USUAL, partial, silent) for _ in range(2)
-    )
+    first, second = (work_on(tmp_path / "a.partial") for _ in range(2))
     first.counter.add((9, 9), np.zeros((*USUAL.size, 3), np.uint8), USUAL)
     first.save(Observation.of([]), 1)
     assert second.resume() == (Observation.of([]), 1)

@@ -9,22 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from digits import Digits, digits_split
+from digits import digits_split
 from PIL import Image
 
 from t2t_deploy._preparation import USUAL
 from t2t_deploy.commands import evaluate_artifacts, export_onnx
 from t2t_deploy.commands._evaluate import EvaluatedArtifact
-from t2t_deploy.model import config_from_toml, load_checkpoint, reference_from_state_dict
+from t2t_deploy.model import config_from_toml, load_checkpoint
 from t2t_deploy.pictures import labelled_set_from_folder
 from t2t_deploy.types import Precision, Status
 from t2t_deploy.workspace import Workspace
 
-from ..outliers import with_outliers
 from ..trained import FOLDER, KINDS
-
-pytest.importorskip("onnxruntime")
 
 LEAST_RIGHT = 588  # of 600
 MOST_LOST = 1
@@ -53,26 +49,18 @@ def right(share: float) -> int:
     return round(share * 600)
 
 
-def test_the_split_is_fixed() -> None:
+def test_the_split_is_fixed_and_no_picture_is_in_two_parts() -> None:
     split = digits_split()
     parts = (split.train, split.calibration, split.test)
     assert [len(part) for part in parts] == [1097, 100, 600]
     everything = np.concatenate([part.indices for part in parts])
     assert sorted(everything.tolist()) == list(range(1797))
+    # not even a copy under another number
+    contents = [{pixels.tobytes() for pixels in part.pixels} for part in parts]
+    assert len(set.union(*contents)) == sum(map(len, contents)) == 1797
     digest = hashlib.sha256(split.test.indices.astype("<i8").tobytes()).hexdigest()
     assert digest.startswith("ea73c85318616b95")
     assert min(np.bincount(split.test.labels)) >= 45
-
-
-def test_no_picture_is_in_two_parts() -> None:
-    """Not even a copy under another number."""
-
-    def contents(part: Digits) -> set[bytes]:
-        return {pixels.tobytes() for pixels in part.pixels}
-
-    split = digits_split()
-    parts = [contents(part) for part in (split.train, split.calibration, split.test)]
-    assert len(set.union(*parts)) == sum(len(part) for part in parts) == 1797
 
 
 def test_the_files_are_the_pictures(digit_pictures: Path) -> None:
@@ -117,20 +105,3 @@ def test_accuracy_of_bf16(kind: str, evaluate: Evaluate) -> None:
     (result,) = evaluate(kind, Precision.BF16)
     assert result.reason == "evaluated node by node"
     check_accuracy(result)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_outliers_leave_a_trained_model_as_it_is(kind: str) -> None:
-    """In float64, where no rounding hides what is wrong."""
-    config = config_from_toml(FOLDER / f"{kind}.toml")
-    trained = load_checkpoint(FOLDER / f"{kind}.pth.tar", config=config).state_dict
-    plain = {key: tensor.double() for key, tensor in trained.items()}
-    found = with_outliers(plain, 100)
-    assert len(found.channels) == 4 + 2 * config.depth
-    inputs = torch.from_numpy(digits_split().calibration.inputs(config.image_hw[0])).double()
-    with torch.inference_mode():
-        wanted, logits = (
-            reference_from_state_dict(dict(weights), config)(inputs)
-            for weights in (plain, found.state_dict)
-        )
-    torch.testing.assert_close(logits, wanted, rtol=1e-10, atol=1e-10)

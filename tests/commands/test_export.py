@@ -14,7 +14,7 @@ from t2t_deploy.graph import read_onnx, summarise_graph
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
 
-from ..small import tiny_model
+from ..small import tiny_exports, tiny_model
 
 TINY = tiny_model("transformer", depth=1)
 
@@ -47,12 +47,9 @@ def test_what_is_returned_and_told(tmp_path: Path) -> None:
 def test_a_graph_for_cuda_is_verified_on_a_cpu(
     tmp_path: Path, precision: str, ends: dict[str, Any]
 ) -> None:
-    config = tmp_path / "tiny.toml"
-    config.write_text(TINY)
-    workspace = Workspace(tmp_path / "ws")
-    artifact = export_onnx(
-        config=config, precision=precision, target="cuda", **ends, workspace=workspace
-    )
+    form = {"precision": precision, "target": "cuda", **ends}
+    workspace = tiny_exports(tmp_path, form, model=TINY)
+    (artifact,) = workspace.artifacts()
     manifest = artifact.require_manifest()
     assert manifest.verification is not None
     assert manifest.verification["status"] == "passed"

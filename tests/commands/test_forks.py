@@ -13,8 +13,6 @@ from natural import TEST, natural_crops, write_calibration_crops
 from ..program import environment, finish
 from ..small import TINY_FOR_8_BITS
 
-pytest.importorskip("torch")
-pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are safe on Linux alone")
 
 ROOT = Path(__file__).parents[2]

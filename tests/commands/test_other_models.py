@@ -56,31 +56,36 @@ DIMENSIONS = "embed_dim = 64\ndepth = 2\nnum_heads = 2\nmlp_ratio = 2.0\ntoken_d
 Weights = dict[str, torch.Tensor]
 
 
+IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+
+
+def _scaled(image: Image.Image, mean: Any, std: Any) -> np.ndarray:
+    """ToTensor and Normalize of values to 255, (channels, height, width) float64."""
+    pixels = np.atleast_3d(np.asarray(image, np.float64))
+    return np.asarray((pixels - mean) / std).transpose(2, 0, 1)
+
+
 def _cifar(image: Image.Image) -> np.ndarray:
-    """Resize(32), ToTensor, Normalize of the authors' transfer_learning.py, for square pictures."""
-    pixels = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR), np.float64) / 255
-    scaled = (pixels - [0.4914, 0.4822, 0.4465]) / [0.2023, 0.1994, 0.2010]
-    return scaled.transpose(2, 0, 1)
+    """Resize(32) and the statistics of the authors' transfer_learning.py, for square pictures."""
+    small = image.resize((32, 32), Image.Resampling.BILINEAR)
+    return _scaled(small, *255 * np.array([[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]]))
 
 
 def _grey(image: Image.Image) -> np.ndarray:
-    """Grayscale, Resize(32), ToTensor, Normalize(0.5, 0.25)."""
+    """Grayscale, Resize(32), Normalize(0.5, 0.25)."""
     small = image.convert("L").resize((32, 32), Image.Resampling.BICUBIC)
-    return (np.asarray(small, np.float64)[None] / 255 - 0.5) / 0.25
+    return _scaled(small, 255 * 0.5, 255 * 0.25)
 
 
 def _wide(image: Image.Image) -> np.ndarray:
     """Both sides to 64 x 96 (height x width), ImageNet's statistics."""
-    pixels = np.asarray(image.resize((96, 64), Image.Resampling.BICUBIC), np.float64) / 255
-    return ((pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)
+    return _scaled(image.resize((96, 64), Image.Resampling.BICUBIC), *IMAGENET)
 
 
 def _mmpretrain(image: Image.Image) -> np.ndarray:
     """ResizeEdge(36), CenterCrop(32) and data_preprocessor of values to 255."""
-    small = np.asarray(image.resize((36, 36), Image.Resampling.BICUBIC), np.float64)
-    pixels = small[2:34, 2:34]
-    scaled = (pixels - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]
-    return scaled.transpose(2, 0, 1)
+    small = image.resize((36, 36), Image.Resampling.BICUBIC)
+    return _scaled(small.crop((2, 2, 34, 34)), *IMAGENET)
 
 
 def _mmpretrain_names(weights: Weights) -> dict[str, Any]:

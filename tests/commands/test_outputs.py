@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,19 @@ def exported(folder: Path, tail: Tail, kind: str = "performer", **options: Any) 
     return export_onnx(config=config, image_size=SIZE, tail=tail, workspace=workspace, **options)
 
 
+def passed(artifact: Artifact) -> Mapping[str, Any]:
+    """Its verification."""
+    found = artifact.require_manifest().verification or {}
+    assert found["status"] == "passed"
+    return found
+
+
 @pytest.mark.parametrize("kind", ["performer", "transformer"])
 @pytest.mark.parametrize("tail", OUTPUTS, ids=lambda tail: tail.value)
 def test_outputs_equal_the_model_in_float64(tmp_path: Path, tail: Tail, kind: str) -> None:
     made = exported(tmp_path, tail, kind)
     manifest = made.require_manifest()
-    assert manifest.verification is not None
-    assert manifest.verification["status"] == "passed"
-    assert manifest.verification["top1_agreement"] is None
+    assert passed(made)["top1_agreement"] is None
     assert manifest.graph_io.tail is tail
     pictures = np.random.default_rng(3).standard_normal((3, 3, *SIZE)).astype(np.float32)
     with load_session(made.path) as session:
@@ -98,10 +104,7 @@ def test_embedding_is_what_the_classifier_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tail", OUTPUTS, ids=lambda tail: tail.value)
 def test_half_precisions(tmp_path: Path, tail: Tail, precision: str) -> None:
     made = exported(tmp_path, tail, precision=precision)
-    verification = made.require_manifest().verification
-    assert verification is not None
-    assert verification["status"] == "passed"
-    assert verification["rel_l2"] > 1e-5
+    assert passed(made)["rel_l2"] > 1e-5
 
 
 @pytest.mark.parametrize("target", [Target.PORTABLE, Target.OPENVINO])
@@ -117,10 +120,7 @@ def test_eight_bits(tmp_path: Path, tail: Tail, target: Target) -> None:
     small = quantize_onnx(
         made.path, images=folder, speed=False, workspace=Workspace(tmp_path / "ws")
     )
-    manifest = small.require_manifest()
-    assert manifest.verification is not None
-    assert manifest.verification["status"] == "passed"
-    assert 1e-4 < manifest.verification["rel_l2"] < 6e-2
+    assert 1e-4 < passed(small)["rel_l2"] < 6e-2
     names = [output.name for output in onnx.load(small.path).graph.output]
     assert names == list(OUTPUTS[tail])
 

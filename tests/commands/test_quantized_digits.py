@@ -15,8 +15,6 @@ from t2t_deploy.workspace import Workspace
 
 from ..trained import EIGHT_BITS, KINDS, export_weights, trained_weights
 
-pytest.importorskip("onnxruntime")
-
 # half a point of 600 pictures
 MOST_LOST = 3
 # five points: what naive int8 must lose at least for the outliers to be worth testing with
@@ -107,10 +105,10 @@ def test_outliers_in_every_form(kind: str, factor: float, quantized: Quantized) 
         check(result, 0.01)
 
 
-def test_pictures_it_was_calibrated_on_are_refused(tmp_path: Path, digit_pictures: Path) -> None:
-    workspace = Workspace(tmp_path / "artifacts")
-    export_weights(workspace, "performer", trained_weights("performer"))
-    calibration = digit_pictures / "calibration"
+def test_pictures_it_was_calibrated_on_are_refused(
+    digits_workspace: Workspace, digit_pictures: Path
+) -> None:
+    workspace, calibration = digits_workspace, digit_pictures / "calibration"
     request: dict[str, Any] = {"images": calibration, "count": 20, "speed": False}
     made = quantize_onnx(**request, workspace=workspace)
     named: dict[str, Any] = {"images": calibration, "artifacts": [made.path]}

@@ -22,8 +22,6 @@ from t2t_deploy.workspace import Artifact, Workspace
 from ..outliers import with_outliers
 from ..trained import KINDS, export_weights, trained_weights
 
-pytest.importorskip("onnxruntime")
-
 PICTURES = 16
 CALIBRATION = 64
 # variant -> attentions, all of which stay one kernel

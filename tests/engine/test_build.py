@@ -6,8 +6,6 @@ import hashlib
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from t2t_deploy.errors import EngineError
 from t2t_deploy.types import Precision, ShapeProfile, Status, TensorSpec
 
 from ..children import children
+from ..program import finish
 from .graphs import BF16, OUT, TOKENS, WIDTH, attention, build, linear, needs_tensorrt_rtx
 
 pytestmark = needs_tensorrt_rtx
@@ -59,10 +58,8 @@ def test_same_bytes_here_and_in_another_process(fixed_fp16: Path, fixed_build: E
         "engine = build_engine(pathlib.Path(sys.argv[1]), BuildOptions(sm=['86'])).engine; "
         "print(hashlib.sha256(engine).hexdigest())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(fixed_fp16)], check=True, capture_output=True, text=True
-    )
-    assert done.stdout.strip() == hashlib.sha256(fixed_build.engine).hexdigest()
+    done = finish(fixed_fp16, code=code)
+    assert done.out.strip() == hashlib.sha256(fixed_build.engine).hexdigest()
 
 
 def test_the_network_name_is_in_the_engine(fixed_fp16: Path, fixed_build: EngineBuild) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +9,8 @@ import pytest
 from t2t_deploy.engine._choice import check_sms, parse_sm, supported_sms
 from t2t_deploy.engine._module import BuilderLog, new_monitor
 from t2t_deploy.errors import EngineError, UsageError
+
+from ..program import finish
 
 FAKE = SimpleNamespace(
     __version__="9.9",
@@ -78,4 +78,4 @@ def test_importing_loads_no_tensorrt() -> None:
         "import sys, t2t_deploy.engine._build, t2t_deploy.engine._device; "
         "sys.exit(any(name.startswith(('tensorrt', 'torch', 'onnx')) for name in sys.modules))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert finish(code=code).status == 0

@@ -72,25 +72,22 @@ def test_one_scale_and_a_product_by_channel_leave_none(tmp_path: Path, sm: list[
 
 @needs_tensorrt_rtx
 @pytest.mark.parametrize(
-    ("product", "bare"),
+    ("product", "real", "sm", "bare"),
     [
-        (Coded("fc", by_output()), ("fc",)),
-        (Coded("fc", np.full(64, 0.01)), ("fc",)),
-        (Coded("fc", ratio=by_output(1.0)), ()),
-        (Coded("fc", bias=True), ()),
-        (Coded("fc"), ()),
+        (Coded("by_output", by_output()), FP16, "86", ("by_output",)),
+        (Coded("one_number", np.full(64, 0.01)), FP16, "86", ("one_number",)),
+        (Coded("by_channel", ratio=by_output(1.0)), FP16, "86", ()),
+        (Coded("bias", bias=True), FP16, "86", ()),
+        (Coded("plain"), FP16, "86", ()),
+        # sums in float32 pass no end
+        *((Coded("fc", by_output()), FP32, sm, ()) for sm in ("86", "89", "120", "")),
     ],
-    ids=["by output", "one number by output", "by channel", "bias", "plain"],
 )
-def test_a_fixed_batch(tmp_path: Path, product: Coded, bare: tuple[str, ...]) -> None:
-    assert found(built(tmp_path, product, sm=["86"], batch=4)) == [bare]
-
-
-@needs_tensorrt_rtx
-@pytest.mark.parametrize("sm", [["86"], ["89"], ["120"], []])
-def test_sums_in_float32_pass_no_end(tmp_path: Path, sm: list[str]) -> None:
-    engine = built(tmp_path, Coded("fc", by_output()), sm=sm, batch=4, real=FP32)
-    assert found(engine) == [()]
+def test_a_fixed_batch(
+    tmp_path: Path, product: Coded, real: int, sm: str, bare: tuple[str, ...]
+) -> None:
+    engine = built(tmp_path, product, sm=sm.split(), batch=4, real=real)
+    assert found(engine) == [bare]
     assert engine.figures.gemms_by_dtype == {"Int8": 1}
 
 

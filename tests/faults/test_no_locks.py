@@ -16,9 +16,9 @@ import pytest
 
 from t2t_deploy._files import TEMPORARY, machine_id
 from t2t_deploy.errors import ArtifactError, BusyError
-from t2t_deploy.types import Precision
-from t2t_deploy.workspace import LockPolicy, Manifest, Workspace, _locks
+from t2t_deploy.workspace import LockPolicy, Workspace, _locks
 
+from ..manifests import store
 from ..program import start
 from .conftest import Commands
 from .test_locks import HOLDER, STORER, WRITER, running
@@ -58,15 +58,6 @@ def workspace(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) 
     return Workspace(tmp_path / "artifacts", LockPolicy(wait=False, say=said.append))
 
 
-def store(workspace: Workspace, content: bytes = b"a", output: Path | None = None) -> Path:
-    def write(path: Path) -> dict[str, Any]:
-        path.write_bytes(content)
-        return {}
-
-    draft = Manifest("onnx", "", "", 0, "tiny", Precision.FP32, {}, None, "portable", {})
-    return workspace.store(draft, write, stem="tiny", output=output).path
-
-
 def marked(workspace: Workspace, pid: int, host: str, note: dict[str, Any] | None = None) -> Path:
     """A marker as filelock makes it, and the note beside it."""
     folder = workspace.folder(_locks.FOLDER)
@@ -101,7 +92,8 @@ def test_a_workspace_without_locks_is_written_and_it_is_said_once(
     refuse(monkeypatch, name)
     workspace.folder(_locks.FOLDER).joinpath("workspace.lock").touch()  # of the time with locks
     workspace.check_writable("weights", "onnx")
-    store(workspace), store(workspace, b"b")
+    for content in (b"a", b"b"):
+        store(workspace, content, weights={})
     (note,) = said
     assert f"cannot be locked ({os.strerror(getattr(errno, name))}): marker files" in note
     assert [a.require_manifest().sequence for a in workspace.artifacts()] == [1, 2]

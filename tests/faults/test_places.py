@@ -191,31 +191,31 @@ def test_a_clock_that_is_set_back(command: Commands) -> None:
     assert command(folder, "doctor", clock_s=0.0).status == 0
 
 
+HOMELESS: dict[str, str | None] = {"USER": None, "LOGNAME": None}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("home", [None, "/nonexistent", "/proc"])
-def test_no_home(command: Commands, home: str | None) -> None:
+@pytest.mark.parametrize(
+    "environment",
+    [
+        *({"HOME": home, **HOMELESS} for home in (None, "/nonexistent", "/proc")),
+        {"TMPDIR": "/nonexistent"},
+    ],
+)
+def test_no_home_and_no_place_for_temporary_files(
+    command: Commands, environment: dict[str, str | None]
+) -> None:
     folder = command.copy()
     for words in (
         ("predict", "model.onnx", "pictures"),
         ("evaluate", "model.onnx", "--images", "pictures", "--confusion", "plot.png"),
         ("export", "--config", "tiny.toml", "--batch", 7),
         ("doctor",),
-    ):
-        done = command(
-            folder, *words, environment={"HOME": home, "USER": None, "LOGNAME": None}, status=0
-        )
-        assert "Traceback" not in done.err
-
-
-@pytest.mark.slow
-def test_no_place_for_temporary_files(command: Commands) -> None:
-    folder = command.copy()
-    for words in (
         ("calibrate", "--images", "pictures"),
         ("verify", "model.onnx"),
-        ("predict", "model.onnx", "pictures"),
     ):
-        command(folder, *words, environment={"TMPDIR": "/nonexistent"}, status=0)
+        done = command(folder, *words, environment=environment, status=0)
+        assert "Traceback" not in done.err
 
 
 def test_scratch_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from t2t_deploy.graph._mapped import MIN_MAPPED_BYTES, mappable_model
 from t2t_deploy.runtime import Session, SessionRequest, _ort, open_session
 
 from ..onnx_models import constants, model_of
+from ..program import finish
 
 RNG = np.random.default_rng(0)
 LARGE = RNG.standard_normal((64, 48)).astype(np.float32)
@@ -168,11 +168,7 @@ with open_session(SessionRequest("ort-cpu", path, threads=2)) as session:
         session.run({"image": image})
 print((peak_resident_bytes() - before) / path.stat().st_size)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(artifact.path)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    print(f"peak growth over the size of the weights: {done.stdout.strip()}")
-    assert float(done.stdout) <= 1.45
+    done = finish(artifact.path, code=script)
+    assert done.status == 0, done.err
+    print(f"peak growth over the size of the weights: {done.out.strip()}")
+    assert float(done.out) <= 1.45

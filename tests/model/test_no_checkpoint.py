@@ -16,34 +16,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2t_deploy.errors import CheckpointError
-from t2t_deploy.model import ModelConfig, TokensType, load_checkpoint, random_state_dict
-
-CONFIG = ModelConfig("tiny", TokensType.PERFORMER, 16, 1, 2, 2.0, 16, image_size=32, num_classes=4)
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+from .tiny import StateDict, load, refusal
 
 
 @pytest.fixture
-def checkpoint() -> Path:
-    torch.save(random_state_dict(CONFIG), "inner.pth")
+def checkpoint(weights: StateDict) -> Path:
+    torch.save(weights, "inner.pth")
     return Path("inner.pth")
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(CheckpointError) as refused:
-        load_checkpoint(path, config=CONFIG)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
 
 
 def mended(command: str, path: str) -> None:
     """Run what a message says; the file that it gives is read."""
     subprocess.run(command, shell=True, check=True, stdout=subprocess.DEVNULL)
-    assert load_checkpoint(Path(path), config=CONFIG).container == "file"
+    assert load(Path(path)).container == "file"
 
 
 def tarred(content: bytes, mode: str = "w") -> bytes:
@@ -55,20 +40,21 @@ def tarred(content: bytes, mode: str = "w") -> bytes:
     return buffer.getvalue()
 
 
-def test_a_tar_archive_with_a_checkpoint(checkpoint: Path) -> None:
-    Path("model.pth.tar").write_bytes(tarred(checkpoint.read_bytes()))
-    assert refusal(Path("model.pth.tar")) == (
-        "model.pth.tar is a tar archive with best/inner.pth in it: unpack it with tar -xf "
-        "model.pth.tar and give best/inner.pth"
-    )
-    mended("tar -xf model.pth.tar", "best/inner.pth")
-
-
-@pytest.mark.parametrize("mode", ["w:gz", "w:bz2"])
-def test_a_packed_tar_archive(mode: str, checkpoint: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "what", "give"),
+    [
+        ("w", " with best/inner.pth in it", "best/inner.pth"),
+        ("w:gz", " packed by gzip", "the checkpoint in it"),
+        ("w:bz2", " packed by bzip2", "the checkpoint in it"),
+    ],
+)
+def test_a_tar_archive_with_a_checkpoint(mode: str, what: str, give: str, checkpoint: Path) -> None:
     Path("model.pth.tar").write_bytes(tarred(checkpoint.read_bytes(), mode))
-    assert "unpack it with tar -xf model.pth.tar and give" in refusal(Path("model.pth.tar"))
-    mended("tar -xf model.pth.tar", "best/inner.pth")
+    command = "tar -xf model.pth.tar"
+    assert refusal(Path("model.pth.tar")) == (
+        f"model.pth.tar is a tar archive{what}: unpack it with {command} and give {give}"
+    )
+    mended(command, "best/inner.pth")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +106,7 @@ def test_a_folder_packed_again_is_read(checkpoint: Path) -> None:
         new.writestr("inner/", b"")
         for name in reversed(old.namelist()):
             new.writestr(name, old.read(name))
-    assert load_checkpoint(Path("weights.zip"), config=CONFIG).container == "file"
+    assert load(Path("weights.zip")).container == "file"
 
 
 TEXTS: dict[str, tuple[str, str]] = {
@@ -198,4 +184,4 @@ def test_folders_of_several_and_of_none(checkpoint: Path) -> None:
         shutil.copy(checkpoint, f"runs/{name}")
     assert refusal(Path("runs")) == "runs is a folder with 2 weights files (a.pth, ...); give one"
     Path("runs/b.pth").unlink()
-    assert load_checkpoint(Path("runs"), config=CONFIG).container == "file"
+    assert load(Path("runs")).container == "file"

@@ -16,53 +16,21 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from t2t_deploy.errors import CheckpointError
 from t2t_deploy.model import (
-    Checkpoint,
     ModelConfig,
     ModelOutput,
     T2TViT,
     TokensType,
-    load_checkpoint,
     random_state_dict,
     reference_from_state_dict,
 )
 
-CONFIG = ModelConfig("tiny", TokensType.PERFORMER, 16, 1, 2, 2.0, 16, image_size=32, num_classes=4)
-StateDict = dict[str, torch.Tensor]
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def weights() -> StateDict:
-    return random_state_dict(CONFIG)
+from .tiny import CONFIG, StateDict, load, refusal, same
 
 
 @pytest.fixture(scope="module")
 def others() -> StateDict:
     return random_state_dict(CONFIG, seed=1)
-
-
-def load(content: object, **options: Any) -> Checkpoint:
-    torch.save(content, "model.pth")
-    return load_checkpoint(Path("model.pth"), config=options.pop("config", CONFIG), **options)
-
-
-def refusal(content: object, **options: Any) -> str:
-    with pytest.raises(CheckpointError) as refused:
-        load(content, **options)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
-
-
-def same(found: StateDict, expected: StateDict) -> bool:
-    return found.keys() == expected.keys() and all(
-        torch.equal(found[key], value) for key, value in expected.items()
-    )
 
 
 def prefixed(prefix: str, weights: StateDict) -> StateDict:
@@ -81,30 +49,39 @@ CONTAINERS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
-def test_any_prefix_is_found(prefix: str, weights: StateDict) -> None:
-    found = load({"state_dict": prefixed(prefix, weights), "epoch": 3})
-    assert same(found.state_dict, weights)
-    assert (found.container, found.notes) == ("state_dict", ())
-
-
-@pytest.mark.parametrize("name", CONTAINERS)
-def test_any_container_is_found(name: str, weights: StateDict) -> None:
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [*(("state_dict", one) for one in PREFIXES), *((name, "module.") for name in CONTAINERS)],
+)
+def test_any_prefix_and_container_is_found(name: str, prefix: str, weights: StateDict) -> None:
     optimiser = {"state": {0: {"exp_avg": torch.zeros(4)}}, "param_groups": [{"lr": 1e-3}]}
-    found = load({"epoch": 3, "optimizer": optimiser, name: prefixed("module.", weights)})
-    assert same(found.state_dict, weights)
-    assert (found.container, found.notes) == (name, ())
+    content = {"epoch": 3, "optimizer": optimiser, name: prefixed(prefix, weights)}
+    for wrapped, container in ((content, name), ({"inner": content}, f"inner.{name}")):
+        found = load(wrapped)
+        assert same(found.state_dict, weights)
+        assert (found.container, found.notes) == (container, ())
 
 
-def test_containers_in_containers(weights: StateDict) -> None:
-    found = load({"student": {"inner": {"state_dict": prefixed("net.", weights)}}})
-    assert same(found.state_dict, weights)
-    assert found.container == "student.inner.state_dict"
+def with_attributes(weights: StateDict) -> dict[str, object]:
+    marked = {key: torch.nn.Parameter(value) for key, value in weights.items()}
+    for value in marked.values():
+        value.__dict__["is_base"] = True
+    return {**marked}
 
 
-def test_wrappers_around_parts_of_the_model(weights: StateDict) -> None:
-    wrapped = {key.replace("blocks.0.", "blocks.0._orig_mod."): v for key, v in weights.items()}
-    assert same(load(wrapped).state_dict, weights)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda w: {k.replace("blocks.0.", "blocks.0._orig_mod."): v for k, v in w.items()},
+        lambda weights: {**weights, "best": np.float64(1.5), "args": Options()},
+        with_attributes,
+    ],
+    ids=["parts of the model", "objects among the weights", "parameters with attributes"],
+)
+def test_what_is_around_weights_is_seen_through(
+    wrap: Callable[[StateDict], object], weights: StateDict
+) -> None:
+    assert same(load(wrap(weights)).state_dict, weights)
 
 
 def test_safetensors_with_a_prefix_in_a_hub_folder(weights: StateDict) -> None:
@@ -112,7 +89,7 @@ def test_safetensors_with_a_prefix_in_a_hub_folder(weights: StateDict) -> None:
     save_file(prefixed("vit.", weights), "hub/model.safetensors")
     names = ["cat", "dog", "cow", "hen"]
     Path("hub/config.json").write_text(json.dumps({"label_names": names}))
-    found = load_checkpoint(Path("hub"), config=CONFIG)
+    found = load(Path("hub"))
     assert same(found.state_dict, weights)
     assert found.class_names == tuple(names)
 
@@ -146,11 +123,7 @@ def test_what_lies_beside_the_weights_is_skipped(
 ) -> None:
     content = {"args": BESIDE[kind](), "state_dict": weights}
     torch.save(content, "model.pth", _use_new_zipfile_serialization=zipped)
-    assert same(load_checkpoint(Path("model.pth"), config=CONFIG).state_dict, weights)
-
-
-def test_objects_among_the_weights_are_skipped(weights: StateDict) -> None:
-    assert same(load({**weights, "best": np.float64(1.5), "args": Options()}).state_dict, weights)
+    assert same(load(Path("model.pth")).state_dict, weights)
 
 
 def test_skipped_objects_are_noted(weights: StateDict) -> None:
@@ -163,18 +136,11 @@ def test_skipped_objects_are_noted(weights: StateDict) -> None:
 def test_a_whole_module_gives_its_weights(zipped: bool, weights: StateDict) -> None:
     model = reference_from_state_dict(weights, CONFIG)
     torch.save({"model": model}, "model.pth", _use_new_zipfile_serialization=zipped)
-    found = load_checkpoint(Path("model.pth"), config=CONFIG)
+    found = load(Path("model.pth"))
     assert same(found.state_dict, weights)
     assert found.notes == (
         f"the weights of a whole {T2TViT.__module__}.T2TViT were read; its code was not run",
     )
-
-
-def test_parameters_with_attributes(weights: StateDict) -> None:
-    marked = {key: torch.nn.Parameter(value) for key, value in weights.items()}
-    for value in marked.values():
-        value.__dict__["is_base"] = True
-    assert same(load(marked).state_dict, weights)
 
 
 # -- several sets --------------------------------------------------------------------------------
@@ -289,7 +255,7 @@ def test_masks_of_pruning_are_applied(weights: StateDict) -> None:
     pruned = {k: v for k, v in weights.items() if k != key}
     for file in (torch.save, save_file):
         file({**pruned, f"{key}_orig": weights[key], f"{key}_mask": mask}, "model.pth")
-        found = load_checkpoint(Path("model.pth"), config=CONFIG)
+        found = load(Path("model.pth"))
         assert torch.equal(found.state_dict[key], weights[key] * mask)
         assert found.notes == (f"masks of pruning were applied: {key}",)
 

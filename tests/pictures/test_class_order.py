@@ -32,23 +32,38 @@ def by_folder(names: Sequence[str], found: FolderClasses) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("names", "count", "expected"),
+    ("names", "count", "order", "expected"),
     [
-        (["000", "001", "002", "010"], 11, [0, 1, 2, 10]),
-        ([f"{index:03d}" for index in range(11)], 11, list(range(11))),
-        ([f"{index:03d}" for index in range(1, 13)], 12, list(range(12))),
-        ([f"{index:02d}.Bird" for index in range(1, 13)], 12, list(range(12))),
-        (["0", "3", "7"], 10, [0, 3, 7]),
-        (["1", "2", "3"], 3, [0, 1, 2]),
-        (["n01", "n02", "n07"], 3, [0, 1, 2]),
-        (["ant", "bee", "cat"], 3, [0, 1, 2]),
-        (["001", "003", "012"], 12, [0, 2, 11]),
+        # nothing is asked where all orders agree
+        (["000", "001", "002", "010"], 11, None, [0, 1, 2, 10]),
+        ([f"{index:03d}" for index in range(11)], 11, None, list(range(11))),
+        ([f"{index:03d}" for index in range(1, 13)], 12, None, list(range(12))),
+        ([f"{index:02d}.Bird" for index in range(1, 13)], 12, None, list(range(12))),
+        (["0", "3", "7"], 10, None, [0, 3, 7]),
+        (["1", "2", "3"], 3, None, [0, 1, 2]),
+        (["n01", "n02", "n07"], 3, None, [0, 1, 2]),
+        (["ant", "bee", "cat"], 3, None, [0, 1, 2]),
+        (["001", "003", "012"], 12, None, [0, 2, 11]),
+        # the order that is given decides
+        (ZERO, 12, ClassOrder.TEXT, [0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 2, 3]),
+        (ZERO, 12, ClassOrder.NATURAL, list(range(12))),
+        (ZERO, 12, ClassOrder.NUMBER, list(range(12))),
+        (ONE, 12, ClassOrder.TEXT, [0, 4, 5, 6, 7, 8, 9, 10, 11, 1, 2, 3]),
+        (ONE, 12, ClassOrder.NATURAL, list(range(12))),
+        (ONE, 12, ClassOrder.NUMBER, list(range(12))),
+        (["2", "007", "10"], 12, ClassOrder.NUMBER, [2, 7, 10]),
+        (["12", "2"], 12, ClassOrder.NUMBER, [11, 1]),
+        (["c0", "c2"], 12, ClassOrder.NUMBER, [0, 2]),
+        (["01.Auk", "12.Crow"], 12, ClassOrder.NUMBER, [0, 11]),
+        # case is folded in natural order alone
+        (CASES, 3, ClassOrder.NATURAL, [0, 1, 2]),
+        (CASES, 3, ClassOrder.TEXT, [0, 2, 1]),
     ],
 )
-def test_nothing_is_asked_where_all_orders_agree(
-    names: list[str], count: int, expected: list[int]
+def test_classes_of_folders(
+    names: list[str], count: int, order: ClassOrder | None, expected: list[int]
 ) -> None:
-    assert by_folder(names, classes(names, count)) == expected
+    assert by_folder(names, classes(names, count, order)) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,32 +90,6 @@ def test_orders_that_differ_are_asked_about(names: list[str], count: int, messag
     with pytest.raises(ImageError, match=message) as raised:
         classes(names, count)
     assert "\n" not in str(raised.value) and "class_to_idx.json" in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("names", "order", "expected"),
-    [
-        (ZERO, ClassOrder.TEXT, [0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 2, 3]),
-        (ZERO, ClassOrder.NATURAL, list(range(12))),
-        (ZERO, ClassOrder.NUMBER, list(range(12))),
-        (ONE, ClassOrder.TEXT, [0, 4, 5, 6, 7, 8, 9, 10, 11, 1, 2, 3]),
-        (ONE, ClassOrder.NATURAL, list(range(12))),
-        (ONE, ClassOrder.NUMBER, list(range(12))),
-        (["2", "007", "10"], ClassOrder.NUMBER, [2, 7, 10]),
-        (["12", "2"], ClassOrder.NUMBER, [11, 1]),
-        (["c0", "c2"], ClassOrder.NUMBER, [0, 2]),
-        (["01.Auk", "12.Crow"], ClassOrder.NUMBER, [0, 11]),
-    ],
-)
-def test_the_order_that_is_given_decides(
-    names: list[str], order: ClassOrder, expected: list[int]
-) -> None:
-    assert by_folder(names, classes(names, 12, order)) == expected
-
-
-def test_case_is_folded_in_natural_order_alone() -> None:
-    assert by_folder(CASES, classes(CASES, 3, ClassOrder.NATURAL)) == [0, 1, 2]
-    assert by_folder(CASES, classes(CASES, 3, ClassOrder.TEXT)) == [0, 2, 1]
 
 
 @pytest.mark.parametrize(

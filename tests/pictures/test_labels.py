@@ -18,24 +18,6 @@ def test_labels_are_the_lines_of_a_file(tmp_path: Path) -> None:
         assert labels_from_file(path, classes) == ("zero", "one two", "zw\u2028ei")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"a\nb\n", r"labels\.txt has 2 labels and the artifact 3 classes; expected one label"),
-        (b"", "has 0 labels and the artifact 3"),
-        (b"a\n\nc", r"line 2 of .*labels\.txt is empty"),
-        (b"a\nb\n\xff", "are no UTF-8 .* at byte 4"),
-        (None, r"cannot read the labels .*labels\.txt: No such file"),
-    ],
-)
-def test_labels_that_do_not_fit(tmp_path: Path, content: bytes | None, message: str) -> None:
-    path = tmp_path / "labels.txt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=message):
-        labels_from_file(path, 3)
-
-
 NAMES = ("cat", "dog", "cow")
 
 
@@ -77,6 +59,11 @@ def test_lines_that_look_like_something_else_are_labels(tmp_path: Path, lines: l
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("a.txt", "a\nb\n", r"a\.txt has 2 labels and the artifact 3 classes; expected one label"),
+        ("a.txt", "", "has 0 labels and the artifact 3"),
+        ("a.txt", "a\n\nc", r"line 2 of .*a\.txt is empty"),
+        ("a.txt", b"a\nb\n\xff", "are no UTF-8 .* at byte 4"),
+        ("a.txt", None, r"cannot read the labels .*a\.txt: No such file"),
         ("a.json", '"cat"\n"dog"\n"cow"', "is no readable JSON"),
         ("a.txt", '{"0": "cat",\n"1": "dog"\n"2": "cow"}', "is no readable JSON"),
         ("a.txt", "{0: 'cat',\n1: 'dog',\n2: 'cow'}", "is a dictionary of Python"),
@@ -99,9 +86,11 @@ def test_lines_that_look_like_something_else_are_labels(tmp_path: Path, lines: l
     ],
 )
 def test_files_that_name_no_classes_in_order(
-    tmp_path: Path, name: str, content: str, message: str
+    tmp_path: Path, name: str, content: str | bytes | None, message: str
 ) -> None:
-    (tmp_path / name).write_text(content)
+    if content is not None:
+        whole = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / name).write_bytes(whole)
     with pytest.raises(ArtifactError, match=message):
         labels_from_file(tmp_path / name, 3)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from t2t_deploy.errors import RecipeError
 from t2t_deploy.recipe import RecipeRun, follow_recipe, load_recipe
 from t2t_deploy.workspace import Workspace
 
@@ -40,6 +41,22 @@ from = "int8"
 triton = "models"
 """
 STEPS = ("export float", "calibrate int8", "quantize int8", "evaluate", "package int8")
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+def refusal(path: Path) -> str:
+    """What is said of a recipe that is none: one line, which names it."""
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(path)
+    message = str(refused.value)
+    assert message.startswith(str(path)) and "\n" not in message
+    assert refused.value.exit_status == 1
+    return message
 
 
 def uncommented(text: str) -> str:

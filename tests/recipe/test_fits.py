@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from t2t_deploy.errors import RecipeError
 from t2t_deploy.recipe import load_recipe
+
+from .conftest import refusal, write
 
 MODEL = '[model]\nvariant = "7"\n'
 FIXED = MODEL + '[export]\nname = "float"\nbatch = 4\n'
@@ -159,12 +160,7 @@ ENGINE = FOR_ENGINES + '[build-trt]\nname = "engine"\nprofile = ["1:2:4", "8:8:1
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text(text)
-    with pytest.raises(RecipeError) as refused:
-        load_recipe(path)
-    found = str(refused.value)
-    assert found.startswith(str(path)) and message in found and "\n" not in found
+    assert message in refusal(write(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +180,4 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -
     ],
 )
 def test_what_fits_is_read(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text(text)
-    load_recipe(path)
+    load_recipe(write(tmp_path, text))

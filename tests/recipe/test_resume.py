@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from t2t_deploy._limits import Limits
 from t2t_deploy.model import config_from_toml, random_state_dict, save_weights
-from t2t_deploy.recipe import StepStatus, _records
+from t2t_deploy.recipe import StepStatus, _fingerprint, _records
 from t2t_deploy.workspace import Workspace, manifest_text
 
 from ..noise import write_noise
@@ -230,3 +231,14 @@ def test_a_preparation_is_a_word_or_a_file_whose_content_counts(done: Path) -> N
     (done / "own.toml").write_text("crop_fraction = 0.7\n")
     found = {step.step: step.reason for step in followed(done).steps}
     assert found[EXPORT] == "preparation changed"
+
+
+@pytest.mark.parametrize(
+    ("limits", "cores"), [(Limits(4), "4"), (Limits(4, 1.5), "4, a quota of 1.5")]
+)
+def test_measured_times_depend_on_the_quota(
+    monkeypatch: pytest.MonkeyPatch, limits: Limits, cores: str
+) -> None:
+    monkeypatch.setattr(_fingerprint, "read_limits", lambda: limits)
+    assert _fingerprint.machine(processor=True)["cores"] == cores
+    assert "cores" not in _fingerprint.machine(processor=False)

@@ -13,15 +13,9 @@ from t2t_deploy.recipe import example_recipe, load_recipe, plan_steps, write_exa
 from t2t_deploy.recipe._tables import TABLES
 from t2t_deploy.types import Precision
 
-from .conftest import uncommented
+from .conftest import refusal, uncommented, write
 
 MODEL = '[model]\nvariant = "7"\n'
-
-
-def write(folder: Path, text: str) -> Path:
-    path = folder / "mine.toml"
-    path.write_text(text)
-    return path
 
 
 @pytest.mark.parametrize(
@@ -108,12 +102,7 @@ def write(folder: Path, text: str) -> Path:
 def test_a_refusal_is_one_line_and_names_the_remedy(
     tmp_path: Path, text: str, message: str
 ) -> None:
-    path = write(tmp_path, text)
-    with pytest.raises(RecipeError) as refused:
-        load_recipe(path)
-    found = str(refused.value)
-    assert found.startswith(str(path)) and message in found and "\n" not in found
-    assert refused.value.exit_status == 1
+    assert message in refusal(write(tmp_path, text))
 
 
 def test_files_that_are_no_recipe(tmp_path: Path) -> None:
@@ -122,21 +111,16 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="Is a directory"):
         load_recipe(tmp_path)
     large = write(tmp_path, "#" * ((1 << 20) + 1))
-    with pytest.raises(RecipeError, match="more than 1 MiB"):
-        load_recipe(large)
+    assert "more than 1 MiB" in refusal(large)
     large.write_bytes(b"\xff\xfe")
-    with pytest.raises(RecipeError, match="is not valid TOML"):
-        load_recipe(large)
+    assert "is not valid TOML" in refusal(large)
 
 
 @pytest.mark.parametrize("table", list(TABLES))
 def test_every_key_misspelt_names_the_nearest(tmp_path: Path, table: str) -> None:
     for key in TABLES[table].keys:
-        wrong = f"{key}x"
-        with pytest.raises(RecipeError) as refused:
-            load_recipe(write(tmp_path, f"[{table}]\n{wrong} = 1\n"))
-        found = re.search(r"did you mean '([a-z0-9-]+)'\?", str(refused.value))
-        assert found is not None and found[1] == key
+        said = refusal(write(tmp_path, f"[{table}]\n{key}x = 1\n"))
+        assert re.findall(r"did you mean '([a-z0-9-]+)'\?", said) == [key]
 
 
 def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:

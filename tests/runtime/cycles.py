@@ -1,6 +1,6 @@
 """Opens, runs and closes a session again and again, in a process of its own, and counts.
 
-    python cycles.py REQUEST CYCLES [refused|file|mixed]
+    python -c 'from tests.runtime.cycles import main; main()' REQUEST CYCLES [refused|file|mixed]
         -> {"rss": [bytes after each cycle], "files": [...], "threads": [...]} as JSON
 
 refused: opening is expected to fail. file: the file of weights is read and nothing else done.
@@ -59,7 +59,3 @@ def main() -> None:
         counts["files"].append(len(os.listdir("/proc/self/fd")))
         counts["threads"].append(process.num_threads())
     print(json.dumps(counts))
-
-
-if __name__ == "__main__":
-    main()

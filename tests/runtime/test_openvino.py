@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from t2t_deploy.runtime._openvino import Layers, OpenVinoSession, check_computed
 from t2t_deploy.types import Precision
 
 from ..onnx_models import constants, int8_product, save_model
+from ..program import finish
 
 pytestmark = pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
 
@@ -362,19 +361,12 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 def test_importing_it_tells_nobody(tmp_path: Path) -> None:
     """openvino reports its import to its maker, and names the user by a file in the home folder."""
     program = "from t2t_deploy._optional import require; require('openvino').Core()"
-    home = tmp_path / "home"
-    home.mkdir()
     # nothing that would keep it quiet anyway
     names = ("SYSTEMROOT", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if name in names}
-    places = {name: str(home) for name in ("HOME", "USERPROFILE", "LOCALAPPDATA")}
-    done = subprocess.run(
-        [sys.executable, "-c", f"{program}; import sys; print(sys.modules['openvino_telemetry'])"],
-        env=environment | places,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (done.returncode, done.stdout.strip()) == (0, "None"), done.stderr
-    assert list(home.iterdir()) == []
+    places = {name: str(tmp_path) for name in ("HOME", "USERPROFILE", "LOCALAPPDATA")}
+    program += "; import sys; print(sys.modules['openvino_telemetry'])"
+    root = Path(__file__).parents[2]
+    done = finish(code=program, env=environment | places, cwd=root, timeout_s=120)
+    assert (done.status, done.out) == (0, "None\n"), done.err
+    assert list(tmp_path.iterdir()) == []

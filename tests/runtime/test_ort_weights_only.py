@@ -14,8 +14,6 @@ from t2t_deploy.types import Precision
 
 from ..onnx_models import constants, save_model
 
-pytest.importorskip("onnxruntime")
-
 ROWS, INPUTS, OUTPUTS = 8, 64, 32
 
 

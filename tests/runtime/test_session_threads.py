@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnxruntime as ort
 import psutil
 import pytest
 
 from t2t_deploy._codec import to_plain
 from t2t_deploy._limits import THREAD_VARIABLES, Limits, read_limits
-from t2t_deploy._optional import is_installed
 from t2t_deploy.runtime import (
     SessionRequest,
     _session,
@@ -25,11 +23,8 @@ from t2t_deploy.runtime import (
 from t2t_deploy.runtime._ort import OrtSession, OrtStreams, new_options
 
 from ..cgroups import control_group
-from ..program import environment
-from ..small import tiny_exports
-
-pytest.importorskip("torch")
-ort = pytest.importorskip("onnxruntime")
+from ..program import environment, finish
+from .conftest import needs_openvino
 
 COUNT = """
 import json, sys
@@ -44,36 +39,16 @@ with open_session(from_plain(SessionRequest, json.loads(sys.argv[1]))) as sessio
     else:
         print(session._session.get_session_options().intra_op_num_threads)
 """
-needs_openvino = pytest.mark.skipif(
-    not is_installed("openvino"), reason="openvino is not installed"
-)
 KINDS = ["eager", "ort-cpu", pytest.param("openvino", marks=needs_openvino)]
-
-
-@pytest.fixture(scope="module")
-def requests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, SessionRequest]:
-    workspace = tiny_exports(tmp_path_factory.mktemp("threads"), {})
-    (made,) = workspace.artifacts("onnx")
-    manifest = made.require_manifest()
-    weights = workspace.weights(manifest)
-    return {
-        "eager": SessionRequest("eager", weights, config=dict(manifest.config)),
-        "ort-cpu": SessionRequest("ort-cpu", made.path),
-        "openvino": SessionRequest("openvino", made.path),
-    }
 
 
 def threads_of(request: SessionRequest, within: list[str], **variables: str) -> int:
     """How many threads a session has in a process of its own."""
     kept = {name: text for name, text in environment().items() if name not in THREAD_VARIABLES}
-    done = subprocess.run(
-        [*within, sys.executable, "-c", COUNT, json.dumps(to_plain(request))],
-        env=kept | variables,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(done.stdout.split()[-1])
+    words = json.dumps(to_plain(request))
+    done = finish(words, code=COUNT, within=within, env=kept | variables)
+    assert done.status == 0, done.err
+    return int(done.out.split()[-1])
 
 
 several_cores = pytest.mark.skipif(

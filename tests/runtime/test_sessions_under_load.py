@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-import t2t_deploy
 from t2t_deploy._codec import to_plain
-from t2t_deploy._optional import is_installed
 from t2t_deploy.errors import BackendError
 from t2t_deploy.graph._mapped import mappable_model
 from t2t_deploy.runtime import Session, SessionRequest, open_session
@@ -26,42 +23,29 @@ from t2t_deploy.runtime._ort import OrtSession
 from t2t_deploy.types import TensorSpec
 
 from ..onnx_models import int8_product
-from ..small import tiny_exports
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("onnxruntime")
+from ..program import finish
+from .conftest import needs_openvino
 
 THREADS = 16
-needs_openvino = pytest.mark.skipif(
-    not is_installed("openvino"), reason="openvino is not installed"
-)
 # a session that leaks a kibibyte a cycle is no session; below it the allocator's own noise begins
 MAX_LEAK_BYTES = 1024
 MAX_GROWN_MIB = 16
 
 
 @pytest.fixture(scope="module")
-def requests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, SessionRequest]:
+def each(
+    requests: Mapping[str, SessionRequest], tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, SessionRequest]:
     """How to open each kind of session: the tiny model's, and an int8 graph's."""
-    folder = tmp_path_factory.mktemp("sessions")
-    workspace = tiny_exports(folder, {})
-    (made,) = workspace.artifacts("onnx")
-    manifest = made.require_manifest()
     codes = np.random.default_rng(0).integers(-127, 128, (256, 64))
-    int8 = int8_product(folder / "int8.onnx", codes, 1 / 256)
-    assert all(mappable_model(path).mapped_bytes for path in (made.path, int8))
+    int8 = int8_product(tmp_path_factory.mktemp("int8") / "int8.onnx", codes, 1 / 256)
+    assert all(mappable_model(path).mapped_bytes for path in (requests["ort-cpu"].path, int8))
+    names = ("eager", "ort-cpu", "openvino")
     return {
-        "eager": SessionRequest("eager", workspace.weights(manifest), 1, dict(manifest.config)),
-        "ort-cpu": SessionRequest("ort-cpu", made.path, 1),
-        "ort-cpu-int8": SessionRequest("ort-cpu", int8, 1),
-        "openvino": SessionRequest("openvino", made.path, 1),
-        "openvino-int8": SessionRequest("openvino", int8, 1),
-        "eager, 2 streams": SessionRequest(
-            "eager", workspace.weights(manifest), 2, dict(manifest.config), streams=2
-        ),
-        "ort-cpu, 2 streams": SessionRequest("ort-cpu", made.path, 2, streams=2),
-        "ort-cpu, 2 streams of 2": SessionRequest("ort-cpu", made.path, 4, streams=2),
-        "openvino, 2 streams": SessionRequest("openvino", made.path, 2, streams=2),
+        **{name: replace(requests[name], threads=1) for name in names},
+        **{f"{name}-int8": SessionRequest(name, int8, 1) for name in names[1:]},
+        **{f"{name}, 2 streams": replace(requests[name], threads=2, streams=2) for name in names},
+        "ort-cpu, 2 streams of 2": replace(requests["ort-cpu"], threads=4, streams=2),
     }
 
 
@@ -94,9 +78,9 @@ def bits(session: Session, feeds: Mapping[str, np.ndarray]) -> bytes:
 @pytest.mark.parametrize("kind", KINDS + STREAMS)
 @pytest.mark.parametrize("calls", [192, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_threads_get_the_bits_that_one_alone_gets(
-    requests: Mapping[str, SessionRequest], kind: str, calls: int
+    each: Mapping[str, SessionRequest], kind: str, calls: int
 ) -> None:
-    with open_session(requests[kind]) as session:
+    with open_session(each[kind]) as session:
         # three sizes: OpenVINO computes two in pieces until they come often
         given = [feeds_of(session, 1 + seed // 4, seed) for seed in range(12)]
         alone = [bits(session, feeds) for feeds in given]
@@ -118,11 +102,11 @@ def test_threads_get_the_bits_that_one_alone_gets(
 
 @pytest.mark.parametrize("kind", STREAMS)
 def test_streams_give_the_bits_of_a_session_of_one(
-    requests: Mapping[str, SessionRequest], kind: str
+    each: Mapping[str, SessionRequest], kind: str
 ) -> None:
     """Whose threads are those of a stream."""
-    request = requests[kind]
-    one = dataclasses.replace(request, threads=request.threads_each, streams=1)
+    request = each[kind]
+    one = replace(request, threads=request.threads_each, streams=1)
     with open_session(request) as session, open_session(one) as alone:
         given = [feeds_of(session, 1, seed) for seed in range(8)]
         with ThreadPoolExecutor(2) as pool:
@@ -131,9 +115,9 @@ def test_streams_give_the_bits_of_a_session_of_one(
 
 
 @pytest.mark.parametrize("kind", KINDS + STREAMS)
-def test_closing_while_others_run(requests: Mapping[str, SessionRequest], kind: str) -> None:
+def test_closing_while_others_run(each: Mapping[str, SessionRequest], kind: str) -> None:
     """A call gives the right bits or is refused in the usual words; nothing else comes of it."""
-    session = open_session(requests[kind])
+    session = open_session(each[kind])
     feeds = feeds_of(session, 1, 0)
     alone = bits(session, feeds)
     running = threading.Barrier(5)
@@ -165,9 +149,9 @@ def test_closing_while_others_run(requests: Mapping[str, SessionRequest], kind: 
 
 @pytest.mark.parametrize("kind", ["eager", "ort-cpu"])
 def test_what_is_closed_in_the_middle_of_a_call_finishes_it(
-    requests: Mapping[str, SessionRequest], kind: str, monkeypatch: pytest.MonkeyPatch
+    each: Mapping[str, SessionRequest], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = open_session(requests[kind])
+    session = open_session(each[kind])
     feeds = feeds_of(session, 1, 0)
     alone = bits(session, feeds)
     from_numpy = torch.from_numpy
@@ -192,18 +176,11 @@ def test_what_is_closed_in_the_middle_of_a_call_finishes_it(
 
 
 def counted(request: SessionRequest, cycles: int, *words: str) -> dict[str, np.ndarray]:
-    done = subprocess.run(
-        [
-            *(sys.executable, str(Path(__file__).with_name("cycles.py"))),
-            *(json.dumps(to_plain(request)), str(cycles), *words),
-        ],
-        env=os.environ | {"PYTHONPATH": str(Path(t2t_deploy.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return {name: np.array(values) for name, values in json.loads(done.stdout).items()}
+    code = "from tests.runtime.cycles import main; main()"
+    arguments = (json.dumps(to_plain(request)), cycles, *words)
+    done = finish(*arguments, code=code, cwd=Path(__file__).parents[2], timeout_s=3600)
+    assert done.status == 0, done.err
+    return {name: np.array(values) for name, values in done.json.items()}
 
 
 def check_kept(found: Mapping[str, np.ndarray], first: int) -> None:
@@ -226,9 +203,9 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="counts files in
     "kind", ["ort-cpu-int8", pytest.param("openvino-int8", marks=needs_openvino)]
 )
 def test_a_closed_session_leaves_no_file_and_no_thread(
-    requests: Mapping[str, SessionRequest], kind: str
+    each: Mapping[str, SessionRequest], kind: str
 ) -> None:
-    found = counted(requests[kind], 20)
+    found = counted(each[kind], 20)
     check_kept(found, 5)
 
 
@@ -236,15 +213,15 @@ def test_a_closed_session_leaves_no_file_and_no_thread(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_thousand_sessions_leak_nothing(
-    requests: Mapping[str, SessionRequest], kind: str, record_property: Callable[[str, Any], None]
+    each: Mapping[str, SessionRequest], kind: str, record_property: Callable[[str, Any], None]
 ) -> None:
-    found = counted(requests[kind], 1000)
+    found = counted(each[kind], 1000)
     check_kept(found, 100)
     slope = bytes_a_cycle(found)
     print(f"{kind}: {slope:.0f} bytes a cycle, {found['rss'][-1] / 2**20:.0f} MiB at the end")
     if kind == "eager":
         # safetensors (0.6.2 to 0.9.0rc1) keeps two objects of each tensor that it reads
-        reading = bytes_a_cycle(counted(requests[kind], 1000, "file"))
+        reading = bytes_a_cycle(counted(each[kind], 1000, "file"))
         print(f"reading its weights alone: {reading:.0f} bytes a cycle")
         slope -= reading
     record_property("bytes_a_cycle", slope)
@@ -260,9 +237,9 @@ def test_a_thousand_sessions_leak_nothing(
     ],
 )
 def test_a_thousand_mixed_batches_settle_in_memory(
-    requests: Mapping[str, SessionRequest], kind: str
+    each: Mapping[str, SessionRequest], kind: str
 ) -> None:
-    found = counted(requests[kind], 100, "mixed")  # ten calls each
+    found = counted(each[kind], 100, "mixed")  # ten calls each
     check_kept(found, 10)
     grown = (found["rss"][-10:].max() - found["rss"][10]) / 2**20
     print(f"{kind}: {grown:.1f} MiB, {found['rss'][-1] / 2**20:.0f} MiB at the end")

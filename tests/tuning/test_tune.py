@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +32,7 @@ from t2t_deploy.tuning._plan import plan_ways
 from t2t_deploy.workspace import BEST, Workspace, read_best, write_best
 
 from ..noise import write_noise
+from ..program import finish
 from .conftest import WITHOUT, tuned
 
 DoneOnce = tuple[Path, Tuning]
@@ -399,5 +398,5 @@ def test_the_commands_help_loads_no_framework() -> None:
         "import sys; sys.modules['torch'] = None; from t2t_deploy.cli import main; "
         "sys.argv = ['t2t-deploy', 'tune', '--help']; main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and "--max-drop" in done.stdout, done.stderr
+    done = finish(code=code)
+    assert done.status == 0 and "--max-drop" in done.out, done.err

@@ -17,8 +17,6 @@ from t2t_deploy.workspace import Artifact, Workspace
 from ..small import OTHER_BACKBONES, tiny_exports
 from ..trained import EIGHT_BITS, export_weights, trained_weights, write_digits
 
-pytest.importorskip("onnxruntime")
-
 
 def compared(rel_l2: float, channel_error: float) -> ComparedLayer:
     """A float32 layer that one rounding moves by 1e-7."""

@@ -20,11 +20,10 @@ from t2t_deploy.errors import ArtifactError, MissingDependencyError, UsageError
 from t2t_deploy.types import Precision, Status
 from t2t_deploy.workspace import Workspace, manifest_path_for, manifest_text
 
+from ..cli.command import manifest_of
 from ..noise import write_noise
 from ..program import called
 from ..small import tiny_exports
-
-pytest.importorskip("onnxruntime")
 
 Result = dict[str, Any]
 
@@ -49,11 +48,6 @@ def root(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def file_of(root: Path, precision: str) -> Path:
     (path,) = (root / "onnx").glob(f"*-{precision}-*.onnx")
     return path
-
-
-def manifest_of(path: Path) -> Result:
-    values: Result = json.loads(manifest_path_for(path).read_text())
-    return values
 
 
 def change(path: Path, model: onnx.ModelProto) -> None:

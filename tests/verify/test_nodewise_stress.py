@@ -49,7 +49,6 @@ from t2t_deploy.verify._typed_graph import typed_graph_from_onnx
 
 from ..float64 import errors, every_picture, in_float64, logits
 
-pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.slow
 
 BATCH = 5  # of the float64 reference: attention among 3,136 tokens then takes 400 MB

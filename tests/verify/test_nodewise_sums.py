@@ -16,8 +16,6 @@ from t2t_deploy.verify._typed_graph import typed_graph_from_onnx
 
 from ..onnx_models import constants, model_of
 
-pytest.importorskip("onnxruntime")
-
 K, OUTPUTS = 64, 3
 
 
