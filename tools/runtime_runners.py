@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 
@@ -308,12 +309,36 @@ def litert_torch(path: Path, batch: int) -> tuple[str, Call]:
 
 def executorch(path: Path, batch: int) -> tuple[str, Call]:
     """ExecuTorch with XNNPACK, of the module at that batch."""
+    return _executorch(path, batch, {})
+
+
+def executorch_norms(path: Path, batch: int) -> tuple[str, Call]:
+    """The same with each LayerNorm written out, float32 inside."""
+    import torch
+
+    def layer_norm(
+        x: Any, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, _: bool = True
+    ) -> Any:
+        assert len(shape) == 1
+        centred = x.float() - x.float().mean(-1, keepdim=True)
+        y = centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + eps)
+        y = y if weight is None else y * weight.float()
+        return (y if bias is None else y + bias.float()).to(x.dtype)
+
+    return _executorch(path, batch, {torch.ops.aten.layer_norm.default: layer_norm})
+
+
+def _executorch(path: Path, batch: int, written_out: dict[Any, Any]) -> tuple[str, Call]:
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
     from executorch.runtime import Runtime
 
     exported = torch.export.load(path.with_name(f"{path.stem}-{batch}.pt2"))
+    if written_out:
+        exported = exported.run_decompositions(
+            {**torch.export.default_decompositions(), **written_out}
+        )
     edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
     program = Runtime.get().load_program(edge.to_executorch().buffer)
     method, (name,) = program.load_method("forward"), _ends(path)[1]
@@ -330,6 +355,9 @@ def executorch(path: Path, batch: int) -> tuple[str, Call]:
 def onnx2torch(path: Path, batch: int) -> tuple[str, Call]:
     """PyTorch, of what onnx2torch makes of the file."""
     import torch
+
+    # only RoiAlign and NonMaxSuppression use it, and it loads with no other build of torch
+    sys.modules["torchvision"] = sys.modules["torchvision.ops"] = MagicMock()
     from onnx2torch import convert
 
     model, outputs = convert(str(path)), _ends(path)[1]

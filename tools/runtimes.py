@@ -17,7 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,15 +52,27 @@ _TORCH = "torch==2.13.0"
 class Runtime:
     """A runtime, the packages that its environment is made of, and the runner that drives it.
 
-    form: what the runner takes: the .onnx file, or the module that the file was traced from, as
-    torch.export saved it. absent: a program it needs that no package brings.
+    takes: what the runner is given: the .onnx file, or the module that the file was traced from, as
+    torch.export saved it. needs: a program that no package brings. option: one of `OPTIONS`, which
+    all its files are exported with.
     """
 
     name: str
     runner: str
     packages: tuple[str, ...]
-    form: str = "onnx"
+    takes: str = "onnx"
     needs: str | None = None
+    option: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its name, with the option of its files."""
+        return f"{self.name}, {self.option}" if self.option else self.name
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """What it is given."""
+        return tuple(dataclasses.replace(file, option=self.option) for file in FILES)
 
     @property
     def of_npm(self) -> bool:
@@ -70,6 +82,12 @@ class Runtime:
 
 RUNTIMES = (
     Runtime("onnx ReferenceEvaluator", "reference", ("onnx==1.23.2", "ml_dtypes==0.6.0", _NUMPY)),
+    Runtime(
+        "onnx ReferenceEvaluator",
+        "reference",
+        ("onnx==1.23.2", "ml_dtypes==0.6.0", _NUMPY),
+        option="--opset 19",
+    ),
     Runtime("onnxruntime 1.31.1", "onnxruntime", ("onnxruntime==1.31.1", _NUMPY)),
     Runtime("onnxruntime 1.32.0", "onnxruntime", ("onnxruntime==1.32.0", _NUMPY)),
     Runtime("onnxruntime-node", "node", ("onnxruntime-node@1.30.0",), needs="node"),
@@ -84,7 +102,7 @@ RUNTIMES = (
     Runtime(
         "onnxruntime-ep-openvino",
         "openvino_ep",
-        ("onnxruntime==1.31.1", "onnxruntime-ep-openvino==1.8.1", _NUMPY),
+        ("onnxruntime-ep-openvino==1.8.1", "onnxruntime==1.31.1", _NUMPY),
     ),
     Runtime(
         "onnxruntime-ggml", "ggml_ep", ("onnxruntime-ggml==0.2.0", "onnxruntime==1.30.0", _NUMPY)
@@ -101,12 +119,33 @@ RUNTIMES = (
     Runtime("TVM", "tvm", ("apache-tvm==0.27.0.post1", "onnx==1.23.2", _NUMPY)),
     Runtime("MNN", "mnn", ("mnn==3.6.1", _NUMPY)),
     Runtime("LiteRT, onnx2tf", "onnx2tf", ("onnx2tf==1.29.24", "ai-edge-litert==2.1.0")),
+    Runtime("onnx2torch", "onnx2torch", ("onnx2torch==1.5.15", _TORCH, "torchvision==0.28.0")),
     Runtime(
-        "onnx2torch", "onnx2torch", ("onnx2torch==1.5.15", "torch==2.14.1", "torchvision==0.29.1")
+        "onnx2torch",
+        "onnx2torch",
+        ("onnx2torch==1.5.15", _TORCH, "torchvision==0.28.0"),
+        option="--opset 17 --soft-split unfold",
     ),
-    Runtime("LiteRT, litert-torch", "litert_torch", ("litert-torch==0.10.0", _TORCH), "torch"),
+    Runtime(
+        "LiteRT, litert-torch",
+        "litert_torch",
+        ("litert-torch==0.10.0", "ai-edge-litert==2.3.0", _TORCH),
+        "torch",
+    ),
     Runtime("ExecuTorch", "executorch", ("executorch==1.5.1", _TORCH), "torch"),
+    Runtime(
+        "ExecuTorch, norms written out",
+        "executorch_norms",
+        ("executorch==1.5.1", _TORCH),
+        "torch",
+    ),
     Runtime("ncnn", "ncnn", ("ncnn==1.0.20261020", "pnnx==20261020", _TORCH, _NUMPY)),
+    Runtime(
+        "ncnn",
+        "ncnn",
+        ("ncnn==1.0.20261020", "pnnx==20261020", _TORCH, _NUMPY),
+        option="--soft-split unfold",
+    ),
 )
 
 
@@ -132,19 +171,31 @@ KINDS = (
 SMALL = ("performer", "transformer")
 LARGE = ("14", "t_14")
 LARGE_KINDS = ("fp32", "int8 static")
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "": {},
+    "--opset 17 --soft-split unfold": {"opset": 17, "soft_split": "unfold"},
+    "--opset 19": {"opset": 19},
+    "--soft-split unfold": {"soft_split": "unfold"},
+}
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file that every runtime is given."""
+    """One file that every runtime is given, or one of those exported with an option."""
 
     model: str
     kind: Kind
+    option: str = ""
+
+    @property
+    def column(self) -> str:
+        """The model and the column of the table."""
+        return f"{self.model}-{self.kind.name.replace(' ', '-')}"
 
     @property
     def stem(self) -> str:
         """Its name without an ending."""
-        return f"{self.model}-{self.kind.name.replace(' ', '-')}"
+        return self.column + re.sub(r"\W+", "-", self.option.removeprefix("-"))
 
 
 FILES = tuple(
@@ -180,15 +231,12 @@ class Cell:
                 words = [f"{word} at {n}" for n, word in zip(BATCHES, words, strict=True)]
         for batch, why in self.reason.items():
             at = "" if batch == "load" or len(self.reason) == len(BATCHES) else f" at {batch}"
-            if notes is None:
-                words.append(f"no{at}: {why}")
-                continue
-            if why not in notes:
-                notes.append(why)
-            words.append(f"no{at} [{notes.index(why) + 1}]")
-        if self.first:
-            words.append(f"first: {self.first}")
-        return ", ".join(dict.fromkeys(words))
+            words.append(f"no{at}: {why}" if notes is None else f"no{at} {_noted(why, notes)}")
+        text = ", ".join(dict.fromkeys(words))
+        if not self.first:
+            return text
+        differs = f"the first tensor that differs is {self.first}"
+        return f"{text}, {differs}" if notes is None else f"{text} {_noted(differs, notes)}"
 
     @property
     def right(self) -> bool:
@@ -198,12 +246,26 @@ class Cell:
         )
 
 
+# What reasons of one cause begin with or hold, and the cause in words of ours.
+_CAUSES = (
+    ("DequantizeLinear' domain '' and version 18", "knows DequantizeLinear from opset 19 on"),
+)
+
+
+def _noted(why: str, notes: list[str]) -> str:
+    """The number of the note on that cause, which is added where there is none."""
+    note = next((words for pattern, words in _CAUSES if re.search(pattern, why)), why)
+    if note not in notes:
+        notes.append(note)
+    return f"[{notes.index(note) + 1}]"
+
+
 # -- the files, and what is right ------------------------------------------------------------------
 
 
-def make_files(folder: Path) -> None:
+def make_files(folder: Path, files: Iterable[File]) -> None:
     """Export and quantise what is not there yet; with the inputs and the float64 answers."""
-    for file in FILES:
+    for file in files:
         path = folder / f"{file.stem}.onnx"
         if (folder / f"{file.stem}.npz").is_file():
             continue
@@ -213,7 +275,8 @@ def make_files(folder: Path) -> None:
         if file.model in SMALL:
             digits = ROOT / "tests" / "digits" / file.model
             source = {"config": f"{digits}.toml", "checkpoint": f"{digits}.pth.tar"}
-        made = export_onnx(**source, **file.kind.export, workspace=workspace)
+        words = {**file.kind.export, **OPTIONS[file.option]}
+        made = export_onnx(**source, **words, workspace=workspace)
         if file.kind.quantize is not None:
             images = _calibration(folder, small=file.model in SMALL)
             options = {"speed": False, "images": images, **file.kind.quantize}
@@ -223,7 +286,7 @@ def make_files(folder: Path) -> None:
         shutil.copy(made.path, path)
         manifest = made.require_manifest()
         write_text(folder / f"{file.stem}.json", json.dumps(_about(file, manifest)))
-        if file.kind.quantize is None:
+        if file.kind.quantize is None and not file.option:
             _save_module(folder, file, source)
         weights = workspace.root / "weights" / f"{manifest.weights['sha256']}.safetensors"
         pictures = _pictures(manifest, small=file.model in SMALL)
@@ -310,9 +373,11 @@ def _save_module(folder: Path, file: File, source: Mapping[str, Any]) -> None:
 
 
 def environment(runtime: Runtime, folder: Path) -> Path:
-    """The runtime's environment, made unless it is there. Raises DeployError."""
-    slug = re.sub(r"[^\w.]+", "-", runtime.name)
-    home = folder / slug
+    """The runtime's environment, named by its first package, made unless it is there.
+
+    Raises DeployError.
+    """
+    home = folder / re.sub(r"[^\w.]+", "-", runtime.packages[0])
     ready, pins = home / ".ready", "\n".join(runtime.packages)
     if ready.is_file() and ready.read_text() == pins:
         return home
@@ -455,10 +520,13 @@ def _short(text: str) -> str:
 # -- the first layer that differs ------------------------------------------------------------------
 
 
-def locate(runtime: Runtime, home: Path, path: Path, inputs: Path, work: Path) -> str | None:
+def locate(
+    runtime: Runtime, home: Path, path: Path, inputs: Path, work: Path, tolerance: float
+) -> str | None:
     """The first tensor of the file that the runtime computes otherwise than onnxruntime.
 
-    Each trial adds one tensor to the outputs, so that a fused kernel elsewhere stays as it is.
+    tolerance: relative L2, of one picture. Each trial adds one tensor to the outputs, so that a
+    fused kernel elsewhere stays as it is.
     """
     import onnx
     import onnxruntime
@@ -492,16 +560,13 @@ def locate(runtime: Runtime, home: Path, path: Path, inputs: Path, work: Path) -
             return True
         a, b = actual.ravel().astype(np.float64), expected.ravel().astype(np.float64)
         error = float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-30)
-        return not error <= _LOCATE_TOLERANCE
+        return not error <= tolerance
 
     low, high = 0, len(names)
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if differs(middle) else (middle + 1, high)
     return None if low == len(names) else f"{names[low][0]} ({names[low][1]})"
-
-
-_LOCATE_TOLERANCE = 2e-4
 
 
 # -- the table -------------------------------------------------------------------------------------
@@ -513,13 +578,14 @@ def table(results: Mapping[str, Any], model: str, notes: list[str]) -> str:
     lines = [f"| {model} | {' | '.join(file.kind.name for file in files)} |"]
     lines.append("|---" * (len(files) + 1) + "|")
     for runtime in RUNTIMES:
-        found = results.get(runtime.name)
+        found = results.get(runtime.title)
         if found is None:
             continue
-        cells = (found["cells"].get(file.stem) for file in files)
+        cells = (found["cells"].get(file.column) for file in files)
         words = ("not run" if cell is None else Cell(**cell).text(notes) for cell in cells)
         version = f" {found['version']}" if found["version"] else ""
         name = runtime.name if version.strip() in runtime.name else runtime.name + version
+        name += f", {runtime.option}" if runtime.option else ""
         lines.append(f"| {name} | {' | '.join(words)} |")
     return "\n".join(lines)
 
@@ -550,10 +616,9 @@ def main(
     record = record or folder / "results.json"
     results: dict[str, Any] = json.loads(record.read_text()) if record.is_file() else {}
     if not table_only:
-        make_files(folder)
-        for runtime in RUNTIMES:
-            if only and not any(word in runtime.name for word in only):
-                continue
+        chosen = [one for one in RUNTIMES if not only or any(word in one.title for word in only)]
+        make_files(folder, dict.fromkeys(file for one in chosen for file in one.files))
+        for runtime in chosen:
             _run_all(runtime, folder.absolute(), environments.absolute(), words, locating, results)
             write_text(record, json.dumps(results, indent=1))
     notes: list[str] = []
@@ -571,20 +636,20 @@ def _run_all(
     locating: bool,
     results: dict[str, Any],
 ) -> None:
-    own = results.setdefault(runtime.name, {"version": None, "cells": {}})
-    chosen = [file for file in FILES if not words or any(word in file.stem for word in words)]
+    own = results.setdefault(runtime.title, {"version": None, "cells": {}})
+    chosen = [one for one in runtime.files if not words or any(word in one.stem for word in words)]
     try:
         if runtime.needs is not None and shutil.which(runtime.needs) is None:
             raise DeployError(f"not run: {runtime.needs} is not here")
         home = environment(runtime, environments)
     except DeployError as err:
         for file in chosen:
-            own["cells"][file.stem] = dataclasses.asdict(Cell({}, {"load": _short(str(err))}, 0))
+            own["cells"][file.column] = dataclasses.asdict(Cell({}, {"load": _short(str(err))}, 0))
         return
     for file in chosen:
         path, inputs = (folder / f"{file.stem}.{ending}" for ending in ("onnx", "npz"))
         about = json.loads((folder / f"{file.stem}.json").read_text())
-        if runtime.form == "torch" and not (folder / f"{file.stem}-1.pt2").is_file():
+        if runtime.takes == "torch" and not (folder / f"{file.stem}-1.pt2").is_file():
             why = "not applicable: the module has no such form"
             cell = Cell({}, {"load": why}, about["tolerance"])
         else:
@@ -592,11 +657,12 @@ def _run_all(
             own["version"] = found.get("version") or own["version"]
             with np.load(inputs) as arrays:
                 cell = judge(found, dict(arrays), about)
-            if locating and cell.error and not cell.right and runtime.form == "onnx":
-                first = locate(runtime, home, path, inputs, folder)
+            if locating and cell.error and not cell.right and runtime.takes == "onnx":
+                # inside a graph, rounding shows more than in the logits
+                first = locate(runtime, home, path, inputs, folder, 10 * about["tolerance"])
                 cell = dataclasses.replace(cell, first=first)
-        own["cells"][file.stem] = dataclasses.asdict(cell)
-        _tell(f"{runtime.name}: {file.stem}: {cell.text()}")
+        own["cells"][file.column] = dataclasses.asdict(cell)
+        _tell(f"{runtime.title}: {file.stem}: {cell.text()}")
 
 
 if __name__ == "__main__":
