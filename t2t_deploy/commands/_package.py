@@ -34,7 +34,7 @@ from t2t_deploy.commands._artifacts import (
     workspace_of,
 )
 from t2t_deploy.commands._class_names import class_names_of, note_repeated
-from t2t_deploy.commands._package_web import check_web_model, web_model
+from t2t_deploy.commands._package_web import check_page, check_web_model, web_model
 from t2t_deploy.commands._predict import ActivationName, note_one_output, num_classes_of
 from t2t_deploy.engine import BACKEND_RTX
 from t2t_deploy.errors import ArtifactError, UsageError, counted
@@ -68,6 +68,7 @@ from t2t_deploy.types import (
     TOLERANCES,
     Activation,
     Precision,
+    Tail,
     Target,
     TensorSpec,
 )
@@ -148,7 +149,7 @@ def package_artifact(
             PATH,
             Role.READS,
             metavar="DIR|TGZ",
-            later=True,
+            recorded="",  # a recipe's step knows the files of it that a page has
         ),
     ] = None,
     examples: Annotated[
@@ -372,12 +373,10 @@ def _web_package(
 
 
 def _web_signature(source: Artifact) -> Signature:
-    if source.kind != "onnx":
-        raise ArtifactError(
-            f"{source.path.name} is an engine, which no browser runs; package an ONNX file"
-        )
-    signature = _signature(source)
     precision = None if source.manifest is None else source.manifest.precision
+    if source.kind != "onnx":
+        check_page(source.path.name, source.kind, precision, Tail.LOGITS, None)
+    signature = _signature(source)
     check_web_model(source.path, signature, precision)
     return signature
 
