@@ -110,10 +110,10 @@ class Work:
 # -- how peers are made, in a process of their own -------------------------------------------------
 
 
-def _plain(work: Work, path: Path) -> None:
+def _plain(work: Work, path: Path, *, dynamo: bool = True) -> None:
     from t2t_deploy.commands._baselines import plain_export
 
-    plain_export(work.reference(), path / "model.onnx", batch=work.batch, dynamo=True)
+    plain_export(work.reference(), path / "model.onnx", batch=work.batch, dynamo=dynamo)
 
 
 def _nncf(work: Work, path: Path, *, transformer: bool = False) -> None:
@@ -133,7 +133,10 @@ def _onnxruntime(work: Work, path: Path, *, static: bool, **options: Any) -> Non
     from onnxruntime import quantization as ort
 
     prepared, model = path / "prepared.onnx", path / "model.onnx"
-    ort.shape_inference.quant_pre_process(work.plain, prepared)
+    try:
+        ort.shape_inference.quant_pre_process(work.plain, prepared)
+    except AssertionError:  # its symbolic inference does not know all that TorchScript writes
+        ort.shape_inference.quant_pre_process(work.plain, prepared, skip_symbolic_shape=True)
     kinds = {name: ort.QuantType[kind] for name, kind in options.pop("types", {}).items()}
     if static:
         batches = ({INPUT_NAME: batch} for batch in work.batches())
@@ -166,6 +169,7 @@ _U8_S8 = {"activation_type": "QUInt8", "weight_type": "QInt8"}
 _SYMMETRIC = {"ActivationSymmetric": True, "WeightSymmetric": True}
 RECIPES: Mapping[str, Callable[[Work, Path], None]] = {
     "plain": _plain,
+    "plain-torchscript": functools.partial(_plain, dynamo=False),
     "nncf": _nncf,
     "nncf-transformer": functools.partial(_nncf, transformer=True),
     "dynamic": functools.partial(_onnxruntime, static=False),

@@ -311,7 +311,8 @@ def package(package: Package | WebPackage, output: Output) -> None:
     """Write a model repository for Triton, or a page that classifies pictures in a browser.
 
     A repository has the model, and an ensemble that takes picture files. Without ARTIFACT the
-    newest one is taken. Folders made by this command are replaced, others never.
+    newest one is taken. A page takes a SECOND file of the same model too, such as its int8 one, and
+    uses the faster. Folders made by this command are replaced, others never.
 
     \b
     t2t-deploy package --triton models/
@@ -321,9 +322,12 @@ def package(package: Package | WebPackage, output: Output) -> None:
     values = package_values(package)
     if isinstance(package, WebPackage):
         page = values["web"]
+        models = " or ".join(
+            f"{one['precision'] or 'a model'}, {one['size_bytes'] / 1e6:.1f} MB"
+            for one in page["models"]
+        )
         shown = [
-            f"{page['name']}: {page['precision'] or 'a page'}, {page['size_bytes'] / 1e6:.1f} MB, "
-            f"onnxruntime-web {page['runtime']}",
+            f"{page['name']}: {models}; onnxruntime-web {page['runtime']}",
             f"python -m http.server -d {page['folder']}",
         ]
         output.result(values, shown)

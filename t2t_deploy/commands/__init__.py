@@ -54,6 +54,7 @@ from t2t_deploy.commands._package import (
     package_artifact,
     package_values,
 )
+from t2t_deploy.commands._package_web import check_page
 from t2t_deploy.commands._predict import Prediction, load_session, predict_images
 from t2t_deploy.commands._predict_across import ClusterPrediction, predict_across
 from t2t_deploy.commands._preparation import (
@@ -128,6 +129,7 @@ __all__ = [
     "calibration_images",
     "check_of_file",
     "check_package_options",
+    "check_page",
     "check_streams",
     "check_tail",
     "compare_exports",

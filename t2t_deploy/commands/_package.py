@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+from t2t_deploy._files import file_sha256
 from t2t_deploy._limits import read_limits
 from t2t_deploy._options import (
     FILE,
@@ -32,7 +34,7 @@ from t2t_deploy.commands._artifacts import (
     workspace_of,
 )
 from t2t_deploy.commands._class_names import class_names_of, note_repeated
-from t2t_deploy.commands._package_web import check_web_model, web_model
+from t2t_deploy.commands._package_web import check_page, check_web_model, web_model
 from t2t_deploy.commands._predict import ActivationName, note_one_output, num_classes_of
 from t2t_deploy.engine import BACKEND_RTX
 from t2t_deploy.errors import ArtifactError, UsageError, counted
@@ -52,13 +54,21 @@ from t2t_deploy.serving.triton import (
     signature_from_tensors,
     write_folders,
 )
-from t2t_deploy.serving.web import DEFAULT_FOLDER, LARGE_BYTES, WebPage, page_files, read_runtime
+from t2t_deploy.serving.web import (
+    DEFAULT_FOLDER,
+    LARGE_BYTES,
+    WebModel,
+    WebPage,
+    page_files,
+    read_runtime,
+)
 from t2t_deploy.types import (
     INPUT_NAME,
     OUTPUT_NAME,
     TOLERANCES,
     Activation,
     Precision,
+    Tail,
     Target,
     TensorSpec,
 )
@@ -66,7 +76,7 @@ from t2t_deploy.workspace import Artifact, Manifest, Workspace, manifest_path_fo
 
 DEFAULT_TOP = 5
 DEFAULT_QUEUE_DELAY_US = 1000
-_OF_WEB = ("ort_web", "examples")
+_OF_WEB = ("second", "ort_web", "examples")
 _OF_BOTH = ("artifact", "triton", "web", "name", "labels", "force")
 
 
@@ -101,7 +111,6 @@ class WebPackage:
     artifact: Artifact
     page: WebPage
     folder: Path
-    size_bytes: int
     notes: tuple[str, ...]
 
     @property
@@ -113,6 +122,7 @@ class WebPackage:
 @command
 def package_artifact(
     artifact: ArtifactFile = None,
+    second: ArtifactFile = None,
     *,
     triton: Annotated[
         AnyPath | None,
@@ -139,7 +149,7 @@ def package_artifact(
             PATH,
             Role.READS,
             metavar="DIR|TGZ",
-            later=True,
+            recorded="",  # a recipe's step knows the files of it that a page has
         ),
     ] = None,
     examples: Annotated[
@@ -205,8 +215,9 @@ def package_artifact(
     """Write a model repository for Triton, or a page for browsers: ``t2t-deploy package``.
 
     The model, its ensemble and the steps of that; or the model, a page around it and its runtime.
-    artifact: None is the newest. triton: the repository's folder; web: the page's; exactly one of
-    them. queue_delay in microseconds. Raises ArtifactError where the artifact, or what is in the
+    artifact: None is the newest. second: the same model in another precision, for a page that takes
+    the faster one where it is shown. triton: the repository's folder; web: the page's; exactly one
+    of them. queue_delay in microseconds. Raises ArtifactError where the artifact, or what is in the
     folder already, does not suit, UsageError where an option does not fit the artifact,
     CheckFailed where the page's model does not compute what the artifact does.
 
@@ -223,8 +234,12 @@ def package_artifact(
     source = _source(workspace, artifact, format, progress, force=force, web=web is not None)
     if web is not None:
         with workspace.scratch() as scratch:
+            sources = [source]
+            if second is not None:
+                sources.append(workspace.open(Path(second), force=force))
+                _check_same_model(*sources)
             given = Path(web), ort_web, examples, name, labels
-            return _web_package(source, *given, scratch, progress)
+            return _web_package(sources, *given, scratch, progress)
     assert triton is not None
     manifest = source.manifest
     chosen = choose_format(source.kind, cast("ServingFormat | None", format))
@@ -286,13 +301,33 @@ def check_package_options(values: Mapping[str, Any]) -> None:
     for name, parameter in parameters(package_artifact).items():
         own = name in _OF_BOTH or (name in _OF_WEB) == web
         if not own and values[name] != parameter.read(parameter.default):
-            raise UsageError(
-                f"--{parameter.option} is for --{'triton' if web else 'web'}; leave it out"
-            )
+            option = "a second file" if parameter.positional else f"--{parameter.option}"
+            raise UsageError(f"{option} is for --{'triton' if web else 'web'}; leave it out")
+
+
+def _check_same_model(first: Artifact, second: Artifact) -> None:
+    """Raise ArtifactError unless a page may take either of both."""
+    known = [
+        (one.weights_sha256, dict(one.config), one.preparation)
+        for one in (first.manifest, second.manifest)
+        if one is not None
+    ]
+    if file_sha256(first.path) == file_sha256(second.path):
+        reason = "is the same file as"
+    elif known[1:] and known[0] != known[1]:
+        reason = "is of another model than"
+    elif num_classes_of(first) != num_classes_of(second):
+        reason = "has another number of classes than"
+    else:
+        return
+    raise ArtifactError(
+        f"{second.path.name} {reason} {first.path.name}; a page takes one model, in one "
+        "precision or two"
+    )
 
 
 def _web_package(
-    source: Artifact,
+    sources: Sequence[Artifact],
     folder: Path,
     ort_web: AnyPath | None,
     examples: AnyPath | None,
@@ -301,41 +336,32 @@ def _web_package(
     scratch: Path,
     progress: Progress,
 ) -> WebPackage:
-    if source.kind != "onnx":
-        raise ArtifactError(
-            f"{source.path.name} is an engine, which no browser runs; package an ONNX file"
-        )
-    manifest, notes = source.manifest, []
-    precision = None if manifest is None else manifest.precision
-    signature = _signature(source)
-    check_web_model(source.path, signature, precision)
+    notes: list[str] = []
+    signatures = [_web_signature(source) for source in sources]
+    source, signature = sources[0], signatures[0]
     parent, own = folder.absolute().parent, folder.absolute().name
     replaced = check_folders(parent, [own], served=False)
     runtime = read_runtime(None if ort_web is None else Path(ort_web))
     if ort_web is None:
         notes.append(f"the page runs onnxruntime-web {runtime.version}, of {DEFAULT_FOLDER}")
     pictures = () if examples is None else _pictures_in(Path(examples))
-    progress.step(f"packaging {source.path.name} as a page")
-    model, shown = web_model(source.path, signature, precision, scratch)
+    progress.step(f"packaging {' and '.join(one.path.name for one in sources)} as a page")
+    models = [_web_model(one, ends, scratch) for one, ends in zip(sources, signatures, strict=True)]
     page = WebPage(
-        name=_name(source, name),
-        model=model,
-        derived=model != source.path,
-        signature=shown,
+        name=_name(source, name, precise=len(sources) == 1),
+        models=tuple(models),
         labels=_labels(source, labels, signature, progress),
-        precision=None if precision is None else precision.value,
-        tolerance=None if precision is None else TOLERANCES[precision].rel_l2,
         runtime=runtime,
         examples=pictures,
     )
-    size = model.stat().st_size
     about = _about(source, "web")
     write_folders(parent, {own: page_files(page)}, about, served=False)
-    if page.derived:
+    if any(model.derived for model in models):
         notes.append("pixels as input and the best classes as outputs were added for the page")
+    size = sum(model.size_bytes for model in models)
     if size > LARGE_BYTES:
         notes.append(
-            f"the model has {size / 1e6:.0f} MB, slow to load over a network: quantize makes it a "
+            f"the page loads {size / 1e6:.0f} MB of model, slow over a network: quantize makes a "
             "quarter of an fp32 one"
         )
     if signature.preparation.bits is not None:
@@ -343,7 +369,30 @@ def _web_package(
     notes += [f"replaced {', '.join(replaced)}"] if replaced else []
     for note in notes:
         progress.note(note)
-    return WebPackage(source, page, folder, size, tuple(notes))
+    return WebPackage(source, page, folder, tuple(notes))
+
+
+def _web_signature(source: Artifact) -> Signature:
+    precision = None if source.manifest is None else source.manifest.precision
+    if source.kind != "onnx":
+        check_page(source.path.name, source.kind, precision, Tail.LOGITS, None)
+    signature = _signature(source)
+    check_web_model(source.path, signature, precision)
+    return signature
+
+
+def _web_model(source: Artifact, signature: Signature, scratch: Path) -> WebModel:
+    precision = None if source.manifest is None else source.manifest.precision
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    file, shown = web_model(source.path, signature, precision, folder)
+    return WebModel(
+        file=file,
+        derived=file != source.path,
+        size_bytes=file.stat().st_size,
+        signature=shown,
+        precision=None if precision is None else precision.value,
+        tolerance=None if precision is None else TOLERANCES[precision].rel_l2,
+    )
 
 
 def _about(source: Artifact, form: str) -> dict[str, Any]:
@@ -371,9 +420,15 @@ def package_values(package: Package | WebPackage) -> dict[str, Any]:
             "web": {
                 "folder": str(package.folder),
                 "name": page.name,
-                "precision": page.precision,
-                "size_bytes": package.size_bytes,
-                "derived": page.derived,
+                "models": [
+                    {
+                        "file": file,
+                        "precision": model.precision,
+                        "size_bytes": model.size_bytes,
+                        "derived": model.derived,
+                    }
+                    for file, model in page.files.items()
+                ],
                 "runtime": page.runtime.version,
                 "labels": page.labels is not None,
                 "examples": len(page.examples),
@@ -456,13 +511,13 @@ def _signature(artifact: Artifact) -> Signature:
     return signature_from_tensors(artifact.path, [image], [logits], *known)
 
 
-def _name(artifact: Artifact, asked: str | None) -> str:
+def _name(artifact: Artifact, asked: str | None, *, precise: bool = True) -> str:
     if asked is not None:
         return asked
     manifest = artifact.manifest
     text = artifact.path.stem
     if manifest is not None:
-        text = f"t2t_vit_{manifest.variant}_{manifest.precision.value}"
+        text = f"t2t_vit_{manifest.variant}" + precise * f"_{manifest.precision.value}"
     return re.sub(r"[^A-Za-z0-9_-]", "_", text).lstrip("_-")[:60] or "model"
 
 

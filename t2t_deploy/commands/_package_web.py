@@ -13,20 +13,35 @@ from t2t_deploy.serving.triton import signature_from_onnx
 from t2t_deploy.types import OUTPUT_NAME, TOLERANCES, GraphIO, Precision, Status, Tail
 from t2t_deploy.verify import compare_logits, standard_pictures, tail_fault
 
+_ONE_BY_ONE = "decides each class by itself; a page shows the best of several classes"
 _IO = GraphIO(embed_preprocess=True, tail=Tail.TOPK)
 
 
-def check_web_model(path: Path, signature: Signature, precision: Precision | None) -> None:
-    """Raise ArtifactError for a model that the page cannot show, or its runtime not compute."""
-    graph_io, channels = signature.graph_io, signature.preparation.channels
-    if precision not in (None, Precision.FP32, Precision.INT8, Precision.INT8_WEIGHTS):
+def check_page(
+    name: str, kind: str, precision: Precision | None, tail: Tail, batch: int | None
+) -> None:
+    """Raise ArtifactError for what the page cannot show, or its runtime not compute."""
+    if kind != "onnx":
+        reason = "is an engine, which no browser runs; package an ONNX file"
+    elif precision not in (None, Precision.FP32, Precision.INT8, Precision.INT8_WEIGHTS):
         reason = f"is {precision.value}, which browsers do not compute; export fp32, or quantize"
-    elif not graph_io.tail.classifies:
-        reason = f"gives {graph_io.tail.value} and no classes; export a classifier"
-    elif graph_io.tail is Tail.SIGMOID or signature.classes == 1:
-        reason = "decides each class by itself; a page shows the best of several classes"
-    elif signature.batch not in (None, 1):
-        reason = f"takes {signature.batch} pictures at a time; export it with --batch 1 or dynamic"
+    elif not tail.classifies:
+        reason = f"gives {tail.value} and no classes; export a classifier"
+    elif tail is Tail.SIGMOID:
+        reason = _ONE_BY_ONE
+    elif batch not in (None, 1):
+        reason = f"takes {batch} pictures at a time; export it with --batch 1 or dynamic"
+    else:
+        return
+    raise ArtifactError(f"no page can be made of {name}: it {reason}")
+
+
+def check_web_model(path: Path, signature: Signature, precision: Precision | None) -> None:
+    """The same of a file, by all that it says."""
+    check_page(path.name, "onnx", precision, signature.graph_io.tail, signature.batch)
+    channels = signature.preparation.channels
+    if signature.classes == 1:
+        reason = _ONE_BY_ONE
     elif channels not in (1, 3):
         reason = f"takes {channels} channels, which no picture file has"
     else:

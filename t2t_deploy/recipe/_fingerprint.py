@@ -72,7 +72,7 @@ def command_fingerprint(
                 options.setdefault(whole, {})[part] = to_plain(value)
             else:
                 options[whole] = to_plain(value)
-        elif value is None or not files:
+        elif value is None or not files or not recorded:
             continue
         elif recorded.endswith(_IMAGES):
             found[recorded] = _images(recorded, value, values)
@@ -100,7 +100,7 @@ def versions(fingerprint: Mapping[str, str]) -> dict[str, str]:
 
 
 def content(name: str, path: Path | None) -> dict[str, str]:
-    """The content of a file that is read; nothing where none is. Raises RecipeError.
+    """The content of a file or folder that is read; nothing where none is. Raises RecipeError.
 
     Of a checkpoint that is a hub's folder, its weights file, and the description beside it.
     """
@@ -114,6 +114,10 @@ def content(name: str, path: Path | None) -> dict[str, str]:
         beside = path.with_name("config.json")
         found = {f"{name}'s config.json": file_sha256(beside)} if beside.is_file() else {}
     try:
+        if path.is_dir():
+            files = sorted(one for one in path.rglob("*") if one.is_file())
+            listed = [(one.relative_to(path).as_posix(), file_sha256(one)) for one in files]
+            return {name: text_sha256(json.dumps(listed))}
         return {**found, name: file_sha256(path)}
     except OSError as err:
         raise RecipeError(

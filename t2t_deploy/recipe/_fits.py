@@ -15,6 +15,7 @@ from t2t_deploy.commands import (
     QuantizationRequest,
     check_of_file,
     check_package_options,
+    check_page,
     check_streams,
     check_tail,
     settle_quantization,
@@ -224,6 +225,7 @@ def _check_package(
         if (given["web"], "") in names:
             raise RecipeError(f"another package has the folder {shown_path(given['web'])} as well")
         names.add((given["web"], ""))
+        check_page(repr(job.source), source.kind, source.precision, source.tail, source.batch)
         return
     serving = choose_format(source.kind, given["format"])
     choose_accelerator(

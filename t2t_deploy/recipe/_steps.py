@@ -52,6 +52,7 @@ from t2t_deploy.recipe._load import Expected, Job, Recipe
 from t2t_deploy.recipe._records import Fingerprint, OutputFile, Record, tree_sha256
 from t2t_deploy.recipe._tables import COMMANDS
 from t2t_deploy.runtime import BACKENDS, DEFAULT_BACKEND
+from t2t_deploy.serving.web import read_runtime
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Artifact, Workspace
 
@@ -351,13 +352,16 @@ class Calibrate(SourceStep):
 
 
 class PackageStep(SourceStep):
-    """A model repository of one artifact."""
+    """A model repository, or a page, of one artifact."""
 
     __slots__ = ()
 
     def tools(self, context: Context) -> dict[str, str]:
-        """What reads the graph's inputs and outputs."""
-        return tools("onnx")
+        """What reads the graph's inputs and outputs, and what a page runs."""
+        given = self.job.given
+        if given.get("web") is None:
+            return tools("onnx")
+        return tools("onnx") | {"onnxruntime-web": read_runtime(given.get("ort_web")).sha256}
 
     def run(self, context: Context, progress: Progress) -> Outcome:
         context.workspace.open(self.source(context).path)

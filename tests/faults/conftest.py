@@ -1,4 +1,4 @@
-"""A folder with pictures, exports and a model repository, made once; commands in forks."""
+"""A folder with pictures, exports, a model repository and a page, made once; commands in forks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 from ..noise import write_noise
 from ..program import Done, environment
 from ..small import TINY
+from ..web_runtime import write_runtime
 
 OWN_MOUNTS = ("unshare", "--map-root-user", "--mount")
 # what only reads
@@ -122,11 +123,13 @@ def fork_server() -> Iterator[ForkServer]:
 def site(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     (folder / "tiny.toml").write_text(TINY)
+    write_runtime(folder / "runtime")
     write_noise(*(folder / "pictures" / str(n % 3) / f"{n}.png" for n in range(6)))
     for words in (
         ("export", "--config", "tiny.toml", "--batch", 1),
         ("export", "--config", "tiny.toml", "-o", "model.onnx"),
         ("package", "model.onnx", "--triton", "repository", "--name", "m"),
+        ("package", "model.onnx", "--web", "page", "--ort-web", "runtime"),
         ("predict", "model.onnx", "pictures", "--csv", "classes.csv", "--top", 1),
     ):
         done = fork_server(folder, *words)

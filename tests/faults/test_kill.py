@@ -6,6 +6,7 @@ And at random moments, which hit what compiled code writes too.
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -57,6 +58,7 @@ CASES = {
     "predict": Case(("predict", "model.onnx", "pictures", "--csv", "classes.csv", "--top", 2)),
     "inspect": Case(("inspect", "model.onnx")),
     "package": Case(("package", "model.onnx", "--triton", "repository", "--name", "m")),
+    "package-web": Case(("package", "model.onnx", "--web", "page", "--ort-web", "runtime")),
     "workspace-list": Case(("workspace", "list")),
     "workspace-check": Case(("workspace", "check")),
     "workspace-prune": Case(("workspace", "prune", ".", "--cache"), littered=True),
@@ -114,8 +116,16 @@ def check(command: Commands, folder: Path) -> None:
     model = Workspace(folder / "artifacts").open(folder / "model.onnx").require_manifest()
     assert model.batch in (None, 3) and model.precision is Precision.FP32
     lines = (folder / "classes.csv").read_text().splitlines()
+    check_page(folder / "page")
     assert len(lines) == 7 and {line.count(",") for line in lines} <= {4, 7}
     assert not any(worker_of(folder))
+
+
+def check_page(page: Path) -> None:
+    """A page is whole, or moved out for the next command to move back."""
+    if page.exists():
+        files = json.loads((page / "t2t-deploy.json").read_text())["files"]
+        assert {name: file_sha256(page / name) for name in files} == files
 
 
 def worker_of(folder: Path) -> list[psutil.Process]:
@@ -138,6 +148,8 @@ def check_rest(command: Commands, folder: Path, case: Case) -> None:
         for each in (command.site, folder)
     ]
     assert models[0] == models[1] and len(models[0]) > 1
+    check_page(folder / "page")
+    assert (folder / "page").exists()
     folders = (folder, folder / "repository", folder / "other")
     command(folder, "workspace", "prune", *filter(Path.is_dir, folders), status=0)
     assert temporaries(folder) == []
@@ -158,6 +170,7 @@ def prepared(folder: Path, case: Case) -> Path:
     [
         ("predict", [3, 4, 5]),
         ("package", [36, 38, 40]),
+        ("package-web", [48, 52, 50]),
         ("workspace-prune", [2, 4, 6]),
         *slowly(None),
     ],

@@ -125,6 +125,14 @@ ENGINE = FOR_ENGINES + '[build-trt]\nname = "engine"\nprofile = ["1:2:4", "8:8:1
         (MODEL + "[package]\ntriton = 'm'\nweb = 'w'\n", "or --web DIR (a page); both are given"),
         (MODEL + "[package]\nweb = 'w'\nthreads = 2\n", "--threads is for --triton; leave it out"),
         (
+            ENGINE + "[package]\nfrom = 'engine'\nweb = 'w'\n",
+            "[[package]] of 'engine': no page can be made of 'engine': it is an engine, which no b",
+        ),
+        (
+            FIXED + "[package]\nweb = 'w'\n",
+            "[[package]] of 'float': no page can be made of 'float': it takes 4 pictures at a time",
+        ),
+        (
             MODEL + "[[package]]\nweb = 'w'\n[[package]]\nweb = 'w'\n",
             "[[package]] of 'fp32': another package has the folder ",
         ),

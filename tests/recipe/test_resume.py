@@ -6,17 +6,21 @@ import importlib.metadata
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from t2t_deploy._limits import Limits
 from t2t_deploy.model import config_from_toml, random_state_dict, save_weights
 from t2t_deploy.recipe import StepStatus, _fingerprint, _records
+from t2t_deploy.serving.web import DEFAULT_FOLDER
 from t2t_deploy.workspace import Workspace, manifest_text
 
 from ..noise import write_noise
+from ..web_runtime import write_runtime
 from .conftest import STEPS, followed, run_again, statuses
 
 EXPORT, CALIBRATE, QUANTIZE, EVALUATE, PACKAGE = STEPS
@@ -242,3 +246,31 @@ def test_measured_times_depend_on_the_quota(
     monkeypatch.setattr(_fingerprint, "read_limits", lambda: limits)
     assert _fingerprint.machine(processor=True)["cores"] == cores
     assert "cores" not in _fingerprint.machine(processor=False)
+
+
+def test_a_page_is_made_again_where_its_runtime_or_an_example_changed(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done)
+    write_runtime(done / "runtime")
+    (done / "examples").mkdir()
+    Image.new("RGB", (40, 40)).save(done / "examples/a.png")
+    page = 'web = "page"\nort-web = "runtime"\nexamples = "examples"'
+    change(done, 'triton = "models"', page)
+    assert run_again(followed(done)) == [PACKAGE]
+    assert run_again(followed(done)) == []
+    script = done / "runtime/dist/ort.wasm.min.mjs"
+    script.write_text("another release")
+    assert run_again(followed(done)) == [PACKAGE]
+    assert (done / "page/runtime/ort.wasm.min.mjs").read_text() == "another release"
+    Image.new("RGB", (40, 40), "red").save(done / "examples/a.png")
+    assert run_again(followed(done)) == [PACKAGE]
+    # the folder that make web-runtime fills
+    change(done, 'ort-web = "runtime"\n', "")
+    for text in ("one", "two"):
+        script.write_text(text)
+        (done / DEFAULT_FOLDER).mkdir(parents=True, exist_ok=True)
+        with tarfile.open(done / DEFAULT_FOLDER / "onnxruntime-web-1.tgz", "w:gz") as packed:
+            packed.add(done / "runtime", "package")
+        assert run_again(followed(done)) == [PACKAGE]
+        assert run_again(followed(done)) == []

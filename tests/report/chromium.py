@@ -24,7 +24,7 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--hide-scrollbars", "--remote-debugging-pipe"),
+    *("--hide-scrollbars", "--use-fake-device-for-media-stream", "--remote-debugging-pipe"),
 )
 _TIMEOUT_S = 60.0
 # the browser reads commands from descriptor 3 and writes to 4
@@ -135,6 +135,14 @@ class Browser:
         click = {"x": where[0], "y": where[1], "button": "left", "clickCount": 1}
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, **click)
+
+    def press(self, key: str) -> None:
+        """Press a key: Tab, Enter, or a space."""
+        codes = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}
+        code, text = codes[key]
+        pressed = {"key": key, "windowsVirtualKeyCode": code, "text": text}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **pressed)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **pressed)
 
     def screenshot(self) -> bytes:
         """A PNG of the whole page."""

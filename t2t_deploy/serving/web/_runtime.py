@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
 from collections.abc import Callable, Mapping
@@ -28,6 +29,13 @@ class WebRuntime:
 
     version: str
     files: Mapping[str, bytes]
+
+    @property
+    def sha256(self) -> str:
+        """Of the files, in hexadecimal."""
+        return hashlib.sha256(
+            b"".join(content for _, content in sorted(self.files.items()))
+        ).hexdigest()
 
 
 def read_runtime(path: Path | None) -> WebRuntime:

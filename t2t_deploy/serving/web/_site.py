@@ -39,41 +39,62 @@ every other file:
 
 Without them one thread computes, and the page says so.
 
-model.onnx    the model: pixels in, its five best classes out
+{models}
 model.json    labels, how pictures are prepared, SHA-256 of the model
 runtime/      ONNX Runtime {version} for browsers (onnxruntime-web, MIT licence)
 """
 
 
 @dataclass(frozen=True, slots=True)
-class WebPage:
-    """A page and its model.
+class WebModel:
+    """A file that a page loads, uint8 (1, H, W, C) in, top k out.
 
-    model: the file that it loads, uint8 (1, H, W, C) in, top k out; derived: whether it was made of
-    the artifact. precision, tolerance: None where no manifest says them.
+    derived: whether it was made of the artifact. precision, tolerance: None where no manifest says
+    them.
     """
 
-    name: str
-    model: Path
+    file: Path
     derived: bool
+    size_bytes: int
     signature: Signature
-    labels: tuple[str, ...] | None
     precision: str | None
     tolerance: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WebPage:
+    """A page and its models, the same one in one precision or two, of which it takes the faster."""
+
+    name: str
+    models: tuple[WebModel, ...]
+    labels: tuple[str, ...] | None
     runtime: WebRuntime
     examples: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> dict[str, WebModel]:
+        """Path within the folder -> the model there."""
+        names = ("model.onnx", "model2.onnx")
+        return dict(zip(names, self.models, strict=False))
 
 
 def page_files(page: WebPage) -> dict[str, str | bytes | Path]:
     """Path within the folder -> text or content, or the file to copy."""
     own = resources.files("t2t_deploy.serving.web")
     examples = {f"examples/{path.name}": path for path in page.examples}
+    models = "\n".join(
+        f"{name:14}the model in {model.precision or 'its precision'}: pixels in, five classes out"
+        for name, model in page.files.items()
+    )
     readme = _README.format(
-        name=page.name, rule="=" * (len(page.name) + 45), version=page.runtime.version
+        name=page.name,
+        rule="=" * (len(page.name) + 45),
+        models=models,
+        version=page.runtime.version,
     )
     return {
         **{name: (own / name).read_bytes() for name in _OWN},
-        "model.onnx": page.model,
+        **{name: model.file for name, model in page.files.items()},
         "model.json": json.dumps(_about(page, list(examples)), indent=1) + "\n",
         **{f"runtime/{name}": content for name, content in page.runtime.files.items()},
         **examples,
@@ -82,22 +103,29 @@ def page_files(page: WebPage) -> dict[str, str | bytes | Path]:
 
 
 def _about(page: WebPage, examples: Sequence[str]) -> Mapping[str, Any]:
-    signature = page.signature
-    assert signature.indices is not None
     return {
         "name": page.name,
-        "precision": page.precision,
-        "size_bytes": page.model.stat().st_size,
-        "sha256": file_sha256(page.model),
-        "tolerance": page.tolerance,
+        "models": [_about_model(name, model) for name, model in page.files.items()],
+        "labels": page.labels,
+        "preparation": browser_steps(page.models[0].signature.preparation),
+        "examples": examples,
+        "runtime": {"version": page.runtime.version, "script": f"runtime/{SCRIPT}"},
+    }
+
+
+def _about_model(name: str, model: WebModel) -> Mapping[str, Any]:
+    signature = model.signature
+    assert signature.indices is not None
+    return {
+        "file": name,
+        "precision": model.precision,
+        "size_bytes": model.size_bytes,
+        "sha256": file_sha256(model.file),
+        "tolerance": model.tolerance,
         "input": signature.image.name,
         "shape": [1, *signature.image.shape[1:]],
         "probabilities": signature.scores.name,
         "indices": signature.indices.name,
-        "labels": page.labels,
-        "preparation": browser_steps(signature.preparation),
-        "examples": examples,
-        "runtime": {"version": page.runtime.version, "script": f"runtime/{SCRIPT}"},
     }
 
 

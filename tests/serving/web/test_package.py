@@ -75,9 +75,10 @@ def test_every_file_of_a_page(package: Make, exported: Export, tmp_path: Path) -
     made = package(labels=labels, examples=tmp_path / "examples", name="mine")
     assert written(made.folder) == PAGE | MADE | {"examples/black.png"}
     found = about(made)
-    assert found["sha256"] == file_sha256(made.folder / "model.onnx") != before
-    assert (found["name"], found["precision"], found["tolerance"]) == ("mine", "fp32", 1e-5)
-    assert (found["shape"], found["labels"][9]) == ([1, 32, 32, 3], "class 9")
+    (model,) = found["models"]
+    assert model["sha256"] == file_sha256(made.folder / "model.onnx") != before
+    assert (found["name"], model["precision"], model["tolerance"]) == ("mine", "fp32", 1e-5)
+    assert (model["shape"], found["labels"][9]) == ([1, 32, 32, 3], "class 9")
     assert found["runtime"] == {"version": VERSION, "script": "runtime/ort.wasm.min.mjs"}
     assert (found["examples"], found["preparation"]["box"]) == (["examples/black.png"], [35, 35])
     assert file_sha256(exported().path) == before
@@ -111,7 +112,8 @@ def test_the_page_s_model_takes_pixels_and_gives_the_best_classes(
     package: Make, exported: Export, form: dict[str, Any]
 ) -> None:
     made = package(exported(**form))
-    assert made.page.derived
+    (derived,) = made.page.models
+    assert derived.derived
     assert any("were added for the page" in note for note in made.notes)
     model = onnx.load(made.folder / "model.onnx")
     assert [one.name for one in model.graph.output] == ["probabilities", "indices"]
@@ -119,7 +121,7 @@ def test_the_page_s_model_takes_pixels_and_gives_the_best_classes(
     with open_session(SessionRequest("ort-cpu", made.folder / "model.onnx")) as session:
         found = session.run({"image": pixels})
     with open_session(SessionRequest("ort-cpu", exported().path)) as session:
-        normalised = made.page.signature.preparation.normalise(pixels)
+        normalised = derived.signature.preparation.normalise(pixels)
         (logits,) = session.run({"image": normalised})["logits"]
     assert found["indices"][0].tolist() == np.argsort(-logits)[:5].tolist()
 
@@ -127,8 +129,35 @@ def test_the_page_s_model_takes_pixels_and_gives_the_best_classes(
 def test_an_artifact_of_that_form_is_taken_as_it_is(package: Make, exported: Export) -> None:
     artifact = exported(embed_preprocess=True, tail="topk")
     made = package(artifact)
-    assert not made.page.derived
+    assert not made.page.models[0].derived
     assert file_sha256(made.folder / "model.onnx") == file_sha256(artifact.path)
+
+
+def test_two_files_of_a_model_lie_in_one_page(package: Make, exported: Export) -> None:
+    as_it_is = exported(embed_preprocess=True, tail="topk")
+    made = package(second=as_it_is.path)
+    assert written(made.folder) == PAGE | MADE | {"model2.onnx"}
+    first, second = about(made)["models"]
+    assert (first["file"], second["file"]) == ("model.onnx", "model2.onnx")
+    assert second["sha256"] == file_sha256(as_it_is.path) != first["sha256"]
+    assert about(made)["name"] == "t2t_vit_tiny"
+    assert "model2.onnx   the model in fp32" in (made.folder / "README.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        ({}, "is the same file as"),
+        ({"crop_fraction": 0.5, "batch": 1}, "is of another model than"),
+        ({"precision": "fp16"}, "no page can be made of .*: it is fp16"),
+    ],
+    ids=str,
+)
+def test_a_second_file_that_does_not_suit_is_refused(
+    package: Make, exported: Export, form: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ArtifactError, match=reason):
+        package(second=exported(**form).path)
 
 
 def test_a_model_that_is_not_the_same_fell_short(
@@ -168,6 +197,10 @@ def test_a_model_that_no_page_shows_is_refused(
         ({"triton": "m"}, "both are given"),
         ({"web": None, "ort_web": None}, "neither is given"),
         ({"web": None, "triton": "m"}, "--ort-web is for --web; leave it out"),
+        (
+            {"second": "b.onnx", "triton": "m", "web": None, "ort_web": None},
+            "a second file is for -",
+        ),
         ({"max_batch": 8}, "--max-batch is for --triton; leave it out"),
         ({"top": 3}, "--top is for --triton; leave it out"),
     ],
@@ -205,7 +238,7 @@ def test_a_folder_that_a_killed_command_moved_out_is_back(package: Make, tmp_pat
 
 def test_a_large_model_is_warned_of(package: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_package, "LARGE_BYTES", 10)
-    assert any("slow to load over a network" in note for note in package().notes)
+    assert any("slow over a network" in note for note in package().notes)
 
 
 def test_without_the_runtime_a_line_says_how_to_get_it(
