@@ -20,7 +20,7 @@ import t2t_deploy
 from t2t_deploy._codec import to_plain
 from t2t_deploy._optional import is_installed
 from t2t_deploy.errors import BackendError
-from t2t_deploy.graph._mapped import mappable_model
+from t2t_deploy.graph._file import mappable_model
 from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.runtime._ort import OrtSession
 from t2t_deploy.types import TensorSpec
