@@ -7,10 +7,11 @@ A container sees the machine's cores and memory; what it may use stands in the c
 from __future__ import annotations
 
 import math
+import operator
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path, PurePosixPath
 
 THREAD_VARIABLES = (
@@ -80,11 +81,7 @@ class Throttling:
 
     def since(self, before: Throttling) -> Throttling:
         """What came to pass after an earlier reading."""
-        return Throttling(
-            self.periods - before.periods,
-            self.throttled_periods - before.throttled_periods,
-            self.throttled_s - before.throttled_s,
-        )
+        return Throttling(*map(operator.sub, astuple(self), astuple(before)))
 
 
 def read_limits(root: Path = _ROOT) -> Limits:

@@ -281,11 +281,8 @@ def _added(parts: Sequence[Throttling | None]) -> Throttling | None:
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
-    return Throttling(
-        sum(part.periods for part in known),
-        sum(part.throttled_periods for part in known),
-        sum(part.throttled_s for part in known),
-    )
+    names = [field.name for field in dataclasses.fields(Throttling)]
+    return Throttling(*(sum(getattr(part, name) for part in known) for name in names))
 
 
 def _median_timing(timings: list[dict[str, float]]) -> CallTiming | None:

@@ -41,9 +41,7 @@ class _Bench:
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         match message["command"]:
             case "load":
-                request = from_plain(SessionRequest, message["request"])
-                expected = message.get("reference_logits"), message.get("typical_norm", 0.0)
-                return self._load(request, message["batch"], message["seed"], *expected)
+                return self._load(message)
             case "run":
                 return self._run(message["iterations"], message["settle"])
             case "close":
@@ -53,15 +51,10 @@ class _Bench:
             case other:
                 raise ValueError(f"command is {other!r}; expected load, run or close")
 
-    def _load(
-        self,
-        request: SessionRequest,
-        batch: int,
-        seed: int,
-        reference: list[float] | None,
-        typical: float,
-    ) -> dict[str, Any]:
+    def _load(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """rel_l2: None without reference logits, or of a model that takes or gives others."""
+        request = from_plain(SessionRequest, message["request"])
+        batch, seed, reference = message["batch"], message["seed"], message.get("reference_logits")
         baseline_rss_bytes = resident_bytes()
         started = time.perf_counter_ns()
         session = self._open(dataclasses.replace(request, batch=batch))
@@ -77,7 +70,7 @@ class _Bench:
         after_call = time.perf_counter_ns()
         error = None
         if reference and gives_logits(session):
-            error = relative_l2(outputs, reference, typical)
+            error = relative_l2(outputs, reference, message.get("typical_norm", 0.0))
         return {
             "load_ns": loaded - started,
             "first_call_ns": after_call - before_call,

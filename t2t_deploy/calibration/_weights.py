@@ -54,11 +54,6 @@ class RoundedWeight:
     scale: np.ndarray
     parts: WeightScale | None = None
 
-    def largest_sum(self) -> float:
-        """What a row of codes times these codes can reach, all of them at their largest."""
-        codes = np.abs(self.codes.astype(np.float32)).sum(axis=0, dtype=np.float64)
-        return float(codes.max(initial=0.0)) * (FP8_MAX if self.codes.dtype == _FP8 else INT8_MAX)
-
     def values(self) -> np.ndarray:
         """The weight the codes stand for, float32."""
         return np.asarray(self.codes.astype(np.float32) * self.scale)
@@ -233,4 +228,6 @@ def half_bound(weight: RoundedWeight, form: Form, step: float) -> float | None:
     if form is Form.RESULT or not form.reads_codes:
         return None
     factor = 1.0 if weight.parts is None else float(weight.parts.base) * step
-    return weight.largest_sum() * factor
+    sums = np.abs(weight.codes.astype(np.float32)).sum(axis=0, dtype=np.float64)
+    largest = FP8_MAX if weight.codes.dtype == _FP8 else INT8_MAX
+    return float(sums.max(initial=0.0)) * largest * factor

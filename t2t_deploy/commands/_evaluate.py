@@ -277,7 +277,11 @@ class _Evaluator:
         """Artifacts of one model side by side. Raises CalibrationError."""
         results, running = [], []
         no_reference = _why_no_reference(artifacts[0])
-        deciding = self._decides(artifacts)
+        asked, known = self.threshold, [a.manifest for a in artifacts if a.manifest is not None]
+        sigmoid = any(manifest.graph_io.tail is Tail.SIGMOID for manifest in known)
+        if sigmoid and not self.images.has_labels:
+            asked = asked or DEFAULT_THRESHOLD
+        deciding = decides(self.images, asked, num_classes_of(artifacts[0]))
         for artifact in artifacts:
             why = self._why_not(artifact) or self._calibrated_on(artifact)
             if why is None and deciding:
@@ -320,8 +324,8 @@ class _Evaluator:
             for line in assumed.lines():
                 self.progress.note(line)
         base = None if reference is None else reference.total.result()
-        doubt, known = None, running[0].manifest
-        if known is None or not known.random_weights:  # those never knew classes
+        doubt, manifest = None, running[0].manifest
+        if manifest is None or not manifest.random_weights:  # those never knew classes
             doubt = labels_in_doubt(base or runners[0].total.result(), images.known)
         if doubt is not None:
             self.progress.note(doubt)
@@ -347,17 +351,6 @@ class _Evaluator:
                 )
             )
         return results
-
-    def _decides(self, artifacts: Sequence[Artifact]) -> bool:
-        """Whether each class is decided by itself: of one output, several labels, or a sigmoid.
-
-        Raises UsageError for a threshold that decides nothing.
-        """
-        threshold, known = self.threshold, [a.manifest for a in artifacts if a.manifest is not None]
-        sigmoid = any(manifest.graph_io.tail is Tail.SIGMOID for manifest in known)
-        if sigmoid and not self.images.has_labels:
-            threshold = threshold or DEFAULT_THRESHOLD
-        return decides(self.images, threshold, num_classes_of(artifacts[0]))
 
     def _why_not(self, artifact: Artifact) -> NotRun | None:
         """None where a runtime here can run it and, unless it was named, classes fit it."""

@@ -404,14 +404,8 @@ def load_model(form: GraphForm, given: Mapping[str, Any], progress: Progress) ->
             "sha256": file_sha256(file),
             "container": read.container,
         }
-        model = LoadedModel(
-            read.config,
-            read.state_dict,
-            source,
-            read.notes,
-            read.class_names,
-            read.training_config,
-        )
+        names = ("config", "state_dict", "notes", "class_names", "training_config")
+        model = LoadedModel(source=source, **{name: getattr(read, name) for name in names})
     for note in model.notes:
         progress.note(note)
     return model

@@ -155,16 +155,13 @@ def choose_profile(profiles: Sequence[ShapeProfile], batch: int) -> int:
         if profile.min <= batch <= profile.max
     ]
     if not fitting:
-        taken = ", ".join(dict.fromkeys(_range(profile) for profile in profiles))
+        ends = dict.fromkeys((profile.min, profile.max) for profile in profiles)
+        taken = ", ".join(f"{low} to {high}" if low < high else str(low) for low, high in ends)
         raise InputError(
             f"the batch is {batch}; this engine takes {taken}: split or pad the batch, or build "
             f"with a profile that includes {batch}, such as 1:{batch}:{batch}"
         )
     return min(fitting)[-1]
-
-
-def _range(profile: ShapeProfile) -> str:
-    return str(profile.min) if profile.min == profile.max else f"{profile.min} to {profile.max}"
 
 
 def why_not_loaded(engine: bytes, trt: TensorRT | None = None) -> str | None:

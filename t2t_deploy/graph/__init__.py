@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from t2t_deploy._optional import lazy
 from t2t_deploy.graph._conformance import RUNTIMES, Conformance, check_conformance
-from t2t_deploy.graph._file import check_onnx_file, read_onnx
-from t2t_deploy.graph._mapped import mappable_model
+from t2t_deploy.graph._file import check_onnx_file, mappable_model, read_onnx
 
 if TYPE_CHECKING:
     from t2t_deploy.graph._check import CONTRIB_DOMAIN, check_graph, summarise_graph, tensor_spec

@@ -70,51 +70,43 @@ def scan_pickle(stream: BinaryIO, *, budget: int = MAX_INSTRUCTIONS) -> PickleSc
     scan = PickleScan()
     stack: list[_Object] = []
     memo: dict[int, _Object] = {}
+    value: Any
     for count, (code, value, _) in enumerate(pickletools.genops(stream)):
         if count >= budget:
             raise PickleError(f"it has more than {budget:,} instructions")
-        _scan_one(code, value, stack, memo, scan)
+        name = code.name
+        # the reader makes room for all below it
+        if "PUT" in name and int(value) > MAX_INSTRUCTIONS:
+            raise PickleError(f"it numbers an object {int(value):,}")
+        if name.startswith("EXT"):  # a class by its number, which the reader imports by itself
+            raise PickleError("it has a class by number")
+        if name == "MARK":
+            stack.append(_MARK)
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            memo[int(value)] = stack[-1]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[int(value)])
+        elif name == "DUP":
+            stack.append(stack[-1])
+        elif name == "STOP":
+            result = stack.pop()
+            scan.value = result.value
+            if result.value is None:
+                scan.value = [part.value for part in result.items]
+        else:
+            items = _popped(code, stack)
+            target = items.pop(0) if name in _GROWS else _Object(value)
+            if name == "STACK_GLOBAL":
+                target.value = items[1].value
+            target.take(items)
+            if name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "LIST", "APPEND", "APPENDS"):
+                target.items += items
+            if name in ("PERSID", "BINPERSID"):
+                _note_storage(items, scan)
+            stack += [target] * len(code.stack_after)
     return scan
-
-
-def _scan_one(
-    code: pickletools.OpcodeInfo,
-    value: Any,
-    stack: list[_Object],
-    memo: dict[int, _Object],
-    scan: PickleScan,
-) -> None:
-    name = code.name
-    if "PUT" in name and int(value) > MAX_INSTRUCTIONS:  # the reader makes room for all below it
-        raise PickleError(f"it numbers an object {int(value):,}")
-    if name.startswith("EXT"):  # a class by its number, which the reader imports by itself
-        raise PickleError("it has a class by number")
-    if name == "MARK":
-        stack.append(_MARK)
-    elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-        memo[int(value)] = stack[-1]
-    elif name == "MEMOIZE":
-        memo[len(memo)] = stack[-1]
-    elif name in ("GET", "BINGET", "LONG_BINGET"):
-        stack.append(memo[int(value)])
-    elif name == "DUP":
-        stack.append(stack[-1])
-    elif name == "STOP":
-        result = stack.pop()
-        scan.value = result.value
-        if result.value is None:
-            scan.value = [part.value for part in result.items]
-    else:
-        items = _popped(code, stack)
-        target = items.pop(0) if name in _GROWS else _Object(value)
-        if name == "STACK_GLOBAL":
-            target.value = items[1].value
-        target.take(items)
-        if name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "LIST", "APPEND", "APPENDS"):
-            target.items += items
-        if name in ("PERSID", "BINPERSID"):
-            _note_storage(items, scan)
-        stack += [target] * len(code.stack_after)
 
 
 def _popped(code: pickletools.OpcodeInfo, stack: list[_Object]) -> list[_Object]:

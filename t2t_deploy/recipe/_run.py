@@ -130,7 +130,7 @@ class Walk:
 
     def follow(self, step: Step, progress: Progress) -> StepResult:
         """Do a step, or skip it; what cannot be done is in the result."""
-        result = _follow(step, self.context, self._records, self.results, progress)
+        result = self._follow(step, progress)
         if result.status in (StepStatus.FAILED, StepStatus.NOT_RUN):
             name = step.label.partition(" ")[2]
             self.context.missing[name] = f"{step.label} {result.status.value.replace('_', ' ')}"
@@ -138,6 +138,52 @@ class Walk:
             progress.note(f"{result.status.value.replace('_', ' ')}: {result.reason}")
         self.results.append(result)
         return result
+
+    def _follow(self, step: Step, progress: Progress) -> StepResult:
+        """Skip a step, or do it and keep a record of it."""
+        context, records = self.context, self._records
+        states = {result.step: result.status for result in self.results}
+        for need in step.needs:
+            if states[need] in (StepStatus.FAILED, StepStatus.NOT_RUN):
+                state = "failed" if states[need] is StepStatus.FAILED else "was not run"
+                return StepResult(step.label, StepStatus.NOT_RUN, f"it needs {need}, which {state}")
+        name = context.recipe.file.name
+        try:
+            fingerprint = step.fingerprint(context)
+            known = records.find(step.label, fingerprint)
+            reason = None
+            if known is not None:
+                try:
+                    outcome = step.reuse(context, known)
+                    reason = outcome.failed_check
+                except ArtifactError as err:
+                    reason = str(err)
+                if reason is None:
+                    why = _with_note(_UNCHANGED, step, context)
+                    return StepResult(step.label, StepStatus.SKIPPED, why, result=outcome.result)
+            context.last = records.latest(step.label, name)
+            reason = reason or _why_now(context.last, records, fingerprint)
+            progress.step(reason)
+            outcome = step.run(context, progress)
+        except DeployError as err:
+            # of what failed before, that step's own status tells
+            told = isinstance(err, NoArtifactError) and StepStatus.FAILED in states.values()
+            expectation = step.expectation()
+            if told or (step.lacks_tools and err.lacks_tool and expectation is None):
+                return StepResult(step.label, StepStatus.NOT_RUN, str(err))
+            status = err.exit_status if err.exit_status == CheckFailed.exit_status else 1
+            uncompared = (
+                "" if expectation is None else f"{expectation} is expected and not compared: "
+            )
+            return StepResult(step.label, StepStatus.FAILED, f"{uncompared}{err}", status)
+        failed = outcome.failed_check
+        if failed is not None:
+            return StepResult(
+                step.label, StepStatus.FAILED, failed, outcome.exit_status, outcome.result
+            )
+        records.keep(Record(step.label, name, dict(fingerprint), outcome.outputs, outcome.result))
+        why = _with_note(reason, step, context)
+        return StepResult(step.label, StepStatus.DONE, why, result=outcome.result)
 
 
 def plan_steps(recipe: Recipe) -> tuple[Step, ...]:
@@ -178,56 +224,6 @@ def plan_steps(recipe: Recipe) -> tuple[Step, ...]:
     for job in recipe.packages:
         steps.append(PackageStep(job, (makers[str(job.source)],)))
     return tuple(steps)
-
-
-def _follow(
-    step: Step,
-    context: Context,
-    records: Records,
-    before: list[StepResult],
-    progress: Progress,
-) -> StepResult:
-    """Skip a step, or do it and keep a record of it."""
-    states = {result.step: result.status for result in before}
-    for need in step.needs:
-        if states[need] in (StepStatus.FAILED, StepStatus.NOT_RUN):
-            state = "failed" if states[need] is StepStatus.FAILED else "was not run"
-            return StepResult(step.label, StepStatus.NOT_RUN, f"it needs {need}, which {state}")
-    name = context.recipe.file.name
-    try:
-        fingerprint = step.fingerprint(context)
-        known = records.find(step.label, fingerprint)
-        reason = None
-        if known is not None:
-            try:
-                outcome = step.reuse(context, known)
-                reason = outcome.failed_check
-            except ArtifactError as err:
-                reason = str(err)
-            if reason is None:
-                why = _with_note(_UNCHANGED, step, context)
-                return StepResult(step.label, StepStatus.SKIPPED, why, result=outcome.result)
-        context.last = records.latest(step.label, name)
-        reason = reason or _why_now(context.last, records, fingerprint)
-        progress.step(reason)
-        outcome = step.run(context, progress)
-    except DeployError as err:
-        # of what failed before, that step's own status tells
-        told = isinstance(err, NoArtifactError) and StepStatus.FAILED in states.values()
-        expectation = step.expectation()
-        if told or (step.lacks_tools and err.lacks_tool and expectation is None):
-            return StepResult(step.label, StepStatus.NOT_RUN, str(err))
-        status = err.exit_status if err.exit_status == CheckFailed.exit_status else 1
-        uncompared = "" if expectation is None else f"{expectation} is expected and not compared: "
-        return StepResult(step.label, StepStatus.FAILED, f"{uncompared}{err}", status)
-    failed = outcome.failed_check
-    if failed is not None:
-        return StepResult(
-            step.label, StepStatus.FAILED, failed, outcome.exit_status, outcome.result
-        )
-    records.keep(Record(step.label, name, dict(fingerprint), outcome.outputs, outcome.result))
-    why = _with_note(reason, step, context)
-    return StepResult(step.label, StepStatus.DONE, why, result=outcome.result)
 
 
 def _with_note(reason: str, step: Step, context: Context) -> str:

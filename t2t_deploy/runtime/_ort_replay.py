@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ _NO_GRAPH = "-1"
 _Shapes = tuple[tuple[int, ...], ...]
 
 
+@dataclass(eq=False, slots=True)
 class Replays:
     """The calls of a session whose provider has the options `REPLAYABLE`, one at a time.
 
@@ -36,20 +38,15 @@ class Replays:
     "CUDA Graphs" page has the rules: the same addresses in each call, and no two calls at once.
     """
 
-    def __init__(
-        self,
-        ort: Any,
-        session: Any,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        device: int,
-    ) -> None:
-        self._ort, self._session, self._device = ort, session, device
-        self._inputs, self._outputs = inputs, outputs
-        self._graphs: dict[_Shapes, _Graph] = {}
-        self._turn = threading.Lock()
-        self.refusal: str | None = None
-        """Why calls run kernel by kernel, where a recording failed."""
+    _ort: Any
+    _session: Any
+    _inputs: Sequence[TensorSpec]
+    _outputs: Sequence[TensorSpec]
+    _device: int
+    refusal: str | None = None
+    """Why calls run kernel by kernel, where a recording failed."""
+    _graphs: dict[_Shapes, _Graph] = field(default_factory=dict)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def recorded(self) -> tuple[_Shapes, ...]:

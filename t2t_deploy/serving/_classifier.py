@@ -312,12 +312,33 @@ def classify_images(
     read: makes (H, W, C) uint8 of an image, or raises ImageError. readers: threads that do so
     while the session computes; 0 reads in this one. labels: of all classes, if there are any.
     """
+
+    def classified(
+        names: list[str], found: list[np.ndarray | ImageError]
+    ) -> Iterator[PredictedImage]:
+        pixels = [one for one in found if not isinstance(one, ImageError)]
+        rows = zip(*classifier.classify(np.stack(pixels), top), strict=True) if pixels else iter(())
+        for name, one in zip(names, found, strict=True):
+            if isinstance(one, ImageError):
+                yield PredictedImage(name, error=str(one), unreadable=True)
+                continue
+            indices, probabilities = next(rows)
+            if np.isnan(probabilities).any():
+                yield PredictedImage(name, error=NOT_FINITE)
+                continue
+            ranked = (
+                # through text: the shortest decimals that mean this float32
+                RankedClass(index, labels[index] if labels else None, float(str(share)))
+                for index, share in zip(indices.tolist(), probabilities, strict=True)
+            )
+            yield PredictedImage(name, tuple(ranked))
+
     with contextlib.ExitStack() as stack:
         batches = chunks(images, classifier.batch)
         if readers == 0:
             for names in batches:
                 found = [_read(read, name) for name in names]
-                yield from _classified(classifier, names, found, top, labels)
+                yield from classified(names, found)
             return
         pool = ThreadPoolExecutor(readers, thread_name_prefix="t2t-read")
         stack.callback(pool.shutdown, cancel_futures=True)
@@ -328,7 +349,7 @@ def classify_images(
             if len(ahead) > _BATCHES_AHEAD:
                 names, reading = ahead.popleft()
                 found = [future.result() for future in reading]
-                yield from _classified(classifier, names, found, top, labels)
+                yield from classified(names, found)
 
 
 def chunks(names: Iterable[str], size: int) -> Iterator[list[str]]:
@@ -343,28 +364,3 @@ def _read(read: Read, name: str) -> np.ndarray | ImageError:
         return read(name)
     except ImageError as err:
         return err
-
-
-def _classified(
-    classifier: Classifier,
-    names: list[str],
-    found: list[np.ndarray | ImageError],
-    top: int,
-    labels: Sequence[str],
-) -> Iterator[PredictedImage]:
-    pixels = [one for one in found if not isinstance(one, ImageError)]
-    rows = zip(*classifier.classify(np.stack(pixels), top), strict=True) if pixels else iter(())
-    for name, one in zip(names, found, strict=True):
-        if isinstance(one, ImageError):
-            yield PredictedImage(name, error=str(one), unreadable=True)
-            continue
-        indices, probabilities = next(rows)
-        if np.isnan(probabilities).any():
-            yield PredictedImage(name, error=NOT_FINITE)
-            continue
-        ranked = (
-            # through text: the shortest decimals that mean this float32
-            RankedClass(index, labels[index] if labels else None, float(str(share)))
-            for index, share in zip(indices.tolist(), probabilities, strict=True)
-        )
-        yield PredictedImage(name, tuple(ranked))

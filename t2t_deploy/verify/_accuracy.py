@@ -108,27 +108,24 @@ class AccuracySum:
         reference's, as of `relative_errors`.
         """
         finite = np.isfinite(logits).all(axis=1)
+        self._counts.update(images=len(logits), non_finite=int((~finite).sum()))
         if reference is not None:
+            self._counts.update(compared=len(reference))
             errors = relative_errors(logits, reference, typical)
             self._error += float(errors.sum())
             self._largest = max(self._largest, float(errors.max(initial=0.0)))
         if self.decisions is not None:
             self._add_decisions(self.decisions, logits, labels, reference, finite)
             return
-        found = predicted(logits)
-        counts = {"images": len(logits), "non_finite": int((~finite).sum())}
-        truth = labels
+        found, truth = predicted(logits), labels
         if labels is not None:
             before = ranks(logits, labels)
-            counts["labelled"] = len(labels)
-            counts["top1"] = int(((before < 1) & finite).sum())
-            counts["top5"] = int(((before < TOP) & finite).sum())
+            best, near = (int(((before < most) & finite).sum()) for most in (1, TOP))
+            self._counts.update(labelled=len(labels), top1=best, top5=near)
         if reference is not None:
             expected = predicted(reference)
             truth = expected if labels is None else labels
-            counts["compared"] = len(reference)
-            counts["agreeing"] = int(((found == expected) & finite).sum())
-        self._counts.update(counts)
+            self._counts.update(agreeing=int(((found == expected) & finite).sum()))
         if truth is not None:
             known = finite & (truth >= 0)
             np.add.at(self._confusion, (truth[known], found[known]), 1)
@@ -142,17 +139,14 @@ class AccuracySum:
         finite: np.ndarray,
     ) -> None:
         found = decisions.decide(logits)
-        counts = {"images": len(logits), "non_finite": int((~finite).sum())}
         truth = None if labels is None else labels.reshape(len(logits), -1)
         if truth is not None:
             decisions.add(logits, truth)
         if reference is not None:
             expected = decisions.decide(reference)
-            counts["compared"] = len(reference)
-            counts["decided"] = expected.size
-            counts["agreeing"] = int(((found == expected) & finite[:, None]).sum())
+            agreeing = int(((found == expected) & finite[:, None]).sum())
+            self._counts.update(decided=expected.size, agreeing=agreeing)
             truth = expected if truth is None else truth
-        self._counts.update(counts)
         if truth is not None and self.num_classes == 1:
             pairs = truth[finite, 0].astype(int), found[finite, 0].astype(int)
             np.add.at(self._confusion, pairs, 1)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model
 
 from t2t_deploy.errors import ArtifactError
-from t2t_deploy.graph._mapped import MIN_MAPPED_BYTES, mappable_model
+from t2t_deploy.graph._file import MIN_MAPPED_BYTES, mappable_model
 from t2t_deploy.runtime import Session, SessionRequest, _ort, open_session
 
 from ..onnx_models import constants, model_of

@@ -17,7 +17,7 @@ import torch
 
 from t2t_deploy._codec import to_plain
 from t2t_deploy.errors import BackendError
-from t2t_deploy.graph._mapped import mappable_model
+from t2t_deploy.graph._file import mappable_model
 from t2t_deploy.runtime import Session, SessionRequest, open_session
 from t2t_deploy.runtime._ort import OrtSession
 from t2t_deploy.types import TensorSpec
