@@ -152,8 +152,16 @@ def calibrate_onnx(
     check_quantizable(chosen)
     found = calibration_images(Path(images), count, progress)
     graph = calibration_graph(workspace, source, chosen, progress)
-    how = RangeMethod(method)
-    return calibrated(workspace, source, graph, found, progress, how, equalise, output)
+    return calibrated(
+        workspace,
+        source,
+        graph,
+        found,
+        progress,
+        method=RangeMethod(method),
+        equalise=equalise,
+        output=output,
+    )
 
 
 def calibrate_values(found: CalibratedRanges) -> dict[str, Any]:
@@ -277,6 +285,7 @@ def calibrated(
     graph: CalibrationGraph,
     images: ImageSet,
     progress: Progress = silent,
+    *,
     method: RangeMethod = DEFAULT_METHOD,
     equalise: bool = True,
     output: AnyPath | None = None,

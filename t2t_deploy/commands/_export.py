@@ -404,8 +404,14 @@ def load_model(form: GraphForm, given: Mapping[str, Any], progress: Progress) ->
             "sha256": file_sha256(file),
             "container": read.container,
         }
-        names = ("config", "state_dict", "notes", "class_names", "training_config")
-        model = LoadedModel(source=source, **{name: getattr(read, name) for name in names})
+        model = LoadedModel(
+            read.config,
+            read.state_dict,
+            source,
+            read.notes,
+            read.class_names,
+            read.training_config,
+        )
     for note in model.notes:
         progress.note(note)
     return model

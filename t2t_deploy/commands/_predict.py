@@ -157,6 +157,7 @@ def artifact_to_run(
 def classifier_request(
     workspace: Workspace,
     artifact: Artifact,
+    *,
     backend: str | None = None,
     batch: int | None = None,
     threads: int | None = None,
@@ -327,7 +328,15 @@ def predict_images(
     workspace = workspace_of(workspace)
     source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
     backend, device = of_best(workspace, artifact, backend, device, progress)
-    request = classifier_request(workspace, source, backend, batch, threads, device, activation)
+    request = classifier_request(
+        workspace,
+        source,
+        backend=backend,
+        batch=batch,
+        threads=threads,
+        device=device,
+        activation=activation,
+    )
     table = None if csv is None else Path(csv)
     sources = cast("tuple[str, ...]", images)
     total = count_images(sources)

@@ -139,7 +139,15 @@ def predict_across(
     source = artifact_to_run(workspace, artifact, force=force, trust=trust, progress=progress)
     backend, device = of_best(workspace, artifact, backend, device, progress)
     cpus = threads or 1
-    request = classifier_request(workspace, source, backend, batch, cpus, device, activation)
+    request = classifier_request(
+        workspace,
+        source,
+        backend=backend,
+        batch=batch,
+        threads=cpus,
+        device=device,
+        activation=activation,
+    )
     used = request.session.backend
     # opened here as each worker will: what is wrong with it shows before a cluster is started
     with open_classifier(request) as classifier:

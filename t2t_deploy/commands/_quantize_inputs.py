@@ -215,8 +215,15 @@ def _calibration(
         return CalibratedRanges(file, found, reused=True)
     if plan.images is None:
         return None
-    source, images, method = plan.source, plan.images, asked.method
-    return calibrated(workspace, source, graph, images, progress, method, asked.equalise)
+    return calibrated(
+        workspace,
+        plan.source,
+        graph,
+        plan.images,
+        progress,
+        method=asked.method,
+        equalise=asked.equalise,
+    )
 
 
 def _rounded(
