@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import runtimes
-from runtimes import FILES, RUNTIMES, Cell, File, judge, output_error, table
+from runtimes import (
+    FILES,
+    RUNTIMES,
+    Cell,
+    File,
+    files_of,
+    judge,
+    make_files,
+    output_error,
+    table,
+    unexplained,
+)
 
 from t2t_deploy.types import softmax
+
+from .onnx_models import parsed
 
 TOLERANCE = 1e-5
 ABOUT = {"tolerance": TOLERANCE, "tail": "logits"}
@@ -125,6 +142,13 @@ def test_right_is_both_within_the_tolerance(
     assert cell(one, three).right is right
 
 
+def test_a_runtime_that_takes_one_picture_is_right_by_that() -> None:
+    left_out = {"3": "not applicable: one picture at a time"}
+    assert cell(1e-6, None, **left_out).right
+    assert not cell(1e-4, None, **left_out).right
+    assert not cell(None, None, **{"1": "not applicable: no", **left_out}).right
+
+
 def test_a_cell_without_errors_is_not_right() -> None:
     assert not Cell({}, {}, TOLERANCE).right
 
@@ -199,5 +223,32 @@ def test_files_of_an_option_have_names_of_their_own_and_the_same_column() -> Non
     assert len({file.stem for one in RUNTIMES for file in one.files}) == len(FILES) * len(
         {one.option for one in RUNTIMES}
     )
-    one = File("14", FILES[0].kind, "--soft-split unfold")
-    assert (one.column, one.stem) == ("14-fp32", "14-fp32-soft-split-unfold")
+    one = File("14", FILES[0].kind, "--target ncnn")
+    assert (one.column, one.stem) == ("14-fp32", "14-fp32-target-ncnn")
+    assert [file.stem for file in files_of(RUNTIMES)] == list(
+        dict.fromkeys(file.stem for one in RUNTIMES for file in one.files)
+    )
+
+
+def test_a_form_that_export_refuses_is_a_reason(tmp_path: Path) -> None:
+    kind = next(file.kind for file in FILES if file.kind.name == "fp16")
+    make_files(tmp_path, [File("performer", kind, "--target ncnn")])
+    (told,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
+    assert "fp16" in told["refused"]
+
+
+def test_a_wrong_cell_that_inspect_calls_right_is_named(tmp_path: Path) -> None:
+    ncnn = next(one for one in RUNTIMES if one.known == "ncnn")
+    file = tmp_path / "performer-fp32.onnx"
+
+    def named(operator: str, judged: Cell) -> list[str]:
+        graph = f"g (float[1, 4] image) => (float[1, 4] logits) {{ logits = {operator} (image) }}"
+        onnx.save(parsed(graph), file)
+        cells = {"performer-fp32": dataclasses.asdict(judged)}
+        return list(unexplained({ncnn.title: {"version": None, "cells": cells}}, tmp_path))
+
+    (line,) = named("Relu", cell(1.0, 1.0))
+    assert "performer-fp32" in line
+    assert not named("ReduceSum", cell(1.0, 1.0))
+    assert not named("Relu", cell(1e-7, 1e-7))
+    assert not named("Relu", Cell({}, {"load": "not run: no such program"}, 0))

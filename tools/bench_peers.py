@@ -6,7 +6,7 @@ photographs. Then all are timed in a process each, in interleaved rounds, as `t2
 does; errors are of the very sessions that are timed, on crops of photographs that nothing was
 calibrated on.
 
-    make bench-peers PEERS_ARGS="--variant 7 --batch 1 --batch 8 OUR_FILE.onnx ..."
+    make bench-peers ARGS="--variant 7 --batch 1 --batch 8 OUR_FILE.onnx ..."
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from t2t_deploy._child import ChildError
 from t2t_deploy._codec import to_plain
 from t2t_deploy._files import file_sha256, locked_folder, write_text
 from t2t_deploy._optional import installed_versions
+from t2t_deploy._progress import silent
 from t2t_deploy.bench import (
     DEFAULT_ROUND_SECONDS,
     MIN_ROUNDS,
@@ -256,7 +257,7 @@ def work_of(folder: Path, **options: Any) -> Work:
     from t2t_deploy.images import preprocess
     from t2t_deploy.model import save_weights
 
-    loaded = load_model(GraphForm(), **options)
+    loaded = load_model(GraphForm(), options, silent)
     channels, height, width = loaded.config.input_shape
     if channels != 3:
         raise UsageError(f"the model takes {channels} channels; the photographs here are of 3")

@@ -1,7 +1,7 @@
 """Drive a real Triton server with a small uint8 model, and check every answer.
 
     make load-test                        20,000 requests, closed and open loop, then SIGTERM
-    make load-test LOAD_ARGS='--requests 2000'
+    make load-test ARGS='--requests 2000'
 
 The server gets a Python-backend model of one ONNX Runtime thread; this process is the client.
 Closed loop: so many requests are always under way. Open loop: requests are sent on a clock of

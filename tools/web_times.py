@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
@@ -184,14 +184,16 @@ def _tell(text: str) -> None:
 @click.option("--checkpoint", help="Weights of this file.")
 @click.option("--config", help="Dimensions of another model, as `t2t-deploy export` takes them.")
 @click.option("--rounds", type=click.IntRange(1), default=7)
+@click.option("--only", multiple=True, help="Files with this in their name; may be repeated.")
 @click.option("--folder", type=click.Path(path_type=Path), default="build/web-times")
-def main(rounds: int, folder: Path, **model: str | None) -> None:
+def main(rounds: int, only: Sequence[str], folder: Path, **model: str | None) -> None:
     """Time one picture of a model; what was made stays in --folder."""
     folder.mkdir(parents=True, exist_ok=True)
     work = work_of(folder, **model)
     picture = work.folder / "picture.npy"
     np.save(picture, np.load(work.folder / HELD_OUT)[:1])
     found = list(files(work, {k: v for k, v in model.items() if v}, work.folder))
+    found = [one for one in found if not only or any(word in one[0] for word in only)]
     times: dict[tuple[str, str], list[float]] = {}
     for number in range(rounds):
         for name, file, _ in found:

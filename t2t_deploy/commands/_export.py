@@ -358,10 +358,10 @@ class LoadedModel:
 def load_model(form: GraphForm, given: Mapping[str, Any], progress: Progress) -> LoadedModel:
     """Read, or draw, the weights that arguments of `export_onnx` name; notes on them are reported.
 
-    What is wrong with them, or with the form, is said before anything is read. Raises as
-    `export_onnx`.
+    An argument that is left out has its default. What is wrong with them, or with the form, is said
+    before anything is read. Raises as `export_onnx`.
     """
-    variant, config, checkpoint = (given[name] for name in ("variant", "config", "checkpoint"))
+    variant, config, checkpoint = map(given.get, ("variant", "config", "checkpoint"))
     if variant is not None and config is not None:
         raise UsageError("variant and config both describe the model; give one of them")
     if variant is None and config is None and checkpoint is None:
@@ -396,7 +396,7 @@ def load_model(form: GraphForm, given: Mapping[str, Any], progress: Progress) ->
             variant=variant,
             config=own,
             **sizes,
-            **{name: given[name] for name in READ_AS if given[name]},
+            **{name: given[name] for name in READ_AS if given.get(name)},
         )
         source = {
             "kind": "checkpoint",
