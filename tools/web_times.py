@@ -205,8 +205,7 @@ def main(rounds: int, only: Sequence[str], folder: Path, **model: str | None) ->
     for name, file, quantised in found:
         wasm, native = (np.array(times[name, runtime]) for runtime in RUNTIMES)
         plain = [n for n, _, other in found if n in PLAIN and other == quantised]
-        base = np.array(min((times[n, "wasm"] for n in plain), key=median))
-        of_plain = wasm / base
+        of_plain = wasm / min((times[n, "wasm"] for n in plain), key=median, default=np.nan)
         click.echo(
             f"| {name} | {file.stat().st_size / 1e6:.1f} | {median(wasm):.1f} | "
             f"{median(native):.1f} | {median(wasm / native):.1f} | "
