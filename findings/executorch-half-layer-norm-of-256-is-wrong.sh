@@ -14,7 +14,7 @@ trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet --disable-pip-version-check executorch==1.5.1 torch==2.13.0
 cd "$folder"
-"$folder/venv/bin/python" - 2> "$folder/log" <<'EOF2' || { tail -5 "$folder/log"; exit 1; }
+"$folder/venv/bin/python" - 2> "$folder/log" <<'EOF' || { tail -5 "$folder/log"; exit 1; }
 import sys
 from importlib.metadata import version
 
@@ -58,4 +58,4 @@ expected = {key: [True, key[0] is torch.float32 or key[1] < 256, True] for key i
 if seen != expected:
     print("changed: see the head of this file")
     sys.exit(1)
-EOF2
+EOF
