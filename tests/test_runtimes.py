@@ -172,7 +172,9 @@ def test_reasons_are_numbered_once() -> None:
     assert Cell({}, {"load": "a"}, 0).text(notes) == "no [1]"
     assert cell(1e-6, None, **{"3": "b"}).text(notes) == "1.0e-06, no at 3 [2]"
     assert cell(None, None, **{"1": "a", "3": "a"}).text(notes) == "no [1]"
-    assert notes == ["a", "b"]
+    why = "not applicable: c"
+    assert Cell({}, {"load": why}, 0).text(notes) == "n/a [3]"
+    assert notes == ["a", "b", why]
 
 
 def test_the_tensor_that_differs_is_a_note() -> None:

@@ -282,7 +282,8 @@ class Cell:
                 words = [f"{word} at {n}" for n, word in zip(BATCHES, words, strict=True)]
         for batch, why in self.reason.items():
             at = "" if batch == "load" or len(self.reason) == len(BATCHES) else f" at {batch}"
-            words.append(f"no{at}: {why}" if notes is None else f"no{at} {_noted(why, notes)}")
+            no = "n/a" if why.startswith(_UNASKED) else "no"
+            words.append(f"{no}{at}: {why}" if notes is None else f"{no}{at} {_noted(why, notes)}")
         text = ", ".join(dict.fromkeys(words))
         if not self.first:
             return text
@@ -358,7 +359,7 @@ def _made(file: File, folder: Path, source: Mapping[str, Any], workspace: Worksp
     made = export_onnx(**source, **words, workspace=workspace)
     if file.kind.quantize is None:
         return made
-    options = {"speed": False, **file.kind.quantize}
+    options = {"speed": False, "target": words.get("target"), **file.kind.quantize}
     if "mode" not in options:  # else ranges are taken at run time
         options["images"] = _calibration(folder, small=file.model in SMALL)
     return quantize_onnx(made.path, **options, workspace=workspace)
