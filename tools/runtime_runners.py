@@ -74,14 +74,28 @@ def _openvino(path: Path, options: dict[str, str]) -> tuple[str, Call]:
 
 def openvino_ep(path: Path, batch: int) -> tuple[str, Call]:
     """ONNX Runtime with OpenVINO's plug-in, all nodes in it where it takes them."""
+    return _openvino_ep(path, {})
+
+
+def openvino_ep_f32(path: Path, batch: int) -> tuple[str, Call]:
+    """The same, with OpenVINO's hint to compute in float32."""
+    hint = {"CPU": {"INFERENCE_PRECISION_HINT": "f32"}}
+    return _openvino_ep(path, {"load_config": json.dumps(hint)})
+
+
+def _openvino_ep(path: Path, settings: dict[str, str]) -> tuple[str, Call]:
     import onnxruntime as ort
     import onnxruntime_ep_openvino as plugin
 
-    ort.register_execution_provider_library("openvino", plugin.get_library_path())
-    devices = [one for one in ort.get_ep_devices() if one.ep_name == plugin.get_ep_name()]
-    if not devices:
+    def offered() -> list[Any]:
+        return [one for one in ort.get_ep_devices() if one.ep_name == plugin.get_ep_name()]
+
+    if not offered():
+        ort.register_execution_provider_library("openvino", plugin.get_library_path())
+    if not (devices := offered()):
         raise NotSupported("not applicable: the plug-in offers no device on this processor")
-    return _with_provider(path, devices, {})
+    _, call = _with_provider(path, devices, settings)
+    return version("onnxruntime-ep-openvino"), call
 
 
 def ggml_ep(path: Path, batch: int) -> tuple[str, Call]:
@@ -273,13 +287,20 @@ def ncnn(path: Path, batch: int) -> tuple[str, Call]:
 _PNNX_KINDS = {"float32": "f32", "uint8": "u8"}
 
 
+_ONNX2TF_PICTURES = "calibration_image_sample_data_20x128x128x3_float32.npy"
+
+
 def onnx2tf(path: Path, batch: int) -> tuple[str, Call]:
     """LiteRT, of what onnx2tf makes of the file at that batch."""
     from ai_edge_litert.interpreter import Interpreter
 
     outputs, folder = _ends(path)[1], Path(f"onnx2tf-{batch}").absolute()
-    made = folder / f"{path.stem}_float32.tflite"
-    command = [str(Path(sys.executable).parent / "onnx2tf"), "-i", str(path), "-o", str(folder)]
+    folder.mkdir(exist_ok=True)
+    copy, made = folder / "model.onnx", folder / "model_float32.tflite"
+    copy.write_bytes(path.read_bytes())  # it writes over the file that it is given
+    # pictures for a check of its own, which it would download
+    np.save(_ONNX2TF_PICTURES, np.random.default_rng(0).random((20, 128, 128, 3), np.float32))
+    command = [str(Path(sys.executable).parent / "onnx2tf"), "-i", str(copy), "-o", str(folder)]
     _tool([*command, "-b", str(batch), "-n"], made)
     session = Interpreter(str(made), num_threads=1)
     session.allocate_tensors()

@@ -137,7 +137,13 @@ RUNTIMES = (
         "onnxruntime-ep-openvino",
         "openvino_ep",
         ("onnxruntime-ep-openvino==1.8.1", "onnxruntime==1.31.1", _NUMPY),
-        "onnxruntime-openvino",
+        "onnxruntime-ep-openvino",
+    ),
+    Runtime(
+        "onnxruntime-ep-openvino, f32 hint",
+        "openvino_ep_f32",
+        ("onnxruntime-ep-openvino==1.8.1", "onnxruntime==1.31.1", _NUMPY),
+        "openvino-f32",
     ),
     Runtime(
         "onnxruntime-ggml",
@@ -310,6 +316,8 @@ class Cell:
 # What reasons of one cause begin with or hold, and the cause in words of ours.
 _CAUSES = (
     ("DequantizeLinear' domain '' and version 18", "knows DequantizeLinear from opset 19 on"),
+    (r"zip\(\) argument 2 is shorter", "gives no output"),
+    ("Not Support: ONNX::MultiHeadAttention", "mnnconvert does not know MultiHeadAttention"),
 )
 
 

@@ -74,15 +74,10 @@ class Conformance:
 
 _DYNAMIC = frozenset({"DynamicQuantizeLinear", "MatMulInteger"})
 _FLOAT32 = "export in fp32"
-_PORTABLE = "export for target portable"
 
 
 def _bf16(reason: str) -> Fault:
     return Fault(lambda t: "bfloat16" in t.dtypes, reason, "export in fp32 or fp16")
-
-
-def _own_operators(reason: str) -> Fault:
-    return Fault(lambda t: t.contrib, reason, _PORTABLE)
 
 
 def _lacks(ops: frozenset[str], way_out: str) -> Fault:
@@ -90,16 +85,27 @@ def _lacks(ops: frozenset[str], way_out: str) -> Fault:
     return Fault(lambda t: ops & t.ops, f"it has no {words}", way_out)
 
 
-_NO_BF16 = _bf16("it has no bf16 product on a CPU")
-_DEFAULT_BF16 = Fault(
-    lambda t: {"float32", "float16"} & t.dtypes and "bfloat16" not in t.dtypes and not t.quantized,
-    "it computes in bf16 by itself on a processor that has bf16: 0.5 to 0.8 % off",
-    "compile the model with INFERENCE_PRECISION_HINT=f32; or --runtime openvino-f32, if you do",
-    silent=True,
+_NO_OWN_OPERATORS = Fault(
+    lambda t: t.contrib,
+    "it has none of ONNX Runtime's own operators",
+    "export for target portable",
 )
+_NO_BF16 = _bf16("it has no bf16 product on a CPU")
+
+
+def _bf16_by_itself(way_out: str) -> Fault:
+    return Fault(
+        lambda t: (
+            {"float32", "float16"} & t.dtypes and "bfloat16" not in t.dtypes and not t.quantized
+        ),
+        "it computes in bf16 by itself on a processor that has bf16: 0.5 to 1.1 % off",
+        way_out,
+        silent=True,
+    )
+
 
 RUNTIMES: Mapping[str, Elsewhere] = {
-    "iree": Elsewhere("3.13.0", (_own_operators("it has none of ONNX Runtime's own operators"),)),
+    "iree": Elsewhere("3.13.0", (_NO_OWN_OPERATORS,)),
     "mnn": Elsewhere(
         "3.6.1",
         (
@@ -110,7 +116,7 @@ RUNTIMES: Mapping[str, Elsewhere] = {
                 silent=True,
             ),
             _bf16("it gives no output of a bf16 graph"),
-            _own_operators("it has none of ONNX Runtime's own operators"),
+            _NO_OWN_OPERATORS,
         ),
     ),
     "ncnn": Elsewhere(
@@ -134,7 +140,7 @@ RUNTIMES: Mapping[str, Elsewhere] = {
                 f"{_FLOAT32}: pnnx halves the weights by itself, with fp16=1",
             ),
             Fault(lambda t: t.pixels, "it refuses a uint8 input", "export without the pixels"),
-            _own_operators("pnnx has none of ONNX Runtime's own operators"),
+            _NO_OWN_OPERATORS,
         ),
     ),
     "nxrt": Elsewhere("0.1.0.dev6", (_lacks(_DYNAMIC, "quantise with static ranges"),)),
@@ -146,7 +152,7 @@ RUNTIMES: Mapping[str, Elsewhere] = {
                 "it has no DequantizeLinear of an opset before 19",
                 "export with --opset 19, and quantise that",
             ),
-            _own_operators("it has none of ONNX Runtime's own operators"),
+            _NO_OWN_OPERATORS,
         ),
     ),
     "onnxruntime": Elsewhere("1.31.1 and 1.32.0", (_NO_BF16,)),
@@ -160,6 +166,14 @@ RUNTIMES: Mapping[str, Elsewhere] = {
                 silent=True,
             ),
             _bf16("it has no bf16"),
+        ),
+    ),
+    "onnxruntime-ep-openvino": Elsewhere(
+        "1.8.1, with onnxruntime 1.31.1",
+        (
+            _bf16_by_itself(
+                'give the provider load_config={"CPU": {"INFERENCE_PRECISION_HINT": "f32"}}'
+            ),
         ),
     ),
     "onnxruntime-node": Elsewhere("1.30.0", (_NO_BF16,)),
@@ -183,9 +197,31 @@ RUNTIMES: Mapping[str, Elsewhere] = {
             _lacks(frozenset({"DynamicQuantizeLinear"}), "quantise with static ranges"),
         ),
     ),
-    "openvino": Elsewhere("2026.4.1", (_DEFAULT_BF16,)),
+    "openvino": Elsewhere(
+        "2026.4.1",
+        (
+            _bf16_by_itself(
+                "compile the model with INFERENCE_PRECISION_HINT=f32; --runtime openvino-f32 is "
+                "for those who do"
+            ),
+        ),
+    ),
     "openvino-f32": Elsewhere("2026.4.1, with INFERENCE_PRECISION_HINT=f32"),
+    "tinygrad": Elsewhere(
+        "0.14.0",
+        (
+            _bf16("it reads no bf16 weights"),
+            _NO_OWN_OPERATORS,
+        ),
+    ),
     "tract": Elsewhere("0.23.9", (_bf16("it has no bf16"),)),
+    "tvm": Elsewhere(
+        "0.27.0",
+        (
+            _bf16("its LayerNormalization takes no bf16"),
+            _NO_OWN_OPERATORS,
+        ),
+    ),
 }
 """By the names that ``inspect --runtime`` takes."""
 
