@@ -140,6 +140,13 @@ class Round:
     elapsed_ms: float | None = None
 
 
+def calls_and_ms(rounds: Sequence[Round]) -> tuple[np.ndarray, np.ndarray]:
+    """How many calls each round recorded, and their elapsed time, ms: (R,) each."""
+    calls = [len(one.samples_ms) for one in rounds]
+    elapsed_ms = [one.elapsed_ms or sum(one.samples_ms) for one in rounds]
+    return np.array(calls), np.array(elapsed_ms)
+
+
 @dataclass(frozen=True, slots=True)
 class CaseResult:
     """Measurements of one case, None where no round was complete.
