@@ -64,9 +64,8 @@ class BenchCase:
 
     def result(self, status: BenchStatus, reason: str | None = None, **figures: Any) -> CaseResult:
         """Its row."""
-        backend, artifact, precision, batch, streams = self.key
-        row = (backend, artifact, precision, batch, status, reason)
-        return CaseResult(*row, streams=streams, **figures)
+        row = (*self.key[:4], status, reason)
+        return CaseResult(*row, streams=self.request.streams, **figures)
 
 
 class FixedBatchError(InputError):

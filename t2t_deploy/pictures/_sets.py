@@ -283,7 +283,11 @@ def labelled_set_with_targets(folder: Path, file: Path, *, limit: int | None = N
 
     limit: take the first so many. Other images of the folder are left out. Raises ImageError.
     """
-    names, rows = _json(file) if file.suffix.lower() == ".json" else _csv(file)
+    try:
+        names, rows = _json(file) if file.suffix.lower() == ".json" else _csv(file)
+    except (OSError, ValueError, csv.Error) as err:
+        why = err.strerror if isinstance(err, OSError) else str(err)
+        raise ImageError(f"cannot read the labels {shown_path(file)}: {why}; {_WAY}") from err
     if not rows:
         raise ImageError(f"{shown_path(file)} names no picture; {_WAY}")
     widths = {len(row) for row in rows.values()} | ({len(names)} if names else set())
@@ -316,11 +320,8 @@ _Table = tuple[tuple[str, ...], dict[str, tuple[int, ...]]]
 
 
 def _csv(file: Path) -> _Table:
-    try:
-        text = read_small_file(file, MAX_LABELS_BYTES).decode("utf-8-sig")
-        lines = [row for row in csv.reader(text.splitlines()) if row]
-    except (OSError, ValueError, csv.Error) as err:
-        raise _unread(file, err) from err
+    text = read_small_file(file, MAX_LABELS_BYTES).decode("utf-8-sig")
+    lines = [row for row in csv.reader(text.splitlines()) if row]
     names: tuple[str, ...] = ()
     if lines and not all(cell.strip() in _VALUES for cell in lines[0][1:]):
         names = tuple(cell.strip() for cell in lines.pop(0)[1:])
@@ -328,10 +329,7 @@ def _csv(file: Path) -> _Table:
 
 
 def _json(file: Path) -> _Table:
-    try:
-        table = json_from_file(file, MAX_LABELS_BYTES)
-    except (OSError, ValueError) as err:
-        raise _unread(file, err) from err
+    table = json_from_file(file, MAX_LABELS_BYTES)
     if not isinstance(table, dict):
         raise ImageError(f"{shown_path(file)} is no table of pictures; {_WAY}")
     pairs = ((name, row if isinstance(row, list) else [row]) for name, row in table.items())
@@ -349,8 +347,3 @@ def _rows(file: Path, pairs: Iterator[tuple[str, list[Any]]]) -> dict[str, tuple
             raise ImageError(f"{shown_path(file)} names {name} twice; leave one of them out")
         rows[name] = tuple(value for value in values if value is not None)
     return rows
-
-
-def _unread(file: Path, err: Exception) -> ImageError:
-    why = err.strerror if isinstance(err, OSError) else str(err)
-    return ImageError(f"cannot read the labels {shown_path(file)}: {why}; {_WAY}")
