@@ -175,6 +175,10 @@ def file_digests(paths: Iterable[Path]) -> tuple[str, ...]:
     return tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
 
 
+# all artifacts of a command are compared with the same images: they are hashed once
+_digests = functools.lru_cache(maxsize=1)(file_digests)
+
+
 def identity_of(digests: Iterable[str]) -> str:
     """Identity of a set of images: a hash over their contents, whatever their names and order."""
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
@@ -263,12 +267,6 @@ def _shared(calibrated_on: Collection[str], paths: Sequence[Path], name: str) ->
         f"{len(shared)} of {len(paths)} pictures, {shared[0]} the first, are among those that "
         f"{name} was calibrated on; expected none: evaluate on others, or calibrate on others"
     )
-
-
-@functools.lru_cache(maxsize=1)
-def _digests(paths: tuple[Path, ...]) -> tuple[str, ...]:
-    """All artifacts of a command are compared with the same images: they are hashed once."""
-    return file_digests(paths)
 
 
 _VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
