@@ -5,10 +5,10 @@ The functions are loaded on first use: importing the package loads no framework.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from t2t_deploy import _forks as _forks  # its hooks are there before any fork
+from t2t_deploy._optional import lazy
 
 __version__ = "0.1.0"
 
@@ -61,15 +61,7 @@ __all__ = [
 
 
 if not TYPE_CHECKING:  # with it, any name would be right
-
-    def __getattr__(name: str) -> Any:
-        for home in (
-            ("model", "workspace", "commands", "recipe", "tuning") if name in __all__ else ()
-        ):
-            value = getattr(importlib.import_module(f"t2t_deploy.{home}"), name, None)
-            if value is not None:
-                return value
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    __getattr__ = lazy(__name__, __all__, "model", "workspace", "commands", "recipe", "tuning")
 
 
 def __dir__() -> list[str]:

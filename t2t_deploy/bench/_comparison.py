@@ -155,9 +155,7 @@ def _not_compared(row: CaseResult, reason: str) -> CaseComparison:
 def _comparison(
     row: CaseResult, verdict: Verdict, ratio: Speedup | None, reason: str | None
 ) -> CaseComparison:
-    backend, artifact, precision, batch, streams = row.key
-    case = (backend, artifact, precision, batch, verdict, ratio, reason)
-    return CaseComparison(*case, streams=streams)
+    return CaseComparison(*row.key[:4], verdict, ratio, reason, streams=row.streams)
 
 
 def verdict_of(ratio: Speedup) -> Verdict:
@@ -170,8 +168,8 @@ def verdict_of(ratio: Speedup) -> Verdict:
 
 
 def _kind(row: CaseResult) -> tuple[object, ...]:
-    artifact = None if row.artifact is None else _CONTENT_HASH.sub("", row.artifact)
-    return (row.backend, artifact, row.precision, row.batch, row.streams)
+    backend, artifact, *rest = row.key
+    return (backend, artifact and _CONTENT_HASH.sub("", artifact), *rest)
 
 
 def _unique_rows(rows: Sequence[CaseResult]) -> dict[tuple[object, ...], CaseResult]:

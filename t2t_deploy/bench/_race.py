@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from t2t_deploy.bench._results import CaseResult
+from t2t_deploy.bench._results import CaseResult, calls_and_ms
 from t2t_deploy.bench._statistics import MIN_ROUNDS, Speedup, speedup_of
 
 SURELY = 1.02
@@ -22,12 +22,8 @@ def times_per_image(row: CaseResult, *, throughput: bool) -> np.ndarray:
     """
     if not throughput:
         return row.round_medians_ms() / row.batch
-    return (
-        np.array(
-            [(one.elapsed_ms or sum(one.samples_ms)) / len(one.samples_ms) for one in row.rounds]
-        )
-        / row.batch
-    )
+    calls, elapsed_ms = calls_and_ms(row.rounds)
+    return np.asarray(elapsed_ms / calls / row.batch)
 
 
 def standings(times: Sequence[np.ndarray], *, seed: int = 0) -> Mapping[int, Speedup]:

@@ -64,9 +64,8 @@ class BenchCase:
 
     def result(self, status: BenchStatus, reason: str | None = None, **figures: Any) -> CaseResult:
         """Its row."""
-        backend, artifact, precision, batch, streams = self.key
-        row = (backend, artifact, precision, batch, status, reason)
-        return CaseResult(*row, streams=streams, **figures)
+        row = (*self.key[:4], status, reason)
+        return CaseResult(*row, streams=self.request.streams, **figures)
 
 
 class FixedBatchError(InputError):
@@ -138,6 +137,13 @@ class Round:
     turn: int
     samples_ms: Durations
     elapsed_ms: float | None = None
+
+
+def calls_and_ms(rounds: Sequence[Round]) -> tuple[np.ndarray, np.ndarray]:
+    """How many calls each round recorded, and their elapsed time, ms: (R,) each."""
+    calls = [len(one.samples_ms) for one in rounds]
+    elapsed_ms = [one.elapsed_ms or sum(one.samples_ms) for one in rounds]
+    return np.array(calls), np.array(elapsed_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from t2t_deploy.bench._results import (
     FixedBatchError,
     Round,
     WarmUp,
+    calls_and_ms,
 )
 from t2t_deploy.bench._statistics import (
     MIN_ROUNDS,
@@ -208,7 +209,7 @@ class CaseRun:
         rounds_ms = [round_.samples_ms for round_ in rounds]
         latency = latency_of([value for samples in rounds_ms for value in samples])
         spread = rounds_spread(rounds_ms)
-        calls, elapsed_ms = (float(values.sum()) for values in _calls_and_ms(rounds))
+        calls, elapsed_ms = (float(values.sum()) for values in calls_and_ms(rounds))
         lost_ms = max(elapsed_ms - calls * latency.p50 / self.case.request.streams, 0.0)
         return self.case.result(
             status,
@@ -269,13 +270,6 @@ class CaseRun:
         return answer
 
 
-def _calls_and_ms(rounds: Sequence[Round]) -> tuple[np.ndarray, np.ndarray]:
-    """How many calls each round recorded, and their elapsed time, ms: (R,) each."""
-    calls = [len(one.samples_ms) for one in rounds]
-    elapsed_ms = [one.elapsed_ms or sum(one.samples_ms) for one in rounds]
-    return np.array(calls), np.array(elapsed_ms)
-
-
 def _added(parts: Sequence[Throttling | None]) -> Throttling | None:
     """What all turns saw together; None where one could not tell."""
     known = [part for part in parts if part is not None]
@@ -334,20 +328,14 @@ def run_bench(
     complete, cut_short = max(map(len, known.values()), default=0), None
     going: Collection[int] = range(len(cases))
 
-    def announce(what: str, done: int) -> None:
-        if progress is not None:
-            progress(what, done, steps)
-
-    def begin(what: str) -> None:
-        if stage is not None:
-            stage(what)
-
+    announce = progress or (lambda what, done, of: None)
+    begin = stage or (lambda what: None)
     try:
         with ExitStack() as stack:
             gpus = stack.enter_context(watch_gpus())
             begin(f"loading and warming up {counted(len(cases), 'case')}")
             for case in cases:
-                announce(f"loading and warming up {_label(case)}", len(case_runs))
+                announce(f"loading and warming up {_label(case)}", len(case_runs), steps)
                 worker = stack.enter_context(Worker(case.request.threads_each, worker_command))
                 earlier = known.get(case.key, ())
                 case_runs.append(CaseRun(case, worker, quota=quota, before=earlier))
@@ -363,7 +351,7 @@ def run_bench(
                 begin(f"round {number} of {rounds}")
                 order = [index for index in orders[number - 1] if index in going]
                 for turn, index in enumerate(order, start=1):
-                    announce(f"round {number} of {rounds}: {_label(cases[index])}", done)
+                    announce(f"round {number} of {rounds}: {_label(cases[index])}", done, steps)
                     case_runs[index].take_turn(number, turn, round_seconds)
                     done += 1
                 gpus.look()
@@ -375,7 +363,7 @@ def run_bench(
                             one.leave()
                     if not going:
                         break
-            announce("done", done)
+            announce("done", done, steps)
     except (KeyboardInterrupt, SystemExit) as err:
         if interrupted is None or not complete:
             raise
@@ -457,7 +445,7 @@ def with_speedup(row: CaseResult, base: CaseResult | None, seed: int) -> CaseRes
         row,
         speedup_vs_eager=speedup_between(base, row, seed=seed),
         throughput_vs_eager=throughput_ratio(
-            *(_calls_and_ms(one.rounds) for one in (base, row)), seed=seed
+            *(calls_and_ms(one.rounds) for one in (base, row)), seed=seed
         ),
     )
 

@@ -167,7 +167,7 @@ def click_parameters(parameter: Parameter) -> list[click.Parameter]:
             type=_click_type(kind),
             multiple=kind.several,
             required=parameter.required,
-            metavar=opt.metavar,
+            metavar=opt.metavar or ("DIR" if kind.path == "folder" else None),
             help=opt.help,
             **more,
         )

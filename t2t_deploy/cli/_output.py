@@ -58,7 +58,9 @@ class Output:
         except BrokenPipeError:
             raise
         except OSError as err:
-            _give_up_stdout()
+            # what it still holds goes nowhere: the interpreter's last flush would fail on it again
+            with contextlib.suppress(io.UnsupportedOperation), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
             raise DeployError(
                 f"the work is done and its result cannot be printed: {err.strerror or err}; what "
                 "stdout goes to must take it"
@@ -116,12 +118,6 @@ def has_result(error: BaseException) -> bool:
     """Whether what an interrupted command had got until then was printed."""
     # click raises an error of its own from Ctrl-C's
     return any(getattr(one, "has_result", False) for one in (error, error.__cause__))
-
-
-def _give_up_stdout() -> None:
-    """Let what it still holds go nowhere: the interpreter's last flush would fail on it again."""
-    with contextlib.suppress(io.UnsupportedOperation), open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _console(*, stderr: bool) -> Console:

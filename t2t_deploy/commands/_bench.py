@@ -448,7 +448,11 @@ def benchmark(
         CudaGraphs(cuda_graphs),
         baselines,
     )
-    old = None if compare is None else _comparable(Path(compare), bench)
+    old = None
+    if compare is not None:  # of this machine and these settings, or refused before any work
+        old = read_report(Path(compare))
+        now = read_environment(threads=[bench.threads], load_before=None, gpus=visible_gpus())
+        check_comparable(old, now, devices=(bench.device,), name=str(Path(compare)))
     interruptions: list[BaseException] = []
     if measured is not None:
         found = _stored(measured)
@@ -519,14 +523,6 @@ def read_report(path: Path) -> BenchReport:
             f"{path} is no result of a bench ({first_line(err)}); name a file that holds what this "
             "version's 'bench --json' printed"
         ) from err
-
-
-def _comparable(path: Path, bench: Bench) -> BenchReport:
-    """The older report, once it is known to be of this machine and these settings."""
-    old = read_report(path)
-    now = read_environment(threads=[bench.threads], load_before=None, gpus=visible_gpus())
-    check_comparable(old, now, devices=(bench.device,), name=str(path))
-    return old
 
 
 def _manifests(

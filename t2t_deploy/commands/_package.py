@@ -126,21 +126,11 @@ def package_artifact(
     *,
     triton: Annotated[
         AnyPath | None,
-        Opt(
-            "Folder of models: the server's --model-repository.",
-            FOLDER,
-            Role.WRITES,
-            metavar="DIR",
-        ),
+        Opt("Folder of models: the server's --model-repository.", FOLDER, Role.WRITES),
     ] = None,
     web: Annotated[
         AnyPath | None,
-        Opt(
-            "Folder of a page that classifies in the browser, instead.",
-            FOLDER,
-            Role.WRITES,
-            metavar="DIR",
-        ),
+        Opt("Folder of a page that classifies in the browser, instead.", FOLDER, Role.WRITES),
     ] = None,
     ort_web: Annotated[
         AnyPath | None,
@@ -154,13 +144,7 @@ def package_artifact(
     ] = None,
     examples: Annotated[
         AnyPath | None,
-        Opt(
-            "Pictures that the page offers; default none.",
-            FOLDER,
-            Role.READS,
-            metavar="DIR",
-            later=True,
-        ),
+        Opt("Pictures that the page offers; default none.", FOLDER, Role.READS, later=True),
     ] = None,
     format: Annotated[
         str | ServingFormat | None,

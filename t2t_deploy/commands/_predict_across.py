@@ -104,7 +104,6 @@ def predict_across(
             "With --ray: where Parquet files go; what is there already is not done again.",
             FOLDER,
             Role.WRITES,
-            metavar="DIR",
         ),
     ],
     ray: Annotated[str, replaced(RayAddress)] = "local",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -38,7 +39,8 @@ _NUMBERS = Kind(
 )
 _DEVIATIONS = replace(_NUMBERS, expected="a number above 0 for each channel", read=_above_zero)
 _SHARE = number("a number above 0, at most 1", lambda share: 0 < share <= 1)
-_PICTURES = "model"  # its table in a recipe
+# of the table [model] in a recipe
+_of_pictures = functools.partial(Opt, recipe="model", later=True)
 
 
 def _preset_or_file(value: Any) -> str | Path:
@@ -51,44 +53,35 @@ _PRESET_OR_FILE = replace(PATH, expected="a preset or a path, as text", read=_pr
 
 Mean = Annotated[
     tuple[float, ...] | list[float] | None,
-    Opt("Mean of each channel, of values from 0 to 1.", _NUMBERS, recipe=_PICTURES, later=True),
+    _of_pictures("Mean of each channel, of values from 0 to 1.", _NUMBERS),
 ]
 Std = Annotated[
     tuple[float, ...] | list[float] | None,
-    Opt("Deviation of each channel, likewise.", _DEVIATIONS, recipe=_PICTURES, later=True),
+    _of_pictures("Deviation of each channel, likewise.", _DEVIATIONS),
 ]
 CropFraction = Annotated[
     float | None,
-    Opt(
-        "The model's side over the resized picture's; default 0.9.",
-        _SHARE,
-        recipe=_PICTURES,
-        later=True,
-    ),
+    _of_pictures("The model's side over the resized picture's; default 0.9.", _SHARE),
 ]
 ResizeRule = Annotated[
     str | Resize | None,
-    Opt(
+    _of_pictures(
         "The shorter side in proportion, both sides, or none; the last two do not crop.",
         choice(of=Resize),
-        recipe=_PICTURES,
-        later=True,
     ),
 ]
 InterpolationName = Annotated[
     str | Interpolation | None,
-    Opt("Between pixels; default bicubic.", choice(of=Interpolation), recipe=_PICTURES, later=True),
+    _of_pictures("Between pixels; default bicubic.", choice(of=Interpolation)),
 ]
 PreparationName = Annotated[
     AnyPath | None,
-    Opt(
+    _of_pictures(
         "How pictures were prepared in training: imagenet, cifar, inception, or a file (.toml, "
         "timm's or transformers' .json, mmpretrain's .py).",
         _PRESET_OR_FILE,
         Role.READS,
         metavar="NAME|FILE",
-        recipe=_PICTURES,
-        later=True,
     ),
 ]
 

@@ -184,7 +184,11 @@ def settle_quantization(
     if base is None:
         base = Precision.FP16 if target is Target.TENSORRT else Precision.FP32
     _check_base(asked, target, base)
-    _check_codes(asked, target)
+    if asked.codes is not None and not _chooses_codes(asked, target):
+        raise UsageError(
+            f"codes {asked.codes.value} is for ONNX Runtime on the CPU; expected target cpu or "
+            "dynamic ranges: leave the codes out"
+        )
     return target, base, _placement(asked, target, base)
 
 
@@ -245,15 +249,6 @@ def _check_base(asked: QuantizationRequest, target: Target, base: Precision) -> 
         raise UsageError(
             f"an fp16 base for {target.value}: its kernels have no fp16 products; expected base "
             "fp32, or target tensorrt"
-        )
-
-
-def _check_codes(asked: QuantizationRequest, target: Target) -> None:
-    """Raise UsageError where codes are asked for that a target does not have."""
-    if asked.codes is not None and not _chooses_codes(asked, target):
-        raise UsageError(
-            f"codes {asked.codes.value} is for ONNX Runtime on the CPU; expected target cpu or "
-            "dynamic ranges: leave the codes out"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import dataclass
@@ -184,12 +185,7 @@ def _layer_lines(text: str) -> list[str]:
             "the builder log has no 'Layers:' section, which detailed profiling verbosity prints; "
             "build the engine with this tool to get its figures"
         )
-    layers = []
-    for line in lines[starts[0] + 1 :]:
-        if not line.strip():
-            break
-        layers.append(line)
-    return layers
+    return list(itertools.takewhile(str.strip, lines[starts[0] + 1 :]))
 
 
 def _split_profiles(lines: list[str]) -> tuple[tuple[Kernel, ...], ...]:

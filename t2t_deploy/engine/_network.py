@@ -38,7 +38,10 @@ def parse_network(
     """
     if not onnx_path.is_file():
         raise ArtifactError(f"no ONNX file at {onnx_path}; export one first or correct the path")
-    check_onnx_file(onnx_path, domains=_parser_knows)
+    # the parser ignores domains, and means the same operators by these
+    check_onnx_file(
+        onnx_path, domains=lambda domain, op: domain == _PLUGINS or (domain, op) in _CONTRIB
+    )
     flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     network = builder.create_network(1 << int(flag))
     # the engine stores it; the builder numbers unnamed networks
@@ -47,11 +50,6 @@ def parse_network(
     if not parser.parse_from_file(str(onnx_path)) or network.num_outputs == 0:
         raise EngineError(_parser_message(parser, onnx_path))
     return network
-
-
-def _parser_knows(domain: str, op: str) -> bool:
-    """Whether the parser means the same operator; it ignores domains."""
-    return domain == _PLUGINS or (domain, op) in _CONTRIB
 
 
 def _parser_message(parser: tensorrt.OnnxParser, onnx_path: Path) -> str:

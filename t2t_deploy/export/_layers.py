@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,9 +67,9 @@ class Affine:
         bias = self.bias + self.weight @ norm.bias.detach().double()
         return Affine(self.weight * norm.weight.detach().double(), bias)
 
-    def rows(self, start: int, stop: int) -> Affine:
-        """Some outputs only."""
-        return Affine(self.weight[start:stop], self.bias[start:stop])
+    def thirds(self) -> Iterator[Affine]:
+        """Three runs of outputs, as a layer of keys, queries and values has."""
+        return map(Affine, self.weight.chunk(3), self.bias.chunk(3))
 
     def then(self, matrix: Tensor) -> Affine:
         """matrix @ y for a matrix (out', out)."""

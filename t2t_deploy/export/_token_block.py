@@ -89,7 +89,7 @@ class StablePerformer(nn.Module):
         self.split_norms = (num_tokens, 2, e)
         self.dtype = dtype
         kqv = Affine.of(block.kqv).after_norm(block.norm1)
-        k, q, v = kqv.rows(0, e), kqv.rows(e, 2 * e), kqv.rows(2 * e, 3 * e)
+        k, q, v = kqv.thirds()
         projected, kq = Affine.stacked(k.then(block.w), q.then(block.w)), Affine.stacked(k, q)
         # Three products: slices of one wide result would be copied before they are multiplied.
         # keys and queries themselves are squared and summed, and nothing else
@@ -152,16 +152,15 @@ class SoftmaxPerformer(nn.Module):
 
     def __init__(self, block: PerformerBlock, num_tokens: int, dtype: torch.dtype) -> None:
         super().__init__()
-        m, e = block.num_features, block.token_dim
+        m = block.num_features
         self.num_features, self.num_tokens = m, num_tokens
         self.dtype = dtype
         kqv = Affine.of(block.kqv).after_norm(block.norm1)
-        v, proj = kqv.rows(2 * e, 3 * e), Affine.of(block.proj)
+        *kq, v = kqv.thirds()
+        proj = Affine.of(block.proj)
         # keys and queries over sqrt(2), so that |k|^2 / 2 is their sum of squares
         half = math.sqrt(0.5)
-        k, q = (
-            Affine(p.weight * half, p.bias * half) for p in (kqv.rows(0, e), kqv.rows(e, 2 * e))
-        )
+        k, q = (Affine(part.weight * half, part.bias * half) for part in kq)
         values = Affine(v.weight, v.bias + proj.bias)
         self.consumers = (k.named("k"), q.named("q"), values.named("v"))
         self.biases = nn.ParameterList(constant(part.bias, dtype) for part in self.consumers)
@@ -252,7 +251,7 @@ class TokenTransformer(nn.Module):
         self.queries = (groups, num_tokens // groups, e)
         self.tokens = (num_tokens, e)
         qkv = Affine.of(block.attn.qkv).after_norm(block.norm1)
-        q, k, v = qkv.rows(0, e), qkv.rows(e, 2 * e), qkv.rows(2 * e, 3 * e)
+        q, k, v = qkv.thirds()
         q = Affine(q.weight * block.attn.scale, q.bias * block.attn.scale)
         self.consumers = (q.named("q"), k.named("k"), v.named("v"))
         self.biases = nn.ParameterList(constant(part.bias, dtype) for part in self.consumers)

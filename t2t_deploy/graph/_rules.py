@@ -52,7 +52,8 @@ def check_tree(tree: ModelTree, external: ExternalCheck) -> None:
         _check_shape(info)
     for info in (*graph.get(11, []), *graph.get(12, [])):
         _check_numeric(info)
-    for inside in (graph, *_training(model)):
+    training = (of for one in model.get(20, []) for of in (*one.get(1, []), *one.get(2, [])))
+    for inside in (graph, *training):
         _check_order(inside, [])
     for function in model.get(25, []):
         _check_opsets(function.get(9, []))
@@ -98,9 +99,10 @@ def _check_nodes(nodes: list[Tree], scopes: list[set[str]]) -> None:
     for node in nodes:
         for name in node.get(1, []):
             if name and not any(name in scope for scope in scopes):
+                own, op = shortened(last(node, 3, "")), shortened(last(node, 4, ""))
                 raise ValueError(
-                    f"node {_node_name(node)} reads {shortened(name)}, which no earlier node "
-                    "writes: the graph is cyclic, unsorted or incomplete"
+                    f"node {own} ({op}) reads {shortened(name)}, which no earlier node writes: the "
+                    "graph is cyclic, unsorted or incomplete"
                 )
         for inner in _inner_graphs(node):
             _check_order(inner, scopes)
@@ -179,10 +181,6 @@ def _check_tensor(tensor: Tree, external: ExternalCheck) -> None:
         )
 
 
-def _training(model: Tree) -> list[Tree]:
-    return [graph for one in model.get(20, []) for graph in (*one.get(1, []), *one.get(2, []))]
-
-
 def _inner_graphs(node: Tree) -> Iterator[Tree]:
     for attribute in node.get(5, []):
         yield from (*attribute.get(6, []), *attribute.get(11, []))
@@ -238,8 +236,3 @@ def _check_calls(graph: Tree, functions: dict[_Key, list[Tree]]) -> None:
         if key not in sizes:
             sizes[key] = size(nodes, (key,))
     size(graph.get(1, []), ())
-
-
-def _node_name(node: Tree) -> str:
-    name, op = last(node, 3, ""), last(node, 4, "")
-    return f"{shortened(name)} ({shortened(op)})"

@@ -139,7 +139,9 @@ def load_checkpoint(
         )
         stored = asked
     names = class_names(content.value, classes) or class_names(config_beside(path), classes)
-    return Checkpoint(stored, state_dict, chosen.name, tuple(notes), names, _config_of(content))
+    text = content.meta.get("cfg", content.meta.get("config"))  # as mmengine keeps it
+    training = text if isinstance(text, str) else None
+    return Checkpoint(stored, state_dict, chosen.name, tuple(notes), names, training)
 
 
 def load_reference(weights: Path, config: ModelConfig) -> T2TViT:
@@ -249,12 +251,6 @@ def _difference(one: WeightSet, other: WeightSet, path: Path) -> float:
         norm += float(a.square().sum())
     share = math.sqrt(difference / norm) if norm > 0 else 0.0
     return share if math.isfinite(share) else 0.0
-
-
-def _config_of(content: FileContent) -> str | None:
-    """The training's configuration as text, which mmengine keeps in its checkpoints."""
-    found = content.meta.get("cfg", content.meta.get("config"))
-    return found if isinstance(found, str) else None
 
 
 def _channels(one: WeightSet, config: ModelConfig) -> int:

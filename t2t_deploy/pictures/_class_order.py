@@ -92,10 +92,11 @@ def folder_classes(
         rest = {name: one for name, one in known.items() if name is not order}
         return FolderClasses(found, rest, orders.assumed(found, order))
     if class_names is not None:
-        own = [(name,) for name in class_names]
-        lacking = _unknown(folders, own)
+        own = set(map(plain_name, class_names))
+        lacking = [folder for folder in folders if plain_name(folder) not in own]
         if not lacking:
-            indices = _by_names(root, folders, own, num_classes, "the model")
+            names = tuple((name,) for name in class_names)
+            indices = _by_names(root, folders, names, num_classes, "the model")
             return FolderClasses(
                 indices, known, "class folders are matched by the model's class names"
             )
@@ -241,11 +242,6 @@ def _ranks(folders: Sequence[str], every: Sequence[str]) -> dict[ClassOrder, tup
 def plain_name(name: str) -> str:
     """A name without what tools write differently: case, spaces, underscores."""
     return " ".join(name.replace("_", " ").casefold().split())
-
-
-def _unknown(folders: Sequence[str], names: Sequence[tuple[str, ...]]) -> list[str]:
-    known = {plain_name(one) for aliases in names for one in aliases}
-    return [folder for folder in folders if plain_name(folder) not in known]
 
 
 def _by_names(

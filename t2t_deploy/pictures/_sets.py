@@ -175,6 +175,10 @@ def file_digests(paths: Iterable[Path]) -> tuple[str, ...]:
     return tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
 
 
+# all artifacts of a command are compared with the same images: they are hashed once
+_digests = functools.lru_cache(maxsize=1)(file_digests)
+
+
 def identity_of(digests: Iterable[str]) -> str:
     """Identity of a set of images: a hash over their contents, whatever their names and order."""
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
@@ -265,12 +269,6 @@ def _shared(calibrated_on: Collection[str], paths: Sequence[Path], name: str) ->
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _digests(paths: tuple[Path, ...]) -> tuple[str, ...]:
-    """All artifacts of a command are compared with the same images: they are hashed once."""
-    return file_digests(paths)
-
-
 _VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _WAY = (
     "expected lines of a picture's path in the folder and 0 or 1 for each class, as in "
@@ -283,7 +281,11 @@ def labelled_set_with_targets(folder: Path, file: Path, *, limit: int | None = N
 
     limit: take the first so many. Other images of the folder are left out. Raises ImageError.
     """
-    names, rows = _json(file) if file.suffix.lower() == ".json" else _csv(file)
+    try:
+        names, rows = _json(file) if file.suffix.lower() == ".json" else _csv(file)
+    except (OSError, ValueError, csv.Error) as err:
+        why = err.strerror if isinstance(err, OSError) else str(err)
+        raise ImageError(f"cannot read the labels {shown_path(file)}: {why}; {_WAY}") from err
     if not rows:
         raise ImageError(f"{shown_path(file)} names no picture; {_WAY}")
     widths = {len(row) for row in rows.values()} | ({len(names)} if names else set())
@@ -316,11 +318,8 @@ _Table = tuple[tuple[str, ...], dict[str, tuple[int, ...]]]
 
 
 def _csv(file: Path) -> _Table:
-    try:
-        text = read_small_file(file, MAX_LABELS_BYTES).decode("utf-8-sig")
-        lines = [row for row in csv.reader(text.splitlines()) if row]
-    except (OSError, ValueError, csv.Error) as err:
-        raise _unread(file, err) from err
+    text = read_small_file(file, MAX_LABELS_BYTES).decode("utf-8-sig")
+    lines = [row for row in csv.reader(text.splitlines()) if row]
     names: tuple[str, ...] = ()
     if lines and not all(cell.strip() in _VALUES for cell in lines[0][1:]):
         names = tuple(cell.strip() for cell in lines.pop(0)[1:])
@@ -328,10 +327,7 @@ def _csv(file: Path) -> _Table:
 
 
 def _json(file: Path) -> _Table:
-    try:
-        table = json_from_file(file, MAX_LABELS_BYTES)
-    except (OSError, ValueError) as err:
-        raise _unread(file, err) from err
+    table = json_from_file(file, MAX_LABELS_BYTES)
     if not isinstance(table, dict):
         raise ImageError(f"{shown_path(file)} is no table of pictures; {_WAY}")
     pairs = ((name, row if isinstance(row, list) else [row]) for name, row in table.items())
@@ -349,8 +345,3 @@ def _rows(file: Path, pairs: Iterator[tuple[str, list[Any]]]) -> dict[str, tuple
             raise ImageError(f"{shown_path(file)} names {name} twice; leave one of them out")
         rows[name] = tuple(value for value in values if value is not None)
     return rows
-
-
-def _unread(file: Path, err: Exception) -> ImageError:
-    why = err.strerror if isinstance(err, OSError) else str(err)
-    return ImageError(f"cannot read the labels {shown_path(file)}: {why}; {_WAY}")

@@ -85,11 +85,6 @@ class OpenVinoBackend(Backend):
         integer = sum(count for kind, count in products.items() if kind in _INTEGERS)
         return ProductCounts(integer, sum(products.values()) - integer)
 
-    @property
-    def why_no_dynamic_ranges(self) -> str:
-        """As `Backend.why_no_dynamic_ranges`."""
-        return "it takes ranges at run time, and OpenVINO would compute it in float32"
-
     def _missing(self, device: int | None) -> Iterator[Unavailable | None]:
         yield from super()._missing(device)
         if _first_process not in (None, os.getpid()):
@@ -240,6 +235,7 @@ OPENVINO = OpenVinoBackend(
     open=OpenVinoSession,
     made_for=(Target.OPENVINO,),
     float32_in=(Precision.FP32, Precision.BF16),
+    why_no_dynamic_ranges="it takes ranges at run time, and OpenVINO would compute it in float32",
 )
 
 

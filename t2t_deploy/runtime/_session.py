@@ -253,6 +253,8 @@ class Backend:
     """the targets whose graphs it usually runs"""
     float32_in: tuple[Precision, ...] = (Precision.FP32,)
     """precisions it can compute float32 graphs in"""
+    why_no_dynamic_ranges: str | None = None
+    """why 8-bit products may not take their ranges at run time; None if they may"""
 
     @property
     def extra(self) -> str:
@@ -304,11 +306,6 @@ class Backend:
 
         Raises as `open_session`.
         """
-        return None
-
-    @property
-    def why_no_dynamic_ranges(self) -> str | None:
-        """Why 8-bit products may not take their ranges at run time; None if they may."""
         return None
 
     def _missing(self, device: int | None) -> Iterator[Unavailable | None]:

@@ -152,20 +152,11 @@ def judged(files: Sequence[TunedFile], pick: TunedFile | None) -> list[TunedFile
     The frontier: no other file is both faster, or moves less, and no further off.
     """
     known = [one for one in files if one.verdict is Verdict.FRONTIER and _time(one) < math.inf]
-
-    def beaten_by(one: TunedFile) -> TunedFile | None:
-        return next(
-            (
-                other
-                for other in sorted(known, key=_time)
-                if _time(other) < _time(one) and _error(other) <= _error(one)
-            ),
-            None,
-        )
-
+    faster = sorted(known, key=_time)
     found = []
     for one in files:
-        better = beaten_by(one) if one in known else None
+        beating = (o for o in faster if _time(o) < _time(one) and _error(o) <= _error(one))
+        better = next(beating, None) if one in known else None
         if one is pick:
             one = replace(one, verdict=Verdict.PICK)
         elif better is not None:

@@ -213,12 +213,10 @@ def _check_request(given: Mapping[str, Any]) -> None:
         raise UsageError(
             f"{given['goal']} is measured, and with sm nothing runs; give latency or size"
         )
-    needing = ("max_drop", "class_order", "targets", "threshold")
-    if given["eval"] is None:
-        for name in needing:
-            if given[name] is not None:
-                option = name.replace("_", "-")
-                raise UsageError(f"{option} is about the pictures of eval, and none are given")
+    for name in ("max_drop", "class_order", "targets", "threshold"):
+        if given["eval"] is None and given[name] is not None:
+            option = name.replace("_", "-")
+            raise UsageError(f"{option} is about the pictures of eval, and none are given")
 
 
 def _shared(given: Mapping[str, Any], images: AnyPath | None, count: int) -> Tables:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from t2t_deploy._codec import to_plain
+
 
 @dataclass(frozen=True, slots=True)
 class ClassDecisions:
@@ -43,13 +45,8 @@ class Decisions:
 
     def to_dict(self) -> dict[str, Any]:
         """The ``decisions`` object of the JSON output."""
-        names = ("accuracy", "auc", "average_precision", "f1")
-        classes = [
-            {"positives": one.positives, **{name: getattr(one, name) for name in names}}
-            for one in self.classes
-        ]
-        values = {name: getattr(self, name) for name in names}
-        return {"threshold": self.threshold, **values, "classes": classes}
+        values: dict[str, Any] = to_plain(self)
+        return values
 
 
 @dataclass(slots=True)
