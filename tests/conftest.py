@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import signal
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,14 @@ def why_no_cuda_device() -> str | None:
     if status != 0:
         return f"the CUDA driver does not answer: cuDeviceGetCount returned {status}"
     return None if count.value else "the CUDA driver is there, a device is not"
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder is the test's own, and `./artifacts` in it the workspace."""
+    monkeypatch.delenv("T2T_DEPLOY_WORKSPACE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

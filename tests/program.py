@@ -58,14 +58,18 @@ def exit_status(*words: object) -> int:
     return leaving.value.code
 
 
-def called(*words: object) -> Done:
-    """Call the command line in this process, whose Python code's output is taken."""
+def called(*words: object, status: int | None = None) -> Done:
+    """Call the command line in this process, whose Python code's output is taken.
+
+    status: the one that it must exit with.
+    """
     with (
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as err,
     ):
-        status = exit_status(*words)
-    return Done(status, out.getvalue(), err.getvalue())
+        left = exit_status(*words)
+    assert status is None or left == status, err.getvalue()
+    return Done(left, out.getvalue(), err.getvalue())
 
 
 def start(
@@ -81,9 +85,13 @@ def start(
 
 
 def finish(
-    *words: object, timeout_s: float = 300, stdin_text: str | None = None, **options: Any
+    *words: object,
+    timeout_s: float = 300,
+    stdin_text: str | None = None,
+    status: int | None = None,
+    **options: Any,
 ) -> Done:
-    """Run it to its end; stdin_text: what it finds on stdin."""
+    """Run it to its end; stdin_text: what it finds on stdin. status: it must end with this one."""
     stdin = {} if stdin_text is None else {"stdin": subprocess.PIPE}
     with start(*words, **{**PIPES, **stdin, **options}) as process:
         try:
@@ -91,4 +99,5 @@ def finish(
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+    assert status is None or process.returncode == status, err
     return Done(process.returncode, out, err)

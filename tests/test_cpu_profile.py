@@ -10,8 +10,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import helper
 
-from t2t_deploy._optional import is_installed
-
+from .needs import needs_openvino
 from .onnx_models import constants, save_model
 
 BATCH, TOKENS, WIDTH, OUT = 1, 24, 32, 48
@@ -43,7 +42,7 @@ def test_products_are_counted_by_shape(file: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
-@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+@needs_openvino
 def test_products_of_openvino_are_counted(file: Path) -> None:
     found = cpu_profile.profile_openvino(file, bf16=False, threads=1, runs=3)
     constant, activations = TOKENS * WIDTH * OUT, TOKENS * OUT * TOKENS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,7 @@ compute()
 
 
 def printed(code: str) -> Any:
-    done = finish(code=PROGRAM + code, cwd=ROOT)
-    assert done.status == 0, done.err
-    return json.loads(done.out)
+    return finish(code=PROGRAM + code, cwd=ROOT, status=0).json
 
 
 def test_both_processes_compute_with_as_many_threads_as_before() -> None:

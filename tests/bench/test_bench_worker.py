@@ -220,10 +220,7 @@ def test_environment_leaves_threads_alone_unless_asked(monkeypatch: pytest.Monke
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH is new in Python 3.11")
-def test_a_file_in_the_working_folder_is_not_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "psutil.py").write_text("raise RuntimeError('the wrong psutil')")
-    monkeypatch.chdir(tmp_path)
+def test_a_file_in_the_working_folder_is_not_imported(empty_folder: Path) -> None:
+    (empty_folder / "psutil.py").write_text("raise RuntimeError('the wrong psutil')")
     with Worker(None) as worker:
         assert worker._ask({"command": "close"}, 20) == {"ok": True}

@@ -46,6 +46,13 @@ class Run:
         return str(found["error"]["message"])
 
 
+def flip(path: Path, position: int = -1) -> None:
+    """Flip a bit of one byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
 def manifest_of(artifact: Path) -> Any:
     """The manifest beside an artifact, as JSON."""
     return json.loads(manifest_path_for(artifact).read_text())

@@ -24,11 +24,8 @@ from .graphs import Alter
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test starts in a folder of its own, `./artifacts` being its workspace."""
-    monkeypatch.delenv("T2T_DEPLOY_WORKSPACE", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def _in_an_empty_folder(empty_folder: Path) -> None:
+    """Every test starts in one."""
 
 
 @pytest.fixture
@@ -45,8 +42,7 @@ def tiny_toml(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _made(workspace: Path, *commands: tuple[object, ...]) -> Path:
     for words in commands:
-        done = called(*words, "--workspace", workspace)
-        assert done.status == 0, done.err
+        called(*words, "--workspace", workspace, status=0)
     return workspace
 
 

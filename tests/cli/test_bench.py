@@ -11,6 +11,7 @@ from t2t_deploy._optional import is_installed
 from t2t_deploy.engine import device_capability, why_no_device
 from t2t_deploy.runtime import BACKENDS
 
+from ..needs import needs_openvino
 from .command import Change, Run, manifest_of
 
 pytestmark = pytest.mark.usefixtures("short_bench")
@@ -174,7 +175,7 @@ def test_a_failed_artifact_is_left_out(run: Run, onnx_file: Path, change_manifes
     assert onnx_file.name in done.out
 
 
-@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+@needs_openvino
 def test_openvino_by_name(run: Run, onnx_file: Path) -> None:
     done = run.json("bench", "--backend", "openvino", "--rounds", 5, "--threads", 1, status=0)
     (row,) = done["results"]

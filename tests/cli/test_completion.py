@@ -68,11 +68,8 @@ def test_bash_completes(run: Run, tmp_path: Path) -> None:
         'printf "%s\\n" "${COMPREPLY[@]}"',
     )
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", "\n".join(lines)],
-        env=environment() | {"PATH": path},
-        capture_output=True,
-        text=True,
-    )
+    found = environment() | {"PATH": path}
+    bash = ("bash", "-c", "\n".join(lines))
+    done = subprocess.run(bash, env=found, capture_output=True, text=True)
     answers = done.stdout.split()
     assert "14" in answers and "14_wide" in answers and "7" not in answers, done.stderr

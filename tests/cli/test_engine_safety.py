@@ -20,15 +20,9 @@ from t2t_deploy.errors import EngineError
 from t2t_deploy.runtime import SessionRequest, open_session
 from t2t_deploy.workspace import Workspace, manifest_path_for
 
-from .command import Change, Run, manifest_of
+from .command import Change, Run, flip, manifest_of
 
 pytestmark = pytest.mark.usefixtures("tensorrt_rtx")
-
-
-def flip(path: Path, position: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[position] ^= 1
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("what", ["engine", "onnx", "engine manifest", "onnx manifest"])

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from t2t_deploy._optional import is_installed
 from t2t_deploy.model import config_from_toml, random_state_dict
 
+from ..needs import needs_openvino
 from ..noise import write_noise
 from ..onnx_models import parsed
 from .command import Change, Run, Temporaries, manifest_of
@@ -262,7 +262,7 @@ def test_wrong_usage(run: Run, workspace: Path) -> None:
     assert done.err == "error: missing is not a folder; give one with pictures\n"
 
 
-@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+@needs_openvino
 def test_in_openvino(run: Run, tiny_toml: Path, workspace: Path, val: Path) -> None:
     run("export", "--config", tiny_toml, "--precision", "fp16")
     fp32, fp16 = run.json("evaluate", "--images", val, "--backend", "openvino", status=0)["results"]

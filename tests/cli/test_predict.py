@@ -304,10 +304,8 @@ def test_names_from_a_pipe_that_are_no_utf8(onnx_file: Path, pictures: Path) -> 
     in_utf8 = environment() | {"LC_ALL": "C.UTF-8"}
     for words in (["--json"], []):
         arguments = ("predict", onnx_file, "-", *words)
-        done = finish(
-            *arguments, stdin_text=os.fsdecode(name), env=in_utf8, errors="surrogateescape"
-        )
-        assert done.status == 0, done.err
+        given: dict[str, Any] = {"stdin_text": os.fsdecode(name), "env": in_utf8}
+        done = finish(*arguments, **given, errors="surrogateescape", status=0)
         shown = done.json["results"][0]["image"] if words else done.out
         assert "pictures/caf\\xe9.jpg" in shown
 

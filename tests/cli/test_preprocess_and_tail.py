@@ -20,9 +20,7 @@ class Folder:
     def run(self, *words: str) -> Any:
         files = {"train", "val"}
         named = [self.root / word if word in files or "." in word else word for word in words]
-        done = called(*named, "--json", "--workspace", self.root / "work")
-        assert done.status == 0, done.err
-        return done.json
+        return called(*named, "--json", "--workspace", self.root / "work", status=0).json
 
 
 @pytest.fixture(scope="module")

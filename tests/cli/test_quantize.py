@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from t2t_deploy import load_session
-from t2t_deploy._optional import is_installed
 from t2t_deploy._processor import Processor
 from t2t_deploy.calibration import stored_arrays
 from t2t_deploy.commands import _quantize_plan
@@ -26,9 +25,10 @@ from t2t_deploy.runtime._openvino import OpenVinoSession
 from t2t_deploy.runtime._ort import OrtCpuBackend
 from t2t_deploy.types import Precision
 
+from ..needs import needs_openvino
 from ..noise import write_noise
 from ..program import start
-from .command import Change, Run, Temporaries, manifest_of
+from .command import Change, Run, Temporaries, flip, manifest_of
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_a_runtime_that_refuses_the_file_is_noted(
     assert "note: it computes no product in integers" in done.err
 
 
-@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+@needs_openvino
 def test_a_bf16_base_is_computed_and_read_back(run: Run, workspace: Path, pictures: Path) -> None:
     options = ("--images", pictures, "--target", "openvino", "--no-speed", "--json", "--force")
     done = run("quantize", *options, "--base", "bf16")
@@ -234,7 +234,7 @@ def test_a_bf16_base_is_computed_and_read_back(run: Run, workspace: Path, pictur
         assert "bf16" not in session.layers.every
 
 
-@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+@needs_openvino
 def test_a_budget_on_a_bf16_base_says_where_it_is_measured(
     run: Run, workspace: Path, pictures: Path
 ) -> None:
@@ -251,9 +251,7 @@ def test_ranges_serve_their_graph_alone(run: Run, workspace: Path, pictures: Pat
     other = run("quantize", *options, "--target", "cpu", status=1)
     assert "taken on another graph" in other.err and "calibrate --target cpu" in other.err
     assert "was taken with equalisation" in run("quantize", *options, "--no-equalise", status=1).err
-    content = bytearray(Path("tiny.ranges").read_bytes())
-    content[-3] ^= 1
-    Path("tiny.ranges").write_bytes(content)
+    flip(Path("tiny.ranges"), -3)
     assert "does not match its checksum" in run("quantize", *options, status=1).err
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from t2t_deploy._optional import is_installed
-
+from ..needs import needs_openvino
 from ..noise import write_noise
 from .command import Change, Run, manifest_of
 from .graphs import scaled
@@ -194,7 +193,7 @@ def test_without_onnxruntime(run: Run, tiny_toml: Path, monkeypatch: pytest.Monk
     )
 
 
-@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+@needs_openvino
 def test_verdict_of_another_runtime(run: Run, wrong_file: Path, change_manifest: Change) -> None:
     manifest = Path(f"{wrong_file}.manifest.json")
     before = manifest.read_bytes()
@@ -205,7 +204,7 @@ def test_verdict_of_another_runtime(run: Run, wrong_file: Path, change_manifest:
     assert manifest.read_bytes() != before
 
 
-@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+@needs_openvino
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_in_openvino(run: Run, tiny_toml: Path, precision: str) -> None:
     run("export", "--config", tiny_toml, "--precision", precision)

@@ -11,13 +11,7 @@ import pytest
 
 from t2t_deploy.workspace import manifest_path_for, manifest_text
 
-from .command import Run, Temporaries, manifest_of
-
-
-def flip_last_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+from .command import Run, Temporaries, flip, manifest_of
 
 
 @pytest.mark.parametrize(
@@ -28,7 +22,7 @@ def flip_last_byte(path: Path) -> None:
     ],
 )
 def test_an_altered_artifact(run: Run, onnx_file: Path, command: str, named: bool) -> None:
-    flip_last_byte(onnx_file)
+    flip(onnx_file)
     shown = Path("artifacts/onnx", onnx_file.name)
     message = run.fails("ArtifactError", command, *([shown] if named else []))
     assert message.startswith(f"{shown} was altered: its SHA-256 is ")
@@ -37,7 +31,7 @@ def test_an_altered_artifact(run: Run, onnx_file: Path, command: str, named: boo
 
 @pytest.mark.parametrize("command", [["build-trt", "--fp16"], ["bench"], ["verify"]])
 def test_altered_weights_are_refused(run: Run, weights_file: Path, command: list[str]) -> None:
-    flip_last_byte(weights_file)
+    flip(weights_file)
     name = f"artifacts/weights/{weights_file.name}"
     assert f"error: {name} was altered; remove it and export" in run(*command, status=1).err
 
@@ -71,7 +65,7 @@ def test_a_damaged_manifest(run: Run, onnx_file: Path, content: bytes) -> None:
 def test_check(run: Run, workspace: Path, onnx_file: Path) -> None:
     done = run.json("workspace", "check", status=0)
     assert done == {"artifacts": 1, "problems": [], "leftovers": [], "unknown": []}
-    flip_last_byte(onnx_file)
+    flip(onnx_file)
     (problem,) = run.json("workspace", "check", status=3)["problems"]
     assert f"{onnx_file.name} was altered" in problem
     assert run("workspace", "check", status=3).out.splitlines()[0] == "1 artifact, 1 problem"

@@ -10,6 +10,11 @@ from t2t_deploy.workspace import Workspace
 from ..trained import export_weights, trained_weights, write_digits
 
 
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(empty_folder: Path) -> None:
+    """Every test starts in one, `./artifacts` being its workspace."""
+
+
 @pytest.fixture(scope="session")
 def digit_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`calibration` and `test`, pictures in class folders that no test changes."""
@@ -24,6 +29,6 @@ def digits_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def digits_workspace(digits_once: Path, tmp_path: Path) -> Workspace:
-    """A workspace with the performer that was trained on them, to be changed at will."""
-    return Workspace(shutil.copytree(digits_once, tmp_path / "artifacts"))
+def digits_workspace(digits_once: Path, empty_folder: Path) -> None:
+    """`./artifacts` with the performer that was trained on them, to be changed at will."""
+    shutil.copytree(digits_once, empty_folder / "artifacts")

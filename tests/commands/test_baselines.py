@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 
-from t2t_deploy._optional import is_installed
 from t2t_deploy.bench import BenchCase, BenchStatus, CaseResult, Latency, Round
 from t2t_deploy.commands import benchmark
 from t2t_deploy.commands._baselines import EXPORTERS, with_speedup_vs_plain
@@ -19,6 +18,7 @@ from t2t_deploy.runtime import SessionRequest
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
 
+from ..needs import needs_openvino
 from ..small import tiny_exports, tiny_model
 from .benches import UnmeasuredBench
 
@@ -209,7 +209,7 @@ def test_speed_against_the_fastest_plain_export() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+@needs_openvino
 def test_for_real(workspace: Workspace, short_bench: None) -> None:
     asked: dict[str, Any] = {"threads": 1, "rounds": 5, "baselines": True}
     report = benchmark(backend=BACKENDS, workspace=workspace, **asked).report

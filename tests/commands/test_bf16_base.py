@@ -16,7 +16,6 @@ from t2t_deploy.model import config_for_variant, random_state_dict, save_weights
 from t2t_deploy.runtime import SessionRequest, open_session, why_not_in
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.verify import logits_of
-from t2t_deploy.workspace import Workspace
 
 NO_BF16 = (
     why_not_in("openvino", Precision.BF16)
@@ -59,21 +58,16 @@ def picture_sets() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("variant", "factor"), [("14", 1), ("7", 1), ("7", 4), ("t_14", 1)])
-def test_the_error_is_that_of_a_float32_base(tmp_path: Path, variant: str, factor: int) -> None:
+def test_the_error_is_that_of_a_float32_base(variant: str, factor: int) -> None:
     """factor: of the weights of a performer's keys and queries, whose exponents bf16 could lose."""
-    workspace = Workspace(tmp_path / "artifacts")
     weights = random_state_dict(config_for_variant(variant))
     for name in [name for name in weights if name.endswith("kqv.weight")]:
         weights[name][: 2 * len(weights[name]) // 3] *= factor
-    checkpoint = tmp_path / "weights.safetensors"
+    checkpoint = Path("weights.safetensors")
     save_weights(weights, checkpoint)
-    source = export_onnx(
-        variant=variant, checkpoint=checkpoint, target=Target.OPENVINO, workspace=workspace
-    )
-    crops = write_calibration_crops(tmp_path / "crops", 64)
-    made = quantize_onnx(
-        source.path, images=crops, base=Precision.BF16, speed=False, workspace=workspace
-    )
+    source = export_onnx(variant=variant, checkpoint=checkpoint, target=Target.OPENVINO)
+    crops = write_calibration_crops(Path("crops"), 64)
+    made = quantize_onnx(source.path, images=crops, base=Precision.BF16, speed=False)
     assert not made.require_manifest().failed
     request = SessionRequest("openvino", made.path, precision=Precision.INT8)
     with (

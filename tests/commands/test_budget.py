@@ -20,8 +20,8 @@ from ..trained import export_weights, trained_weights
 
 
 @pytest.mark.slow
-def test_the_layers_behind_outliers_go_back_to_float(tmp_path: Path, digit_pictures: Path) -> None:
-    workspace = Workspace(tmp_path / "artifacts")
+def test_the_layers_behind_outliers_go_back_to_float(digit_pictures: Path) -> None:
+    workspace = Workspace("artifacts")
     export_weights(workspace, "performer", trained_weights("performer", 100))
     made = quantize_onnx(
         target=Target.CPU,
@@ -30,7 +30,6 @@ def test_the_layers_behind_outliers_go_back_to_float(tmp_path: Path, digit_pictu
         max_drop=0.5,
         eval=digit_pictures / "test",
         speed=False,
-        workspace=workspace,
     )
     details = made.require_manifest().details
     budget = details["budget"]
@@ -59,12 +58,12 @@ Budget = Callable[..., Manifest]
 
 
 @pytest.fixture
-def budget(digits_workspace: Workspace, digit_pictures: Path) -> Budget:
+def budget(digits_workspace: None, digit_pictures: Path) -> Budget:
     """Quantise with ranges at run time within a budget."""
 
     def quantise(**options: Any) -> Manifest:
         form = {"mode": QuantizationMode.DYNAMIC, "eval": digit_pictures / "test", **options}
-        return quantize_onnx(**form, speed=False, workspace=digits_workspace).require_manifest()
+        return quantize_onnx(**form, speed=False).require_manifest()
 
     return quantise
 
@@ -76,9 +75,9 @@ def test_an_impossible_budget_fails_the_artifact(budget: Budget) -> None:
     assert manifest.details["quantization"]["quantized_nodes"] > 0
 
 
-def test_no_budget_is_met_where_labels_are_in_another_order(budget: Budget, tmp_path: Path) -> None:
+def test_no_budget_is_met_where_labels_are_in_another_order(budget: Budget) -> None:
     """The float model is then right no more often than chance, so that nothing can be lost."""
-    shifted = tmp_path / "class_to_idx.json"
+    shifted = Path("class_to_idx.json")
     shifted.write_text(json.dumps({str(digit): (digit + 1) % 10 for digit in range(10)}))
     manifest = budget(max_drop=1, class_order=shifted)
     assert manifest.details["budget"]["status"] == "failed" and manifest.failed
@@ -90,26 +89,22 @@ def test_no_budget_is_met_where_labels_are_in_another_order(budget: Budget, tmp_
 
 @pytest.mark.parametrize("readable", [False, True], ids=["none", "some"])
 def test_unreadable_pictures_are_not_among_the_measured(
-    budget: Budget, tmp_path: Path, digit_pictures: Path, readable: bool
+    budget: Budget, digit_pictures: Path, readable: bool
 ) -> None:
     for folder in (digit_pictures / "test").iterdir():
-        mine = tmp_path / "val" / folder.name
+        mine = Path("val") / folder.name
         mine.mkdir(parents=True)
         (mine / "cut.png").write_bytes(b"cut")
         for picture in sorted(folder.iterdir())[: 3 * readable]:
             shutil.copy(picture, mine)
     refused = nullcontext() if readable else pytest.raises(ImageError, match="no drop can be mea")
     with refused:
-        manifest = budget(max_drop=100, eval=tmp_path / "val")
+        manifest = budget(max_drop=100, eval="val")
         assert manifest.details["budget"]["images"] == 30
 
 
-def test_it_is_not_measured_on_calibration_pictures(
-    digits_workspace: Workspace, digit_pictures: Path
-) -> None:
-    both: dict[str, Any] = {
-        "images": digit_pictures / "calibration",
-        "eval": digit_pictures / "calibration",
-    }
+@pytest.mark.usefixtures("digits_workspace")
+def test_it_is_not_measured_on_calibration_pictures(digit_pictures: Path) -> None:
+    both = digit_pictures / "calibration"
     with pytest.raises(CalibrationError, match="100 of 100 pictures"):
-        quantize_onnx(**both, speed=False, workspace=digits_workspace)
+        quantize_onnx(images=both, eval=both, speed=False)

@@ -6,20 +6,20 @@ have; these are full size.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from t2t_deploy._optional import is_installed
 from t2t_deploy.commands import build_engine, export_onnx
 from t2t_deploy.model import VARIANTS
-from t2t_deploy.types import Precision, ShapeProfile, Target
-from t2t_deploy.workspace import Artifact, Workspace
+from t2t_deploy.types import Precision, ShapeProfile
+from t2t_deploy.workspace import Artifact
+
+from ..needs import needs_tensorrt_rtx
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"),
+    needs_tensorrt_rtx,
 ]
 
 ONE, MANY = ShapeProfile(1, 1, 1), ShapeProfile(1, 8, 32)
@@ -31,12 +31,9 @@ FORMS = {
 TARGETS = ("75", "86", "89", "120", "86,120")
 
 
-def exported(folder: Path, variant: str, precision: Precision, batch: int | None) -> Workspace:
-    workspace = Workspace(folder / "artifacts")
-    form: dict[str, Any] = {"precision": precision, "batch": batch, "target": Target.TENSORRT}
-    artifact = export_onnx(variant=variant, workspace=workspace, **form)
-    assert not artifact.require_manifest().failed
-    return workspace
+def export(variant: str, precision: Precision, batch: int | None) -> None:
+    made = export_onnx(variant=variant, precision=precision, batch=batch, target="tensorrt")
+    assert not made.require_manifest().failed
 
 
 def check(engine: Artifact, precision: Precision, sm: str, fused: int) -> None:
@@ -48,10 +45,10 @@ def check(engine: Artifact, precision: Precision, sm: str, fused: int) -> None:
         assert details["engine"]["fused_attention"] >= fused
 
 
-def engine_of(folder: Path, variant: str, batch: int | None) -> dict[str, Any]:
+def engine_of(variant: str, batch: int | None) -> dict[str, Any]:
     """Figures of an engine in the default form: SM86, fp16."""
-    workspace = exported(folder, variant, Precision.FP16, batch)
-    built = build_engine(sm="86", profile=() if batch else (MANY,), workspace=workspace)
+    export(variant, Precision.FP16, batch)
+    built = build_engine(sm="86", profile=() if batch else (MANY,))
     return dict(built.require_manifest().details["engine"])
 
 
@@ -66,9 +63,9 @@ def engine_of(folder: Path, variant: str, batch: int | None) -> dict[str, Any]:
     ],
 )
 def test_no_more_than_the_figures_to_beat(
-    tmp_path: Path, variant: str, kernels: int, moved_mb: float, activation_mb: float, fused: int
+    variant: str, kernels: int, moved_mb: float, activation_mb: float, fused: int
 ) -> None:
-    engine = engine_of(tmp_path, variant, batch=1)
+    engine = engine_of(variant, batch=1)
     assert engine["kernels"] <= kernels
     assert engine["moved_bytes"] <= moved_mb * 1e6
     assert engine["activation_bytes"] <= activation_mb * 1e6
@@ -76,36 +73,34 @@ def test_no_more_than_the_figures_to_beat(
 
 
 @pytest.mark.parametrize(("variant", "fused"), [("7", 7), ("t_14", 16)])
-def test_attention_stays_fused_with_a_free_batch(tmp_path: Path, variant: str, fused: int) -> None:
-    assert engine_of(tmp_path, variant, batch=None)["fused_attention"] == fused
+def test_attention_stays_fused_with_a_free_batch(variant: str, fused: int) -> None:
+    assert engine_of(variant, batch=None)["fused_attention"] == fused
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_builds_in_fp16(tmp_path: Path, variant: str) -> None:
-    workspace = exported(tmp_path, variant, Precision.FP16, None)
-    request: dict[str, Any] = {"precision": Precision.FP16, "sm": "86"}
-    engine = build_engine(**request, workspace=workspace)
+def test_every_variant_builds_in_fp16(variant: str) -> None:
+    export(variant, Precision.FP16, None)
+    engine = build_engine(precision=Precision.FP16, sm="86")
     check(engine, Precision.FP16, "86", VARIANTS[variant].config.depth - 1)
-    again = build_engine(**request, workspace=workspace)
+    again = build_engine(precision=Precision.FP16, sm="86")
     assert again.require_manifest().sha256 == engine.require_manifest().sha256
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.FP32, Precision.BF16])
 @pytest.mark.parametrize("variant", ["7", "14", "t_14"])
-def test_each_form_builds(tmp_path: Path, variant: str, precision: Precision, form: str) -> None:
+def test_each_form_builds(variant: str, precision: Precision, form: str) -> None:
     """fp16 for all targets; the other precisions for all but Turing, which lacks them."""
     batch, profiles = FORMS[form]
-    workspace = exported(tmp_path, variant, precision, batch)
+    export(variant, precision, batch)
     for sm in TARGETS:
         if sm == "75" and precision is not Precision.FP16:
             continue
-        request: dict[str, Any] = {"sm": sm, "profile": profiles}
-        engine = build_engine(**request, workspace=workspace)
+        engine = build_engine(sm=sm, profile=profiles)
         # Turing's attention is not fused, nor is that of several generations together
         check(engine, precision, sm, VARIANTS[variant].config.depth - 1 if sm == "86" else 0)
         found = engine.require_manifest().details["engine"]["profiles"]
         assert found == [str(profile) for profile in profiles or (ONE,)]
         if batch is not None:
-            again = build_engine(**request, workspace=workspace)
+            again = build_engine(sm=sm, profile=profiles)
             assert again.require_manifest().sha256 == engine.require_manifest().sha256

@@ -32,7 +32,6 @@ Measured = list[dict[str, Any]]
 @pytest.fixture(autouse=True)
 def empty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to stand in, and one for temporary files that must be empty again at the end."""
-    monkeypatch.delenv("T2T_DEPLOY_WORKSPACE", raising=False)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))

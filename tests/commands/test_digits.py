@@ -18,7 +18,6 @@ from t2t_deploy.commands._evaluate import EvaluatedArtifact
 from t2t_deploy.model import config_from_toml, load_checkpoint
 from t2t_deploy.pictures import labelled_set_from_folder
 from t2t_deploy.types import Precision, Status
-from t2t_deploy.workspace import Workspace
 
 from ..trained import FOLDER, KINDS
 
@@ -29,18 +28,14 @@ Evaluate = Callable[..., tuple[EvaluatedArtifact, ...]]
 
 
 @pytest.fixture
-def evaluate(tmp_path: Path, digit_pictures: Path) -> Evaluate:
+def evaluate(digit_pictures: Path) -> Evaluate:
     """Export a trained model in some precisions and evaluate them on the test part."""
 
     def run(kind: str, *precisions: Precision) -> tuple[EvaluatedArtifact, ...]:
-        workspace = Workspace(tmp_path / "artifacts")
-        paths = []
-        for precision in precisions:
-            config, weights = FOLDER / f"{kind}.toml", FOLDER / f"{kind}.pth.tar"
-            form: dict[str, Any] = {"config": config, "checkpoint": weights}
-            paths.append(export_onnx(precision=precision, workspace=workspace, **form).path)
-        images = digit_pictures / "test"
-        return evaluate_artifacts(paths, images=images, batch=50, workspace=workspace).results
+        config, weights = FOLDER / f"{kind}.toml", FOLDER / f"{kind}.pth.tar"
+        model: dict[str, Any] = {"config": config, "checkpoint": weights}
+        paths = [export_onnx(**model, precision=precision).path for precision in precisions]
+        return evaluate_artifacts(paths, images=digit_pictures / "test", batch=50).results
 
     return run
 

@@ -8,14 +8,11 @@ from pathlib import Path
 import pytest
 
 import t2t_deploy
-from t2t_deploy._optional import is_installed
 
+from ..needs import needs_tensorrt_rtx
 from ..noise import write_noise
 from ..small import TINY_FOR_8_BITS
 
-needs_builder = pytest.mark.skipif(
-    not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
-)
 GUIDE = Path(__file__).parents[2] / "docs" / "python-api.md"
 SLOW = {"benchmark", "build_engine", "calibrate_onnx", "quantize_onnx", "run_recipe", "tune"}
 ORDER = (
@@ -39,15 +36,12 @@ no-speed = true
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(empty_folder: Path) -> None:
     """What the examples find in the folder they run in."""
-    monkeypatch.delenv("T2T_DEPLOY_WORKSPACE", raising=False)
-    monkeypatch.chdir(tmp_path)
     for name, count in {"train": 12, "val": 4}.items():
-        write_noise(*(tmp_path / name / f"{index}.png" for index in range(count)))
-    (tmp_path / "tiny.toml").write_text(TINY_FOR_8_BITS)
-    (tmp_path / "recipe.toml").write_text(RECIPE)
-    return tmp_path
+        write_noise(*(empty_folder / name / f"{index}.png" for index in range(count)))
+    (empty_folder / "tiny.toml").write_text(TINY_FOR_8_BITS)
+    (empty_folder / "recipe.toml").write_text(RECIPE)
 
 
 def examples() -> list[doctest.DocTest]:
@@ -79,18 +73,18 @@ def test_every_function_has_an_example() -> None:
     assert without == WITHOUT
 
 
-def test_the_examples_do_what_they_say(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_do_what_they_say(folder: None, capsys: pytest.CaptureFixture[str]) -> None:
     run([test for test in examples() if name_of(test) not in SLOW], capsys)
 
 
 @pytest.mark.slow
-@needs_builder
-def test_all_examples_in_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@needs_tensorrt_rtx
+def test_all_examples_in_order(folder: None, capsys: pytest.CaptureFixture[str]) -> None:
     run(examples(), capsys)
 
 
 @pytest.mark.slow
-@needs_builder
-def test_the_guide_does_what_it_says(folder: Path) -> None:
+@needs_tensorrt_rtx
+def test_the_guide_does_what_it_says(folder: None) -> None:
     result = doctest.testfile(str(GUIDE), module_relative=False, optionflags=doctest.REPORT_NDIFF)
     assert result.attempted > 10 and result.failed == 0

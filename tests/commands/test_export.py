@@ -12,21 +12,18 @@ from t2t_deploy.commands import calibrate_onnx, export_onnx, quantize_onnx
 from t2t_deploy.errors import UsageError
 from t2t_deploy.graph import read_onnx, summarise_graph
 from t2t_deploy.types import Precision, Target
-from t2t_deploy.workspace import Workspace
 
 from ..small import tiny_exports, tiny_model
 
 TINY = tiny_model("transformer", depth=1)
 
 
-def test_what_is_returned_and_told(tmp_path: Path) -> None:
-    config = tmp_path / "größe klein.toml"
+def test_what_is_returned_and_told() -> None:
+    config = Path("größe klein.toml")
     config.write_text(TINY)
     told = Mock(spec=["step", "note"])  # an export has no progress to show
     dims: dict[str, Any] = {"config": config, "num_classes": 3, "image_size": 48}
-    artifact = export_onnx(
-        **dims, precision=Precision.FP16, workspace=Workspace(tmp_path / "ws"), progress=told
-    )
+    artifact = export_onnx(**dims, precision=Precision.FP16, progress=told)
     manifest = artifact.require_manifest()
     assert artifact.path.name.startswith("größe_klein-48-fp16-portable-")
     assert (manifest.config["num_classes"], manifest.config["image_size"]) == (3, 48)
@@ -48,8 +45,7 @@ def test_a_graph_for_cuda_is_verified_on_a_cpu(
     tmp_path: Path, precision: str, ends: dict[str, Any]
 ) -> None:
     form = {"precision": precision, "target": "cuda", **ends}
-    workspace = tiny_exports(tmp_path, form, model=TINY)
-    (artifact,) = workspace.artifacts()
+    (artifact,) = tiny_exports(tmp_path, form, model=TINY).artifacts()
     manifest = artifact.require_manifest()
     assert manifest.verification is not None
     assert manifest.verification["status"] == "passed"
@@ -60,7 +56,7 @@ def test_a_graph_for_cuda_is_verified_on_a_cpu(
     )
     for refused in (quantize_onnx, calibrate_onnx):
         with pytest.raises(UsageError, match="there are no 8-bit graphs for target cuda"):
-            refused(artifact=artifact.path, images=tmp_path, workspace=workspace)
+            refused(artifact.path, images=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -77,11 +73,8 @@ def test_what_ncnn_lacks_is_said_before_the_work(asked: dict[str, Any], told: st
         export_onnx(variant="7", target="ncnn", **asked)
 
 
-def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
-    config = tmp_path / "tiny.toml"
-    config.write_text(TINY)
-    request: dict[str, Any] = {"config": config, "batch": 1, "target": Target.TENSORRT}
-    one, two = (
-        export_onnx(**request, workspace=Workspace(tmp_path / name)) for name in ("one", "two")
-    )
+def test_the_same_model_gives_the_same_bytes() -> None:
+    Path("tiny.toml").write_text(TINY)
+    request: dict[str, Any] = {"config": "tiny.toml", "batch": 1, "target": Target.TENSORRT}
+    one, two = (export_onnx(**request, workspace=name) for name in ("one", "two"))
     assert one.require_manifest().sha256 == two.require_manifest().sha256

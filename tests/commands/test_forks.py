@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 from natural import TEST, natural_crops, write_calibration_crops
 
-from ..program import environment, finish
+from ..program import finish
 from ..small import TINY_FOR_8_BITS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are safe on Linux alone")
@@ -32,10 +31,8 @@ def folder(tmp_path: Path) -> Path:
 def forked(folder: Path, *commands: str) -> dict[str, Any]:
     """What forks answer, by command."""
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.commands.forked import main"
-    done = finish(*commands, code=f"{code}; main()", cwd=folder, env=environment())
-    assert done.status == 0, done.err
-    found: dict[str, Any] = json.loads(done.out)
-    return found
+    done = finish(*commands, code=f"{code}; main()", cwd=folder, status=0)
+    return dict(done.json)
 
 
 def test_export_and_verify_work_in_forks(folder: Path) -> None:

@@ -36,18 +36,16 @@ from ..noise import write_noise
 from ..small import tiny_model
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def _pictures(empty_folder: Path) -> None:
     for index, folder in enumerate(("val/no", "val/yes", "train")):
-        write_noise(*(tmp_path / folder / f"{n}.png" for n in range(4)), seed=index)
-    return tmp_path
+        write_noise(*(Path(folder, f"{n}.png") for n in range(4)), seed=index)
 
 
-def exported(root: Path, classes: int, seed: int = 0, **options: Any) -> Artifact:
-    config = root / f"{classes}.toml"
+def exported(classes: int, seed: int = 0, **options: Any) -> Artifact:
+    config = Path(f"{classes}.toml")
     config.write_text(tiny_model(num_classes=classes))
-    weights = root / f"{classes}-{seed}.safetensors"
+    weights = Path(f"{classes}-{seed}.safetensors")
     save_weights(random_state_dict(config_from_toml(config), seed=seed), weights)
     return export_onnx(config=config, checkpoint=weights, **options)
 
@@ -67,17 +65,17 @@ def predicted(artifact: Artifact, **options: Any) -> list[PredictedImage]:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("classes", [1, 2, 3])
-def test_right_graphs_of_few_outputs_pass(root: Path, classes: int, precision: str) -> None:
+def test_right_graphs_of_few_outputs_pass(classes: int, precision: str) -> None:
     """Seeds whose one output is near zero on a picture: by its own norm they fail."""
     for seed in (101, 105, 106):
-        made = exported(root, classes, seed, precision=precision, batch=1)
+        made = exported(classes, seed, precision=precision, batch=1)
         verification = made.require_manifest().verification or {}
         assert verification["status"] == "passed", seed
 
 
-def test_a_sigmoid_tail_is_verified_and_predicted_with(root: Path) -> None:
-    bare = exported(root, 3)
-    made = exported(root, 3, tail="sigmoid")
+def test_a_sigmoid_tail_is_verified_and_predicted_with() -> None:
+    bare = exported(3)
+    made = exported(3, tail="sigmoid")
     (verdict,) = verify_artifacts([made.path], locate=True)
     assert verdict.verification.status.value == "passed" and verdict.located is not None
     assert verdict.located.status.value == "passed"
@@ -96,8 +94,8 @@ def test_a_sigmoid_tail_is_verified_and_predicted_with(root: Path) -> None:
         predicted(made, activation="softmax")
 
 
-def test_one_output_is_a_sigmoid_and_it_is_said(root: Path) -> None:
-    made = exported(root, 1)
+def test_one_output_is_a_sigmoid_and_it_is_said() -> None:
+    made = exported(1)
     notes = Mock()
     (found,) = predicted(made, progress=notes)
     assert "one output: its probability is the sigmoid" in str(notes.note.mock_calls)
@@ -105,13 +103,13 @@ def test_one_output_is_a_sigmoid_and_it_is_said(root: Path) -> None:
     assert only.index == 0 and 0 < only.probability < 1
     for tail in ("softmax", "topk"):
         with pytest.raises(UsageError, match="one output, whose softmax is 1"):
-            exported(root, 1, tail=tail)
+            exported(1, tail=tail)
     with pytest.raises(UsageError, match="one output, whose softmax is 1"):
         predicted(made, activation="softmax")
 
 
-def test_two_class_folders_are_the_no_and_the_yes_of_one_output(root: Path) -> None:
-    paths = [exported(root, 1).path, exported(root, 1, tail="sigmoid").path]
+def test_two_class_folders_are_the_no_and_the_yes_of_one_output() -> None:
+    paths = [exported(1).path, exported(1, tail="sigmoid").path]
     notes = Mock()
     found = evaluate_artifacts(paths, images="val", progress=notes)
     told = "class folder 'no' is a no, 'yes' is a yes; a yes is a probability of at least 0.5"
@@ -125,8 +123,8 @@ def test_two_class_folders_are_the_no_and_the_yes_of_one_output(root: Path) -> N
         assert 0 <= one["decisions"]["auc"] <= 1
 
 
-def write_table(root: Path) -> Path:
-    table = root / "labels.csv"
+def write_table() -> Path:
+    table = Path("labels.csv")
     rows = [
         f"{folder}/{n}.png,{n % 2},{int(folder == 'yes')},{int(n == 3)}"
         for folder in ("no", "yes")
@@ -136,19 +134,19 @@ def write_table(root: Path) -> Path:
     return table
 
 
-def test_several_labels_are_in_a_table(root: Path) -> None:
-    table = write_table(root)
-    paths = [exported(root, 3, tail=tail).path for tail in ("logits", "sigmoid", "softmax")]
+def test_several_labels_are_in_a_table() -> None:
+    table = write_table()
+    paths = [exported(3, tail=tail).path for tail in ("logits", "sigmoid", "softmax")]
     found = evaluate_artifacts(paths, images="val", targets=table, threshold=0.4)
     bare, shares, other = evaluate_values(found)["results"]
     assert bare["decisions"] == shares["decisions"] and bare["decisions"]["threshold"] == 0.4
     assert [one["positives"] for one in bare["decisions"]["classes"]] == [4, 4, 2]
     assert other["status"] == "not_run" and "--tail sigmoid" in other["reason"]
     assert json.dumps(evaluate_values(found))
-    write_noise(*(root / "three" / name / "a.png" for name in "abc"))
+    write_noise(*(Path("three") / name / "a.png" for name in "abc"))
     with pytest.raises(UsageError, match="a threshold decides each class by itself"):
         evaluate_artifacts(paths[:1], images="three", threshold=0.4)
-    foreign = root / "foreign.onnx"
+    foreign = Path("foreign.onnx")
     foreign.write_bytes(paths[0].read_bytes())
     with pytest.raises(UsageError, match="a threshold decides each class by itself"):
         evaluate_artifacts([foreign], images="three", threshold=0.4)
@@ -158,9 +156,9 @@ def test_several_labels_are_in_a_table(root: Path) -> None:
         evaluate_artifacts(paths[2:], images="val", targets=table)
 
 
-def test_workers_of_a_cluster_add_the_same_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_of_a_cluster_add_the_same_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker does, here: two blocks of pictures, their sums merged."""
-    made, table = exported(root, 3), write_table(root)
+    made, table = exported(3), write_table()
     whole = evaluate_artifacts([made.path], images="val", targets=table).results[0].accuracy
     images = labelled_set_with_targets(Path("val"), table)
     store = SimpleNamespace(get=lambda kept: kept)
@@ -182,9 +180,9 @@ def test_workers_of_a_cluster_add_the_same_up(root: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("classes", "measure"), [(1, "AUC"), (3, "average precision")])
-def test_a_budget_is_of_what_fits(root: Path, classes: int, measure: str) -> None:
-    made = exported(root, classes)
-    table = None if classes == 1 else write_table(root)
+def test_a_budget_is_of_what_fits(classes: int, measure: str) -> None:
+    made = exported(classes)
+    table = None if classes == 1 else write_table()
     small = quantize_onnx(
         made.path, images="train", speed=False, max_drop=100.0, eval="val", targets=table
     )
@@ -195,9 +193,9 @@ def test_a_budget_is_of_what_fits(root: Path, classes: int, measure: str) -> Non
 
 
 @pytest.mark.parametrize(("classes", "tail"), [(1, "logits"), (1, "sigmoid"), (3, "sigmoid")])
-def test_it_is_packaged(root: Path, classes: int, tail: str) -> None:
-    made = exported(root, classes, tail=tail)
-    package = package_artifact(made.path, triton=root / "models", format="python")
+def test_it_is_packaged(classes: int, tail: str) -> None:
+    made = exported(classes, tail=tail)
+    package = package_artifact(made.path, triton="models", format="python")
     assert isinstance(package, Package)
     assert package.service.activation is Activation.SIGMOID
     step = next(folder for folder in package.folders if folder.name.endswith("_postprocess"))

@@ -7,7 +7,6 @@ the same weights on inputs that the test makes by itself.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +38,9 @@ from t2t_deploy.model import (
 )
 from t2t_deploy.serving import PredictedImage
 from t2t_deploy.types import Tail
-from t2t_deploy.workspace import Artifact, Workspace
+from t2t_deploy.workspace import Artifact
+
+from ..cli.command import manifest_of
 
 SMALL = ModelConfig(
     "small",
@@ -175,49 +176,26 @@ def _expected(case: Case, weights: Weights, paths: list[Path]) -> np.ndarray:
 
 
 @pytest.fixture(params=CASES)
-def trained(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> tuple[Case, Weights, Artifact, Workspace]:
+def trained(request: pytest.FixtureRequest) -> tuple[Case, Weights, Artifact]:
     case = CASES[request.param]
     weights = random_state_dict(case.config, seed=4)
-    torch.save(case.saved(weights), tmp_path / "trained.pth")
+    torch.save(case.saved(weights), "trained.pth")
     # dimensions alone: sizes, channels and head are read from the file
     dims = f'tokens_type = "{case.config.tokens_type.value}"\n{DIMENSIONS}'
-    (tmp_path / "small.toml").write_text(dims)
-    workspace = Workspace(tmp_path / "ws")
-    made = export_onnx(
-        checkpoint=tmp_path / "trained.pth",
-        config=tmp_path / "small.toml",
-        batch=1,
-        workspace=workspace,
-        **case.options,
-    )
-    return case, weights, made, workspace
+    Path("small.toml").write_text(dims)
+    made = export_onnx(checkpoint="trained.pth", config="small.toml", batch=1, **case.options)
+    return case, weights, made
 
 
-def test_the_whole_way(
-    trained: tuple[Case, Weights, Artifact, Workspace], photographs: Path, tmp_path: Path
-) -> None:
-    case, weights, made, workspace = trained
+def test_the_whole_way(trained: tuple[Case, Weights, Artifact], photographs: Path) -> None:
+    case, weights, made = trained
     paths = sorted(photographs.iterdir())[-2:]
     expected = _expected(case, weights, paths)
     manifest = made.require_manifest()
-    assert (
-        json.loads((made.path.parent / f"{made.path.name}.manifest.json").read_text())[
-            "manifest_version"
-        ]
-        == 2
-        or case.prepared is _mmpretrain
-    )
+    assert manifest_of(made.path)["manifest_version"] == 2 or case.prepared is _mmpretrain
     if classes := case.config.num_classes:
         predicted: list[PredictedImage] = []
-        predict_images(
-            made.path,
-            list(map(str, paths)),
-            receive=predicted.append,
-            top=classes,
-            workspace=workspace,
-        )
+        predict_images(made.path, paths, receive=predicted.append, top=classes)
         shares = np.exp(expected - expected.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
         if classes < 4:  # each output by itself
@@ -226,37 +204,32 @@ def test_the_whole_way(
             found = {ranked.index: ranked.probability for ranked in picture.top}
             np.testing.assert_allclose([found[i] for i in range(classes)], own, atol=2e-6)
     else:
-        with load_session(made.path, workspace=workspace) as session:
+        with load_session(made.path) as session:
             inputs = [case.prepared(Image.open(path)).astype(np.float32)[None] for path in paths]
             found_rows = [session.run({"image": one})["embedding"][0] for one in inputs]
         np.testing.assert_allclose(found_rows, expected, atol=2e-5)
     # ranges of a transformer of random weights are wide: what a picture has is taken there
     static = case.config.tokens_type is TokensType.PERFORMER
     how: dict[str, Any] = {"images": photographs} if static else {"mode": "dynamic"}
-    small = quantize_onnx(made.path, **how, speed=False, workspace=workspace)
+    small = quantize_onnx(made.path, **how, speed=False)
     assert small.require_manifest().preparation == manifest.preparation
-    results = verify_artifacts([made.path, small.path], images=photographs, workspace=workspace)
+    results = verify_artifacts([made.path, small.path], images=photographs)
     assert [one.verification.status.value for one in results] == ["passed", "passed"]
-    package = package_artifact(small.path, triton=tmp_path / "models", workspace=workspace)
+    package = package_artifact(small.path, triton="models")
     steps = (package.folders[1] / "config.pbtxt").read_text()
     assert f'\\"mean\\": [{manifest.preparation.mean[0]}' in steps
     if is_installed("tensorrt_rtx"):
-        engine = build_engine(made.path, precision="fp16", sm="86", workspace=workspace)
+        engine = build_engine(made.path, precision="fp16", sm="86")
         assert engine.require_manifest().preparation == manifest.preparation
 
 
-def test_ranges_belong_to_one_preparation(photographs: Path, tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "ws")
-    torch.save(random_state_dict(SMALL), tmp_path / "trained.pth")
-    (tmp_path / "small.toml").write_text(f'tokens_type = "performer"\n{DIMENSIONS}')
-    own: dict[str, Any] = {
-        "checkpoint": tmp_path / "trained.pth",
-        "config": tmp_path / "small.toml",
-    }
+def test_ranges_belong_to_one_preparation(photographs: Path) -> None:
+    torch.save(random_state_dict(SMALL), "trained.pth")
+    Path("small.toml").write_text(f'tokens_type = "performer"\n{DIMENSIONS}')
     ranges = []
     for name in ("cifar", "imagenet", "cifar"):
-        made = export_onnx(**own, preparation=name, workspace=workspace)
-        ranges.append(calibrate_onnx(made.path, images=photographs, workspace=workspace))
+        made = export_onnx(checkpoint="trained.pth", config="small.toml", preparation=name)
+        ranges.append(calibrate_onnx(made.path, images=photographs))
     first, other, again = ranges
     assert (first.reused, other.reused, again.reused) == (False, False, True)
     assert again.path == first.path != other.path

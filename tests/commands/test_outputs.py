@@ -49,11 +49,9 @@ OUTPUTS: dict[Tail, dict[str, tuple[int, ...]]] = {
 }
 
 
-def exported(folder: Path, tail: Tail, kind: str = "performer", **options: Any) -> Artifact:
-    config = folder / "tiny.toml"
-    config.write_text(tiny_model(kind, depth=2, embed_dim=64, token_dim=32))
-    workspace = Workspace(folder / "ws")
-    return export_onnx(config=config, image_size=SIZE, tail=tail, workspace=workspace, **options)
+def exported(tail: Tail, kind: str = "performer", **options: Any) -> Artifact:
+    Path("tiny.toml").write_text(tiny_model(kind, depth=2, embed_dim=64, token_dim=32))
+    return export_onnx(config="tiny.toml", image_size=SIZE, tail=tail, **options)
 
 
 def passed(artifact: Artifact) -> Mapping[str, Any]:
@@ -65,8 +63,8 @@ def passed(artifact: Artifact) -> Mapping[str, Any]:
 
 @pytest.mark.parametrize("kind", ["performer", "transformer"])
 @pytest.mark.parametrize("tail", OUTPUTS, ids=lambda tail: tail.value)
-def test_outputs_equal_the_model_in_float64(tmp_path: Path, tail: Tail, kind: str) -> None:
-    made = exported(tmp_path, tail, kind)
+def test_outputs_equal_the_model_in_float64(tail: Tail, kind: str) -> None:
+    made = exported(tail, kind)
     manifest = made.require_manifest()
     assert passed(made)["top1_agreement"] is None
     assert manifest.graph_io.tail is tail
@@ -88,8 +86,8 @@ def test_outputs_equal_the_model_in_float64(tmp_path: Path, tail: Tail, kind: st
         assert off < 1e-5
 
 
-def test_embedding_is_what_the_classifier_reads(tmp_path: Path) -> None:
-    config = config_from_dict(exported(tmp_path, Tail.LOGITS).require_manifest().config)
+def test_embedding_is_what_the_classifier_reads() -> None:
+    config = config_from_dict(exported(Tail.LOGITS).require_manifest().config)
     state_dict = random_state_dict(config)
     whole = reference_from_state_dict(state_dict, config).double()
     kept = {key: one for key, one in state_dict.items() if not key.startswith("head.")}
@@ -102,65 +100,58 @@ def test_embedding_is_what_the_classifier_reads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("tail", OUTPUTS, ids=lambda tail: tail.value)
-def test_half_precisions(tmp_path: Path, tail: Tail, precision: str) -> None:
-    made = exported(tmp_path, tail, precision=precision)
+def test_half_precisions(tail: Tail, precision: str) -> None:
+    made = exported(tail, precision=precision)
     assert passed(made)["rel_l2"] > 1e-5
 
 
 @pytest.mark.parametrize("target", [Target.PORTABLE, Target.OPENVINO])
 @pytest.mark.parametrize("tail", OUTPUTS, ids=lambda tail: tail.value)
-def test_eight_bits(tmp_path: Path, tail: Tail, target: Target) -> None:
-    folder = tmp_path / "pictures"
+def test_eight_bits(tail: Tail, target: Target) -> None:
+    folder = Path("pictures")
     folder.mkdir()
     rng = np.random.default_rng(0)
     for index in range(6):
         coarse = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((80, 60)).save(folder / f"{index}.png")
-    made = exported(tmp_path, tail, target=target)
-    small = quantize_onnx(
-        made.path, images=folder, speed=False, workspace=Workspace(tmp_path / "ws")
-    )
+    made = exported(tail, target=target)
+    small = quantize_onnx(made.path, images=folder, speed=False)
     assert 1e-4 < passed(small)["rel_l2"] < 6e-2
     names = [output.name for output in onnx.load(small.path).graph.output]
     assert names == list(OUTPUTS[tail])
 
 
-def test_a_wrong_map_is_found_among_right_ones(tmp_path: Path) -> None:
-    made = exported(tmp_path, Tail.FEATURES)
+def test_a_wrong_map_is_found_among_right_ones() -> None:
+    made = exported(Tail.FEATURES)
     model = onnx.load(made.path)
     (producer,) = (node for node in model.graph.node if "features_s8" in node.output)
     producer.output[0] = "right"
     scale = onnx.helper.make_tensor("scale", onnx.TensorProto.FLOAT, [], [1.001])
     model.graph.initializer.append(scale)
     model.graph.node.append(onnx.helper.make_node("Mul", ["right", "scale"], ["features_s8"]))
-    workspace = Workspace(tmp_path / "ws")
     manifest = made.require_manifest()
 
     def save(path: Path) -> dict[str, Any]:
         onnx.save(model, path)
         return {}
 
-    wrong = workspace.store(manifest, save, stem="wrong")
-    (result,) = verify_artifacts([wrong.path], workspace=workspace)
+    wrong = Workspace("artifacts").store(manifest, save, stem="wrong")
+    (result,) = verify_artifacts([wrong.path])
     assert result.verification.reason is not None
     assert result.verification.reason.startswith("features_s8: relative error 1.00e-03")
 
 
-def test_what_needs_classes_refuses(tmp_path: Path) -> None:
-    made = exported(tmp_path, Tail.EMBEDDING)
-    workspace = Workspace(tmp_path / "ws")
-    Image.new("RGB", (64, 64)).save(tmp_path / "p.png")
+def test_what_needs_classes_refuses() -> None:
+    made = exported(Tail.EMBEDDING)
+    Image.new("RGB", (64, 64)).save("p.png")
     with pytest.raises(ArtifactError, match="gives embedding and no classes"):
-        predict_images(made.path, str(tmp_path / "p.png"), receive=print, workspace=workspace)
+        predict_images(made.path, "p.png", receive=print)
     with pytest.raises(UsageError, match="gives embedding and no classes"):
-        evaluate_artifacts([made.path], images=tmp_path, workspace=workspace)
+        evaluate_artifacts([made.path], images=".")
 
 
-def test_packaged_without_a_step_for_classes(tmp_path: Path) -> None:
-    made = exported(tmp_path, Tail.FEATURES)
-    package = package_artifact(
-        made.path, triton=tmp_path / "models", workspace=Workspace(tmp_path / "ws")
-    )
+def test_packaged_without_a_step_for_classes() -> None:
+    package = package_artifact(exported(Tail.FEATURES).path, triton="models")
     assert isinstance(package, Package)
     names = [folder.name.removeprefix(package.service.name) for folder in package.folders]
     assert names == ["", "_preprocess", "_images"]
@@ -169,11 +160,10 @@ def test_packaged_without_a_step_for_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tail", [Tail.LOGITS, Tail.TOPK])
-def test_weights_without_a_classifier_have_no_classes(tmp_path: Path, tail: Tail) -> None:
-    config = tmp_path / "tiny.toml"
+def test_weights_without_a_classifier_have_no_classes(tail: Tail) -> None:
+    config = Path("tiny.toml")
     config.write_text(tiny_model(depth=1))
     state_dict = random_state_dict(config_from_toml(config).headless(ModelOutput.EMBEDDING))
-    torch.save(state_dict, tmp_path / "headless.pth")
-    given: dict[str, Any] = {"checkpoint": tmp_path / "headless.pth", "config": config}
+    torch.save(state_dict, "headless.pth")
     with pytest.raises(UsageError, match=r"no classifier, and the tail .* needs one"):
-        export_onnx(**given, tail=tail, workspace=Workspace(tmp_path / "ws"))
+        export_onnx(checkpoint="headless.pth", config=config, tail=tail)

@@ -84,11 +84,8 @@ def test_each_form_of_a_path_is_the_same(parameter: Parameter) -> None:
 
 
 @pytest.mark.parametrize(("function", "name"), EVERY, ids=ids)
-def test_what_is_no_path_is_said(
-    function: Callable[..., Any], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_noise(tmp_path / "x.png")
+def test_what_is_no_path_is_said(function: Callable[..., Any], name: str) -> None:
+    write_noise(Path("x.png"))
     needed = {
         parameter.name: REQUIRED.get(parameter.name, "x.png")
         for parameter in inspect.signature(function).parameters.values()
@@ -99,13 +96,11 @@ def test_what_is_no_path_is_said(
         with pytest.raises(UsageError, match=f"^{name} is .*; expected ") as caught:
             function(**{**needed, name: value})
         assert "\n" not in str(caught.value)
-    assert {path.name for path in tmp_path.iterdir()} <= {"made", "x.png"}
+    assert {path.name for path in Path().iterdir()} <= {"made", "x.png"}
 
 
-def test_each_form_goes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    workspace = tiny_exports(tmp_path, {})
-    (made,) = workspace.artifacts()
+def test_each_form_goes_through(tmp_path: Path) -> None:
+    (made,) = tiny_exports(tmp_path, {}).artifacts()
     write_noise(*(tmp_path / "pictures" / f"{index}.png" for index in range(3)))
     for form in FORMS:
         file, root = form(str(made.path)), form("artifacts")
@@ -119,8 +114,7 @@ def test_each_form_goes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(verify_artifacts(None, workspace="artifacts")) == 1  # type: ignore[arg-type]
 
 
-def test_methods_take_each_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_methods_take_each_form(tmp_path: Path) -> None:
     (made,) = tiny_exports(tmp_path, {}).artifacts()
     known = made.require_manifest()
     write_noise(tmp_path / "x.png")

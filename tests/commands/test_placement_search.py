@@ -17,7 +17,6 @@ import onnx
 import pytest
 
 from t2t_deploy import engine
-from t2t_deploy._optional import is_installed
 from t2t_deploy.calibration import (
     ACCURATE,
     BALANCED,
@@ -52,6 +51,7 @@ from t2t_deploy.errors import UsageError
 from t2t_deploy.types import Precision, Target
 from t2t_deploy.workspace import Workspace
 
+from ..needs import needs_tensorrt_rtx
 from ..small import tiny_exports
 
 # one layer of each kind of int8
@@ -409,7 +409,7 @@ def test_what_was_found_is_what_is_made(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+@needs_tensorrt_rtx
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8])
 def test_a_search_with_the_builder(
     exported: Workspace, digit_pictures: Path, precision: Precision, tmp_path: Path

@@ -31,18 +31,17 @@ Quantized = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def quantized(tmp_path: Path, digit_pictures: Path) -> Quantized:
+def quantized(digit_pictures: Path) -> Quantized:
     """Quantise a trained model in some forms and evaluate them all on the test part."""
 
     def run(kind: str, factor: float, *forms: str) -> dict[str, Any]:
-        workspace = Workspace(tmp_path / "artifacts")
-        export_weights(workspace, kind, trained_weights(kind, factor))
+        export_weights(Workspace("artifacts"), kind, trained_weights(kind, factor))
         paths = []
         for form in forms:
             request = dict(FORMS[form], images=digit_pictures / "calibration", speed=False)
-            paths.append(quantize_onnx(**request, workspace=workspace).path)
-        asked: dict[str, Any] = {"images": digit_pictures / "test", "batch": 50, "force": True}
-        evaluated = evaluate_artifacts(paths, workspace=workspace, **asked)
+            paths.append(quantize_onnx(**request).path)
+        test = digit_pictures / "test"
+        evaluated = evaluate_artifacts(paths, images=test, batch=50, force=True)
         found: dict[str, Any] = dict(zip(forms, evaluated.results, strict=True))
         for form, result in found.items():
             print(
@@ -105,16 +104,13 @@ def test_outliers_in_every_form(kind: str, factor: float, quantized: Quantized) 
         check(result, 0.01)
 
 
-def test_pictures_it_was_calibrated_on_are_refused(
-    digits_workspace: Workspace, digit_pictures: Path
-) -> None:
-    workspace, calibration = digits_workspace, digit_pictures / "calibration"
-    request: dict[str, Any] = {"images": calibration, "count": 20, "speed": False}
-    made = quantize_onnx(**request, workspace=workspace)
-    named: dict[str, Any] = {"images": calibration, "artifacts": [made.path]}
+@pytest.mark.usefixtures("digits_workspace")
+def test_pictures_it_was_calibrated_on_are_refused(digit_pictures: Path) -> None:
+    calibration = digit_pictures / "calibration"
+    made = quantize_onnx(images=calibration, count=20, speed=False)
     with pytest.raises(CalibrationError, match=r"20 of 100 pictures, .* was calibrated on"):
-        evaluate_artifacts(**named, workspace=workspace)
-    everything = evaluate_artifacts(images=calibration, workspace=workspace)
+        evaluate_artifacts([made.path], images=calibration)
+    everything = evaluate_artifacts(images=calibration)
     (reason,) = (r.reason for r in everything.results if r.artifact.path == made.path)
     assert reason is not None and "calibrated on; expected none" in reason
     assert [r.status for r in everything.results] == [Status.PASSED, Status.NOT_RUN]

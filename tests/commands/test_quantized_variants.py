@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from natural import held_out_crops, write_calibration_crops
 
-from t2t_deploy._optional import is_installed
 from t2t_deploy.commands import QuantizationMode, export_onnx, quantize_onnx
 from t2t_deploy.commands import build_engine as build_artifact
 from t2t_deploy.engine import BuildOptions, build_engine, parse_sm
@@ -19,6 +18,7 @@ from t2t_deploy.types import HALF_MAX, Precision, ShapeProfile, Target
 from t2t_deploy.verify import logits_of
 from t2t_deploy.workspace import Artifact, Workspace
 
+from ..needs import needs_tensorrt_rtx
 from ..outliers import with_outliers
 from ..trained import KINDS, export_weights, trained_weights
 
@@ -40,34 +40,31 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_calibration_crops(tmp_path_factory.mktemp("natural"), CALIBRATION)
 
 
-def exported(workspace: Workspace, variant: str, factor: float) -> Artifact:
+def exported(variant: str, factor: float = 1) -> Artifact:
     checkpoint = None
     if factor != 1:
         weights = random_state_dict(config_for_variant(variant))
-        checkpoint = workspace.root.parent / "outliers.safetensors"
+        checkpoint = Path("outliers.safetensors")
         save_weights(with_outliers(weights, factor).state_dict, checkpoint)
-    return export_onnx(variant=variant, checkpoint=checkpoint, workspace=workspace)
+    return export_onnx(variant=variant, checkpoint=checkpoint)
 
 
 def placed(
-    workspace: Workspace,
-    precision: Precision,
-    placement: str,
-    images: Path,
-    artifact: Path | None = None,
+    precision: Precision, placement: str, images: Path, artifact: Path | None = None
 ) -> Artifact:
     """The graph in 8 bits, for engines."""
     form: dict[str, Any] = {"type": precision, "target": Target.TENSORRT, "placement": placement}
-    return quantize_onnx(artifact, images=images, speed=False, workspace=workspace, **form)
+    return quantize_onnx(artifact, images=images, speed=False, **form)
 
 
-def errors(workspace: Workspace, artifact: Artifact) -> dict[str, np.ndarray]:
+def errors(artifact: Artifact) -> dict[str, np.ndarray]:
     """Relative error of each picture's logits against the float32 reference."""
     manifest = artifact.require_manifest()
     size = int(manifest.config["image_size"])
     random = np.random.RandomState(1000).standard_normal((PICTURES, 3, size, size))
     sets = {"random": random.astype(np.float32), "natural": held_out_crops(PICTURES, size)}
-    eager = SessionRequest("eager", workspace.weights(manifest), config=manifest.config)
+    weights = Workspace("artifacts").weights(manifest)
+    eager = SessionRequest("eager", weights, config=manifest.config)
     found = {}
     with (
         open_session(eager) as reference,
@@ -83,9 +80,8 @@ def errors(workspace: Workspace, artifact: Artifact) -> dict[str, np.ndarray]:
 @pytest.mark.slow
 @pytest.mark.parametrize("factor", [1, 30])
 @pytest.mark.parametrize("variant", ATTENTIONS)
-def test_error_of_the_logits(tmp_path: Path, crops: Path, variant: str, factor: float) -> None:
-    workspace = Workspace(tmp_path / "artifacts")
-    source = exported(workspace, variant, factor).path
+def test_error_of_the_logits(crops: Path, variant: str, factor: float) -> None:
+    source = exported(variant, factor).path
     request: dict[str, Any] = {"artifact": source, "images": crops, "speed": False}
     engines = dict(request, target=Target.TENSORRT)
     forms = {
@@ -99,25 +95,18 @@ def test_error_of_the_logits(tmp_path: Path, crops: Path, variant: str, factor: 
     if factor == 1 and variant in FP8:
         forms["fp8"] = (FP8[variant], dict(engines, type=Precision.FP8))
     for form, (limit, asked) in forms.items():
-        for name, found in errors(workspace, quantize_onnx(**asked, workspace=workspace)).items():
+        for name, found in errors(quantize_onnx(**asked)).items():
             figures = f"{variant} x{factor} {form} {name}"
             print(f"{figures}: mean {found.mean():.4f}, worst {found.max():.4f}")
             assert found.max() <= limit, figures
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    """An empty one; skipped, with the reason, where no engine can be built."""
-    if not is_installed("tensorrt_rtx"):
-        pytest.skip("tensorrt_rtx is not installed")
-    return Workspace(tmp_path / "artifacts")
-
-
+@needs_tensorrt_rtx
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ATTENTIONS)
-def test_int8_engines(workspace: Workspace, crops: Path, variant: str) -> None:
-    exported(workspace, variant, 1)
-    engine, attestation = built(workspace, variant, Precision.INT8, "86,89", crops)
+def test_int8_engines(crops: Path, variant: str) -> None:
+    exported(variant)
+    engine, attestation = built(variant, Precision.INT8, "86,89", crops)
     assert attestation["found"]["Int8"] > INT8_SHARE[variant]
     # what is not int8 is half, but for float32 islands
     assert set(attestation["found"]) <= {"Int8", "Half", "Float"}
@@ -125,39 +114,36 @@ def test_int8_engines(workspace: Workspace, crops: Path, variant: str) -> None:
     assert engine["fused_attention"] == ATTENTIONS[variant]
 
 
+@needs_tensorrt_rtx
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", FP8_SHARE)
-def test_fp8_engines(workspace: Workspace, crops: Path, variant: str) -> None:
-    exported(workspace, variant, 1)
+def test_fp8_engines(crops: Path, variant: str) -> None:
+    exported(variant)
     # the second is built from the graph that was made for the first
     for sm, pictures in (("89", crops), ("120", None)):
-        engine, attestation = built(workspace, variant, Precision.FP8, sm, pictures)
+        engine, attestation = built(variant, Precision.FP8, sm, pictures)
         assert attestation["found"]["FP8"] > FP8_SHARE[variant]
         assert engine["fused_attention"] == ATTENTIONS[variant]
 
 
+@needs_tensorrt_rtx
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8])
 @pytest.mark.parametrize("model", [*ATTENTIONS, *KINDS])
 def test_no_sum_of_codes_leaves_in_half(
-    workspace: Workspace,
-    crops: Path,
-    digit_pictures: Path,
-    tmp_path: Path,
-    model: str,
-    precision: Precision,
+    crops: Path, digit_pictures: Path, model: str, precision: Precision
 ) -> None:
     """Read from log and engine bytes, for every target, with a fixed and with a free batch."""
     if precision is Precision.FP8 and model in ("t_14", "24"):
         pytest.skip("FP8 is judged on 7, 14 and the digits")
     if model in KINDS:
-        export_weights(workspace, model, trained_weights(model))
+        export_weights(Workspace("artifacts"), model, trained_weights(model))
         images = digit_pictures / "calibration"
     else:
-        exported(workspace, model, 1)
+        exported(model)
         images = crops
     for placement in ("balanced", "compact"):
-        made = placed(workspace, precision, placement, images)
+        made = placed(precision, placement, images)
         layers = made.require_manifest().details["quantization"]["layers"]
         bounds = [layer["half_bound"] for layer in layers if layer["half_bound"] is not None]
         assert bounds and max(bounds) < HALF_MAX
@@ -176,14 +162,13 @@ def test_no_sum_of_codes_leaves_in_half(
                 assert figures.bare_sums == ()
 
 
+@needs_tensorrt_rtx
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["7", "14"])
-def test_traffic(workspace: Workspace, crops: Path, variant: str) -> None:
+def test_traffic(crops: Path, variant: str) -> None:
     """Bytes moved and weights, of fp16 and of each placement: fewer in 8 bits at both batches."""
-    source = exported(workspace, variant, 1)
-    half = export_onnx(
-        variant=variant, precision=Precision.FP16, target=Target.TENSORRT, workspace=workspace
-    )
+    source = exported(variant)
+    half = export_onnx(variant=variant, precision=Precision.FP16, target=Target.TENSORRT)
     graphs = {"fp16": (half, "86")}
     for precision, sm, placements in (
         (Precision.INT8, "86", ("balanced", "compact", "accurate")),
@@ -192,7 +177,7 @@ def test_traffic(workspace: Workspace, crops: Path, variant: str) -> None:
         (Precision.FP8_WEIGHTS, "89", ("balanced", "compact")),
     ):
         for placement in placements:
-            made = placed(workspace, precision, placement, crops, source.path)
+            made = placed(precision, placement, crops, source.path)
             graphs[f"{precision.value} {placement}"] = (made, sm)
     totals: dict[str, list[int]] = {}
     for name, (made, sm) in graphs.items():
@@ -217,11 +202,11 @@ def test_traffic(workspace: Workspace, crops: Path, variant: str) -> None:
 
 
 def built(
-    workspace: Workspace, variant: str, precision: Precision, sm: str, crops: Path | None
+    variant: str, precision: Precision, sm: str, crops: Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Figures and attestation of an engine, made from the newest export with pictures."""
     form: dict[str, Any] = {"precision": precision, "images": crops, "sm": sm}
-    made = build_artifact(**form, profile=(ShapeProfile(1, 1, 8),), workspace=workspace)
+    made = build_artifact(**form, profile=(ShapeProfile(1, 1, 8),))
     details = made.require_manifest().details
     engine, attestation = details["engine"], details["attestation"]
     print(

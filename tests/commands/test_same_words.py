@@ -126,17 +126,12 @@ def test_what_is_public_is_there_and_nothing_else_is() -> None:
     ],
 )
 def test_a_wrong_argument_is_said_in_one_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    function: str,
-    options: dict[str, Any],
-    message: str,
+    function: str, options: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=re.escape(message)) as refused:
         getattr(t2t_deploy, function)(**options)
     assert "\n" not in str(refused.value)
-    assert isinstance(refused.value, DeployError) and not list(tmp_path.iterdir())
+    assert isinstance(refused.value, DeployError) and not list(Path().iterdir())
 
 
 @pytest.mark.parametrize(
@@ -149,15 +144,9 @@ def test_a_wrong_argument_is_said_in_one_line(
     ],
 )
 def test_the_workspace_is_the_command_lines(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    variable: str,
-    given: str | Workspace | None,
-    used: str,
+    monkeypatch: pytest.MonkeyPatch, variable: str, given: str | Workspace | None, used: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("T2T_DEPLOY_WORKSPACE", variable)
-    if not variable:
-        monkeypatch.delenv("T2T_DEPLOY_WORKSPACE")
+    if variable:
+        monkeypatch.setenv("T2T_DEPLOY_WORKSPACE", variable)
     with pytest.raises(DeployError, match=f"workspace {used} has no artifact"):
         verify_artifacts(workspace=given)

@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto, helper
 
-from t2t_deploy._optional import is_installed
 from t2t_deploy.engine import BACKEND_RTX, BuilderModule
 from t2t_deploy.engine import _worker as _engine_worker
 from t2t_deploy.engine._build import BuildJob, BuildOptions, EngineBuild, build_engine
@@ -18,9 +16,6 @@ from t2t_deploy.engine._module import BuilderLog, Progress, load_tensorrt
 
 from ..onnx_models import constants, save_model
 
-needs_tensorrt_rtx = pytest.mark.skipif(
-    not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
-)
 FP32, FP16, BF16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 Batch = int | str
 TOKENS, WIDTH, OUT = 16, 32, 64

@@ -20,8 +20,9 @@ from t2t_deploy.errors import EngineError
 from t2t_deploy.types import Precision, ShapeProfile, Status, TensorSpec
 
 from ..children import children
+from ..needs import needs_tensorrt_rtx
 from ..program import finish
-from .graphs import BF16, OUT, TOKENS, WIDTH, attention, build, linear, needs_tensorrt_rtx
+from .graphs import BF16, OUT, TOKENS, WIDTH, attention, build, linear
 
 pytestmark = needs_tensorrt_rtx
 

@@ -16,7 +16,8 @@ from t2t_deploy.engine._module import load_tensorrt
 from t2t_deploy.engine._worker import timing_cache_path
 from t2t_deploy.errors import BackendError, UsageError
 
-from .graphs import build, needs_tensorrt_rtx
+from ..needs import needs_tensorrt_rtx
+from .graphs import build
 
 pytestmark = needs_tensorrt_rtx
 

@@ -20,8 +20,9 @@ from t2t_deploy.runtime._session import batch_of
 from t2t_deploy.runtime._trt_session import TENSORRT_RTX, buffer_bytes
 from t2t_deploy.types import ShapeProfile, TensorSpec
 
+from ..needs import needs_tensorrt_rtx
 from ..onnx_models import save_model
-from .graphs import build, needs_tensorrt_rtx
+from .graphs import build
 
 needs_no_device = pytest.mark.skipif(
     device_capability() is not None, reason="a CUDA device is here: the engine may load"

@@ -17,8 +17,9 @@ from t2t_deploy.engine._network import resolve_profiles
 from t2t_deploy.errors import ArtifactError, BackendError, EngineError
 from t2t_deploy.types import Precision, ShapeProfile, Status, TensorSpec
 
+from ..needs import needs_tensorrt_rtx
 from ..onnx_models import save_model
-from .graphs import BF16, attention, build, build_here, fp8_linear, linear, needs_tensorrt_rtx
+from .graphs import BF16, attention, build, build_here, fp8_linear, linear
 
 pytestmark = needs_tensorrt_rtx
 

@@ -15,8 +15,9 @@ from t2t_deploy.engine._figures import attest, bare_sums
 from t2t_deploy.engine._log import Kernel, LogTensor
 from t2t_deploy.types import Precision, ShapeProfile, Status
 
+from ..needs import needs_tensorrt_rtx
 from .code_graphs import FP8, INT8, Coded, by_output, coded
-from .graphs import FP16, FP32, Batch, build, needs_tensorrt_rtx
+from .graphs import FP16, FP32, Batch, build
 
 # as `--sm` is given: one architecture, several, portable
 TARGETS: tuple[list[str], ...] = (["75"], ["86"], ["89"], ["120"], ["86", "89"], [])

@@ -14,19 +14,17 @@ import psutil
 import pytest
 
 from t2t_deploy._child import ChildError, ended_how
-from t2t_deploy._optional import is_installed
 from t2t_deploy.engine import BuilderDiedError, BuildOptions, build_engine
 from t2t_deploy.engine import _build as _engine_build
 from t2t_deploy.errors import EngineError
 from t2t_deploy.workspace import Workspace
 
 from ..children import children, wait_until_ended
+from ..needs import needs_tensorrt_rtx
 from ..onnx_models import parsed
 from ..program import PIPES, start
 
-pytestmark = pytest.mark.skipif(
-    not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
-)
+pytestmark = needs_tensorrt_rtx
 BUILDER = "t2t_deploy.engine._worker"
 
 

@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from t2t_deploy._files import file_sha256
-from t2t_deploy._optional import is_installed
 from t2t_deploy.types import Precision
 from t2t_deploy.workspace import Workspace, manifest_path_for
 
+from ..needs import needs_tensorrt_rtx
 from .conftest import Commands
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
@@ -64,9 +64,6 @@ CASES = {
     "workspace-prune": Case(("workspace", "prune", ".", "--cache"), littered=True),
     "doctor": Case(("doctor",)),
 }
-NO_BUILDER = pytest.mark.skipif(
-    not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed"
-)
 
 
 def slowly(
@@ -76,7 +73,7 @@ def slowly(
     return [
         pytest.param(
             *(name, *values),
-            marks=[pytest.mark.slow, *([NO_BUILDER] if name == "build-trt" else [])],
+            marks=[pytest.mark.slow, *([needs_tensorrt_rtx] if name == "build-trt" else [])],
             id=name,
         )
         for name in only

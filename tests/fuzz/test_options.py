@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from pathlib import Path
 from typing import Any
 
 import click
@@ -20,6 +19,7 @@ from t2t_deploy.types import GraphIO, ShapeProfile
 
 from ..program import called
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
 FEW = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,
@@ -70,12 +70,6 @@ def check_command_line(line: list[str]) -> None:
         errors = [one for one in done.err.splitlines() if one.startswith("error: ")]
         assert len(errors) == 1, (line, done.err)
         assert "Traceback" not in done.err
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("T2T_DEPLOY_WORKSPACE", raising=False)
 
 
 @FEW

@@ -10,8 +10,8 @@ from .tiny import CONFIG, StateDict
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def _in_an_empty_folder(empty_folder: Path) -> None:
+    """Every test starts in one."""
 
 
 @pytest.fixture(scope="session")

@@ -28,8 +28,7 @@ REPORT = "print('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.mo
 
 def packages_after(program: str) -> set[str]:
     """Top-level packages in sys.modules after the program ran in a fresh interpreter."""
-    done = finish(code=f"import json, sys\n{program}\n{REPORT}")
-    assert done.status == 0, done.err
+    done = finish(code=f"import json, sys\n{program}\n{REPORT}", status=0)
     return set(json.loads(done.out.splitlines()[-1]))
 
 

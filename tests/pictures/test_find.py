@@ -12,15 +12,14 @@ from t2t_deploy.pictures import count_images, find_images
 
 
 @pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+def tree(empty_folder: Path) -> Path:
     for name in ("a/2.jpg", "a/10.JPEG", "a/b/1.png", "a/notes.txt", "a/z.webp", "empty/x.txt"):
         path = Path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     Path("a/folder.jpg").mkdir()
     Path("a/link").symlink_to("b", target_is_directory=True)
-    return tmp_path
+    return empty_folder
 
 
 def test_a_folder_is_walked_in_the_order_of_names(tree: Path) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pytest
-
-from t2t_deploy._optional import is_installed
-
+from ..needs import needs_openvino
 from .conftest import followed, statuses
 
 
@@ -24,7 +21,7 @@ def test_an_artifact_that_was_calibrated_on_a_picture_is_not_judged_on_it(done: 
     assert [row["status"] for row in evaluated.result["results"]] == ["passed", "not_run"]
 
 
-@pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+@needs_openvino
 def test_one_that_a_runtime_does_not_compute_leaves_the_others_judged(fresh: Path) -> None:
     """OpenVINO would compute ranges taken at run time in float32."""
     path = fresh / "recipe.toml"

@@ -4,14 +4,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from t2t_deploy._optional import is_installed
 from t2t_deploy.runtime import SessionRequest
 
 from ..small import tiny_exports
-
-needs_openvino = pytest.mark.skipif(
-    not is_installed("openvino"), reason="openvino is not installed"
-)
 
 
 @pytest.fixture(scope="package")

@@ -32,6 +32,7 @@ from t2t_deploy.runtime._eager import COMPILE, EAGER
 from t2t_deploy.runtime._trt_session import TENSORRT, TENSORRT_RTX
 from t2t_deploy.types import Precision, Target
 
+from ..needs import needs_tensorrt_rtx
 from ..small import tiny_exports
 
 needs_no_device = pytest.mark.skipif(
@@ -157,7 +158,7 @@ def test_the_wrong_onnxruntime(name: str, provider: str, device: None) -> None:
     )
 
 
-@pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+@needs_tensorrt_rtx
 @pytest.mark.parametrize(
     ("capability", "runs"), [("75", True), ("86", True), ("90", False), ("130", True)]
 )

@@ -21,8 +21,8 @@ from t2t_deploy.errors import BackendError
 from t2t_deploy.runtime import BACKENDS, SessionRequest
 from t2t_deploy.runtime._session import RuntimeSession
 
+from ..needs import needs_openvino
 from ..program import finish
-from .conftest import needs_openvino
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are safe on Linux alone")
 
@@ -44,9 +44,8 @@ Found = Mapping[str, Any]
 
 def printed(function: str, request: SessionRequest, *words: object) -> Found:
     code = f"from tests.runtime.forked import {function}; {function}()"
-    done = finish(json.dumps(to_plain(request)), *words, code=code, cwd=ROOT, timeout_s=3600)
-    assert done.status == 0, done.err
-    found: Found = json.loads(done.out)
+    how: dict[str, Any] = {"code": code, "cwd": ROOT, "timeout_s": 3600}
+    found: Found = finish(json.dumps(to_plain(request)), *words, **how, status=0).json
     return found
 
 

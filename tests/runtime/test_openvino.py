@@ -22,10 +22,11 @@ from t2t_deploy.runtime import SessionRequest, _openvino, open_session, why_not_
 from t2t_deploy.runtime._openvino import Layers, OpenVinoSession, check_computed, pieces_of
 from t2t_deploy.types import Precision
 
+from ..needs import needs_openvino
 from ..onnx_models import constants, int8_product, save_model
 from ..program import finish
 
-pytestmark = pytest.mark.skipif(not is_installed("openvino"), reason="openvino is not installed")
+pytestmark = needs_openvino
 
 WIDTH, CLASSES = 64, 32
 WEIGHT = np.random.default_rng(0).standard_normal((WIDTH, CLASSES)).astype(np.float32)

@@ -23,8 +23,8 @@ from t2t_deploy.runtime import (
 from t2t_deploy.runtime._ort import OrtSession, OrtStreams, new_options
 
 from ..cgroups import control_group
+from ..needs import needs_openvino
 from ..program import environment, finish
-from .conftest import needs_openvino
 
 COUNT = """
 import json, sys
@@ -46,8 +46,7 @@ def threads_of(request: SessionRequest, within: list[str], **variables: str) -> 
     """How many threads a session has in a process of its own."""
     kept = {name: text for name, text in environment().items() if name not in THREAD_VARIABLES}
     words = json.dumps(to_plain(request))
-    done = finish(words, code=COUNT, within=within, env=kept | variables)
-    assert done.status == 0, done.err
+    done = finish(words, code=COUNT, within=within, env=kept | variables, status=0)
     return int(done.out.split()[-1])
 
 

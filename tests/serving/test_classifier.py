@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from t2t_deploy.errors import ArtifactError, ImageError, UsageError
-from t2t_deploy.runtime import Session, SessionRequest, check_feeds
+from t2t_deploy.runtime import SessionRequest
 from t2t_deploy.serving import (
     Classifier,
     ClassifierRequest,
@@ -23,6 +23,7 @@ from t2t_deploy.serving import (
 from t2t_deploy.types import BARE, GraphIO, ShapeProfile, Tail, TensorSpec
 
 from ..prepared import normalise
+from ..sessions import FakeSession
 
 SIZE = 4
 LOGITS = np.array([[0.0, 2.0, 2.0, -1.0], [5.0, 4.0, 3.0, 2.0], [0.0, 0.0, 0.0, 9.0]], np.float32)
@@ -40,27 +41,14 @@ SCORES = spec("logits", None, 4)
 TOP = (spec("indices", None, 2, dtype="int64"), spec("probabilities", None, 2))
 
 
-class FakeSession(Session):
-    """Checks what it is fed as real sessions do, keeps it, and answers with given rows."""
+def fake_session(taken: TensorSpec = PLANES, *given: TensorSpec, **rows: Any) -> FakeSession:
+    """Answers with these rows."""
+    known = rows or {"logits": LOGITS}
 
-    backend = "fake"
+    def answer(array: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.resize(one, (len(array), len(one[0]))) for name, one in known.items()}
 
-    def __init__(
-        self, taken: TensorSpec = PLANES, *given: TensorSpec, **rows: list[Any] | np.ndarray
-    ) -> None:
-        self.inputs, self.outputs = (taken,), given or (SCORES,)
-        self._rows = rows or {"logits": LOGITS}
-        self.fed: list[np.ndarray] = []
-
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        check_feeds(self.inputs, feeds)
-        (array,) = feeds.values()
-        self.fed.append(array)
-        return {
-            name: np.resize(rows, (len(array), len(rows[0]))) for name, rows in self._rows.items()
-        }
-
-    def close(self) -> None: ...
+    return FakeSession(answer, taken, *(given or (SCORES,)))
 
 
 def classifier(session: FakeSession, graph_io: GraphIO = BARE, **fields: Any) -> Classifier:
@@ -73,7 +61,7 @@ def pixels(count: int) -> np.ndarray:
 
 
 def test_logits_become_probabilities_and_the_lower_of_equal_classes_is_first() -> None:
-    indices, probabilities = classifier(FakeSession()).classify(pixels(3), 2)
+    indices, probabilities = classifier(fake_session()).classify(pixels(3), 2)
     np.testing.assert_array_equal(indices, [[1, 2], [0, 1], [3, 0]])
     expected = np.take_along_axis(SHARES, indices, axis=1).astype(np.float32)
     np.testing.assert_array_equal(probabilities, expected)
@@ -82,7 +70,7 @@ def test_logits_become_probabilities_and_the_lower_of_equal_classes_is_first() -
 @pytest.mark.parametrize(("taken", "embedded"), [(PLANES, False), (PIXELS, True)])
 def test_a_graph_is_fed_what_it_takes(taken: TensorSpec, embedded: bool) -> None:
     """Normalised planes, or pixels where it normalises inside."""
-    session, given = FakeSession(taken), pixels(3)
+    session, given = fake_session(taken), pixels(3)
     opened = classifier(session, GraphIO(embed_preprocess=embedded))
     assert opened.classify(given, 1)[0].tolist() == [[1], [0], [3]]
     assert opened.signature.preparation.size == (SIZE, SIZE)
@@ -91,7 +79,7 @@ def test_a_graph_is_fed_what_it_takes(taken: TensorSpec, embedded: bool) -> None
 
 def test_probabilities_are_taken_as_they_are() -> None:
     shares = np.array([[0.1, 0.2, 0.3, 0.4]], np.float32)
-    session = FakeSession(PLANES, spec("probabilities", None, 4), probabilities=shares)
+    session = fake_session(PLANES, spec("probabilities", None, 4), probabilities=shares)
     indices, found = classifier(session, GraphIO(tail=Tail.SOFTMAX)).classify(pixels(1), 3)
     assert indices.tolist() == [[3, 2, 1]]
     np.testing.assert_array_equal(found, shares[:, [3, 2, 1]])
@@ -100,7 +88,7 @@ def test_probabilities_are_taken_as_they_are() -> None:
 def test_the_best_classes_are_taken_as_they_are() -> None:
     """Whatever the order of the outputs."""
     shares = np.array([[0.7, 0.2]], np.float32)
-    session = FakeSession(PLANES, *TOP, indices=[[8, 3]], probabilities=shares)
+    session = fake_session(PLANES, *TOP, indices=[[8, 3]], probabilities=shares)
     opened = classifier(session, GraphIO(tail=Tail.TOPK))
     indices, found = opened.classify(pixels(1), 2)
     assert indices.tolist() == [[8, 3]]
@@ -114,13 +102,13 @@ def test_the_best_classes_are_taken_as_they_are() -> None:
 def test_an_image_without_numbers_has_no_class(bad: float) -> None:
     logits = LOGITS.copy()
     logits[1, 2] = bad
-    indices, probabilities = classifier(FakeSession(logits=logits)).classify(pixels(3), 1)
+    indices, probabilities = classifier(fake_session(logits=logits)).classify(pixels(3), 1)
     assert np.isnan(probabilities[:, 0]).tolist() == [False, True, False]
     assert indices[[0, 2]].tolist() == [[1], [3]]
 
 
 def test_a_fixed_batch_is_filled() -> None:
-    session = FakeSession(spec("image", 3, 3, SIZE, SIZE), spec("logits", 3, 4))
+    session = fake_session(spec("image", 3, 3, SIZE, SIZE), spec("logits", 3, 4))
     opened, given = classifier(session, batch=8), pixels(2)
     assert opened.batch == 3
     assert opened.classify(given, 1)[0].tolist() == [[1], [0]]
@@ -134,7 +122,7 @@ def test_a_fixed_batch_is_filled() -> None:
 def test_an_engine_is_fed_what_its_profile_takes(
     profile: str, asked: int, batch: int, fed: int
 ) -> None:
-    session = FakeSession()
+    session = fake_session()
     opened = classifier(session, batch=asked, profile=ShapeProfile.parse(profile))
     assert opened.batch == batch
     assert len(opened.classify(pixels(1), 1)[0]) == 1
@@ -162,7 +150,7 @@ def test_other_inputs_and_outputs_are_refused(
     graph_io: GraphIO, taken: TensorSpec, given: tuple[TensorSpec, ...], message: str
 ) -> None:
     with pytest.raises(ArtifactError, match=message):
-        classifier(FakeSession(taken, *given), graph_io, classes=4)
+        classifier(fake_session(taken, *given), graph_io, classes=4)
 
 
 def test_the_form_is_read_from_a_manifest() -> None:

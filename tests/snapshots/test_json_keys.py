@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from ..program import called
 from ..web_runtime import write_runtime
-from .conftest import typed
 from .snapshot import hold, structure
 
 
@@ -21,11 +21,10 @@ class Printed:
 
     def __call__(self, name: str, *words: object) -> Any:
         """Run a command; its JSON."""
-        status, out, err = typed(*words, "--json")
-        assert out, err
-        value = json.loads(out)
-        self.found[name] = {"exit status": status, **structure(value)}
-        return value
+        done = called(*words, "--json")
+        assert done.out, done.err
+        self.found[name] = {"exit status": done.status, **structure(done.json)}
+        return done.json
 
     def path(self, name: str, *words: object) -> str:
         """Run a command that makes an artifact; its path."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from t2t_deploy._optional import is_installed
 from t2t_deploy._progress import silent
 from t2t_deploy.cli._main import cli
 from t2t_deploy.commands import (
@@ -31,6 +30,7 @@ from t2t_deploy.tuning import Goal, Tuning, Verdict, _plan, _race
 from t2t_deploy.tuning._plan import plan_ways
 from t2t_deploy.workspace import BEST, Workspace, read_best, write_best
 
+from ..needs import needs_tensorrt_rtx
 from ..noise import write_noise
 from ..program import finish
 from .conftest import WITHOUT, tuned
@@ -364,7 +364,7 @@ def test_results_are_values(done_once: DoneOnce) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not is_installed("tensorrt_rtx"), reason="TensorRT-RTX is not installed")
+@needs_tensorrt_rtx
 def test_engines_are_ranked_by_their_builder_where_no_gpu_is(folder: Path) -> None:
     found = tuned(folder, sm="89", max_error=1.0)
     made = {one.name: one for one in found.files if one.artifact is not None}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2t_deploy.runtime import Session
 from t2t_deploy.types import Tail, TensorSpec, softmax
 from t2t_deploy.verify import Accuracy, AccuracyRunner, AccuracySum
+
+from ..sessions import FakeSession
 
 
 def one(values: int, classes: int) -> np.ndarray:
@@ -146,23 +146,14 @@ def test_a_sum_travels_light() -> None:
 # -- sessions that give probabilities ------------------------------------------------------------
 
 
-class Fixed(Session):
+def fixed(**outputs: np.ndarray) -> FakeSession:
     """Gives the same outputs for every picture."""
 
-    backend = "fixed"
+    def answer(image: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.repeat(a, len(image), 0) for name, a in outputs.items()}
 
-    def __init__(self, **outputs: np.ndarray) -> None:
-        self._given = outputs
-        self.inputs = (TensorSpec("image", "float32", (None, 3, 4, 4)),)
-        self.outputs = tuple(
-            TensorSpec(name, str(a.dtype), (None, a.shape[1])) for name, a in outputs.items()
-        )
-
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: np.repeat(a, len(feeds["image"]), 0) for name, a in self._given.items()}
-
-    def close(self) -> None:
-        """Nothing is held."""
+    given = (TensorSpec(name, str(a.dtype), (None, a.shape[1])) for name, a in outputs.items())
+    return FakeSession(answer, TensorSpec("image", "float32", (None, 3, 4, 4)), *given)
 
 
 REFERENCE = np.log(np.array([[0.4, 0.3, 0.15, 0.1, 0.05]], np.float32))
@@ -185,7 +176,7 @@ TWO = np.array([[0.4, 0.3]], np.float32)
 def test_probabilities(
     tail: Tail, label: int, outputs: dict[str, np.ndarray], agreement: float, error: float
 ) -> None:
-    runner = AccuracyRunner(Fixed(**outputs), 1, AccuracySum(5), tail=tail)
+    runner = AccuracyRunner(fixed(**outputs), 1, AccuracySum(5), tail=tail)
     runner.add(np.zeros((1, 3, 4, 4), np.float32), np.array([label]), REFERENCE)
     found = runner.total.result()
     assert (found.top1, found.agreement) == (1.0, agreement)

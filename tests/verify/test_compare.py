@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
 
-from t2t_deploy.runtime import Session
 from t2t_deploy.types import (
     INDICES_NAME,
     PROBABILITIES_NAME,
@@ -23,6 +21,8 @@ from t2t_deploy.types import (
 )
 from t2t_deploy.verify import PictureSet, compare_logits, logits_of, not_verified, verify_session
 from t2t_deploy.verify._compare import tail_fault
+
+from ..sessions import FakeSession
 
 TOLERANCE = Tolerance(1e-2, "a test")
 NAMES = ("one", "two", "three")
@@ -101,27 +101,16 @@ def test_not_run_is_not_passed() -> None:
     }
 
 
-class FakeSession(Session):
-    """Logits that name their picture; remembers the batches it was given."""
+def fake_session(batch: int | None = None, scale: float = 1) -> FakeSession:
+    """Logits that name their picture."""
 
-    backend = "fake"
-    outputs = (TensorSpec("logits", "float32", (None, 2)),)
-
-    def __init__(self, batch: int | None = None, scale: float = 1) -> None:
-        self.inputs = (TensorSpec("image", "float32", (batch, 3, 4, 4)),)
-        self.batches: list[int] = []
-        self.scale = scale
-
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        (image,) = feeds.values()
-        assert list(feeds) == ["image"] and image.flags.c_contiguous
-        assert self.inputs[0].accepts(image)
-        self.batches.append(len(image))
-        values = image[:, 0, 0, 0] * self.scale
+    def answer(image: np.ndarray) -> dict[str, np.ndarray]:
+        assert image.flags.c_contiguous
+        values = image[:, 0, 0, 0] * scale
         return {"logits": np.stack((values, values + 1), axis=1)}
 
-    def close(self) -> None:
-        """Nothing is held."""
+    image = TensorSpec("image", "float32", (batch, 3, 4, 4))
+    return FakeSession(answer, image, TensorSpec("logits", "float32", (None, 2)))
 
 
 @pytest.mark.parametrize(
@@ -132,17 +121,16 @@ def test_every_picture_is_run_once_in_batches_the_session_takes(
 ) -> None:
     pictures = np.zeros((7, 3, 4, 4), np.float32)
     pictures[:, 0, 0, 0] = np.arange(7)
-    session = FakeSession(batch)
+    session = fake_session(batch)
     np.testing.assert_array_equal(logits_of(session, pictures)[:, 0], np.arange(7))
-    assert session.batches == batches
+    assert [len(one) for one in session.fed] == batches
 
 
 def test_verify_session() -> None:
     pictures = PictureSet(("a", "b"), np.ones((2, 3, 4, 4), np.float32))
-    assert verify_session(FakeSession(), FakeSession(1), pictures, TOLERANCE).status is (
-        Status.PASSED
-    )
-    wrong = verify_session(FakeSession(), FakeSession(2, scale=1.5), pictures, TOLERANCE)
+    right = verify_session(fake_session(), fake_session(1), pictures, TOLERANCE)
+    assert right.status is Status.PASSED
+    wrong = verify_session(fake_session(), fake_session(2, scale=1.5), pictures, TOLERANCE)
     assert wrong.status is Status.FAILED
     assert set(wrong.pictures) == {"a", "b"}
 

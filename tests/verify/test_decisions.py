@@ -11,6 +11,8 @@ from t2t_deploy.types import Tail, TensorSpec, sigmoid
 from t2t_deploy.verify import AccuracyRunner, AccuracySum, DecisionSum, cut_of_logits
 from t2t_deploy.verify._decisions import area_under_curve, average_precision, f1_score
 
+from ..sessions import FakeSession
+
 TRUTH = np.array([0, 0, 1, 1], bool)
 SCORES = np.array([0.1, 0.4, 0.35, 0.8])
 
@@ -122,26 +124,16 @@ def test_sums_of_parts_travel_and_are_merged() -> None:
     assert empty.decisions is not None and empty.decisions.threshold == 0.4
 
 
-class Sigmoids:
-    """A session that gives probabilities of each class."""
-
-    backend = "fake"
-    inputs = (TensorSpec("image", "float32", (None, 1, 1, 3)),)
-    outputs = (TensorSpec("probabilities", "float32", (None, 3)),)
-
-    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {"probabilities": sigmoid(feeds["image"][:, 0, 0]).astype(np.float32)}
-
-
 def test_a_sigmoid_tail_is_held_against_probabilities_of_the_reference() -> None:
     """All of them near zero, where the error of their own norm would be large."""
     logits = np.full((2, 3), -20, np.float32)
-    runner = AccuracyRunner(
-        Sigmoids(),  # type: ignore[arg-type]
-        2,
-        AccuracySum(3, DecisionSum(0.5, 0.5)),
-        tail=Tail.SIGMOID,
+    session = FakeSession(
+        lambda image: {"probabilities": sigmoid(image[:, 0, 0]).astype(np.float32)},
+        TensorSpec("image", "float32", (None, 1, 1, 3)),
+        TensorSpec("probabilities", "float32", (None, 3)),
     )
+    total = AccuracySum(3, DecisionSum(0.5, 0.5))
+    runner = AccuracyRunner(session, 2, total, tail=Tail.SIGMOID)
     runner.add((logits + 1)[:, None, None], None, logits)
     found = runner.total.result()
     assert found.agreement == 1 and found.rel_l2_max is not None and found.rel_l2_max < 1e-8

@@ -37,12 +37,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def root(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("T2T_DEPLOY_WORKSPACE", raising=False)
+def root(exported: Path, empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # A picture takes a second: those who test it ask for `matplotlib`.
     monkeypatch.setattr("t2t_deploy.commands._verify.is_installed", lambda module: False)
-    return Path(shutil.copytree(exported, tmp_path / "artifacts"))
+    return Path(shutil.copytree(exported, empty_folder / "artifacts"))
 
 
 def file_of(root: Path, precision: str) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,8 @@ from t2t_deploy.serving.triton import (
 )
 from t2t_deploy.types import BARE, GraphIO, Precision, ShapeProfile, Tail, Target
 from t2t_deploy.workspace import Artifact, Workspace
+
+from ...program import finish
 
 Make = Callable[..., Package]
 OfBatch = Callable[[int | None], Artifact]
@@ -324,14 +324,7 @@ def test_the_copied_transform_runs_without_this_package(package: Make, tmp_path:
         "import t2t_deploy.images as images; print(images.__file__)\n"
         "print(sorted(name for name in sys.modules if name.startswith('t2t_deploy')))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(copy)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    path, modules = done.stdout.splitlines()
+    path, modules = finish(copy, code=program, cwd=tmp_path, status=0).out.splitlines()
     assert path == str(copy / "t2t_deploy/images.py")
     assert modules == str(
         [f"t2t_deploy{name}" for name in ("", "._preparation", ".errors", ".images")]

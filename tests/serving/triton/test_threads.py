@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from t2t_deploy.commands import Package, _package
 from t2t_deploy.serving.triton import Accelerator, ServingFormat
 
 from ...cgroups import control_group
+from ...program import finish
 
 Make = Callable[..., Package]
 # the Python backend as far as loading needs it
@@ -74,14 +74,8 @@ def loaded_with(folder: Path, instances: int, threads: int, within: list[str]) -
         "parameters": {"threads": {"string_value": str(threads)}},
         "instance_group": [{"kind": "KIND_CPU", "count": instances}],
     }
-    done = subprocess.run(
-        [*within, sys.executable, "-c", LOAD, str(folder), json.dumps(config)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    number, modules = done.stdout.splitlines()
+    how: dict[str, Any] = {"code": LOAD, "within": within, "cwd": folder, "env": None}
+    number, modules = finish(folder, json.dumps(config), **how, status=0).out.splitlines()
     return int(number), modules
 
 
