@@ -107,7 +107,7 @@ def rows_of(**request: Any) -> list[Any]:
 
 def test_all_are_compared(tiny: Options, measured: Measured, empty_folders: Path) -> None:
     rows = rows_of(**tiny)
-    assert (len(rows), [row.default for row in rows].count(True)) == (10, 1)
+    assert (len(rows), [row.default for row in rows].count(True)) == (11, 1)
     (default,) = (row for row in rows if row.default)
     assert default.strategies == choose_strategies(Target.PORTABLE)
     for row in rows:
@@ -353,7 +353,7 @@ DEFAULTS = [choose_strategies(target) for target in Target]
 def test_the_combinations(default: Strategies, performer: bool) -> None:
     found = strategies_to_compare(default, performer=performer)
     splits = 9 if default.soft_split[0] is SoftSplitForm.NORMALISED else 8
-    assert len(found) == len(set(found)) == splits + (2 if performer else 1)
+    assert len(found) == len(set(found)) == splits + (3 if performer else 1)
     assert found.count(default) == 1
     same = [s for s in found if dataclasses.replace(s, soft_split=default.soft_split) == default]
     assert {s.soft_split for s in same} > UNIFORM and len(same) == splits
