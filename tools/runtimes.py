@@ -175,7 +175,7 @@ RUNTIMES = (
         "onnx2torch",
         ("onnx2torch==1.5.15", _TORCH, "torchvision==0.28.0"),
         "onnx2torch",
-        option="--opset 17 --soft-split unfold",
+        option="--opset 17 --soft-split unfold --performer softmax",
     ),
     Runtime(
         "LiteRT, litert-torch",
@@ -225,7 +225,11 @@ LARGE = ("14", "t_14")
 LARGE_KINDS = ("fp32", "int8 static")
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "": {},
-    "--opset 17 --soft-split unfold": {"opset": 17, "soft_split": "unfold"},
+    "--opset 17 --soft-split unfold --performer softmax": {
+        "opset": 17,
+        "soft_split": "unfold",
+        "performer": "softmax",
+    },
     "--opset 19": {"opset": 19},
     "--target ncnn": {"target": "ncnn"},
 }

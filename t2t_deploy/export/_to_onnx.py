@@ -80,26 +80,33 @@ def onnx_from_deploy(
             "and the options used"
         )
     strip_provenance(model)
-    if merge_bias:  # ranges files are of the bytes of a graph to be quantised
-        _write_gelu(model)
     _set_contrib_batch(model, batch)
     if fuses:
         model = fuse_nodes(model)
+    if merge_bias:  # ranges files are of the bytes of a graph to be quantised
+        _write_gelu(model)
     if opset == ATTENTION_OPSET:
         _write_attention(model)
     return model
 
 
 def _write_gelu(model: onnx.ModelProto) -> None:
-    """1 + erf(..) instead of erf(..) + 1: the same bits, and the same GELU to ONNX Runtime.
+    """(x / 2) (erf(..) + 1) instead of (x (erf(..) + 1)) / 2: the same bits in float32.
 
-    MNN computes the other order by a function that is nearer the tanh form: 2e-4 off over 14
-    blocks (findings/mnn-gelu-is-another-function.sh).
+    ONNX Runtime fuses either into one GELU. MNN takes the other form for a function that is nearer
+    the tanh form: 2e-4 off over 14 blocks (findings/mnn-gelu-is-another-function.sh).
     """
-    erfs = {node.output[0] for node in model.graph.node if node.op_type == "Erf"}
-    for node in model.graph.node:
-        if node.op_type == "Add" and node.input[0] in erfs:
-            node.input[:] = [*reversed(node.input)]
+    nodes = model.graph.node
+    erfs = {node.output[0] for node in nodes if node.op_type == "Erf"}
+    sums = {node.output[0] for node in nodes if node.op_type == "Add" and node.input[0] in erfs}
+    wholes = {
+        node.output[0]: node for node in nodes if node.op_type == "Mul" and node.input[1] in sums
+    }
+    for node in nodes:
+        if node.op_type == "Mul" and node.input[0] in wholes:
+            whole, half = wholes[node.input[0]], node.input[1]
+            node.input[1] = whole.input[1]
+            whole.input[1] = half
 
 
 def _write_attention(model: onnx.ModelProto) -> None:

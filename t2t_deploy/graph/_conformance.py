@@ -25,7 +25,7 @@ class _Traits:
     opset: int
     pixels: bool
     joined_gelu: bool
-    """a GELU written with Erf's result before the 1"""
+    """a GELU written (x (erf + 1)) / 2, which multiplies before it halves"""
 
     @property
     def quantized(self) -> bool:
@@ -112,7 +112,7 @@ RUNTIMES: Mapping[str, Elsewhere] = {
             Fault(
                 lambda t: (t.joined_gelu or "Gelu" in t.ops) and not t.quantized,
                 "it takes the GELU for one of its own, which is another function: 2e-4 off",
-                "export again: files made since 2026-11-30 write it so that it is left alone",
+                "export again: files made since 2026-12-01 write it so that it is left alone",
                 silent=True,
             ),
             _bf16("it gives no output of a bf16 graph"),
@@ -241,6 +241,9 @@ def _traits(model: onnx.ModelProto) -> _Traits:
 
     graph = model.graph
     made_by = {name: node.op_type for node in graph.node for name in node.output}
+    sums = {
+        n.output[0] for n in graph.node if n.op_type == "Add" and made_by.get(n.input[0]) == "Erf"
+    }
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     attributes = [attribute for node in graph.node for attribute in node.attribute]
     types = {one.data_type for one in graph.initializer}
@@ -253,6 +256,7 @@ def _traits(model: onnx.ModelProto) -> _Traits:
         opset=opsets.get("", opsets.get("ai.onnx", 0)),
         pixels=any(tensor_spec(one).dtype == "uint8" for one in graph.input),
         joined_gelu=any(
-            node.op_type == "Add" and made_by.get(node.input[0]) == "Erf" for node in graph.node
+            node.op_type == "Mul" and made_by.get(node.input[0]) != "Mul" and node.input[1] in sums
+            for node in graph.node
         ),
     )

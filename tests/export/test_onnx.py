@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from t2t_deploy.errors import ExportError, UsageError
 from t2t_deploy.export import onnx_from_deploy
@@ -217,12 +217,17 @@ def test_graph_of_the_performer_is_what_it_should_be() -> None:
     assert not {"Shape", "Range", "Expand", "Where", "ConstantOfShape"} & ops.keys()
 
 
-def test_a_gelu_adds_erf_to_1_which_mnn_computes_as_written() -> None:
+def test_a_gelu_halves_before_it_multiplies_which_mnn_computes_as_written() -> None:
     model = exported("performer")
-    erfs = [node.output[0] for node in model.graph.node if node.op_type == "Erf"]
-    sums = [node for node in model.graph.node if set(erfs) & set(node.input)]
-    assert [(node.op_type, node.input[1]) for node in sums] == [("Add", erf) for erf in erfs]
-    assert erfs
+    makers = {name: node for node in model.graph.node for name in node.output}
+    erfs = {name for name, node in makers.items() if node.op_type == "Erf"}
+    sums = {name for name, node in makers.items() if erfs & set(node.input)}
+    found = [node for node in model.graph.node if sums & set(node.input)]
+    assert len(found) == len(sums) == len(erfs) > 0
+    for node in found:
+        (half,) = (makers[name] for name in node.input if name not in sums)
+        assert (node.op_type, half.op_type) == ("Mul", "Mul")
+        assert numpy_helper.to_array(makers[half.input[1]].attribute[0].t) == 0.5
 
 
 def large_keys(kind: str, scale: float) -> T2TViT:
