@@ -301,7 +301,8 @@ def onnx2tf(path: Path, batch: int) -> tuple[str, Call]:
     # pictures for a check of its own, which it would download
     np.save(_ONNX2TF_PICTURES, np.random.default_rng(0).random((20, 128, 128, 3), np.float32))
     command = [str(Path(sys.executable).parent / "onnx2tf"), "-i", str(copy), "-o", str(folder)]
-    _tool([*command, "-b", str(batch), "-n"], made)
+    # LiteRT alone has no Erf
+    _tool([*command, "-b", str(batch), "-n", "-rtpo", "Erf"], made)
     session = Interpreter(str(made), num_threads=1)
     session.allocate_tensors()
     (taken,), found = session.get_input_details(), session.get_output_details()
@@ -404,7 +405,7 @@ def _tool(command: list[str], made: Path) -> str:
         words = [
             line
             for line in log.splitlines()
-            if re.search("error|fail|not support|unsup", line, re.I)
+            if re.search("error|fail|not support|unsup", line, re.I) and "trace log" not in line
         ]
         words = words or log.strip().splitlines()[-1:] or ["no output"]
         raise NotSupported(f"{Path(command[0]).name} ends with {done.returncode}: {words[0]}")

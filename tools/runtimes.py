@@ -163,7 +163,12 @@ RUNTIMES = (
     ),
     Runtime("TVM", "tvm", ("apache-tvm==0.27.0.post1", "onnx==1.23.2", _NUMPY), "tvm"),
     Runtime("MNN", "mnn", ("mnn==3.6.1", _NUMPY), "mnn"),
-    Runtime("LiteRT, onnx2tf", "onnx2tf", ("onnx2tf==1.29.24", "ai-edge-litert==2.1.0"), "litert"),
+    Runtime(
+        "LiteRT, onnx2tf -rtpo Erf",
+        "onnx2tf",
+        ("onnx2tf==1.29.24", "ai-edge-litert==2.1.0"),
+        "litert",
+    ),
     Runtime(
         "onnx2torch",
         "onnx2torch",

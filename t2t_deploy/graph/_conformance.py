@@ -106,6 +106,19 @@ def _bf16_by_itself(way_out: str) -> Fault:
 
 RUNTIMES: Mapping[str, Elsewhere] = {
     "iree": Elsewhere("3.13.0", (_NO_OWN_OPERATORS,)),
+    "litert": Elsewhere(
+        "2.1.0 with onnx2tf 1.29.24",
+        (
+            Fault(
+                lambda t: {"Erf", "Gelu"} & t.ops,
+                "onnx2tf makes a TensorFlow operator of Erf, which LiteRT alone has not; with "
+                "-rtpo Erf it loads, and the outputs are others",
+                "take the module that is traced through litert-torch, which is right in fp32",
+                silent=True,
+            ),
+            _NO_OWN_OPERATORS,
+        ),
+    ),
     "mnn": Elsewhere(
         "3.6.1",
         (
@@ -152,6 +165,28 @@ RUNTIMES: Mapping[str, Elsewhere] = {
                 "it has no DequantizeLinear of an opset before 19",
                 "export with --opset 19, and quantise that",
             ),
+            _NO_OWN_OPERATORS,
+        ),
+    ),
+    "onnx2torch": Elsewhere(
+        "1.5.15",
+        (
+            Fault(
+                lambda t: "Pad" in t.ops and t.opset > 17,
+                "it has no Pad of an opset after 17",
+                "export with --opset 17 --soft-split unfold",
+            ),
+            Fault(
+                lambda t: "Clip" in t.ops,
+                "it has no Clip with computed limits",
+                "export with --performer softmax",
+            ),
+            Fault(
+                lambda t: t.quantized or _DYNAMIC & t.ops,
+                "it has no operators of quantisation",
+                "take the fp32 file",
+            ),
+            _bf16("it reads no bf16 weights"),
             _NO_OWN_OPERATORS,
         ),
     ),

@@ -45,6 +45,12 @@ def test_a_plain_float32_graph_is_right_but_where_products_are_rounded() -> None
         ("ncnn", "h = Cast<to: int = 10>(x)\n y = Cast<to: int = 1>(h)", "", "float32 alone"),
         ("nxrt", "y = MatMulInteger(x, x)", "", "it has no DynamicQuantizeLinear and MatMulIn"),
         ("onnx-reference", CODES, SCALES, "no DequantizeLinear of an opset before 19"),
+        ("litert", JOINED_GELU, "", "a TensorFlow operator of Erf"),
+        ("onnx2torch", "y = Pad(x, p)", "int64[2] p = {0, 0}", "no Pad of an opset after 17"),
+        ("onnx2torch", "y = Clip(x, x, x)", "", "no Clip with computed limits"),
+        ("onnx2torch", CODES, SCALES, "no operators of quantisation"),
+        ("tinygrad", "y = com.microsoft.Gelu(x)", "", "none of ONNX Runtime's own"),
+        ("tvm", "h = Cast<to: int = 16>(x)\n y = Cast<to: int = 1>(h)", "", "takes no bf16"),
         ("onnxruntime", "h = Cast<to: int = 16>(x)\n y = Cast<to: int = 1>(h)", "", "no bf16"),
         ("onnxruntime-webgpu", PLAIN, "float16 s = {15360}", "shader-f16"),
         ("opencv", "y, a, b = DynamicQuantizeLinear(x)", "", "it has no DynamicQuantizeLinear"),
@@ -74,6 +80,7 @@ def test_what_computes_other_numbers_in_silence_is_marked() -> None:
         name for name, known in RUNTIMES.items() if any(fault.silent for fault in known.faults)
     }
     assert silent == {
+        "litert",
         "mnn",
         "ncnn",
         "openvino",
