@@ -52,6 +52,7 @@ def test_the_pages_that_show_commands() -> None:
         "how-to/web.md",
         "how-to/which-file.md",
         "reference/contract.md",
+        "runtimes.md",
         "troubleshooting.md",
     ]
 
