@@ -315,7 +315,7 @@ def onnx2tf(path: Path, batch: int) -> tuple[str, Call]:
             name: session.get_tensor(one["index"]) for name, one in zip(outputs, found, strict=True)
         }
 
-    return f"{version('ai-edge-litert')}, onnx2tf {version('onnx2tf')}", call
+    return version("onnx2tf"), call
 
 
 def litert_torch(path: Path, batch: int) -> tuple[str, Call]:
