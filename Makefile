@@ -63,7 +63,7 @@ web-runtime: $(WEB_RUNTIME) ## what a page of `package --web` runs, in build/web
 $(WEB_RUNTIME):
 	@command -v npm >/dev/null || { echo 'make: npm not found; it brings the package: install it (Debian, Ubuntu: apt install npm)' >&2; exit 1; }
 	@mkdir -p $(@D) && npm pack --silent --pack-destination $(@D) onnxruntime-web@1.30.0 >/dev/null
-	@echo 'd2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71  $@' | shasum -a 256 -c --quiet || { rm -f $@; exit 1; }
+	@echo 'd2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71  $@' | shasum -a 256 -c --quiet || { rm -f $@; echo "make: $@ has not the expected hash, or there is no shasum; it is removed" >&2; exit 1; }
 
 # the variable silences the theme's advertisement of its successor
 docs: .venv-docs/.ready ## the documentation site, strict, in build/site

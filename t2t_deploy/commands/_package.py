@@ -399,20 +399,23 @@ def package_values(package: Package | WebPackage) -> dict[str, Any]:
     """What ``package --json`` prints."""
     if isinstance(package, WebPackage):
         page = package.page
+        models = [
+            {
+                "file": file,
+                "precision": model.precision,
+                "size_bytes": model.size_bytes,
+                "derived": model.derived,
+            }
+            for file, model in page.files.items()
+        ]
         return {
             "artifact": artifact_values(package.artifact),
             "web": {
                 "folder": str(package.folder),
                 "name": page.name,
-                "models": [
-                    {
-                        "file": file,
-                        "precision": model.precision,
-                        "size_bytes": model.size_bytes,
-                        "derived": model.derived,
-                    }
-                    for file, model in page.files.items()
-                ],
+                # of the first, as scripts knew them when a page had one
+                **{key: value for key, value in models[0].items() if key != "file"},
+                "models": models,
                 "runtime": page.runtime.version,
                 "labels": page.labels is not None,
                 "examples": len(page.examples),
