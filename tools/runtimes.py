@@ -49,6 +49,12 @@ _REASON_CHARS = 150
 _UNASKED = "not applicable"
 _NUMPY = "numpy==2.4.6"
 _TORCH = "torch==2.13.0"
+# of two rows each
+_REFERENCE = ("onnx==1.23.2", "ml_dtypes==0.6.0", _NUMPY)
+_EP_OPENVINO = ("onnxruntime-ep-openvino==1.8.1", "onnxruntime==1.31.1", _NUMPY)
+_ONNX2TORCH = ("onnx2torch==1.5.15", _TORCH, "torchvision==0.28.0")
+_EXECUTORCH = ("executorch==1.5.1", _TORCH)
+_NCNN = ("ncnn==1.0.20261020", "pnnx==20261020", _TORCH, _NUMPY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +95,13 @@ RUNTIMES = (
     Runtime(
         "onnx ReferenceEvaluator",
         "reference",
-        ("onnx==1.23.2", "ml_dtypes==0.6.0", _NUMPY),
+        _REFERENCE,
         "onnx-reference",
     ),
     Runtime(
         "onnx ReferenceEvaluator",
         "reference",
-        ("onnx==1.23.2", "ml_dtypes==0.6.0", _NUMPY),
+        _REFERENCE,
         "onnx-reference",
         option="--opset 19",
     ),
@@ -136,13 +142,13 @@ RUNTIMES = (
     Runtime(
         "onnxruntime-ep-openvino",
         "openvino_ep",
-        ("onnxruntime-ep-openvino==1.8.1", "onnxruntime==1.31.1", _NUMPY),
+        _EP_OPENVINO,
         "onnxruntime-ep-openvino",
     ),
     Runtime(
         "onnxruntime-ep-openvino, f32 hint",
         "openvino_ep_f32",
-        ("onnxruntime-ep-openvino==1.8.1", "onnxruntime==1.31.1", _NUMPY),
+        _EP_OPENVINO,
         "openvino-f32",
     ),
     Runtime(
@@ -172,13 +178,13 @@ RUNTIMES = (
     Runtime(
         "onnx2torch",
         "onnx2torch",
-        ("onnx2torch==1.5.15", _TORCH, "torchvision==0.28.0"),
+        _ONNX2TORCH,
         "onnx2torch",
     ),
     Runtime(
         "onnx2torch",
         "onnx2torch",
-        ("onnx2torch==1.5.15", _TORCH, "torchvision==0.28.0"),
+        _ONNX2TORCH,
         "onnx2torch",
         option="--opset 17 --soft-split unfold --performer softmax",
     ),
@@ -188,18 +194,18 @@ RUNTIMES = (
         ("litert-torch==0.10.0", "ai-edge-litert==2.3.0", _TORCH),
         takes="torch",
     ),
-    Runtime("ExecuTorch", "executorch", ("executorch==1.5.1", _TORCH), takes="torch"),
+    Runtime("ExecuTorch", "executorch", _EXECUTORCH, takes="torch"),
     Runtime(
         "ExecuTorch, norms written out",
         "executorch_norms",
-        ("executorch==1.5.1", _TORCH),
+        _EXECUTORCH,
         takes="torch",
     ),
-    Runtime("ncnn", "ncnn", ("ncnn==1.0.20261020", "pnnx==20261020", _TORCH, _NUMPY), "ncnn"),
+    Runtime("ncnn", "ncnn", _NCNN, "ncnn"),
     Runtime(
         "ncnn",
         "ncnn",
-        ("ncnn==1.0.20261020", "pnnx==20261020", _TORCH, _NUMPY),
+        _NCNN,
         "ncnn",
         option="--target ncnn",
     ),
